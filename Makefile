@@ -1,0 +1,68 @@
+# The contributor's menu. `make` alone shows it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# End-to-end tests wait for most of their time: more of them at once than there are cores.
+E2E_THREADS ?= 6
+# Names (or parts of names) of end-to-end tests to run, all when empty.
+E2E ?=
+
+CARGO_DENY_VERSION := 0.20.2
+TOOLS := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)/tools
+
+.PHONY: help
+help: ## Show this menu
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install the Debian packages that tests and demo need (only missing ones)
+	@scripts/setup.sh
+
+.PHONY: build
+build: ## Build the kubewasm program
+	cargo build -p kubewasm
+
+.PHONY: demo
+demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm on it
+	@cargo build --quiet -p kubewasm-tests --bins
+	@target/debug/kubewasm-demo up
+
+.PHONY: demo-stop
+demo-stop: ## Stop what `make demo` started
+	@cargo build --quiet -p kubewasm-tests --bins
+	@target/debug/kubewasm-demo down
+
+.PHONY: test
+test: setup fmt-check clippy unit e2e ## Everything that CI runs
+
+.PHONY: unit
+unit: ## Tests that need no cluster
+	cargo test --workspace --exclude kubewasm-tests
+	cargo test -p kubewasm-tests --lib --bins --test watchdog
+
+.PHONY: e2e
+e2e: build ## End-to-end tests on a real control plane (E2E=name for some of them)
+	cargo test -p kubewasm-tests --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+.PHONY: lint
+lint: fmt-check clippy deny ## Formatting, lints, and the licences and sources of dependencies
+
+.PHONY: deny
+deny: $(TOOLS)/bin/cargo-deny
+	$< check bans licenses sources
+	@# Advisories come from a database on GitHub: without that, there is nothing to check against.
+	@if $< fetch db >/dev/null 2>&1; then $< check advisories; \
+	else echo "advisories: not checked, because https://github.com/RustSec/advisory-db cannot be fetched here"; fi
+
+$(TOOLS)/bin/cargo-deny:
+	@echo "building cargo-deny $(CARGO_DENY_VERSION), once ..."
+	cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)

@@ -1,0 +1,365 @@
+//! The honoured part of
+//! [`KubeletConfiguration`](https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/) with
+//! the defaults of upstream.
+//!
+//! A field is here when something in this program reads it. What upstream has beyond that stands in
+//! [`WITHOUT_EFFECT`]: such a field is accepted, and the user is told once that it does nothing here.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Taint;
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+
+/// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
+pub(super) const WITHOUT_EFFECT: &[&str] = &[
+    "allowedUnsafeSysctls",
+    "cgroupDriver",
+    "cgroupRoot",
+    "cgroupsPerQOS",
+    "configMapAndSecretChangeDetectionStrategy",
+    "containerLogMaxWorkers",
+    "containerLogMonitorInterval",
+    "containerRuntimeEndpoint",
+    "contentType",
+    "cpuCFSQuota",
+    "cpuCFSQuotaPeriod",
+    "cpuManagerPolicy",
+    "cpuManagerPolicyOptions",
+    "cpuManagerReconcilePeriod",
+    "enableContentionProfiling",
+    "enableControllerAttachDetach",
+    "enableDebugFlagsHandler",
+    "enableProfilingHandler",
+    "enableSystemLogHandler",
+    "enableSystemLogQuery",
+    "enforceNodeAllocatable",
+    "evictionMaxPodGracePeriod",
+    "evictionMinimumReclaim",
+    "evictionPressureTransitionPeriod",
+    "evictionSoft",
+    "evictionSoftGracePeriod",
+    "failCgroupV1",
+    "failSwapOn",
+    "featureGates",
+    "hairpinMode",
+    "httpCheckFrequency",
+    "imageGCHighThresholdPercent",
+    "imageGCLowThresholdPercent",
+    "imageMaximumGCAge",
+    "imageMinimumGCAge",
+    "imagePullCredentialsVerificationPolicy",
+    "imagePullServiceAccountTokenPolicy",
+    "imageServiceEndpoint",
+    "iptablesDropBit",
+    "iptablesMasqueradeBit",
+    "kernelMemcgNotification",
+    "kubeAPIBurst",
+    "kubeAPIQPS",
+    "kubeReservedCgroup",
+    "kubeletCgroups",
+    "localStorageCapacityIsolation",
+    "logging",
+    "makeIPTablesUtilChains",
+    "maxOpenFiles",
+    "maxParallelImagePulls",
+    "memoryManagerPolicy",
+    "memorySwap",
+    "memoryThrottlingFactor",
+    "mergeDefaultEvictionSettings",
+    "nodeStatusMaxImages",
+    "oomScoreAdj",
+    "podCIDR",
+    "podPidsLimit",
+    "preloadedImagesVerificationAllowlist",
+    "protectKernelDefaults",
+    "qosReserved",
+    "readOnlyPort",
+    "registryBurst",
+    "registryPullQPS",
+    "reservedMemory",
+    "reservedSystemCPUs",
+    "runtimeRequestTimeout",
+    "seccompDefault",
+    "serializeImagePulls",
+    "showHiddenMetricsForVersion",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodByPodPriority",
+    "shutdownGracePeriodCriticalPods",
+    "singleProcessOOMKill",
+    "staticPodURL",
+    "staticPodURLHeader",
+    "streamingConnectionIdleTimeout",
+    "systemCgroups",
+    "systemReservedCgroup",
+    "tlsCipherSuites",
+    "tlsCurvePreferences",
+    "topologyManagerPolicy",
+    "topologyManagerPolicyOptions",
+    "topologyManagerScope",
+    "tracing",
+    "userNamespaces",
+    "volumePluginDir",
+    "volumeStatsAggPeriod",
+];
+
+/// What a `--config` file may say, with upstream's defaults for what it does not.
+///
+/// The same object, with the flags folded in, is what `/configz` shows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct KubeletConfiguration {
+    /// `kubelet.config.k8s.io/v1beta1`, or absent.
+    pub api_version: String,
+    /// `KubeletConfiguration`, or absent.
+    pub kind: String,
+
+    /// Serve the HTTPS API (logs, metrics).
+    pub enable_server: bool,
+    /// Serve logs and the other endpoints that upstream counts as debugging; 405 otherwise.
+    pub enable_debugging_handlers: bool,
+    /// Address that the HTTPS API listens on.
+    pub address: IpAddr,
+    /// Port of the HTTPS API; 0 takes any free one. The Node says which.
+    pub port: u16,
+    /// Address of the plain `/healthz`.
+    pub healthz_bind_address: IpAddr,
+    /// Port of the plain `/healthz`; 0 serves none.
+    pub healthz_port: u16,
+    /// Serving certificate, PEM, with its chain. Empty: see [`Self::server_tls_bootstrap`].
+    pub tls_cert_file: PathBuf,
+    /// Key of the serving certificate, PEM.
+    pub tls_private_key_file: PathBuf,
+    /// `VersionTLS12` or `VersionTLS13`; empty is 1.2.
+    pub tls_min_version: String,
+    /// Ask the cluster for the serving certificate instead of signing it ourselves.
+    #[serde(rename = "serverTLSBootstrap")]
+    pub server_tls_bootstrap: bool,
+    /// Renew the client certificate before it expires.
+    pub rotate_certificates: bool,
+    /// Who may be who on the HTTPS API.
+    pub authentication: Authentication,
+    /// Who may do what on the HTTPS API.
+    pub authorization: Authorization,
+
+    /// Pods per node.
+    pub max_pods: u32,
+    /// Pods per core, where that is fewer; 0 is no such limit.
+    pub pods_per_core: u32,
+    /// Resources kept from pods for the node's own daemons: `cpu`, `memory`, `ephemeral-storage`.
+    pub kube_reserved: BTreeMap<String, String>,
+    /// Resources kept from pods for the operating system.
+    pub system_reserved: BTreeMap<String, String>,
+    /// Thresholds, subtracted from what pods may have: `memory.available`, `nodefs.available`.
+    pub eviction_hard: BTreeMap<String, String>,
+    /// Register the Node object, or count on an administrator to.
+    pub register_node: bool,
+    /// Taints of a Node that registers for the first time. Absent: the two of this node's architecture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub register_with_taints: Option<Vec<Taint>>,
+    /// Cloud provider's name of the machine, for `spec.providerID`.
+    #[serde(rename = "providerID")]
+    pub provider_id: String,
+
+    /// How often the node's status is computed.
+    #[serde(with = "duration")]
+    pub node_status_update_frequency: Duration,
+    /// How often an unchanged status is sent all the same.
+    #[serde(with = "duration")]
+    pub node_status_report_frequency: Duration,
+    /// How long the node's lease holds, in seconds; it is renewed four times in that time.
+    pub node_lease_duration_seconds: u32,
+    /// Events per second that may be sent; 0 is no limit.
+    #[serde(rename = "eventRecordQPS")]
+    pub event_record_qps: u32,
+    /// Events that may be sent at once.
+    pub event_burst: u32,
+
+    /// How often every pod is looked at without a reason.
+    #[serde(with = "duration")]
+    pub sync_frequency: Duration,
+    /// File or directory of static pods. Empty: none.
+    pub static_pod_path: PathBuf,
+    /// How often [`Self::static_pod_path`] is read again.
+    #[serde(with = "duration")]
+    pub file_check_frequency: Duration,
+    /// DNS domain of the cluster, for pods' resolv.conf.
+    pub cluster_domain: String,
+    /// DNS servers of the cluster, for pods' resolv.conf.
+    #[serde(rename = "clusterDNS")]
+    pub cluster_dns: Vec<IpAddr>,
+    /// The resolv.conf that pods of `dnsPolicy: Default` get.
+    pub resolv_conf: PathBuf,
+    /// How long a crashing container waits at most.
+    pub crash_loop_back_off: CrashLoopBackOff,
+
+    /// Directory of containers' log files.
+    pub pod_logs_dir: PathBuf,
+    /// Size at which a log file is rotated, a quantity.
+    pub container_log_max_size: String,
+    /// Log files kept per container, the current one included.
+    pub container_log_max_files: u32,
+}
+
+impl Default for KubeletConfiguration {
+    fn default() -> Self {
+        let threshold = |(signal, value): (&str, &str)| (signal.to_owned(), value.to_owned());
+        Self {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            enable_server: true,
+            enable_debugging_handlers: true,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            port: 10250,
+            healthz_bind_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            healthz_port: 10248,
+            tls_cert_file: PathBuf::new(),
+            tls_private_key_file: PathBuf::new(),
+            tls_min_version: String::new(),
+            server_tls_bootstrap: false,
+            rotate_certificates: false,
+            authentication: Authentication::default(),
+            authorization: Authorization::default(),
+            max_pods: 110,
+            pods_per_core: 0,
+            kube_reserved: BTreeMap::new(),
+            system_reserved: BTreeMap::new(),
+            eviction_hard: [
+                ("memory.available", "100Mi"),
+                ("nodefs.available", "10%"),
+                ("nodefs.inodesFree", "5%"),
+                ("imagefs.available", "15%"),
+                ("imagefs.inodesFree", "5%"),
+            ]
+            .map(threshold)
+            .into(),
+            register_node: true,
+            register_with_taints: None,
+            provider_id: String::new(),
+            node_status_update_frequency: Duration::from_secs(10),
+            node_status_report_frequency: Duration::from_mins(5),
+            node_lease_duration_seconds: 40,
+            event_record_qps: 50,
+            event_burst: 100,
+            sync_frequency: Duration::from_mins(1),
+            static_pod_path: PathBuf::new(),
+            file_check_frequency: Duration::from_secs(20),
+            cluster_domain: String::new(),
+            cluster_dns: Vec::new(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            crash_loop_back_off: CrashLoopBackOff::default(),
+            pod_logs_dir: PathBuf::from("/var/log/pods"),
+            container_log_max_size: "10Mi".to_owned(),
+            container_log_max_files: 5,
+        }
+    }
+}
+
+pub(super) const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+pub(super) const KIND: &str = "KubeletConfiguration";
+
+/// How callers of the HTTPS API are known.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Authentication {
+    /// By client certificate.
+    pub x509: X509Authentication,
+    /// By bearer token, asked of the API server.
+    pub webhook: WebhookAuthentication,
+    /// Not at all.
+    pub anonymous: AnonymousAuthentication,
+}
+
+/// Authentication by client certificate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct X509Authentication {
+    /// PEM bundle of the authorities that client certificates may come from. Empty: no certificate is
+    /// taken. Read again when it changes.
+    #[serde(rename = "clientCAFile")]
+    pub client_ca_file: PathBuf,
+}
+
+/// Authentication of bearer tokens by TokenReview.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookAuthentication {
+    /// Take bearer tokens.
+    pub enabled: bool,
+    /// How long an answer is good for.
+    #[serde(rename = "cacheTTL", with = "duration")]
+    pub cache_ttl: Duration,
+}
+
+impl Default for WebhookAuthentication {
+    fn default() -> Self {
+        Self { enabled: true, cache_ttl: Duration::from_mins(2) }
+    }
+}
+
+/// Requests that nobody vouches for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct AnonymousAuthentication {
+    /// Take them as `system:anonymous`, instead of refusing them.
+    pub enabled: bool,
+}
+
+/// How requests to the HTTPS API are authorized.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct Authorization {
+    /// Who decides.
+    pub mode: AuthorizationMode,
+    /// Caching of the API server's decisions.
+    pub webhook: WebhookAuthorization,
+}
+
+/// Who decides what a caller may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthorizationMode {
+    /// The API server, by SubjectAccessReview.
+    #[default]
+    Webhook,
+    /// Nobody: every authenticated caller may do everything. For development.
+    AlwaysAllow,
+}
+
+/// Caching of the API server's decisions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct WebhookAuthorization {
+    /// How long a yes is good for.
+    #[serde(rename = "cacheAuthorizedTTL", with = "duration")]
+    pub cache_authorized_ttl: Duration,
+    /// How long a no is good for.
+    #[serde(rename = "cacheUnauthorizedTTL", with = "duration")]
+    pub cache_unauthorized_ttl: Duration,
+}
+
+impl Default for WebhookAuthorization {
+    fn default() -> Self {
+        Self { cache_authorized_ttl: Duration::from_mins(5), cache_unauthorized_ttl: Duration::from_secs(30) }
+    }
+}
+
+/// Waiting of crashing containers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct CrashLoopBackOff {
+    /// The longest wait between two starts, from 1 s to 5 min.
+    #[serde(with = "duration")]
+    pub max_container_restart_period: Duration,
+}
+
+impl Default for CrashLoopBackOff {
+    fn default() -> Self {
+        Self { max_container_restart_period: Duration::from_mins(5) }
+    }
+}

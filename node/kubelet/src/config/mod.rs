@@ -1,0 +1,346 @@
+//! What the node was told: the `--config` file, the flags, and the machine's name, made into one value.
+//!
+//! ```text
+//! --config file ─ decode (strict) ─► KubeletConfiguration ─┐
+//! command line ─────────────────────► Flags ───────────────┼─ Config::resolve ─► Config + warnings
+//! uname ────────────────────────────► hostname ────────────┘
+//! ```
+//!
+//! Flags win over the file, as in the kubelet. The binary owns the command line and fills in [`Flags`];
+//! nothing else in the crate reads arguments or environment. [`Config`] does not change while the node
+//! runs; what may change under it (certificates, the CA bundle) is read again from the files it names.
+
+mod decode;
+pub(crate) mod duration;
+mod file;
+pub mod labels;
+pub mod quantity;
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Taint;
+
+pub use self::file::{
+    AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff, KubeletConfiguration,
+    WebhookAuthentication, WebhookAuthorization, X509Authentication,
+};
+
+/// Where the node keeps everything when it is not told otherwise.
+pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
+
+/// Value of the label and the taints `kubernetes.io/arch` by which Wasm nodes are known.
+pub const ARCHITECTURE: &str = "wasm32-wasi";
+
+/// Why there is no configuration. The program cannot start; every message says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The `--config` file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The `--config` file says something that is not understood.
+    #[error("{}: {message}", path.display())]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Line, field and what is wrong.
+        message: String,
+    },
+    /// A value is not possible.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What the command line said. `None` leaves the word to the file, or to the default.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--config`
+    pub config: Option<PathBuf>,
+    /// `--kubeconfig`
+    pub kubeconfig: Option<PathBuf>,
+    /// `--bootstrap-kubeconfig`
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// `--hostname-override`
+    pub hostname_override: Option<String>,
+    /// `--node-ip`, up to two of different families.
+    pub node_ip: Vec<IpAddr>,
+    /// `--node-labels`, as given.
+    pub node_labels: Option<String>,
+    /// `--node-os`: value of the label `kubernetes.io/os`.
+    pub node_os: Option<String>,
+    /// `--register-with-taints`, as given; the empty text is no taints.
+    pub register_with_taints: Option<String>,
+    /// `--root-dir`
+    pub root_dir: Option<PathBuf>,
+    /// `--cert-dir`
+    pub cert_dir: Option<PathBuf>,
+    /// `--pod-logs-dir`
+    pub pod_logs_dir: Option<PathBuf>,
+    /// `--address`
+    pub address: Option<IpAddr>,
+    /// `--port`
+    pub port: Option<u16>,
+    /// `--healthz-port`
+    pub healthz_port: Option<u16>,
+    /// `--max-pods`
+    pub max_pods: Option<u32>,
+}
+
+/// The effective configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the Node object: the host's, or the one it was given, lowercased.
+    pub node_name: String,
+    /// Value of the label `kubernetes.io/hostname` and of the address of type Hostname.
+    pub hostname: String,
+    /// Addresses that `--node-ip` asked for; empty leaves the choice to the node.
+    pub node_ip: Vec<IpAddr>,
+    /// Labels of `--node-labels`, checked.
+    pub node_labels: BTreeMap<String, String>,
+    /// Value of the label `kubernetes.io/os`.
+    pub node_os: String,
+    /// Root of everything the node keeps on disk.
+    pub root_dir: PathBuf,
+    /// Where certificates and keys are kept.
+    pub cert_dir: PathBuf,
+    /// Credentials for the API server, read, and written by the bootstrap.
+    pub kubeconfig: Option<PathBuf>,
+    /// Credentials with which to ask for a certificate.
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// The file's part, with the flags folded in.
+    pub kubelet: KubeletConfiguration,
+}
+
+impl Config {
+    /// Reads the `--config` file that `flags` may name, and puts everything together. The texts beside
+    /// the result are warnings for the user, one per matter.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; each message is meant for the user as it is.
+    pub fn load(flags: &Flags) -> Result<(Self, Vec<String>), ConfigError> {
+        let uname = rustix::system::uname();
+        let hostname = uname.nodename().to_string_lossy();
+        let text = match &flags.config {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
+            None => String::new(),
+        };
+        Self::resolve(&text, flags, &hostname)
+    }
+
+    /// [`Config::load`] without its I/O: `file` is the text of the file, empty when there is none.
+    ///
+    /// # Errors
+    /// [`ConfigError`], never [`ConfigError::Read`].
+    pub fn resolve(file: &str, flags: &Flags, hostname: &str) -> Result<(Self, Vec<String>), ConfigError> {
+        let path = flags.config.clone().unwrap_or_default();
+        let decoded = decode::decode(file)
+            .map_err(|message| ConfigError::Decode { path: path.clone(), message })?;
+        let warnings: Vec<String> = decoded
+            .without_effect
+            .iter()
+            .map(|field| format!("{}: field {field:?} is known but has no effect on a Wasm node", path.display()))
+            .collect();
+
+        let mut kubelet = decoded.configuration;
+        fold_flags(&mut kubelet, flags)?;
+        check(&kubelet)?;
+
+        let root_dir = flags.root_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT_DIR));
+        let hostname = flags.hostname_override.as_deref().unwrap_or(hostname).trim().to_lowercase();
+        if !labels::is_dns_subdomain(&hostname) {
+            return Err(ConfigError::Invalid(format!(
+                "{hostname:?} cannot be the name of a node: it must be letters, digits, '-' and '.'; give another with \
+                 --hostname-override"
+            )));
+        }
+        let node_os = flags.node_os.clone().unwrap_or_else(|| "linux".to_owned());
+        labels::check_label("kubernetes.io/os", &node_os).map_err(ConfigError::Invalid)?;
+        let node_labels =
+            labels::parse_labels(flags.node_labels.as_deref().unwrap_or_default()).map_err(ConfigError::Invalid)?;
+        check_node_ip(&flags.node_ip)?;
+
+        let config = Self {
+            node_name: hostname.clone(),
+            hostname,
+            node_ip: flags.node_ip.clone(),
+            node_labels,
+            node_os,
+            cert_dir: flags.cert_dir.clone().unwrap_or_else(|| root_dir.join("pki")),
+            root_dir,
+            kubeconfig: flags.kubeconfig.clone(),
+            bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
+            kubelet,
+        };
+        Ok((config, warnings))
+    }
+
+    /// Taints of a Node that registers for the first time. When nothing was said: the pair by which Wasm
+    /// nodes keep off pods that were not made for them.
+    #[must_use]
+    pub fn taints(&self) -> Vec<Taint> {
+        self.kubelet.register_with_taints.clone().unwrap_or_else(|| {
+            ["NoSchedule", "NoExecute"]
+                .map(|effect| Taint {
+                    key: "kubernetes.io/arch".to_owned(),
+                    value: Some(ARCHITECTURE.to_owned()),
+                    effect: effect.to_owned(),
+                    time_added: None,
+                })
+                .into()
+        })
+    }
+
+    /// Bytes at which a container's log file is rotated.
+    #[must_use]
+    pub fn container_log_max_bytes(&self) -> u64 {
+        quantity::units(&self.kubelet.container_log_max_size).unwrap_or(DEFAULT_LOG_BYTES)
+    }
+}
+
+const DEFAULT_LOG_BYTES: u64 = 10 << 20;
+
+fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), ConfigError> {
+    if let Some(address) = flags.address {
+        kubelet.address = address;
+    }
+    if let Some(port) = flags.port {
+        kubelet.port = port;
+    }
+    if let Some(port) = flags.healthz_port {
+        kubelet.healthz_port = port;
+    }
+    if let Some(max_pods) = flags.max_pods {
+        kubelet.max_pods = max_pods;
+    }
+    if let Some(dir) = &flags.pod_logs_dir {
+        kubelet.pod_logs_dir.clone_from(dir);
+    }
+    if let Some(taints) = &flags.register_with_taints {
+        kubelet.register_with_taints = Some(labels::parse_taints(taints).map_err(ConfigError::Invalid)?);
+    }
+    // Upstream reads zero as "not set" for these; kubeadm writes them so.
+    let defaults = KubeletConfiguration::default();
+    for (value, default) in [
+        (&mut kubelet.node_status_update_frequency, defaults.node_status_update_frequency),
+        (&mut kubelet.node_status_report_frequency, defaults.node_status_report_frequency),
+        (&mut kubelet.sync_frequency, defaults.sync_frequency),
+        (&mut kubelet.file_check_frequency, defaults.file_check_frequency),
+        (&mut kubelet.authentication.webhook.cache_ttl, defaults.authentication.webhook.cache_ttl),
+        (&mut kubelet.authorization.webhook.cache_authorized_ttl, defaults.authorization.webhook.cache_authorized_ttl),
+        (
+            &mut kubelet.authorization.webhook.cache_unauthorized_ttl,
+            defaults.authorization.webhook.cache_unauthorized_ttl,
+        ),
+        (
+            &mut kubelet.crash_loop_back_off.max_container_restart_period,
+            defaults.crash_loop_back_off.max_container_restart_period,
+        ),
+    ] {
+        if value.is_zero() {
+            *value = default;
+        }
+    }
+    Ok(())
+}
+
+/// Everything about single fields that types do not say.
+fn check(kubelet: &KubeletConfiguration) -> Result<(), ConfigError> {
+    let invalid = |message: String| Err(ConfigError::Invalid(message));
+    let within = |name: &str, value: Duration, least: Duration, most: Duration| {
+        if (least..=most).contains(&value) {
+            return Ok(());
+        }
+        let (value, least, most) = (duration::format(value), duration::format(least), duration::format(most));
+        Err(ConfigError::Invalid(format!("{name} is {value}; it must be from {least} to {most}")))
+    };
+    const DAY: Duration = Duration::from_hours(24);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    within("nodeStatusUpdateFrequency", kubelet.node_status_update_frequency, SECOND, DAY)?;
+    within("nodeStatusReportFrequency", kubelet.node_status_report_frequency, SECOND, DAY)?;
+    within("syncFrequency", kubelet.sync_frequency, SECOND, DAY)?;
+    within("fileCheckFrequency", kubelet.file_check_frequency, SECOND, DAY)?;
+    within(
+        "crashLoopBackOff.maxContainerRestartPeriod",
+        kubelet.crash_loop_back_off.max_container_restart_period,
+        SECOND,
+        Duration::from_mins(5),
+    )?;
+    if !(4..=3600).contains(&kubelet.node_lease_duration_seconds) {
+        return invalid(format!(
+            "nodeLeaseDurationSeconds is {}; it must be from 4 to 3600",
+            kubelet.node_lease_duration_seconds
+        ));
+    }
+    if i32::try_from(kubelet.max_pods).is_err() {
+        return invalid(format!("maxPods is {}, which is more than a node can say", kubelet.max_pods));
+    }
+    if kubelet.container_log_max_files < 2 {
+        return invalid(format!(
+            "containerLogMaxFiles is {}; it must be at least 2, or rotation would lose what was just written",
+            kubelet.container_log_max_files
+        ));
+    }
+    match quantity::units(&kubelet.container_log_max_size) {
+        Ok(bytes) if bytes > 0 => {}
+        Ok(_) => return invalid("containerLogMaxSize must be above zero".to_owned()),
+        Err(err) => return invalid(format!("containerLogMaxSize: {err}")),
+    }
+    for (name, reserved) in [("kubeReserved", &kubelet.kube_reserved), ("systemReserved", &kubelet.system_reserved)] {
+        for (resource, amount) in reserved {
+            if let Err(err) = quantity::millis(amount) {
+                return invalid(format!("{name}.{resource}: {err}"));
+            }
+        }
+    }
+    for (signal, threshold) in &kubelet.eviction_hard {
+        let percentage = threshold.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+        if !percentage.is_some_and(|p| (0.0..=100.0).contains(&p)) && quantity::units(threshold).is_err() {
+            return invalid(format!(
+                "evictionHard.{signal}: {threshold:?} is neither a quantity such as \"100Mi\" nor a percentage such as \
+                 \"10%\""
+            ));
+        }
+    }
+    for taint in kubelet.register_with_taints.iter().flatten() {
+        labels::check_taint(taint).or_else(|message| invalid(format!("registerWithTaints: {message}")))?;
+    }
+    if is_set(&kubelet.tls_cert_file) != is_set(&kubelet.tls_private_key_file) {
+        return invalid("tlsCertFile and tlsPrivateKeyFile go together: set both, or neither".to_owned());
+    }
+    if !["", "VersionTLS12", "VersionTLS13"].contains(&kubelet.tls_min_version.as_str()) {
+        return invalid(format!(
+            "tlsMinVersion is {:?}; it must be VersionTLS12 or VersionTLS13",
+            kubelet.tls_min_version
+        ));
+    }
+    Ok(())
+}
+
+fn check_node_ip(addresses: &[IpAddr]) -> Result<(), ConfigError> {
+    match addresses {
+        [] | [_] => Ok(()),
+        [one, other] if one.is_ipv4() != other.is_ipv4() => Ok(()),
+        _ => Err(ConfigError::Invalid(
+            "--node-ip takes one address, or one of each family separated by a comma".to_owned(),
+        )),
+    }
+}
+
+/// Whether a path field says anything.
+pub(crate) fn is_set(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! Renewing the client certificate while the node runs.
+
+use std::{path::PathBuf, time::Duration};
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::KeyPair;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Connection, IdentityError, RequestError,
+    csr::{self, Purpose},
+    pair::Pair,
+};
+use crate::retry::{self, Backoff};
+
+/// How long one request may take.
+pub(super) const WAIT: Duration = Duration::from_mins(15);
+/// The longest sleep: a clock that was set meanwhile is noticed after it.
+const LONGEST_SLEEP: Duration = Duration::from_mins(10);
+
+/// When to renew a certificate: somewhere between 70 % and 90 % of its life, so that a fleet that was
+/// set up at once does not renew at once. `spread` is from 0 to 1.
+pub(super) fn renew_at(validity: (Timestamp, Timestamp), spread: f64) -> Timestamp {
+    let (from, to) = validity;
+    let life = to.duration_since(from).as_secs_f64().max(0.0);
+    let age = SignedDuration::try_from_secs_f64(life * (0.7 + 0.2 * spread.clamp(0.0, 1.0))).unwrap_or_default();
+    from.checked_add(age).unwrap_or(to)
+}
+
+/// Waits for a time of the clock; false when cancelled.
+pub(super) async fn sleep_until(time: Timestamp, cancel: &CancellationToken) -> bool {
+    loop {
+        let left = Duration::try_from(time.duration_since(Timestamp::now())).unwrap_or_default();
+        if left.is_zero() {
+            return !cancel.is_cancelled();
+        }
+        if !retry::sleep(left.min(LONGEST_SLEEP), cancel).await {
+            return false;
+        }
+    }
+}
+
+/// The waits between requests that failed: 2 s, doubling to 32 s.
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(Duration::from_secs(2), Duration::from_secs(32))
+}
+
+/// Keeps the client certificate of a [`Connection`] fresh.
+#[derive(Debug)]
+pub struct Rotation {
+    file: PathBuf,
+    node_name: String,
+    connection: Connection,
+    current: Pair,
+}
+
+impl Rotation {
+    pub(super) fn of_client(file: PathBuf, node_name: &str, connection: Connection) -> Result<Self, IdentityError> {
+        let current = Pair::read(&file, &file)?;
+        Ok(Self { file, node_name: node_name.to_owned(), connection, current })
+    }
+
+    /// Renews until cancelled. Failures are logged and tried again; when the certificate has expired
+    /// meanwhile, the API server takes no request any more, and a restart of the node with its bootstrap
+    /// credentials is the way out, which the log says.
+    pub async fn run(mut self, cancel: CancellationToken) {
+        let mut backoff = backoff();
+        loop {
+            let Ok(validity) = self.current.validity() else { return };
+            if !sleep_until(renew_at(validity, rand::random()), &cancel).await {
+                return;
+            }
+            match self.renew(&cancel).await {
+                Ok(()) => backoff.reset(),
+                Err(IdentityError::Request(RequestError::Cancelled)) => return,
+                Err(err) => {
+                    if self.current.is_valid(Timestamp::now()) {
+                        tracing::warn!(%err, expires = %validity.1, "cannot renew the client certificate; trying again");
+                    } else {
+                        tracing::error!(
+                            %err, expired = %validity.1,
+                            "the client certificate has expired; restart the node with --bootstrap-kubeconfig",
+                        );
+                    }
+                    if !retry::sleep(backoff.next(), &cancel).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn renew(&mut self, cancel: &CancellationToken) -> Result<(), IdentityError> {
+        let key = KeyPair::generate().map_err(RequestError::Make)?;
+        let client = self.connection.client();
+        let pair = csr::obtain(&client, &self.node_name, &Purpose::Client, &key, WAIT, cancel).await?;
+        pair.store(&self.file).map_err(|source| IdentityError::Io { path: self.file.clone(), source })?;
+        self.connection.replace_certificate(&pair);
+        let until = pair.validity().map(|(_, until)| until.to_string()).unwrap_or_default();
+        tracing::info!(until, "renewed the client certificate");
+        self.current = pair;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_late_in_its_life() {
+        let from: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let validity = (from, from + SignedDuration::from_hours(100));
+        for (spread, hours) in [(0.0, 70), (0.5, 80), (1.0, 90), (7.0, 90)] {
+            assert_eq!(renew_at(validity, spread), from + SignedDuration::from_hours(hours), "{spread}");
+        }
+        assert_eq!(renew_at((validity.1, validity.0), 0.5), validity.1, "a life that ends before it begins");
+    }
+
+    #[tokio::test]
+    async fn a_time_in_the_past_is_there_already() {
+        let cancel = CancellationToken::new();
+        assert!(sleep_until(Timestamp::UNIX_EPOCH, &cancel).await);
+        cancel.cancel();
+        assert!(!sleep_until(Timestamp::UNIX_EPOCH, &cancel).await);
+        assert!(!sleep_until(Timestamp::MAX, &cancel).await);
+    }
+}

@@ -1,0 +1,25 @@
+//! Everything a kubelet does that knows nothing of WebAssembly.
+//!
+//! ```text
+//! config ──► identity ──► kube client ─┬─► node     registers the Node, renews its lease, keeps its status
+//!                                      ├─► pods     source ─► manager ─► one task per pod ─► runtime::Runtime
+//!                                      │                                  └─ lifecycle::step (pure), status::of (pure)
+//!                                      ├─► events   tells people
+//! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
+//! ```
+//!
+//! The rules are those of the upstream kubelet; where a function follows one, its documentation says
+//! which. What runs the containers is behind [`runtime::Runtime`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod config;
+pub mod events;
+pub mod identity;
+pub mod logs;
+mod lru;
+pub mod node;
+pub mod pods;
+mod retry;
+pub mod runtime;
+pub mod server;

@@ -1,0 +1,56 @@
+//! Containers' output: where it lies on disk, and how `kubectl logs` reads it.
+//!
+//! ```text
+//! query ─ Options::parse ─► Options ─┐
+//! pod status ─ select ─► attempt ────┼─ file ─► stream: tail ─► bytes of the file ─► Formatter (pure) ─► chunks
+//! ```
+//!
+//! The provider writes the files, in the [CRI
+//! format](https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md) and
+//! under the kubelet's own layout, so that log collectors find what they know. The convenience links of
+//! `/var/log/containers` are not made: they need a root-owned directory of the host, and collectors that
+//! matter read the pod directories too.
+//!
+//! Reading never holds more than a block and one line in memory, whatever the size of the file.
+
+mod format;
+mod options;
+mod reader;
+mod select;
+mod tail;
+
+use std::path::{Path, PathBuf};
+
+pub use self::{
+    options::{Options, OptionsError},
+    reader::stream,
+    select::{Selected, is_running, select},
+};
+
+/// The directory of all logs of a pod: `<dir>/<namespace>_<pod>_<uid>`.
+///
+/// Names cannot hold `_`, so that no two pods share a directory.
+#[must_use]
+pub fn pod_dir(dir: &Path, namespace: &str, pod: &str, uid: &str) -> PathBuf {
+    dir.join(format!("{namespace}_{pod}_{uid}"))
+}
+
+/// The current log file of one attempt of one container. Rotated ones lie beside it, with the time of
+/// their rotation behind the name; `attempt` is the container's `restartCount`.
+#[must_use]
+pub fn file(dir: &Path, namespace: &str, pod: &str, uid: &str, container: &str, attempt: u32) -> PathBuf {
+    pod_dir(dir, namespace, pod, uid).join(container).join(format!("{attempt}.log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_lie_where_collectors_look() {
+        assert_eq!(
+            file(Path::new("/var/log/pods"), "b-c", "a", "1-2", "main", 3),
+            Path::new("/var/log/pods/b-c_a_1-2/main/3.log")
+        );
+    }
+}

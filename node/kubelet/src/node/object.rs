@@ -1,0 +1,213 @@
+//! The Node as it should be: a pure function of what is known.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::{address, conditions, conditions::Problems, images, machine::Machine, resources};
+use crate::{
+    config::{ARCHITECTURE, Config},
+    runtime::Image,
+};
+
+/// What `status.nodeInfo.kubeletVersion` says: the Kubernetes version whose kubelet this follows, and ours
+/// as build metadata, as distributions mark theirs. Version-skew checks read the first part.
+pub const KUBELET_VERSION: &str = concat!("v1.36.3+kubewasm.", env!("CARGO_PKG_VERSION"));
+
+/// Tells the attach/detach controller that volumes of this node are its business.
+pub(super) const ATTACH_DETACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
+
+/// Labels that the node corrects on an object that is there already, when it has a value for them.
+const OWN_LABELS: [&str; 11] = [
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "kubernetes.io/arch",
+    "beta.kubernetes.io/os",
+    "beta.kubernetes.io/arch",
+    "topology.kubernetes.io/zone",
+    "topology.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+    "beta.kubernetes.io/instance-type",
+];
+
+/// What does not change while the node runs.
+#[derive(Clone, Debug)]
+pub(super) struct Fixed {
+    pub(super) config: Config,
+    pub(super) addresses: Vec<IpAddr>,
+    /// The port that the HTTPS server really listens on.
+    pub(super) port: u16,
+    pub(super) runtime_version: String,
+}
+
+/// What is looked at each time.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    pub(super) machine: Machine,
+    pub(super) images: Vec<Image>,
+    pub(super) problems: Problems,
+    pub(super) now: Timestamp,
+}
+
+/// The whole object, for registration.
+pub(super) fn node(fixed: &Fixed, observed: &Observed) -> Node {
+    let config = &fixed.config;
+    let provider_id = &config.kubelet.provider_id;
+    let taints = config.taints();
+    Node {
+        metadata: ObjectMeta {
+            name: Some(config.node_name.clone()),
+            labels: Some(labels(config)),
+            annotations: Some(BTreeMap::from([(ATTACH_DETACH.to_owned(), "true".to_owned())])),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            provider_id: (!provider_id.is_empty()).then(|| provider_id.clone()),
+            taints: (!taints.is_empty()).then_some(taints),
+            ..NodeSpec::default()
+        }),
+        status: Some(status(fixed, observed, &[])),
+    }
+}
+
+/// The status; `before` are the conditions as the API server has them.
+pub(super) fn status(fixed: &Fixed, observed: &Observed, before: &[NodeCondition]) -> NodeStatus {
+    let Observed { machine, images, problems, now } = observed;
+    let config = &fixed.config.kubelet;
+    NodeStatus {
+        addresses: Some(address::list(&fixed.addresses, &fixed.config.hostname)),
+        capacity: Some(resources::capacity(machine, config)),
+        allocatable: Some(resources::allocatable(machine, config)),
+        conditions: Some(conditions::of(resources::pressure(machine, config), problems, before, *now)),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(fixed.port) }),
+        }),
+        images: Some(images::list(images.clone())),
+        node_info: Some(NodeSystemInfo {
+            architecture: ARCHITECTURE.to_owned(),
+            boot_id: machine.boot_id.clone(),
+            container_runtime_version: fixed.runtime_version.clone(),
+            kernel_version: machine.kernel_version.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: KUBELET_VERSION.to_owned(),
+            machine_id: machine.machine_id.clone(),
+            operating_system: fixed.config.node_os.clone(),
+            os_image: machine.os_image.clone(),
+            swap: Some(NodeSwapStatus { capacity: i64::try_from(machine.swap).ok() }),
+            system_uuid: machine.system_uuid.clone(),
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+/// All labels of a Node that registers. What `--node-labels` says wins.
+fn labels(config: &Config) -> BTreeMap<String, String> {
+    let own = [
+        ("kubernetes.io/arch", ARCHITECTURE),
+        ("kubernetes.io/hostname", config.hostname.as_str()),
+        ("kubernetes.io/os", config.node_os.as_str()),
+    ];
+    let mut labels: BTreeMap<String, String> =
+        own.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    labels.extend(config.node_labels.clone());
+    for key in ["arch", "os"] {
+        if let Some(value) = labels.get(&format!("kubernetes.io/{key}")).cloned() {
+            labels.entry(format!("beta.kubernetes.io/{key}")).or_insert(value);
+        }
+    }
+    labels
+}
+
+/// The labels that are corrected on an object that is there already.
+pub(super) fn own_labels(config: &Config) -> BTreeMap<String, String> {
+    let mut labels = labels(config);
+    labels.retain(|key, _| OWN_LABELS.contains(&key.as_str()));
+    labels
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Flags;
+
+    pub(crate) fn fixed(flags: &Flags) -> Fixed {
+        let (config, _) = Config::resolve("", flags, "edge").unwrap();
+        Fixed {
+            config,
+            addresses: vec![[10, 0, 0, 1].into()],
+            port: 41_000,
+            runtime_version: "wasmtime://48.0.8".to_owned(),
+        }
+    }
+
+    pub(crate) fn observed() -> Observed {
+        let machine = Machine { cpus: 2, memory: 1 << 30, memory_available: 1 << 30, boot_id: "b1".to_owned(), ..Machine::default() };
+        Observed { machine, images: Vec::new(), problems: Problems::new(), now: Timestamp::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn a_node_says_what_it_is() {
+        let flags = Flags { node_labels: Some("pool=wasm,topology.kubernetes.io/zone=a".to_owned()), ..Flags::default() };
+        let node = node(&fixed(&flags), &observed());
+        let value = serde_json::to_value(&node).unwrap();
+        assert_eq!(
+            value["metadata"]["labels"],
+            json!({
+                "kubernetes.io/arch": "wasm32-wasi", "beta.kubernetes.io/arch": "wasm32-wasi",
+                "kubernetes.io/os": "linux", "beta.kubernetes.io/os": "linux",
+                "kubernetes.io/hostname": "edge", "topology.kubernetes.io/zone": "a", "pool": "wasm",
+            })
+        );
+        assert_eq!(
+            value["spec"]["taints"],
+            json!([
+                { "key": "kubernetes.io/arch", "value": "wasm32-wasi", "effect": "NoSchedule" },
+                { "key": "kubernetes.io/arch", "value": "wasm32-wasi", "effect": "NoExecute" },
+            ])
+        );
+        assert_eq!(value["metadata"]["annotations"][ATTACH_DETACH], "true");
+        let status = &value["status"];
+        assert_eq!(status["daemonEndpoints"], json!({ "kubeletEndpoint": { "Port": 41_000 } }));
+        assert_eq!(status["nodeInfo"]["containerRuntimeVersion"], "wasmtime://48.0.8");
+        assert_eq!(status["nodeInfo"]["kubeletVersion"], KUBELET_VERSION);
+        assert_eq!(status["conditions"][3]["type"], "Ready");
+    }
+
+    #[test]
+    fn the_operating_system_and_the_taints_can_be_chosen() {
+        let flags = Flags {
+            node_os: Some("wasi".to_owned()),
+            register_with_taints: Some(String::new()),
+            ..Flags::default()
+        };
+        let node = node(&fixed(&flags), &observed());
+        let labels = node.metadata.labels.unwrap();
+        assert_eq!((labels["kubernetes.io/os"].as_str(), labels["beta.kubernetes.io/os"].as_str()), ("wasi", "wasi"));
+        assert_eq!(node.spec.unwrap().taints, None);
+    }
+
+    #[test]
+    fn the_version_is_semver_with_a_v() {
+        let version = KUBELET_VERSION.strip_prefix('v').unwrap();
+        let (core, build) = version.split_once('+').unwrap();
+        assert_eq!(core.split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3, "{core}");
+        assert!(build.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')));
+    }
+
+    #[test]
+    fn other_labels_of_ours_are_not_corrected_later() {
+        let flags = Flags { node_labels: Some("pool=wasm".to_owned()), ..Flags::default() };
+        assert!(!own_labels(&fixed(&flags).config).contains_key("pool"));
+        assert!(own_labels(&fixed(&flags).config).contains_key("kubernetes.io/arch"));
+    }
+}

@@ -1,0 +1,160 @@
+//! A pod's memory, made from what the API server still knows of it.
+//!
+//! Used when a pod that ran here before has no record on disk: what its last published status tells is
+//! enough to keep restart counts from falling and finished containers from running again.
+
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use jiff::Timestamp;
+
+use super::lifecycle::{
+    ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict,
+    probe::Probes,
+};
+use crate::runtime::{Exit, ExitReason, Image};
+
+/// What the pod's status tells. A pod that nothing was ever said of has the default.
+#[must_use]
+pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
+    let Some(status) = &pod.status else { return State::default() };
+    let start_time = status.start_time.as_ref().map(|t| t.0);
+    let terminal = is_terminal(pod);
+    let initialized = status
+        .conditions
+        .iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Initialized" && condition.status == "True");
+    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let containers: std::collections::BTreeMap<_, _> = all
+        .filter_map(|container| Some((container.name.clone(), record_of(pod, container)?)))
+        .collect();
+    State {
+        start_time,
+        // The condition is also set where nothing has run yet.
+        initialized: initialized && !containers.is_empty(),
+        round: 0,
+        ending: terminal.then_some(Ending { cause: EndingCause::Completed, since: now }),
+        verdict: terminal
+            .then(|| Some(Verdict { reason: status.reason.clone()?, message: status.message.clone()? }))
+            .flatten(),
+        containers,
+    }
+}
+
+/// The API has a terminal phase for the pod: it never runs again.
+#[must_use]
+pub(super) fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
+    // Without an id no attempt was ever started.
+    status.container_id.as_ref().filter(|id| !id.is_empty())?;
+    let restarts = u32::try_from(status.restart_count).unwrap_or(0);
+    let image = Image { id: status.image_id.clone(), reference: status.image.clone(), ..Image::default() };
+    let state = status.state.as_ref();
+    let finished = [
+        (restarts.saturating_sub(1), status.last_state.as_ref().and_then(|s| s.terminated.as_ref())),
+        (restarts, state.and_then(|s| s.terminated.as_ref())),
+    ];
+    let running = state.and_then(|s| s.running.as_ref());
+    let stage = match running {
+        Some(running) => Stage::Running(Running {
+            started_at: running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+            post_start: Hook::Done,
+            stop: None,
+            probes: Probes::default(),
+        }),
+        None => Stage::Idle,
+    };
+    let spec = pod.spec.as_ref()?;
+    let spec_image = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .find(|c| c.name == status.name)
+        .and_then(|c| c.image.clone())
+        .unwrap_or_default();
+    Some(ContainerRecord {
+        stage,
+        attempts: restarts + 1,
+        spec_image,
+        finished: finished
+            .into_iter()
+            .filter_map(|(attempt, terminated)| Some(finished_of(attempt, &image, terminated?)))
+            .collect(),
+        image: Some(image),
+        ..ContainerRecord::default()
+    })
+}
+
+fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminated) -> Finished {
+    let at = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
+        time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
+    };
+    let reason = match terminated.reason.as_deref() {
+        Some("OOMKilled") => ExitReason::OutOfMemory,
+        Some("StartError") => ExitReason::StartFailed,
+        Some("ContainerStatusUnknown") => ExitReason::Lost,
+        _ => ExitReason::Exited,
+    };
+    let message = terminated.message.clone().unwrap_or_default();
+    Finished {
+        attempt,
+        round: 0,
+        image: Some((image.reference.clone(), image.id.clone())),
+        exit: Exit {
+            started_at: at(&terminated.started_at),
+            finished_at: at(&terminated.finished_at),
+            exit_code: terminated.exit_code,
+            reason,
+            message: message.clone(),
+        },
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_counts_and_exits_come_from_the_status() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "spec": {"containers": [{"name": "a", "image": "img"}, {"name": "new", "image": "img"}]},
+            "status": {
+                "phase": "Running",
+                "startTime": "2026-01-01T00:00:00Z",
+                "conditions": [{"type": "Initialized", "status": "True"}],
+                "containerStatuses": [
+                    {
+                        "name": "a", "image": "img", "imageID": "img@sha256:1", "ready": false, "restartCount": 4,
+                        "containerID": "wasmtime://x",
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": {"exitCode": 3, "reason": "Error"}},
+                    },
+                    {"name": "new", "image": "img", "imageID": "", "ready": false, "restartCount": 0},
+                ],
+            },
+        }))
+        .unwrap();
+        let mut state = state_of(&pod, Timestamp::UNIX_EPOCH);
+        assert!(state.initialized && state.ending.is_none());
+        assert!(!state.containers.contains_key("new"));
+        let record = state.container("a");
+        assert_eq!((record.newest_attempt(), record.stage.clone()), (4, Stage::Idle));
+        assert_eq!(record.finished.iter().map(|f| f.exit.exit_code).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn a_terminal_pod_stays_so() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "spec": {"containers": []},
+            "status": {"phase": "Failed", "reason": "Evicted", "message": "why"},
+        }))
+        .unwrap();
+        let state = state_of(&pod, Timestamp::UNIX_EPOCH);
+        assert!(state.is_over());
+        assert_eq!(state.verdict.map(|v| v.reason).as_deref(), Some("Evicted"));
+    }
+}

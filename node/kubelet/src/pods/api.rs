@@ -1,0 +1,212 @@
+//! What pod tasks ask of the cluster they belong to.
+//!
+//! There are two: [`Cluster`], an API server, and [`Alone`], none at all.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::reflector::Store,
+};
+use tokio::sync::watch;
+
+use super::{environment::References, status_patch};
+
+/// The Node authorizer learns of a new pod at the same time as its node does. For a moment, what the pod
+/// refers to is forbidden; asking again at once saves the back-off of a failed start.
+const FORBIDDEN_TRIES: u32 = 5;
+const FORBIDDEN_DELAY: Duration = Duration::from_millis(100);
+
+/// The cluster as a pod task sees it.
+#[async_trait]
+pub trait PodApi: std::fmt::Debug + Send + Sync + 'static {
+    /// Writes the status of a pod, and returns the pod as it is after that.
+    ///
+    /// # Errors
+    /// [`ApiError::Gone`] when there is no pod of this UID any more, [`ApiError::Later`] when trying again
+    /// may help.
+    async fn publish(&self, pod: &Pod, status: &PodStatus) -> Result<Pod, ApiError>;
+
+    /// Lets go of a pod that was to be deleted and of which nothing runs any more.
+    ///
+    /// # Errors
+    /// As for [`PodApi::publish`].
+    async fn finalize(&self, pod: &Pod) -> Result<(), ApiError>;
+
+    /// Fetches what a container's environment refers to. What does not exist is left out.
+    ///
+    /// # Errors
+    /// [`ApiError::Later`] when an object could not be read.
+    async fn objects(&self, namespace: &str, references: &References) -> Result<Objects, ApiError>;
+
+    /// All services of the cluster, or `None` before they have been read once.
+    fn services(&self) -> Option<Vec<Arc<Service>>>;
+}
+
+/// Objects of a pod's namespace, by name.
+#[derive(Clone, Default)]
+pub struct Objects {
+    /// Config maps.
+    pub config_maps: BTreeMap<String, ConfigMap>,
+    /// Secrets.
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+// Contents of secrets stay out of logs.
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Objects")
+            .field("config_maps", &self.config_maps.keys())
+            .field("secrets", &self.secrets.keys())
+            .finish()
+    }
+}
+
+/// Why the cluster did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The pod does not exist any more, or another one has taken its name. Trying again is no use.
+    #[error("the pod is gone")]
+    Gone,
+    /// The request failed; trying again may help.
+    #[error("{0}")]
+    Later(String),
+}
+
+impl From<kube::Error> for ApiError {
+    fn from(error: kube::Error) -> Self {
+        match &error {
+            kube::Error::Api(status) if status.code == 404 => Self::Gone,
+            // Another pod has taken the name; any other conflict passes.
+            kube::Error::Api(status) if status.code == 409 && status.message.contains("UID in precondition") => {
+                Self::Gone
+            }
+            kube::Error::Api(status) => Self::Later(status.message.clone()),
+            _ => Self::Later(error.to_string()),
+        }
+    }
+}
+
+/// A cluster with an API server.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    services: Store<Service>,
+    services_ready: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// `services` mirrors all services; `services_ready` turns true once it has read them.
+    #[must_use]
+    pub fn new(client: Client, services: Store<Service>, services_ready: watch::Receiver<bool>) -> Self {
+        Self { client, services, services_ready }
+    }
+
+    fn pods(&self, pod: &Pod) -> (Api<Pod>, String) {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        (Api::namespaced(self.client.clone(), namespace), pod.metadata.name.clone().unwrap_or_default())
+    }
+
+    async fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, ApiError>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+        K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), namespace);
+        let mut tries = FORBIDDEN_TRIES;
+        loop {
+            tries -= 1;
+            match api.get_opt(name).await {
+                Err(kube::Error::Api(status)) if status.code == 403 && tries > 0 => {
+                    tokio::time::sleep(FORBIDDEN_DELAY).await;
+                }
+                Err(kube::Error::Api(status)) => return Err(ApiError::Later(status.message.clone())),
+                other => return other.map_err(|error| ApiError::Later(error.to_string())),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl PodApi for Cluster {
+    async fn publish(&self, pod: &Pod, status: &PodStatus) -> Result<Pod, ApiError> {
+        let (api, name) = self.pods(pod);
+        let patch = status_patch::of(pod, status).map_err(|error| ApiError::Later(error.to_string()))?;
+        Ok(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await?)
+    }
+
+    async fn finalize(&self, pod: &Pod) -> Result<(), ApiError> {
+        let (api, name) = self.pods(pod);
+        let params = DeleteParams {
+            grace_period_seconds: Some(0),
+            preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        api.delete(&name, &params).await?;
+        Ok(())
+    }
+
+    async fn objects(&self, namespace: &str, references: &References) -> Result<Objects, ApiError> {
+        let mut objects = Objects::default();
+        for name in &references.config_maps {
+            if let Some(object) = self.get(namespace, name).await? {
+                objects.config_maps.insert(name.clone(), object);
+            }
+        }
+        for name in &references.secrets {
+            if let Some(object) = self.get(namespace, name).await? {
+                objects.secrets.insert(name.clone(), object);
+            }
+        }
+        Ok(objects)
+    }
+
+    fn services(&self) -> Option<Vec<Arc<Service>>> {
+        self.services_ready.borrow().then(|| self.services.state())
+    }
+}
+
+/// No cluster: a pod that runs by itself. Statuses go to whoever watches.
+#[derive(Debug)]
+pub struct Alone {
+    statuses: watch::Sender<PodStatus>,
+}
+
+impl Alone {
+    /// Also returns where the newest status is seen.
+    #[must_use]
+    pub fn new() -> (Self, watch::Receiver<PodStatus>) {
+        let (statuses, receiver) = watch::channel(PodStatus::default());
+        (Self { statuses }, receiver)
+    }
+}
+
+#[async_trait]
+impl PodApi for Alone {
+    async fn publish(&self, pod: &Pod, status: &PodStatus) -> Result<Pod, ApiError> {
+        self.statuses.send_replace(status.clone());
+        Ok(Pod { status: Some(status.clone()), ..pod.clone() })
+    }
+
+    async fn finalize(&self, _: &Pod) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    /// Nobody keeps any objects here, so nothing exists.
+    async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
+        Ok(Objects::default())
+    }
+
+    fn services(&self) -> Option<Vec<Arc<Service>>> {
+        Some(Vec::new())
+    }
+}

@@ -1,0 +1,232 @@
+//! The environment, command and host name of a container.
+//!
+//! [`References::of`] says which objects have to be fetched; [`variables`] then puts everything together
+//! without I/O. From weakest to strongest: the image's environment, `HOSTNAME`, service variables,
+//! `envFrom` in its order, `env` in its order. That is upstream's `makeEnvironmentVariables`, with what a
+//! container runtime adds on Linux.
+
+mod command;
+mod expand;
+mod fields;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+
+pub use self::{command::argv, expand::expand, fields::NodeFacts};
+
+/// A container's environment cannot be made: `CreateContainerConfigError`, with this message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EnvironmentError(pub String);
+
+/// Objects of the pod's namespace that a container's environment is made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct References {
+    /// Names of config maps.
+    pub config_maps: BTreeSet<String>,
+    /// Names of secrets.
+    pub secrets: BTreeSet<String>,
+}
+
+impl References {
+    /// The objects that `env` and `envFrom` of the container name.
+    #[must_use]
+    pub fn of(container: &Container) -> Self {
+        let mut references = Self::default();
+        for from in container.env_from.iter().flatten() {
+            references.config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
+            references.secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
+        }
+        for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+            references.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+            references.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
+        }
+        references
+    }
+}
+
+/// All that an environment is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The pod's and node's addresses and the node's resources.
+    pub node: &'a NodeFacts,
+    /// All services of the cluster.
+    pub services: &'a [std::sync::Arc<Service>],
+    /// Config maps by name, those that exist.
+    pub config_maps: &'a BTreeMap<String, ConfigMap>,
+    /// Secrets by name, those that exist.
+    pub secrets: &'a BTreeMap<String, Secret>,
+    /// The image's environment.
+    pub image: &'a [(String, String)],
+}
+
+/// An environment while it is being made: setting a variable again changes its value, not its place.
+#[derive(Default)]
+struct Environment {
+    order: Vec<String>,
+    values: HashMap<String, String>,
+}
+
+impl Environment {
+    fn set(&mut self, name: &str, value: String) {
+        if self.values.insert(name.to_owned(), value).is_none() {
+            self.order.push(name.to_owned());
+        }
+    }
+
+    fn into_pairs(mut self) -> Vec<(String, String)> {
+        self.order
+            .into_iter()
+            .filter_map(|name| {
+                let value = self.values.remove(&name)?;
+                Some((name, value))
+            })
+            .collect()
+    }
+}
+
+/// The whole environment of a container, in order, and without duplicates.
+///
+/// # Errors
+/// [`EnvironmentError`] when something is missing that is not optional; it may appear later.
+pub fn variables(container: &Container, sources: Sources<'_>) -> Result<Vec<(String, String)>, EnvironmentError> {
+    let mut environment = Environment::default();
+    for (name, value) in sources.image {
+        environment.set(name, value.clone());
+    }
+    environment.set("HOSTNAME", hostname(sources.pod));
+    let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
+    let links = sources.pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
+    let services = services::variables(sources.services.iter().map(AsRef::as_ref), namespace, links);
+    for (name, value) in &services {
+        environment.set(name, value.clone());
+    }
+
+    // References in values see the pod's own variables and those of the services, not the image's.
+    let mut visible: HashMap<String, String> = HashMap::new();
+    for (name, value) in from_objects(container, &sources)? {
+        environment.set(&name, value.clone());
+        visible.insert(name, value);
+    }
+    for variable in container.env.iter().flatten() {
+        let lookup = |name: &str| visible.get(name).or_else(|| services.get(name)).map(String::as_str);
+        let value = match (&variable.value, &variable.value_from) {
+            (Some(text), _) if !text.is_empty() => Some(expand(text, lookup)),
+            (_, Some(source)) => value_from(container, variable, source, &sources)?,
+            (_, None) => Some(String::new()),
+        };
+        // An optional reference to something that is not there sets nothing.
+        let Some(value) = value else { continue };
+        environment.set(&variable.name, value.clone());
+        visible.insert(variable.name.clone(), value);
+    }
+    Ok(environment.into_pairs())
+}
+
+/// The variables of `envFrom`, in order. Names that no variable can have are left out.
+fn from_objects(container: &Container, sources: &Sources<'_>) -> Result<Vec<(String, String)>, EnvironmentError> {
+    let mut out = Vec::new();
+    for from in container.env_from.iter().flatten() {
+        let prefix = from.prefix.as_deref().unwrap_or_default();
+        let mut take = |name: &str, value: String| {
+            let name = format!("{prefix}{name}");
+            if is_variable_name(&name) {
+                out.push((name, value));
+            }
+        };
+        if let Some(reference) = &from.config_map_ref {
+            match sources.config_maps.get(&reference.name) {
+                Some(object) => {
+                    object.data.iter().flatten().for_each(|(name, value)| take(name, value.clone()));
+                }
+                None if reference.optional == Some(true) => {}
+                None => return Err(EnvironmentError(format!("configmap \"{}\" not found", reference.name))),
+            }
+        }
+        if let Some(reference) = &from.secret_ref {
+            match sources.secrets.get(&reference.name) {
+                Some(object) => {
+                    for (name, value) in object.data.iter().flatten() {
+                        take(name, String::from_utf8_lossy(&value.0).into_owned());
+                    }
+                }
+                None if reference.optional == Some(true) => {}
+                None => return Err(EnvironmentError(format!("secret \"{}\" not found", reference.name))),
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn value_from(
+    container: &Container,
+    variable: &EnvVar,
+    source: &EnvVarSource,
+    sources: &Sources<'_>,
+) -> Result<Option<String>, EnvironmentError> {
+    let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
+    if let Some(reference) = &source.field_ref {
+        return fields::field(sources.pod, &reference.field_path, sources.node).map(Some);
+    }
+    if let Some(reference) = &source.resource_field_ref {
+        return fields::resource(sources.pod, container, reference, sources.node).map(Some);
+    }
+    if let Some(reference) = &source.config_map_key_ref {
+        let object = sources.config_maps.get(&reference.name);
+        let value = object.and_then(|o| o.data.as_ref()).and_then(|d| d.get(&reference.key)).cloned();
+        return match (value, object, reference.optional == Some(true)) {
+            (Some(value), ..) => Ok(Some(value)),
+            (None, _, true) => Ok(None),
+            (None, None, false) => Err(EnvironmentError(format!("configmap \"{}\" not found", reference.name))),
+            (None, Some(_), false) => Err(EnvironmentError(format!(
+                "couldn't find key {} in ConfigMap {namespace}/{}",
+                reference.key, reference.name
+            ))),
+        };
+    }
+    if let Some(reference) = &source.secret_key_ref {
+        let object = sources.secrets.get(&reference.name);
+        let value = object.and_then(|o| o.data.as_ref()).and_then(|d| d.get(&reference.key));
+        return match (value, object, reference.optional == Some(true)) {
+            (Some(value), ..) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
+            (None, _, true) => Ok(None),
+            (None, None, false) => Err(EnvironmentError(format!("secret \"{}\" not found", reference.name))),
+            (None, Some(_), false) => Err(EnvironmentError(format!(
+                "couldn't find key {} in Secret {namespace}/{}",
+                reference.key, reference.name
+            ))),
+        };
+    }
+    Err(EnvironmentError(format!(
+        "environment variable {}: this node knows valueFrom with fieldRef, resourceFieldRef, configMapKeyRef and \
+         secretKeyRef only",
+        variable.name
+    )))
+}
+
+/// Upstream's relaxed rule: printable ASCII without `=`.
+fn is_variable_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=')
+}
+
+/// The pod's host name: `hostnameOverride`, `hostname`, or its own name, of which the first 63 characters
+/// are kept.
+#[must_use]
+pub fn hostname(pod: &Pod) -> String {
+    let spec = pod.spec.as_ref();
+    let given = spec.and_then(|s| s.hostname_override.as_deref().or(s.hostname.as_deref()));
+    match given.filter(|name| !name.is_empty()) {
+        Some(name) => name.to_owned(),
+        None => {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+use std::sync::Arc;
+
+use super::*;
+
+/// Makes the environment of a container given as JSON, in a namespace with one service, one config map and
+/// one secret.
+fn environment(container: serde_json::Value) -> Result<Vec<(String, String)>, String> {
+    let pod: Pod = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "p", "namespace": "ns", "labels": {"app": "web"}},
+        "spec": {"containers": [container.clone()], "enableServiceLinks": false},
+    }))
+    .unwrap();
+    let service: Service = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "kubernetes", "namespace": "default"}, "spec": {"clusterIP": "10.0.0.1"},
+    }))
+    .unwrap();
+    let config_map: ConfigMap =
+        serde_json::from_value(serde_json::json!({"data": {"a": "1", "b": "2", "bad=name": "x"}})).unwrap();
+    let secret: Secret = serde_json::from_value(serde_json::json!({"data": {"token": "czNjcjN0"}})).unwrap();
+    let container: Container = serde_json::from_value(container).unwrap();
+    variables(
+        &container,
+        Sources {
+            pod: &pod,
+            node: &NodeFacts::default(),
+            services: &[Arc::new(service)],
+            config_maps: &BTreeMap::from([("cm".to_owned(), config_map)]),
+            secrets: &BTreeMap::from([("se".to_owned(), secret)]),
+            image: &[("PATH".to_owned(), "/bin".to_owned()), ("A".to_owned(), "image".to_owned())],
+        },
+    )
+    .map_err(|error| error.0)
+}
+
+fn text(pairs: Vec<(String, String)>) -> Vec<String> {
+    pairs.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[test]
+fn stronger_sources_replace_weaker_ones_in_place() {
+    let variables = environment(serde_json::json!({
+        "name": "c",
+        "envFrom": [{"configMapRef": {"name": "cm"}}, {"prefix": "S_", "secretRef": {"name": "se"}}],
+        "env": [{"name": "b", "value": "own"}, {"name": "A", "value": "pod"}, {"name": "HOSTNAME", "value": "h"}],
+    }));
+    let expected = [
+        "PATH=/bin",
+        "A=pod",
+        "HOSTNAME=h",
+        "KUBERNETES_SERVICE_HOST=10.0.0.1",
+        "a=1",
+        "b=own",
+        "S_token=s3cr3t",
+    ];
+    assert_eq!(text(variables.unwrap()), expected);
+}
+
+#[test]
+fn references_see_what_came_before_and_the_services() {
+    let variables = environment(serde_json::json!({
+        "name": "c",
+        "envFrom": [{"configMapRef": {"name": "cm"}}],
+        "env": [
+            {"name": "ONE", "value": "$(a)-$(KUBERNETES_SERVICE_HOST)"},
+            {"name": "TWO", "value": "$(ONE)$(THREE)$(PATH)"},
+            {"name": "THREE", "value": "3"},
+            {"name": "EMPTY", "value": ""},
+            {"name": "LABEL", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+        ],
+    }));
+    let variables = text(variables.unwrap());
+    let (_, own) = variables.split_at(variables.len() - 5);
+    assert_eq!(own, ["ONE=1-10.0.0.1", "TWO=1-10.0.0.1$(THREE)$(PATH)", "THREE=3", "EMPTY=", "LABEL=web"]);
+}
+
+#[test]
+fn what_is_missing_is_named_or_skipped() {
+    let env = |source: serde_json::Value| serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]});
+    let table = [
+        (env(serde_json::json!({"configMapKeyRef": {"name": "no", "key": "k"}})), Err("configmap \"no\" not found")),
+        (
+            env(serde_json::json!({"configMapKeyRef": {"name": "cm", "key": "k"}})),
+            Err("couldn't find key k in ConfigMap ns/cm"),
+        ),
+        (env(serde_json::json!({"secretKeyRef": {"name": "no", "key": "k"}})), Err("secret \"no\" not found")),
+        (
+            env(serde_json::json!({"secretKeyRef": {"name": "se", "key": "k"}})),
+            Err("couldn't find key k in Secret ns/se"),
+        ),
+        (env(serde_json::json!({"secretKeyRef": {"name": "no", "key": "k", "optional": true}})), Ok(())),
+        (env(serde_json::json!({"configMapKeyRef": {"name": "cm", "key": "k", "optional": true}})), Ok(())),
+        (
+            serde_json::json!({"name": "c", "envFrom": [{"secretRef": {"name": "no"}}]}),
+            Err("secret \"no\" not found"),
+        ),
+        (serde_json::json!({"name": "c", "envFrom": [{"secretRef": {"name": "no", "optional": true}}]}), Ok(())),
+    ];
+    for (container, expected) in table {
+        let outcome = environment(container.clone());
+        match expected {
+            Err(message) => assert_eq!(outcome, Err(message.to_owned()), "{container}"),
+            Ok(()) => {
+                let variables = outcome.unwrap();
+                assert!(!variables.iter().any(|(name, _)| name == "X"), "{container}");
+            }
+        }
+    }
+}
+
+#[test]
+fn host_names() {
+    let name = |meta: &str, spec: serde_json::Value| {
+        hostname(&serde_json::from_value(serde_json::json!({"metadata": {"name": meta}, "spec": spec})).unwrap())
+    };
+    let bare = serde_json::json!({"containers": []});
+    assert_eq!(name("web-0", bare.clone()), "web-0");
+    assert_eq!(name("web-0", serde_json::json!({"containers": [], "hostname": "h"})), "h");
+    assert_eq!(
+        name("web-0", serde_json::json!({"containers": [], "hostname": "h", "hostnameOverride": "o.example"})),
+        "o.example"
+    );
+    let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));
+    assert_eq!(name(&long, bare), "a".repeat(62));
+}

@@ -1,0 +1,42 @@
+//! All pods of the node with their newest statuses, for whoever has to look one up.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// Pods by UID. Written by the pod tasks, each its own; read by the HTTPS server.
+#[derive(Clone, Debug, Default)]
+pub struct PodIndex {
+    pods: Arc<RwLock<HashMap<String, Arc<Pod>>>>,
+}
+
+impl PodIndex {
+    /// Puts in a pod with its newest status.
+    pub(super) fn put(&self, uid: &str, pod: Arc<Pod>) {
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), pod);
+    }
+
+    /// Takes a pod out.
+    pub(super) fn remove(&self, uid: &str) {
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// All pods, in no order.
+    #[must_use]
+    pub fn pods(&self) -> Vec<Arc<Pod>> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The pod of that name; of two that share it, the one that is not being deleted.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
+        let named = pods.values().filter(|pod| {
+            pod.metadata.name.as_deref() == Some(name) && pod.metadata.namespace.as_deref() == Some(namespace)
+        });
+        named.min_by_key(|pod| pod.metadata.deletion_timestamp.is_some()).cloned()
+    }
+}

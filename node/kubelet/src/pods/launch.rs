@@ -1,0 +1,194 @@
+//! From a container as the pod describes it to one that runs.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::{
+    api::PodApi,
+    container_id::container_id,
+    environment::{self, NodeFacts, References, Sources},
+    lifecycle::Trouble,
+};
+use crate::{
+    config::quantity,
+    logs,
+    runtime::{ContainerSpec, Image, Runtime, StartError},
+};
+
+/// What a launch needs besides the pod.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Launch<'a> {
+    pub(super) runtime: &'a dyn Runtime,
+    pub(super) api: &'a dyn PodApi,
+    pub(super) node: &'a NodeFacts,
+    pub(super) logs_dir: &'a Path,
+}
+
+fn config_error(message: impl Into<String>) -> Trouble {
+    Trouble { reason: "CreateContainerConfigError".to_owned(), message: message.into() }
+}
+
+impl Launch<'_> {
+    /// Makes everything ready and starts the attempt; returns when it was started.
+    pub(super) async fn start(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        image: &Image,
+        attempt: u32,
+    ) -> Result<Timestamp, Trouble> {
+        let spec = self.spec(pod, container, image, attempt).await?;
+        if let Some(dir) = spec.log_path.parent() {
+            std::fs::create_dir_all(dir).map_err(|error| Trouble {
+                reason: "CreateContainerError".to_owned(),
+                message: format!("cannot make the log directory {}: {error}", dir.display()),
+            })?;
+        }
+        self.runtime.start(&spec).await.map_err(|error| {
+            let reason = match &error {
+                StartError::Config(_) => "CreateContainerConfigError",
+                StartError::Create(_) => "CreateContainerError",
+                StartError::Run(_) => "RunContainerError",
+            };
+            Trouble { reason: reason.to_owned(), message: error.to_string() }
+        })?;
+        Ok(Timestamp::now())
+    }
+
+    /// The container as the provider gets it.
+    pub(super) async fn spec(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        image: &Image,
+        attempt: u32,
+    ) -> Result<ContainerSpec, Trouble> {
+        let meta = &pod.metadata;
+        let (namespace, name) =
+            (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        let uid = meta.uid.clone().unwrap_or_default();
+        refuse_volumes(pod, container)?;
+        let objects = self
+            .api
+            .objects(&namespace, &References::of(container))
+            .await
+            .map_err(|error| config_error(error.to_string()))?;
+        let services = self.api.services().ok_or_else(|| {
+            config_error("services have not yet been read at least once, cannot construct envvars")
+        })?;
+        let sources = Sources {
+            pod,
+            node: self.node,
+            services: &services,
+            config_maps: &objects.config_maps,
+            secrets: &objects.secrets,
+            image: &image.env,
+        };
+        let mut env = environment::variables(container, sources).map_err(|error| config_error(error.0))?;
+        let argv = environment::argv(container, image, &env).ok_or_else(|| Trouble {
+            reason: "CreateContainerError".to_owned(),
+            message: format!(
+                "no command specified: image \"{}\" has no entry point; name the module in the container's `command`",
+                image.reference
+            ),
+        })?;
+        let working_dir = container
+            .working_dir
+            .clone()
+            .filter(|dir| !dir.is_empty())
+            .or_else(|| image.working_dir.clone().filter(|dir| !dir.is_empty()));
+        if let Some(dir) = &working_dir
+            && !env.iter().any(|(name, _)| name == "PWD")
+        {
+            env.push(("PWD".to_owned(), dir.clone()));
+        }
+        let spec = pod.spec.as_ref();
+        Ok(ContainerSpec {
+            id: container_id(&uid, &container.name, attempt),
+            log_path: logs::file(self.logs_dir, &namespace, &name, &uid, &container.name, attempt),
+            pod_uid: uid,
+            pod_namespace: namespace,
+            pod_name: name,
+            name: container.name.clone(),
+            runtime_handler: String::new(),
+            image: image.reference.clone(),
+            argv,
+            env,
+            working_dir,
+            mounts: Vec::new(),
+            pod_ips: self.node.pod_ips.clone(),
+            host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+            stdin: container.stdin.unwrap_or(false),
+            tty: container.tty.unwrap_or(false),
+            memory_limit_bytes: resource(container, true, "memory", quantity::units),
+            cpu_limit_millis: resource(container, true, "cpu", quantity::millis),
+            cpu_request_millis: resource(container, false, "cpu", quantity::millis),
+        })
+    }
+}
+
+/// A limit or request, 0 where there is none. What the API server let through is a quantity.
+fn resource(
+    container: &Container,
+    limit: bool,
+    name: &str,
+    read: fn(&str) -> Result<u64, quantity::QuantityError>,
+) -> u64 {
+    let resources = container.resources.as_ref();
+    let map = resources.and_then(|r| if limit { r.limits.as_ref() } else { r.requests.as_ref() });
+    map.and_then(|m| m.get(name)).and_then(|q| read(&q.0).ok()).unwrap_or(0)
+}
+
+/// Prefix of the volume with the API token that the API server adds to every pod.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+
+/// Volumes are not mounted yet. A container that counts on one does not start; the API token that every
+/// pod gets unasked is left out.
+fn refuse_volumes(pod: &Pod, container: &Container) -> Result<(), Trouble> {
+    let unasked = |name: &str| name.starts_with(TOKEN_VOLUME);
+    let Some(mount) = container.volume_mounts.iter().flatten().find(|m| !unasked(&m.name)) else { return Ok(()) };
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let kind = volumes.iter().find(|v| v.name == mount.name).and_then(|volume| {
+        let value = serde_json::to_value(volume).ok()?;
+        value.as_object()?.keys().find(|key| *key != "name").cloned()
+    });
+    Err(config_error(format!(
+        "volume \"{}\" ({}) cannot be mounted at {}: this version of the node mounts no volumes",
+        mount.name,
+        kind.as_deref().unwrap_or("unknown kind"),
+        mount.mount_path
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_refused_by_name_and_kind_but_for_the_token() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({
+            "spec": {
+                "containers": [],
+                "volumes": [
+                    {"name": "kube-api-access-x1", "projected": {"sources": []}},
+                    {"name": "data", "emptyDir": {}},
+                ],
+            },
+        }))
+        .unwrap();
+        let container = |mounts: serde_json::Value| -> Container {
+            serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": mounts})).unwrap()
+        };
+        let token = serde_json::json!({"name": "kube-api-access-x1", "mountPath": "/var/run/secrets"});
+        assert_eq!(refuse_volumes(&pod, &container(serde_json::json!([token]))), Ok(()));
+        let data = serde_json::json!({"name": "data", "mountPath": "/data"});
+        let trouble = refuse_volumes(&pod, &container(serde_json::json!([token, data]))).unwrap_err();
+        assert_eq!(trouble.reason, "CreateContainerConfigError");
+        assert_eq!(
+            trouble.message,
+            "volume \"data\" (emptyDir) cannot be mounted at /data: this version of the node mounts no volumes"
+        );
+    }
+}

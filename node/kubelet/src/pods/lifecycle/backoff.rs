@@ -1,0 +1,101 @@
+//! Exponential delays, as upstream's `flowcontrol.Backoff` keeps them.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// First delay.
+pub const INITIAL: Duration = Duration::from_secs(10);
+
+/// Longest delay, where nothing else is configured.
+pub const MAXIMUM: Duration = Duration::from_secs(300);
+
+/// The delay of one container or image. Its default is that nothing has failed yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backoff {
+    delay: Duration,
+    updated: Option<Timestamp>,
+}
+
+impl Backoff {
+    /// When a container that ended at `finished_at` may be started again; `None` is at once. The first
+    /// restart is at once, and so is one after a run of more than twice `maximum`.
+    #[must_use]
+    pub fn blocked_until(&self, finished_at: Timestamp, maximum: Duration) -> Option<Timestamp> {
+        let updated = self.updated?;
+        if finished_at > after(updated, maximum * 2) {
+            return None;
+        }
+        Some(after(finished_at, self.delay))
+    }
+
+    /// Notes a restart at `now` of what ended at `finished_at`.
+    pub fn next(&mut self, finished_at: Timestamp, now: Timestamp, maximum: Duration) {
+        let forgotten = self.updated.is_none_or(|updated| finished_at > after(updated, maximum * 2));
+        self.delay = if forgotten { INITIAL.min(maximum) } else { (self.delay * 2).min(maximum) };
+        self.updated = Some(now);
+    }
+
+    /// Notes a failure at `now`, and tells when to try again: 10 s later, then twice as long each time.
+    pub fn fail(&mut self, now: Timestamp) -> Timestamp {
+        self.next(now, now, MAXIMUM);
+        after(now, self.delay)
+    }
+
+    /// The present delay.
+    #[must_use]
+    pub fn delay(&self) -> Duration {
+        self.delay
+    }
+}
+
+/// `at` plus `duration`; the end of time where that does not exist.
+#[must_use]
+pub fn after(at: Timestamp, duration: Duration) -> Timestamp {
+    at.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    }
+
+    #[test]
+    fn first_restart_is_at_once_then_ten_seconds_doubling_to_the_maximum() {
+        let mut backoff = Backoff::default();
+        let mut now = 0;
+        let mut delays = Vec::new();
+        for _ in 0..8 {
+            let until = backoff.blocked_until(at(now), MAXIMUM);
+            delays.push(until.map_or(0, |u| u.as_second() - at(now).as_second()));
+            let restarted = until.map_or(at(now), |u| u);
+            backoff.next(at(now), restarted, MAXIMUM);
+            now = restarted.as_second() - at(0).as_second() + 1;
+        }
+        assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_long_run_is_forgiven() {
+        let mut backoff = Backoff::default();
+        for _ in 0..5 {
+            backoff.next(at(0), at(0), MAXIMUM);
+        }
+        assert!(backoff.blocked_until(at(600), MAXIMUM).is_some());
+        assert_eq!(backoff.blocked_until(at(601), MAXIMUM), None);
+        backoff.next(at(601), at(601), MAXIMUM);
+        assert_eq!(backoff.delay(), INITIAL);
+    }
+
+    #[test]
+    fn a_small_maximum_holds_from_the_first_delay_on() {
+        let mut backoff = Backoff::default();
+        let maximum = Duration::from_secs(2);
+        backoff.next(at(0), at(0), maximum);
+        assert_eq!(backoff.blocked_until(at(1), maximum), Some(at(3)));
+    }
+}

@@ -1,0 +1,431 @@
+//! What is remembered of a pod: the states its containers go through, and what they leave behind.
+//!
+//! A [`State`] is written to disk after every change, so a restarted agent goes on where it was. It is
+//! changed in two places only: by [`step`](super::step), which decides, and by the `record_*` methods
+//! here, which take in what happened.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    backoff::Backoff,
+    probe::{ProbeKind, Probes},
+    spec::Spec,
+};
+use crate::runtime::{ContainerState as Observation, Exit, ExitReason, Image};
+
+/// All that is remembered of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// When this node first took notice of the pod; never changes.
+    pub start_time: Option<Timestamp>,
+    /// Every init container has done its part once; they do not run again.
+    pub initialized: bool,
+    /// Counts the in-place restarts of the whole pod. Exits of earlier rounds say nothing about init
+    /// containers or phase.
+    pub round: u32,
+    /// Set when the pod is on its way out; never unset. Nothing is started any more.
+    pub ending: Option<Ending>,
+    /// Phase `Failed` for a reason of the pod rather than of a container; never unset.
+    pub verdict: Option<Verdict>,
+    /// What is remembered of each container that the lifecycle has come to.
+    pub containers: BTreeMap<String, ContainerRecord>,
+}
+
+/// The pod is on its way out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Why.
+    pub cause: EndingCause,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Why a pod is on its way out. A deletion overtakes every other cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EndingCause {
+    /// Its regular containers have ended for good; sidecars are stopped. Next: the terminal phase.
+    Completed,
+    /// An init container failed for good. Next: phase Failed.
+    InitFailed,
+    /// The node gave a [`Verdict`]: a deadline, a rejection, an eviction. Next: phase Failed.
+    Verdict,
+    /// It has a deletion timestamp. Next: the terminal phase, then the final DELETE.
+    Deleted,
+    /// Its object is gone (force deletion, or deleted while the node could not see it). Next: nothing;
+    /// there is nobody left to tell.
+    Vanished,
+}
+
+/// A failure of the pod as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// `status.reason`.
+    pub reason: String,
+    /// `status.message`.
+    pub message: String,
+}
+
+/// What is remembered of one container.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// Where it is now.
+    pub stage: Stage,
+    /// Attempts that were started so far; the newest has number `attempts - 1`.
+    pub attempts: u32,
+    /// `image` of the spec when the newest attempt began.
+    pub spec_image: String,
+    /// The image as the store resolved it, for the newest attempt.
+    pub image: Option<Image>,
+    /// The two newest attempts that have ended, newest last.
+    pub finished: Vec<Finished>,
+    /// Delay between restarts.
+    pub crash: Backoff,
+    /// Delay between tries to get the image.
+    pub pull: Backoff,
+    /// Delay between tries to start.
+    pub start: Backoff,
+    /// Why the last try to get the container going failed, until one succeeds.
+    pub trouble: Option<Trouble>,
+}
+
+/// An attempt that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finished {
+    /// Its number, from 0.
+    pub attempt: u32,
+    /// [`State::round`] at that time.
+    pub round: u32,
+    /// Image reference and id of that attempt.
+    pub image: Option<(String, String)>,
+    /// How it ended.
+    pub exit: Exit,
+    /// What the termination message says; `exit.message` where the guest left none.
+    pub message: String,
+}
+
+/// Why a container is not running yet: becomes `state.waiting`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// Waiting reason.
+    pub reason: String,
+    /// Waiting message.
+    pub message: String,
+}
+
+/// Where a container is. The names of the next states are part of each variant's description.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Nothing is going on. It has never run, or it has ended ([`ContainerRecord::finished`] tells).
+    /// Next: [`Stage::Pulling`] when it is its turn, [`Stage::BackOff`] when it ended too often.
+    #[default]
+    Idle,
+    /// It has ended and waits for its turn to be started again. Next: [`Stage::Pulling`].
+    BackOff {
+        /// When the wait is over.
+        until: Timestamp,
+    },
+    /// The image is looked up or fetched. Next: [`Stage::Pulled`], [`Stage::Held`].
+    Pulling,
+    /// The image is there. Next: [`Stage::Starting`].
+    Pulled,
+    /// It is being created and started. Next: [`Stage::Running`], [`Stage::Held`], [`Stage::Idle`] when
+    /// it ended at once.
+    Starting,
+    /// The last try to get it going failed. Next: [`Stage::Pulling`].
+    Held {
+        /// Since when; the reason shown changes from the error to the back-off after a while.
+        since: Timestamp,
+        /// When the next try is due.
+        until: Timestamp,
+        /// The image is what is missing, so that the reason turns into `ImagePullBackOff`.
+        image: bool,
+    },
+    /// Its guest runs. Next: [`Stage::Idle`].
+    Running(Running),
+}
+
+/// A running container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Running {
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// postStart hook.
+    pub post_start: Hook,
+    /// Set when it is being stopped.
+    pub stop: Option<Stop>,
+    /// Results of its probes.
+    pub probes: Probes,
+}
+
+/// Where a hook is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hook {
+    /// To be run. Next: [`Hook::Running`].
+    Due,
+    /// Runs. Next: [`Hook::Done`].
+    Running,
+    /// There is none, or it has ended one way or another.
+    Done,
+}
+
+/// A container is being stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stop {
+    /// When its grace is over.
+    pub deadline: Timestamp,
+    /// preStop hook.
+    pub pre_stop: Hook,
+    /// The deadline that the provider was told, once it was told to stop it.
+    pub told: Option<Timestamp>,
+}
+
+impl ContainerRecord {
+    /// Something of this container runs or may be about to.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        matches!(self.stage, Stage::Starting | Stage::Running(_))
+    }
+
+    /// The running container, if it runs.
+    #[must_use]
+    pub fn running(&self) -> Option<&Running> {
+        match &self.stage {
+            Stage::Running(running) => Some(running),
+            _ => None,
+        }
+    }
+
+    /// How it ended last in this round, when nothing has been started since.
+    #[must_use]
+    pub fn ended(&self, round: u32) -> Option<&Finished> {
+        if self.is_active() {
+            return None;
+        }
+        self.finished.last().filter(|f| f.round == round)
+    }
+
+    /// Number of the newest attempt, which is also the restart count.
+    #[must_use]
+    pub fn newest_attempt(&self) -> u32 {
+        self.attempts.saturating_sub(1)
+    }
+
+    fn finish(&mut self, round: u32, exit: Exit, message: Option<String>) {
+        let message = message.unwrap_or_else(|| exit.message.clone());
+        let image = self.image.as_ref().map(|i| (i.reference.clone(), i.id.clone()));
+        self.finished.push(Finished { attempt: self.newest_attempt(), round, image, exit, message });
+        let surplus = self.finished.len().saturating_sub(2);
+        self.finished.drain(..surplus);
+        self.stage = Stage::Idle;
+    }
+}
+
+impl State {
+    /// What is remembered of a container; nothing yet is the default.
+    pub fn container(&mut self, name: &str) -> &mut ContainerRecord {
+        self.containers.entry(name.to_owned()).or_default()
+    }
+
+    /// No container runs or is being started.
+    #[must_use]
+    pub fn all_stopped(&self) -> bool {
+        self.containers.values().all(|c| !c.is_active())
+    }
+
+    /// The pod has ended for good and nothing of it runs.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.ending.is_some() && self.all_stopped()
+    }
+
+    /// Takes in that the object is gone from the API server.
+    pub fn record_vanished(&mut self, now: Timestamp) {
+        self.end(EndingCause::Vanished, now);
+    }
+
+    /// Takes in a verdict on the whole pod. The first one stays.
+    pub fn record_verdict(&mut self, verdict: Verdict, now: Timestamp) {
+        self.verdict.get_or_insert(verdict);
+        self.end(EndingCause::Verdict, now);
+    }
+
+    /// Puts the pod on its way out, or notes that a stronger cause has come.
+    pub(super) fn end(&mut self, cause: EndingCause, now: Timestamp) {
+        match &mut self.ending {
+            Some(ending) if ending.cause < cause => ending.cause = cause,
+            Some(_) => {}
+            None => self.ending = Some(Ending { cause, since: now }),
+        }
+    }
+
+    /// Takes in the outcome of a pull.
+    pub fn record_pull(&mut self, name: &str, outcome: Result<Image, Trouble>, now: Timestamp) {
+        let record = self.container(name);
+        if record.stage != Stage::Pulling {
+            return;
+        }
+        match outcome {
+            Ok(image) => {
+                record.image = Some(image);
+                record.pull = Backoff::default();
+                record.stage = Stage::Pulled;
+            }
+            Err(trouble) => {
+                // A name that can never be right is asked for again too: the image of a pod may change.
+                let until = record.pull.fail(now);
+                let image = trouble.reason == "ErrImagePull" || trouble.reason == "RegistryUnavailable";
+                record.stage = Stage::Held { since: now, until, image };
+                record.trouble = Some(trouble);
+            }
+        }
+    }
+
+    /// Takes in the outcome of a start. What the guest did since is seen by [`State::record_observation`].
+    pub fn record_start(&mut self, spec: &Spec, name: &str, outcome: Result<Timestamp, Trouble>, now: Timestamp) {
+        let hook = spec.container(name).is_some_and(|c| c.post_start);
+        let record = self.container(name);
+        if record.stage != Stage::Starting {
+            return;
+        }
+        match outcome {
+            Ok(started_at) => record.run(started_at, hook),
+            Err(trouble) => {
+                // Nothing ran, so the attempt's number is free again.
+                record.attempts = record.attempts.saturating_sub(1);
+                let until = record.start.fail(now);
+                record.stage = Stage::Held { since: now, until, image: false };
+                record.trouble = Some(trouble);
+            }
+        }
+    }
+
+    /// Takes in what the provider sees of a container's newest attempt; `None` is that it knows nothing.
+    /// `termination` is what the guest left as termination message.
+    pub fn record_observation(
+        &mut self,
+        name: &str,
+        observation: Option<&Observation>,
+        termination: Option<String>,
+        now: Timestamp,
+    ) {
+        let round = self.round;
+        let record = self.container(name);
+        match (&record.stage, observation) {
+            (Stage::Running(_) | Stage::Starting, Some(Observation::Exited(exit))) => {
+                record.trouble = None;
+                record.start = Backoff::default();
+                record.finish(round, exit.clone(), termination);
+            }
+            (Stage::Running(running), None) => {
+                let exit = Exit {
+                    started_at: running.started_at,
+                    finished_at: now,
+                    exit_code: 137,
+                    reason: ExitReason::Lost,
+                    message: "The container is no longer known to the process that ran it.".to_owned(),
+                };
+                record.finish(round, exit, termination);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
+    /// the provider, by `observe`.
+    pub fn resume(&mut self, spec: &Spec, observe: impl Fn(&str, u32) -> Option<Observation>, now: Timestamp) {
+        let names: Vec<String> = self.containers.keys().cloned().collect();
+        for name in names {
+            let hook = spec.container(&name).is_some_and(|c| c.post_start);
+            let record = self.container(&name);
+            let observed = observe(&name, record.newest_attempt());
+            match &mut record.stage {
+                Stage::Pulling | Stage::Pulled => record.stage = Stage::Idle,
+                Stage::Starting => match observed {
+                    Some(Observation::Running { started_at }) => record.run(started_at, hook),
+                    Some(exited) => self.record_observation(&name, Some(&exited), None, now),
+                    None => {
+                        record.attempts = record.attempts.saturating_sub(1);
+                        record.stage = Stage::Idle;
+                    }
+                },
+                Stage::Running(running) => {
+                    running.interrupted();
+                    self.record_observation(&name, observed.as_ref(), None, now);
+                }
+                Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => {}
+            }
+        }
+    }
+
+    /// Takes in that a postStart hook has ended.
+    pub fn record_post_start(&mut self, name: &str, outcome: Result<(), Trouble>, grace: Duration, now: Timestamp) {
+        let record = self.container(name);
+        let Stage::Running(running) = &mut record.stage else { return };
+        running.post_start = Hook::Done;
+        if let Err(trouble) = outcome {
+            running.stop(super::backoff::after(now, grace), false);
+            record.trouble = Some(trouble);
+        }
+    }
+
+    /// Takes in the result of a probe. True when it changed what the probe says of the container.
+    pub fn record_probe(&mut self, spec: &Spec, name: &str, attempt: u32, kind: ProbeKind, success: bool) -> bool {
+        let Some(container) = spec.container(name) else { return false };
+        let record = self.container(name);
+        if record.newest_attempt() != attempt {
+            return false;
+        }
+        let Stage::Running(running) = &mut record.stage else { return false };
+        running.probes.record(kind, container, success)
+    }
+
+    /// Takes in that a preStop hook has ended.
+    pub fn record_pre_stop(&mut self, name: &str) {
+        if let Stage::Running(Running { stop: Some(stop), .. }) = &mut self.container(name).stage {
+            stop.pre_stop = Hook::Done;
+        }
+    }
+}
+
+impl ContainerRecord {
+    fn run(&mut self, started_at: Timestamp, post_start: bool) {
+        self.trouble = None;
+        self.start = Backoff::default();
+        self.stage = Stage::Running(Running {
+            started_at,
+            post_start: if post_start { Hook::Due } else { Hook::Done },
+            stop: None,
+            probes: Probes::default(),
+        });
+    }
+}
+
+impl Running {
+    /// Begins to stop it, or shortens the stop that is under way.
+    pub(super) fn stop(&mut self, deadline: Timestamp, pre_stop: bool) {
+        match &mut self.stop {
+            Some(stop) => stop.deadline = stop.deadline.min(deadline),
+            None => {
+                let pre_stop = if pre_stop { Hook::Due } else { Hook::Done };
+                self.stop = Some(Stop { deadline, pre_stop, told: None });
+            }
+        }
+    }
+
+    /// The agent that ran hooks and probes is gone; what it had under way is run again or given up.
+    fn interrupted(&mut self) {
+        if self.post_start == Hook::Running {
+            self.post_start = Hook::Due;
+        }
+        if let Some(stop) = &mut self.stop {
+            if stop.pre_stop == Hook::Running {
+                stop.pre_stop = Hook::Done;
+            }
+            stop.told = None;
+        }
+        self.probes.interrupted();
+    }
+}

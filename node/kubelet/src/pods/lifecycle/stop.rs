@@ -1,0 +1,94 @@
+//! A pod that is to end: stopping its containers in order, inside their grace.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{
+    action::{Action, Step},
+    backoff::after,
+    spec::{Container, Kind, Spec},
+    state::{EndingCause, Hook, Running, Stage, State},
+};
+
+/// What a container gets at the least when its grace was used up before its turn came.
+const LEAST_GRACE: Duration = Duration::from_secs(2);
+
+/// What a pod that nobody asked to end gracefully gets: its object is gone.
+const VANISHED_GRACE: Duration = Duration::from_secs(1);
+
+/// Stops whatever runs: regular and init containers at once, sidecars after them in reverse order, with
+/// all preStop hooks begun at once.
+pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Step) {
+    let Some(ending) = state.ending.clone() else { return };
+    let grace = match ending.cause {
+        EndingCause::Vanished => spec.deletion.unwrap_or(spec.grace).min(spec.grace).max(VANISHED_GRACE),
+        EndingCause::Deleted => spec.deletion.unwrap_or(spec.grace),
+        EndingCause::Completed | EndingCause::InitFailed | EndingCause::Verdict => spec.grace,
+    };
+    let deadline = after(now, grace);
+    for container in spec.all() {
+        let Some(record) = state.containers.get_mut(&container.name) else { continue };
+        match &mut record.stage {
+            Stage::Running(running) => {
+                if running.stop.is_none() {
+                    step.event(Some(&container.name), "Killing", format!("Stopping container {}", container.name));
+                }
+                // A later request may shorten what an earlier one left, so the deadline is looked at anew.
+                running.stop(deadline, container.pre_stop);
+            }
+            Stage::Pulling => {
+                record.stage = Stage::Idle;
+                step.push(Action::AbortPull { container: container.name.clone() });
+            }
+            Stage::BackOff { .. } | Stage::Pulled | Stage::Held { .. } => record.stage = Stage::Idle,
+            // A start under way is waited for, and then stopped.
+            Stage::Idle | Stage::Starting => {}
+        }
+    }
+
+    // From the back: the regular containers, then the sidecars in reverse; each of these waits for all
+    // that come after it.
+    let mut later_active = false;
+    for container in spec.containers.iter().rev().chain(spec.init.iter().rev()) {
+        let Some(record) = state.containers.get_mut(&container.name) else { continue };
+        let attempt = record.attempts.saturating_sub(1);
+        let turn = container.kind != Kind::Sidecar || !later_active;
+        if record.is_active() {
+            later_active = true;
+        }
+        if let Stage::Running(running) = &mut record.stage {
+            advance(container, attempt, running, turn, now, step);
+        }
+    }
+}
+
+/// Takes the stop of one container further: hook first, then the request, once it is its turn.
+pub(super) fn advance(
+    container: &Container,
+    attempt: u32,
+    running: &mut Running,
+    turn: bool,
+    now: Timestamp,
+    step: &mut Step,
+) {
+    let Some(stop) = &mut running.stop else { return };
+    let left = Duration::try_from(stop.deadline.duration_since(now)).unwrap_or(Duration::ZERO);
+    match stop.pre_stop {
+        Hook::Due => {
+            stop.pre_stop = Hook::Running;
+            step.push(Action::PreStop { container: container.name.clone(), within: left });
+        }
+        // The hook may use up the grace, not more.
+        Hook::Running if left.is_zero() => stop.pre_stop = Hook::Done,
+        Hook::Running | Hook::Done => {}
+    }
+    if stop.pre_stop != Hook::Done {
+        step.wake(stop.deadline);
+        return;
+    }
+    if turn && stop.told.is_none_or(|told| stop.deadline < told) {
+        stop.told = Some(stop.deadline);
+        step.push(Action::Stop { container: container.name.clone(), attempt, grace: left.max(LEAST_GRACE) });
+    }
+}

@@ -1,0 +1,36 @@
+//! Pods: from what the API server wants to what runs, and back.
+//!
+//! ```text
+//! source ─► manager ─► task, one per UID ─┬─ lifecycle::step   what to do now           (pure)
+//!                        │   ▲            ├─ status::of        what the API should say  (pure)
+//!                        │   │            ├─ environment       env, argv, host name     (pure)
+//!                        ▼   │            └─ publisher         what to write when       (pure)
+//!                 pull, launch, api, records, runtime          the edges
+//! ```
+//!
+//! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.
+//! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
+
+mod adopt;
+pub mod api;
+pub mod container_id;
+pub mod environment;
+mod index;
+mod launch;
+pub mod lifecycle;
+pub mod manager;
+mod publisher;
+mod pull;
+mod records;
+pub mod source;
+pub mod status;
+mod status_patch;
+mod task;
+
+pub use self::{
+    environment::NodeFacts,
+    index::PodIndex,
+    manager::{PodManager, Update},
+    records::Records,
+    task::Shared,
+};

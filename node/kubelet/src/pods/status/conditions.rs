@@ -1,0 +1,144 @@
+//! Conditions of a pod, after upstream's `pkg/kubelet/status/generate.go`.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+
+use super::{phase::Phase, seconds};
+use crate::pods::lifecycle::{Hook, Kind, Spec, State, spec::Container};
+
+/// A condition before it is compared with the previous one.
+struct Condition {
+    kind: &'static str,
+    status: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Condition {
+    fn new(kind: &'static str, status: bool) -> Self {
+        Self { kind, status, reason: "", message: String::new() }
+    }
+
+    fn because(self, reason: &'static str, message: String) -> Self {
+        Self { reason, message, ..self }
+    }
+}
+
+/// All conditions that are the node's to set, in the order in which upstream lists them.
+pub(super) fn of(
+    pod: &Pod,
+    spec: &Spec,
+    state: &State,
+    phase: Phase,
+    previous: &[PodCondition],
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let containers_ready = containers_ready(spec, state, phase);
+    let conditions = [
+        Condition::new("PodReadyToStartContainers", state.ending.is_none() || !state.all_stopped()),
+        initialized(spec, state, phase),
+        ready(pod, &containers_ready),
+        containers_ready,
+        Condition::new("PodScheduled", true),
+    ];
+    conditions
+        .into_iter()
+        .map(|condition| {
+            let status = if condition.status { "True" } else { "False" };
+            let unchanged = previous.iter().find(|p| p.type_ == condition.kind && p.status == status);
+            let since = unchanged.and_then(|p| p.last_transition_time.clone()).unwrap_or_else(|| seconds(now));
+            PodCondition {
+                type_: condition.kind.to_owned(),
+                status: status.to_owned(),
+                reason: (!condition.reason.is_empty()).then(|| condition.reason.to_owned()),
+                message: (!condition.message.is_empty()).then_some(condition.message),
+                last_probe_time: None,
+                last_transition_time: Some(since),
+                observed_generation: pod.metadata.generation,
+            }
+        })
+        .collect()
+}
+
+fn initialized(spec: &Spec, state: &State, phase: Phase) -> Condition {
+    let condition = |status| Condition::new("Initialized", status);
+    if phase == Phase::Succeeded {
+        return condition(true).because("PodCompleted", String::new());
+    }
+    if state.initialized {
+        return condition(true);
+    }
+    let incomplete: Vec<&str> =
+        spec.init.iter().filter(|c| !is_initialized(c, state)).map(|c| c.name.as_str()).collect();
+    if incomplete.is_empty() {
+        return condition(true);
+    }
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    condition(false).because("ContainersNotInitialized", message)
+}
+
+fn is_initialized(container: &Container, state: &State) -> bool {
+    let Some(record) = state.containers.get(&container.name) else { return false };
+    match container.kind {
+        Kind::Sidecar => {
+            record.running().is_some_and(|r| r.post_start == Hook::Done && r.probes.started(container))
+        }
+        Kind::Init | Kind::Regular => record.ended(state.round).is_some_and(|f| f.exit.exit_code == 0),
+    }
+}
+
+/// Whether the container counts as ready: it runs and its readiness probe, if any, says so.
+pub(super) fn is_ready(container: &Container, state: &State) -> bool {
+    state.containers.get(&container.name).and_then(|r| r.running()).is_some_and(|r| {
+        r.post_start == Hook::Done && r.probes.ready(container)
+    })
+}
+
+fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {
+    let condition = |status| Condition::new("ContainersReady", status);
+    match phase {
+        Phase::Succeeded => return condition(false).because("PodCompleted", String::new()),
+        Phase::Failed => return condition(false).because("PodFailed", String::new()),
+        Phase::Pending | Phase::Running => {}
+    }
+    let unready: Vec<&str> = spec
+        .sidecars()
+        .chain(&spec.containers)
+        .filter(|c| !is_ready(c, state))
+        .map(|c| c.name.as_str())
+        .collect();
+    if unready.is_empty() {
+        return condition(true);
+    }
+    let message = format!("containers with unready status: [{}]", unready.join(" "));
+    condition(false).because("ContainersNotReady", message)
+}
+
+fn ready(pod: &Pod, containers_ready: &Condition) -> Condition {
+    let condition = |status| Condition::new("Ready", status);
+    if !containers_ready.status {
+        return condition(false).because(containers_ready.reason, containers_ready.message.clone());
+    }
+    let present = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let gates = pod.spec.as_ref().and_then(|s| s.readiness_gates.as_deref()).unwrap_or_default();
+    let unmet: Vec<String> = gates
+        .iter()
+        .filter_map(|gate| {
+            let name = &gate.condition_type;
+            match present.iter().find(|c| c.type_ == *name) {
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate \"{name}\" does not exist."))
+                }
+                Some(c) if c.status != "True" => Some(format!(
+                    "the status of pod readiness gate \"{name}\" is not \"True\", but {}",
+                    c.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if unmet.is_empty() {
+        return condition(true);
+    }
+    condition(false).because("ReadinessGatesNotReady", unmet.join(", "))
+}

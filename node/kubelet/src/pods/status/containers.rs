@@ -1,0 +1,196 @@
+//! Statuses of containers.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    self as core, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, Pod, VolumeMountStatus,
+};
+
+use super::{conditions::is_ready, phase::Phase, seconds};
+use crate::pods::{
+    container_id::container_id,
+    lifecycle::{ContainerRecord, Finished, Hook, Kind, PodName, Spec, Stage, State, spec::Container},
+};
+
+/// All that the status of one container is computed from.
+pub(super) struct Statuses<'a> {
+    pub(super) pod: &'a PodName,
+    pub(super) uid: &'a str,
+    pub(super) spec: &'a Spec,
+    pub(super) state: &'a State,
+    pub(super) phase: Phase,
+    pub(super) runtime: &'a str,
+}
+
+impl Statuses<'_> {
+    pub(super) fn of(&self, pod: &Pod, container: &Container) -> ContainerStatus {
+        let none = ContainerRecord::default();
+        let record = self.state.containers.get(&container.name).unwrap_or(&none);
+        let (state, last) = self.states(container, record);
+        let running = record.running();
+        // An attempt that is only being started does not count yet.
+        let attempt = match running {
+            Some(_) => Some(record.newest_attempt()),
+            None => record.finished.last().map(|f| f.attempt),
+        };
+        let image = match running {
+            Some(_) => record.image.as_ref().map(|i| (i.reference.clone(), i.id.clone())),
+            None => record.finished.last().and_then(|f| f.image.clone()),
+        };
+        let (image, image_id) = image.unwrap_or_else(|| (container.image.clone(), String::new()));
+        let over = self.phase.is_terminal();
+        let started = !over
+            && running.is_some_and(|r| r.post_start == Hook::Done && r.probes.started(container));
+        let ready = match container.kind {
+            Kind::Init => record.ended(self.state.round).is_some_and(|f| f.exit.exit_code == 0),
+            Kind::Sidecar | Kind::Regular => !over && is_ready(container, self.state),
+        };
+        ContainerStatus {
+            name: container.name.clone(),
+            state: Some(state),
+            last_state: last.map(|f| terminated(self.runtime, self.uid, &container.name, f)),
+            ready,
+            started: Some(started),
+            restart_count: i32::try_from(attempt.unwrap_or(0)).unwrap_or(i32::MAX),
+            image,
+            image_id,
+            container_id: attempt.map(|n| self.id(&container.name, n)),
+            volume_mounts: volume_mounts(pod, &container.name),
+            ..ContainerStatus::default()
+        }
+    }
+
+    fn id(&self, container: &str, attempt: u32) -> String {
+        format!("{}://{}", self.runtime, container_id(self.uid, container, attempt))
+    }
+
+    /// `state`, and what `lastState` is made of.
+    fn states<'r>(&self, container: &Container, record: &'r ContainerRecord) -> (ContainerState, Option<&'r Finished>) {
+        let newest = record.finished.last();
+        if let Some(running) = record.running() {
+            if running.post_start == Hook::Done {
+                let started_at = Some(seconds(running.started_at));
+                let state =
+                    ContainerState { running: Some(ContainerStateRunning { started_at }), ..ContainerState::default() };
+                return (state, newest);
+            }
+            // Published only once the postStart hook is done.
+            return (self.waiting_default(container), newest);
+        }
+        if self.state.is_over() {
+            return self.states_at_the_end(container, record);
+        }
+        if let Stage::BackOff { .. } = record.stage {
+            let message = format!(
+                "back-off {} restarting failed container={} pod={}",
+                go_duration(record.crash.delay()),
+                container.name,
+                self.pod
+            );
+            return (waiting("CrashLoopBackOff", message), newest);
+        }
+        if let Some(trouble) = &record.trouble {
+            return (waiting(&trouble.reason, trouble.message.clone()), newest);
+        }
+        match newest {
+            Some(finished) if finished.round == self.state.round => {
+                let before = record.finished.iter().rev().nth(1);
+                (terminated(self.runtime, self.uid, &container.name, finished), before)
+            }
+            _ => (self.waiting_default(container), newest),
+        }
+    }
+
+    /// Nothing will run any more, so nothing is shown as waiting to run that could have.
+    fn states_at_the_end<'r>(
+        &self,
+        container: &Container,
+        record: &'r ContainerRecord,
+    ) -> (ContainerState, Option<&'r Finished>) {
+        match record.finished.last() {
+            Some(finished) => {
+                let before = record.finished.iter().rev().nth(1);
+                (terminated(self.runtime, self.uid, &container.name, finished), before)
+            }
+            None if self.state.initialized && container.kind == Kind::Regular && self.state.verdict.is_none() => {
+                let terminated = ContainerStateTerminated {
+                    exit_code: 137,
+                    reason: Some("ContainerStatusUnknown".to_owned()),
+                    message: Some("The container could not be located when the pod was terminated".to_owned()),
+                    ..ContainerStateTerminated::default()
+                };
+                (ContainerState { terminated: Some(terminated), ..ContainerState::default() }, None)
+            }
+            None => match &record.trouble {
+                Some(trouble) => (waiting(&trouble.reason, trouble.message.clone()), None),
+                None => (self.waiting_default(container), None),
+            },
+        }
+    }
+
+    fn waiting_default(&self, container: &Container) -> ContainerState {
+        let behind_init = !self.spec.init.is_empty() && !self.state.initialized;
+        let first = self.spec.init.first().is_some_and(|c| c.name == container.name);
+        let reason = if behind_init && !first { "PodInitializing" } else { "ContainerCreating" };
+        ContainerState {
+            waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }),
+            ..ContainerState::default()
+        }
+    }
+}
+
+fn waiting(reason: &str, message: String) -> ContainerState {
+    ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message: (!message.is_empty()).then_some(message),
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn terminated(runtime: &str, uid: &str, container: &str, finished: &Finished) -> ContainerState {
+    let exit = &finished.exit;
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: exit.exit_code,
+            reason: Some(exit.reason.terminated_reason(exit.exit_code).to_owned()),
+            message: (!finished.message.is_empty()).then(|| finished.message.clone()),
+            started_at: Some(seconds(exit.started_at)),
+            finished_at: Some(seconds(exit.finished_at)),
+            container_id: Some(format!("{runtime}://{}", container_id(uid, container, finished.attempt))),
+            signal: None,
+        }),
+        ..ContainerState::default()
+    }
+}
+
+fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
+    let spec = pod.spec.as_ref()?;
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let container: &core::Container = all.into_iter().find(|c| c.name == container)?;
+    let mounts: Vec<_> = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|mount| VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: mount.read_only,
+            recursive_read_only: mount.read_only.unwrap_or(false).then(|| "Disabled".to_owned()),
+            volume_status: None,
+        })
+        .collect();
+    (!mounts.is_empty()).then_some(mounts)
+}
+
+/// A duration of whole seconds as Go prints it: `10s`, `1m20s`, `5m0s`.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}s"),
+        (0, m, s) => format!("{m}m{s}s"),
+        (h, m, s) => format!("{h}h{m}m{s}s"),
+    }
+}

@@ -1,0 +1,121 @@
+//! The phase of a pod, after upstream's `getPhase`.
+
+use crate::pods::lifecycle::{AfterExit, Finished, Kind, Spec, State, spec::Container};
+
+/// `status.phase`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Something has yet to run for the first time.
+    Pending,
+    /// Everything was started, and something runs or will be started again.
+    Running,
+    /// Everything ended with exit code 0 for good.
+    Succeeded,
+    /// Everything ended for good, not all of it well.
+    Failed,
+}
+
+impl Phase {
+    /// Succeeded or Failed.
+    #[must_use]
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "Pending",
+            Self::Running => "Running",
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+        })
+    }
+}
+
+/// A container as the phase sees it.
+enum Seen<'a> {
+    /// It has not run yet in this round.
+    Waiting,
+    Running,
+    Stopped(&'a Finished),
+}
+
+fn seen<'a>(state: &'a State, container: &Container) -> Seen<'a> {
+    let Some(record) = state.containers.get(&container.name) else { return Seen::Waiting };
+    if record.running().is_some() {
+        return Seen::Running;
+    }
+    record.finished.last().filter(|f| f.round == state.round).map_or(Seen::Waiting, Seen::Stopped)
+}
+
+/// The phase to be published. A terminal one is published only when nothing runs any more, and then
+/// stays, because a pod whose end has begun starts nothing again.
+#[must_use]
+pub(super) fn of(spec: &Spec, state: &State) -> Phase {
+    let over = state.is_over();
+    if over && state.verdict.is_some() {
+        return Phase::Failed;
+    }
+    let phase = by_containers(spec, state);
+    match (phase.is_terminal(), over) {
+        (true, false) => {
+            let started = spec.containers.iter().any(|c| !matches!(seen(state, c), Seen::Waiting));
+            if started { Phase::Running } else { Phase::Pending }
+        }
+        // It ended before it got anywhere. A static pod's phase is left as it was.
+        (false, true) if !spec.is_static => Phase::Failed,
+        _ => phase,
+    }
+}
+
+fn by_containers(spec: &Spec, state: &State) -> Phase {
+    let mut initializing = false;
+    for container in spec.init.iter().filter(|c| c.kind == Kind::Init) {
+        match seen(state, container) {
+            Seen::Waiting | Seen::Running => initializing = true,
+            Seen::Stopped(f) if f.exit.exit_code == 0 => {}
+            Seen::Stopped(f) => match container.restart.after(f.exit.exit_code) {
+                AfterExit::Stay => return Phase::Failed,
+                AfterExit::Restart | AfterExit::RestartAll => initializing = true,
+            },
+        }
+    }
+    let (mut waiting, mut running, mut succeeded, mut restartable, mut stopped) = (0, 0, 0, 0, 0);
+    for container in &spec.containers {
+        match seen(state, container) {
+            Seen::Waiting => waiting += 1,
+            Seen::Running => running += 1,
+            Seen::Stopped(f) => {
+                stopped += 1;
+                if f.exit.exit_code == 0 {
+                    succeeded += 1;
+                }
+                if container.restart.after(f.exit.exit_code) != AfterExit::Stay {
+                    restartable += 1;
+                }
+            }
+        }
+    }
+    // Sidecars hold a pod in Pending only until its first regular container has run.
+    let sidecars_pending = running + stopped == 0
+        && spec.sidecars().any(|c| {
+            state
+                .containers
+                .get(&c.name)
+                .and_then(|r| r.running())
+                .is_none_or(|r| !r.probes.started(c))
+        });
+    if initializing || sidecars_pending || waiting > 0 {
+        return Phase::Pending;
+    }
+    if running > 0 || (restartable > 0 && state.ending.is_none()) {
+        return Phase::Running;
+    }
+    match stopped {
+        0 => Phase::Pending,
+        n if n == succeeded => Phase::Succeeded,
+        _ => Phase::Failed,
+    }
+}

@@ -1,0 +1,73 @@
+//! The command line: what there is to say, and where it goes.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{complete, log, node, processes, run};
+
+/// A Kubernetes node whose containers are WebAssembly.
+#[derive(Debug, Parser)]
+#[command(name = "kubewasm", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    /// How much to log: 0 is warnings and what matters, 2 says what is done, 4 why, 6 everything.
+    #[arg(short, long, global = true, default_value_t = 1, value_name = "LEVEL", env = "KUBEWASM_V")]
+    v: u8,
+
+    /// How to log.
+    #[arg(long, global = true, value_enum, default_value_t = log::Format::Text)]
+    log_format: log::Format,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Join a cluster as a node and run the pods that are scheduled to it.
+    Node(Box<node::Args>),
+    /// Run one pod from a file, without any cluster.
+    Run(run::Args),
+    /// Print completions for a shell.
+    Completions(complete::Args),
+    /// Host guests for a node. Started by `kubewasm node` and `kubewasm run`.
+    #[command(hide = true)]
+    Worker(processes::WorkerArgs),
+    /// Compile one module. Started by `kubewasm node` and `kubewasm run`.
+    #[command(hide = true)]
+    Compile(processes::CompileArgs),
+}
+
+/// Runs the program. Exit codes: 0 is success, 1 a failure that was said, 2 a command line that was not
+/// understood; those of `kubewasm run` follow the pod.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::init(cli.v, cli.log_format);
+    let outcome = match cli.command {
+        Command::Node(args) => node::main(*args),
+        Command::Run(args) => run::main(args),
+        Command::Completions(args) => complete::main(&args),
+        Command::Worker(args) => processes::worker(args),
+        Command::Compile(args) => processes::compile(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("kubewasm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line's definition, for completions.
+pub(crate) fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::command().debug_assert();
+    }
+}

@@ -1,0 +1,40 @@
+//! Logging to standard error.
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+/// Starts logging. `KUBEWASM_LOG` takes a filter in `tracing`'s own language, and then goes before `-v`.
+pub(crate) fn init(verbosity: u8, format: Format) {
+    let filter = std::env::var("KUBEWASM_LOG")
+        .ok()
+        .and_then(|directives| EnvFilter::try_new(directives).ok())
+        .unwrap_or_else(|| EnvFilter::new(directives(verbosity)));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        Format::Text => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            builder.with_ansi(terminal).with_target(verbosity >= 4).init();
+        }
+        Format::Json => builder.json().init(),
+    }
+}
+
+/// What each level of `-v` lets through. Libraries stay a step behind.
+fn directives(verbosity: u8) -> &'static str {
+    match verbosity {
+        0 => "warn",
+        1 | 2 => "warn,kubewasm=info,kubewasm_kubelet=info,kubewasm_modules=info,kubewasm_wasi=info",
+        3 | 4 => "info,kubewasm=debug,kubewasm_kubelet=debug,kubewasm_modules=debug,kubewasm_wasi=debug",
+        5 => "debug,hyper=info,h2=info,rustls=info,tower=info,hyper_util=info",
+        _ => "trace",
+    }
+}

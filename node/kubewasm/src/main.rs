@@ -1,0 +1,17 @@
+//! The `kubewasm` program. See `kubewasm --help`.
+
+mod cli;
+mod complete;
+mod log;
+mod manifest;
+mod node;
+mod processes;
+mod run;
+mod runtime;
+mod terminal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

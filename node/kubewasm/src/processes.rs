@@ -1,0 +1,58 @@
+//! The processes that a node starts of this same program.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use kubewasm_wasi::{compile, logs::LogOptions, worker};
+
+/// Arguments of `kubewasm worker`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkerArgs {
+    /// The Unix socket to listen on.
+    #[arg(long)]
+    socket: PathBuf,
+    /// End when standard input ends.
+    #[arg(long)]
+    with_parent: bool,
+    /// Bytes of memory that a container without a limit of its own may have.
+    #[arg(long)]
+    default_memory_limit: Option<u64>,
+    /// Bytes at which a log file is rotated.
+    #[arg(long)]
+    log_max_size: Option<u64>,
+    /// Log files kept for a container.
+    #[arg(long)]
+    log_max_files: Option<u32>,
+}
+
+/// Hosts guests until told to stop.
+pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    let mut options = worker::WorkerOptions::new(args.socket);
+    options.with_parent = args.with_parent;
+    if let Some(bytes) = args.default_memory_limit {
+        options.default_memory_limit = bytes;
+    }
+    let log = LogOptions::default();
+    options.log = LogOptions {
+        max_size: args.log_max_size.unwrap_or(log.max_size),
+        max_files: args.log_max_files.unwrap_or(log.max_files),
+    };
+    worker::run(options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Arguments of `kubewasm compile`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompileArgs {
+    /// The module.
+    #[arg(long)]
+    input: PathBuf,
+    /// Where the machine code goes.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+/// Compiles one module.
+pub(crate) fn compile(args: &CompileArgs) -> anyhow::Result<ExitCode> {
+    compile::child_main(&args.input, &args.output)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,204 @@
+//! `kubewasm run`: one pod from a file, with no cluster.
+//!
+//! From the pod's task down it is the code of a node: the same lifecycle, the same workers, the same logs.
+//! Only the API server is missing; statuses go to this program, which watches them to know when to end.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerStatus, Pod, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kubewasm_kubelet::{
+    events::{Level, Occurrence, Recorder},
+    pods::{NodeFacts, PodIndex, PodManager, Records, Shared, Update, api::Alone, lifecycle::Limits},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{manifest, runtime, terminal};
+
+/// Events that may wait to be printed.
+const EVENTS: usize = 256;
+
+/// What the printing of the last lines may take.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Arguments of `kubewasm run`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The file that holds the Pod. Its images may be paths to .wasm files (./hello.wasm), taken from the
+    /// file's folder.
+    #[arg(value_name = "POD.YAML")]
+    file: PathBuf,
+
+    /// Where modules are kept between runs [default: kubewasm in the user's cache folder].
+    #[arg(long, value_name = "DIR")]
+    root_dir: Option<PathBuf>,
+
+    /// Say what happens to the pod, not only what goes wrong.
+    #[arg(long)]
+    events: bool,
+}
+
+/// Runs the pod to its end, or until Ctrl-C.
+pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    let pod = manifest::read(&args.file)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    tokio.block_on(run(pod, args))
+}
+
+async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
+    // Another part of the program may have chosen already; both choices are fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let root = args.root_dir.map_or_else(default_root, Ok)?;
+    let state = tempfile::Builder::new().prefix("kubewasm-run-").tempdir().context("cannot make a folder for the pod")?;
+    let runtime = runtime::open(runtime::Settings {
+        store: root.join("modules"),
+        workers: state.path().join("workers"),
+        with_parent: true,
+        allow_paths: true,
+        insecure_registries: Vec::new(),
+        log_max_size: None,
+        log_max_files: None,
+    })
+    .await?;
+
+    let (sink, events) = mpsc::channel(EVENTS);
+    let printer = tokio::spawn(print_events(events, args.events));
+    let (api, mut statuses) = Alone::new();
+    let logs_dir = state.path().join("logs");
+    let records = Records::open(state.path()).context("cannot make a folder for the pod")?;
+    let (_node, node) = watch::channel(facts());
+    let shared = Arc::new(Shared {
+        runtime: Arc::clone(&runtime) as Arc<dyn kubewasm_kubelet::runtime::Runtime>,
+        api: Arc::new(api),
+        recorder: Recorder::local(sink),
+        records,
+        index: PodIndex::default(),
+        node,
+        logs_dir: logs_dir.clone(),
+        limits: Limits::default(),
+    });
+
+    let cancel = CancellationToken::new();
+    let (updates, receiver) = mpsc::channel(4);
+    let manager = tokio::spawn(PodManager::new(shared).run(receiver, cancel.clone()));
+    updates.send(Update::Set(Box::new(pod.clone()))).await.context("the pod's task did not start")?;
+    let output = tokio::spawn(terminal::copy(Arc::new(pod.clone()), logs_dir, statuses.clone()));
+
+    let mut interrupts = Interrupts::new().context("cannot listen for Ctrl-C")?;
+    let status = loop {
+        tokio::select! {
+            changed = statuses.changed() => {
+                let status = statuses.borrow_and_update().clone();
+                if changed.is_err() || is_terminal(&status) {
+                    break status;
+                }
+            }
+            again = interrupts.next() => {
+                let grace = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+                let grace = if again { 1 } else { grace };
+                eprintln!("kubewasm: stopping {}{}", name(&pod), if again { " now" } else { "; Ctrl-C again to hurry" });
+                pod.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
+                pod.metadata.deletion_grace_period_seconds = Some(grace);
+                updates.send(Update::Set(Box::new(pod.clone()))).await.context("the pod's task has ended")?;
+            }
+        }
+    };
+    // The last lines are on disk by now; what follows them ends by itself.
+    if tokio::time::timeout(LAST_LINES, output).await.is_err() {
+        tracing::debug!("the pod's last output was not all printed");
+    }
+    cancel.cancel();
+    manager.await.context("the pod's task failed")?;
+    runtime.shutdown().await;
+    drop(updates);
+    printer.abort();
+    Ok(exit_code(&status))
+}
+
+fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+fn default_root() -> anyhow::Result<PathBuf> {
+    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()) {
+        return Ok(PathBuf::from(cache).join("kubewasm"));
+    }
+    let home = std::env::var_os("HOME").filter(|v| !v.is_empty());
+    let home = home.context("neither HOME nor XDG_CACHE_HOME is set; say with --root-dir where modules are kept")?;
+    Ok(PathBuf::from(home).join(".cache/kubewasm"))
+}
+
+/// A pod without a node has this machine's loopback as its address.
+fn facts() -> NodeFacts {
+    let local = vec![std::net::IpAddr::from([127, 0, 0, 1])];
+    let machine = rustix::system::sysinfo();
+    NodeFacts {
+        host_ips: local.clone(),
+        pod_ips: local,
+        cpu_millis: std::thread::available_parallelism().map_or(1, |n| n.get() as u64).saturating_mul(1000),
+        memory_bytes: (machine.totalram as u64).saturating_mul(u64::from(machine.mem_unit)),
+        storage_bytes: 0,
+    }
+}
+
+fn is_terminal(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
+/// 0 for a pod that succeeded; otherwise the exit code of the first container that failed, or 1 when none
+/// got that far.
+fn exit_code(status: &PodStatus) -> ExitCode {
+    if status.phase.as_deref() == Some("Succeeded") {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(message) = &status.message {
+        eprintln!("kubewasm: {message}");
+    }
+    let code = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref().map(|t| t.exit_code);
+    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let failed = all.filter_map(code).find(|code| *code != 0);
+    failed.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Prints warnings, and everything else too when asked.
+async fn print_events(mut events: mpsc::Receiver<Occurrence>, all: bool) {
+    while let Some(event) = events.recv().await {
+        if all || event.level == Level::Warning {
+            let container = event.about.field_path.as_deref().and_then(|path| {
+                let (_, rest) = path.split_once('{')?;
+                rest.strip_suffix('}')
+            });
+            let about = container.or(event.about.name.as_deref()).unwrap_or_default();
+            eprintln!("kubewasm: {about}: {}: {}", event.reason, event.message);
+        }
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Interrupts {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    count: u32,
+}
+
+impl Interrupts {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, count: 0 })
+    }
+
+    /// Waits for the next one; true when it is not the first.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        self.count += 1;
+        self.count > 1
+    }
+}

@@ -1,0 +1,158 @@
+//! What the store knows of an image.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    digest::Digest,
+    reference::{InvalidReference, Reference},
+};
+
+/// What an image is asked for by: a name in a registry, or a file on this machine.
+///
+/// In text, a path is what starts with `/`, `./` or `../`; no image reference does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ImageName {
+    /// An image of a registry.
+    Reference(Reference),
+    /// A module file that was imported. The store compares absolute paths.
+    Path(PathBuf),
+}
+
+impl ImageName {
+    /// The text under which the store keeps the name.
+    pub(crate) fn key(&self) -> io::Result<String> {
+        match self {
+            Self::Reference(reference) => Ok(reference.key()),
+            Self::Path(path) => Ok(std::path::absolute(path)?.display().to_string()),
+        }
+    }
+}
+
+impl FromStr for ImageName {
+    type Err = InvalidReference;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
+            return Ok(Self::Path(PathBuf::from(text)));
+        }
+        text.parse().map(Self::Reference)
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference(reference) => reference.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl From<Reference> for ImageName {
+    fn from(reference: Reference) -> Self {
+        Self::Reference(reference)
+    }
+}
+
+/// An image that is complete in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// The name it was asked for by, or one of its names in a listing.
+    pub reference: ImageName,
+    /// What the name resolved to: the digest of a manifest, of an index of manifests, or of an imported file.
+    pub digest: Digest,
+    /// The manifest that was chosen; differs from `digest` when that is an index.
+    pub manifest: Digest,
+    /// All names under which the store knows this content, digests first.
+    pub names: Vec<String>,
+    /// Bytes that it takes in the store, packed and unpacked.
+    pub size_bytes: u64,
+    /// The image's ENTRYPOINT; for an artifact that is a module alone, one name for the module.
+    pub entrypoint: Vec<String>,
+    /// The image's CMD.
+    pub cmd: Vec<String>,
+    /// The image's environment, in order.
+    pub env: Vec<(String, String)>,
+    /// The image's WORKDIR, when it has one.
+    pub working_dir: Option<String>,
+    /// The image's USER, when it has one, as written (`1000`, `1000:1000`, `nobody`).
+    pub user: Option<String>,
+    /// A module alone, or a file system that has modules in it.
+    pub kind: ImageKind,
+}
+
+impl Image {
+    /// `repository@sha256:…`, or `file@sha256:…` for an imported module: what a status calls `imageID`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match &self.reference {
+            ImageName::Reference(reference) => reference.key_of(&self.digest),
+            ImageName::Path(path) => format!("{}@{}", file_name(path), self.digest),
+        }
+    }
+}
+
+/// The last part of a path, as text; the whole path when it has none.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What an image is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ImageKind {
+    /// One module; whatever the command, this is what runs.
+    Module {
+        /// Digest of the module.
+        module: Digest,
+    },
+    /// A root file system; the command says which file of it is the module.
+    Filesystem,
+}
+
+/// User and password for a registry. Its `Debug` shows the user only.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Credential {
+    /// User name; empty when `password` is an identity token (OAuth 2 refresh token).
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_references_are_told_apart_by_their_beginning() {
+        for (text, path) in [
+            ("./hello.wasm", true),
+            ("../hello.wasm", true),
+            ("/srv/hello.wasm", true),
+            ("hello.wasm", false),
+            ("localhost/hello", false),
+        ] {
+            let name: ImageName = text.parse().unwrap();
+            assert_eq!(matches!(name, ImageName::Path(_)), path, "{text}");
+        }
+        assert!("Hello".parse::<ImageName>().is_err());
+    }
+
+    #[test]
+    fn a_credential_does_not_show_its_password() {
+        let credential = Credential { username: "u".into(), password: "hunter2".into() };
+        assert_eq!(format!("{credential:?}"), r#"Credential { username: "u", .. }"#);
+    }
+}

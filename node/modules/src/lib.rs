@@ -1,0 +1,51 @@
+//! Modules: found, fetched, verified, kept and precompiled.
+//!
+//! ```text
+//! "r.io/app:v1" ─► Reference ─► Store::get ──────────────────► Image ─► Store::module(argv0) ─► Module
+//!                       └─────► Store::pull ─► registry ─► unpack ─┘                              │
+//! "./app.wasm" ───────────────► Store::import ─────────────────────┘      Store::precompiled(Compiler) ─► file
+//! ```
+//!
+//! - [`Reference`] and [`ImageName`] read what people write in `image:`.
+//! - [`Store`] is a directory of content by digest, and of names for it. Nothing is keyed by a tag alone: a
+//!   tag leads to a digest, and the digest to what was downloaded and checked against it. See the `layout`
+//!   module for what lies where and why a crash does no harm.
+//! - [`Store::pull`] takes Wasm artifacts (one layer is the module) and classic container images (a root file
+//!   system with modules in it), from registries that are not trusted: everything is bounded and verified.
+//! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form.
+//!
+//! This crate names neither Kubernetes nor an engine. A kubelet asks it for images, an engine gives it a
+//! [`Compiler`].
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod compile;
+mod digest;
+mod error;
+mod fetch;
+mod image;
+mod layout;
+mod manifest;
+mod media;
+mod module;
+mod options;
+mod progress;
+mod pull;
+mod record;
+mod reference;
+mod registry;
+mod rootpath;
+mod store;
+#[cfg(test)]
+mod testing;
+mod unpack;
+
+pub use compile::Compiler;
+pub use digest::{Digest, InvalidDigest};
+pub use error::{CompileError, ModuleError, PullError, PullFailure, StoreError};
+pub use image::{Credential, Image, ImageKind, ImageName};
+pub use module::Module;
+pub use options::StoreOptions;
+pub use progress::{Progress, PullProgress};
+pub use reference::{InvalidReference, Reference};
+pub use store::{Hold, Store};

@@ -1,0 +1,137 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn descriptor(media_type: &str, content: &str) -> Value {
+    json!({"mediaType": media_type, "digest": Digest::of(content.as_bytes()), "size": content.len()})
+}
+
+fn index(entries: &[(&str, &str)]) -> Index {
+    let manifests: Vec<Value> = entries
+        .iter()
+        .map(|(os, architecture)| {
+            let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &format!("{os}/{architecture}"));
+            if *os == "attestation" {
+                entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+                entry["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+            } else if !os.is_empty() {
+                entry["platform"] = json!({"os": os, "architecture": architecture});
+            }
+            entry
+        })
+        .collect();
+    let document = json!({"schemaVersion": 2, "manifests": manifests});
+    match parse(document.to_string().as_bytes()) {
+        Ok(Document::Index(index)) => index,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn manifest(layers: &[&str]) -> Manifest {
+    let layers: Vec<Value> = layers.iter().map(|media_type| descriptor(media_type, media_type)).collect();
+    let config = descriptor("application/vnd.oci.empty.v1+json", "{}");
+    let document = json!({"schemaVersion": 2, "config": config, "layers": layers});
+    match parse(document.to_string().as_bytes()) {
+        Ok(Document::Manifest(manifest)) => manifest,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn wasm_platforms_come_first_then_the_only_one_then_linux() {
+    type Entries<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Entries<'_>, Option<(&str, bool)>)] = &[
+        (&[("linux", "amd64"), ("wasip1", "wasm"), ("wasi", "wasm")], Some(("wasi/wasm", false))),
+        (&[("wasip2", "wasm"), ("wasip1", "wasm")], Some(("wasip1/wasm", false))),
+        (&[("linux", "arm64"), ("wasip2", "wasm")], Some(("wasip2/wasm", false))),
+        (&[("linux", "amd64"), ("wasi", "wasm32")], Some(("wasi/wasm32", false))),
+        (&[("linux", "arm64")], Some(("linux/arm64", false))),
+        (&[("", "")], Some(("/", false))),
+        (&[("linux", "amd64"), ("attestation", "")], Some(("linux/amd64", false))),
+        (&[("linux", "arm64"), ("linux", "amd64")], Some(("linux/amd64", true))),
+        (&[("js", "wasm"), ("linux", "arm64")], None),
+        (&[("attestation", "")], None),
+        (&[], None),
+    ];
+    for (entries, expected) in cases {
+        let choice = choose(&index(entries)).ok();
+        let found = choice.map(|choice| (choice.descriptor.digest, choice.last_resort));
+        let expected = expected.map(|(name, last_resort)| (Digest::of(name.as_bytes()), last_resort));
+        assert_eq!(found, expected, "{entries:?}");
+    }
+}
+
+#[test]
+fn an_index_without_wasm_says_what_it_has() {
+    let error = choose(&index(&[("linux", "arm64"), ("windows", "amd64")])).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "it has no image for wasi/wasm, only for [linux/arm64, windows/amd64]; build it with --platform wasi/wasm"
+    );
+}
+
+#[test]
+fn plans_by_layer_types() {
+    const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+    const WASM: &str = "application/wasm";
+    assert!(matches!(plan(&manifest(&[WASM])), Ok(Plan::Module { title: None, .. })));
+    assert!(matches!(plan(&manifest(&["text/plain", WASM])), Ok(Plan::Module { .. })));
+    assert!(matches!(plan(&manifest(&[TAR, TAR])), Ok(Plan::Filesystem { layers }) if layers.len() == 2));
+    for bad in [&["text/plain"][..], &[], &[TAR, "text/plain"], &[WASM, WASM], &[TAR; LAYERS_LIMIT + 1]] {
+        assert!(matches!(plan(&manifest(bad)), Err(ManifestError::Unsupported(_))), "{} layers", bad.len());
+    }
+}
+
+#[test]
+fn the_title_of_a_module_layer_is_kept() {
+    let mut layer = descriptor("application/wasm", "x");
+    layer["annotations"] = json!({TITLE: "hello.wasm"});
+    let document = json!({"schemaVersion": 2, "config": descriptor("", "{}"), "layers": [layer]});
+    let Ok(Document::Manifest(manifest)) = parse(document.to_string().as_bytes()) else { panic!() };
+    assert!(matches!(plan(&manifest), Ok(Plan::Module { title: Some(title), .. }) if title == "hello.wasm"));
+}
+
+#[test]
+fn documents_that_are_no_manifests() {
+    for text in [
+        "",
+        "[]",
+        "{}",
+        r#"{"schemaVersion": 1}"#,
+        r#"{"schemaVersion": 2}"#,
+        r#"{"schemaVersion": 2, "config": {"digest": "sha256:00", "size": 1}}"#,
+        r#"{"schemaVersion": 2, "manifests": 7}"#,
+    ] {
+        assert!(parse(text.as_bytes()).is_err(), "{text}");
+    }
+    let negative = format!(r#"{{"schemaVersion": 2, "config": {{"digest": "{}", "size": -1}}}}"#, Digest::of(b""));
+    assert!(parse(negative.as_bytes()).is_err());
+}
+
+#[test]
+fn nulls_are_empty() {
+    let config = descriptor("", "{}");
+    let document = json!({"schemaVersion": 2, "config": config, "layers": null, "annotations": null});
+    assert!(matches!(parse(document.to_string().as_bytes()), Ok(Document::Manifest(_))));
+    for text in ["{}", r#"{"config": null}"#, r#"{"config": {"Cmd": null, "Env": null, "User": ""}}"#] {
+        assert_eq!(ImageConfig::parse(text.as_bytes()), Ok(ImageConfig::default()), "{text}");
+    }
+}
+
+#[test]
+fn an_image_configuration() {
+    let text = r#"{"os": "wasi", "config": {"Entrypoint": ["/hello.wasm"], "Cmd": ["a"], "WorkingDir": "/srv",
+                   "Env": ["A=1", "B=x=y", "C"], "User": "1000"}}"#;
+    let config = ImageConfig::parse(text.as_bytes()).unwrap();
+    assert!(config.starts_module());
+    assert_eq!(
+        config,
+        ImageConfig {
+            entrypoint: vec!["/hello.wasm".into()],
+            cmd: vec!["a".into()],
+            env: vec![("A".into(), "1".into()), ("B".into(), "x=y".into()), ("C".into(), String::new())],
+            working_dir: Some("/srv".into()),
+            user: Some("1000".into()),
+        }
+    );
+}

@@ -1,0 +1,125 @@
+//! Pulls that are under way: callers that want the same thing share one download.
+//!
+//! A download belongs to those who wait for it. Whoever waits drives it; who gives up leaves it to the others;
+//! with the last one it ends, and what it had written goes with it. Two callers share only when they ask with
+//! the same credentials: what one may see says nothing about the other.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Either, Shared, WeakShared, select},
+};
+use tokio::sync::watch;
+
+use crate::{
+    Store,
+    error::PullError,
+    fetch,
+    image::{Credential, Image},
+    progress::{Progress, PullProgress},
+    reference::Reference,
+};
+
+type Outcome = Result<Image, PullError>;
+type Key = (Reference, Vec<Credential>);
+
+/// Downloads by what was asked for.
+#[derive(Default)]
+pub(crate) struct Flights(Mutex<HashMap<Key, Flight>>);
+
+struct Flight {
+    download: WeakShared<BoxFuture<'static, Outcome>>,
+    progress: watch::Receiver<PullProgress>,
+}
+
+impl fmt::Debug for Flights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Flights")
+    }
+}
+
+impl Flights {
+    /// The download for `key` that is under way, or a new one.
+    fn join<F>(&self, key: Key, start: impl FnOnce(watch::Sender<PullProgress>) -> F) -> Joined
+    where
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A finished download is kept by those who still read its outcome; a new caller wants news.
+        flights.retain(|_, flight| flight.download.upgrade().is_some_and(|download| download.peek().is_none()));
+        let running = flights.get(&key).and_then(|flight| Some((flight.download.upgrade()?, flight.progress.clone())));
+        if let Some((download, progress)) = running {
+            return Joined { download, progress };
+        }
+        let (sender, progress) = watch::channel(PullProgress::default());
+        let download = start(sender).boxed().shared();
+        if let Some(weak) = download.downgrade() {
+            flights.insert(key, Flight { download: weak, progress: progress.clone() });
+        }
+        Joined { download, progress }
+    }
+}
+
+/// One caller's share of a download.
+struct Joined {
+    download: Shared<BoxFuture<'static, Outcome>>,
+    progress: watch::Receiver<PullProgress>,
+}
+
+impl Joined {
+    async fn wait(mut self, listener: Option<&dyn Progress>) -> Outcome {
+        let Some(listener) = listener else { return self.download.await };
+        let mut download = self.download;
+        loop {
+            let ended = match select(pin!(self.progress.changed()), &mut download).await {
+                Either::Left((Ok(()), _)) => None,
+                // The sender is gone: the download is at its end.
+                Either::Left((Err(_), download)) => Some(download.await),
+                Either::Right((outcome, _)) => Some(outcome),
+            };
+            let state = *self.progress.borrow_and_update();
+            listener.update(state);
+            if let Some(outcome) = ended {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Fetches an image from its registry and keeps it, checked and unpacked. What the store has already is
+    /// not fetched again, but the registry is asked each time what the name means now.
+    ///
+    /// `credentials` are tried in order, then none. Callers that ask for the same at the same time share one
+    /// download, and each of them may give up (drop the future) without harm to the others. Needs a process
+    /// that has installed a `rustls` cryptography provider.
+    ///
+    /// # Errors
+    /// See [`crate::PullFailure`].
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        credentials: &[Credential],
+        progress: Option<&dyn Progress>,
+    ) -> Outcome {
+        let key = (reference.clone(), credentials.to_vec());
+        let joined = self.inner.flights.join(key, |sender| {
+            let (inner, reference, credentials) = (Arc::clone(&self.inner), reference.clone(), credentials.to_vec());
+            async move {
+                let result = fetch::fetch(&inner, &reference, &credentials, &sender).await;
+                result.map_err(|reason| PullError { image: reference.to_string(), reason })
+            }
+        });
+        joined.wait(progress).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

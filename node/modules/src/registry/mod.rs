@@ -1,0 +1,187 @@
+//! The pulling half of the [distribution protocol][1]: manifests and blobs over HTTPS.
+//!
+//! ```text
+//! Registry (one per store: connections, trust) ── resolve(reference, credentials) ──► Session + manifest
+//!                                                        Session ── manifest(digest), blob(digest) ──► bytes
+//! ```
+//!
+//! This is our own and not a client library's because whatever a registry sends is bounded here before it is
+//! in memory (manifests, tokens, texts of errors), and because a token service that is down must not look
+//! like a wrong password: the callers tell the two apart.
+//!
+//! What is trusted: nothing that comes back. Callers check digests; this module checks sizes, never follows
+//! a redirect from HTTPS to HTTP, sends a credential only to the registry that it is for and to the token
+//! service that this registry names, and never to another host after a redirect.
+//!
+//! [1]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
+
+mod challenge;
+mod session;
+
+use std::{path::PathBuf, sync::OnceLock, time::Duration};
+
+use reqwest::{Certificate, Client, ClientBuilder, redirect};
+
+pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Session, next_chunk};
+
+use crate::{
+    error::{PullFailure, StoreError},
+    image::Credential,
+    reference::Reference,
+};
+
+/// How registries are reached.
+#[derive(Clone, Debug)]
+pub(crate) struct RegistryOptions {
+    /// Registries (`host` or `host:port`) that may speak plain HTTP.
+    pub(crate) insecure: Vec<String>,
+    pub(crate) connect_timeout: Duration,
+    /// The longest wait for the next bytes of an answer.
+    pub(crate) stall_timeout: Duration,
+}
+
+/// The way to all registries.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    options: RegistryOptions,
+    authorities: Vec<Certificate>,
+    clients: OnceLock<Result<Clients, String>>,
+}
+
+/// Connection pools. Registries on this machine are reached past any proxy.
+#[derive(Debug)]
+struct Clients {
+    remote: Client,
+    local: Client,
+}
+
+impl Registry {
+    /// Reads the extra certificate authorities. Connects to nothing.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds no certificate.
+    pub(crate) fn new(options: RegistryOptions, authorities: &[PathBuf]) -> Result<Self, StoreError> {
+        let mut certificates = Vec::new();
+        for path in authorities {
+            let pem = std::fs::read(path).map_err(StoreError::io("read the certificate authorities in", path))?;
+            let bundle = Certificate::from_pem_bundle(&pem).ok().filter(|bundle| !bundle.is_empty());
+            let Some(bundle) = bundle else {
+                return Err(StoreError::Unusable {
+                    path: path.clone(),
+                    detail: "as a file of certificate authorities it must hold PEM certificates".to_owned(),
+                });
+            };
+            certificates.extend(bundle);
+        }
+        Ok(Self { options, authorities: certificates, clients: OnceLock::new() })
+    }
+
+    /// Finds the manifest that `reference` names, trying `credentials` in order and then none.
+    ///
+    /// A registry may answer "not found" to those who may not know, so both refusals lead to the next
+    /// credential; when all fail, "not found" is the better answer of the two.
+    ///
+    /// # Errors
+    /// [`PullFailure`]; nothing is tried again after [`PullFailure::Unavailable`].
+    pub(crate) async fn resolve(
+        &self,
+        reference: &Reference,
+        credentials: &[Credential],
+    ) -> Result<(Session, RawManifest), PullFailure> {
+        let mut denied = None;
+        let mut absent = None;
+        for credential in credentials.iter().map(Some).chain([None]) {
+            match self.open(reference, credential).await {
+                Ok(found) => return Ok(found),
+                Err(PullFailure::Denied(detail)) => denied = denied.or(Some(detail)),
+                Err(PullFailure::NotFound(detail)) => absent = absent.or(Some(detail)),
+                Err(other) => return Err(other),
+            }
+        }
+        match absent {
+            Some(detail) => Err(PullFailure::NotFound(detail)),
+            None => Err(PullFailure::Denied(denied_text(&denied.unwrap_or_default(), credentials.len()))),
+        }
+    }
+
+    /// One attempt, with one credential or none: over HTTPS, and over HTTP where that is allowed and nobody
+    /// speaks TLS.
+    async fn open(
+        &self,
+        reference: &Reference,
+        credential: Option<&Credential>,
+    ) -> Result<(Session, RawManifest), PullFailure> {
+        let clients = self.clients()?;
+        let plain = self.may_be_plain(reference);
+        let client = if reference.is_local() { &clients.local } else { &clients.remote };
+        let session = |scheme| Session::new(client.clone(), reference.clone(), credential.cloned(), scheme, plain);
+        let secure = session("https");
+        match secure.manifest(reference.selector()).await {
+            Ok(manifest) => Ok((secure, manifest)),
+            Err(error) if plain && error.not_connected => {
+                let session = session("http");
+                let manifest = session.manifest(reference.selector()).await?;
+                Ok((session, manifest))
+            }
+            Err(error) => Err(error.reason),
+        }
+    }
+
+    fn may_be_plain(&self, reference: &Reference) -> bool {
+        reference.is_local() || self.options.insecure.iter().any(|name| name == reference.registry())
+    }
+
+    fn clients(&self) -> Result<&Clients, PullFailure> {
+        self.clients.get_or_init(|| self.connectors()).as_ref().map_err(|detail| {
+            PullFailure::Unavailable(format!(
+                "this machine cannot make TLS connections: {detail}; install the ca-certificates package"
+            ))
+        })
+    }
+
+    /// Made at the first pull and not before: a machine without certificate authorities can still run
+    /// modules from files.
+    fn connectors(&self) -> Result<Clients, String> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err("the process has not chosen a cryptography provider".to_owned());
+        }
+        let build = |builder: ClientBuilder| builder.build().map_err(|error| session::describe(error));
+        let local = match build(self.builder().no_proxy()) {
+            Ok(client) => client,
+            // No authorities at all: plain HTTP can still be spoken.
+            Err(_) => build(self.builder().no_proxy().tls_certs_only(self.authorities.iter().cloned()))?,
+        };
+        Ok(Clients { remote: build(self.builder())?, local })
+    }
+
+    fn builder(&self) -> ClientBuilder {
+        let policy = redirect::Policy::custom(|attempt| {
+            let downgrade = attempt.url().scheme() == "http"
+                && attempt.previous().iter().any(|url| url.scheme() == "https");
+            if downgrade {
+                attempt.error("the registry redirects from HTTPS to HTTP, which is refused")
+            } else if attempt.previous().len() > 10 {
+                attempt.error("the registry redirects too often")
+            } else {
+                attempt.follow()
+            }
+        });
+        Client::builder()
+            .user_agent(concat!("kubewasm/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.options.connect_timeout)
+            .read_timeout(self.options.stall_timeout)
+            .redirect(policy)
+            .tls_certs_merge(self.authorities.iter().cloned())
+    }
+}
+
+fn denied_text(detail: &str, credentials: usize) -> String {
+    match credentials {
+        0 => format!("{detail}; the repository does not exist or needs a login: name a secret in imagePullSecrets"),
+        1 => format!("{detail}; the credential was not accepted: check the secret in imagePullSecrets"),
+        n => format!("{detail}; none of {n} credentials was accepted: check the secrets in imagePullSecrets"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! Generates the worker protocol from `proto/worker.proto`, with a compiler written in Rust, so that
+//! building needs no `protoc` on the machine.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let proto = "proto/worker.proto";
+    println!("cargo::rerun-if-changed={proto}");
+    let descriptors = protox::compile([proto], ["proto"])?;
+    tonic_prost_build::configure()
+        // Values of environment variables are secrets as often as not: the crate writes this Debug itself.
+        .skip_debug(["kubewasm.worker.v1.EnvVar"])
+        .compile_fds(descriptors)?;
+    Ok(())
+}

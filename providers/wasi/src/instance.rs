@@ -1,0 +1,29 @@
+//! What is known of an instance, by its worker and by the agent.
+
+use jiff::Timestamp;
+
+use crate::exit::Exit;
+
+/// An instance at some moment: running, or ended and not yet removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Id from its specification.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// Grows with every change of any instance of one worker.
+    pub revision: u64,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// How it ended; `None` while it runs.
+    pub end: Option<End>,
+}
+
+/// The end of an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// How.
+    pub exit: Exit,
+}

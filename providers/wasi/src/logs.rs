@@ -1,0 +1,25 @@
+//! Guests' output, on its way to the log file that `kubectl logs` and log collectors read.
+//!
+//! ```text
+//!   guest ─write─► guest stream ─push─► [queue::Log] ─► blocking thread: [format] ─► [file] ─write(2)─► disk
+//!                       ▲                                                              │
+//!                       └──────────────── ready again when it is in the file ◄─────────┘
+//! ```
+//!
+//! A guest's write returns when its bytes are in the file, at most [`queue::ROOM`] bytes at a time: that is
+//! the back-pressure, and nothing else is buffered but the unfinished line of each stream. One queue takes
+//! both streams, so that their order is kept. The file is written by a blocking thread that exists only
+//! while there is something to write: a disk that hangs holds up the guests that print, and nobody else.
+//! A disk that is full loses output, says so once there is room, and the guest goes on.
+//!
+//! The format, and the names of rotated files, are those of the
+//! [CRI](https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md).
+//! Rotated files are not compressed.
+
+mod file;
+mod format;
+mod queue;
+
+pub use file::LogOptions;
+pub use format::Stream;
+pub use queue::{Log, ROOM};

@@ -1,0 +1,296 @@
+//! One log file: appended to, rotated, and patient with full disks. Blocking; see [`super::queue`].
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+
+use super::format::{Lines, Stream};
+
+/// The kubelet reads logs as root; collectors by group.
+const MODE: u32 = 0o640;
+
+/// When a log file is rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Bytes after which a file is rotated; the kubelet's `containerLogMaxSize`.
+    pub max_bytes: u64,
+    /// Files that are kept, the current one included; the kubelet's `containerLogMaxFiles`, at least 2.
+    pub max_files: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { max_bytes: 10 << 20, max_files: 5 }
+    }
+}
+
+/// An open log file with the unfinished lines that belong to it.
+#[derive(Debug)]
+pub(super) struct LogFile {
+    path: PathBuf,
+    options: LogOptions,
+    /// `None` when it could not be opened again after a rotation; the next write tries.
+    file: Option<File>,
+    size: u64,
+    lines: Lines,
+    /// Bytes of log lines that found no room since the last line that did.
+    lost: u64,
+}
+
+impl LogFile {
+    /// Opens or creates the file. A last line without a newline, which a crash can leave, is ended.
+    pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
+        let (file, size) = open(path)?;
+        Ok(Self { path: path.to_owned(), options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    }
+
+    /// Writes what the guest wrote, with one `write(2)` unless the disk is full.
+    pub(super) fn append(&mut self, writes: &[(Stream, bytes::Bytes)], now: Timestamp) {
+        let mut out = Vec::new();
+        for (stream, bytes) in writes {
+            self.lines.push(*stream, bytes, now, &mut out);
+        }
+        self.write(&out, now);
+    }
+
+    /// Writes the unfinished lines.
+    pub(super) fn finish(&mut self, now: Timestamp) {
+        let mut out = Vec::new();
+        self.lines.finish(now, &mut out);
+        self.write(&out, now);
+    }
+
+    fn write(&mut self, out: &[u8], now: Timestamp) {
+        if out.is_empty() {
+            return;
+        }
+        if self.size >= self.options.max_bytes
+            && let Err(error) = self.rotate(now)
+        {
+            tracing::warn!(log = %self.path.display(), %error, "cannot rotate a container's log");
+        }
+        if self.lost > 0 {
+            let mut notice = Vec::new();
+            let text = format!("kubewasm: {} bytes of this log were lost, because they could not be written\n", self.lost);
+            Lines::default().push(Stream::Stderr, text.as_bytes(), now, &mut notice);
+            if self.write_whole(&notice).is_err() {
+                self.lost = self.lost.saturating_add(out.len() as u64);
+                return;
+            }
+            self.lost = 0;
+        }
+        if let Err(error) = self.write_whole(out) {
+            tracing::warn!(log = %self.path.display(), %error, "a container's output is being lost");
+            self.lost = self.lost.saturating_add(out.len() as u64);
+        }
+    }
+
+    /// Writes all or nothing: a piece of a line would spoil the line after it.
+    fn write_whole(&mut self, out: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let (file, size) = open(&self.path)?;
+                self.size = size;
+                self.file.insert(file)
+            }
+        };
+        match file.write_all(out) {
+            Ok(()) => {
+                self.size = self.size.saturating_add(out.len() as u64);
+                Ok(())
+            }
+            Err(error) => {
+                // Giving back what is behind `size` needs no room on the disk.
+                file.set_len(self.size)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Renames the file to `<name>.<time>` and begins a new one.
+    fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
+        let rotated = rotated_files(&self.path)?;
+        let name = rotated_name(&self.path, rotated.last(), now);
+        std::fs::rename(&self.path, &name)?;
+        self.file = None;
+        let surplus = (rotated.len() + 2).saturating_sub(self.options.max_files.max(2));
+        for old in rotated.iter().take(surplus) {
+            std::fs::remove_file(old)?;
+        }
+        let (file, size) = open(&self.path)?;
+        self.file = Some(file);
+        self.size = size;
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
+    let size = file.metadata()?.len();
+    if size == 0 {
+        // The mode at creation is subject to the umask; collectors count on this one.
+        file.set_permissions(std::fs::Permissions::from_mode(MODE))?;
+        return Ok((file, 0));
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    if last == *b"\n" {
+        return Ok((file, size));
+    }
+    file.write_all(b"\n")?;
+    Ok((file, size.saturating_add(1)))
+}
+
+/// Rotated files of a log, oldest first: their names sort by time.
+fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_rotated = entry
+            .file_name()
+            .to_str()
+            .and_then(|other| other.strip_prefix(name))
+            .and_then(|rest| rest.strip_prefix('.'))
+            .is_some_and(|stamp| parse_stamp(stamp).is_some());
+        if is_rotated {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The name for a file that is rotated now. Names have seconds; a log that is rotated more often runs ahead
+/// of the clock rather than over a file that is there.
+fn rotated_name(path: &Path, last: Option<&PathBuf>, now: Timestamp) -> PathBuf {
+    let after_last = last
+        .and_then(|last| last.extension())
+        .and_then(|stamp| parse_stamp(stamp.to_str()?))
+        .and_then(|stamp| stamp.checked_add(1.second()).ok());
+    let now = TimeZone::UTC.to_datetime(now);
+    let at = after_last.map_or(now, |after_last| now.max(after_last));
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", at.strftime(STAMP)));
+    PathBuf::from(name)
+}
+
+const STAMP: &str = "%Y%m%d-%H%M%S";
+
+fn parse_stamp(text: &str) -> Option<jiff::civil::DateTime> {
+    jiff::civil::DateTime::strptime(STAMP, text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_767_366_245 + second).unwrap()
+    }
+
+    fn out(text: &str) -> Vec<(Stream, bytes::Bytes)> {
+        vec![(Stream::Stdout, bytes::Bytes::copy_from_slice(text.as_bytes()))]
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn texts(path: &Path) -> Vec<String> {
+        let log = std::fs::read_to_string(path).unwrap();
+        log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_log_is_appended_to_and_has_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for text in ["one\n", "two\n"] {
+            let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+            log.append(&out(text), at(0));
+        }
+        assert_eq!(texts(&path), ["stdout F one", "stdout F two"]);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "2026-01-02T15:04:05.000000000Z stdout F to").unwrap();
+        let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+        log.append(&out("whole\n"), at(0));
+        assert_eq!(texts(&path), ["stdout F to", "stdout F whole"]);
+    }
+
+    #[test]
+    fn files_are_rotated_and_the_oldest_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("3.log");
+        std::fs::write(dir.path().join("3.log.notes"), "someone else's").unwrap();
+        let mut log = LogFile::open(&path, LogOptions { max_bytes: 10, max_files: 3 }).unwrap();
+        for n in 0..5 {
+            log.append(&out(&format!("line {n}\n")), at(n));
+        }
+        assert_eq!(names(dir.path()), ["3.log", "3.log.20260102-150408", "3.log.20260102-150409", "3.log.notes"]);
+        assert_eq!(texts(&path), ["stdout F line 4"]);
+        assert_eq!(texts(&dir.path().join("3.log.20260102-150409")), ["stdout F line 3"]);
+    }
+
+    #[test]
+    fn rotating_twice_in_a_second_overwrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path, LogOptions { max_bytes: 1, max_files: 5 }).unwrap();
+        for n in 0..4 {
+            log.append(&out(&format!("line {n}\n")), at(0));
+        }
+        let stamps = ["0.log", "0.log.20260102-150405", "0.log.20260102-150406", "0.log.20260102-150407"];
+        assert_eq!(names(dir.path()), stamps);
+    }
+
+    #[test]
+    fn a_full_disk_loses_whole_lines_and_says_so() {
+        // /dev/full answers ENOSPC to every write, and cannot be truncated either.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+        log.append(&out("before\n"), at(0));
+        let real = log.file.replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        log.append(&out("lost\n"), at(1));
+        log.append(&out("lost, too\n"), at(2));
+        assert!(log.lost > 0);
+        let lost = log.lost;
+        log.file = real;
+        log.append(&out("after\n"), at(3));
+        assert_eq!(log.lost, 0);
+        let notice = format!("stderr F kubewasm: {lost} bytes of this log were lost, because they could not be written");
+        assert_eq!(texts(&path), ["stdout F before".to_owned(), notice, "stdout F after".to_owned()]);
+    }
+
+    #[test]
+    fn a_log_whose_directory_is_gone_survives() {
+        let dir = tempfile::tempdir().unwrap();
+        let sub = dir.path().join("c");
+        std::fs::create_dir(&sub).unwrap();
+        let mut log = LogFile::open(&sub.join("0.log"), LogOptions { max_bytes: 1, max_files: 2 }).unwrap();
+        log.append(&out("a\n"), at(0));
+        std::fs::remove_dir_all(&sub).unwrap();
+        log.append(&out("b\n"), at(1));
+        std::fs::create_dir(&sub).unwrap();
+        log.append(&out("c\n"), at(2));
+    }
+}

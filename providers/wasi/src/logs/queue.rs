@@ -1,0 +1,228 @@
+//! Between a guest's streams and its log file: a queue that is written out by a blocking thread.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::{runtime::Handle, sync::Notify};
+
+use super::{
+    file::{LogFile, LogOptions},
+    format::Stream,
+};
+
+/// Bytes that a guest may have in the queue, 64 KiB. A guest that has written is not asked for more until
+/// the queue is empty.
+pub const ROOM: usize = 64 << 10;
+
+/// Bytes that the queue holds at most. More than [`ROOM`], because a component can hold several handles of
+/// one stream, each with its own leave to write.
+const QUEUE_LIMIT: usize = 5 * ROOM;
+
+/// How long the end of a guest waits for its last output; a disk that hangs for longer loses it.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The log of one instance. Clones are the same log.
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    /// Whose blocking threads write.
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Notified whenever the queue has become empty and all of it is in the file.
+    idle: Notify,
+    /// Held by the one thread that writes.
+    file: Mutex<LogFile>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: Vec<Item>,
+    /// Bytes that the items take.
+    cost: usize,
+    /// A thread is on its way to the queue, or writing.
+    busy: bool,
+}
+
+#[derive(Debug)]
+enum Item {
+    Output(Stream, Bytes),
+    Finish,
+}
+
+impl Log {
+    /// Opens or creates the file, and writes to it on blocking threads of the present runtime.
+    ///
+    /// # Errors
+    /// Those of opening the file. Must be called within a tokio runtime; it blocks shortly.
+    pub fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
+        let file = Mutex::new(LogFile::open(path, options)?);
+        let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file };
+        Ok(Self { shared: Arc::new(shared), runtime })
+    }
+
+    /// How many bytes may be pushed now: [`ROOM`] when all that was pushed is in the file, else 0.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        if self.queue().busy { 0 } else { ROOM }
+    }
+
+    /// Takes bytes; never blocks. False when the queue holds too much already, and nothing was taken.
+    #[must_use]
+    pub fn push(&self, stream: Stream, bytes: Bytes) -> bool {
+        let mut queue = self.queue();
+        let cost = bytes.len().saturating_add(size_of::<Item>());
+        if queue.cost.saturating_add(cost) > QUEUE_LIMIT {
+            return false;
+        }
+        queue.cost += cost;
+        self.enqueue(queue, Item::Output(stream, bytes));
+        true
+    }
+
+    /// Waits until all that was pushed is in the file, or lost with it.
+    pub async fn ready(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.shared.idle.notified());
+            idle.as_mut().enable();
+            if !self.queue().busy {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    /// Ends the log: last words of the host, if any, then the unfinished lines. Returns when all is in the
+    /// file, or when the file takes too long.
+    pub async fn finish(&self, last_words: &str) {
+        if !last_words.is_empty() {
+            // Its own lines, whatever the guest left unfinished.
+            self.enqueue(self.queue(), Item::Finish);
+            let text = format!("{}\n", last_words.trim_end());
+            self.enqueue(self.queue(), Item::Output(Stream::Stderr, text.into()));
+        }
+        self.enqueue(self.queue(), Item::Finish);
+        if tokio::time::timeout(FINISH_TIMEOUT, self.ready()).await.is_err() {
+            tracing::warn!("a container's log takes longer than {} s to write", FINISH_TIMEOUT.as_secs());
+        }
+    }
+
+    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, item: Item) {
+        queue.items.push(item);
+        if !queue.busy {
+            queue.busy = true;
+            drop(queue);
+            let shared = Arc::clone(&self.shared);
+            self.runtime.spawn_blocking(move || shared.write_out());
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.shared.queue()
+    }
+}
+
+impl Shared {
+    /// Writes until the queue is empty.
+    fn write_out(&self) {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let items = {
+                let mut queue = self.queue();
+                if queue.items.is_empty() {
+                    queue.busy = false;
+                    break;
+                }
+                queue.cost = 0;
+                std::mem::take(&mut queue.items)
+            };
+            let now = Timestamp::now();
+            let mut batch = Vec::with_capacity(items.len());
+            for item in items {
+                match item {
+                    Item::Output(stream, bytes) => batch.push((stream, bytes)),
+                    Item::Finish => {
+                        file.append(&std::mem::take(&mut batch), now);
+                        file.finish(now);
+                    }
+                }
+            }
+            file.append(&batch, now);
+        }
+        drop(file);
+        self.idle.notify_waiters();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn logged(writes: &[(Stream, &'static str)], last_words: &str) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let log = Log::open(&path, LogOptions::default()).unwrap();
+        for (stream, text) in writes {
+            assert!(log.push(*stream, Bytes::from_static(text.as_bytes())));
+        }
+        log.finish(last_words).await;
+        let text = std::fs::read_to_string(&path).unwrap();
+        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn order_of_both_streams_is_kept() {
+        let lines = logged(&[(Stream::Stdout, "1\n"), (Stream::Stderr, "2\n"), (Stream::Stdout, "3\n")], "").await;
+        assert_eq!(lines, ["stdout F 1", "stderr F 2", "stdout F 3"]);
+    }
+
+    #[tokio::test]
+    async fn last_words_follow_the_unfinished_line() {
+        let lines = logged(&[(Stream::Stderr, "unfinished")], "wasm trap: x\n  0: f\n").await;
+        assert_eq!(lines, ["stderr P unfinished", "stderr F wasm trap: x", "stderr F   0: f"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_ready_is_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let log = Log::open(&path, LogOptions::default()).unwrap();
+        for n in 1..=50 {
+            log.ready().await;
+            assert_eq!(log.room(), ROOM);
+            assert!(log.push(Stream::Stdout, Bytes::from_static(b"line\n")));
+            log.ready().await;
+            assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), n);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_cannot_fill_the_queue_of_a_disk_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(&dir.path().join("0.log"), LogOptions::default()).unwrap();
+        let hanging = log.shared.file.lock().unwrap();
+        let mut taken = 0;
+        while log.push(Stream::Stdout, Bytes::from(vec![b'x'; ROOM])) {
+            taken += ROOM;
+            assert_eq!(log.room(), 0);
+        }
+        assert_eq!(taken, 4 * ROOM);
+        drop(hanging);
+        log.ready().await;
+        assert_eq!(log.room(), ROOM);
+    }
+}

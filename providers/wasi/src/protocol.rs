@@ -1,0 +1,264 @@
+//! The worker protocol as Rust values: generated types, and the way between them and ours.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::{
+    exit::{Exit, ExitReason},
+    inspect::Kind,
+    instance::{End, Instance},
+    spec::{InstanceSpec, Network},
+};
+
+/// What `proto/worker.proto` generates.
+#[allow(
+    missing_docs,
+    rust_2018_idioms,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "generated code"
+)]
+pub(crate) mod wire {
+    tonic::include_proto!("kubewasm.worker.v1");
+}
+
+/// Oldest protocol version that this program speaks.
+pub(crate) const PROTOCOL_MIN: u32 = 1;
+/// Newest protocol version that this program speaks.
+pub(crate) const PROTOCOL_MAX: u32 = 1;
+
+/// Whether somebody who speaks `min` to `max` can be spoken to.
+pub(crate) fn speaks(min: u32, max: u32) -> bool {
+    min <= PROTOCOL_MAX && PROTOCOL_MIN <= max
+}
+
+/// A message that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("invalid message: {0}")]
+pub struct WireError(&'static str);
+
+impl fmt::Debug for wire::EnvVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnvVar").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl From<&InstanceSpec> for wire::InstanceSpec {
+    fn from(spec: &InstanceSpec) -> Self {
+        let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        let kind = match spec.kind {
+            Kind::CoreCommand => wire::Kind::CoreCommand,
+            Kind::CliComponent => wire::Kind::CliComponent,
+        };
+        let network = match spec.network {
+            Network::Outgoing => wire::Network::Outgoing,
+            Network::Host => wire::Network::Host,
+        };
+        let env =
+            spec.env.iter().map(|(name, value)| wire::EnvVar { name: name.clone(), value: value.clone() }).collect();
+        Self {
+            id: spec.id.clone(),
+            pod_uid: spec.pod_uid.clone(),
+            name: spec.name.clone(),
+            module: path(&spec.module),
+            kind: kind.into(),
+            argv: spec.argv.clone(),
+            env,
+            working_dir: spec.working_dir.clone().unwrap_or_default(),
+            root: spec.root.as_deref().map(path).unwrap_or_default(),
+            log_path: path(&spec.log_path),
+            network: network.into(),
+            memory_limit_bytes: spec.memory_limit_bytes,
+        }
+    }
+}
+
+impl TryFrom<wire::InstanceSpec> for InstanceSpec {
+    type Error = WireError;
+
+    fn try_from(spec: wire::InstanceSpec) -> Result<Self, WireError> {
+        let kind = match spec.kind() {
+            wire::Kind::CoreCommand => Kind::CoreCommand,
+            wire::Kind::CliComponent => Kind::CliComponent,
+            wire::Kind::Unspecified => return Err(WireError("the kind of module is missing or unknown")),
+        };
+        let network = match spec.network() {
+            wire::Network::Outgoing => Network::Outgoing,
+            wire::Network::Host => Network::Host,
+            wire::Network::Unspecified => return Err(WireError("the network is missing or unknown")),
+        };
+        if spec.id.is_empty() {
+            return Err(WireError("the id is missing"));
+        }
+        if spec.argv.is_empty() {
+            return Err(WireError("argv is empty"));
+        }
+        Ok(Self {
+            id: spec.id,
+            pod_uid: spec.pod_uid,
+            name: spec.name,
+            module: spec.module.into(),
+            kind,
+            argv: spec.argv,
+            env: spec.env.into_iter().map(|var| (var.name, var.value)).collect(),
+            working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
+            root: Some(spec.root).filter(|root| !root.is_empty()).map(Into::into),
+            log_path: spec.log_path.into(),
+            network,
+            memory_limit_bytes: spec.memory_limit_bytes,
+        })
+    }
+}
+
+impl From<&Instance> for wire::Instance {
+    fn from(instance: &Instance) -> Self {
+        let exit = instance.end.as_ref().map(|End { finished_at, exit }| {
+            let reason = match exit.reason {
+                ExitReason::Exited => wire::ExitReason::Exited,
+                ExitReason::Trapped => wire::ExitReason::Trapped,
+                ExitReason::Stopped => wire::ExitReason::Stopped,
+                ExitReason::OutOfMemory => wire::ExitReason::OutOfMemory,
+                ExitReason::StartFailed => wire::ExitReason::StartFailed,
+                ExitReason::Lost => wire::ExitReason::Lost,
+            };
+            wire::Exit {
+                finished_at: nanoseconds(*finished_at),
+                code: exit.code,
+                reason: reason.into(),
+                message: exit.message.clone(),
+            }
+        });
+        Self {
+            id: instance.id.clone(),
+            pod_uid: instance.pod_uid.clone(),
+            revision: instance.revision,
+            started_at: nanoseconds(instance.started_at),
+            exit,
+        }
+    }
+}
+
+impl TryFrom<wire::Instance> for Instance {
+    type Error = WireError;
+
+    fn try_from(instance: wire::Instance) -> Result<Self, WireError> {
+        let end = match instance.exit {
+            None => None,
+            Some(exit) => {
+                let reason = match exit.reason() {
+                    wire::ExitReason::Exited => ExitReason::Exited,
+                    wire::ExitReason::Trapped => ExitReason::Trapped,
+                    wire::ExitReason::Stopped => ExitReason::Stopped,
+                    wire::ExitReason::OutOfMemory => ExitReason::OutOfMemory,
+                    wire::ExitReason::StartFailed => ExitReason::StartFailed,
+                    wire::ExitReason::Lost => ExitReason::Lost,
+                    wire::ExitReason::Unspecified => return Err(WireError("the reason of an exit is missing or unknown")),
+                };
+                Some(End {
+                    finished_at: timestamp(exit.finished_at)?,
+                    exit: Exit::new(exit.code, reason, exit.message),
+                })
+            }
+        };
+        Ok(Self {
+            id: instance.id,
+            pod_uid: instance.pod_uid,
+            revision: instance.revision,
+            started_at: timestamp(instance.started_at)?,
+            end,
+        })
+    }
+}
+
+/// Nanoseconds since 1970; the last one that fits for times after the year 2262.
+fn nanoseconds(time: Timestamp) -> i64 {
+    i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+fn timestamp(nanoseconds: i64) -> Result<Timestamp, WireError> {
+    Timestamp::from_nanosecond(nanoseconds.into()).map_err(|_| WireError("a time is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> InstanceSpec {
+        InstanceSpec {
+            id: "1".into(),
+            pod_uid: "u".into(),
+            name: "ns/pod/c".into(),
+            module: "/m".into(),
+            kind: Kind::CliComponent,
+            argv: vec!["a".into(), "b".into()],
+            env: vec![("A".into(), "1".into()), ("B".into(), String::new())],
+            working_dir: Some("/srv".into()),
+            root: Some("/root".into()),
+            log_path: "/l".into(),
+            network: Network::Host,
+            memory_limit_bytes: 64 << 20,
+        }
+    }
+
+    #[test]
+    fn specs_survive_the_wire() {
+        for spec in [
+            spec(),
+            InstanceSpec { working_dir: None, root: None, network: Network::Outgoing, kind: Kind::CoreCommand, ..spec() },
+        ] {
+            assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn specs_that_make_no_sense_are_refused() {
+        let good = wire::InstanceSpec::from(&spec());
+        for (bad, expected) in [
+            (wire::InstanceSpec { kind: 99, ..good.clone() }, "the kind of module"),
+            (wire::InstanceSpec { network: 0, ..good.clone() }, "the network"),
+            (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
+            (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
+        ] {
+            let error = InstanceSpec::try_from(bad).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn instances_survive_the_wire() {
+        let started_at = Timestamp::new(1_700_000_000, 123_456_789).unwrap();
+        let running = Instance { id: "1".into(), pod_uid: "u".into(), revision: 7, started_at, end: None };
+        assert_eq!(Instance::try_from(wire::Instance::from(&running)), Ok(running.clone()));
+        for reason in [
+            ExitReason::Exited,
+            ExitReason::Trapped,
+            ExitReason::Stopped,
+            ExitReason::OutOfMemory,
+            ExitReason::StartFailed,
+            ExitReason::Lost,
+        ] {
+            let end = End { finished_at: started_at, exit: Exit::new(3, reason, "why") };
+            let exited = Instance { end: Some(end), ..running.clone() };
+            assert_eq!(Instance::try_from(wire::Instance::from(&exited)), Ok(exited));
+        }
+    }
+
+    #[test]
+    fn values_of_the_environment_stay_out_of_debug_texts() {
+        let mut spec = spec();
+        spec.env = vec![("PASSWORD".into(), "hunter2".into())];
+        let text = format!("{:?}", wire::StartRequest { spec: Some((&spec).into()) });
+        assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn versions_that_overlap_can_talk() {
+        for (min, max, expected) in [(1, 1, true), (0, 1, true), (1, 9, true), (2, 3, false), (0, 0, false)] {
+            assert_eq!(speaks(min, max), expected, "{min} to {max}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What makes an instance: plain values that cross the border between agent and worker.
+
+use std::{fmt, path::PathBuf};
+
+use crate::inspect::Kind;
+
+/// Everything a worker needs to run one instance.
+///
+/// Its `Debug` shows the names of environment variables, never their values.
+#[derive(Clone, PartialEq, Eq)]
+pub struct InstanceSpec {
+    /// Unique for ever; the worker keys by it.
+    pub id: String,
+    /// UID of the pod it belongs to; handed back with every change.
+    pub pod_uid: String,
+    /// Name for messages, `namespace/pod/container`.
+    pub name: String,
+    /// Precompiled module, as [`crate::compile`] made it with the compiler key of this engine.
+    pub module: PathBuf,
+    /// What the module is, as [`crate::inspect`] found.
+    pub kind: Kind,
+    /// Arguments, `argv[0]` included; never empty.
+    pub argv: Vec<String>,
+    /// The whole environment, in order; the guest sees nothing else.
+    pub env: Vec<(String, String)>,
+    /// Initial working directory, for guests that ask (components; WASI 0.1 has no such call).
+    pub working_dir: Option<String>,
+    /// Directory that the guest sees as `/`, read-only; an empty one when `None`.
+    pub root: Option<PathBuf>,
+    /// File that output is appended to, in CRI format; its directory exists.
+    pub log_path: PathBuf,
+    /// What the guest may do with sockets.
+    pub network: Network,
+    /// Bytes of all linear memories and tables together; 0 is the worker's default.
+    pub memory_limit_bytes: u64,
+}
+
+impl fmt::Debug for InstanceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("InstanceSpec")
+            .field("id", &self.id)
+            .field("pod_uid", &self.pod_uid)
+            .field("name", &self.name)
+            .field("module", &self.module)
+            .field("kind", &self.kind)
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("working_dir", &self.working_dir)
+            .field("root", &self.root)
+            .field("log_path", &self.log_path)
+            .field("network", &self.network)
+            .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .finish()
+    }
+}
+
+/// What a guest may do with sockets. The rules are in [`crate::host::network`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Connections to the outside; nothing of this host's own, and nothing that listens.
+    Outgoing,
+    /// All that a process on this host may do.
+    Host,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_hides_the_values_of_the_environment() {
+        let spec = InstanceSpec {
+            id: "1".into(),
+            pod_uid: "u".into(),
+            name: "ns/pod/c".into(),
+            module: "/m".into(),
+            kind: Kind::CoreCommand,
+            argv: vec!["c".into()],
+            env: vec![("PASSWORD".into(), "hunter2".into())],
+            working_dir: None,
+            root: None,
+            log_path: "/l".into(),
+            network: Network::Outgoing,
+            memory_limit_bytes: 0,
+        };
+        let text = format!("{spec:?}");
+        assert!(text.contains("PASSWORD"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}

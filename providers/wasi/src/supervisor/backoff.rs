@@ -1,0 +1,72 @@
+//! When a worker may be started again. Pure: the clock is an argument.
+
+use std::time::{Duration, Instant};
+
+/// A worker that lived this long was not the cause of its own death.
+const HEALTHY: Duration = Duration::from_secs(60);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Counts workers that died young.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    deaths: u32,
+    last: Option<Instant>,
+}
+
+impl Backoff {
+    /// A worker that lived for `lived` has died, or did not even start.
+    pub(super) fn died(&mut self, lived: Duration, now: Instant) {
+        self.deaths = if lived < HEALTHY { self.deaths.saturating_add(1) } else { 1 };
+        self.last = Some(now);
+    }
+
+    /// How long to wait before the next one is started; nothing after the first death.
+    pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
+        let doublings = self.deaths.checked_sub(2)?;
+        let pause = FIRST_PAUSE.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+        let since = now.saturating_duration_since(self.last?);
+        pause.checked_sub(since).filter(|rest| !rest.is_zero())
+    }
+
+    /// Workers that died young, one after the other.
+    pub(super) fn deaths(&self) -> u32 {
+        self.deaths
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute() {
+        let mut backoff = Backoff::default();
+        let now = Instant::now();
+        assert_eq!(backoff.pause(now), None);
+        let pauses: Vec<_> = (0..10)
+            .map(|_| {
+                backoff.died(Duration::ZERO, now);
+                backoff.pause(now).map_or(0, |pause| pause.as_secs())
+            })
+            .collect();
+        assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        for _ in 0..100 {
+            backoff.died(Duration::ZERO, now);
+        }
+        assert_eq!(backoff.pause(now), Some(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn pauses_pass_and_health_is_rewarded() {
+        let mut backoff = Backoff::default();
+        let now = Instant::now();
+        for _ in 0..4 {
+            backoff.died(Duration::ZERO, now);
+        }
+        assert_eq!(backoff.pause(now + Duration::from_secs(3)), Some(Duration::from_secs(1)));
+        assert_eq!(backoff.pause(now + Duration::from_secs(4)), None);
+        backoff.died(HEALTHY, now);
+        assert_eq!(backoff.pause(now), None);
+    }
+}

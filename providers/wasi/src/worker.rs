@@ -1,0 +1,178 @@
+//! The worker: a process that hosts instances for an agent, and outlives it.
+//!
+//! ```text
+//!   socket ─► [service] ─► [table] ◄─ exits ── one task per instance ─► [crate::host] ─► guest
+//!                │            │                                          (guests' threads)
+//!                └── Watch ◄──┘ changes
+//!            (control threads)
+//! ```
+//!
+//! Guests have a runtime of their own, with a thread per core; everything else runs on another one, so that
+//! however busy the guests are, the worker answers, notices exits and writes logs.
+//!
+//! The [`table`](self) keeps what happened until the agent says `Remove`: an agent that comes back learns the
+//! true exit codes and times of what ended meanwhile. The worker ends on `Shutdown`, on SIGTERM, with its
+//! parent if told so, and when its socket has been deleted, because then nobody could ever find it again
+//! while a successor may already run the same pods. SIGINT and SIGHUP are ignored: they are meant for the
+//! program in the foreground, which is the agent.
+
+mod hosting;
+mod process;
+mod service;
+mod table;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use process::is_locked;
+
+use crate::{
+    capacity,
+    host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
+    logs::LogOptions,
+};
+
+/// How long guests have to end when the worker is told to by a signal, or by the end of its parent.
+const GRACE_AT_SIGNAL: Duration = Duration::from_secs(5);
+/// How long open calls may take to end.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How a worker runs.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// Where it listens. The directory is made if need be, and is the worker's own.
+    pub socket: PathBuf,
+    /// End when standard input ends: the parent holds the other end, and dies holding it.
+    pub with_parent: bool,
+    /// Bytes; for instances without a limit of their own.
+    pub default_memory_limit: u64,
+    /// When log files are rotated.
+    pub log: LogOptions,
+}
+
+impl WorkerOptions {
+    /// The defaults, for a worker on this socket.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            with_parent: false,
+            default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            log: LogOptions::default(),
+        }
+    }
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Another worker has this socket.
+    #[error("another worker already runs on {socket}")]
+    AlreadyRunning {
+        /// The socket.
+        socket: String,
+    },
+    /// The path of the socket is longer than Unix allows.
+    #[error("the socket path {socket} has {length} bytes, and Unix sockets have at most {most}; choose a shorter root directory")]
+    SocketPath {
+        /// The socket.
+        socket: String,
+        /// Its length in bytes.
+        length: usize,
+        /// The longest that works.
+        most: usize,
+    },
+    /// Files or the socket could not be set up.
+    #[error("cannot {what} {path}: {source}")]
+    Setup {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Threads or signals could not be set up.
+    #[error("cannot set up the worker's threads and signals: {0}")]
+    Runtime(#[source] io::Error),
+    /// WASI could not be set up.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The server failed.
+    #[error("the worker's server failed: {0}")]
+    Serve(String),
+}
+
+/// What the subcommand `worker` does: hosts instances until it is told to end. Must not be called from
+/// within an async runtime; it makes its own.
+///
+/// # Errors
+/// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
+pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    let guests = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("guests")
+        .enable_all()
+        .build()
+        .map_err(WorkerError::Runtime)?;
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(WorkerError::Runtime)?;
+    let result = control.block_on(serve(options, guests.handle().clone()));
+    // Guests that would not end, and threads that hang in a disk, end with the process.
+    guests.shutdown_background();
+    control.shutdown_background();
+    result
+}
+
+async fn serve(options: WorkerOptions, guests: tokio::runtime::Handle) -> Result<(), WorkerError> {
+    let end = CancellationToken::new();
+    process::catch_signals(&end).map_err(WorkerError::Runtime)?;
+    process::raise_file_limit();
+    let home = process::Home::take(&options.socket)?;
+    if options.with_parent {
+        process::end_with_stdin(end.clone()).map_err(WorkerError::Runtime)?;
+    }
+    let host = Host::new(HostOptions {
+        default_memory_limit: options.default_memory_limit,
+        empty_root: home.empty_root(),
+    })?;
+    let hosting = hosting::Hosting::new(Arc::new(host), guests, options.log, capacity::guests());
+    let served = CancellationToken::new();
+    let listener = home.listen()?;
+    let server = tonic::transport::Server::builder()
+        .add_service(service::server(hosting.clone(), served.clone()))
+        .serve_with_incoming_shutdown(tokio_stream::wrappers::UnixListenerStream::new(listener), {
+            let served = served.clone();
+            async move { served.cancelled().await }
+        });
+    let mut server = tokio::spawn(server);
+    tracing::info!(socket = %options.socket.display(), "worker is ready");
+
+    let finished = tokio::select! {
+        result = &mut server => Some(result),
+        () = served.cancelled() => None,
+        () = end.cancelled() => None,
+        () = home.deleted() => {
+            tracing::error!(socket = %options.socket.display(), "the worker's socket was deleted: ending");
+            None
+        }
+    };
+    hosting.stop_all(GRACE_AT_SIGNAL).await;
+    served.cancel();
+    let finished = match finished {
+        Some(result) => result,
+        None => match tokio::time::timeout(DRAIN, server).await {
+            Ok(result) => result,
+            Err(_) => return Ok(()),
+        },
+    };
+    match finished {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(WorkerError::Serve(error.to_string())),
+        Err(error) => Err(WorkerError::Serve(error.to_string())),
+    }
+}

@@ -1,0 +1,238 @@
+//! Starting, stopping and accounting for instances.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::table::{Claim, Picture, Table};
+use crate::{
+    capacity,
+    exit::{CODE_TRAPPED, Exit, ExitReason},
+    host::{self, Capture, Host, Loaded, Output},
+    instance::Instance,
+    logs::{Log, LogOptions},
+    spec::InstanceSpec,
+};
+
+/// Most execs at a time in one worker.
+const EXECS: usize = 256;
+/// A guest that was killed and does not end is a fault of ours; callers are told after this.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why an instance did not start.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// Somebody else is starting it.
+    #[error("the instance is being started already")]
+    Starting,
+    /// As many run as may.
+    #[error("the worker hosts as many guests as it can: {0}")]
+    Full(String),
+    /// The module does not run here.
+    #[error(transparent)]
+    Load(#[from] host::LoadError),
+    /// Its files cannot be opened.
+    #[error(transparent)]
+    Prepare(#[from] host::PrepareError),
+    /// Its log cannot be opened.
+    #[error("cannot open the log {path}: {source}")]
+    Log {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no such instance to exec in.
+    #[error("the instance does not run")]
+    NotRunning,
+    /// Too many execs at a time.
+    #[error("{EXECS} execs run in this worker already; try again")]
+    Busy,
+}
+
+/// How an exec ended.
+#[derive(Debug)]
+pub(super) struct ExecOutcome {
+    pub(super) exit_code: i32,
+    pub(super) output: Vec<u8>,
+    pub(super) timed_out: bool,
+}
+
+/// All that the worker hosts. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Hosting(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<Host>,
+    /// Where guests run.
+    guests: Handle,
+    log: LogOptions,
+    most: usize,
+    table: Table<Running>,
+    execs: Semaphore,
+}
+
+/// What belongs to an instance that runs.
+#[derive(Clone, Debug)]
+struct Running {
+    spec: Arc<InstanceSpec>,
+    loaded: Arc<Loaded>,
+    /// When it must have ended; nothing while nobody asked.
+    stop: watch::Sender<Option<Instant>>,
+    /// Cancelled when its end is in the table.
+    ended: CancellationToken,
+}
+
+impl Hosting {
+    /// Hosts at most `most` instances on the threads of `guests`.
+    pub(super) fn new(host: Arc<Host>, guests: Handle, log: LogOptions, most: usize) -> Self {
+        let (table, execs) = (Table::new(), Semaphore::new(EXECS));
+        Self(Arc::new(Inner { host, guests, log, most, table, execs }))
+    }
+
+    /// All instances, and their changes.
+    pub(super) fn picture(&self) -> Picture {
+        self.0.table.picture()
+    }
+
+    /// Starts an instance; one that is known already is left as it is.
+    pub(super) async fn start(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
+        match self.0.table.claim(&spec.id, self.0.most) {
+            Claim::Yours => {}
+            Claim::Starting => return Err(StartError::Starting),
+            Claim::Known(instance) => return Ok(instance),
+            Claim::Full => return Err(StartError::Full(capacity::advice())),
+        }
+        // In a task of its own: a caller who hangs up midway leaves a whole instance, or none.
+        let task = {
+            let (hosting, id) = (self.clone(), spec.id.clone());
+            tokio::spawn(async move {
+                let result = hosting.start_claimed(spec).await;
+                if result.is_err() {
+                    hosting.0.table.release(&id);
+                }
+                result
+            })
+        };
+        task.await.unwrap_or(Err(StartError::NotRunning))
+    }
+
+    async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
+        let inner = &self.0;
+        let loaded = inner.host.load(&spec.module, spec.kind).await?;
+        let log = Log::open(&spec.log_path, inner.log)
+            .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
+        let guest = inner.host.prepare(Arc::clone(&loaded), &spec, &spec.argv, &Output::Log(log.clone()))?;
+        let (stop, stopped) = watch::channel(None);
+        let ended = CancellationToken::new();
+        let running = Running { spec: Arc::new(spec), loaded, stop, ended: ended.clone() };
+        let (id, pod_uid) = (running.spec.id.clone(), running.spec.pod_uid.clone());
+        let instance = inner.table.started(&id, &pod_uid, Timestamp::now(), running);
+        let guest = inner.guests.spawn(until_stopped(guest, stopped));
+        let hosting = self.clone();
+        tokio::spawn(async move {
+            let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
+            let finished_at = Timestamp::now();
+            log.finish(&exit.message).await;
+            hosting.0.table.exited(&id, finished_at, exit);
+            ended.cancel();
+        });
+        Ok(instance)
+    }
+
+    /// Asks an instance to end within `grace`.
+    pub(super) fn stop(&self, id: &str, grace: Duration) {
+        if let Some(running) = self.0.table.running(id) {
+            running.stop_within(grace);
+        }
+    }
+
+    /// Forgets an instance, killing it first. False when it does not end, or is being started.
+    pub(super) async fn remove(&self, id: &str) -> bool {
+        if let Some(running) = self.0.table.running(id) {
+            running.stop_within(Duration::ZERO);
+            if tokio::time::timeout(KILL_TIMEOUT, running.ended.cancelled()).await.is_err() {
+                return false;
+            }
+        }
+        self.0.table.remove(id)
+    }
+
+    /// Ends all instances, and returns when they have, or when `grace` and more is over.
+    pub(super) async fn stop_all(&self, grace: Duration) {
+        let running = self.0.table.all_running();
+        for running in &running {
+            running.stop_within(grace);
+        }
+        let all = futures::future::join_all(running.iter().map(|running| running.ended.cancelled()));
+        if tokio::time::timeout(grace.saturating_add(KILL_TIMEOUT), all).await.is_err() {
+            tracing::error!("some guests did not end");
+        }
+    }
+
+    /// Runs one more instance of a running instance's module. It ends with this future, with the instance it
+    /// belongs to, and when `timeout` is over.
+    pub(super) async fn exec(
+        &self,
+        id: &str,
+        argv: &[String],
+        timeout: Duration,
+        output_limit: usize,
+    ) -> Result<ExecOutcome, StartError> {
+        let inner = &self.0;
+        let _permit = inner.execs.try_acquire().map_err(|_| StartError::Busy)?;
+        let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
+        let capture = Capture::new(output_limit);
+        let output = Output::Capture(capture.clone());
+        let guest = inner.host.prepare(Arc::clone(&running.loaded), &running.spec, argv, &output)?;
+        let guest = AbortOnDropHandle::new(inner.guests.spawn(guest.run()));
+        let (exit, timed_out) = tokio::select! {
+            exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
+            () = running.ended.cancelled() => (Exit::stopped(true), false),
+            () = tokio::time::sleep(timeout) => (Exit::stopped(true), true),
+        };
+        let mut output = capture.take();
+        if !exit.message.is_empty() {
+            // Where a person looks who ran a command that crashed.
+            let room = output_limit.saturating_sub(output.len());
+            output.extend(format!("{}\n", exit.message).bytes().take(room));
+        }
+        Ok(ExecOutcome { exit_code: exit.code, output, timed_out })
+    }
+}
+
+impl Running {
+    /// Asks for an end; an earlier end that was asked for stands.
+    fn stop_within(&self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        self.stop.send_modify(|stop| *stop = Some(stop.map_or(deadline, |earlier| earlier.min(deadline))));
+    }
+}
+
+/// Runs a guest to its end or until it is asked to stop. WASI has no signals: a guest cannot be told to
+/// end, nor can it refuse, so that it ends at once and the grace is what it has at most.
+async fn until_stopped(guest: host::Instance, mut stop: watch::Receiver<Option<Instant>>) -> Exit {
+    let stopped = async move {
+        match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+            Ok(Some(deadline)) => Instant::now() >= deadline,
+            // The sender lives in the table for as long as the guest runs.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        killed = stopped => Exit::stopped(killed),
+        exit = guest.run() => exit,
+    }
+}
+
+/// A panic on the guest's thread: the host failed, not the guest.
+fn fault_of_ours() -> Exit {
+    Exit::new(CODE_TRAPPED, ExitReason::Trapped, "the host failed while it ran this guest; its log has more")
+}

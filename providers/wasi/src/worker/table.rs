@@ -1,0 +1,273 @@
+//! What the worker knows of its instances. No I/O: changes go in, pictures and changes come out.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use tokio::sync::broadcast;
+
+use crate::{
+    exit::Exit,
+    instance::{End, Instance},
+};
+
+/// Changes that a watcher may be behind before it is given a new picture instead.
+const BACKLOG: usize = 1024;
+
+/// A change that watchers are told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// An instance started or ended.
+    Changed(Instance),
+    /// An instance was forgotten.
+    Removed(String),
+}
+
+/// All instances at one moment, and all changes after it.
+#[derive(Debug)]
+pub(super) struct Picture {
+    pub(super) revision: u64,
+    pub(super) instances: Vec<Instance>,
+    pub(super) changes: broadcast::Receiver<Change>,
+}
+
+/// All instances that were started and not yet removed, each with `R` while it runs.
+#[derive(Debug)]
+pub(super) struct Table<R> {
+    inner: Mutex<Inner<R>>,
+    changes: broadcast::Sender<Change>,
+}
+
+#[derive(Debug)]
+struct Inner<R> {
+    entries: HashMap<String, Entry<R>>,
+    revision: u64,
+    running: usize,
+}
+
+#[derive(Debug)]
+enum Entry<R> {
+    /// Its id is taken; nothing runs yet. Becomes `Known`, or is released.
+    Starting,
+    /// `R` is there until it ends.
+    Known { instance: Instance, running: Option<R> },
+}
+
+/// What an id means when somebody wants to start it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It is the caller's, who must call [`Table::started`] or [`Table::release`].
+    Yours,
+    /// Somebody else is starting it right now.
+    Starting,
+    /// It was started before.
+    Known(Instance),
+    /// As many run as may.
+    Full,
+}
+
+impl<R: Clone> Table<R> {
+    pub(super) fn new() -> Self {
+        let inner = Inner { entries: HashMap::new(), revision: 0, running: 0 };
+        Self { inner: Mutex::new(inner), changes: broadcast::channel(BACKLOG).0 }
+    }
+
+    /// Takes an id, if no more than `most` run or are starting.
+    pub(super) fn claim(&self, id: &str, most: usize) -> Claim {
+        let mut inner = self.lock();
+        match inner.entries.get(id) {
+            Some(Entry::Starting) => Claim::Starting,
+            Some(Entry::Known { instance, .. }) => Claim::Known(instance.clone()),
+            None if inner.running >= most => Claim::Full,
+            None => {
+                inner.running += 1;
+                inner.entries.insert(id.to_owned(), Entry::Starting);
+                Claim::Yours
+            }
+        }
+    }
+
+    /// Gives back an id that was claimed and not started.
+    pub(super) fn release(&self, id: &str) {
+        let mut inner = self.lock();
+        if matches!(inner.entries.get(id), Some(Entry::Starting)) {
+            inner.entries.remove(id);
+            inner.running -= 1;
+        }
+    }
+
+    /// Records that a claimed id runs.
+    pub(super) fn started(&self, id: &str, pod_uid: &str, at: Timestamp, running: R) -> Instance {
+        let mut inner = self.lock();
+        inner.revision += 1;
+        let instance = Instance {
+            id: id.to_owned(),
+            pod_uid: pod_uid.to_owned(),
+            revision: inner.revision,
+            started_at: at,
+            end: None,
+        };
+        inner.entries.insert(id.to_owned(), Entry::Known { instance: instance.clone(), running: Some(running) });
+        self.tell(Change::Changed(instance.clone()));
+        instance
+    }
+
+    /// Records how an instance ended.
+    pub(super) fn exited(&self, id: &str, finished_at: Timestamp, exit: Exit) {
+        let mut inner = self.lock();
+        let Inner { entries, revision, running: count } = &mut *inner;
+        if let Some(Entry::Known { instance, running }) = entries.get_mut(id)
+            && running.take().is_some()
+        {
+            *revision += 1;
+            *count -= 1;
+            instance.revision = *revision;
+            instance.end = Some(End { finished_at, exit });
+            self.tell(Change::Changed(instance.clone()));
+        }
+    }
+
+    /// Forgets an instance that has ended. True when it is unknown now; one that starts or runs stays.
+    pub(super) fn remove(&self, id: &str) -> bool {
+        let mut inner = self.lock();
+        match inner.entries.get(id) {
+            None => true,
+            Some(Entry::Known { running: None, .. }) => {
+                inner.entries.remove(id);
+                self.tell(Change::Removed(id.to_owned()));
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    /// What belongs to an instance that runs.
+    pub(super) fn running(&self, id: &str) -> Option<R> {
+        match self.lock().entries.get(id) {
+            Some(Entry::Known { running, .. }) => running.clone(),
+            _ => None,
+        }
+    }
+
+    /// What belongs to all instances that run.
+    pub(super) fn all_running(&self) -> Vec<R> {
+        let inner = self.lock();
+        inner
+            .entries
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::Known { running, .. } => running.clone(),
+                Entry::Starting => None,
+            })
+            .collect()
+    }
+
+    /// All instances, and a receiver that misses no change after them.
+    pub(super) fn picture(&self) -> Picture {
+        let inner = self.lock();
+        let instances = inner
+            .entries
+            .values()
+            .filter_map(|entry| match entry {
+                Entry::Known { instance, .. } => Some(instance.clone()),
+                Entry::Starting => None,
+            })
+            .collect();
+        Picture { revision: inner.revision, instances, changes: self.changes.subscribe() }
+    }
+
+    /// Called with the lock held, so that changes are told in the order in which they happen.
+    fn tell(&self, change: Change) {
+        // Nobody watching is no error.
+        let _ = self.changes.send(change);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<R>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::ExitReason;
+
+    fn exit() -> Exit {
+        Exit::new(3, ExitReason::Exited, "")
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).unwrap()
+    }
+
+    #[test]
+    fn an_id_is_started_once() {
+        let table = Table::new();
+        assert_eq!(table.claim("a", 9), Claim::Yours);
+        assert_eq!(table.claim("a", 9), Claim::Starting);
+        table.release("a");
+        assert_eq!(table.claim("a", 9), Claim::Yours);
+        let instance = table.started("a", "uid", now(), ());
+        assert_eq!(table.claim("a", 9), Claim::Known(instance));
+        table.exited("a", now(), exit());
+        assert!(matches!(table.claim("a", 9), Claim::Known(Instance { end: Some(_), .. })));
+    }
+
+    #[test]
+    fn only_what_runs_or_starts_counts_against_the_limit() {
+        let table = Table::new();
+        assert_eq!(table.claim("a", 1), Claim::Yours);
+        assert_eq!(table.claim("b", 1), Claim::Full);
+        table.started("a", "uid", now(), ());
+        assert_eq!(table.claim("b", 1), Claim::Full);
+        table.exited("a", now(), exit());
+        assert_eq!(table.claim("b", 1), Claim::Yours);
+        table.release("b");
+        assert_eq!(table.claim("c", 1), Claim::Yours);
+    }
+
+    #[test]
+    fn exited_instances_stay_until_they_are_removed() {
+        let table = Table::new();
+        table.claim("a", 9);
+        assert!(!table.remove("a"), "it is starting");
+        table.started("a", "uid", now(), ());
+        assert!(!table.remove("a"), "it runs");
+        assert!(table.running("a").is_some());
+        table.exited("a", now(), exit());
+        assert!(table.running("a").is_none());
+        assert_eq!(table.picture().instances.len(), 1);
+        assert!(table.remove("a"));
+        assert!(table.remove("a"), "twice is fine");
+        assert!(table.picture().instances.is_empty());
+    }
+
+    #[test]
+    fn the_first_end_counts() {
+        let table = Table::new();
+        table.claim("a", 9);
+        table.started("a", "uid", now(), ());
+        table.exited("a", now(), exit());
+        table.exited("a", now(), Exit::stopped(true));
+        assert_eq!(table.picture().instances[0].end.as_ref().unwrap().exit, exit());
+    }
+
+    #[test]
+    fn watchers_see_what_comes_after_their_picture_in_order() {
+        let table = Table::new();
+        table.claim("a", 9);
+        table.started("a", "uid", now(), ());
+        let mut picture = table.picture();
+        assert_eq!((picture.revision, picture.instances.len()), (1, 1));
+        table.exited("a", now(), exit());
+        table.remove("a");
+        match picture.changes.try_recv().unwrap() {
+            Change::Changed(instance) => assert_eq!((instance.revision, instance.end.is_some()), (2, true)),
+            other @ Change::Removed(_) => panic!("{other:?}"),
+        }
+        assert_eq!(picture.changes.try_recv().unwrap(), Change::Removed("a".into()));
+        assert!(picture.changes.try_recv().is_err());
+    }
+}

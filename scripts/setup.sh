@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Installs what the tests and the demo need beyond Rust: Debian packages, only those whose programs are
+# missing, after saying which. Debian 12 and newer, and Ubuntu 24.04, have them.
+#
+# KUBEWASM_NO_INSTALL=1 makes it only say what is missing; it fails then if anything is.
+set -euo pipefail
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+has() { command -v "$1" >/dev/null; }
+
+# clang links a guest with these builtins, whose package is not a dependency of its own.
+wasm_builtins() {
+  has clang && [ -e "$(clang --target=wasm32-wasi -print-libgcc-file-name 2>/dev/null)" ]
+}
+
+missing=()
+has cc || missing+=(gcc libc6-dev)                                  # links Rust programs
+has docker-registry || missing+=(docker-registry)                   # serves the guests' images
+has clang || missing+=(clang)                                       # compiles guests
+has wasm-ld || missing+=(lld)                                       # links guests
+[ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
+wasm_builtins || missing+=(libclang-rt-dev-wasm32)
+
+# Not Debian's: an older Go fetches the version that go.mod asks for by itself.
+if ! has go && [ -z "${KUBEBUILDER_ASSETS:-}" ]; then
+  say "note: Go is not installed. It builds the control plane of the tests and the demo, once."
+  say "      Install it from https://go.dev/dl/, or point KUBEBUILDER_ASSETS at ready-made programs."
+fi
+
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+if [ -n "${KUBEWASM_NO_INSTALL:-}" ]; then
+  say "error: these Debian packages are missing: ${missing[*]}"
+  say "Install them, or unset KUBEWASM_NO_INSTALL to have it done here."
+  exit 1
+fi
+if ! has apt-get; then
+  say "error: apt-get is not here. Install with your system's tools what these Debian packages hold: ${missing[*]}"
+  exit 1
+fi
+
+sudo=()
+if [ "$(id -u)" -ne 0 ]; then
+  has sudo || { say "error: installing ${missing[*]} takes root, and sudo is not here."; exit 1; }
+  sudo=(sudo)
+fi
+say "installing the Debian packages ${missing[*]} with ${sudo[*]:+sudo }apt-get ..."
+
+# docker-registry's package starts a service of its own on port 5000, which nobody here needs.
+service=
+if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
+  service=docker-registry.service
+  "${sudo[@]}" systemctl mask --quiet "$service"
+fi
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
+if [ -n "$service" ]; then
+  "${sudo[@]}" systemctl unmask --quiet "$service"
+  "${sudo[@]}" systemctl disable --quiet "$service"
+  say "the service $service, which came with its package, stays disabled."
+fi
+say "done."

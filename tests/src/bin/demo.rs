@@ -1,0 +1,176 @@
+//! `make demo` and `make demo-stop`: a cluster with a Wasm node on this machine, by the same code that the
+//! end-to-end tests use. What it starts stays when this program ends; `down` ends it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use kubewasm_tests::{
+    cluster::Cluster,
+    guests,
+    home::Home,
+    node::{Node, Options},
+    progress::{Step, say},
+    registry::{Pushed, Registry, image::Content},
+};
+
+/// Image name that the demo's manifest holds in the repository.
+const MANIFEST_IMAGE: &str = "127.0.0.1:5000/hello-wasm:v1";
+
+/// Time for the Deployment to become available, as kubectl writes it.
+const ROLLOUT: &str = "--timeout=120s";
+
+/// Lines of the guest's output that are shown.
+const LOG_LINES: usize = 14;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "kubewasm-demo",
+    about = "A cluster with a WebAssembly node on this machine"
+)]
+enum Command {
+    /// Start everything, and run demos/hello-wasm on it. Starts afresh when it runs already.
+    Up,
+    /// Stop everything and remove its files. Fine when nothing runs.
+    Down,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Command::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: &Command) -> Result<()> {
+    let folder = guests::cache()?.join("demo");
+    match command {
+        Command::Up => up(&folder).await,
+        Command::Down => down(&folder).await,
+    }
+}
+
+async fn down(folder: &Path) -> Result<()> {
+    let there = folder.exists();
+    Home::remove(folder).await?;
+    say(if there {
+        "The demo is stopped, and its files are removed."
+    } else {
+        "No demo runs."
+    });
+    Ok(())
+}
+
+async fn up(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        say("A demo runs already; it is stopped first.");
+        Home::remove(folder).await?;
+    }
+    let home = Home::persistent(folder)?;
+    let started = start(&home).await;
+    if started.is_err() {
+        say(&format!(
+            "The demo did not start. Logs are in {}; `make demo-stop` cleans up.",
+            home.logs().display()
+        ));
+    }
+    started
+}
+
+async fn start(home: &Home) -> Result<()> {
+    let cluster = Cluster::start(home).await?;
+
+    let step = Step::begin("pushing hello-wasm to a registry");
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    let module = guests::build("demos/hello-wasm/hello-wasm.c").await?;
+    let image = registry
+        .push("hello-wasm:v1", &Content::program("hello-wasm", module))
+        .await?;
+    step.done();
+
+    let step = Step::begin("starting the node");
+    let node = Node::start(home, &cluster, "wasm-node", &Options::default()).await?;
+    cluster
+        .kubectl(&["wait", "--for=create", "node/wasm-node", ROLLOUT])
+        .await?;
+    cluster
+        .kubectl(&["wait", "--for=condition=Ready", "node/wasm-node", ROLLOUT])
+        .await?;
+    node.leave();
+    step.done();
+
+    let step = Step::begin("deploying hello-wasm");
+    let classes = guests::repository().join("manifests/runtimeclass.yaml");
+    let deployment = deployment(home, &image)?;
+    cluster
+        .kubectl(&["apply", "-f", text(&classes)?, "-f", text(&deployment)?])
+        .await?;
+    cluster
+        .kubectl(&["rollout", "status", "deployment/hello-wasm", ROLLOUT])
+        .await?;
+    step.done();
+
+    show(&cluster).await?;
+    say_how_to_go_on(&cluster);
+    Ok(())
+}
+
+/// Writes the demo's manifest with the image's real name, and returns where.
+fn deployment(home: &Home, image: &Pushed) -> Result<PathBuf> {
+    let source = guests::repository().join("demos/hello-wasm/deployment.yaml");
+    let text =
+        fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let path = home.path().join("deployment.yaml");
+    fs::write(&path, text.replace(MANIFEST_IMAGE, &image.tagged))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+async fn show(cluster: &Cluster) -> Result<()> {
+    for line in ["get nodes -o wide", "get pods -o wide"] {
+        let arguments: Vec<&str> = line.split(' ').collect();
+        println!(
+            "\n$ kubectl {line}\n{}",
+            cluster.kubectl(&arguments).await?.trim_end()
+        );
+    }
+    let logs = cluster.kubectl(&["logs", "deployment/hello-wasm"]).await?;
+    println!("\n$ kubectl logs deployment/hello-wasm");
+    logs.lines()
+        .take(LOG_LINES)
+        .for_each(|line| println!("{line}"));
+    if logs.lines().count() > LOG_LINES {
+        println!("...");
+    }
+    Ok(())
+}
+
+fn say_how_to_go_on(cluster: &Cluster) {
+    let kubectl = cluster.kubectl_path();
+    let folder = kubectl.parent().unwrap_or(Path::new("/")).display();
+    println!(
+        "
+The cluster goes on running. To use it from this terminal:
+
+    export KUBECONFIG={}
+    export PATH={folder}:$PATH
+    kubectl logs -f deployment/hello-wasm
+
+`make demo-stop` stops it and removes its files.",
+        cluster.admin_kubeconfig().display()
+    );
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))
+}

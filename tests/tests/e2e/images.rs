@@ -1,0 +1,243 @@
+//! Where modules come from, and what is said when they do not.
+
+use k8s_openapi::api::core::v1::{Event, Secret};
+use kube::{Api, Client, api::PostParams};
+use kubewasm_tests::{
+    guests,
+    registry::{PASSWORD, Registry, USER, image::Content},
+};
+use serde_json::json;
+
+use crate::{
+    pods::{Pods, container},
+    suite::{suite, with_temp_ns},
+};
+
+/// A module that is a bare artifact runs, and so does one in a classic image, by tag and by digest.
+#[tokio::test]
+async fn both_layouts_by_tag_and_by_digest() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let module = guests::guest("actor.c").await.unwrap();
+        let suite = suite().await;
+        let artifact = suite
+            .registry
+            .push("artifact:v1", &Content::Artifact(module.clone()))
+            .await
+            .unwrap();
+        let classic = suite
+            .registry
+            .push("classic:v1", &Content::program("actor", module))
+            .await
+            .unwrap();
+        for (name, image) in [
+            ("artifact-tag", &artifact.tagged),
+            ("artifact-digest", &artifact.by_digest),
+            ("classic-tag", &classic.tagged),
+            ("classic-digest", &classic.by_digest),
+        ] {
+            pods.run(name, image, &["say", name]).await;
+            let pod = pods.phase(name, "Succeeded").await;
+            assert_eq!(pods.logs(name).await, format!("{name}\n"));
+            let digest = if name.starts_with("artifact") {
+                &artifact
+            } else {
+                &classic
+            };
+            let digest = digest.by_digest.rsplit_once('@').unwrap().1;
+            assert!(container(&pod).unwrap().image_id.ends_with(digest));
+        }
+    })
+    .await;
+}
+
+/// Two digests of one repository are two modules.
+#[tokio::test]
+async fn a_digest_names_one_module() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let suite = suite().await;
+        for text in ["first", "second"] {
+            let image = Content::Image {
+                files: vec![("actor".to_owned(), guests::guest("actor.c").await.unwrap())],
+                entrypoint: vec!["/actor".to_owned()],
+                cmd: vec!["say".to_owned(), text.to_owned()],
+                env: Vec::new(),
+            };
+            let pushed = suite.registry.push("moving:v1", &image).await.unwrap();
+            let spec = json!({ "containers": [{ "name": "main", "image": pushed.by_digest }] });
+            pods.create(text, spec).await;
+        }
+        for text in ["first", "second"] {
+            pods.phase(text, "Succeeded").await;
+            assert_eq!(pods.logs(text).await, format!("{text}\n"));
+        }
+    })
+    .await;
+}
+
+/// A WASI 0.2 component runs as well as a core module.
+#[tokio::test]
+async fn a_component_runs() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let module = guests::guest("hello-0.2.wat").await.unwrap();
+        let image = suite()
+            .await
+            .registry
+            .push("component:v1", &Content::Artifact(module))
+            .await
+            .unwrap();
+        pods.run("component", &image.tagged, &[]).await;
+        pods.phase("component", "Succeeded").await;
+        assert_eq!(pods.logs("component").await, "hello from a component\n");
+    })
+    .await;
+}
+
+/// What is no image name is refused as that, and not pulled.
+#[tokio::test]
+async fn a_name_that_is_none() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        pods.run("misnamed", "No Image/Name::", &[]).await;
+        let state = pods.waiting("misnamed", &["InvalidImageName"]).await;
+        assert!(
+            state
+                .message
+                .unwrap_or_default()
+                .contains("No Image/Name::")
+        );
+    })
+    .await;
+}
+
+/// A missing image is reported, retried with a growing pause, and runs when it appears.
+#[tokio::test]
+async fn a_missing_image_runs_when_it_appears() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let suite = suite().await;
+        let image = suite.registry.name("late:v1");
+        pods.run("late", &image, &["say", "here"]).await;
+        let state = pods
+            .waiting("late", &["ErrImagePull", "ImagePullBackOff"])
+            .await;
+        assert!(state.message.unwrap_or_default().contains("late:v1"));
+        pods.waiting("late", &["ImagePullBackOff"]).await;
+        pods.event("late", "a Failed event", |event| {
+            says(
+                event,
+                "Failed",
+                &format!("Failed to pull image \"{image}\""),
+            )
+        })
+        .await;
+        let module = guests::guest("actor.c").await.unwrap();
+        suite
+            .registry
+            .push("late:v1", &Content::program("actor", module))
+            .await
+            .unwrap();
+        pods.phase("late", "Succeeded").await;
+    })
+    .await;
+}
+
+/// A registry that does not answer is reported as that, and the pod runs when it is back.
+#[tokio::test]
+async fn an_unreachable_registry_is_waited_for() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut registry = Registry::open(&suite().await.home, "outage-registry").unwrap();
+        let image = registry.name("actor:v1");
+        pods.run("patient", &image, &["say", "here"]).await;
+        let reasons = ["RegistryUnavailable", "ErrImagePull", "ImagePullBackOff"];
+        let state = pods.waiting("patient", &reasons).await;
+        assert!(state.message.unwrap_or_default().contains(&registry.host()));
+        pods.event("patient", "a Failed event", |event| {
+            says(event, "Failed", "Failed to pull image")
+        })
+        .await;
+        registry.start().await.unwrap();
+        let module = guests::guest("actor.c").await.unwrap();
+        registry
+            .push("actor:v1", &Content::program("actor", module))
+            .await
+            .unwrap();
+        pods.phase("patient", "Succeeded").await;
+        registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// A registry that knows its users serves a pod with the right pull secret, and no other.
+#[tokio::test]
+async fn a_private_registry_wants_a_pull_secret() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut registry = Registry::private(&suite().await.home, "private-registry").unwrap();
+        registry.start().await.unwrap();
+        let module = guests::guest("actor.c").await.unwrap();
+        let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap();
+        pull_secret(&client, ns, "right", &registry.host(), PASSWORD).await;
+        pull_secret(&client, ns, "wrong", &registry.host(), "looking-glass").await;
+        for secret in [None, Some("wrong"), Some("right")] {
+            let name = format!("secret-{}", secret.unwrap_or("none"));
+            let spec = json!({
+                "imagePullSecrets": secret.map(|name| json!({ "name": name })).into_iter().collect::<Vec<_>>(),
+                "containers": [{ "name": "main", "image": image.tagged, "args": ["say", "served"] }],
+            });
+            pods.create(&name, spec).await;
+            if secret == Some("right") {
+                pods.phase(&name, "Succeeded").await;
+            } else {
+                let state = pods.waiting(&name, &["ErrImagePull", "ImagePullBackOff"]).await;
+                let message = state.message.unwrap_or_default();
+                assert!(!message.contains("looking-glass"), "{message}");
+            }
+        }
+        registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// `imagePullPolicy: Never` runs what is there and pulls nothing.
+#[tokio::test]
+async fn never_pulling() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let suite = suite().await;
+        let image = suite.registry.name("unseen:v1");
+        let spec = json!({ "containers": [{ "name": "main", "image": image, "imagePullPolicy": "Never" }] });
+        pods.create("unseen", spec).await;
+        let state = pods.waiting("unseen", &["ErrImageNeverPull"]).await;
+        assert!(state.message.unwrap_or_default().contains("is not present with pull policy of Never"));
+    })
+    .await;
+}
+
+async fn pull_secret(client: &Client, namespace: &str, name: &str, host: &str, password: &str) {
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let config = json!({ "auths": { host: { "username": USER, "password": password } } });
+    let secret = json!({
+        "metadata": { "name": name },
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": { ".dockerconfigjson": config.to_string() },
+    });
+    secrets
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(secret).unwrap(),
+        )
+        .await
+        .unwrap();
+}
+
+fn says(event: &Event, reason: &str, text: &str) -> bool {
+    event.reason.as_deref() == Some(reason)
+        && event
+            .message
+            .as_deref()
+            .is_some_and(|message| message.contains(text))
+}
