@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process;
+use crate::{process, progress::say};
 
 /// Name of the file whose presence tells the watchdog to keep the logs.
 const KEEP: &str = "keep-logs";
@@ -140,6 +140,17 @@ impl Home {
             fs::remove_dir(path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Home {
+    /// A test that fails leaves its logs behind.
+    fn drop(&mut self) {
+        if std::thread::panicking()
+            && let Ok(logs) = self.keep_logs()
+        {
+            say(&format!("The logs of this run stay in {}.", logs.display()));
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     pods::{NodeFacts, PodIndex, PodManager, Records, Shared, Update, api::Alone, lifecycle::Limits},
 };
+use kubewasm_wasi::logs::LogOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -61,8 +62,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         with_parent: true,
         allow_paths: true,
         insecure_registries: Vec::new(),
-        log_max_size: None,
-        log_max_files: None,
+        log: LogOptions::default(),
     })
     .await?;
 
@@ -80,6 +80,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         index: PodIndex::default(),
         node,
         logs_dir: logs_dir.clone(),
+        registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
         limits: Limits::default(),
     });
 
@@ -114,7 +115,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     }
     cancel.cancel();
     manager.await.context("the pod's task failed")?;
-    runtime.shutdown().await;
+    runtime::shut_down(&runtime).await;
     drop(updates);
     printer.abort();
     Ok(exit_code(&status))

@@ -95,7 +95,8 @@ impl Compilations {
         }
         let mut state = self.state();
         if state.failures.len() >= FAILURES_LIMIT {
-            let oldest = state.failures.iter().min_by_key(|(_, (since, _))| *since).map(|(name, _)| name.clone());
+            let oldest =
+                state.failures.iter().min_by_key(|(_, (since, _))| *since).map(|(name, _)| name.clone());
             oldest.and_then(|name| state.failures.remove(&name));
         }
         state.failures.insert(name.to_owned(), (Instant::now(), error.clone()));
@@ -106,12 +107,17 @@ impl Store {
     /// The precompiled form of `module`, made by `compiler` unless the store has it.
     ///
     /// Concurrent calls for one module and key compile once. When the caller that compiles gives up (drops
-    /// the future), the next one that waits compiles in its place.
+    /// the future), the next one that waits compiles in its place. The file goes with the last image that has
+    /// the module: hold the image ([`Store::hold`]) until the file is loaded.
     ///
     /// # Errors
     /// [`CompileError`]; the same again, without compiling, while the failure is fresh
     /// ([`StoreOptions::compile_retry`]).
-    pub async fn precompiled(&self, module: &Module, compiler: &dyn Compiler) -> Result<PathBuf, CompileError> {
+    pub async fn precompiled(
+        &self,
+        module: &Module,
+        compiler: &dyn Compiler,
+    ) -> Result<PathBuf, CompileError> {
         let name = format!("{}-{}", module.digest.hex(), file_key(&compiler.key()));
         let place = self.inner.layout.precompiled().join(&name);
         if place.exists() {
@@ -137,7 +143,12 @@ impl Store {
         }
     }
 
-    async fn compile(&self, module: &Module, compiler: &dyn Compiler, place: &Path) -> Result<(), CompileError> {
+    async fn compile(
+        &self,
+        module: &Module,
+        compiler: &dyn Compiler,
+        place: &Path,
+    ) -> Result<(), CompileError> {
         let workspace = self.inner.layout.workspace()?;
         let out = workspace.path().join("compiled");
         compiler.compile(&module.path, &out).await?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::Digest,
+    error::StoreError,
     reference::{InvalidReference, Reference},
 };
 
@@ -26,11 +27,16 @@ pub enum ImageName {
 
 impl ImageName {
     /// The text under which the store keeps the name.
-    pub(crate) fn key(&self) -> io::Result<String> {
-        match self {
-            Self::Reference(reference) => Ok(reference.key()),
-            Self::Path(path) => Ok(std::path::absolute(path)?.display().to_string()),
-        }
+    pub(crate) fn key(&self) -> Result<String, StoreError> {
+        let path = match self {
+            Self::Reference(reference) => return Ok(reference.key()),
+            Self::Path(path) => path,
+        };
+        let absolute = std::path::absolute(path).map_err(StoreError::io("find", path))?;
+        absolute.into_os_string().into_string().map_err(|_| {
+            let error = io::Error::new(io::ErrorKind::InvalidFilename, "its name is not UTF-8");
+            StoreError::io("keep", path)(error)
+        })
     }
 }
 

@@ -20,7 +20,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -73,8 +73,12 @@ impl Layout {
         &self.root
     }
 
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.blobs().join(digest.hex())
     }
 
     pub(crate) fn images(&self) -> PathBuf {
@@ -89,8 +93,12 @@ impl Layout {
         self.root.join("names").join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
     }
 
+    pub(crate) fn roots(&self) -> PathBuf {
+        self.root.join("rootfs")
+    }
+
     pub(crate) fn rootfs(&self, manifest: &Digest) -> PathBuf {
-        self.root.join("rootfs").join(manifest.hex())
+        self.roots().join(manifest.hex())
     }
 
     pub(crate) fn digests(&self, manifest: &Digest) -> PathBuf {
@@ -99,6 +107,16 @@ impl Layout {
 
     pub(crate) fn precompiled(&self) -> PathBuf {
         self.root.join("precompiled")
+    }
+
+    /// Compiled modules, each with the digest of the module that it was made of.
+    pub(crate) fn precompiled_modules(&self) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
+        let module = |path: &Path| {
+            let (hex, _compiler) = path.file_name()?.to_str()?.split_once('-')?;
+            format!("sha256:{hex}").parse().ok()
+        };
+        let files = children(&self.precompiled())?.into_iter();
+        Ok(files.filter_map(|path| module(&path).map(|module| (path, module))).collect())
     }
 
     pub(crate) fn hold(&self, image: &Digest) -> PathBuf {
@@ -120,17 +138,13 @@ impl Layout {
     /// Reads a record; `None` when there is none, or none that can be understood. A record that a power cut
     /// spoiled is as good as missing: the image is pulled again.
     pub(crate) fn read<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.len() > RECORD_LIMIT => return Ok(None),
+        let mut bytes = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(RECORD_LIMIT).read_to_end(&mut bytes));
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("read", path)(error)),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", path)(error)),
         }
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::io("read", path)(error)),
-        };
         let record = serde_json::from_slice(&bytes);
         if let Err(error) = &record {
             tracing::warn!(path = %path.display(), %error, "ignoring a damaged record of the module store");
@@ -150,6 +164,13 @@ impl Layout {
         };
         write().map_err(StoreError::io("write", path))
     }
+}
+
+/// Everything in a directory of the store.
+pub(crate) fn children(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let read =
+        || -> io::Result<Vec<PathBuf>> { fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect() };
+    read().map_err(StoreError::io("read", directory))
 }
 
 /// Removes a file or a directory with all that is in it; what is not there is fine.

@@ -24,6 +24,7 @@ mod digest;
 mod error;
 mod fetch;
 mod image;
+mod import;
 mod layout;
 mod manifest;
 mod media;
@@ -34,10 +35,12 @@ mod pull;
 mod record;
 mod reference;
 mod registry;
+mod removal;
 mod rootpath;
 mod store;
 #[cfg(test)]
 mod testing;
+mod text;
 mod unpack;
 
 pub use compile::Compiler;

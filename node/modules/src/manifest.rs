@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use crate::{
     digest::Digest,
     media::{self, Layer, Packing},
+    text::printable,
 };
 
 /// An image has no more layers than this; Docker's own limit is 127.
@@ -79,7 +80,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Document, ManifestError> {
         #[serde(default)]
         manifests: Option<serde::de::IgnoredAny>,
     }
-    let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
+    let malformed = |error: serde_json::Error| ManifestError::Malformed(printable(&error.to_string()));
     let head: Head = serde_json::from_slice(bytes).map_err(malformed)?;
     if head.schema_version != 2 {
         return Err(ManifestError::Unsupported(format!(
@@ -116,7 +117,8 @@ pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
             })
         })
     };
-    let wasm = ["wasi", "wasip1", "wasip2", "wasip3"].into_iter().find_map(|os| find(os, &["wasm", "wasm32"]));
+    let wasm =
+        ["wasi", "wasip1", "wasip2", "wasip3"].into_iter().find_map(|os| find(os, &["wasm", "wasm32"]));
     if let Some(entry) = wasm {
         return Ok(Choice { descriptor: (*entry).clone(), last_resort: false });
     }
@@ -141,7 +143,7 @@ impl Descriptor {
     fn platform_name(&self) -> String {
         self.platform.as_ref().map_or_else(
             || "no platform".to_owned(),
-            |platform| format!("{}/{}", platform.os, platform.architecture),
+            |platform| printable(&format!("{}/{}", platform.os, platform.architecture)),
         )
     }
 }
@@ -180,7 +182,8 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         manifest.layers.iter().filter(|layer| media::layer(&layer.media_type) == Some(Layer::Module));
     match (modules.next(), modules.count()) {
         (Some(layer), 0) => {
-            let title = layer.annotations.get(TITLE).filter(|title| !title.is_empty()).cloned();
+            let usable = |title: &&String| !title.is_empty() && !title.contains(char::is_control);
+            let title = layer.annotations.get(TITLE).filter(usable).cloned();
             return Ok(Plan::Module { layer: layer.clone(), title });
         }
         (Some(_), more) => {
@@ -202,14 +205,15 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
     match archives {
         Some(layers) if !layers.is_empty() => Ok(Plan::Filesystem { layers }),
         _ => {
-            let mut types: Vec<&str> = manifest.layers.iter().map(|layer| layer.media_type.as_str()).collect();
+            let mut types: Vec<String> =
+                manifest.layers.iter().map(|layer| printable(&layer.media_type)).collect();
             types.dedup();
             types.truncate(10);
             Err(ManifestError::Unsupported(format!(
                 "there is no WebAssembly in it: its layers are of type [{}], with a configuration of type {:?}; \
                  push the module as a layer of type application/wasm",
                 types.join(", "),
-                manifest.config.media_type
+                printable(&manifest.config.media_type)
             )))
         }
     }
@@ -247,8 +251,9 @@ impl ImageConfig {
             #[serde(deserialize_with = "null_is_default")]
             user: String,
         }
-        let file: File = serde_json::from_slice(bytes)
-            .map_err(|error| ManifestError::Malformed(format!("the image configuration: {error}")))?;
+        let file: File = serde_json::from_slice(bytes).map_err(|error| {
+            ManifestError::Malformed(printable(&format!("the image configuration: {error}")))
+        })?;
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let Section { entrypoint, cmd, env, working_dir, user } = file.config;
         Ok(Self {
@@ -271,7 +276,9 @@ impl ImageConfig {
 }
 
 /// Go writes empty lists and maps as `null`.
-fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 

@@ -12,11 +12,10 @@ use std::{
 
 use crate::{
     Store,
-    digest::{Digest, Hasher},
+    digest::Digest,
     error::{ModuleError, StoreError},
-    image::{Image, ImageKind, ImageName, file_name},
+    image::{Image, ImageKind},
     layout::Layout,
-    record::{Blob, Record},
     rootpath::{self, LastLink},
     store::Inner,
 };
@@ -52,20 +51,6 @@ impl Store {
             Err(ModuleError::NoFile { command: name, detail: "the node is shutting down".to_owned() })
         })
     }
-
-    /// Takes a module file of this machine into the store, as an image of that name.
-    ///
-    /// The file is copied: what runs later is what it was now. A changed file must be imported again, and
-    /// gets another digest; one that has not changed costs reading it once.
-    ///
-    /// # Errors
-    /// [`StoreError::Import`] when the file is missing or no module, [`StoreError::TooLarge`] when it is
-    /// larger than a layer may be, [`StoreError::Io`] when it or the store fails.
-    pub async fn import(&self, path: &Path) -> Result<Image, StoreError> {
-        let (inner, path) = (Arc::clone(&self.inner), path.to_owned());
-        let result = tokio::task::spawn_blocking(move || import(&inner, &path)).await;
-        result.unwrap_or_else(|error| Err(StoreError::io("import into", self.inner.layout.root())(error.into())))
-    }
 }
 
 /// The blocking part of [`Store::module`].
@@ -99,7 +84,9 @@ fn locate(root: &Path, image: &Image, command: &str) -> Result<PathBuf, ModuleEr
     let no_file =
         |detail: &str| ModuleError::NoFile { command: command.to_owned(), detail: detail.to_owned() };
     if command.is_empty() {
-        return Err(no_file("the command is empty; set command: in the container or an entry point in the image"));
+        return Err(no_file(
+            "the command is empty; set command: in the container or an entry point in the image",
+        ));
     }
     if command.contains('/') {
         let base = Path::new(image.working_dir.as_deref().unwrap_or("/"));
@@ -109,20 +96,25 @@ fn locate(root: &Path, image: &Image, command: &str) -> Result<PathBuf, ModuleEr
             Ok(metadata) if metadata.is_file() => Ok(path),
             Ok(metadata) if metadata.is_dir() => Err(no_file("is a directory")),
             Ok(_) => Err(no_file("is no regular file")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_file("no such file or directory")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(no_file("no such file or directory"))
+            }
             Err(error) => Err(no_file(&error.to_string())),
         };
     }
-    let path = image.env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
+    let path =
+        image.env.iter().rev().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value);
     path.split(':')
         .chain(["/"])
-        .filter_map(|directory| rootpath::resolve(root, &Path::new(directory).join(command), LastLink::Follow).ok())
+        .filter_map(|directory| {
+            rootpath::resolve(root, &Path::new(directory).join(command), LastLink::Follow).ok()
+        })
         .find(|path| fs::metadata(path).is_ok_and(|metadata| metadata.is_file()))
         .ok_or_else(|| ModuleError::NotFound { command: command.to_owned() })
 }
 
 /// Checks that a file begins as a module does.
-fn check(path: &Path, command: &str) -> Result<(), ModuleError> {
+pub(crate) fn check(path: &Path, command: &str) -> Result<(), ModuleError> {
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(sniff::LENGTH).read_to_end(&mut head));
     read.map_err(|error| ModuleError::Store {
@@ -139,75 +131,28 @@ fn check(path: &Path, command: &str) -> Result<(), ModuleError> {
 }
 
 /// The digest of a file in a file system, read from the store's notes or computed and noted.
-fn remembered_digest(layout: &Layout, manifest: &Digest, root: &Path, path: &Path) -> Result<Digest, StoreError> {
-    let place = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+fn remembered_digest(
+    layout: &Layout,
+    manifest: &Digest,
+    root: &Path,
+    path: &Path,
+) -> Result<Digest, StoreError> {
+    let compute = || Digest::of_file(path).map_err(StoreError::io("read", path));
+    // Notes are text; for the odd name that is none, the file is read each time.
+    let Some(place) = path.strip_prefix(root).ok().and_then(Path::to_str) else {
+        return compute();
+    };
     let notes = layout.digests(manifest);
     let known: Option<Digests> = layout.read(&notes)?;
-    if let Some(digest) = known.and_then(|known| known.get(&place).copied()) {
+    if let Some(digest) = known.and_then(|known| known.get(place).copied()) {
         return Ok(digest);
     }
-    let digest = Digest::of_file(path).map_err(StoreError::io("read", path))?;
+    let digest = compute()?;
     let _lock = layout.lock()?;
     let mut known: Digests = layout.read(&notes)?.unwrap_or_default();
-    known.insert(place, digest);
+    known.insert(place.to_owned(), digest);
     layout.write(&notes, &known)?;
     Ok(digest)
-}
-
-/// The blocking part of [`Store::import`].
-fn import(inner: &Inner, path: &Path) -> Result<Image, StoreError> {
-    let layout = &inner.layout;
-    let command = path.display().to_string();
-    let missing = |detail: String| ModuleError::NoFile { command: command.clone(), detail };
-    let metadata = fs::metadata(path).map_err(|error| missing(error.to_string()))?;
-    if !metadata.is_file() {
-        return Err(missing("is no regular file".to_owned()).into());
-    }
-    check(path, &command)?;
-    let workspace = layout.workspace()?;
-    let staged = workspace.path().join("module");
-    let (digest, size) = copy(path, &staged, inner.options.layer_limit)?;
-
-    let name = ImageName::Path(std::path::absolute(path).map_err(StoreError::io("find", path))?);
-    let key = name.key().map_err(StoreError::io("find", path))?;
-    let _lock = layout.lock()?;
-    let place = layout.blob(&digest);
-    fs::rename(&staged, &place).map_err(StoreError::io("write", &place))?;
-    let record = Record {
-        digest,
-        manifest: digest,
-        kind: ImageKind::Module { module: digest },
-        blobs: vec![Blob { digest, size }],
-        unpacked: 0,
-        names: Vec::new(),
-        entrypoint: vec![file_name(path)],
-        cmd: Vec::new(),
-        env: Vec::new(),
-        working_dir: None,
-        user: None,
-    };
-    Ok(inner.record(record, &[key])?.into_image(name))
-}
-
-/// Copies a file of at most `limit` bytes, and says what came: digest and size in bytes.
-fn copy(from: &Path, to: &Path, limit: u64) -> Result<(Digest, u64), StoreError> {
-    let mut source = File::open(from).map_err(StoreError::io("read", from))?.take(limit.saturating_add(1));
-    let mut target = File::create(to).map_err(StoreError::io("write", to))?;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 64 << 10];
-    let mut size: u64 = 0;
-    loop {
-        let count = source.read(&mut buffer).map_err(StoreError::io("read", from))?;
-        let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
-        size += bytes.len() as u64;
-        hasher.update(bytes);
-        io::Write::write_all(&mut target, bytes).map_err(StoreError::io("write", to))?;
-    }
-    if size > limit {
-        return Err(StoreError::TooLarge { path: from.to_owned(), limit });
-    }
-    target.sync_all().map_err(StoreError::io("write", to))?;
-    Ok((hasher.finish(), size))
 }
 
 #[cfg(test)]

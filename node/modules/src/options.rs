@@ -36,8 +36,13 @@ impl Default for StoreOptions {
             layer_limit: 1 << 30,
             image_limit: 4 << 30,
             entry_limit: 200_000,
-            compile_jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            compile_jobs: cores(),
             compile_retry: Duration::from_secs(60),
         }
     }
+}
+
+/// Processors that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -53,8 +53,10 @@ impl Flights {
     {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A finished download is kept by those who still read its outcome; a new caller wants news.
-        flights.retain(|_, flight| flight.download.upgrade().is_some_and(|download| download.peek().is_none()));
-        let running = flights.get(&key).and_then(|flight| Some((flight.download.upgrade()?, flight.progress.clone())));
+        flights
+            .retain(|_, flight| flight.download.upgrade().is_some_and(|download| download.peek().is_none()));
+        let running =
+            flights.get(&key).and_then(|flight| Some((flight.download.upgrade()?, flight.progress.clone())));
         if let Some((download, progress)) = running {
             return Joined { download, progress };
         }
@@ -75,7 +77,9 @@ struct Joined {
 
 impl Joined {
     async fn wait(mut self, listener: Option<&dyn Progress>) -> Outcome {
-        let Some(listener) = listener else { return self.download.await };
+        let Some(listener) = listener else {
+            return self.download.await;
+        };
         let mut download = self.download;
         loop {
             let ended = match select(pin!(self.progress.changed()), &mut download).await {
@@ -111,7 +115,8 @@ impl Store {
     ) -> Outcome {
         let key = (reference.clone(), credentials.to_vec());
         let joined = self.inner.flights.join(key, |sender| {
-            let (inner, reference, credentials) = (Arc::clone(&self.inner), reference.clone(), credentials.to_vec());
+            let (inner, reference, credentials) =
+                (Arc::clone(&self.inner), reference.clone(), credentials.to_vec());
             async move {
                 let result = fetch::fetch(&inner, &reference, &credentials, &sender).await;
                 result.map_err(|reason| PullError { image: reference.to_string(), reason })

@@ -6,7 +6,7 @@ use crate::{
     digest::Digest,
     error::StoreError,
     image::{Image, ImageKind, ImageName},
-    layout::Layout,
+    layout::{self, Layout},
 };
 
 /// A complete image, by the digest its names resolve to.
@@ -43,10 +43,32 @@ pub(crate) struct Name {
     pub(crate) digest: Digest,
 }
 
+/// All records of a store.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    pub(crate) intact: Vec<Record>,
+    /// Some record could not be understood.
+    pub(crate) damaged: bool,
+}
+
 impl Record {
+    /// Reads all records, of complete and of incomplete images.
+    pub(crate) fn all(layout: &Layout) -> Result<Records, StoreError> {
+        let mut records = Records::default();
+        for path in layout::children(&layout.images())? {
+            match layout.read::<Self>(&path)? {
+                Some(record) => records.intact.push(record),
+                None => records.damaged |= path.exists(),
+            }
+        }
+        Ok(records)
+    }
+
     /// The record that `name` leads to, if it is there and all its files are.
     pub(crate) fn find(layout: &Layout, name: &str) -> Result<Option<Self>, StoreError> {
-        let Some(digest) = resolve(layout, name)? else { return Ok(None) };
+        let Some(digest) = resolve(layout, name)? else {
+            return Ok(None);
+        };
         let record: Option<Self> = layout.read(&layout.image(&digest))?;
         Ok(record.filter(|record| record.digest == digest && record.is_complete(layout)))
     }

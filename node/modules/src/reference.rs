@@ -185,7 +185,9 @@ fn split_registry(text: &str) -> (String, String) {
     let (registry, remainder) = match text.split_once('/') {
         Some(("index.docker.io", rest)) => (DEFAULT_REGISTRY, rest),
         Some((first, rest))
-            if first == "localhost" || first.contains(['.', ':']) || first.chars().any(char::is_uppercase) =>
+            if first == "localhost"
+                || first.contains(['.', ':'])
+                || first.chars().any(char::is_uppercase) =>
         {
             (first, rest)
         }
@@ -201,7 +203,9 @@ fn split_registry(text: &str) -> (String, String) {
 fn is_registry(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
-            let Some((address, port)) = rest.split_once(']') else { return false };
+            let Some((address, port)) = rest.split_once(']') else {
+                return false;
+            };
             if address.is_empty() || !address.bytes().all(|b| b.is_ascii_hexdigit() || b == b':') {
                 return false;
             }
@@ -244,9 +248,12 @@ fn is_tag(text: &str) -> bool {
 
 /// `algorithm:hex` of at least 32 digits, whatever the algorithm.
 fn is_digest_like(text: &str) -> bool {
-    let Some((algorithm, encoded)) = text.split_once(':') else { return false };
+    let Some((algorithm, encoded)) = text.split_once(':') else {
+        return false;
+    };
     let algorithm_ok = algorithm.split(['-', '_', '+', '.']).all(|part| {
-        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
+        part.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric())
     });
     algorithm_ok && encoded.len() >= 32 && encoded.bytes().all(|b| b.is_ascii_hexdigit())
 }

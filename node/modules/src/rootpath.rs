@@ -121,6 +121,9 @@ mod tests {
         assert_eq!(kept, root.join("usr/bin/relative"));
         let error = resolve(&root, Path::new("loop"), LastLink::Follow).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::LOOP.raw_os_error()));
-        assert!(resolve(&root, Path::new("absolute/under"), LastLink::Follow).is_err(), "a file has no children");
+        assert!(
+            resolve(&root, Path::new("absolute/under"), LastLink::Follow).is_err(),
+            "a file has no children"
+        );
     }
 }

@@ -7,17 +7,19 @@ use std::{
     sync::{Arc, Mutex, Weak},
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     compile::Compilations,
     digest::Digest,
     error::StoreError,
     image::{Image, ImageKind, ImageName},
-    layout::{self, Layout},
-    module::Digests,
-    options::StoreOptions,
+    layout::Layout,
+    options::{StoreOptions, cores},
     pull::Flights,
     record::{self, Name, Record},
     registry::{Registry, RegistryOptions},
+    removal,
 };
 
 /// Images and modules on this machine's disk. Cheap to clone; all clones are the same store.
@@ -35,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) registry: Registry,
     pub(crate) flights: Flights,
     pub(crate) compilations: Compilations,
+    /// Images that are unpacked at the same time: each takes a core, and memory for its decompressor.
+    pub(crate) unpacking: Semaphore,
     holds: Mutex<HashMap<Digest, Weak<File>>>,
 }
 
@@ -57,9 +61,15 @@ impl Store {
             connect_timeout: options.connect_timeout,
             stall_timeout: options.stall_timeout,
         };
+        let registry = Registry::new(registry, &options.certificate_authorities)?;
+        let layout = Layout::open(root)?;
+        if let Err(error) = removal::sweep(&layout) {
+            tracing::warn!(%error, "cannot sweep the module store; it may hold files that no image has");
+        }
         let inner = Inner {
-            registry: Registry::new(registry, &options.certificate_authorities)?,
-            layout: Layout::open(root)?,
+            registry,
+            layout,
+            unpacking: Semaphore::new(cores()),
             flights: Flights::default(),
             compilations: Compilations::new(&options),
             options,
@@ -73,10 +83,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`] when the store cannot be read.
     pub fn get(&self, name: &ImageName) -> Result<Option<Image>, StoreError> {
-        let layout = &self.inner.layout;
-        let Some(mut record) = Record::find(layout, &self.key(name)?)? else { return Ok(None) };
-        record.settle_names(layout)?;
-        Ok(Some(record.into_image(name.clone())))
+        self.inner.image(name)
     }
 
     /// All complete images, each once, under its first tag, or else its first digest.
@@ -85,10 +92,13 @@ impl Store {
     /// [`StoreError::Io`] when the store cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, StoreError> {
         let mut images = Vec::new();
-        for mut record in self.records()? {
+        for mut record in Record::all(&self.inner.layout)?.intact {
             record.settle_names(&self.inner.layout)?;
-            let name = record.names.iter().find(|name| !record::is_digest_name(name)).or(record.names.first());
-            let Some(name) = name.and_then(|name| name.parse().ok()) else { continue };
+            let name =
+                record.names.iter().find(|name| !record::is_digest_name(name)).or(record.names.first());
+            let Some(name) = name.and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             if record.is_complete(&self.inner.layout) {
                 images.push(record.into_image(name));
             }
@@ -131,110 +141,18 @@ impl Store {
         holds.insert(image.digest, Arc::downgrade(&file));
         Ok(Hold { _file: file })
     }
-
-    /// Forgets a name, and deletes the image when no name is left that somebody gave it.
-    ///
-    /// A tag takes the digests of its image along once no other tag means the image; a digest takes every
-    /// name in its repository along. Blobs, files and compiled modules that no other image has are deleted.
-    ///
-    /// # Errors
-    /// [`StoreError::Absent`] when there is no such name, [`StoreError::InUse`] when the image would go but is
-    /// held; nothing has changed then.
-    pub fn remove(&self, name: &ImageName) -> Result<(), StoreError> {
-        let layout = &self.inner.layout;
-        let key = self.key(name)?;
-        let _lock = layout.lock()?;
-        let Some(digest) = record::resolve(layout, &key)? else {
-            return Err(StoreError::Absent { image: name.to_string() });
-        };
-        let Some(mut record) = layout.read::<Record>(&layout.image(&digest))? else {
-            return layout::remove(&layout.name(&key));
-        };
-        record.settle_names(layout)?;
-        let left = names_left(&record.names, &key);
-        // Taken while anything goes; released, and its file removed, at the end.
-        let hold_path = layout.hold(&digest);
-        if left.is_empty() {
-            let hold = File::options().create(true).truncate(false).write(true).open(&hold_path);
-            let hold = hold.map_err(StoreError::io("lock", &hold_path))?;
-            if hold.try_lock().is_err() {
-                return Err(StoreError::InUse { image: name.to_string() });
-            }
-        }
-        for gone in record.names.iter().filter(|name| !left.contains(name)) {
-            layout::remove(&layout.name(gone))?;
-        }
-        if !left.is_empty() {
-            record.names = left;
-            return layout.write(&layout.image(&digest), &record);
-        }
-        self.delete(&record)?;
-        layout::remove(&hold_path)
-    }
-
-    /// Deletes what belongs to `record` and to no other image. The caller holds the lock.
-    fn delete(&self, record: &Record) -> Result<(), StoreError> {
-        let layout = &self.inner.layout;
-        layout::remove(&layout.image(&record.digest))?;
-        let mut modules = self.modules_of(record)?;
-        let others = self.records()?;
-        let kept: BTreeSet<Digest> = others.iter().flat_map(|other| &other.blobs).map(|blob| blob.digest).collect();
-        for blob in record.blobs.iter().filter(|blob| !kept.contains(&blob.digest)) {
-            layout::remove(&layout.blob(&blob.digest))?;
-        }
-        if !others.iter().any(|other| other.manifest == record.manifest) {
-            layout::remove(&layout.rootfs(&record.manifest))?;
-            layout::remove(&layout.digests(&record.manifest))?;
-        }
-        for other in &others {
-            for module in self.modules_of(other)? {
-                modules.remove(&module);
-            }
-        }
-        self.remove_precompiled(&modules)
-    }
-
-    /// Modules of an image that may have been compiled.
-    fn modules_of(&self, record: &Record) -> Result<BTreeSet<Digest>, StoreError> {
-        Ok(match record.kind {
-            ImageKind::Module { module } => BTreeSet::from([module]),
-            ImageKind::Filesystem => {
-                let digests: Option<Digests> = self.inner.layout.read(&self.inner.layout.digests(&record.manifest))?;
-                digests.unwrap_or_default().into_values().collect()
-            }
-        })
-    }
-
-    fn remove_precompiled(&self, modules: &BTreeSet<Digest>) -> Result<(), StoreError> {
-        let directory = self.inner.layout.precompiled();
-        let failed = || StoreError::io("read", &directory);
-        for entry in std::fs::read_dir(&directory).map_err(failed())? {
-            let path = entry.map_err(failed())?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let module = name.split('-').next().and_then(|hex| format!("sha256:{hex}").parse().ok());
-            if module.is_some_and(|module| modules.contains(&module)) {
-                layout::remove(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn records(&self) -> Result<Vec<Record>, StoreError> {
-        let directory = self.inner.layout.images();
-        let failed = || StoreError::io("read", &directory);
-        let mut records = Vec::new();
-        for entry in std::fs::read_dir(&directory).map_err(failed())? {
-            records.extend(self.inner.layout.read::<Record>(&entry.map_err(failed())?.path())?);
-        }
-        Ok(records)
-    }
-
-    fn key(&self, name: &ImageName) -> Result<String, StoreError> {
-        name.key().map_err(StoreError::io("find", Path::new(".")))
-    }
 }
 
 impl Inner {
+    /// See [`Store::get`].
+    pub(crate) fn image(&self, name: &ImageName) -> Result<Option<Image>, StoreError> {
+        let Some(mut record) = Record::find(&self.layout, &name.key()?)? else {
+            return Ok(None);
+        };
+        record.settle_names(&self.layout)?;
+        Ok(Some(record.into_image(name.clone())))
+    }
+
     /// Writes down an image whose files are in place, under `names` (the names it already has stay).
     /// The caller holds the lock.
     pub(crate) fn record(&self, mut record: Record, names: &[String]) -> Result<Record, StoreError> {
@@ -250,23 +168,6 @@ impl Inner {
         record.settle_names(layout)?;
         Ok(record)
     }
-}
-
-/// The names an image keeps when `gone` is forgotten.
-fn names_left(names: &[String], gone: &str) -> Vec<String> {
-    let repository = |name: &str| name.split('@').next().unwrap_or_default().to_owned();
-    let is_tag_of = |name: &str, repository: &str| {
-        name.strip_prefix(repository).and_then(|rest| rest.strip_prefix(':')).is_some_and(|tag| !tag.contains('/'))
-    };
-    let kept: Vec<String> = if record::is_digest_name(gone) {
-        let of = repository(gone);
-        let keeps = |name: &&String| name.as_str() != gone && !is_tag_of(name, &of);
-        names.iter().filter(keeps).cloned().collect()
-    } else {
-        names.iter().filter(|name| name.as_str() != gone).cloned().collect()
-    };
-    let given = |name: &String| !record::is_digest_name(name);
-    if record::is_digest_name(gone) || kept.iter().any(given) { kept } else { Vec::new() }
 }
 
 #[cfg(test)]

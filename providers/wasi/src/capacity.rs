@@ -1,7 +1,7 @@
 //! How many guests one process can host.
 //!
 //! What ends it is the number of memory mappings that Linux allows a process (`vm.max_map_count`, 65,530
-//! unless raised): a running guest takes about seven (stack with its guard, linear memory with reservation
+//! unless raised): a running guest takes six or seven (stack with its guard, linear memory with reservation
 //! and guard, table, copy-on-write image). Address space would end it far later: 128 TiB hold more than
 //! 30,000 guests at the 4 GiB that each memory reserves.
 
@@ -37,7 +37,10 @@ fn of(max_map_count: usize) -> usize {
 }
 
 fn max_map_count(path: &Path) -> usize {
-    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT_MAX_MAP_COUNT)
+    std::fs::read_to_string(path)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(DEFAULT_MAX_MAP_COUNT)
 }
 
 #[cfg(test)]
@@ -53,6 +56,9 @@ mod tests {
 
     #[test]
     fn a_kernel_without_the_setting_has_the_default() {
-        assert_eq!(max_map_count(Path::new("/nonexistent")), DEFAULT_MAX_MAP_COUNT);
+        assert_eq!(
+            max_map_count(Path::new("/nonexistent")),
+            DEFAULT_MAX_MAP_COUNT
+        );
     }
 }

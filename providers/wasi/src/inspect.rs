@@ -37,7 +37,9 @@ pub enum InspectError {
         reason: String,
     },
     /// A core module without the entry point of a command.
-    #[error("the module has no `_start` function: it is a library (reactor); build it as a command")]
+    #[error(
+        "the module has no `_start` function: it is a library (reactor); build it as a command"
+    )]
     NoStart,
     /// A core module made for the WASI of 2019.
     #[error(
@@ -60,13 +62,17 @@ pub enum InspectError {
         hint: &'static str,
     },
     /// A component with an entry that is known but not run here.
-    #[error("the component exports `{export}`, which is not served by this version yet; `wasi:cli/run@0.2` is")]
+    #[error(
+        "the component exports `{export}`, which is not served by this version yet; `wasi:cli/run@0.2` is"
+    )]
     NotServedYet {
         /// The entry that counts.
         export: String,
     },
     /// A component without any entry.
-    #[error("the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run@0.2` is run")]
+    #[error(
+        "the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run@0.2` is run"
+    )]
     NoEntry {
         /// Names of the exports, for people.
         exports: String,
@@ -105,10 +111,16 @@ fn not_wasm(bytes: &[u8]) -> InspectError {
     let found = match bytes {
         [] => return InspectError::Empty,
         [0, b'a', b's', b'm', ..] => {
-            let version = bytes.get(4..8).map_or("cut off".to_owned(), |version| format!("of unknown version {version:?}"));
-            return InspectError::Malformed { reason: format!("its header is {version}") };
+            let version = bytes.get(4..8).map_or("cut off".to_owned(), |version| {
+                format!("of unknown version {version:?}")
+            });
+            return InspectError::Malformed {
+                reason: format!("its header is {version}"),
+            };
         }
-        [0x7f, b'E', b'L', b'F', ..] => "a Linux program (ELF), made for a container runtime; build it for wasm32-wasip1 or wasm32-wasip2",
+        [0x7f, b'E', b'L', b'F', ..] => {
+            "a Linux program (ELF), made for a container runtime; build it for wasm32-wasip1 or wasm32-wasip2"
+        }
         [b'#', b'!', ..] => "a script",
         [0x1f, 0x8b, ..] => "a gzip archive",
         [b'P', b'K', 3, 4, ..] => "a zip archive",
@@ -123,7 +135,10 @@ fn not_wasm(bytes: &[u8]) -> InspectError {
 }
 
 fn is_text(bytes: &[u8]) -> bool {
-    bytes.iter().take(512).all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..))
+    bytes
+        .iter()
+        .take(512)
+        .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..))
 }
 
 fn is_wat(bytes: &[u8]) -> bool {
@@ -174,7 +189,11 @@ fn refused_import(module: &str, name: &str) -> InspectError {
         }
         _ => "",
     };
-    InspectError::UnknownImport { module: short(module), name: short(name), hint }
+    InspectError::UnknownImport {
+        module: short(module),
+        name: short(name),
+        hint,
+    }
 }
 
 fn component(bytes: &[u8]) -> Result<Kind, InspectError> {
@@ -205,13 +224,17 @@ fn component(bytes: &[u8]) -> Result<Kind, InspectError> {
     match best.and_then(|rank| ENTRIES.get(rank)) {
         Some((_, _, Some(kind))) => Ok(*kind),
         Some((_, _, None)) => Err(InspectError::NotServedYet { export: best_name }),
-        None => Err(InspectError::NoEntry { exports: list(&names, count) }),
+        None => Err(InspectError::NoEntry {
+            exports: list(&names, count),
+        }),
     }
 }
 
 fn rank(export: &str) -> Option<usize> {
     let (interface, version) = export.split_once('@')?;
-    ENTRIES.iter().position(|(entry, prefix, _)| interface == *entry && version.starts_with(prefix))
+    ENTRIES
+        .iter()
+        .position(|(entry, prefix, _)| interface == *entry && version.starts_with(prefix))
 }
 
 fn list(names: &[String], count: usize) -> String {
@@ -250,23 +273,32 @@ fn top_level<'a>(
                 parser.skip_section();
                 usize::try_from(*size).unwrap_or(usize::MAX)
             }
-            Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } => {
-                unchecked_range.len()
+            Payload::ModuleSection {
+                unchecked_range, ..
             }
+            | Payload::ComponentSection {
+                unchecked_range, ..
+            } => unchecked_range.len(),
             Payload::End(_) => return Ok(()),
             _ => 0,
         };
-        rest = rest.get(consumed.saturating_add(skip)..).ok_or_else(cut_off)?;
+        rest = rest
+            .get(consumed.saturating_add(skip)..)
+            .ok_or_else(cut_off)?;
         visit(payload).map_err(|error| malformed(&error))?;
     }
 }
 
 fn cut_off() -> InspectError {
-    InspectError::Malformed { reason: "it ends too early".to_owned() }
+    InspectError::Malformed {
+        reason: "it ends too early".to_owned(),
+    }
 }
 
 fn malformed(error: &wasmparser::BinaryReaderError) -> InspectError {
-    InspectError::Malformed { reason: error.to_string() }
+    InspectError::Malformed {
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -279,7 +311,10 @@ mod tests {
 
     /// A component that exports instances of these names.
     fn exporting(names: &[&str]) -> Vec<u8> {
-        let exports: String = names.iter().map(|name| format!("(export \"{name}\" (instance $i))")).collect();
+        let exports: String = names
+            .iter()
+            .map(|name| format!("(export \"{name}\" (instance $i))"))
+            .collect();
         wat(&format!("(component (instance $i) {exports})"))
     }
 
@@ -289,7 +324,10 @@ mod tests {
         let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
         for (text, kind) in [
             (format!("(module {start})"), Kind::CoreCommand),
-            (format!("(module {import} {start} (memory (export \"memory\") 1))"), Kind::CoreCommand),
+            (
+                format!("(module {import} {start} (memory (export \"memory\") 1))"),
+                Kind::CoreCommand,
+            ),
         ] {
             assert_eq!(inspect(&wat(&text)), Ok(kind), "{text}");
         }
@@ -298,7 +336,11 @@ mod tests {
             &["wasi:cli/run@0.2.12"],
             &["other:thing/it", "wasi:cli/run@0.2.3"],
         ] {
-            assert_eq!(inspect(&exporting(names)), Ok(Kind::CliComponent), "{names:?}");
+            assert_eq!(
+                inspect(&exporting(names)),
+                Ok(Kind::CliComponent),
+                "{names:?}"
+            );
         }
     }
 
@@ -321,14 +363,26 @@ mod tests {
     fn core_modules_that_cannot_run_say_why() {
         let start = r#"(func (export "_start"))"#;
         for (text, expected) in [
-            ("(module)".to_owned(), "has no `_start` function: it is a library (reactor)"),
-            ("(module (global (export \"_start\") i32 (i32.const 0)))".to_owned(), "has no `_start` function"),
+            (
+                "(module)".to_owned(),
+                "has no `_start` function: it is a library (reactor)",
+            ),
+            (
+                "(module (global (export \"_start\") i32 (i32.const 0)))".to_owned(),
+                "has no `_start` function",
+            ),
             (
                 format!(r#"(module (import "wasi_unstable" "fd_write" (func)) {start})"#),
                 "`wasi_unstable::fd_write`, the WASI of 2019",
             ),
-            (format!(r#"(module (import "env" "emscripten_x" (func)) {start})"#), "`env::emscripten_x`, which is not"),
-            (format!(r#"(module (import "wasi:cli/stdout@0.2.0" "x" (func)) {start})"#), "the core of a component"),
+            (
+                format!(r#"(module (import "env" "emscripten_x" (func)) {start})"#),
+                "`env::emscripten_x`, which is not",
+            ),
+            (
+                format!(r#"(module (import "wasi:cli/stdout@0.2.0" "x" (func)) {start})"#),
+                "the core of a component",
+            ),
         ] {
             let error = inspect(&wat(&text)).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
@@ -338,23 +392,41 @@ mod tests {
     #[test]
     fn entries_of_components_count_in_order() {
         for (names, expected) in [
-            (&["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"][..], "`wasi:cli/run@0.3.0`"),
-            (&["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"], "`wasi:http/incoming-handler@0.2.4`"),
             (
-                &["wasi:http/incoming-handler@0.2.4", "wasi:http/handler@0.3.0", "wasi:cli/run@0.3.0"],
+                &["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"][..],
+                "`wasi:cli/run@0.3.0`",
+            ),
+            (
+                &["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"],
+                "`wasi:http/incoming-handler@0.2.4`",
+            ),
+            (
+                &[
+                    "wasi:http/incoming-handler@0.2.4",
+                    "wasi:http/handler@0.3.0",
+                    "wasi:cli/run@0.3.0",
+                ],
                 "`wasi:http/handler@0.3.0`",
             ),
         ] {
             let error = inspect(&exporting(names)).unwrap_err();
-            assert!(matches!(error, InspectError::NotServedYet { .. }), "{names:?}: {error}");
+            assert!(
+                matches!(error, InspectError::NotServedYet { .. }),
+                "{names:?}: {error}"
+            );
             assert!(error.to_string().contains(expected), "{names:?}: {error}");
         }
     }
 
     #[test]
     fn a_component_without_an_entry_is_told_what_it_exports() {
-        let error = inspect(&exporting(&["a:b/c", "wasi:cli/run@0.1.0"])).unwrap_err().to_string();
-        assert!(error.contains("it exports `a:b/c`, `wasi:cli/run@0.1.0`;"), "{error}");
+        let error = inspect(&exporting(&["a:b/c", "wasi:cli/run@0.1.0"]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("it exports `a:b/c`, `wasi:cli/run@0.1.0`;"),
+            "{error}"
+        );
         let error = inspect(&wat("(component)")).unwrap_err().to_string();
         assert!(error.contains("it exports nothing;"), "{error}");
         let many: Vec<String> = (0..20).map(|n| format!("a:b/c{n}")).collect();
@@ -365,8 +437,12 @@ mod tests {
 
     #[test]
     fn damage_never_panics() {
-        let module = wat(r#"(module (import "wasi_snapshot_preview1" "x" (func)) (func (export "_start") nop nop))"#);
-        let component = wat("(component (core module (func nop)) (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))");
+        let module = wat(
+            r#"(module (import "wasi_snapshot_preview1" "x" (func)) (func (export "_start") nop nop))"#,
+        );
+        let component = wat(
+            "(component (core module (func nop)) (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))",
+        );
         for whole in [&module, &component] {
             assert!(inspect(whole).is_ok());
             for end in 0..whole.len() {
@@ -378,8 +454,17 @@ mod tests {
                 let _ = inspect(&changed);
             }
         }
-        assert!(matches!(inspect(&module[..9]), Err(InspectError::Malformed { .. })));
-        assert!(matches!(inspect(b"\0asm\x02\0\0\0"), Err(InspectError::Malformed { .. })));
-        assert!(matches!(inspect(b"\0asm"), Err(InspectError::Malformed { .. })));
+        assert!(matches!(
+            inspect(&module[..9]),
+            Err(InspectError::Malformed { .. })
+        ));
+        assert!(matches!(
+            inspect(b"\0asm\x02\0\0\0"),
+            Err(InspectError::Malformed { .. })
+        ));
+        assert!(matches!(
+            inspect(b"\0asm"),
+            Err(InspectError::Malformed { .. })
+        ));
     }
 }

@@ -35,8 +35,8 @@ pub mod logs;
 mod precompiled;
 pub mod program;
 mod protocol;
-//X#[cfg(feature = "pods")]
-//Xpub mod provider;
+#[cfg(feature = "pods")]
+pub mod provider;
 pub mod spec;
 pub mod supervisor;
 pub mod worker;
@@ -48,7 +48,9 @@ pub const WASMTIME_VERSION: &str = "48.0.8";
 mod tests {
     #[test]
     fn the_version_is_that_of_the_lock_file() {
-        let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).unwrap();
+        let lock =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock"))
+                .unwrap();
         let locked = lock
             .split("[[package]]")
             .find(|package| package.contains("\nname = \"wasmtime\"\n"))

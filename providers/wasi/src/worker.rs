@@ -10,7 +10,7 @@
 //! Guests have a runtime of their own, with a thread per core; everything else runs on another one, so that
 //! however busy the guests are, the worker answers, notices exits and writes logs.
 //!
-//! The [`table`](self) keeps what happened until the agent says `Remove`: an agent that comes back learns the
+//! The table keeps what happened until the agent says `Remove`: an agent that comes back learns the
 //! true exit codes and times of what ended meanwhile. The worker ends on `Shutdown`, on SIGTERM, with its
 //! parent if told so, and when its socket has been deleted, because then nobody could ever find it again
 //! while a successor may already run the same pods. SIGINT and SIGHUP are ignored: they are meant for the
@@ -21,7 +21,7 @@ mod process;
 mod service;
 mod table;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +38,8 @@ const GRACE_AT_SIGNAL: Duration = Duration::from_secs(5);
 /// How long open calls may take to end.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How a worker runs.
-#[derive(Clone, Debug)]
+/// How a worker runs. On the command line, as [`WorkerOptions::args`] writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerOptions {
     /// Where it listens. The directory is made if need be, and is the worker's own.
     pub socket: PathBuf,
@@ -61,6 +61,25 @@ impl WorkerOptions {
             log: LogOptions::default(),
         }
     }
+
+    /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
+    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>` and, if so,
+    /// `--with-parent`.
+    #[must_use]
+    pub fn args(&self) -> Vec<OsString> {
+        let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
+        for (flag, value) in [
+            ("--default-memory-limit", self.default_memory_limit),
+            ("--log-max-size", self.log.max_size),
+            ("--log-max-files", self.log.max_files.into()),
+        ] {
+            args.extend([flag.into(), value.to_string().into()]);
+        }
+        if self.with_parent {
+            args.push("--with-parent".into());
+        }
+        args
+    }
 }
 
 /// Why a worker did not start.
@@ -73,7 +92,9 @@ pub enum WorkerError {
         socket: String,
     },
     /// The path of the socket is longer than Unix allows.
-    #[error("the socket path {socket} has {length} bytes, and Unix sockets have at most {most}; choose a shorter root directory")]
+    #[error(
+        "the socket path {socket} has {length} bytes, and Unix sockets have at most {most}; choose a shorter root directory"
+    )]
     SocketPath {
         /// The socket.
         socket: String,

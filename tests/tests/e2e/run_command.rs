@@ -129,7 +129,7 @@ async fn write_pod(folder: &Path, args: Value) {
 fn command(folder: &Path) -> Command {
     let mut command = Command::new(node::program().unwrap());
     command
-        .args(["run", "pod.yaml"])
+        .args(["run", "pod.yaml", "--root-dir=root"])
         .current_dir(folder)
         .kill_on_drop(true);
     command

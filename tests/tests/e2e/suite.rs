@@ -53,20 +53,14 @@ pub(crate) async fn suite() -> &'static Suite {
 async fn start() -> anyhow::Result<Suite> {
     say("");
     let home = Home::temporary()?;
-    let cluster = Cluster::start(&home).await?;
-    let classes = guests::repository().join("manifests/runtimeclass.yaml");
-    cluster
-        .kubectl(&["apply", "-f", &classes.to_string_lossy()])
-        .await?;
-    let mut registry = Registry::open(&home, "registry")?;
-    registry.start().await?;
-    let actor = registry
-        .push(
-            "actor:v1",
-            &Content::program("actor", guests::guest("actor.c").await?),
-        )
-        .await?;
-    let node = start_node(&home, &cluster, NODE, &Options::default()).await?;
+    let started = start_in(&home).await;
+    if started.is_err() {
+        say(&format!(
+            "The logs of this run stay in {}.",
+            home.keep_logs()?.display()
+        ));
+    }
+    let (cluster, registry, actor, node) = started?;
     Ok(Suite {
         home,
         cluster,
@@ -74,6 +68,20 @@ async fn start() -> anyhow::Result<Suite> {
         node,
         actor,
     })
+}
+
+async fn start_in(home: &Home) -> anyhow::Result<(Cluster, Registry, Pushed, Node)> {
+    let cluster = Cluster::start(home).await?;
+    let classes = guests::repository().join("manifests/runtimeclass.yaml");
+    cluster
+        .kubectl(&["apply", "-f", &classes.to_string_lossy()])
+        .await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    let actor = Content::program("actor", guests::guest("actor.c").await?);
+    let actor = registry.push("actor:v1", &actor).await?;
+    let node = start_node(home, &cluster, NODE, &Options::default()).await?;
+    Ok((cluster, registry, actor, node))
 }
 
 /// Starts a node of the test's own and waits until it is Ready.

@@ -101,7 +101,11 @@ pub(super) fn status(fixed: &Fixed, observed: &Observed, before: &[NodeCondition
             machine_id: machine.machine_id.clone(),
             operating_system: fixed.config.node_os.clone(),
             os_image: machine.os_image.clone(),
-            swap: Some(NodeSwapStatus { capacity: i64::try_from(machine.swap).ok() }),
+            // A machine without swap has no swap status: the API server takes no capacity of 0.
+            swap: i64::try_from(machine.swap)
+                .ok()
+                .filter(|bytes| *bytes > 0)
+                .map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
             system_uuid: machine.system_uuid.clone(),
         }),
         ..NodeStatus::default()

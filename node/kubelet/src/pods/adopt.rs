@@ -111,6 +111,7 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
             message: message.clone(),
         },
         message,
+        again: false,
     }
 }
 

@@ -10,6 +10,7 @@ use super::{
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
     lifecycle::Trouble,
+    refusal,
 };
 use crate::{
     config::quantity,
@@ -69,6 +70,9 @@ impl Launch<'_> {
         let (namespace, name) =
             (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         let uid = meta.uid.clone().unwrap_or_default();
+        if let Some(message) = refusal::of(pod, container) {
+            return Err(config_error(message));
+        }
         refuse_volumes(pod, container)?;
         let objects = self
             .api

@@ -12,9 +12,12 @@
 //! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
 
 mod adopt;
+pub mod admission;
 pub mod api;
 pub mod container_id;
+mod credentials;
 pub mod environment;
+mod handlers;
 mod index;
 mod launch;
 pub mod lifecycle;
@@ -22,6 +25,7 @@ pub mod manager;
 mod publisher;
 mod pull;
 mod records;
+mod refusal;
 pub mod source;
 pub mod status;
 mod status_patch;

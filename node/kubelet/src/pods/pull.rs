@@ -7,7 +7,7 @@ use crate::runtime::{Credential, Image, ImageError, Runtime};
 
 /// `imagePullPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PullPolicy {
+pub(super) enum PullPolicy {
     /// The registry is asked each time.
     Always,
     /// The registry is asked when the image is not there.
@@ -20,7 +20,7 @@ impl PullPolicy {
     /// The policy of a container; where it names none, the API server's default for its image: `Always`
     /// for `latest`, which is also what no tag means.
     #[must_use]
-    pub fn of(policy: Option<&str>, image: &str) -> Self {
+    pub(super) fn of(policy: Option<&str>, image: &str) -> Self {
         match policy {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,

@@ -21,9 +21,11 @@ use tokio::{
 
 use super::{
     adopt,
-    api::{ApiError, PodApi},
+    api::{ApiError, Objects, PodApi},
     container_id::container_id,
-    environment::NodeFacts,
+    credentials,
+    environment::{NodeFacts, References},
+    handlers::{Attempt, Ongoing},
     index::PodIndex,
     launch::Launch,
     lifecycle::{self, Action, EndingCause, Limits, Note, PodName, ProbeKind, Spec, State, Trouble},
@@ -35,7 +37,7 @@ use super::{
 use crate::{
     events::Recorder,
     logs,
-    runtime::{Image, Runtime},
+    runtime::{Credential, Image, Runtime},
 };
 
 /// How often a pod is looked at when nothing happens.
@@ -61,13 +63,43 @@ pub struct Shared {
     pub node: watch::Receiver<NodeFacts>,
     /// Where logs are written.
     pub logs_dir: PathBuf,
+    /// The node's own registry credentials, a `config.json` as Docker writes it. It need not exist.
+    pub registry_config: Option<PathBuf>,
     /// What holds for every pod.
     pub limits: Limits,
 }
 
+impl Shared {
+    /// Credentials for an image: those of the pod's image pull secrets, then the node's own.
+    async fn credentials(&self, pod: &Pod, image: &str, tell: impl Fn(Note)) -> Vec<Credential> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let named = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
+        let names: Vec<&str> = named.iter().map(|n| n.name.as_str()).filter(|n| !n.is_empty()).collect();
+        let references =
+            References { secrets: names.iter().map(|n| (*n).to_owned()).collect(), ..References::default() };
+        let mut found = match names.is_empty() {
+            true => Objects::default(),
+            false => self.api.objects(namespace, &references).await.unwrap_or_default(),
+        };
+        let secrets: Vec<_> = names.iter().filter_map(|name| found.secrets.remove(*name)).collect();
+        if secrets.len() < names.len() {
+            let present = |name: &&&str| secrets.iter().any(|s| s.metadata.name.as_deref() == Some(**name));
+            let missing: Vec<_> = names.iter().filter(|name| !present(name)).copied().collect();
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            let reason = "FailedToRetrieveImagePullSecret";
+            tell(Note { container: None, warning: true, reason, message });
+        }
+        let file = self.registry_config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        credentials::for_image(image, &secrets, file.as_deref())
+    }
+}
+
 /// What a pod should be.
 #[derive(Clone, Debug)]
-pub enum Desired {
+pub(super) enum Desired {
     /// As its source has it.
     Pod(Arc<Pod>),
     /// Its source does not have it any more.
@@ -78,9 +110,10 @@ pub enum Desired {
 enum Outcome {
     Pulled { container: String, result: Result<Image, Trouble> },
     Started { container: String, result: Result<Timestamp, Trouble> },
-    PostStarted { container: String, result: Result<(), Trouble> },
-    PreStopped { container: String },
-    Probed { container: String, attempt: u32, kind: ProbeKind, success: bool },
+    PostStarted { container: String, attempt: u32, result: Result<(), Trouble> },
+    PreStopped { container: String, attempt: u32 },
+    /// No success either way: it could not be carried out.
+    Probed { container: String, attempt: u32, kind: ProbeKind, success: Option<bool> },
     Published(Result<Box<Pod>, ApiError>),
     Finalized(Result<(), ApiError>),
     Done,
@@ -107,6 +140,7 @@ pub(super) struct PodTask {
     wake: Arc<Notify>,
     outcomes: JoinSet<Outcome>,
     pulls: HashMap<String, AbortHandle>,
+    ongoing: Ongoing,
     publisher: Publisher,
     status: Option<PodStatus>,
     finalize: Finalize,
@@ -157,6 +191,7 @@ impl PodTask {
             wake,
             outcomes: JoinSet::new(),
             pulls: HashMap::new(),
+            ongoing: Ongoing::default(),
             publisher: Publisher::default(),
             status: None,
             finalize: Finalize::No,
@@ -248,6 +283,7 @@ impl PodTask {
             let observed = self.shared.runtime.observe(&id);
             self.state.record_observation(&name, observed.as_ref(), None, now);
             if self.state.container(&name).running().is_none() {
+                self.ongoing.end(&id);
                 ended.push(id);
             }
         }
@@ -296,16 +332,9 @@ impl PodTask {
                 }
             }
             Action::Start { container, attempt } => self.start(container, attempt),
-            Action::PostStart { container } => {
-                self.outcomes.spawn(async move { Outcome::PostStarted { container, result: Ok(()) } });
-            }
-            Action::PreStop { container, within: _ } => {
-                self.outcomes.spawn(async move { Outcome::PreStopped { container } });
-            }
-            Action::Probe { container, kind } => {
-                let attempt = self.state.container(&container).newest_attempt();
-                self.outcomes.spawn(async move { Outcome::Probed { container, attempt, kind, success: true } });
-            }
+            Action::PostStart { container } => self.post_start(container),
+            Action::PreStop { container, within } => self.pre_stop(container, within),
+            Action::Probe { container, kind } => self.probe(container, kind),
             Action::Stop { container, attempt, grace } => self.stop(&container, attempt, grace),
         }
     }
@@ -316,12 +345,14 @@ impl PodTask {
 
     fn pull(&mut self, container: String, image: String) {
         let (shared, reference, spec) = (Arc::clone(&self.shared), self.reference.clone(), self.spec.clone());
+        let pod = Arc::clone(&self.pod);
         let policy = self.container(&container).and_then(|c| c.image_pull_policy);
         let policy = PullPolicy::of(policy.as_deref(), &image);
         let name = container.clone();
         let handle = self.outcomes.spawn(async move {
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
-            let result = pull::pull(shared.runtime.as_ref(), &container, &image, policy, &[], note).await;
+            let credentials = shared.credentials(&pod, &image, note).await;
+            let result = pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await;
             Outcome::Pulled { container, result }
         });
         self.pulls.insert(name, handle);
@@ -355,6 +386,45 @@ impl PodTask {
         });
     }
 
+    /// The running attempt of a container, for its probes and hooks.
+    fn attempt(&mut self, name: &str) -> Attempt {
+        let container = self.container(name).unwrap_or_default();
+        let record = self.state.container(name);
+        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let id = container_id(&self.name.uid, name, number);
+        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+        let (recorder, reference, spec) = (shared.recorder.clone(), self.reference.clone(), self.spec.clone());
+        let tell = Box::new(move |note: Note| tell(&recorder, &reference, &spec, &note));
+        let started = self.ongoing.spec(&id);
+        Attempt { shared, pod, name: self.name.clone(), container, id, number, image, spec: started, tell }
+    }
+
+    fn post_start(&mut self, container: String) {
+        let attempt = self.attempt(&container);
+        let (id, number) = (attempt.id.clone(), attempt.number);
+        let handle = self.outcomes.spawn(async move {
+            Outcome::PostStarted { container, attempt: number, result: attempt.post_start().await }
+        });
+        self.ongoing.hook(&id, handle);
+    }
+
+    fn pre_stop(&mut self, container: String, within: Duration) {
+        let attempt = self.attempt(&container);
+        let (id, number) = (attempt.id.clone(), attempt.number);
+        let handle = self.outcomes.spawn(async move {
+            attempt.pre_stop(within).await;
+            Outcome::PreStopped { container, attempt: number }
+        });
+        self.ongoing.hook(&id, handle);
+    }
+
+    fn probe(&mut self, container: String, kind: ProbeKind) {
+        let attempt = self.attempt(&container);
+        self.outcomes.spawn(async move {
+            Outcome::Probed { container, attempt: attempt.number, kind, success: attempt.probe(kind).await }
+        });
+    }
+
     fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
         let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
         let pod = self.name.clone();
@@ -384,13 +454,16 @@ impl PodTask {
             Outcome::Started { container, result } => {
                 self.state.record_start(&self.spec, &container, result, now);
             }
-            Outcome::PostStarted { container, result } => {
-                self.state.record_post_start(&container, result, self.spec.grace, now);
+            Outcome::PostStarted { container, attempt, result } => {
+                self.state.record_post_start(&container, attempt, result);
             }
-            Outcome::PreStopped { container } => self.state.record_pre_stop(&container),
-            Outcome::Probed { container, attempt, kind, success } => {
-                self.state.record_probe(&self.spec, &container, attempt, kind, success);
-            }
+            Outcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
+            Outcome::Probed { container, attempt, kind, success } => match success {
+                Some(success) => {
+                    self.state.record_probe(&self.spec, &container, attempt, kind, success);
+                }
+                None => self.state.record_probe_given_up(&container, attempt, kind),
+            },
             Outcome::Published(Ok(pod)) => self.publisher.succeeded(&pod),
             Outcome::Published(Err(ApiError::Gone)) => {
                 // The source will say so too; until then there is nobody to tell.

@@ -1,1 +1,172 @@
-//! Being written.
+//! The node's HTTPS API: logs, metrics, health, and what the API server and scrapers ask of a kubelet.
+//!
+//! ```text
+//! TCP ─ listener (limits) ─ TLS (certificate asked for, not demanded)
+//!        └─ gate: who is it (authn) ─ may they (authz) ─► 401, 403, 500
+//!             └─ routes (warp) ─► handlers ─► Pods, logs, metrics
+//! TCP, plain, on loopback ─► health
+//! ```
+//!
+//! Every request on the HTTPS port passes the gate before a route is looked for, so that no route can
+//! forget it and nobody learns which routes there are. Nothing fails open: a question that cannot be asked
+//! is a refusal. The endpoints, their texts and their authorization follow the kubelet; see
+//! [Kubelet authentication/authorization](https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/).
+
+mod authn;
+mod authz;
+mod container_logs;
+mod gate;
+mod health;
+mod listener;
+mod metrics;
+mod reply;
+mod reviews;
+mod routes;
+mod tls;
+mod x509;
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use rustls::server::ResolvesServerCert;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use self::{gate::Gate, listener::Listener, routes::State};
+use crate::config::Config;
+
+/// What the server shows of the node's pods.
+pub trait Pods: Send + Sync + 'static {
+    /// A pod by name, with the status as it was last computed here.
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
+
+    /// All pods, with the statuses as they were last computed here.
+    fn pods(&self) -> Vec<Arc<Pod>>;
+
+    /// Whether the pods are being looked after.
+    ///
+    /// # Errors
+    /// What is wrong, for `/healthz`.
+    fn healthy(&self) -> Result<(), String>;
+}
+
+/// Why the server cannot start. Every message is meant for the user as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The port cannot be listened on.
+    #[error("cannot listen on {address} for {what}: {source}; another port is chosen with {flag}")]
+    Listen {
+        /// The address and port.
+        address: SocketAddr,
+        /// What would be served there.
+        what: &'static str,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The authorities of client certificates cannot be read.
+    #[error("authentication.x509.clientCAFile {}: {message}", path.display())]
+    ClientCa {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[source] rustls::Error),
+}
+
+/// The server, with its ports taken and nothing served yet.
+pub struct Server {
+    https: Listener,
+    healthz: Option<Listener>,
+    acceptor: TlsAcceptor,
+    gate: Gate,
+    state: State,
+    serve_https: bool,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("https", &self.https).field("healthz", &self.healthz).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Takes the ports and reads what the configuration names. `certificate` is what handshakes are
+    /// answered with; `reviews` is whom to ask about callers.
+    ///
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn bind(
+        config: &Config,
+        certificate: Arc<dyn ResolvesServerCert>,
+        reviews: Client,
+        pods: Arc<dyn Pods>,
+    ) -> Result<Self, ServerError> {
+        let kubelet = &config.kubelet;
+        let bind = |address: SocketAddr, what: &'static str, flag: &'static str| {
+            Listener::bind(address).map_err(|source| ServerError::Listen { address, what, flag, source })
+        };
+        let https = bind(SocketAddr::new(kubelet.address, kubelet.port), "the HTTPS API", "--port")?;
+        let healthz = (kubelet.healthz_port != 0)
+            .then(|| {
+                let address = SocketAddr::new(kubelet.healthz_bind_address, kubelet.healthz_port);
+                bind(address, "health checks", "--healthz-port")
+            })
+            .transpose()?;
+        let gate = Gate::new(config, reviews)?;
+        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&kubelet.tls_min_version, certificate)?));
+        Ok(Self {
+            https,
+            healthz,
+            acceptor,
+            gate,
+            state: State::new(config, pods),
+            serve_https: kubelet.enable_server,
+        })
+    }
+
+    /// The port of the HTTPS API, which the Node announces.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.https.address().port()
+    }
+
+    /// The address of the plain health checks; `None` when they are off.
+    #[must_use]
+    pub fn healthz_address(&self) -> Option<SocketAddr> {
+        self.healthz.as_ref().map(Listener::address)
+    }
+
+    /// Adds metrics to what `/metrics` shows, before the server runs.
+    pub fn register_metrics(&mut self, register: impl FnOnce(&mut Registry)) {
+        register(self.state.metrics.registry());
+    }
+
+    /// Serves until cancelled; answers that are under way get a moment to end.
+    pub async fn run(self, cancel: CancellationToken) {
+        let Self { https, healthz, acceptor, gate, state, serve_https } = self;
+        let state = Arc::new(state);
+        let https_serving = async {
+            if serve_https {
+                https.serve_tls(acceptor, Arc::new(gate), routes::service(Arc::clone(&state)), cancel.clone()).await;
+            }
+        };
+        let healthz_serving = async {
+            if let Some(healthz) = healthz {
+                healthz.serve_plain(routes::health_service(Arc::clone(&state)), cancel.clone()).await;
+            }
+        };
+        tokio::join!(https_serving, healthz_serving);
+    }
+}
+
+#[cfg(test)]
+mod tests;

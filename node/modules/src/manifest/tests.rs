@@ -10,7 +10,8 @@ fn index(entries: &[(&str, &str)]) -> Index {
     let manifests: Vec<Value> = entries
         .iter()
         .map(|(os, architecture)| {
-            let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &format!("{os}/{architecture}"));
+            let mut entry =
+                descriptor("application/vnd.oci.image.manifest.v1+json", &format!("{os}/{architecture}"));
             if *os == "attestation" {
                 entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
                 entry["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
@@ -104,7 +105,8 @@ fn documents_that_are_no_manifests() {
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{text}");
     }
-    let negative = format!(r#"{{"schemaVersion": 2, "config": {{"digest": "{}", "size": -1}}}}"#, Digest::of(b""));
+    let negative =
+        format!(r#"{{"schemaVersion": 2, "config": {{"digest": "{}", "size": -1}}}}"#, Digest::of(b""));
     assert!(parse(negative.as_bytes()).is_err());
 }
 

@@ -11,7 +11,9 @@ pub(super) fn what_it_is(head: &[u8]) -> Option<String> {
     }
     let text = std::str::from_utf8(head).or_else(|error| {
         // The cut may have gone through a character.
-        std::str::from_utf8(head.get(..error.valid_up_to()).filter(|_| error.error_len().is_none()).unwrap_or(b"\xff"))
+        std::str::from_utf8(
+            head.get(..error.valid_up_to()).filter(|_| error.error_len().is_none()).unwrap_or(b"\xff"),
+        )
     });
     let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_whitespace());
     Some(match text.ok().filter(is_text).map(str::trim_start) {
@@ -62,7 +64,9 @@ mod tests {
             let found = what_it_is(head);
             match expected {
                 None => assert_eq!(found, None),
-                Some(start) => assert!(found.as_deref().is_some_and(|found| found.starts_with(start)), "{found:?}"),
+                Some(start) => {
+                    assert!(found.as_deref().is_some_and(|found| found.starts_with(start)), "{found:?}")
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::testing::{EMPTY_MODULE, Fixture, files};
+use crate::testing::{EMPTY_MODULE, Fixture};
 
 fn image(fixture: &Fixture) -> Image {
     let mut image = fixture.filesystem("r.io/app:v1", |root| {
@@ -64,7 +64,10 @@ async fn commands_that_are_no_modules_say_why() {
     let fixture = Fixture::new();
     let image = image(&fixture);
     for (command, text) in [
-        ("", r#"exec: "": the command is empty; set command: in the container or an entry point in the image"#),
+        (
+            "",
+            r#"exec: "": the command is empty; set command: in the container or an entry point in the image"#,
+        ),
         ("gone", r#"exec: "gone": executable file not found in $PATH"#),
         ("dangling", r#"exec: "dangling": executable file not found in $PATH"#),
         ("/gone", r#"exec: "/gone": no such file or directory"#),
@@ -92,47 +95,4 @@ async fn digests_of_files_are_remembered_over_a_restart() {
     fs::write(&first.path, [EMPTY_MODULE, b"changed"].concat()).unwrap();
     let reopened = Store::open(&fixture.root(), crate::StoreOptions::default()).unwrap();
     assert_eq!(reopened.module(&image, "ls").await.unwrap(), first);
-}
-
-#[tokio::test]
-async fn an_imported_file_is_an_image_of_its_path() {
-    let fixture = Fixture::new();
-    let path = fixture.file("hello.wasm", EMPTY_MODULE);
-    let image = fixture.store.import(&path).await.unwrap();
-    let digest = Digest::of(EMPTY_MODULE);
-    assert_eq!(image.id(), format!("hello.wasm@{digest}"));
-    assert_eq!(image.entrypoint, ["hello.wasm"]);
-    assert_eq!(image.size_bytes, 8);
-    assert_eq!(fixture.store.get(&ImageName::Path(path.clone())).unwrap(), Some(image.clone()));
-    assert_eq!(fixture.store.list().unwrap(), [image.clone()]);
-    assert_eq!(fixture.store.rootfs(&image), None);
-
-    let module = fixture.store.module(&image, "any name").await.unwrap();
-    assert_eq!((module.digest, fs::read(&module.path).unwrap()), (digest, EMPTY_MODULE.to_vec()));
-
-    // A changed file is another image under the same name; the copy of the first is as it was.
-    fs::write(&path, [EMPTY_MODULE, b"\0"].concat()).unwrap();
-    let second = fixture.store.import(&path).await.unwrap();
-    assert_ne!(second.digest, image.digest);
-    assert_eq!(fixture.store.get(&ImageName::Path(path)).unwrap(), Some(second));
-    assert_eq!(fs::read(module.path).unwrap(), EMPTY_MODULE);
-}
-
-#[tokio::test]
-async fn files_that_cannot_be_imported() {
-    let options = crate::StoreOptions { layer_limit: 16, ..Default::default() };
-    let fixture = Fixture::with(options);
-    for (content, text) in [
-        (&b"hello"[..], "it looks like a text file"),
-        (b"", "the module is empty (0 bytes)"),
-        (b"\0asm\x01\0\0\0 and nine bytes", "is larger than 16 bytes"),
-    ] {
-        let error = fixture.store.import(&fixture.file("x", content)).await.unwrap_err().to_string();
-        assert!(error.contains(text), "{error}");
-    }
-    let missing = fixture.directory.path().join("missing");
-    let error = fixture.store.import(&missing).await.unwrap_err().to_string();
-    assert!(error.contains("No such file") && error.contains("missing"), "{error}");
-    assert!(fixture.store.import(fixture.directory.path()).await.is_err());
-    assert!(files(&fixture.root().join("blobs/sha256")).is_empty());
 }

@@ -46,7 +46,9 @@ mod tests {
         };
         let cases: &[(&[&str], Option<Challenge>)] = &[
             (
-                &[r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="a:b:pull,push""#],
+                &[
+                    r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="a:b:pull,push""#,
+                ],
                 bearer("https://auth.docker.io/token", Some("registry.docker.io")),
             ),
             (&[r#"Basic realm="r""#], Some(Challenge::Basic)),

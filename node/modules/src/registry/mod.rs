@@ -15,6 +15,7 @@
 //!
 //! [1]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 
+mod answer;
 mod challenge;
 mod session;
 
@@ -22,9 +23,11 @@ use std::{path::PathBuf, sync::OnceLock, time::Duration};
 
 use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
-pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Session, next_chunk};
+pub(crate) use answer::next_chunk;
+pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Resolved, Session};
 
 use crate::{
+    digest::Digest,
     error::{PullFailure, StoreError},
     image::Credential,
     reference::Reference,
@@ -63,7 +66,8 @@ impl Registry {
     pub(crate) fn new(options: RegistryOptions, authorities: &[PathBuf]) -> Result<Self, StoreError> {
         let mut certificates = Vec::new();
         for path in authorities {
-            let pem = std::fs::read(path).map_err(StoreError::io("read the certificate authorities in", path))?;
+            let pem =
+                std::fs::read(path).map_err(StoreError::io("read the certificate authorities in", path))?;
             let bundle = Certificate::from_pem_bundle(&pem).ok().filter(|bundle| !bundle.is_empty());
             let Some(bundle) = bundle else {
                 return Err(StoreError::Unusable {
@@ -78,6 +82,9 @@ impl Registry {
 
     /// Finds the manifest that `reference` names, trying `credentials` in order and then none.
     ///
+    /// With the digest that the reference was `known` to mean, a registry that says that it still does is not
+    /// asked for the manifest: public registries count those.
+    ///
     /// A registry may answer "not found" to those who may not know, so both refusals lead to the next
     /// credential; when all fail, "not found" is the better answer of the two.
     ///
@@ -87,11 +94,12 @@ impl Registry {
         &self,
         reference: &Reference,
         credentials: &[Credential],
-    ) -> Result<(Session, RawManifest), PullFailure> {
+        known: Option<Digest>,
+    ) -> Result<Resolved, PullFailure> {
         let mut denied = None;
         let mut absent = None;
         for credential in credentials.iter().map(Some).chain([None]) {
-            match self.open(reference, credential).await {
+            match self.open(reference, credential, known).await {
                 Ok(found) => return Ok(found),
                 Err(PullFailure::Denied(detail)) => denied = denied.or(Some(detail)),
                 Err(PullFailure::NotFound(detail)) => absent = absent.or(Some(detail)),
@@ -105,25 +113,22 @@ impl Registry {
     }
 
     /// One attempt, with one credential or none: over HTTPS, and over HTTP where that is allowed and nobody
-    /// speaks TLS.
+    /// speaks TLS. A certificate that is not trusted is an error, never a reason for plain HTTP.
     async fn open(
         &self,
         reference: &Reference,
         credential: Option<&Credential>,
-    ) -> Result<(Session, RawManifest), PullFailure> {
+        known: Option<Digest>,
+    ) -> Result<Resolved, PullFailure> {
         let clients = self.clients()?;
         let plain = self.may_be_plain(reference);
         let client = if reference.is_local() { &clients.local } else { &clients.remote };
-        let session = |scheme| Session::new(client.clone(), reference.clone(), credential.cloned(), scheme, plain);
+        let session =
+            |scheme| Session::new(client.clone(), reference.clone(), credential.cloned(), scheme, plain);
         let secure = session("https");
-        match secure.manifest(reference.selector()).await {
-            Ok(manifest) => Ok((secure, manifest)),
-            Err(error) if plain && error.not_connected => {
-                let session = session("http");
-                let manifest = session.manifest(reference.selector()).await?;
-                Ok((session, manifest))
-            }
-            Err(error) => Err(error.reason),
+        match secure.resolve(known).await {
+            Err(error) if plain && error.no_tls => Ok(session("http").resolve(known).await?),
+            other => Ok(other?),
         }
     }
 
@@ -145,7 +150,7 @@ impl Registry {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err("the process has not chosen a cryptography provider".to_owned());
         }
-        let build = |builder: ClientBuilder| builder.build().map_err(|error| session::describe(error));
+        let build = |builder: ClientBuilder| builder.build().map_err(answer::describe);
         let local = match build(self.builder().no_proxy()) {
             Ok(client) => client,
             // No authorities at all: plain HTTP can still be spoken.
@@ -177,7 +182,9 @@ impl Registry {
 
 fn denied_text(detail: &str, credentials: usize) -> String {
     match credentials {
-        0 => format!("{detail}; the repository does not exist or needs a login: name a secret in imagePullSecrets"),
+        0 => format!(
+            "{detail}; the repository does not exist or needs a login: name a secret in imagePullSecrets"
+        ),
         1 => format!("{detail}; the credential was not accepted: check the secret in imagePullSecrets"),
         n => format!("{detail}; none of {n} credentials was accepted: check the secrets in imagePullSecrets"),
     }

@@ -31,7 +31,9 @@ impl Server {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
                 tokio::spawn(async move {
-                    let Some(request) = read_request(&mut stream).await else { return };
+                    let Some(request) = read_request(&mut stream).await else {
+                        return;
+                    };
                     log.lock().unwrap().push(request.clone());
                     let Answer { head, body, endless } = answer(&request);
                     let _ = stream.write_all(head.as_bytes()).await;
@@ -65,10 +67,11 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
         let text = std::str::from_utf8(&bytes).ok()?;
         let (head, body) = match text.split_once("\r\n\r\n") {
             Some(parts) => parts,
-            None if count == 0 || !text.starts_with(['G', 'P']) => return None,
+            None if count == 0 || !text.starts_with(['G', 'H', 'P']) => return None,
             None => continue,
         };
-        let length = head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let length =
+            head.to_lowercase().lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
         if body.len() >= length.unwrap_or(0) {
             return Some(text.to_owned());
         }
@@ -109,7 +112,7 @@ fn credential(username: &str, password: &str) -> Credential {
 
 /// A registry that takes only the token `T`, and its token service, which gives it to those who pass `allowed`.
 async fn with_tokens(allowed: fn(&str) -> bool) -> Server {
-    let port = Arc::new(std::sync::OnceLock::new());
+    let port = Arc::new(OnceLock::new());
     let known = Arc::clone(&port);
     let server = Server::start(move |request| {
         let head = request.to_lowercase();
@@ -136,10 +139,14 @@ async fn with_tokens(allowed: fn(&str) -> bool) -> Server {
 #[tokio::test]
 async fn a_public_image_needs_a_token_for_nobody() {
     let server = with_tokens(|request| !request.to_lowercase().contains("authorization")).await;
-    let (_, manifest) = registry().resolve(&server.reference(), &[]).await.unwrap();
+    let resolved = registry().resolve(&server.reference(), &[], None).await.unwrap();
+    let Resolved::Manifest(_, manifest) = resolved else { panic!("nothing was known") };
     assert_eq!(manifest.digest, Digest::of(MANIFEST.as_bytes()));
     let asked = &server.requests()[1];
-    assert!(asked.starts_with("GET /token?scope=repository%3Ateam%2Fapp%3Apull&service=reg HTTP/1.1"), "{asked}");
+    assert!(
+        asked.starts_with("GET /token?scope=repository%3Ateam%2Fapp%3Apull&service=reg HTTP/1.1"),
+        "{asked}"
+    );
 }
 
 #[tokio::test]
@@ -147,7 +154,7 @@ async fn a_password_goes_to_the_token_service_only() {
     // alice:secret
     let server = with_tokens(|request| request.contains("Basic YWxpY2U6c2VjcmV0")).await;
     let wrong = credential("alice", "wrong");
-    registry().resolve(&server.reference(), &[wrong, credential("alice", "secret")]).await.unwrap();
+    registry().resolve(&server.reference(), &[wrong, credential("alice", "secret")], None).await.unwrap();
     let leaked = |request: &String| !request.contains(" /token") && request.contains("Basic ");
     assert!(!server.requests().iter().any(leaked));
 }
@@ -155,21 +162,24 @@ async fn a_password_goes_to_the_token_service_only() {
 #[tokio::test]
 async fn an_identity_token_is_exchanged_by_post() {
     let server = with_tokens(|request| {
-        request.starts_with("POST /token") && request.contains("grant_type=refresh_token") && request.contains("=ID")
+        request.starts_with("POST /token")
+            && request.contains("grant_type=refresh_token")
+            && request.contains("=ID")
     })
     .await;
-    registry().resolve(&server.reference(), &[credential("", "ID")]).await.unwrap();
+    registry().resolve(&server.reference(), &[credential("", "ID")], None).await.unwrap();
 }
 
 #[tokio::test]
 async fn refusals_name_no_secret() {
     let server = with_tokens(|_| false).await;
-    let error = registry().resolve(&server.reference(), &[credential("alice", "hunter2")]).await.err().unwrap();
+    let error =
+        registry().resolve(&server.reference(), &[credential("alice", "hunter2")], None).await.err().unwrap();
     assert!(matches!(error, PullFailure::Denied(_)));
     let text = format!("{error} {error:?}");
     assert!(text.contains("check the secret in imagePullSecrets") && !text.contains("hunter2"), "{text}");
 
-    let error = registry().resolve(&server.reference(), &[]).await.err().unwrap().to_string();
+    let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap().to_string();
     assert!(error.contains("needs a login"), "{error}");
 }
 
@@ -178,7 +188,8 @@ async fn an_unsafe_token_service_gets_nothing() {
     for realm in ["ftp://127.0.0.1/token", "nonsense"] {
         let challenge = format!("www-authenticate: Bearer realm=\"{realm}\"\r\n");
         let server = Server::start(move |_| answer("401 Unauthorized", &challenge, "")).await;
-        let error = registry().resolve(&server.reference(), &[credential("a", "b")]).await.err().unwrap();
+        let error =
+            registry().resolve(&server.reference(), &[credential("a", "b")], None).await.err().unwrap();
         assert!(matches!(&error, PullFailure::Denied(text) if text.contains("not safe")), "{error}");
     }
 }
@@ -200,12 +211,41 @@ async fn answers_are_told_apart() {
         let status_line = (*status).to_owned();
         let body = r#"{"errors":[{"code":"X","message":"because\nof this"},{"code":"Y"}]}"#;
         let server = Server::start(move |_| answer(&status_line, "", body)).await;
-        let error = registry().resolve(&server.reference(), &[]).await.err().unwrap();
+        let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap();
         assert!(is(&error), "{status}: {error:?}");
         if !status.starts_with("204") {
             assert!(error.to_string().contains(": because of this, Y"), "{error}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_known_is_asked_for_by_head() {
+    let known = Digest::of(MANIFEST.as_bytes());
+    let digest = format!("docker-content-digest: {known}\r\n");
+    let stale = format!("docker-content-digest: {}\r\n", Digest::of(b"new"));
+    type Case = (&'static str, String, &'static [&'static str]);
+    let cases: [Case; 4] = [
+        ("200 OK", digest.clone(), &["HEAD"]),
+        ("200 OK", stale, &["HEAD", "GET"]),
+        ("200 OK", String::new(), &["HEAD", "GET"]),
+        ("405 Method Not Allowed", digest, &["HEAD", "GET"]),
+    ];
+    for (status, header, methods) in cases {
+        let server = Server::start(move |request| match request.starts_with("HEAD") {
+            true => answer(status, &header, ""),
+            false => answer("200 OK", "", MANIFEST),
+        })
+        .await;
+        let resolved = registry().resolve(&server.reference(), &[], Some(known)).await.unwrap();
+        assert_eq!(matches!(resolved, Resolved::Unchanged), methods.len() == 1, "{status}");
+        let asked: Vec<String> = server.requests();
+        let asked: Vec<&str> = asked.iter().filter_map(|request| request.split(' ').next()).collect();
+        assert_eq!(asked, methods, "{status}");
+    }
+    let gone = Server::start(|_| answer("404 Not Found", "", "")).await;
+    let error = registry().resolve(&gone.reference(), &[], Some(known)).await.err().unwrap();
+    assert!(matches!(error, PullFailure::NotFound(_)), "what is gone is not unchanged: {error}");
 }
 
 #[tokio::test]
@@ -215,7 +255,7 @@ async fn not_found_beats_denied() {
         false => answer("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", ""),
     })
     .await;
-    let error = registry().resolve(&server.reference(), &[credential("a", "b")]).await.err().unwrap();
+    let error = registry().resolve(&server.reference(), &[credential("a", "b")], None).await.err().unwrap();
     assert!(matches!(error, PullFailure::NotFound(_)), "{error}");
 }
 
@@ -233,7 +273,7 @@ async fn a_manifest_without_end_is_cut_off() {
     };
     for make in [announced as fn() -> Answer, unannounced] {
         let server = Server::start(move |_| make()).await;
-        let error = registry().resolve(&server.reference(), &[]).await.err().unwrap();
+        let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap();
         assert!(matches!(error, PullFailure::TooLarge(_)), "{error}");
     }
 }
@@ -247,8 +287,11 @@ async fn a_registry_that_stalls_is_unavailable() {
         endless: Endless::Stalls,
     })
     .await;
-    assert!(registry().resolve(&server.reference(), &[]).await.is_ok(), "an answer that is complete is one");
-    let error = registry().resolve(&stalled.reference(), &[]).await.err().unwrap();
+    assert!(
+        registry().resolve(&server.reference(), &[], None).await.is_ok(),
+        "an answer that is complete is one"
+    );
+    let error = registry().resolve(&stalled.reference(), &[], None).await.err().unwrap();
     assert!(matches!(error, PullFailure::Unavailable(_)), "{error}");
 }
 
@@ -257,7 +300,7 @@ async fn a_manifest_that_is_not_what_its_digest_names() {
     let server = Server::start(|_| answer("200 OK", "", MANIFEST)).await;
     let wrong = Digest::of(b"something else");
     let reference: Reference = format!("{}/app@{wrong}", server.address).parse().unwrap();
-    let error = registry().resolve(&reference, &[]).await.err().unwrap();
+    let error = registry().resolve(&reference, &[], None).await.err().unwrap();
     assert!(matches!(&error, PullFailure::Mismatch(text) if text.contains(&wrong.to_string())), "{error}");
 }
 
@@ -271,7 +314,7 @@ async fn a_redirect_to_another_host_takes_no_credential_along() {
         false => answer("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", ""),
     })
     .await;
-    registry().resolve(&server.reference(), &[credential("a", "b")]).await.unwrap();
+    registry().resolve(&server.reference(), &[credential("a", "b")], None).await.unwrap();
     assert!(!storage.requests()[0].to_lowercase().contains("authorization"));
 }
 
@@ -280,7 +323,7 @@ async fn signatures_in_redirects_do_not_reach_error_texts() {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let location = format!("location: http://{unused}/x?signature=S3CRET\r\n");
     let server = Server::start(move |_| answer("307 Temporary Redirect", &location, "")).await;
-    let error = registry().resolve(&server.reference(), &[]).await.err().unwrap();
+    let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap();
     let text = format!("{error} {error:?}");
     assert!(matches!(error, PullFailure::Unavailable(_)) && !text.contains("S3CRET"), "{text}");
 }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::testing::{EMPTY_MODULE, Fixture, files};
+use crate::testing::{EMPTY_MODULE, Fixture};
 
 fn reference(text: &str) -> ImageName {
     text.parse().unwrap()
@@ -76,65 +76,4 @@ fn damaged_records_hide_an_image_and_nothing_else() {
     assert_eq!(store.list().unwrap(), std::slice::from_ref(&b));
     store.remove(&a.reference).unwrap();
     assert_eq!(store.get(&b.reference).unwrap(), Some(b));
-}
-
-#[tokio::test]
-async fn removing_an_image_removes_all_that_is_its_own() {
-    let fixture = Fixture::new();
-    let store = &fixture.store;
-    let image = fixture.filesystem("r.io/a:v1", |root| fs::write(root.join("m"), EMPTY_MODULE).unwrap());
-    let module = store.module(&image, "m").await.unwrap();
-    let compiled = store.inner.layout.precompiled().join(format!("{}-k", module.digest.hex()));
-    fs::write(&compiled, "").unwrap();
-    let same_module = store.import(&fixture.file("m.wasm", EMPTY_MODULE)).await.unwrap();
-
-    store.remove(&image.reference).unwrap();
-    assert_eq!(store.get(&image.reference).unwrap(), None);
-    assert_eq!(store.get(&reference(&image.id())).unwrap(), None, "the digest goes with the last tag");
-    for directory in ["rootfs", "digests"] {
-        assert!(files(&fixture.root().join(directory)).is_empty(), "{directory}");
-    }
-    assert!(compiled.exists(), "another image has the same module");
-
-    store.remove(&same_module.reference).unwrap();
-    for directory in ["images", "names", "blobs/sha256", "precompiled", "holds"] {
-        assert!(files(&fixture.root().join(directory)).is_empty(), "{directory}");
-    }
-}
-
-#[test]
-fn a_held_image_stays() {
-    let fixture = Fixture::new();
-    let image = fixture.filesystem("r.io/a:v1", |_| {});
-    let hold = fixture.store.hold(&image).unwrap();
-    let second = fixture.store.hold(&image).unwrap();
-    let other = Store::open(&fixture.root(), StoreOptions::default()).unwrap();
-    let foreign = other.hold(&image).unwrap();
-
-    drop((hold, foreign));
-    for store in [&fixture.store, &other] {
-        assert!(matches!(store.remove(&image.reference), Err(StoreError::InUse { .. })));
-        assert_eq!(store.get(&image.reference).unwrap(), Some(image.clone()), "nothing has changed");
-    }
-    drop(second);
-    other.remove(&image.reference).unwrap();
-    assert!(matches!(fixture.store.hold(&image), Err(StoreError::Absent { .. })));
-}
-
-#[test]
-fn which_names_are_left() {
-    let cases: &[(&[&str], &str, &[&str])] = &[
-        (&["r/a@D", "r/a:v1"], "r/a:v1", &[]),
-        (&["r/a@D", "r/a:v1", "r/a:v2"], "r/a:v1", &["r/a@D", "r/a:v2"]),
-        (&["r/a@D", "r/b@D", "r/a:v1", "r/b:v1"], "r/a:v1", &["r/a@D", "r/b@D", "r/b:v1"]),
-        (&["r/a@D", "r/b@D", "r/a:v1", "r/b:v1"], "r/a@D", &["r/b@D", "r/b:v1"]),
-        (&["r/a@D"], "r/a@D", &[]),
-        (&["localhost@D", "localhost:5000/x:v1"], "localhost@D", &["localhost:5000/x:v1"]),
-        (&["/srv/m.wasm", "/srv/n.wasm"], "/srv/m.wasm", &["/srv/n.wasm"]),
-        (&["/srv/m@1.wasm"], "/srv/m@1.wasm", &[]),
-    ];
-    for (names, gone, expected) in cases {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(&names_left(&names, gone), expected, "{gone} of {names:?}");
-    }
 }

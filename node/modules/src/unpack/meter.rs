@@ -79,7 +79,9 @@ impl<R: Read> Read for Metered<R> {
         }
         if let Some(left) = state.header.get() {
             let left = left.checked_sub(count as u64);
-            state.header.set(Some(left.ok_or_else(|| io::Error::other("a header in it is larger than 1 MiB"))?));
+            state
+                .header
+                .set(Some(left.ok_or_else(|| io::Error::other("a header in it is larger than 1 MiB"))?));
         }
         Ok(count)
     }

@@ -118,13 +118,16 @@ fn layers_replace_merge_and_remove() {
         ("opaque on nothing", &[&[Text("a/.wh..wh..opq", "")]], &[]),
         ("notes of aufs", &[&[Text(".wh..wh.plnk", ""), Text("x", "")]], &["x"]),
         ("file over directory", &[&[Text("a/x", "")], &[Text("a", "")]], &["a"]),
-        ("directory over link", &[&[Dir("t"), Link("a", "t")], &[Dir("a"), Text("a/x", "")]], &["a/", "a/x", "t/"]),
-        ("through a link", &[&[Dir("usr/lib"), Link("lib", "usr/lib")], &[Text("lib/x", "")]], &[
-            "lib -> usr/lib",
-            "usr/",
-            "usr/lib/",
-            "usr/lib/x",
-        ]),
+        (
+            "directory over link",
+            &[&[Dir("t"), Link("a", "t")], &[Dir("a"), Text("a/x", "")]],
+            &["a/", "a/x", "t/"],
+        ),
+        (
+            "through a link",
+            &[&[Dir("usr/lib"), Link("lib", "usr/lib")], &[Text("lib/x", "")]],
+            &["lib -> usr/lib", "usr/", "usr/lib/", "usr/lib/x"],
+        ),
         ("twice in one layer", &[&[Text("x", "1"), Text("x", "2")]], &["x"]),
         ("devices are left out", &[&[Device("dev/null"), Text("x", "")]], &["dev/", "x"]),
     ];
@@ -170,7 +173,11 @@ fn links_to_outside_are_followed_inside_only() {
     }
     let fixture = Fixture::new();
     fixture.unpack(&[&[Link("x", "../outside")], &[Text("x", "new")]]).unwrap();
-    assert_eq!(fs::read_to_string(fixture.root().join("x")).unwrap(), "new", "a link is replaced, not written through");
+    assert_eq!(
+        fs::read_to_string(fixture.root().join("x")).unwrap(),
+        "new",
+        "a link is replaced, not written through"
+    );
     fixture.assert_nothing_escaped();
 }
 
@@ -206,7 +213,10 @@ fn limits_are_limits() {
     ];
     for (name, layers) in cases {
         let error = Fixture::new().unpack(layers).unwrap_err();
-        assert!(matches!(&error, PullFailure::TooLarge(text) if text.contains("1048576 bytes")), "{name}: {error:?}");
+        assert!(
+            matches!(&error, PullFailure::TooLarge(text) if text.contains("1048576 bytes")),
+            "{name}: {error:?}"
+        );
     }
     let names: Vec<String> = (0..=LIMITS.entries).map(|number| format!("f{number}")).collect();
     let many: Vec<Entry<'_>> = names.iter().map(|name| Text(name, "")).collect();
@@ -227,7 +237,10 @@ fn headers_that_would_fill_the_memory_are_refused() {
         let fixture = Fixture::new();
         let mut unpacker = Unpacker::new(fixture.root(), Limits { bytes: 1 << 30, entries: 10 }, &cancelled);
         let error = unpacker.layer(Packing::Plain, builder.into_inner().unwrap().as_slice()).unwrap_err();
-        assert!(matches!(&error, PullFailure::Malformed(text) if text.contains("1 MiB")), "{kind:?}: {error:?}");
+        assert!(
+            matches!(&error, PullFailure::Malformed(text) if text.contains("1 MiB")),
+            "{kind:?}: {error:?}"
+        );
     }
 }
 
@@ -272,7 +285,10 @@ fn packings_and_what_is_none() {
         for broken in [&packed[..packed.len() / 3], b"this is not an archive of any kind".as_slice()] {
             let mut unpacker = Unpacker::new(Fixture::new().root(), LIMITS, &cancelled);
             let error = unpacker.layer(packing, broken).unwrap_err();
-            assert!(matches!(error, PullFailure::Malformed(_) | PullFailure::Store(_)), "{packing:?}: {error:?}");
+            assert!(
+                matches!(error, PullFailure::Malformed(_) | PullFailure::Store(_)),
+                "{packing:?}: {error:?}"
+            );
         }
     }
 }

@@ -63,7 +63,12 @@ pub(super) struct Cache {
 type Slot = Mutex<Weak<Loaded>>;
 
 impl Cache {
-    pub(super) async fn get(&self, host: &Arc<Host>, path: &Path, kind: Kind) -> Result<Arc<Loaded>, LoadError> {
+    pub(super) async fn get(
+        &self,
+        host: &Arc<Host>,
+        path: &Path,
+        kind: Kind,
+    ) -> Result<Arc<Loaded>, LoadError> {
         let slot = self.slot(path).await;
         let mut slot = slot.lock().await;
         if let Some(loaded) = slot.upgrade() {
@@ -73,7 +78,9 @@ impl Cache {
             let (host, path) = (Arc::clone(host), path.to_owned());
             tokio::task::spawn_blocking(move || load(&host, &path, kind))
         };
-        let loaded = task.await.map_err(|error| LoadError::Precompiled(format!("cannot load: {error}")))??;
+        let loaded = task
+            .await
+            .map_err(|error| LoadError::Precompiled(format!("cannot load: {error}")))??;
         let loaded = Arc::new(loaded);
         *slot = Arc::downgrade(&loaded);
         Ok(loaded)
@@ -85,7 +92,9 @@ impl Cache {
             return Arc::clone(slot);
         }
         // A new module is rare enough to look over the old ones. A slot that cannot be looked into is in use.
-        slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0));
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
+        });
         let slot = Arc::<Slot>::default();
         slots.insert(path.to_owned(), Arc::clone(&slot));
         slot
@@ -97,16 +106,27 @@ fn load(host: &Host, path: &Path, kind: Kind) -> Result<Loaded, LoadError> {
     match kind {
         Kind::CoreCommand => {
             let module = precompiled::module(&host.engine, path)?;
-            let entry = module.get_export("_start").and_then(|export| export.func().cloned());
+            let entry = module
+                .get_export("_start")
+                .and_then(|export| export.func().cloned());
             if !entry.is_some_and(|entry| entry.params().len() == 0 && entry.results().len() == 0) {
-                return Err(LoadError::Link("`_start` is not a function without parameters and results".to_owned()));
+                return Err(LoadError::Link(
+                    "`_start` is not a function without parameters and results".to_owned(),
+                ));
             }
-            Ok(Loaded(Entry::Core(host.core.instantiate_pre(&module).map_err(link_error)?)))
+            Ok(Loaded(Entry::Core(
+                host.core.instantiate_pre(&module).map_err(link_error)?,
+            )))
         }
         Kind::CliComponent => {
             let component = precompiled::component(&host.engine, path)?;
-            let pre = host.component.instantiate_pre(&component).map_err(link_error)?;
-            Ok(Loaded(Entry::Component(CommandPre::new(pre).map_err(link_error)?)))
+            let pre = host
+                .component
+                .instantiate_pre(&component)
+                .map_err(link_error)?;
+            Ok(Loaded(Entry::Component(
+                CommandPre::new(pre).map_err(link_error)?,
+            )))
         }
     }
 }

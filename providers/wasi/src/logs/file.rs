@@ -18,14 +18,17 @@ const MODE: u32 = 0o640;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// Bytes after which a file is rotated; the kubelet's `containerLogMaxSize`.
-    pub max_bytes: u64,
+    pub max_size: u64,
     /// Files that are kept, the current one included; the kubelet's `containerLogMaxFiles`, at least 2.
-    pub max_files: usize,
+    pub max_files: u32,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { max_bytes: 10 << 20, max_files: 5 }
+        Self {
+            max_size: 10 << 20,
+            max_files: 5,
+        }
     }
 }
 
@@ -46,7 +49,14 @@ impl LogFile {
     /// Opens or creates the file. A last line without a newline, which a crash can leave, is ended.
     pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
         let (file, size) = open(path)?;
-        Ok(Self { path: path.to_owned(), options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+        Ok(Self {
+            path: path.to_owned(),
+            options,
+            file: Some(file),
+            size,
+            lines: Lines::default(),
+            lost: 0,
+        })
     }
 
     /// Writes what the guest wrote, with one `write(2)` unless the disk is full.
@@ -69,14 +79,17 @@ impl LogFile {
         if out.is_empty() {
             return;
         }
-        if self.size >= self.options.max_bytes
+        if self.size >= self.options.max_size
             && let Err(error) = self.rotate(now)
         {
             tracing::warn!(log = %self.path.display(), %error, "cannot rotate a container's log");
         }
         if self.lost > 0 {
             let mut notice = Vec::new();
-            let text = format!("kubewasm: {} bytes of this log were lost, because they could not be written\n", self.lost);
+            let text = format!(
+                "kubewasm: {} bytes of this log were lost, because they could not be written\n",
+                self.lost
+            );
             Lines::default().push(Stream::Stderr, text.as_bytes(), now, &mut notice);
             if self.write_whole(&notice).is_err() {
                 self.lost = self.lost.saturating_add(out.len() as u64);
@@ -119,7 +132,9 @@ impl LogFile {
         let name = rotated_name(&self.path, rotated.last(), now);
         std::fs::rename(&self.path, &name)?;
         self.file = None;
-        let surplus = (rotated.len() + 2).saturating_sub(self.options.max_files.max(2));
+        // The file that was just renamed and the one to come are the other two.
+        let most = usize::try_from(self.options.max_files.max(2)).unwrap_or(usize::MAX);
+        let surplus = rotated.len().saturating_add(2).saturating_sub(most);
         for old in rotated.iter().take(surplus) {
             std::fs::remove_file(old)?;
         }
@@ -131,7 +146,12 @@ impl LogFile {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(MODE)
+        .open(path)?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.
@@ -150,7 +170,10 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 
 /// Rotated files of a log, oldest first: their names sort by time.
 fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+    let (Some(dir), Some(name)) = (
+        path.parent(),
+        path.file_name().and_then(|name| name.to_str()),
+    ) else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
@@ -199,19 +222,26 @@ mod tests {
     }
 
     fn out(text: &str) -> Vec<(Stream, bytes::Bytes)> {
-        vec![(Stream::Stdout, bytes::Bytes::copy_from_slice(text.as_bytes()))]
+        vec![(
+            Stream::Stdout,
+            bytes::Bytes::copy_from_slice(text.as_bytes()),
+        )]
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
 
     fn texts(path: &Path) -> Vec<String> {
         let log = std::fs::read_to_string(path).unwrap();
-        log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+        log.lines()
+            .map(|line| line.split_once(' ').unwrap().1.to_owned())
+            .collect()
     }
 
     #[test]
@@ -223,7 +253,10 @@ mod tests {
             log.append(&out(text), at(0));
         }
         assert_eq!(texts(&path), ["stdout F one", "stdout F two"]);
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            MODE
+        );
     }
 
     #[test]
@@ -241,24 +274,54 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("3.log");
         std::fs::write(dir.path().join("3.log.notes"), "someone else's").unwrap();
-        let mut log = LogFile::open(&path, LogOptions { max_bytes: 10, max_files: 3 }).unwrap();
+        let mut log = LogFile::open(
+            &path,
+            LogOptions {
+                max_size: 10,
+                max_files: 3,
+            },
+        )
+        .unwrap();
         for n in 0..5 {
             log.append(&out(&format!("line {n}\n")), at(n));
         }
-        assert_eq!(names(dir.path()), ["3.log", "3.log.20260102-150408", "3.log.20260102-150409", "3.log.notes"]);
+        assert_eq!(
+            names(dir.path()),
+            [
+                "3.log",
+                "3.log.20260102-150408",
+                "3.log.20260102-150409",
+                "3.log.notes"
+            ]
+        );
         assert_eq!(texts(&path), ["stdout F line 4"]);
-        assert_eq!(texts(&dir.path().join("3.log.20260102-150409")), ["stdout F line 3"]);
+        assert_eq!(
+            texts(&dir.path().join("3.log.20260102-150409")),
+            ["stdout F line 3"]
+        );
     }
 
     #[test]
     fn rotating_twice_in_a_second_overwrites_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(&path, LogOptions { max_bytes: 1, max_files: 5 }).unwrap();
+        let mut log = LogFile::open(
+            &path,
+            LogOptions {
+                max_size: 1,
+                max_files: 5,
+            },
+        )
+        .unwrap();
         for n in 0..4 {
             log.append(&out(&format!("line {n}\n")), at(0));
         }
-        let stamps = ["0.log", "0.log.20260102-150405", "0.log.20260102-150406", "0.log.20260102-150407"];
+        let stamps = [
+            "0.log",
+            "0.log.20260102-150405",
+            "0.log.20260102-150406",
+            "0.log.20260102-150407",
+        ];
         assert_eq!(names(dir.path()), stamps);
     }
 
@@ -269,7 +332,9 @@ mod tests {
         let path = dir.path().join("0.log");
         let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
         log.append(&out("before\n"), at(0));
-        let real = log.file.replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let real = log
+            .file
+            .replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
         log.append(&out("lost\n"), at(1));
         log.append(&out("lost, too\n"), at(2));
         assert!(log.lost > 0);
@@ -277,8 +342,17 @@ mod tests {
         log.file = real;
         log.append(&out("after\n"), at(3));
         assert_eq!(log.lost, 0);
-        let notice = format!("stderr F kubewasm: {lost} bytes of this log were lost, because they could not be written");
-        assert_eq!(texts(&path), ["stdout F before".to_owned(), notice, "stdout F after".to_owned()]);
+        let notice = format!(
+            "stderr F kubewasm: {lost} bytes of this log were lost, because they could not be written"
+        );
+        assert_eq!(
+            texts(&path),
+            [
+                "stdout F before".to_owned(),
+                notice,
+                "stdout F after".to_owned()
+            ]
+        );
     }
 
     #[test]
@@ -286,7 +360,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sub = dir.path().join("c");
         std::fs::create_dir(&sub).unwrap();
-        let mut log = LogFile::open(&sub.join("0.log"), LogOptions { max_bytes: 1, max_files: 2 }).unwrap();
+        let mut log = LogFile::open(
+            &sub.join("0.log"),
+            LogOptions {
+                max_size: 1,
+                max_files: 2,
+            },
+        )
+        .unwrap();
         log.append(&out("a\n"), at(0));
         std::fs::remove_dir_all(&sub).unwrap();
         log.append(&out("b\n"), at(1));

@@ -1,7 +1,6 @@
 //! One group: its worker process, the connection to it, and the watch that feeds the view.
 
 use std::{
-    collections::HashSet,
     io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -18,14 +17,18 @@ use tokio::{process::ChildStdin, sync::Mutex, task::JoinHandle};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{CALL, READY, SupervisorError, SupervisorOptions, backoff::Backoff, view::View};
+use super::{
+    CALL, READY, SupervisorError, SupervisorOptions,
+    backoff::Backoff,
+    view::{Dead, View},
+    watch::Watch,
+};
 use crate::{
-    instance::Instance,
     protocol::{
         PROTOCOL_MAX, PROTOCOL_MIN, speaks,
-        wire::{self, watch_event::Event, worker_client::WorkerClient},
+        wire::{self, worker_client::WorkerClient},
     },
-    worker,
+    worker::{self, WorkerOptions},
 };
 
 /// Between two looks at a worker that does not answer yet, or any more.
@@ -91,7 +94,9 @@ pub(super) enum GroupError {
         reason: String,
     },
     /// It is of another age.
-    #[error("the worker of group {group} speaks protocol {min} to {max}, and this program {PROTOCOL_MIN} to {PROTOCOL_MAX}; drain the node, end the worker (process {pid}), and start again")]
+    #[error(
+        "the worker of group {group} speaks protocol {min} to {max}, and this program {PROTOCOL_MIN} to {PROTOCOL_MAX}; drain the node, end the worker (process {pid}), and start again"
+    )]
     Protocol {
         /// The group.
         group: String,
@@ -115,7 +120,16 @@ impl From<GroupError> for SupervisorError {
 pub(super) struct Client {
     pub(super) worker: WorkerClient<Channel>,
     pub(super) incarnation: String,
-    pid: u32,
+    pub(super) pid: u32,
+    /// False once nobody holds the worker's lock any more.
+    pub(super) alive: Arc<AtomicBool>,
+}
+
+impl Client {
+    /// Tells the view that what ran in this worker is lost.
+    pub(super) fn lost(&self, view: &View, group: &str, why: &str) {
+        view.lost(group, Dead::One(&self.incarnation), why, Timestamp::now());
+    }
 }
 
 /// One group of instances that share a worker.
@@ -139,7 +153,6 @@ struct State {
 struct Link {
     client: Client,
     since: Instant,
-    alive: Arc<AtomicBool>,
     /// Feeds the view; ends with the worker.
     _watcher: AbortOnDropHandle<()>,
     /// The end of the pipe that the worker's life hangs on, if it does.
@@ -154,7 +167,12 @@ struct Started {
 
 impl Group {
     pub(super) fn new(name: &str, options: &SupervisorOptions, view: Arc<View>) -> Self {
-        Self { name: name.to_owned(), options: options.clone(), view, state: Mutex::default() }
+        Self {
+            name: name.to_owned(),
+            options: options.clone(),
+            view,
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -165,7 +183,7 @@ impl Group {
     pub(super) async fn client(&self, start: bool) -> Result<Client, GroupError> {
         let mut state = self.state.lock().await;
         if let Some(link) = &state.link {
-            if link.alive.load(Ordering::Acquire) {
+            if link.client.alive.load(Ordering::SeqCst) {
                 return Ok(link.client.clone());
             }
             let lived = link.since.elapsed();
@@ -177,11 +195,16 @@ impl Group {
         } else if start {
             if let Some(pause) = state.backoff.pause(Instant::now()) {
                 let (group, deaths, log) = (self.name.clone(), state.backoff.deaths(), self.log());
-                return Err(GroupError::Backoff { group, deaths, pause, log });
+                return Err(GroupError::Backoff {
+                    group,
+                    deaths,
+                    pause,
+                    log,
+                });
             }
             Some(self.spawn()?)
         } else {
-            return Err(GroupError::NoWorker { group: self.name.clone() });
+            return Err(self.no_worker());
         };
         match self.connect(started).await {
             Ok(link) => {
@@ -198,12 +221,18 @@ impl Group {
 
     /// Ends the worker and what it hosts.
     pub(super) async fn shutdown(&self, grace: Duration) {
-        let Ok(mut client) = self.client(false).await else { return };
+        let Ok(mut client) = self.client(false).await else {
+            return;
+        };
         let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis });
+        let request = client
+            .worker
+            .shutdown(wire::ShutdownRequest { grace_millis });
         match tokio::time::timeout(grace.saturating_add(CALL), request).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::warn!(group = %self.name, %error, "cannot shut a worker down"),
+            Ok(Err(error)) => {
+                tracing::warn!(group = %self.name, %error, "cannot shut a worker down")
+            }
             Err(_) => tracing::warn!(group = %self.name, "a worker takes too long to shut down"),
         }
         let gone = async {
@@ -225,14 +254,24 @@ impl Group {
     }
 
     fn spawn(&self) -> Result<Started, GroupError> {
-        let spawn_error = |source| GroupError::Spawn { group: self.name.clone(), source };
+        let spawn_error = |source| GroupError::Spawn {
+            group: self.name.clone(),
+            source,
+        };
         let log = self.open_log().map_err(spawn_error)?;
         let mut command = self.options.program.command("worker");
-        command.arg("--socket").arg(self.socket()).args(&self.options.worker_args);
+        let with_parent = self.options.with_parent;
+        let options = WorkerOptions {
+            socket: self.socket(),
+            with_parent,
+            default_memory_limit: self.options.default_memory_limit,
+            log: self.options.log,
+        };
+        command.args(options.args());
         // A terminal's Ctrl-C is for the process group in front, which the worker must not be in.
         command.process_group(0).stderr(Stdio::from(log));
-        if self.options.with_parent {
-            command.arg("--with-parent").stdin(Stdio::piped());
+        if with_parent {
+            command.stdin(Stdio::piped());
         }
         let mut child = command.spawn().map_err(spawn_error)?;
         tracing::info!(group = %self.name, pid = child.id(), "started a worker");
@@ -247,7 +286,11 @@ impl Group {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
-        let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(path)?;
         if log.metadata()?.len() > WORKER_LOG_LIMIT {
             log.set_len(0)?;
         }
@@ -268,7 +311,10 @@ impl Group {
         let mut worker = WorkerClient::new(endpoint.connect_lazy());
         let hello = async {
             loop {
-                let request = wire::HelloRequest { protocol_min: PROTOCOL_MIN, protocol_max: PROTOCOL_MAX };
+                let request = wire::HelloRequest {
+                    protocol_min: PROTOCOL_MIN,
+                    protocol_max: PROTOCOL_MAX,
+                };
                 let failure = match worker.hello(request).await {
                     Ok(answer) => return Ok(answer.into_inner()),
                     Err(status) => status,
@@ -276,6 +322,9 @@ impl Group {
                 let ended = exit.as_ref().is_some_and(JoinHandle::is_finished);
                 if let Some(exit) = exit.take_if(|_| ended) {
                     return Err(self.ended_early(exit.await));
+                }
+                if exit.is_none() && !worker::is_locked(&self.socket()) {
+                    return Err(self.no_worker());
                 }
                 tracing::debug!(group = %self.name, %failure, "the worker does not answer yet");
                 tokio::time::sleep(LOOK).await;
@@ -285,23 +334,44 @@ impl Group {
             Ok(answer) => answer?,
             Err(_) => return Err(self.no_answer(format!("no hello within {} s", READY.as_secs()))),
         };
-        let wire::HelloResponse { protocol_min: min, protocol_max: max, pid, incarnation, .. } = hello;
+        let wire::HelloResponse {
+            protocol_min: min,
+            protocol_max: max,
+            pid,
+            incarnation,
+            ..
+        } = hello;
         if !speaks(min, max) {
-            return Err(GroupError::Protocol { group: self.name.clone(), min, max, pid });
+            return Err(GroupError::Protocol {
+                group: self.name.clone(),
+                min,
+                max,
+                pid,
+            });
         }
-        let client = Client { worker, incarnation, pid };
-        self.view.lost(&self.name, Some(&client.incarnation), "the worker that hosted it is gone", Timestamp::now());
-        let mut watch = Watch { group: self.name.clone(), client: client.clone(), view: Arc::clone(&self.view) };
-        let (synced, first) = tokio::sync::oneshot::channel();
-        let (alive, socket) = (Arc::new(AtomicBool::new(true)), self.socket());
-        let watcher = {
-            let alive = Arc::clone(&alive);
-            tokio::spawn(async move { watch.until_dead(&socket, exit, synced, &alive).await })
+        let client = Client {
+            worker,
+            incarnation,
+            pid,
+            alive: Arc::new(AtomicBool::new(true)),
         };
+        self.view.lost(
+            &self.name,
+            Dead::AllBut(&client.incarnation),
+            "the worker that hosted it is gone",
+            Timestamp::now(),
+        );
+        let mut watch = Watch {
+            group: self.name.clone(),
+            client: client.clone(),
+            view: Arc::clone(&self.view),
+        };
+        let (synced, first) = tokio::sync::oneshot::channel();
+        let socket = self.socket();
+        let watcher = tokio::spawn(async move { watch.until_dead(&socket, exit, synced).await });
         let link = Link {
             client,
             since: Instant::now(),
-            alive,
             _watcher: AbortOnDropHandle::new(watcher),
             _lifeline: lifeline,
         };
@@ -311,90 +381,36 @@ impl Group {
         }
     }
 
-    fn ended_early(&self, exit: Result<io::Result<ExitStatus>, tokio::task::JoinError>) -> GroupError {
+    fn ended_early(
+        &self,
+        exit: Result<io::Result<ExitStatus>, tokio::task::JoinError>,
+    ) -> GroupError {
         let status = describe(exit.ok().and_then(Result::ok));
-        GroupError::EndedEarly { group: self.name.clone(), status, log: self.log() }
+        GroupError::EndedEarly {
+            group: self.name.clone(),
+            status,
+            log: self.log(),
+        }
+    }
+
+    fn no_worker(&self) -> GroupError {
+        GroupError::NoWorker {
+            group: self.name.clone(),
+        }
     }
 
     fn no_answer(&self, reason: String) -> GroupError {
-        GroupError::NoAnswer { group: self.name.clone(), reason }
+        GroupError::NoAnswer {
+            group: self.name.clone(),
+            reason,
+        }
     }
 }
 
 /// How a process ended, for people.
-fn describe(status: Option<ExitStatus>) -> String {
-    status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string())
-}
-
-/// Feeds the view from one worker.
-struct Watch {
-    group: String,
-    client: Client,
-    view: Arc<View>,
-}
-
-impl Watch {
-    /// Watches until the worker is dead, and tells the view what that means. Fires `synced` once the view
-    /// has the first picture.
-    async fn until_dead(
-        &mut self,
-        socket: &Path,
-        exit: Option<JoinHandle<io::Result<ExitStatus>>>,
-        synced: tokio::sync::oneshot::Sender<()>,
-        alive: &AtomicBool,
-    ) {
-        let mut synced = Some(synced);
-        loop {
-            if let Err(error) = self.stream(&mut synced).await {
-                tracing::debug!(group = %self.group, %error, "the watch of a worker broke");
-            }
-            if !worker::is_locked(socket) {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        let how = match exit {
-            Some(exit) => exit.await.ok().and_then(Result::ok),
-            None => None,
-        };
-        let pid = self.client.pid;
-        let why = match how {
-            Some(status) => format!("the worker that hosted it (process {pid}) ended: {status}"),
-            None => format!("the worker that hosted it (process {pid}) is gone"),
-        };
-        tracing::warn!(group = %self.group, pid, status = %describe(how), "a worker is gone");
-        alive.store(false, Ordering::Release);
-        self.view.lost(&self.group, None, &why, Timestamp::now());
-    }
-
-    async fn stream(&mut self, synced: &mut Option<tokio::sync::oneshot::Sender<()>>) -> Result<(), tonic::Status> {
-        let mut stream = self.client.worker.watch(wire::WatchRequest {}).await?.into_inner();
-        let mut picture: Option<(u64, HashSet<String>)> = None;
-        while let Some(event) = stream.message().await? {
-            match event.event {
-                Some(Event::Reset(reset)) => picture = Some((reset.revision, HashSet::new())),
-                Some(Event::Changed(instance)) => match Instance::try_from(instance) {
-                    Ok(instance) => {
-                        if let Some((_, named)) = &mut picture {
-                            named.insert(instance.id.clone());
-                        }
-                        self.view.changed(&self.group, &self.client.incarnation, instance);
-                    }
-                    Err(error) => tracing::error!(group = %self.group, %error, "a worker cannot be understood"),
-                },
-                Some(Event::Removed(id)) => self.view.removed(&id),
-                Some(Event::Synced(_)) => {
-                    if let Some((revision, named)) = picture.take() {
-                        self.view.synced(&self.group, &self.client.incarnation, revision, &named);
-                    }
-                    if let Some(synced) = synced.take() {
-                        // Nobody may be waiting any more.
-                        let _ = synced.send(());
-                    }
-                }
-                None => {}
-            }
-        }
-        Ok(())
-    }
+pub(super) fn describe(status: Option<ExitStatus>) -> String {
+    status.map_or_else(
+        || "it is not known how".to_owned(),
+        |status| status.to_string(),
+    )
 }

@@ -32,6 +32,24 @@ struct Entry {
     instance: Option<Instance>,
 }
 
+/// Which worker processes of a group are dead.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Dead<'a> {
+    /// This one.
+    One(&'a str),
+    /// All but this one, which answers.
+    AllBut(&'a str),
+}
+
+impl Dead<'_> {
+    fn includes(self, incarnation: &str) -> bool {
+        match self {
+            Self::One(dead) => incarnation == dead,
+            Self::AllBut(alive) => incarnation != alive,
+        }
+    }
+}
+
 /// Pods that are to be looked at.
 #[derive(Debug, Default)]
 struct Wake {
@@ -43,7 +61,11 @@ struct Wake {
 impl View {
     /// An instance is about to be started in a group: until it is known, it can be removed there.
     pub(super) fn expect(&self, id: &str, group: &str) {
-        let entry = || Entry { group: group.to_owned(), incarnation: String::new(), instance: None };
+        let entry = || Entry {
+            group: group.to_owned(),
+            incarnation: String::new(),
+            instance: None,
+        };
         self.lock().entry(id.to_owned()).or_insert_with(entry);
     }
 
@@ -53,12 +75,19 @@ impl View {
         let mut entries = self.lock();
         if let Some(known) = entries.get(&instance.id)
             && known.incarnation == incarnation
-            && known.instance.as_ref().is_some_and(|known| known.revision >= instance.revision)
+            && known
+                .instance
+                .as_ref()
+                .is_some_and(|known| known.revision >= instance.revision)
         {
             return;
         }
         let id = instance.id.clone();
-        let entry = Entry { group: group.to_owned(), incarnation: incarnation.to_owned(), instance: Some(instance) };
+        let entry = Entry {
+            group: group.to_owned(),
+            incarnation: incarnation.to_owned(),
+            instance: Some(instance),
+        };
         entries.insert(id, entry);
         drop(entries);
         self.wake.pod(pod);
@@ -73,10 +102,18 @@ impl View {
     }
 
     /// A worker's picture is complete: what it did not name is gone, unless it came after the picture.
-    pub(super) fn synced(&self, group: &str, incarnation: &str, revision: u64, named: &HashSet<String>) {
+    pub(super) fn synced(
+        &self,
+        group: &str,
+        incarnation: &str,
+        revision: u64,
+        named: &HashSet<String>,
+    ) {
         let mut gone = Vec::new();
         self.lock().retain(|id, entry| {
-            let Some(instance) = &entry.instance else { return true };
+            let Some(instance) = &entry.instance else {
+                return true;
+            };
             let missing = entry.group == group
                 && entry.incarnation == incarnation
                 && instance.revision <= revision
@@ -89,16 +126,19 @@ impl View {
         gone.into_iter().for_each(|pod| self.wake.pod(pod));
     }
 
-    /// The worker of a group is no more: what ran in it, in any incarnation but `alive`, is lost.
-    pub(super) fn lost(&self, group: &str, alive: Option<&str>, why: &str, now: Timestamp) {
+    /// Workers of a group are no more: what ran in them is lost.
+    pub(super) fn lost(&self, group: &str, dead: Dead<'_>, why: &str, now: Timestamp) {
         let mut changed = Vec::new();
         for entry in self.lock().values_mut() {
             if entry.group == group
-                && alive != Some(entry.incarnation.as_str())
+                && dead.includes(&entry.incarnation)
                 && let Some(instance) = &mut entry.instance
                 && instance.end.is_none()
             {
-                instance.end = Some(End { finished_at: now, exit: Exit::lost(why) });
+                instance.end = Some(End {
+                    finished_at: now,
+                    exit: Exit::lost(why),
+                });
                 changed.push(instance.pod_uid.clone());
             }
         }
@@ -110,7 +150,10 @@ impl View {
     }
 
     pub(super) fn all(&self) -> Vec<Instance> {
-        self.lock().values().filter_map(|entry| entry.instance.clone()).collect()
+        self.lock()
+            .values()
+            .filter_map(|entry| entry.instance.clone())
+            .collect()
     }
 
     /// Group of an instance that is known or expected.
@@ -122,13 +165,20 @@ impl View {
     pub(super) fn running_in(&self, id: &str) -> Option<String> {
         let entries = self.lock();
         let entry = entries.get(id)?;
-        let ended = entry.instance.as_ref().is_some_and(|instance| instance.end.is_some());
+        let ended = entry
+            .instance
+            .as_ref()
+            .is_some_and(|instance| instance.end.is_some());
         (!ended).then(|| entry.group.clone())
     }
 
     /// Takes the channel of pod UIDs. Must be called within a tokio runtime.
     pub(super) fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
-        let mut taken = self.wake.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self
+            .wake
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut *taken, true) {
             return None;
         }
@@ -144,13 +194,17 @@ impl View {
 
 impl Wake {
     fn pod(&self, uid: String) {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
+        self.pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid);
         self.new.notify_one();
     }
 
     async fn deliver(self: Arc<Self>, to: mpsc::Sender<String>) {
         loop {
-            let pods = std::mem::take(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner));
+            let pods =
+                std::mem::take(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner));
             for pod in pods {
                 if to.send(pod).await.is_err() {
                     return;
@@ -174,12 +228,24 @@ mod tests {
     }
 
     fn instance(id: &str, revision: u64) -> Instance {
-        Instance { id: id.into(), pod_uid: format!("pod-{id}"), revision, started_at: now(), end: None }
+        Instance {
+            id: id.into(),
+            pod_uid: format!("pod-{id}"),
+            revision,
+            started_at: now(),
+            end: None,
+        }
     }
 
     fn exited(id: &str, revision: u64) -> Instance {
-        let end = End { finished_at: now(), exit: Exit::new(0, ExitReason::Exited, "") };
-        Instance { end: Some(end), ..instance(id, revision) }
+        let end = End {
+            finished_at: now(),
+            exit: Exit::new(0, ExitReason::Exited, ""),
+        };
+        Instance {
+            end: Some(end),
+            ..instance(id, revision)
+        }
     }
 
     #[test]
@@ -207,17 +273,22 @@ mod tests {
 
     #[test]
     fn a_dead_worker_loses_what_ran_and_keeps_what_had_ended() {
-        let view = View::default();
-        view.changed("g", "1", instance("ran", 1));
-        view.changed("g", "1", exited("ended", 2));
-        view.changed("h", "1", instance("elsewhere", 1));
-        view.changed("g", "2", instance("successor", 1));
-        view.lost("g", Some("2"), "the worker died", now());
-        let exit = |id| view.get(id).unwrap().end.map(|end| (end.exit.code, end.exit.reason));
-        assert_eq!(exit("ran"), Some((137, ExitReason::Lost)));
-        assert_eq!(exit("ended"), Some((0, ExitReason::Exited)));
-        assert_eq!(exit("elsewhere"), None);
-        assert_eq!(exit("successor"), None);
+        for dead in [Dead::One("1"), Dead::AllBut("2")] {
+            let view = View::default();
+            view.changed("g", "1", instance("ran", 1));
+            view.changed("g", "1", exited("ended", 2));
+            view.changed("h", "1", instance("elsewhere", 1));
+            view.changed("g", "2", instance("successor", 1));
+            view.lost("g", dead, "the worker died", now());
+            let exit = |id| {
+                let end = view.get(id).unwrap().end;
+                end.map(|end| (end.exit.code, end.exit.reason))
+            };
+            assert_eq!(exit("ran"), Some((137, ExitReason::Lost)));
+            assert_eq!(exit("ended"), Some((0, ExitReason::Exited)));
+            assert_eq!(exit("elsewhere"), None);
+            assert_eq!(exit("successor"), None);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     table::{Change, Picture},
 };
 use crate::{
+    host::LoadError,
     protocol::{
         PROTOCOL_MAX, PROTOCOL_MIN, speaks,
         wire::{self, watch_event::Event, worker_server},
@@ -26,10 +27,17 @@ const WATCH_BUFFER: usize = 64;
 const EXEC_OUTPUT_LIMIT: usize = 1 << 20;
 
 /// The service, which cancels `end` when it is told to shut down.
-pub(super) fn server(hosting: Hosting, end: CancellationToken) -> worker_server::WorkerServer<Service> {
+pub(super) fn server(
+    hosting: Hosting,
+    end: CancellationToken,
+) -> worker_server::WorkerServer<Service> {
     let started = jiff::Timestamp::now().as_nanosecond();
     let incarnation = format!("{}-{started}", std::process::id());
-    worker_server::WorkerServer::new(Service { hosting, end, incarnation })
+    worker_server::WorkerServer::new(Service {
+        hosting,
+        end,
+        incarnation,
+    })
 }
 
 #[derive(Debug)]
@@ -41,10 +49,20 @@ pub(super) struct Service {
 
 #[async_trait::async_trait]
 impl worker_server::Worker for Service {
-    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
-        let wire::HelloRequest { protocol_min, protocol_max } = request.into_inner();
+    async fn hello(
+        &self,
+        request: Request<wire::HelloRequest>,
+    ) -> Result<Response<wire::HelloResponse>, Status> {
+        let wire::HelloRequest {
+            protocol_min,
+            protocol_max,
+        } = request.into_inner();
         if !speaks(protocol_min, protocol_max) {
-            tracing::warn!(protocol_min, protocol_max, "an agent speaks no protocol version of ours");
+            tracing::warn!(
+                protocol_min,
+                protocol_max,
+                "an agent speaks no protocol version of ours"
+            );
         }
         Ok(Response::new(wire::HelloResponse {
             protocol_min: PROTOCOL_MIN,
@@ -55,12 +73,21 @@ impl worker_server::Worker for Service {
         }))
     }
 
-    async fn start(&self, request: Request<wire::StartRequest>) -> Result<Response<wire::StartResponse>, Status> {
-        let spec = request.into_inner().spec.ok_or_else(|| Status::invalid_argument("the specification is missing"))?;
-        let spec = InstanceSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    async fn start(
+        &self,
+        request: Request<wire::StartRequest>,
+    ) -> Result<Response<wire::StartResponse>, Status> {
+        let spec = request
+            .into_inner()
+            .spec
+            .ok_or_else(|| Status::invalid_argument("the specification is missing"))?;
+        let spec = InstanceSpec::try_from(spec)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let name = spec.name.clone();
         match self.hosting.start(spec).await {
-            Ok(instance) => Ok(Response::new(wire::StartResponse { instance: Some((&instance).into()) })),
+            Ok(instance) => Ok(Response::new(wire::StartResponse {
+                instance: Some((&instance).into()),
+            })),
             Err(error) => {
                 tracing::info!(name, %error, "an instance did not start");
                 Err(status(&error))
@@ -68,24 +95,35 @@ impl worker_server::Worker for Service {
         }
     }
 
-    async fn stop(&self, request: Request<wire::StopRequest>) -> Result<Response<wire::StopResponse>, Status> {
+    async fn stop(
+        &self,
+        request: Request<wire::StopRequest>,
+    ) -> Result<Response<wire::StopResponse>, Status> {
         let wire::StopRequest { id, grace_millis } = request.into_inner();
         self.hosting.stop(&id, Duration::from_millis(grace_millis));
         Ok(Response::new(wire::StopResponse {}))
     }
 
-    async fn remove(&self, request: Request<wire::RemoveRequest>) -> Result<Response<wire::RemoveResponse>, Status> {
+    async fn remove(
+        &self,
+        request: Request<wire::RemoveRequest>,
+    ) -> Result<Response<wire::RemoveResponse>, Status> {
         let id = request.into_inner().id;
         if self.hosting.remove(&id).await {
             Ok(Response::new(wire::RemoveResponse {}))
         } else {
-            Err(Status::aborted(format!("the instance {id} is being started, or does not end; try again")))
+            Err(Status::aborted(format!(
+                "the instance {id} is being started, or does not end; try again"
+            )))
         }
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchEvent, Status>> + Send>>;
 
-    async fn watch(&self, _request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
         let (hosting, end) = (self.hosting.clone(), self.end.clone());
         tokio::spawn(async move {
@@ -98,16 +136,34 @@ impl worker_server::Worker for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn exec(&self, request: Request<wire::ExecRequest>) -> Result<Response<wire::ExecResponse>, Status> {
-        let wire::ExecRequest { id, argv, timeout_millis, output_limit } = request.into_inner();
+    async fn exec(
+        &self,
+        request: Request<wire::ExecRequest>,
+    ) -> Result<Response<wire::ExecResponse>, Status> {
+        let wire::ExecRequest {
+            id,
+            argv,
+            timeout_millis,
+            output_limit,
+        } = request.into_inner();
         if argv.is_empty() {
             return Err(Status::invalid_argument("argv is empty"));
         }
-        let output_limit = usize::try_from(output_limit).unwrap_or(usize::MAX).min(EXEC_OUTPUT_LIMIT);
+        let output_limit = usize::try_from(output_limit)
+            .unwrap_or(usize::MAX)
+            .min(EXEC_OUTPUT_LIMIT);
         let timeout = Duration::from_millis(timeout_millis);
-        let outcome = self.hosting.exec(&id, &argv, timeout, output_limit).await.map_err(|error| status(&error))?;
+        let outcome = self
+            .hosting
+            .exec(&id, &argv, timeout, output_limit)
+            .await
+            .map_err(|error| status(&error))?;
         let (exit_code, output, timed_out) = (outcome.exit_code, outcome.output, outcome.timed_out);
-        Ok(Response::new(wire::ExecResponse { exit_code, output, timed_out }))
+        Ok(Response::new(wire::ExecResponse {
+            exit_code,
+            output,
+            timed_out,
+        }))
     }
 
     async fn shutdown(
@@ -128,8 +184,13 @@ async fn tell(
 ) -> Result<(), mpsc::error::SendError<Result<wire::WatchEvent, Status>>> {
     let event = |event| Ok(wire::WatchEvent { event: Some(event) });
     loop {
-        let Picture { revision, instances, mut changes } = hosting.picture();
-        to.send(event(Event::Reset(wire::Reset { revision }))).await?;
+        let Picture {
+            revision,
+            instances,
+            mut changes,
+        } = hosting.picture();
+        to.send(event(Event::Reset(wire::Reset { revision })))
+            .await?;
         for instance in &instances {
             to.send(event(Event::Changed(instance.into()))).await?;
         }
@@ -140,7 +201,9 @@ async fn tell(
                 () = to.closed() => return Ok(()),
             };
             match change {
-                Ok(Change::Changed(instance)) => to.send(event(Event::Changed((&instance).into()))).await?,
+                Ok(Change::Changed(instance)) => {
+                    to.send(event(Event::Changed((&instance).into()))).await?
+                }
                 Ok(Change::Removed(id)) => to.send(event(Event::Removed(id))).await?,
                 // Too slow: begin again with a new picture.
                 Err(RecvError::Lagged(_)) => break,
@@ -155,7 +218,8 @@ async fn tell(
 fn status(error: &StartError) -> Status {
     let text = error.to_string();
     match error {
-        StartError::Load(_) => Status::failed_precondition(text),
+        StartError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
+        StartError::Load(LoadError::Precompiled(_)) => Status::internal(text),
         StartError::Prepare(_) => Status::invalid_argument(text),
         StartError::Full(_) | StartError::Busy => Status::resource_exhausted(text),
         StartError::NotRunning => Status::not_found(text),

@@ -34,6 +34,7 @@ use jiff::Timestamp;
 pub use self::{
     action::{Action, Note, Step},
     probe::ProbeKind,
+    run::restarts_all,
     spec::{AfterExit, Kind, Spec},
     state::{ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Trouble, Verdict},
 };
@@ -76,6 +77,12 @@ pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: 
 
     if spec.deletion.is_some() {
         state.end(EndingCause::Deleted, now);
+    }
+    // What has ended by itself is not undone by a deadline that has passed since.
+    if state.ending.is_none()
+        && let Some(cause) = run::conclusion(spec, state)
+    {
+        state.end(cause, now);
     }
     if let Some(deadline) = spec.active_deadline.map(|d| backoff::after(start_time, d))
         && state.ending.is_none()

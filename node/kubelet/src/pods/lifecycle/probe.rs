@@ -168,6 +168,11 @@ impl Probes {
         true
     }
 
+    /// Notes that a probe could not be carried out, which counts neither way.
+    pub fn give_up(&mut self, kind: ProbeKind) {
+        self.results_mut(kind).in_flight = false;
+    }
+
     /// Nobody runs the probes that were under way any more.
     pub(super) fn interrupted(&mut self) {
         for kind in ProbeKind::ALL {
@@ -226,6 +231,20 @@ mod tests {
         assert_eq!(probes.due(ProbeKind::Startup, &container, at(0), false, at(30)), Due::No);
         assert_eq!(probes.due(ProbeKind::Readiness, &container, at(0), false, at(9)), Due::Now);
         assert_eq!(probes.due(ProbeKind::Liveness, &container, at(0), false, at(9)), Due::Now);
+    }
+
+    #[test]
+    fn a_probe_that_was_not_carried_out_breaks_no_row() {
+        let mut container = container();
+        container.startup = None;
+        let mut probes = Probes::default();
+        probes.begin(ProbeKind::Readiness, at(5));
+        assert!(!probes.record(ProbeKind::Readiness, &container, true));
+        probes.begin(ProbeKind::Readiness, at(15));
+        probes.give_up(ProbeKind::Readiness);
+        assert_eq!(probes.due(ProbeKind::Readiness, &container, at(0), false, at(20)), Due::At(at(25)));
+        assert!(probes.record(ProbeKind::Readiness, &container, true));
+        assert!(probes.ready(&container));
     }
 
     #[test]

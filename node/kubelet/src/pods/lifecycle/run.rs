@@ -7,8 +7,8 @@ use super::{
     action::{Action, Step},
     backoff::{Backoff, after},
     probe::ProbeKind,
-    spec::{AfterExit, Container, Kind, Spec},
-    state::{EndingCause, Hook, Stage, State},
+    spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
+    state::{EndingCause, Hook, Running, Stage, State},
     stop,
 };
 
@@ -44,9 +44,35 @@ pub(super) fn run(
     Run { pod, spec, state, limits, now, step }.run();
 }
 
+/// How the pod has come to an end by itself, if it has: nothing of it is going to be started again.
+pub(super) fn conclusion(spec: &Spec, state: &State) -> Option<EndingCause> {
+    if restarts_all(spec, state) {
+        return None;
+    }
+    let stays = |container: &Container| {
+        let record = state.containers.get(&container.name).filter(|r| r.stage == Stage::Idle)?;
+        record.ended(state.round).filter(|f| container.after(f) == AfterExit::Stay)
+    };
+    let failed = |c: &Container| c.kind == Kind::Init && stays(c).is_some_and(|f| f.exit.exit_code != 0);
+    if spec.init.iter().any(failed) {
+        return Some(EndingCause::InitFailed);
+    }
+    spec.containers.iter().all(|c| stays(c).is_some()).then_some(EndingCause::Completed)
+}
+
+/// A container has ended in a way by which the whole pod is started again, in place. True until all of
+/// its containers have been stopped.
+#[must_use]
+pub fn restarts_all(spec: &Spec, state: &State) -> bool {
+    spec.all().any(|container| {
+        let ended = state.containers.get(&container.name).and_then(|r| r.ended(state.round));
+        ended.is_some_and(|f| container.after(f) == AfterExit::RestartAll)
+    })
+}
+
 impl Run<'_> {
     fn run(&mut self) {
-        if self.restart_all_is_asked_for() && !self.begin_next_round() {
+        if restarts_all(self.spec, self.state) && !self.begin_next_round() {
             return;
         }
         for container in self.spec.all() {
@@ -68,30 +94,32 @@ impl Run<'_> {
                 break;
             }
         }
-        if self.is_complete() {
-            self.state.end(EndingCause::Completed, self.now);
-        }
     }
 
-    /// Init containers in order, up to the first that is not done.
+    /// Init containers in order, up to the first that is not done. What comes before one that has begun
+    /// was done once; a sidecar among these is kept running, and holds up nobody a second time.
     fn initialize(&mut self) {
+        let newest = self.spec.init.iter().rposition(|c| self.has_begun(c)).unwrap_or(0);
         for (index, container) in self.spec.init.iter().enumerate() {
+            let passed = index < newest;
+            if container.kind == Kind::Sidecar || !(passed || self.init_succeeded(container)) {
+                self.bring_up(container);
+            }
             let done = match container.kind {
-                Kind::Sidecar => {
-                    self.bring_up(container);
-                    self.is_started(container)
-                }
-                _ => self.init_succeeded(container) || self.bring_up_init(container),
+                Kind::Sidecar => self.is_started(container),
+                Kind::Init | Kind::Regular => self.init_succeeded(container),
             };
-            if !done {
-                // Those before it are kept going meanwhile.
-                for earlier in self.spec.init.iter().take(index).filter(|c| c.kind == Kind::Sidecar) {
-                    self.bring_up(earlier);
-                }
+            if !(passed || done) {
                 return;
             }
         }
         self.state.initialized = true;
+    }
+
+    /// It has run, or its turn has come, in this round.
+    fn has_begun(&self, container: &Container) -> bool {
+        let record = self.state.containers.get(&container.name);
+        record.is_some_and(|r| r.stage != Stage::Idle || r.ended(self.state.round).is_some())
     }
 
     fn init_succeeded(&self, container: &Container) -> bool {
@@ -100,23 +128,9 @@ impl Run<'_> {
         record.and_then(|r| r.ended(round)).is_some_and(|f| f.exit.exit_code == 0)
     }
 
-    /// True when nothing is left to do for it, which is never: it has to succeed first.
-    fn bring_up_init(&mut self, container: &Container) -> bool {
-        let round = self.state.round;
-        let ended = self.state.container(&container.name).ended(round).map(|f| f.exit.exit_code);
-        if let Some(code) = ended
-            && container.restart.after(code) == AfterExit::Stay
-        {
-            self.state.end(EndingCause::InitFailed, self.now);
-            return false;
-        }
-        self.bring_up(container);
-        false
-    }
-
     fn is_started(&self, container: &Container) -> bool {
-        let running = self.state.containers.get(&container.name).and_then(|r| r.running());
-        running.is_some_and(|r| r.post_start == Hook::Done && r.probes.started(container))
+        let record = self.state.containers.get(&container.name);
+        record.and_then(|r| r.up()).is_some_and(|r| r.probes.started(container))
     }
 
     /// Takes a container the next step towards running.
@@ -126,16 +140,15 @@ impl Run<'_> {
         let record = self.state.container(&container.name);
         match &mut record.stage {
             Stage::Idle => {
-                let Some((code, finished_at, this_round)) =
-                    record.finished.last().map(|f| (f.exit.exit_code, f.exit.finished_at, f.round == round))
-                else {
+                if record.ended(round).is_some_and(|f| container.after(f) == AfterExit::Stay) {
+                    return Turn::Next;
+                }
+                let Some(finished_at) = record.finished.last().map(|f| f.exit.finished_at) else {
                     return self.pull(container);
                 };
                 if record.spec_image != container.image {
                     // A delay belongs to a container with an image; another image starts afresh.
                     record.crash = Backoff::default();
-                } else if this_round && !wants_restart(container, code) {
-                    return Turn::Next;
                 }
                 let maximum = self.limits.crash_backoff_max;
                 match record.crash.blocked_until(finished_at, maximum).filter(|until| *until > now) {
@@ -185,6 +198,7 @@ impl Run<'_> {
                 Turn::Next
             }
             Stage::Pulling | Stage::Starting => Turn::Busy,
+            Stage::Pulled if record.spec_image != container.image => self.pull(container),
             Stage::Pulled => {
                 let attempt = record.attempts;
                 record.attempts += 1;
@@ -193,12 +207,12 @@ impl Run<'_> {
                 Turn::Busy
             }
             Stage::Running(running) => match running.post_start {
-                Hook::Due => {
+                Hook::Due if running.stop.is_none() => {
                     running.post_start = Hook::Running;
                     self.step.push(Action::PostStart { container: container.name.clone() });
                     Turn::Busy
                 }
-                Hook::Running => Turn::Busy,
+                Hook::Due | Hook::Running | Hook::Failed => Turn::Busy,
                 Hook::Done => Turn::Next,
             },
         }
@@ -216,75 +230,43 @@ impl Run<'_> {
         Turn::Busy
     }
 
-    /// Stops a running container whose image has changed or whose probe has failed; goes on with a stop
-    /// that is under way.
+    /// Stops a running container whose image has changed, or whose probe or postStart hook has failed;
+    /// goes on with a stop that is under way.
     fn watch_over(&mut self, container: &Container) {
         let now = self.now;
         let Some(record) = self.state.containers.get_mut(&container.name) else { return };
+        let attempt = record.newest_attempt();
         let image_changed = record.spec_image != container.image;
         let Stage::Running(running) = &mut record.stage else { return };
         if running.stop.is_none() {
-            let failed = running.probes.failed(container);
-            let (grace, message) = match failed {
-                Some(kind) => {
-                    let own = kind.of(container).and_then(|p| p.grace);
-                    let name = match kind {
-                        ProbeKind::Startup => "startup",
-                        ProbeKind::Readiness | ProbeKind::Liveness => "liveness",
-                    };
-                    let message = format!("Container {} failed {name} probe, will be restarted", container.name);
-                    (own.unwrap_or(self.spec.grace), message)
-                }
-                None if image_changed => {
-                    (self.spec.grace, format!("Container {} definition changed, will be restarted", container.name))
-                }
-                None => return,
+            let Some(reason) = StopReason::of(container, running, image_changed) else { return };
+            let own = match reason {
+                StopReason::ProbeFailed(kind) => kind.of(container).and_then(|p| p.grace),
+                StopReason::ImageChanged | StopReason::PostStartFailed => None,
             };
-            self.step.event(Some(&container.name), "Killing", message);
-            running.stop(after(now, grace), container.pre_stop);
+            if let Some(message) = reason.message(container) {
+                self.step.event(Some(&container.name), "Killing", message);
+            }
+            let deadline = after(now, own.unwrap_or(self.spec.grace));
+            running.stop(deadline, container.pre_stop, reason.starts_again(container));
         }
-        let attempt = record.attempts.saturating_sub(1);
-        if let Stage::Running(running) = &mut record.stage {
-            stop::advance(container, attempt, running, true, now, self.step);
-        }
+        stop::advance(container, attempt, running, true, now, self.step);
     }
 
-    /// Every regular container has ended and none of them is started again.
-    fn is_complete(&self) -> bool {
-        let round = self.state.round;
-        self.spec.containers.iter().all(|container| {
-            self.state.containers.get(&container.name).is_some_and(|record| {
-                record.spec_image == container.image
-                    && record.stage == Stage::Idle
-                    && record
-                        .ended(round)
-                        .is_some_and(|f| container.restart.after(f.exit.exit_code) == AfterExit::Stay)
-            })
-        })
-    }
-
-    fn restart_all_is_asked_for(&self) -> bool {
-        let round = self.state.round;
-        self.spec.all().any(|container| {
-            self.state
-                .containers
-                .get(&container.name)
-                .and_then(|r| r.ended(round))
-                .is_some_and(|f| container.restart.after(f.exit.exit_code) == AfterExit::RestartAll)
-        })
-    }
-
-    /// Stops everything; once all is stopped, the pod begins anew and this returns true.
+    /// Stops everything, without hooks and with the least grace, as upstream does; once all is stopped,
+    /// the pod begins anew and this returns true.
     fn begin_next_round(&mut self) -> bool {
-        let (now, grace) = (self.now, self.spec.grace);
+        let now = self.now;
         for container in self.spec.all() {
             let Some(record) = self.state.containers.get_mut(&container.name) else { continue };
-            let attempt = record.attempts.saturating_sub(1);
+            let attempt = record.newest_attempt();
             match &mut record.stage {
                 Stage::Running(running) => {
                     if running.stop.is_none() {
-                        running.stop(after(now, grace), container.pre_stop);
+                        let message = format!("Stopping container {}", container.name);
+                        self.step.event(Some(&container.name), "Killing", message);
                     }
+                    running.stop(now, false, false);
                     stop::advance(container, attempt, running, true, now, self.step);
                 }
                 Stage::Pulling => {
@@ -306,7 +288,50 @@ impl Run<'_> {
     }
 }
 
-/// A sidecar is started again whatever happens; the others by their rules and policies.
-fn wants_restart(container: &Container, exit_code: i32) -> bool {
-    container.kind == Kind::Sidecar || container.restart.after(exit_code) != AfterExit::Stay
+/// Why a running container is stopped while its pod goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StopReason {
+    ImageChanged,
+    ProbeFailed(ProbeKind),
+    PostStartFailed,
+}
+
+impl StopReason {
+    /// An init container that runs already is left alone by a change of its image.
+    fn of(container: &Container, running: &Running, image_changed: bool) -> Option<Self> {
+        if running.post_start == Hook::Failed {
+            return Some(Self::PostStartFailed);
+        }
+        if image_changed && container.kind != Kind::Init {
+            return Some(Self::ImageChanged);
+        }
+        running.probes.failed(container).map(Self::ProbeFailed)
+    }
+
+    /// The text of the event, in upstream's words. Who ran a hook has told of its failure already.
+    fn message(self, container: &Container) -> Option<String> {
+        let what = match self {
+            Self::PostStartFailed => return None,
+            Self::ImageChanged => "definition changed",
+            Self::ProbeFailed(ProbeKind::Startup) => "failed startup probe",
+            Self::ProbeFailed(ProbeKind::Readiness | ProbeKind::Liveness) => "failed liveness probe",
+        };
+        Some(match container.kind {
+            Kind::Regular if self.starts_again(container) => {
+                format!("Container {} {what}, will be restarted", container.name)
+            }
+            Kind::Regular => format!("Container {} {what}", container.name),
+            Kind::Init | Kind::Sidecar => format!("Init container {} {what}", container.name),
+        })
+    }
+
+    /// Whether it is started again whatever its exit code. Rules about exit codes have no say: it did not
+    /// exit by itself.
+    fn starts_again(self, container: &Container) -> bool {
+        match self {
+            Self::ImageChanged => true,
+            Self::ProbeFailed(_) => container.restart.policy != RestartPolicy::Never,
+            Self::PostStartFailed => false,
+        }
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{self as core, Pod};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{self as core, Pod};
+
+use super::state::Finished;
 
 /// Annotation that names the source of a pod that does not come from the API server.
 pub const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -206,6 +208,19 @@ pub fn is_static(pod: &Pod) -> bool {
 }
 
 impl Container {
+    /// What is to be done now that an attempt of it has ended in that way.
+    #[must_use]
+    pub fn after(&self, finished: &Finished) -> AfterExit {
+        // An init container that has succeeded is done, whatever its rules say of other exits.
+        let done = self.kind == Kind::Init && finished.exit.exit_code == 0;
+        match self.restart.after(finished.exit.exit_code) {
+            _ if finished.again => AfterExit::Restart,
+            AfterExit::Restart if done => AfterExit::Stay,
+            AfterExit::Stay if self.kind == Kind::Sidecar => AfterExit::Restart,
+            other => other,
+        }
+    }
+
     fn of(c: &core::Container, kind: Kind, inherited: RestartPolicy) -> Self {
         let rules = c
             .restart_policy_rules

@@ -4,7 +4,7 @@
 //! changed in two places only: by [`step`](super::step), which decides, and by the `record_*` methods
 //! here, which take in what happened.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,8 @@ pub struct Finished {
     pub exit: Exit,
     /// What the termination message says; `exit.message` where the guest left none.
     pub message: String,
+    /// It was stopped in order to be started again, so its exit code decides nothing ([`Stop::again`]).
+    pub again: bool,
 }
 
 /// Why a container is not running yet: becomes `state.waiting`.
@@ -167,8 +169,10 @@ pub enum Hook {
     Due,
     /// Runs. Next: [`Hook::Done`].
     Running,
-    /// There is none, or it has ended one way or another.
+    /// There is none, or nothing has to wait for it any more.
     Done,
+    /// A postStart hook has failed: its container never counts as running, and is stopped.
+    Failed,
 }
 
 /// A container is being stopped.
@@ -180,6 +184,9 @@ pub struct Stop {
     pub pre_stop: Hook,
     /// The deadline that the provider was told, once it was told to stop it.
     pub told: Option<Timestamp>,
+    /// It is started again whatever its exit code will be: its image has changed, or a probe failed
+    /// where the restart policy is not `Never`.
+    pub again: bool,
 }
 
 impl ContainerRecord {
@@ -198,6 +205,19 @@ impl ContainerRecord {
         }
     }
 
+    /// The running container, once its postStart hook is done: before that nobody is told that it runs.
+    #[must_use]
+    pub fn up(&self) -> Option<&Running> {
+        self.running().filter(|running| running.post_start == Hook::Done)
+    }
+
+    /// Number of the newest attempt that has run, which is what its restart count says.
+    #[must_use]
+    pub fn newest_run(&self) -> Option<u32> {
+        let starting = u32::from(self.stage == Stage::Starting);
+        self.attempts.checked_sub(1 + starting)
+    }
+
     /// How it ended last in this round, when nothing has been started since.
     #[must_use]
     pub fn ended(&self, round: u32) -> Option<&Finished> {
@@ -207,7 +227,7 @@ impl ContainerRecord {
         self.finished.last().filter(|f| f.round == round)
     }
 
-    /// Number of the newest attempt, which is also the restart count.
+    /// Number of the newest attempt, which may be one that is only being started.
     #[must_use]
     pub fn newest_attempt(&self) -> u32 {
         self.attempts.saturating_sub(1)
@@ -216,7 +236,8 @@ impl ContainerRecord {
     fn finish(&mut self, round: u32, exit: Exit, message: Option<String>) {
         let message = message.unwrap_or_else(|| exit.message.clone());
         let image = self.image.as_ref().map(|i| (i.reference.clone(), i.id.clone()));
-        self.finished.push(Finished { attempt: self.newest_attempt(), round, image, exit, message });
+        let again = self.running().and_then(|r| r.stop.as_ref()).is_some_and(|stop| stop.again);
+        self.finished.push(Finished { attempt: self.newest_attempt(), round, image, exit, message, again });
         let surplus = self.finished.len().saturating_sub(2);
         self.finished.drain(..surplus);
         self.stage = Stage::Idle;
@@ -246,8 +267,11 @@ impl State {
         self.end(EndingCause::Vanished, now);
     }
 
-    /// Takes in a verdict on the whole pod. The first one stays.
+    /// Takes in a verdict on the whole pod. The first one stays, and none changes how a pod has ended.
     pub fn record_verdict(&mut self, verdict: Verdict, now: Timestamp) {
+        if self.is_over() {
+            return;
+        }
         self.verdict.get_or_insert(verdict);
         self.end(EndingCause::Verdict, now);
     }
@@ -295,7 +319,11 @@ impl State {
             Err(trouble) => {
                 // Nothing ran, so the attempt's number is free again.
                 record.attempts = record.attempts.saturating_sub(1);
-                let until = record.start.fail(now);
+                // What is missing may be there the next moment; a module that cannot run stays so.
+                let until = match trouble.reason.as_str() {
+                    "CreateContainerConfigError" => super::backoff::after(now, super::backoff::INITIAL),
+                    _ => record.start.fail(now),
+                };
                 record.stage = Stage::Held { since: now, until, image: false };
                 record.trouble = Some(trouble);
             }
@@ -314,7 +342,10 @@ impl State {
         let round = self.round;
         let record = self.container(name);
         match (&record.stage, observation) {
-            (Stage::Running(_) | Stage::Starting, Some(Observation::Exited(exit))) => {
+            (Stage::Running(_), Some(Observation::Exited(exit))) => {
+                record.finish(round, exit.clone(), termination);
+            }
+            (Stage::Starting, Some(Observation::Exited(exit))) => {
                 record.trouble = None;
                 record.start = Backoff::default();
                 record.finish(round, exit.clone(), termination);
@@ -360,15 +391,15 @@ impl State {
         }
     }
 
-    /// Takes in that a postStart hook has ended.
-    pub fn record_post_start(&mut self, name: &str, outcome: Result<(), Trouble>, grace: Duration, now: Timestamp) {
+    /// Takes in that the postStart hook of an attempt has ended.
+    pub fn record_post_start(&mut self, name: &str, attempt: u32, outcome: Result<(), Trouble>) {
         let record = self.container(name);
-        let Stage::Running(running) = &mut record.stage else { return };
-        running.post_start = Hook::Done;
-        if let Err(trouble) = outcome {
-            running.stop(super::backoff::after(now, grace), false);
-            record.trouble = Some(trouble);
+        if record.newest_attempt() != attempt {
+            return;
         }
+        let Stage::Running(running) = &mut record.stage else { return };
+        running.post_start = if outcome.is_ok() { Hook::Done } else { Hook::Failed };
+        record.trouble = outcome.err();
     }
 
     /// Takes in the result of a probe. True when it changed what the probe says of the container.
@@ -382,9 +413,23 @@ impl State {
         running.probes.record(kind, container, success)
     }
 
-    /// Takes in that a preStop hook has ended.
-    pub fn record_pre_stop(&mut self, name: &str) {
-        if let Stage::Running(Running { stop: Some(stop), .. }) = &mut self.container(name).stage {
+    /// Takes in that a probe could not be carried out: it is run again when it is next due.
+    pub fn record_probe_given_up(&mut self, name: &str, attempt: u32, kind: ProbeKind) {
+        let record = self.container(name);
+        if record.newest_attempt() == attempt
+            && let Stage::Running(running) = &mut record.stage
+        {
+            running.probes.give_up(kind);
+        }
+    }
+
+    /// Takes in that the preStop hook of an attempt has ended.
+    pub fn record_pre_stop(&mut self, name: &str, attempt: u32) {
+        let record = self.container(name);
+        if record.newest_attempt() != attempt {
+            return;
+        }
+        if let Stage::Running(Running { stop: Some(stop), .. }) = &mut record.stage {
             stop.pre_stop = Hook::Done;
         }
     }
@@ -405,12 +450,12 @@ impl ContainerRecord {
 
 impl Running {
     /// Begins to stop it, or shortens the stop that is under way.
-    pub(super) fn stop(&mut self, deadline: Timestamp, pre_stop: bool) {
+    pub(super) fn stop(&mut self, deadline: Timestamp, pre_stop: bool, again: bool) {
         match &mut self.stop {
             Some(stop) => stop.deadline = stop.deadline.min(deadline),
             None => {
                 let pre_stop = if pre_stop { Hook::Due } else { Hook::Done };
-                self.stop = Some(Stop { deadline, pre_stop, told: None });
+                self.stop = Some(Stop { deadline, pre_stop, told: None, again });
             }
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
                     step.event(Some(&container.name), "Killing", format!("Stopping container {}", container.name));
                 }
                 // A later request may shorten what an earlier one left, so the deadline is looked at anew.
-                running.stop(deadline, container.pre_stop);
+                running.stop(deadline, container.pre_stop, false);
             }
             Stage::Pulling => {
                 record.stage = Stage::Idle;
@@ -48,11 +48,11 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
     }
 
     // From the back: the regular containers, then the sidecars in reverse; each of these waits for all
-    // that come after it.
+    // that come after it, as long as its grace lasts.
     let mut later_active = false;
     for container in spec.containers.iter().rev().chain(spec.init.iter().rev()) {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };
-        let attempt = record.attempts.saturating_sub(1);
+        let attempt = record.newest_attempt();
         let turn = container.kind != Kind::Sidecar || !later_active;
         if record.is_active() {
             later_active = true;
@@ -74,20 +74,19 @@ pub(super) fn advance(
 ) {
     let Some(stop) = &mut running.stop else { return };
     let left = Duration::try_from(stop.deadline.duration_since(now)).unwrap_or(Duration::ZERO);
-    match stop.pre_stop {
-        Hook::Due => {
+    if !left.is_zero() {
+        if stop.pre_stop == Hook::Due {
             stop.pre_stop = Hook::Running;
             step.push(Action::PreStop { container: container.name.clone(), within: left });
         }
-        // The hook may use up the grace, not more.
-        Hook::Running if left.is_zero() => stop.pre_stop = Hook::Done,
-        Hook::Running | Hook::Done => {}
+        // Neither the hook nor those whose turn comes first may use up more than the grace.
+        if !turn || stop.pre_stop == Hook::Running {
+            step.wake(stop.deadline);
+            return;
+        }
     }
-    if stop.pre_stop != Hook::Done {
-        step.wake(stop.deadline);
-        return;
-    }
-    if turn && stop.told.is_none_or(|told| stop.deadline < told) {
+    stop.pre_stop = Hook::Done;
+    if stop.told.is_none_or(|told| stop.deadline < told) {
         stop.told = Some(stop.deadline);
         step.push(Action::Stop { container: container.name.clone(), attempt, grace: left.max(LEAST_GRACE) });
     }

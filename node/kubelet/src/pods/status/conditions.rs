@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
 use super::{phase::Phase, seconds};
-use crate::pods::lifecycle::{Hook, Kind, Spec, State, spec::Container};
+use crate::pods::lifecycle::{Kind, Spec, State, restarts_all, spec::Container};
 
 /// A condition before it is compared with the previous one.
 struct Condition {
@@ -33,16 +33,20 @@ pub(super) fn of(
     previous: &[PodCondition],
     now: Timestamp,
 ) -> Vec<PodCondition> {
-    let containers_ready = containers_ready(spec, state, phase);
+    // A pod that the node has given up takes no traffic, also while its containers are being stopped.
+    let given_up = if state.verdict.is_some() { Phase::Failed } else { phase };
+    let containers_ready = containers_ready(spec, state, given_up);
     let conditions = [
-        Condition::new("PodReadyToStartContainers", state.ending.is_none() || !state.all_stopped()),
-        initialized(spec, state, phase),
-        ready(pod, &containers_ready),
-        containers_ready,
-        Condition::new("PodScheduled", true),
+        Some(Condition::new("PodReadyToStartContainers", state.ending.is_none() || !state.all_stopped())),
+        Some(initialized(spec, state, phase, previous)),
+        Some(ready(pod, &containers_ready)),
+        Some(containers_ready),
+        Some(Condition::new("PodScheduled", true)),
+        spec.all().any(|c| c.restart.rules.iter().any(|rule| rule.all)).then(|| restarting(spec, state, phase)),
     ];
     conditions
         .into_iter()
+        .flatten()
         .map(|condition| {
             let status = if condition.status { "True" } else { "False" };
             let unchanged = previous.iter().find(|p| p.type_ == condition.kind && p.status == status);
@@ -60,12 +64,26 @@ pub(super) fn of(
         .collect()
 }
 
-fn initialized(spec: &Spec, state: &State, phase: Phase) -> Condition {
+/// Whether the whole pod is on its way to be started again in place; only where a rule may ask for it.
+fn restarting(spec: &Spec, state: &State, phase: Phase) -> Condition {
+    let condition = |status| Condition::new("AllContainersRestarting", status);
+    match phase {
+        Phase::Succeeded => condition(false).because("PodCompleted", String::new()),
+        Phase::Failed => condition(false).because("PodFailed", String::new()),
+        Phase::Pending | Phase::Running if state.ending.is_none() && restarts_all(spec, state) => condition(true)
+            .because("RestartAllContainersStarted", "container exited with restart policy rule".to_owned()),
+        Phase::Pending | Phase::Running => condition(false),
+    }
+}
+
+fn initialized(spec: &Spec, state: &State, phase: Phase, previous: &[PodCondition]) -> Condition {
     let condition = |status| Condition::new("Initialized", status);
     if phase == Phase::Succeeded {
         return condition(true).because("PodCompleted", String::new());
     }
-    if state.initialized {
+    // A pod that is started again in place stays initialized.
+    let before = state.round > 0 && previous.iter().any(|c| c.type_ == "Initialized" && c.status == "True");
+    if state.initialized || before {
         return condition(true);
     }
     let incomplete: Vec<&str> =
@@ -80,18 +98,19 @@ fn initialized(spec: &Spec, state: &State, phase: Phase) -> Condition {
 fn is_initialized(container: &Container, state: &State) -> bool {
     let Some(record) = state.containers.get(&container.name) else { return false };
     match container.kind {
-        Kind::Sidecar => {
-            record.running().is_some_and(|r| r.post_start == Hook::Done && r.probes.started(container))
-        }
+        Kind::Sidecar => is_started(container, state),
         Kind::Init | Kind::Regular => record.ended(state.round).is_some_and(|f| f.exit.exit_code == 0),
     }
 }
 
 /// Whether the container counts as ready: it runs and its readiness probe, if any, says so.
 pub(super) fn is_ready(container: &Container, state: &State) -> bool {
-    state.containers.get(&container.name).and_then(|r| r.running()).is_some_and(|r| {
-        r.post_start == Hook::Done && r.probes.ready(container)
-    })
+    state.containers.get(&container.name).and_then(|r| r.up()).is_some_and(|r| r.probes.ready(container))
+}
+
+/// Whether the container counts as started: it runs and its startup probe, if any, has succeeded.
+pub(super) fn is_started(container: &Container, state: &State) -> bool {
+    state.containers.get(&container.name).and_then(|r| r.up()).is_some_and(|r| r.probes.started(container))
 }
 
 fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {

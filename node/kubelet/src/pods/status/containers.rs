@@ -7,10 +7,14 @@ use k8s_openapi::api::core::v1::{
     ContainerStatus, Pod, VolumeMountStatus,
 };
 
-use super::{conditions::is_ready, phase::Phase, seconds};
+use super::{
+    conditions::{is_ready, is_started},
+    phase::Phase,
+    seconds,
+};
 use crate::pods::{
     container_id::container_id,
-    lifecycle::{ContainerRecord, Finished, Hook, Kind, PodName, Spec, Stage, State, spec::Container},
+    lifecycle::{AfterExit, ContainerRecord, Finished, Kind, PodName, Spec, Stage, State, spec::Container},
 };
 
 /// All that the status of one container is computed from.
@@ -28,20 +32,15 @@ impl Statuses<'_> {
         let none = ContainerRecord::default();
         let record = self.state.containers.get(&container.name).unwrap_or(&none);
         let (state, last) = self.states(container, record);
-        let running = record.running();
         // An attempt that is only being started does not count yet.
-        let attempt = match running {
-            Some(_) => Some(record.newest_attempt()),
-            None => record.finished.last().map(|f| f.attempt),
-        };
-        let image = match running {
+        let attempt = record.newest_run();
+        let image = match record.running() {
             Some(_) => record.image.as_ref().map(|i| (i.reference.clone(), i.id.clone())),
             None => record.finished.last().and_then(|f| f.image.clone()),
         };
         let (image, image_id) = image.unwrap_or_else(|| (container.image.clone(), String::new()));
         let over = self.phase.is_terminal();
-        let started = !over
-            && running.is_some_and(|r| r.post_start == Hook::Done && r.probes.started(container));
+        let started = !over && is_started(container, self.state);
         let ready = match container.kind {
             Kind::Init => record.ended(self.state.round).is_some_and(|f| f.exit.exit_code == 0),
             Kind::Sidecar | Kind::Regular => !over && is_ready(container, self.state),
@@ -68,15 +67,11 @@ impl Statuses<'_> {
     /// `state`, and what `lastState` is made of.
     fn states<'r>(&self, container: &Container, record: &'r ContainerRecord) -> (ContainerState, Option<&'r Finished>) {
         let newest = record.finished.last();
-        if let Some(running) = record.running() {
-            if running.post_start == Hook::Done {
-                let started_at = Some(seconds(running.started_at));
-                let state =
-                    ContainerState { running: Some(ContainerStateRunning { started_at }), ..ContainerState::default() };
-                return (state, newest);
-            }
-            // Published only once the postStart hook is done.
-            return (self.waiting_default(container), newest);
+        if let Some(running) = record.up() {
+            let started_at = Some(seconds(running.started_at));
+            let state =
+                ContainerState { running: Some(ContainerStateRunning { started_at }), ..ContainerState::default() };
+            return (state, newest);
         }
         if self.state.is_over() {
             return self.states_at_the_end(container, record);
@@ -90,15 +85,17 @@ impl Statuses<'_> {
             );
             return (waiting("CrashLoopBackOff", message), newest);
         }
-        if let Some(trouble) = &record.trouble {
+        let stays = record.ended(self.state.round).is_some_and(|f| container.after(f) == AfterExit::Stay);
+        if let Some(trouble) = record.trouble.as_ref().filter(|_| !stays) {
             return (waiting(&trouble.reason, trouble.message.clone()), newest);
         }
         match newest {
-            Some(finished) if finished.round == self.state.round => {
+            // Until its postStart hook is done, a container is shown as one that waits.
+            Some(finished) if finished.round == self.state.round && record.running().is_none() => {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }
-            _ => (self.waiting_default(container), newest),
+            _ => (self.waiting_default(), newest),
         }
     }
 
@@ -113,7 +110,7 @@ impl Statuses<'_> {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }
-            None if self.state.initialized && container.kind == Kind::Regular && self.state.verdict.is_none() => {
+            None if self.state.initialized && container.kind == Kind::Regular => {
                 let terminated = ContainerStateTerminated {
                     exit_code: 137,
                     reason: Some("ContainerStatusUnknown".to_owned()),
@@ -124,15 +121,14 @@ impl Statuses<'_> {
             }
             None => match &record.trouble {
                 Some(trouble) => (waiting(&trouble.reason, trouble.message.clone()), None),
-                None => (self.waiting_default(container), None),
+                None => (self.waiting_default(), None),
             },
         }
     }
 
-    fn waiting_default(&self, container: &Container) -> ContainerState {
-        let behind_init = !self.spec.init.is_empty() && !self.state.initialized;
-        let first = self.spec.init.first().is_some_and(|c| c.name == container.name);
-        let reason = if behind_init && !first { "PodInitializing" } else { "ContainerCreating" };
+    fn waiting_default(&self) -> ContainerState {
+        let initializing = !self.spec.init.is_empty() && !self.state.initialized;
+        let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
         ContainerState {
             waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }),
             ..ContainerState::default()

@@ -42,7 +42,8 @@ pub fn of(pod: &Pod, name: &PodName, spec: &Spec, state: &State, context: Contex
     container_statuses.sort_by(|a, b| a.name.cmp(&b.name));
     let init_container_statuses: Vec<_> = spec.init.iter().map(|c| statuses.of(pod, c)).collect();
     let conditions = conditions::of(pod, spec, state, phase, context.previous, now);
-    let verdict = state.verdict.as_ref();
+    // The reason belongs to the phase, which becomes terminal only when nothing runs any more.
+    let verdict = state.verdict.as_ref().filter(|_| phase.is_terminal());
     let has_ips = !context.pod_ips.is_empty();
     PodStatus {
         phase: Some(phase.to_string()),

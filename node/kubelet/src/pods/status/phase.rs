@@ -1,5 +1,6 @@
 //! The phase of a pod, after upstream's `getPhase`.
 
+use super::conditions::is_started;
 use crate::pods::lifecycle::{AfterExit, Finished, Kind, Spec, State, spec::Container};
 
 /// `status.phase`.
@@ -36,7 +37,7 @@ impl std::fmt::Display for Phase {
 
 /// A container as the phase sees it.
 enum Seen<'a> {
-    /// It has not run yet in this round.
+    /// It has never run.
     Waiting,
     Running,
     Stopped(&'a Finished),
@@ -44,10 +45,15 @@ enum Seen<'a> {
 
 fn seen<'a>(state: &'a State, container: &Container) -> Seen<'a> {
     let Some(record) = state.containers.get(&container.name) else { return Seen::Waiting };
-    if record.running().is_some() {
+    if record.up().is_some() {
         return Seen::Running;
     }
-    record.finished.last().filter(|f| f.round == state.round).map_or(Seen::Waiting, Seen::Stopped)
+    record.finished.last().map_or(Seen::Waiting, Seen::Stopped)
+}
+
+/// What comes after such an end. One of an earlier round is always followed by another start.
+fn after(state: &State, container: &Container, finished: &Finished) -> AfterExit {
+    if finished.round == state.round { container.after(finished) } else { AfterExit::Restart }
 }
 
 /// The phase to be published. A terminal one is published only when nothing runs any more, and then
@@ -76,41 +82,45 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
         match seen(state, container) {
             Seen::Waiting | Seen::Running => initializing = true,
             Seen::Stopped(f) if f.exit.exit_code == 0 => {}
-            Seen::Stopped(f) => match container.restart.after(f.exit.exit_code) {
-                AfterExit::Stay => return Phase::Failed,
-                AfterExit::Restart | AfterExit::RestartAll => initializing = true,
-            },
+            Seen::Stopped(f) => {
+                if after(state, container, f) == AfterExit::Stay {
+                    return Phase::Failed;
+                }
+            }
         }
     }
     let (mut waiting, mut running, mut succeeded, mut restartable, mut stopped) = (0, 0, 0, 0, 0);
+    let mut begun = false;
     for container in &spec.containers {
         match seen(state, container) {
             Seen::Waiting => waiting += 1,
-            Seen::Running => running += 1,
+            Seen::Running => {
+                running += 1;
+                begun = true;
+            }
             Seen::Stopped(f) => {
                 stopped += 1;
+                begun |= f.round == state.round;
                 if f.exit.exit_code == 0 {
                     succeeded += 1;
                 }
-                if container.restart.after(f.exit.exit_code) != AfterExit::Stay {
+                if after(state, container, f) != AfterExit::Stay {
                     restartable += 1;
                 }
             }
         }
     }
     // Sidecars hold a pod in Pending only until its first regular container has run.
-    let sidecars_pending = running + stopped == 0
-        && spec.sidecars().any(|c| {
-            state
-                .containers
-                .get(&c.name)
-                .and_then(|r| r.running())
-                .is_none_or(|r| !r.probes.started(c))
-        });
-    if initializing || sidecars_pending || waiting > 0 {
+    let pending = |c: &Container| match seen(state, c) {
+        Seen::Waiting => true,
+        Seen::Running => !is_started(c, state),
+        Seen::Stopped(_) => false,
+    };
+    if initializing || waiting > 0 || (!begun && spec.sidecars().any(pending)) {
         return Phase::Pending;
     }
-    if running > 0 || (restartable > 0 && state.ending.is_none()) {
+    // A static pod's phase is not made terminal by its termination.
+    if running > 0 || (restartable > 0 && (state.ending.is_none() || spec.is_static)) {
         return Phase::Running;
     }
     match stopped {

@@ -1,0 +1,245 @@
+//! The node as a whole: everything in this crate, put together.
+//!
+//! [`Agent::new`] does all that can fail; [`Agent::run`] then only serves, until it is cancelled. Cancelling
+//! it ends the agent and nothing else: containers go on, and the Node stays registered.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::{
+    Api,
+    runtime::{WatchStreamExt as _, reflector, watcher},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::{Config, quantity},
+    events::{Limits as EventLimits, Recorder},
+    identity::{self, Connection, IdentityError, Rotation, serving},
+    node::{self, address},
+    pods::{
+        NodeFacts, PodIndex, PodManager, Records, Shared,
+        api::Cluster,
+        lifecycle::Limits,
+        source,
+    },
+    runtime::Runtime,
+    server::{self, Server},
+};
+
+/// Pod updates that may wait for the manager.
+const UPDATES: usize = 1024;
+
+/// Why the node does not start. Every message is meant for the user as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The root directory cannot be used.
+    #[error("the root directory {} cannot be used: {source}; make it writable, or choose another with --root-dir", path.display())]
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The node has no identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The node has no address.
+    #[error(transparent)]
+    Address(#[from] address::AddressError),
+    /// The HTTPS API cannot be served.
+    #[error(transparent)]
+    Server(#[from] server::ServerError),
+}
+
+/// Checks that the node can keep its state below `root`, before anything else is begun.
+///
+/// # Errors
+/// [`AgentError::Root`].
+pub fn check_root(root: &Path) -> Result<(), AgentError> {
+    let usable = || {
+        std::fs::create_dir_all(root)?;
+        let probe = root.join(".writable");
+        std::fs::write(&probe, b"")?;
+        std::fs::remove_file(probe)
+    };
+    usable().map_err(|source| AgentError::Root { path: root.to_path_buf(), source })
+}
+
+/// A node, ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    connection: Connection,
+    rotation: Option<Rotation>,
+    upkeep: serving::Upkeep,
+    server: Server,
+    node: node::Agent,
+    handle: node::Handle,
+    shared: Arc<Shared>,
+    facts: watch::Sender<NodeFacts>,
+    services: Services,
+}
+
+/// A mirror of all services, and what feeds it.
+#[derive(Debug)]
+struct Services {
+    writer: reflector::store::Writer<Service>,
+    ready: watch::Sender<bool>,
+}
+
+impl Agent {
+    /// Gets the node its identity, its address and its port. This may take as long as the approval of its
+    /// certificate takes.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub async fn new(config: Config, runtime: Arc<dyn Runtime>, cancel: &CancellationToken) -> Result<Self, AgentError> {
+        check_root(&config.root_dir)?;
+        let records = Records::open(&config.root_dir)
+            .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
+        let addresses = address::find(&config.node_ip, &config.hostname)?;
+        let (connection, rotation) = identity::establish(&config, cancel).await?;
+        let client = connection.client();
+
+        let names: Vec<String> =
+            std::iter::once(config.hostname.clone()).chain(addresses.iter().map(IpAddr::to_string)).collect();
+        let (serving, upkeep) = serving::prepare(&config, &names, &connection)?;
+        let index = PodIndex::default();
+        let server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
+
+        let limits = EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
+        let recorder = Recorder::new(client.clone(), &config.node_name, limits);
+        let (node, handle) = node::Agent::new(node::Parts {
+            config: config.clone(),
+            addresses: addresses.clone(),
+            port: server.port(),
+            connection: connection.clone(),
+            runtime: Arc::clone(&runtime),
+            recorder: recorder.clone(),
+        });
+
+        let writer = reflector::store::Writer::default();
+        let (ready, services_ready) = watch::channel(false);
+        let (facts, node_facts) =
+            watch::channel(NodeFacts { host_ips: addresses.clone(), pod_ips: addresses, ..NodeFacts::default() });
+        let shared = Arc::new(Shared {
+            runtime,
+            api: Arc::new(Cluster::new(client, writer.as_reader(), services_ready)),
+            recorder,
+            records,
+            index,
+            node: node_facts,
+            logs_dir: config.kubelet.pod_logs_dir.clone(),
+            registry_config: Some(config.root_dir.join("config.json")),
+            limits: Limits { crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period },
+        });
+        let services = Services { writer, ready };
+        Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, services })
+    }
+
+    /// The port that the HTTPS API is served on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// Runs until cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let tasks = TaskTracker::new();
+        if let Some(rotation) = self.rotation {
+            tasks.spawn(rotation.run(cancel.clone()));
+        }
+        tasks.spawn(self.upkeep.run(cancel.clone()));
+        tasks.spawn(self.server.run(cancel.clone()));
+        tasks.spawn(self.node.run(cancel.clone()));
+        tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
+        tasks.spawn(stop_at(cancel.clone(), keep_facts(self.handle.node(), self.facts)));
+
+        // Pods are looked at once there is a Node that they can be bound to.
+        let mut registered = self.handle.node();
+        let name = self.config.node_name;
+        let is_registered = registered.wait_for(Option::is_some);
+        if cancel.run_until_cancelled(is_registered).await.is_some_and(|node| node.is_ok()) {
+            tracing::info!(node = name, "the node is registered");
+            let (updates, receiver) = mpsc::channel(UPDATES);
+            tasks.spawn(PodManager::new(self.shared).run(receiver, cancel.clone()));
+            let client = self.connection.client();
+            tasks.spawn(stop_at(cancel.clone(), async move { source::api_server(client, &name, updates).await }));
+        }
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+async fn stop_at(cancel: CancellationToken, task: impl Future<Output = ()>) {
+    cancel.run_until_cancelled(task).await;
+}
+
+impl Services {
+    /// Mirrors all services, for the environment of pods.
+    async fn run(self, client: kube::Client) {
+        use futures::StreamExt as _;
+        let Self { writer, ready } = self;
+        let stream = watcher(Api::<Service>::all(client), watcher::Config::default())
+            .default_backoff()
+            .modify(|service| service.metadata.managed_fields = None)
+            .reflect(writer);
+        let mut stream = std::pin::pin!(stream);
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(watcher::Event::InitDone) => {
+                    ready.send_replace(true);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the watch of services was interrupted"),
+            }
+        }
+    }
+}
+
+/// Keeps what pods may learn of the node.
+async fn keep_facts(mut node: watch::Receiver<Option<Arc<Node>>>, facts: watch::Sender<NodeFacts>) {
+    loop {
+        if let Some(node) = node.borrow_and_update().as_deref() {
+            facts.send_if_modified(|facts| {
+                let new = allocatable(node, facts);
+                std::mem::replace(facts, new.clone()) != new
+            });
+        }
+        if node.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn allocatable(node: &Node, facts: &NodeFacts) -> NodeFacts {
+    let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+    let get = |name: &str| allocatable.and_then(|a| a.get(name)).map(|q| q.0.as_str());
+    NodeFacts {
+        cpu_millis: get("cpu").and_then(|q| quantity::millis(q).ok()).unwrap_or(0),
+        memory_bytes: get("memory").and_then(|q| quantity::units(q).ok()).unwrap_or(0),
+        storage_bytes: get("ephemeral-storage").and_then(|q| quantity::units(q).ok()).unwrap_or(0),
+        ..facts.clone()
+    }
+}
+
+impl server::Pods for PodIndex {
+    fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
+        Self::pod(self, namespace, name)
+    }
+
+    fn pods(&self) -> Vec<Arc<Pod>> {
+        Self::pods(self)
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The node's loops together, and what the rest of the program sees of them.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt as _, watcher::watch_object},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{conditions::Problems, lease, object::Fixed, status::StatusLoop};
+use crate::{
+    config::Config,
+    events::{Recorder, node_reference},
+    identity::Connection,
+    runtime::Runtime,
+};
+
+/// The longest a heartbeat waits for its answer.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a node is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The effective configuration.
+    pub config: Config,
+    /// Addresses from [`super::address::find`].
+    pub addresses: Vec<IpAddr>,
+    /// The port that the HTTPS server listens on.
+    pub port: u16,
+    /// The way to the API server.
+    pub connection: Connection,
+    /// Asked for its version and its images.
+    pub runtime: Arc<dyn Runtime>,
+    /// Told about changes of the node.
+    pub recorder: Recorder,
+}
+
+/// Registers the node and keeps it alive. Made by [`Agent::new`], driven by [`Agent::run`].
+#[derive(Debug)]
+pub struct Agent {
+    parts: Parts,
+    node: watch::Sender<Option<Arc<Node>>>,
+    problems: watch::Receiver<Problems>,
+}
+
+/// What others see of the node, and tell it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    node: watch::Receiver<Option<Arc<Node>>>,
+    problems: Arc<watch::Sender<Problems>>,
+}
+
+impl Handle {
+    /// The Node as the API server last showed it: its UID, labels, taints, allocatable. `None` before the
+    /// registration, and from a deletion to the next registration.
+    #[must_use]
+    pub fn node(&self) -> watch::Receiver<Option<Arc<Node>>> {
+        self.node.clone()
+    }
+
+    /// Tells what keeps the node from being ready, or with `None` that it no longer does. `source` is who
+    /// says so; each source has one problem at a time. The text stands in the condition `Ready`, which is
+    /// sent at once.
+    pub fn set_problem(&self, source: &'static str, problem: Option<String>) {
+        self.problems.send_if_modified(|problems| match problem {
+            Some(problem) => problems.insert(source, problem.clone()) != Some(problem),
+            None => problems.remove(source).is_some(),
+        });
+    }
+}
+
+impl Agent {
+    /// Puts the node together. Nothing is sent before [`Agent::run`].
+    #[must_use]
+    pub fn new(parts: Parts) -> (Self, Handle) {
+        let (node, watched) = watch::channel(None);
+        let (told, problems) = watch::channel(Problems::new());
+        (Self { parts, node, problems }, Handle { node: watched, problems: Arc::new(told) })
+    }
+
+    /// Runs until cancelled. Must be called within a tokio runtime.
+    pub async fn run(self, cancel: CancellationToken) {
+        let Parts { config, addresses, port, connection, runtime, recorder } = self.parts;
+        let name = config.node_name.clone();
+        let lease_seconds = config.kubelet.node_lease_duration_seconds;
+        let runtime_version = runtime.version();
+        let heartbeats = connection.client_with_timeout(HEARTBEAT_TIMEOUT);
+
+        let lease = lease::run(
+            heartbeats.clone(),
+            connection.clone(),
+            name.clone(),
+            lease_seconds,
+            self.node.subscribe(),
+            cancel.clone(),
+        );
+        let watching = watch_own(connection.client(), name, self.node.clone(), recorder.clone(), cancel.clone());
+        let status = StatusLoop {
+            client: heartbeats,
+            connection,
+            fixed: Arc::new(Fixed { config, addresses, port, runtime_version }),
+            runtime,
+            recorder,
+            problems: self.problems,
+            node: self.node,
+        };
+        tokio::join!(lease, watching, status.run(cancel));
+    }
+}
+
+/// Shows everyone the Node as the API server has it, and tells when it is cordoned.
+async fn watch_own(
+    client: Client,
+    name: String,
+    node: watch::Sender<Option<Arc<Node>>>,
+    recorder: Recorder,
+    cancel: CancellationToken,
+) {
+    let api: Api<Node> = Api::all(client);
+    let mut seen = Box::pin(watch_object(api, &name).default_backoff());
+    let is_cordoned = |node: &Node| node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let mut cordoned: Option<bool> = None;
+    while let Some(Some(update)) = cancel.run_until_cancelled(seen.next()).await {
+        match update {
+            Err(err) => tracing::debug!(%err, "cannot watch the own Node; trying again"),
+            Ok(None) => {
+                node.send_replace(None);
+            }
+            Ok(Some(now)) => {
+                let is = is_cordoned(&now);
+                if cordoned.is_some_and(|was| was != is) {
+                    let reason = if is { "NodeNotSchedulable" } else { "NodeSchedulable" };
+                    recorder.normal(&node_reference(&name), reason, format!("Node {name} status is now: {reason}"));
+                }
+                cordoned = Some(is);
+                node.send_replace(Some(Arc::new(now)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Whether the node takes a pod, after upstream's `pkg/kubelet/lifecycle/predicate.go`.
+//!
+//! The scheduler has asked all of this before. What is left to find is a race, a pod that was bound by
+//! hand, or a node that has changed since.
+
+mod affinity;
+pub mod resources;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+
+use self::resources::Amounts;
+use super::lifecycle::{Verdict, spec::is_static};
+
+/// The label that says which operating system a node has.
+const OS_LABEL: &str = "kubernetes.io/os";
+
+/// The node as admission sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeView {
+    /// Name.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Taints.
+    pub taints: Vec<Taint>,
+    /// What pods may have in all; `pods` is how many there may be.
+    pub allocatable: Amounts,
+}
+
+/// Why a pod was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// `status.reason`, and the reason of the Event.
+    pub reason: String,
+    /// Message of the Event.
+    pub message: String,
+}
+
+impl Rejection {
+    fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+
+    fn predicate(name: &str, why: &str) -> Self {
+        Self::new(name, format!("Predicate {name} failed: {why}"))
+    }
+
+    /// What the status says.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        Verdict { reason: self.reason.clone(), message: format!("Pod was rejected: {}", self.message) }
+    }
+}
+
+/// Whether the node takes `pod` beside `others`, the pods it has taken and that are not over.
+///
+/// # Errors
+/// [`Rejection`], with the first reason found.
+pub fn admit<'a>(
+    pod: &Pod,
+    node: &NodeView,
+    others: impl IntoIterator<Item = &'a Pod> + Clone,
+) -> Result<(), Rejection> {
+    admit_os(pod, node)?;
+    admit_resources(pod, node, others.clone())?;
+    if !affinity::matches(pod, &node.name, &node.labels) {
+        return Err(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+    }
+    let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|name| !name.is_empty());
+    if bound.is_some_and(|name| name != node.name) {
+        return Err(Rejection::predicate("NodeName", "node(s) didn't match the requested node name"));
+    }
+    let ports = host_ports(pod);
+    let conflict = |other: &Pod| host_ports(other).iter().any(|port| ports.iter().any(|own| own.conflicts(port)));
+    if !ports.is_empty() && others.into_iter().any(conflict) {
+        let why = "node(s) didn't have free ports for the requested pod ports";
+        return Err(Rejection::predicate("NodePorts", why));
+    }
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let untolerated = |taint: &&Taint| {
+        taint.effect == "NoExecute" && !tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    };
+    if !is_static(pod) && node.taints.iter().any(|taint| untolerated(&taint)) {
+        let why = "node(s) had taints that the pod didn't tolerate";
+        return Err(Rejection::predicate("TaintToleration", why));
+    }
+    Ok(())
+}
+
+fn admit_os(pod: &Pod, node: &NodeView) -> Result<(), Rejection> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let os = node.labels.get(OS_LABEL).map_or("linux", String::as_str);
+    let selected = spec.node_selector.as_ref().and_then(|s| s.get(OS_LABEL));
+    if selected.is_some_and(|wanted| wanted != os) {
+        return Err(Rejection::new(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+        ));
+    }
+    if spec.os.as_ref().is_some_and(|wanted| wanted.name != os) {
+        return Err(Rejection::new(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS",
+        ));
+    }
+    Ok(())
+}
+
+fn admit_resources<'a>(
+    pod: &Pod,
+    node: &NodeView,
+    others: impl IntoIterator<Item = &'a Pod>,
+) -> Result<(), Rejection> {
+    let mut used = Amounts::new();
+    let mut count = 0_u64;
+    for other in others {
+        resources::add(&mut used, &resources::requests(other));
+        count += 1;
+    }
+    let mut wanted = resources::requests(pod);
+    used.insert("pods".to_owned(), count);
+    wanted.insert("pods".to_owned(), 1);
+    // The number of pods first, then by name, as upstream reports them.
+    let mut names: Vec<&String> = wanted.keys().collect();
+    names.sort_by_key(|name| (*name != "pods", name.as_str()));
+    for name in names {
+        let requested = wanted.get(name).copied().unwrap_or(0);
+        // A resource that the node says nothing about is the business of whoever invented it.
+        let Some(capacity) = node.allocatable.get(name).copied() else { continue };
+        let used = used.get(name).copied().unwrap_or(0);
+        if requested > 0 && used.saturating_add(requested) > capacity {
+            return Err(Rejection::new(
+                &format!("OutOf{name}"),
+                format!(
+                    "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct HostPort<'a> {
+    ip: &'a str,
+    protocol: &'a str,
+    port: i32,
+}
+
+impl HostPort<'_> {
+    fn conflicts(&self, other: &HostPort<'_>) -> bool {
+        let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0" || ip == "::";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (any(self.ip) || any(other.ip) || self.ip == other.ip)
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    containers
+        .flat_map(|c| c.ports.iter().flatten())
+        .filter_map(|port| {
+            Some(HostPort {
+                ip: port.host_ip.as_deref().unwrap_or_default(),
+                protocol: port.protocol.as_deref().unwrap_or("TCP"),
+                port: port.host_port.filter(|p| *p > 0)?,
+            })
+        })
+        .collect()
+}
+
+/// Whether a toleration covers a taint.
+#[must_use]
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let set = |text: &Option<String>| text.as_deref().filter(|t| !t.is_empty()).map(str::to_owned);
+    let effect = set(&toleration.effect).is_none_or(|effect| effect == taint.effect);
+    let key = set(&toleration.key);
+    let exists = toleration.operator.as_deref() == Some("Exists");
+    let value = exists || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
+    effect && value && key.map_or(exists, |key| key == taint.key)
+}
+
+#[cfg(test)]
+mod tests;

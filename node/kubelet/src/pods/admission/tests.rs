@@ -1,0 +1,138 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn node() -> NodeView {
+    NodeView {
+        name: "n".to_owned(),
+        labels: [("kubernetes.io/os", "linux"), ("zone", "a")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        taints: vec![Taint {
+            key: "kubernetes.io/arch".to_owned(),
+            value: Some("wasm32-wasi".to_owned()),
+            effect: "NoExecute".to_owned(),
+            time_added: None,
+        }],
+        allocatable: [("cpu", 4000), ("memory", 1 << 30), ("pods", 2)]
+            .map(|(name, amount)| (name.to_owned(), amount))
+            .into(),
+    }
+}
+
+/// A pod that tolerates the node, changed by `more`.
+fn pod(more: Value) -> Pod {
+    let mut spec = json!({
+        "containers": [{"name": "c", "image": "i"}],
+        "tolerations": [{"key": "kubernetes.io/arch", "operator": "Exists"}],
+    });
+    if let (Value::Object(spec), Value::Object(more)) = (&mut spec, more) {
+        spec.extend(more);
+    }
+    serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+}
+
+fn asking(cpu: &str) -> Value {
+    json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]})
+}
+
+fn on_port(port: u16, ip: &str) -> Value {
+    json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": port, "hostIP": ip}]}]})
+}
+
+#[test]
+fn every_reason_in_its_words() {
+    let busy = [pod(asking("3800m"))];
+    let bound = [pod(on_port(8080, "10.0.0.1"))];
+    let full = [pod(json!({})), pod(json!({}))];
+    let table: Vec<(Value, &[Pod], Option<(&str, &str)>)> = vec![
+        (json!({}), &[], None),
+        (asking("200m"), &busy, None),
+        (
+            asking("500m"),
+            &busy,
+            Some(("OutOfcpu", "Node didn't have enough resource: cpu, requested: 500, used: 3800, capacity: 4000")),
+        ),
+        (
+            json!({}),
+            &full,
+            Some(("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2")),
+        ),
+        (
+            json!({"nodeSelector": {"zone": "b"}}),
+            &[],
+            Some(("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")),
+        ),
+        (
+            json!({"nodeName": "m"}),
+            &[],
+            Some(("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name")),
+        ),
+        (
+            on_port(8080, ""),
+            &bound,
+            Some((
+                "NodePorts",
+                "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+            )),
+        ),
+        (on_port(8080, "10.0.0.2"), &bound, None),
+        (
+            json!({"tolerations": []}),
+            &[],
+            Some((
+                "TaintToleration",
+                "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+            )),
+        ),
+        (
+            json!({"nodeSelector": {"kubernetes.io/os": "windows"}}),
+            &[],
+            Some((
+                "PodOSSelectorNodeLabelDoesNotMatch",
+                "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+            )),
+        ),
+        (
+            json!({"os": {"name": "windows"}}),
+            &[],
+            Some(("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")),
+        ),
+    ];
+    for (more, others, expected) in table {
+        let rejection = admit(&pod(more.clone()), &node(), others).err();
+        let found = rejection.as_ref().map(|r| (r.reason.as_str(), r.message.as_str()));
+        assert_eq!(found, expected, "{more}");
+    }
+}
+
+#[test]
+fn a_static_pod_stays_whatever_the_taints() {
+    let mut pod = pod(json!({"tolerations": []}));
+    pod.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+    assert_eq!(admit(&pod, &node(), &[]), Ok(()));
+}
+
+#[test]
+fn tolerations() {
+    let taint = |effect: &str| Taint {
+        key: "k".to_owned(),
+        value: Some("v".to_owned()),
+        effect: effect.to_owned(),
+        time_added: None,
+    };
+    let table = [
+        (json!({"key": "k", "operator": "Equal", "value": "v", "effect": "NoExecute"}), true),
+        (json!({"key": "k", "value": "v"}), true),
+        (json!({"key": "k", "value": "w"}), false),
+        (json!({"key": "k", "operator": "Exists"}), true),
+        (json!({"key": "j", "operator": "Exists"}), false),
+        (json!({"operator": "Exists"}), true),
+        (json!({"operator": "Exists", "effect": "NoSchedule"}), false),
+        (json!({}), false),
+    ];
+    for (toleration, expected) in table {
+        let toleration_: Toleration = serde_json::from_value(toleration.clone()).unwrap();
+        assert_eq!(tolerates(&toleration_, &taint("NoExecute")), expected, "{toleration}");
+    }
+}

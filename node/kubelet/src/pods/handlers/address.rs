@@ -1,0 +1,145 @@
+//! Where a handler is to connect: the pod's own address and a port of its container, nothing else.
+//!
+//! A node reaches much that a pod does not: the services on its loopback, the metadata service of its
+//! cloud, other pods behind network policies. A probe makes the node connect in the name of whoever
+//! wrote the pod, and says in an event what came of it. Upstream connects to whatever `host` names and
+//! leaves it to [Pod Security Admission](https://kubernetes.io/docs/concepts/security/pod-security-standards/)
+//! to forbid the field; here `host` may name the pod alone.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use k8s_openapi::{api::core::v1::Container, apimachinery::pkg::util::intstr::IntOrString};
+
+/// Addresses at which a pod may be asked.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::pods) struct Addresses<'a> {
+    /// The pod's own, the primary first; empty as long as it has none.
+    pub(in crate::pods) pod_ips: &'a [IpAddr],
+    /// The pod shares the network of the host, so that the host's loopback is the pod's.
+    pub(in crate::pods) host_network: bool,
+}
+
+/// Why there is nowhere to connect to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AddressError {
+    #[error("the pod has no IP address yet")]
+    NoPodIp,
+    #[error(
+        "host \"{0}\" is not this pod, and a node sends probes and hooks to no other; leave `host` out to reach the \
+         pod's own IP, and name a virtual host by the HTTP header \"Host\""
+    )]
+    OtherHost(String),
+    #[error("port \"{0}\" is neither a number nor the name of one of the container's ports")]
+    UnknownPort(String),
+    #[error("invalid port number: {0}; it must be between 1 and 65535")]
+    InvalidPort(i64),
+}
+
+impl Addresses<'_> {
+    /// The socket that `host` (the pod itself where there is none) and `port` stand for.
+    pub(super) fn socket(
+        self,
+        host: Option<&str>,
+        port: &IntOrString,
+        container: &Container,
+    ) -> Result<SocketAddr, AddressError> {
+        Ok(SocketAddr::new(self.host(host)?, port_number(port, container)?))
+    }
+
+    fn host(self, wanted: Option<&str>) -> Result<IpAddr, AddressError> {
+        let Some(wanted) = wanted.filter(|host| !host.is_empty()) else {
+            return self.pod_ips.first().copied().ok_or(AddressError::NoPodIp);
+        };
+        let address = match wanted.parse::<IpAddr>() {
+            Ok(address) => Some(address),
+            Err(_) if wanted.eq_ignore_ascii_case("localhost") => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            Err(_) => None,
+        };
+        // `::ffff:127.0.0.1` is 127.0.0.1 to the one that connects, so it is here.
+        let own = |address: &IpAddr| {
+            let address = address.to_canonical();
+            self.pod_ips.iter().any(|own| own.to_canonical() == address) || self.host_network && address.is_loopback()
+        };
+        address.filter(own).ok_or_else(|| AddressError::OtherHost(wanted.to_owned()))
+    }
+}
+
+/// A number, a number in quotes, or the name of one of the container's ports; a name comes first, as in
+/// [`ResolveContainerPort`](https://github.com/kubernetes/kubernetes/blob/v1.36.3/pkg/probe/util.go).
+fn port_number(port: &IntOrString, container: &Container) -> Result<u16, AddressError> {
+    let number = match port {
+        IntOrString::Int(number) => i64::from(*number),
+        IntOrString::String(name) => {
+            let named = container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name));
+            match named {
+                Some(port) => i64::from(port.container_port),
+                None => name.parse().map_err(|_| AddressError::UnknownPort(name.clone()))?,
+            }
+        }
+    };
+    u16::try_from(number).ok().filter(|port| *port != 0).ok_or(AddressError::InvalidPort(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> Container {
+        serde_json::from_value(serde_json::json!({
+            "name": "c",
+            "ports": [{"name": "web", "containerPort": 8080}, {"name": "9", "containerPort": 9090}],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn ports_by_number_and_by_name() {
+        let text = |text: &str| IntOrString::String(text.to_owned());
+        let table = [
+            (IntOrString::Int(80), Ok(80)),
+            (text("web"), Ok(8080)),
+            (text("81"), Ok(81)),
+            (text("9"), Ok(9090)),
+            (text("metrics"), Err(AddressError::UnknownPort("metrics".into()))),
+            (IntOrString::Int(0), Err(AddressError::InvalidPort(0))),
+            (IntOrString::Int(-1), Err(AddressError::InvalidPort(-1))),
+            (IntOrString::Int(65_536), Err(AddressError::InvalidPort(65_536))),
+        ];
+        for (port, expected) in table {
+            assert_eq!(port_number(&port, &container()), expected, "{port:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_pod_itself_is_a_host() {
+        let pod_ips: [IpAddr; 2] = ["10.1.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+        let own = Addresses { pod_ips: &pod_ips, host_network: false };
+        let shared = Addresses { pod_ips: &pod_ips, host_network: true };
+        let table = [
+            (own, None, Some("10.1.0.7")),
+            (own, Some(""), Some("10.1.0.7")),
+            (own, Some("10.1.0.7"), Some("10.1.0.7")),
+            (own, Some("fd00::7"), Some("fd00::7")),
+            (own, Some("10.1.0.8"), None),
+            (own, Some("127.0.0.1"), None),
+            (own, Some("localhost"), None),
+            (own, Some("0.0.0.0"), None),
+            (own, Some("169.254.169.254"), None),
+            (own, Some("metadata.google.internal"), None),
+            (own, Some("10.1.0.7.nip.io"), None),
+            (own, Some("::ffff:127.0.0.1"), None),
+            (shared, Some("127.0.0.1"), Some("127.0.0.1")),
+            (shared, Some("::1"), Some("::1")),
+            (shared, Some("localhost"), Some("127.0.0.1")),
+            (shared, Some("0.0.0.0"), None),
+            (shared, Some("example.com"), None),
+        ];
+        for (addresses, host, expected) in table {
+            let expected = expected
+                .map(|address| address.parse().unwrap())
+                .ok_or_else(|| AddressError::OtherHost(host.unwrap_or_default().to_owned()));
+            assert_eq!(addresses.host(host), expected, "{host:?} with {addresses:?}");
+        }
+        assert_eq!(Addresses { pod_ips: &[], ..own }.host(None), Err(AddressError::NoPodIp));
+    }
+}

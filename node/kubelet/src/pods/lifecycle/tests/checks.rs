@@ -1,0 +1,231 @@
+//! What holds for every pod at every moment, whatever happens to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+
+use super::{
+    super::{Action, Limits, Stage, State, Step, backoff::after, spec::Kind, spec::Spec, step},
+    world::{epoch, name},
+};
+use crate::{
+    pods::status::{self, Context},
+    runtime::Exit,
+};
+
+/// An attempt that has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) name: String,
+    pub(super) round: u32,
+    pub(super) code: i32,
+    at: Timestamp,
+}
+
+/// The delay before restarts, by the rule as it is told to users: none before the first one, then 10 s,
+/// and twice as long each time; forgotten after a long run.
+#[derive(Clone, Copy, Debug)]
+struct Delay {
+    next: Duration,
+    restarted: Timestamp,
+}
+
+/// Remembers what the invariants need to know of the past.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    pub(super) ended: Vec<Ended>,
+    /// A terminal status that was published.
+    terminal: Option<PodStatus>,
+    conditions: Vec<PodCondition>,
+    restarts: BTreeMap<String, i32>,
+    /// The newest attempt of each container that was really started, and its round.
+    attempts: BTreeMap<String, (u32, u32)>,
+    /// Sidecars that have been started once, by round.
+    started: BTreeSet<(String, u32)>,
+    /// What the provider was told last of the end of an attempt.
+    told: BTreeMap<(String, u32), Timestamp>,
+    delays: BTreeMap<String, Delay>,
+    /// Exits that a restart has answered, and the image then.
+    answered: BTreeMap<String, (usize, String)>,
+}
+
+impl Checks {
+    /// The status as the task would compute it.
+    pub(super) fn status(&self, spec: &Spec, state: &State, now: Timestamp) -> PodStatus {
+        let context = Context { host_ips: &[], pod_ips: &[], runtime: "wasm", previous: &self.conditions };
+        status::of(&Pod::default(), &name(), spec, state, context, now)
+    }
+
+    /// A container was really started.
+    pub(super) fn started<'a>(
+        &mut self,
+        name: &str,
+        attempt: u32,
+        round: u32,
+        running: impl Iterator<Item = &'a (String, u32)>,
+    ) {
+        let others: Vec<_> = running.filter(|(other, _)| other == name).collect();
+        assert!(others.is_empty(), "{name}#{attempt} begins beside {others:?}");
+        let before = self.attempts.insert(name.to_owned(), (attempt, round));
+        assert!(before.is_none_or(|(before, _)| before < attempt), "{name}#{attempt} after #{before:?}");
+    }
+
+    pub(super) fn exited(&mut self, name: &str, exit: &Exit) {
+        self.end(name, exit.exit_code, exit.finished_at);
+    }
+
+    pub(super) fn lost(&mut self, name: &str, at: Timestamp) {
+        self.end(name, 137, at);
+    }
+
+    fn end(&mut self, name: &str, code: i32, at: Timestamp) {
+        let round = self.attempts.get(name).map_or(0, |(_, round)| *round);
+        self.ended.push(Ended { name: name.to_owned(), round, code, at });
+    }
+
+    /// The newest end of a container.
+    pub(super) fn last(&self, name: &str) -> Option<&Ended> {
+        self.ended.iter().rev().find(|ended| ended.name == name)
+    }
+
+    /// A second look at the same moment finds nothing to do, and the next one is in the future.
+    pub(super) fn is_settled(&self, spec: &Spec, state: &State, limits: Limits, now: Timestamp, first: &Step) {
+        assert!(first.wake_at.is_none_or(|at| at > now), "a busy loop: {first:?}");
+        let mut again = state.clone();
+        let second = step(&name(), spec, &mut again, limits, now);
+        assert_eq!(second.actions, [], "asked for once more after {first:?}");
+        assert_eq!((second.wake_at, &again), (first.wake_at, state), "not settled after {first:?}");
+    }
+
+    /// An action is about to be carried out. `running` are the containers that really run.
+    pub(super) fn action(
+        &mut self,
+        spec: &Spec,
+        state: &State,
+        limits: Limits,
+        now: Timestamp,
+        running: &[String],
+        action: &Action,
+    ) {
+        match action {
+            Action::Pull { container, image } => {
+                assert!(state.ending.is_none(), "{action:?} of a pod that ends");
+                self.is_its_turn(spec, state, container);
+                self.has_waited(container, image, limits.crash_backoff_max, now);
+            }
+            Action::Start { container, .. } => {
+                assert!(state.ending.is_none(), "{action:?} of a pod that ends");
+                assert!(!running.contains(container), "{action:?} while it runs");
+                self.is_its_turn(spec, state, container);
+            }
+            Action::PostStart { container } => {
+                assert!(state.ending.is_none(), "{action:?} of a pod that ends");
+                let stop = state.containers.get(container).and_then(|r| r.running()).map(|r| &r.stop);
+                assert_eq!(stop, Some(&None), "{action:?} of a container that is stopped");
+            }
+            Action::PreStop { within, .. } => assert!(!within.is_zero(), "{action:?}"),
+            Action::Stop { container, attempt, grace } => {
+                let deadline = after(now, *grace);
+                let before = self.told.insert((container.clone(), *attempt), deadline);
+                let least = after(now, Duration::from_secs(2));
+                assert!(before.is_none_or(|before| deadline <= before.max(least)), "{action:?} is longer than before");
+                if state.ending.is_some() {
+                    in_order(spec, state, container, now, running);
+                }
+            }
+            Action::AbortPull { .. } | Action::Probe { .. } | Action::Event(_) => {}
+        }
+    }
+
+    /// Init containers before it have succeeded in this round, sidecars before it have been started.
+    fn is_its_turn(&self, spec: &Spec, state: &State, container: &str) {
+        for before in spec.init.iter().take_while(|c| c.name != container) {
+            let done = match before.kind {
+                Kind::Sidecar => self.started.contains(&(before.name.clone(), state.round)),
+                _ => self.ended.iter().any(|e| e.name == before.name && e.round == state.round && e.code == 0),
+            };
+            assert!(done, "{container} comes before {} is done", before.name);
+        }
+        let init = spec.init.iter().any(|c| c.name == container && c.kind == Kind::Init);
+        let succeeded = self.last(container).is_some_and(|e| e.round == state.round && e.code == 0);
+        assert!(!(init && succeeded), "{container} has succeeded and runs again");
+    }
+
+    /// A restart comes no sooner than its delay.
+    fn has_waited(&mut self, container: &str, image: &str, maximum: Duration, now: Timestamp) {
+        let count = self.ended.iter().filter(|e| e.name == container).count();
+        let Some(finished) = self.last(container).map(|e| e.at) else { return };
+        let answered = self.answered.insert(container.to_owned(), (count, image.to_owned()));
+        if answered.as_ref().is_some_and(|(before, _)| *before == count) {
+            return;
+        }
+        let new_image = answered.is_some_and(|(_, before)| before != image);
+        let delay = self.delays.get(container).filter(|d| !new_image && finished <= after(d.restarted, maximum * 2));
+        let next = match delay {
+            Some(delay) => {
+                assert!(after(finished, delay.next) <= now, "{container} is restarted after less than {delay:?}");
+                (delay.next * 2).min(maximum)
+            }
+            None => maximum.min(Duration::from_secs(10)),
+        };
+        self.delays.insert(container.to_owned(), Delay { next, restarted: now });
+    }
+
+    /// What is published after a look.
+    pub(super) fn published(&mut self, spec: &Spec, state: &State, now: Timestamp) {
+        let status = self.status(spec, state, now);
+        let phase = status.phase.clone().unwrap();
+        let terminal = phase == "Succeeded" || phase == "Failed";
+        let runs = state.containers.values().any(|r| matches!(r.stage, Stage::Starting | Stage::Running(_)));
+        assert!(!(terminal && runs), "{phase} while something runs");
+        assert_eq!(status.reason.is_some(), terminal && state.verdict.is_some(), "reason of a pod that is {phase}");
+        if let Some(before) = &self.terminal {
+            assert_eq!((&before.phase, &before.reason), (&status.phase, &status.reason), "the end has changed");
+        }
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        for container in all {
+            let before = self.restarts.insert(container.name.clone(), container.restart_count);
+            assert!(before.is_none_or(|before| before <= container.restart_count), "restarts of {}", container.name);
+            let shown = container.state.as_ref().unwrap();
+            let sidecar_or_regular = spec.container(&container.name).unwrap().kind != Kind::Init;
+            if container.ready && sidecar_or_regular {
+                assert!(shown.running.is_some() && container.started == Some(true), "{container:?} is ready");
+            }
+            if container.started == Some(true) {
+                self.started.insert((container.name.clone(), state.round));
+            }
+            if container.ready || shown.running.is_some() {
+                assert!(!terminal || !sidecar_or_regular, "{container:?} in a pod that is {phase}");
+            }
+            assert_eq!(container.restart_count > 0, container.container_id.is_some() && container.restart_count > 0);
+        }
+        self.conditions = status.conditions.clone().unwrap();
+        let condition = |kind: &str| self.conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.as_str());
+        let ready = condition("Ready") == Some("True");
+        assert!(!(ready && (terminal || phase == "Pending")), "ready and {phase}");
+        for condition in &self.conditions {
+            let since = condition.last_transition_time.as_ref().unwrap().0;
+            assert!(since <= now && since >= epoch(), "{condition:?}");
+        }
+        if terminal {
+            self.terminal = Some(status);
+        }
+    }
+}
+
+/// Sidecars are stopped when everything that comes after them has ended, or their grace is over.
+fn in_order(spec: &Spec, state: &State, container: &str, now: Timestamp, running: &[String]) {
+    if !spec.sidecars().any(|c| c.name == container) {
+        return;
+    }
+    let stop = state.containers.get(container).and_then(|r| r.running()).and_then(|r| r.stop.as_ref());
+    let over = stop.is_some_and(|stop| stop.deadline <= now);
+    let later: Vec<_> = spec.all().skip_while(|c| c.name != container).skip(1).collect();
+    let earlier_init = spec.init.iter().take_while(|c| c.name != container).count();
+    let waits_for = later.iter().filter(|c| running.contains(&c.name)).map(|c| &c.name).collect::<Vec<_>>();
+    assert!(over || waits_for.is_empty(), "{container} ({earlier_init}) is stopped before {waits_for:?}");
+}

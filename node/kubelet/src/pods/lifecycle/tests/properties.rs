@@ -1,0 +1,102 @@
+//! What holds for pods at random. The invariants of every moment are in [`super::checks`]; here is what
+//! they come to in the end.
+//!
+//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` ask for more, or other, cases than those of every build.
+
+use std::time::Duration;
+
+use proptest::{prelude::*, test_runner::RngSeed};
+
+use super::{
+    super::{
+        AfterExit, EndingCause,
+        spec::{Kind, RestartPolicy},
+    },
+    scenario::{Scenario, tame, wild},
+    secs,
+    world::{Deed, World},
+};
+
+/// The same cases on every run, unless the environment says otherwise.
+fn config(cases: u32) -> ProptestConfig {
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let set = |name| std::env::var_os(name).is_some();
+    ProptestConfig {
+        cases: if set("PROPTEST_CASES") { default.cases } else { cases },
+        rng_seed: if set("PROPTEST_RNG_SEED") { default.rng_seed } else { RngSeed::Fixed(7) },
+        ..default
+    }
+}
+
+/// The phase that a pod that has ended should have, by the ends of its containers and what was done to it.
+fn expected(world: &World) -> &'static str {
+    let succeeded = |name: &str| world.checks.last(name).is_some_and(|e| e.code == 0 && e.round == world.state.round);
+    let init = world.spec.init.iter().filter(|c| c.kind == Kind::Init).all(|c| succeeded(&c.name));
+    let regular = world.spec.containers.iter().all(|c| succeeded(&c.name));
+    if world.state.verdict.is_none() && init && regular { "Succeeded" } else { "Failed" }
+}
+
+proptest! {
+    #![proptest_config(config(600))]
+
+    /// Whatever happens before, a pod that is deleted ends within its grace, and what becomes of it is
+    /// told by how its containers ended.
+    #[test]
+    fn every_deleted_pod_ends_within_its_grace(scenario in wild(), grace in 1..40u64) {
+        let mut world = scenario.world();
+        world.go_on(secs(400));
+        let was_over = world.state.is_over();
+        let before = world.phase();
+        world.plan(Duration::ZERO, Deed::Delete(secs(grace)));
+        // A start may be under way; and each stop gets two seconds at the least.
+        let grace = grace.min(world.spec.grace.as_secs().max(grace));
+        world.go_on(secs(6 + grace + 3));
+        prop_assert!(world.state.is_over(), "goes on: {:#?}", world.log());
+        prop_assert_eq!(world.phase(), expected(&world), "{:#?}", world.log());
+        if was_over {
+            prop_assert_eq!(before, world.phase());
+        }
+    }
+
+    /// A pod whose containers come to an end comes to one as well, and a restart of the agent at whatever
+    /// point changes nothing about it.
+    #[test]
+    fn a_restarted_agent_comes_to_the_same_end(scenario in tame()) {
+        let [plain, restarted] = [scenario.without(|_| true), scenario.clone()].map(|s: Scenario| {
+            let mut world = s.world();
+            world.go_on(secs(4000));
+            world
+        });
+        let ends = |world: &World| {
+            let codes: Vec<_> = world.spec.containers.iter().map(|c| world.checks.last(&c.name).map(|e| e.code)).collect();
+            (world.state.is_over(), world.phase(), codes)
+        };
+        if restarted.state.is_over() || plain.state.is_over() {
+            prop_assert_eq!(ends(&plain), ends(&restarted), "{:#?}\n{:#?}", plain.log(), restarted.log());
+            prop_assert_eq!(plain.phase(), expected(&plain));
+        }
+    }
+
+    /// It ends when nothing is to be started again, and not before.
+    #[test]
+    fn a_pod_goes_on_as_long_as_a_container_is_to_run(scenario in tame()) {
+        let mut world = scenario.world();
+        world.go_on(secs(4000));
+        let stays = |name: &str| {
+            let record = world.state.containers.get(name)?;
+            Some(world.spec.container(name)?.after(record.finished.last()?) == AfterExit::Stay)
+        };
+        let regular = world.spec.containers.iter().all(|c| stays(&c.name) == Some(true));
+        let init_failed = world.spec.init.iter().any(|c| {
+            c.kind == Kind::Init && stays(&c.name) == Some(true) && world.checks.last(&c.name).is_some_and(|e| e.code != 0)
+        });
+        prop_assert_eq!(world.state.is_over(), regular || init_failed, "{:#?}", world.log());
+        if world.spec.restart_policy == RestartPolicy::Always {
+            prop_assert!(world.state.ending.as_ref().is_none_or(|e| e.cause != EndingCause::Completed));
+        }
+        if let Some(ending) = &world.state.ending {
+            let cause = if init_failed { EndingCause::InitFailed } else { EndingCause::Completed };
+            prop_assert_eq!(ending.cause, cause);
+        }
+    }
+}

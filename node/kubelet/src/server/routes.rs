@@ -1,0 +1,189 @@
+//! Paths, and what answers them. Who comes here has passed the gate.
+
+use std::{convert::Infallible, path::PathBuf, sync::Arc};
+
+use http::{HeaderMap, StatusCode};
+use serde_json::{Value, json};
+use warp::{
+    Filter, Rejection, Reply as _,
+    filters::{BoxedFilter, path::FullPath},
+    reply::Response,
+};
+
+use super::{Pods, container_logs, health, metrics::Metrics, reply::text};
+use crate::config::{Config, KubeletConfiguration};
+
+/// Paths that `enableDebuggingHandlers: false` closes.
+const DEBUGGING: [&str; 8] =
+    ["/run/", "/exec/", "/attach/", "/portForward/", "/containerLogs/", "/runningpods/", "/debug/pprof/", "/logs/"];
+
+/// What the handlers work with.
+pub(super) struct State {
+    configuration: KubeletConfiguration,
+    logs_dir: PathBuf,
+    pods: Arc<dyn Pods>,
+    pub(super) metrics: Metrics,
+}
+
+impl State {
+    pub(super) fn new(config: &Config, pods: Arc<dyn Pods>) -> Self {
+        Self {
+            configuration: config.kubelet.clone(),
+            logs_dir: config.kubelet.pod_logs_dir.clone(),
+            metrics: Metrics::new(&config.node_name, Arc::clone(&pods)),
+            pods,
+        }
+    }
+}
+
+/// What serves one listener; it answers everything and rejects nothing.
+pub(super) type Routes = BoxedFilter<(Response,)>;
+
+type Query = Vec<(String, String)>;
+
+/// Everything of the HTTPS port.
+pub(super) fn service(state: Arc<State>) -> Routes {
+    let with = {
+        let state = Arc::clone(&state);
+        warp::any().map(move || Arc::clone(&state))
+    };
+    let closed = !state.configuration.enable_debugging_handlers;
+    let debugging = warp::path::full().and_then(move |path: FullPath| async move {
+        if closed && DEBUGGING.iter().any(|prefix| path.as_str().starts_with(prefix)) {
+            Ok(text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"))
+        } else {
+            Err(warp::reject())
+        }
+    });
+
+    let logs = warp::path!("containerLogs" / String / String / String)
+        .and(warp::get())
+        .and(warp::query::<Query>())
+        .and(with.clone())
+        .then(|namespace: String, pod: String, container: String, query: Query, state: Arc<State>| async move {
+            let pods = Arc::clone(&state.pods);
+            container_logs::answer(pods, &state.logs_dir, (&namespace, &pod, &container), &query).await
+        });
+    let metrics = warp::path!("metrics")
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(with.clone())
+        .map(|headers: HeaderMap, state: Arc<State>| state.metrics.answer(&headers));
+    let pods = warp::path!("pods").and(warp::get()).and(with.clone()).map(|state: Arc<State>| pods(&state));
+    let running =
+        warp::path!("runningpods").and(warp::get()).and(with.clone()).map(|state: Arc<State>| running_pods(&state));
+    let configz = warp::path!("configz")
+        .and(warp::get())
+        .and(with)
+        .map(|state: Arc<State>| warp::reply::json(&json!({ "kubeletconfig": state.configuration })).into_response());
+    let unsupported = warp::path::param::<String>().and(warp::path::tail()).and_then(
+        |first: String, _| async move {
+            match first.as_str() {
+                "exec" | "attach" | "portForward" | "run" => Ok(text(
+                    StatusCode::NOT_IMPLEMENTED,
+                    format!("{first} is not supported by this version of the node: a module has no shell to enter\n"),
+                )),
+                _ => Err(warp::reject()),
+            }
+        },
+    );
+
+    debugging
+        .or(health_routes(state))
+        .unify()
+        .or(logs)
+        .unify()
+        .or(metrics)
+        .unify()
+        .or(pods)
+        .unify()
+        .or(running)
+        .unify()
+        .or(configz)
+        .unify()
+        .or(unsupported)
+        .unify()
+        .recover(rejected)
+        .unify()
+        .boxed()
+}
+
+/// Everything of the plain port.
+pub(super) fn health_service(state: Arc<State>) -> Routes {
+    health_routes(state).recover(rejected).unify().boxed()
+}
+
+fn health_routes(
+    state: Arc<State>,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let whole = warp::path!("healthz").map(|| None);
+    let one = warp::path!("healthz" / String).map(Some);
+    whole.or(one).unify().and(warp::get()).and(warp::query::<Query>()).and_then(
+        move |check: Option<String>, query: Query| {
+            let answer = health::answer(state.pods.as_ref(), check.as_deref(), &query);
+            async move { answer.ok_or_else(warp::reject) }
+        },
+    )
+}
+
+/// No route took the request.
+async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+    Ok(if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
+        text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed")
+    } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
+        text(StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#)
+    } else {
+        text(StatusCode::NOT_FOUND, "404 page not found\n")
+    })
+}
+
+/// All pods as they are known here.
+fn pods(state: &State) -> Response {
+    let items = state.pods.pods().into_iter().map(|pod| {
+        let mut item = json!(*pod);
+        if let Some(item) = item.as_object_mut() {
+            // The list says it for all of them.
+            item.remove("apiVersion");
+            item.remove("kind");
+        }
+        item
+    });
+    list(items.collect())
+}
+
+/// Pods that have a running container, with no more than names.
+fn running_pods(state: &State) -> Response {
+    let items = state.pods.pods().into_iter().filter_map(|pod| {
+        let status = pod.status.as_ref()?;
+        let running: Vec<&str> = [&status.init_container_statuses, &status.container_statuses]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
+            .map(|status| status.name.as_str())
+            .collect();
+        let spec = pod.spec.as_ref()?;
+        let containers: Vec<Value> = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers)
+            .filter(|container| running.contains(&container.name.as_str()))
+            .map(|container| json!({ "name": container.name, "image": container.image, "resources": {} }))
+            .collect();
+        let metadata = &pod.metadata;
+        (!containers.is_empty()).then(|| {
+            json!({
+                "metadata": { "name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid },
+                "spec": { "containers": containers },
+                "status": {},
+            })
+        })
+    });
+    list(items.collect())
+}
+
+fn list(items: Vec<Value>) -> Response {
+    warp::reply::json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })).into_response()
+}
+

@@ -1,0 +1,154 @@
+//! `kubewasm node`.
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use kubewasm_kubelet::{
+    agent::{self, Agent},
+    config::{Config, Flags},
+};
+use kubewasm_wasi::logs::LogOptions;
+use tokio_util::sync::CancellationToken;
+
+use crate::runtime;
+
+/// Arguments of `kubewasm node`. Where the kubelet has a flag, this is the same flag.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Credentials for the API server. Written by the bootstrap when it does not exist.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Credentials with which to ask for a client certificate.
+    #[arg(long, value_name = "FILE")]
+    bootstrap_kubeconfig: Option<PathBuf>,
+
+    /// A KubeletConfiguration (kubelet.config.k8s.io/v1beta1). Flags go before it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Name of the node [default: the host's name].
+    #[arg(long, value_name = "NAME")]
+    hostname_override: Option<String>,
+
+    /// Address of the node, or two of different families [default: that of the default route].
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+
+    /// Labels to register with: key=value,…
+    #[arg(long, value_name = "LABELS")]
+    node_labels: Option<String>,
+
+    /// Value of the label kubernetes.io/os [default: linux].
+    #[arg(long, value_name = "OS")]
+    node_os: Option<String>,
+
+    /// Taints to register with: key=value:Effect,… An empty text registers without any
+    /// [default: kubernetes.io/arch=wasm32-wasi, NoSchedule and NoExecute].
+    #[arg(long, value_name = "TAINTS")]
+    register_with_taints: Option<String>,
+
+    /// Where everything is kept [default: /var/lib/kubewasm].
+    #[arg(long, value_name = "DIR")]
+    root_dir: Option<PathBuf>,
+
+    /// Where certificates and keys are kept [default: pki in the root directory].
+    #[arg(long, value_name = "DIR")]
+    cert_dir: Option<PathBuf>,
+
+    /// Where the logs of containers are written [default: /var/log/pods].
+    #[arg(long, value_name = "DIR")]
+    pod_logs_dir: Option<PathBuf>,
+
+    /// Address to serve the HTTPS API on [default: 0.0.0.0].
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
+
+    /// Port to serve the HTTPS API on; 0 takes a free one [default: 10250].
+    #[arg(long)]
+    port: Option<u16>,
+
+    /// Port of the local /healthz; 0 serves none [default: 10248].
+    #[arg(long, value_name = "PORT")]
+    healthz_port: Option<u16>,
+
+    /// Most pods that the node takes [default: what the machine has room for].
+    #[arg(long, value_name = "COUNT")]
+    max_pods: Option<u32>,
+
+    /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
+}
+
+/// Runs the node until SIGTERM or Ctrl-C. Containers go on.
+pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
+    let insecure_registries = args.insecure_registry.clone();
+    let (config, warnings) = Config::load(&flags(args))?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    tokio.block_on(run(config, insecure_registries))
+}
+
+fn flags(args: Args) -> Flags {
+    Flags {
+        config: args.config,
+        kubeconfig: args.kubeconfig,
+        bootstrap_kubeconfig: args.bootstrap_kubeconfig,
+        hostname_override: args.hostname_override,
+        node_ip: args.node_ip,
+        node_labels: args.node_labels,
+        node_os: args.node_os,
+        register_with_taints: args.register_with_taints,
+        root_dir: args.root_dir,
+        cert_dir: args.cert_dir,
+        pod_logs_dir: args.pod_logs_dir,
+        address: args.address,
+        port: args.port,
+        healthz_port: args.healthz_port,
+        max_pods: args.max_pods,
+    }
+}
+
+async fn run(config: Config, insecure_registries: Vec<String>) -> anyhow::Result<ExitCode> {
+    // Another part of the program may have chosen already; both choices are fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cancel = CancellationToken::new();
+    stop_on_signals(&cancel)?;
+    agent::check_root(&config.root_dir)?;
+    let runtime = runtime::open(runtime::Settings {
+        store: config.root_dir.join("modules"),
+        workers: config.root_dir.join("workers"),
+        with_parent: false,
+        allow_paths: false,
+        insecure_registries,
+        log: LogOptions {
+            max_size: config.container_log_max_bytes(),
+            max_files: config.kubelet.container_log_max_files,
+        },
+    })
+    .await?;
+    let name = config.node_name.clone();
+    let agent = Agent::new(config, runtime as Arc<dyn kubewasm_kubelet::runtime::Runtime>, &cancel).await?;
+    tracing::info!(node = name, port = agent.port(), version = env!("CARGO_PKG_VERSION"), "kubewasm is starting");
+    agent.run(cancel).await;
+    tracing::info!(node = name, "kubewasm has stopped; its containers go on");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stop_on_signals(cancel: &CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let cancel = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(())
+}

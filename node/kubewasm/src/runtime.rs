@@ -1,0 +1,49 @@
+//! The provider that runs containers, set up for a node or for a single pod.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kubewasm_modules::{Store, StoreOptions};
+use kubewasm_wasi::{
+    logs::LogOptions,
+    program::Program,
+    provider::{WasiOptions, WasiRuntime},
+};
+
+/// What guests get to end in when everything is ended at once.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// What differs between a node and a single pod.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Folder of the module store.
+    pub(crate) store: PathBuf,
+    /// Folder of the workers' sockets.
+    pub(crate) workers: PathBuf,
+    /// Workers end with this process.
+    pub(crate) with_parent: bool,
+    /// Images may be paths.
+    pub(crate) allow_paths: bool,
+    /// Registries without TLS.
+    pub(crate) insecure_registries: Vec<String>,
+    /// When and how logs are rotated.
+    pub(crate) log: LogOptions,
+}
+
+/// Opens the module store, and adopts the workers that are there.
+pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>> {
+    let options = StoreOptions { insecure_registries: settings.insecure_registries, ..StoreOptions::default() };
+    let store = Store::open(&settings.store, options).context("cannot open the module store")?;
+    let options = WasiOptions {
+        allow_paths: settings.allow_paths,
+        with_parent: settings.with_parent,
+        log: settings.log,
+        ..WasiOptions::new(store, settings.workers, Program::current())
+    };
+    Ok(Arc::new(WasiRuntime::new(options).await.context("cannot run containers")?))
+}
+
+/// Ends all containers and their workers.
+pub(crate) async fn shut_down(runtime: &WasiRuntime) {
+    runtime.shutdown(LAST_GRACE).await;
+}

@@ -1,0 +1,112 @@
+//! How downloads are shared, watched, given up and repaired.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pulls_are_one_download() {
+    let (mut registry, node) = (Registry::start(), Node::new());
+    registry.push("app", artifact(vec![7; 3 << 20], WASM, None)).await;
+    let reference = registry.reference("app");
+    let before = registry.reference("app");
+
+    // Some give up at once, in the middle, or never.
+    let quitters = join_all((0..10).map(|_| async {
+        let download = Box::pin(node.store.pull(&reference, &[], None));
+        let soon = Box::pin(tokio::task::yield_now());
+        drop(futures::future::select(download, soon).await);
+    }));
+    let stayers = join_all((0..20).map(|_| node.store.pull(&reference, &[], None)));
+    let (_, images) = futures::join!(quitters, stayers);
+    let first = images[0].clone().unwrap();
+    assert!(images.into_iter().all(|image| image.unwrap() == first));
+    assert_eq!(before, reference);
+
+    let log = registry.stop();
+    let of = |what: &str| log.iter().filter(|line| is_get(line, what) && line.contains("kubewasm/")).count();
+    assert_eq!(
+        (of("/manifests/"), of("/blobs/")),
+        (1, 2),
+        "one manifest, one configuration, one layer: {log:#?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn different_images_are_pulled_side_by_side() {
+    let (registry, node) = (Registry::start(), Node::new());
+    let names: Vec<String> = (0..8).map(|number| format!("app-{number}")).collect();
+    for name in &names {
+        registry.push(name, artifact(module(name), WASM, None)).await;
+    }
+    let references: Vec<Reference> = names.iter().map(|name| registry.reference(name)).collect();
+    let images = join_all(references.iter().map(|reference| pull(&node.store, reference))).await;
+    for (image, name) in images.into_iter().zip(&names) {
+        let found = node.store.module(&image.unwrap(), name).await.unwrap();
+        assert_eq!(fs::read(found.path).unwrap(), module(name));
+    }
+    assert_eq!(node.store.list().unwrap().len(), 8);
+}
+
+#[tokio::test]
+async fn progress_counts_bytes() {
+    let (registry, node) = (Registry::start(), Node::new());
+    registry.push("app", artifact(vec![7; 1 << 20], WASM, None)).await;
+    let (updates, highest) = (Mutex::new(Vec::new()), AtomicU64::new(0));
+    let listener = |progress: PullProgress| {
+        assert!(
+            progress.done_bytes >= highest.fetch_max(progress.done_bytes, Ordering::SeqCst),
+            "it only grows"
+        );
+        updates.lock().unwrap().push(progress);
+    };
+    let listener: &dyn Progress = &listener;
+    node.store.pull(&registry.reference("app"), &[], Some(listener)).await.unwrap();
+    let updates = updates.into_inner().unwrap();
+    assert_eq!(updates.last(), Some(&PullProgress { done_bytes: 1 << 20, total_bytes: 1 << 20 }));
+    assert!(updates.iter().any(|progress| progress.done_bytes < progress.total_bytes), "{updates:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_lost_files_heals_with_the_next_pull() {
+    let (registry, node) = (Registry::start(), Node::new());
+    registry.push("app", container(vec![(tar(&[("app.wasm", &module("x"))]), TAR)], json!({}))).await;
+    let reference = registry.reference("app");
+    let image = pull(&node.store, &reference).await.unwrap();
+    let blob = node.directory.path().join("blobs/sha256").join(image.manifest.hex());
+    let damages: [&dyn Fn(); 4] = [
+        &|| fs::write(&blob, "").unwrap(),
+        &|| fs::remove_file(&blob).unwrap(),
+        &|| fs::remove_dir_all(node.store.rootfs(&image).unwrap()).unwrap(),
+        &|| {
+            fs::write(node.directory.path().join(format!("images/{}.json", image.digest.hex())), "{").unwrap()
+        },
+    ];
+    for damage in damages {
+        damage();
+        assert_eq!(node.store.get(&reference.clone().into()).unwrap(), None);
+        assert_eq!(pull(&node.store, &reference).await.unwrap(), image);
+        assert_eq!(node.store.get(&reference.clone().into()).unwrap(), Some(image.clone()));
+        assert!(node.store.module(&image, "app.wasm").await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_is_given_up_leaves_nothing() {
+    let (registry, node) = (Registry::start(), Node::new());
+    registry.push("app", artifact(vec![7; 8 << 20], WASM, None)).await;
+    let reference = registry.reference("app");
+    // Dropped when the first bytes of the layer have come.
+    let begun = tokio::sync::Notify::new();
+    let listener = |progress: PullProgress| {
+        if progress.done_bytes > 0 {
+            begun.notify_one();
+        }
+    };
+    let download = Box::pin(node.store.pull(&reference, &[], Some(&listener)));
+    match futures::future::select(download, Box::pin(begun.notified())).await {
+        futures::future::Either::Left((outcome, _)) => {
+            panic!("done before it was given up: {outcome:?}")
+        }
+        futures::future::Either::Right(((), download)) => drop(download),
+    }
+    node.assert_empty();
+}

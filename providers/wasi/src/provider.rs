@@ -1,0 +1,351 @@
+//! The pod provider: the kubelet's [`Runtime`] on top of a module store and a supervisor of workers.
+//!
+//! ```text
+//!   image, pull, images ─► module store
+//!   start ─► store: which module? ─► inspect ─► store: precompiled? ─► compiling child
+//!        └─► supervisor ─► worker of the pod's group
+//!   stop, remove, exec ─► supervisor;   observe, containers, wakeups ◄─ its view
+//! ```
+//!
+//! A container's root directory is the unpacked file system of its image, shared by all containers of the
+//! image and read-only. Volumes are not given to guests by this version: the log says so for each container
+//! that has some.
+
+mod compiler;
+mod convert;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kubewasm_kubelet::runtime::{
+    ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image,
+    ImageError, Runtime, RuntimeError, StartError,
+};
+use kubewasm_modules::{Digest, Hold, ImageName, Module, Store};
+use tokio::sync::mpsc;
+
+use crate::{
+    compile::{self, ChildCompiler},
+    engine::EngineError,
+    host::DEFAULT_MEMORY_LIMIT,
+    inspect::{self, Kind},
+    logs::LogOptions,
+    program::Program,
+    spec::InstanceSpec,
+    supervisor::{Supervisor, SupervisorError, SupervisorOptions},
+};
+
+/// Modules whose kind is remembered; all are forgotten when there are more.
+const KINDS: usize = 1024;
+
+/// How containers are run.
+#[derive(Clone, Debug)]
+pub struct WasiOptions {
+    /// Where images come from.
+    pub store: Store,
+    /// Directory for the workers' sockets. Its path should be short: those of sockets are.
+    pub dir: PathBuf,
+    /// The program whose subcommands are `worker` and `compile`.
+    pub program: Program,
+    /// Take images that are paths (`./hello.wasm`) from this machine's files.
+    pub allow_paths: bool,
+    /// Workers end with this process.
+    pub with_parent: bool,
+    /// Bytes; for containers without a limit of their own.
+    pub default_memory_limit: u64,
+    /// When log files are rotated.
+    pub log: LogOptions,
+}
+
+impl WasiOptions {
+    /// The defaults of a node.
+    pub fn new(store: Store, dir: impl Into<PathBuf>, program: Program) -> Self {
+        Self {
+            store,
+            dir: dir.into(),
+            program,
+            allow_paths: false,
+            with_parent: false,
+            default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            log: LogOptions::default(),
+        }
+    }
+}
+
+/// Why containers cannot be run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum WasiError {
+    /// wasmtime does not work on this machine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The workers' directory cannot be used.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+}
+
+/// Runs the containers of pods as WebAssembly.
+#[derive(Debug)]
+pub struct WasiRuntime {
+    store: Store,
+    compiler: ChildCompiler,
+    supervisor: Supervisor,
+    allow_paths: bool,
+    /// What modules are, by digest, so that each is read once.
+    kinds: Mutex<HashMap<Digest, Kind>>,
+    /// Keeps images of containers from being removed. Of containers that an earlier agent started, nothing
+    /// is held.
+    holds: Mutex<HashMap<String, Hold>>,
+}
+
+impl WasiRuntime {
+    /// Makes the provider and adopts the workers that an earlier agent left. When this returns,
+    /// [`Runtime::observe`] knows every container that runs.
+    ///
+    /// # Errors
+    /// [`WasiError`].
+    pub async fn new(options: WasiOptions) -> Result<Self, WasiError> {
+        let supervisor = SupervisorOptions {
+            dir: options.dir,
+            program: options.program.clone(),
+            with_parent: options.with_parent,
+            default_memory_limit: options.default_memory_limit,
+            log: options.log,
+        };
+        Ok(Self {
+            store: options.store,
+            compiler: ChildCompiler::new(options.program)?,
+            supervisor: Supervisor::open(supervisor).await?,
+            allow_paths: options.allow_paths,
+            kinds: Mutex::default(),
+            holds: Mutex::default(),
+        })
+    }
+
+    /// Ends all containers and all workers, for those who do not leave them to the next agent.
+    pub async fn shutdown(&self, grace: Duration) {
+        self.supervisor.shutdown(grace).await;
+    }
+
+    fn name(&self, image: &str) -> Result<ImageName, ImageError> {
+        let name: ImageName =
+            image
+                .parse()
+                .map_err(|error: kubewasm_modules::InvalidReference| {
+                    ImageError::InvalidName(error.to_string())
+                })?;
+        if matches!(name, ImageName::Path(_)) && !self.allow_paths {
+            return Err(ImageError::InvalidName(format!(
+                "couldn't parse image name \"{image}\": paths of files are for `kubewasm run` only; push the module to a registry"
+            )));
+        }
+        Ok(name)
+    }
+
+    /// The image as it is in the store. A file is taken in as it is now.
+    async fn find(&self, image: &str) -> Result<Option<kubewasm_modules::Image>, ImageError> {
+        let found = match self.name(image)? {
+            ImageName::Path(path) => self.store.import(&path).await.map(Some),
+            name @ ImageName::Reference(_) => {
+                let store = self.store.clone();
+                let found = tokio::task::spawn_blocking(move || store.get(&name)).await;
+                found.map_err(|error| {
+                    ImageError::Store(format!("the module store failed: {error}"))
+                })?
+            }
+        };
+        found.map_err(|error| ImageError::Store(error.to_string()))
+    }
+
+    async fn kind(&self, module: &Module) -> Result<Kind, StartError> {
+        let known = self
+            .kinds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&module.digest)
+            .copied();
+        if let Some(kind) = known {
+            return Ok(kind);
+        }
+        let path = module.path.clone();
+        let inspected = tokio::task::spawn_blocking(move || {
+            let bytes =
+                compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
+            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.to_string()))
+        });
+        let kind = inspected
+            .await
+            .map_err(|error| StartError::Run(format!("cannot inspect the module: {error}")))??;
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if kinds.len() >= KINDS {
+            kinds.clear();
+        }
+        kinds.insert(module.digest, kind);
+        Ok(kind)
+    }
+
+    /// Everything about a container that does not need its worker.
+    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Hold), StartError> {
+        let image = match self.find(&spec.image).await {
+            Ok(Some(image)) => image,
+            Ok(None) => {
+                return Err(StartError::Create(format!(
+                    "image {:?} is not on this node",
+                    spec.image
+                )));
+            }
+            Err(error) => return Err(StartError::Create(error.to_string())),
+        };
+        let hold = self
+            .store
+            .hold(&image)
+            .map_err(|error| StartError::Create(error.to_string()))?;
+        let argv0 = spec
+            .argv
+            .first()
+            .ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
+        let module = self
+            .store
+            .module(&image, argv0)
+            .await
+            .map_err(|error| convert::module_error(&error))?;
+        let kind = self.kind(&module).await?;
+        let code = self.store.precompiled(&module, &self.compiler).await;
+        let code = code.map_err(|error| convert::compile_error(&error))?;
+        if !spec.mounts.is_empty() {
+            let paths: Vec<&str> = spec
+                .mounts
+                .iter()
+                .map(|mount| mount.guest_path.as_str())
+                .collect();
+            tracing::info!(
+                pod = %spec.pod_name, namespace = %spec.pod_namespace, container = %spec.name, ?paths,
+                "this version does not give volumes to guests"
+            );
+        }
+        Ok((
+            convert::instance_spec(spec, code, kind, self.store.rootfs(&image)),
+            hold,
+        ))
+    }
+}
+
+/// Name of the worker that hosts a container. All containers of a node share one.
+fn group_of(_spec: &ContainerSpec) -> &'static str {
+    "node"
+}
+
+#[async_trait]
+impl Runtime for WasiRuntime {
+    fn version(&self) -> String {
+        format!("wasmtime://{}", crate::WASMTIME_VERSION)
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<Image>, ImageError> {
+        Ok(self.find(image).await?.map(convert::image))
+    }
+
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+        let reference = match self.name(image)? {
+            ImageName::Reference(reference) => reference,
+            ImageName::Path(_) => {
+                let missing = || ImageError::Store(format!("{image} is not there"));
+                return self
+                    .find(image)
+                    .await?
+                    .map(convert::image)
+                    .ok_or_else(missing);
+            }
+        };
+        let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
+        let pulled = self.store.pull(&reference, &credentials, None).await;
+        pulled
+            .map(convert::image)
+            .map_err(|error| convert::pull_error(&error))
+    }
+
+    async fn images(&self) -> Vec<Image> {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || store.list()).await {
+            Ok(Ok(images)) => images.into_iter().map(convert::image).collect(),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot list the images of this node");
+                Vec::new()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot list the images of this node");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+        let (instance, hold) = self.instance(spec).await?;
+        let started = self.supervisor.start(group_of(spec), &instance).await;
+        started.map_err(convert::start_error)?;
+        self.holds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(spec.id.clone(), hold);
+        Ok(())
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.supervisor
+            .stop(id, grace)
+            .await
+            .map_err(|error| RuntimeError(error.to_string()))
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.supervisor
+            .remove(id)
+            .await
+            .map_err(|error| RuntimeError(error.to_string()))?;
+        self.holds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        Ok(())
+    }
+
+    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
+        let ExecSpec {
+            container,
+            argv,
+            timeout,
+            output_limit,
+        } = spec;
+        let output = self
+            .supervisor
+            .exec(&container.id, argv, *timeout, *output_limit)
+            .await;
+        output
+            .map(convert::exec_output)
+            .map_err(convert::start_error)
+    }
+
+    fn observe(&self, id: &str) -> Option<ContainerState> {
+        self.supervisor.observe(id).map(convert::container_state)
+    }
+
+    fn containers(&self) -> Vec<ContainerRef> {
+        let reference = |instance: crate::instance::Instance| ContainerRef {
+            id: instance.id,
+            pod_uid: instance.pod_uid,
+        };
+        self.supervisor
+            .instances()
+            .into_iter()
+            .map(reference)
+            .collect()
+    }
+
+    fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
+        self.supervisor.wakeups()
+    }
+}

@@ -1,0 +1,247 @@
+//! Between the values of the kubelet, of the module store and of this crate. Pure.
+
+use std::path::PathBuf;
+
+use kubewasm_kubelet::runtime::{
+    ContainerSpec, ContainerState, Credential, ExecOutput, Exit, ExitReason, Image, ImageError,
+    StartError,
+};
+use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
+
+use crate::{
+    exit,
+    inspect::Kind,
+    instance::{End, Instance},
+    spec::{InstanceSpec, Network},
+    supervisor::{self, SupervisorError},
+};
+
+pub(super) fn image(image: kubewasm_modules::Image) -> Image {
+    Image {
+        id: image.id(),
+        reference: image.reference.to_string(),
+        size_bytes: image.size_bytes,
+        names: image.names,
+        entrypoint: image.entrypoint,
+        cmd: image.cmd,
+        env: image.env,
+        working_dir: image.working_dir,
+    }
+}
+
+pub(super) fn credential(credential: &Credential) -> kubewasm_modules::Credential {
+    kubewasm_modules::Credential {
+        username: credential.username.clone(),
+        password: credential.password.clone(),
+    }
+}
+
+/// A container as its worker is told of it.
+pub(super) fn instance_spec(
+    spec: &ContainerSpec,
+    module: PathBuf,
+    kind: Kind,
+    root: Option<PathBuf>,
+) -> InstanceSpec {
+    let mut env = spec.env.clone();
+    if let Some(dir) = &spec.working_dir
+        && !env.iter().any(|(name, _)| name == "PWD")
+    {
+        // Guests of WASI 0.1 have no other way to learn it, and Go's look here.
+        env.push(("PWD".to_owned(), dir.clone()));
+    }
+    InstanceSpec {
+        id: spec.id.clone(),
+        pod_uid: spec.pod_uid.clone(),
+        name: format!("{}/{}/{}", spec.pod_namespace, spec.pod_name, spec.name),
+        module,
+        kind,
+        argv: spec.argv.clone(),
+        env,
+        working_dir: spec.working_dir.clone(),
+        root,
+        log_path: spec.log_path.clone(),
+        network: if spec.host_network {
+            Network::Host
+        } else {
+            Network::Outgoing
+        },
+        memory_limit_bytes: spec.memory_limit_bytes,
+    }
+}
+
+pub(super) fn container_state(instance: Instance) -> ContainerState {
+    let started_at = instance.started_at;
+    match instance.end {
+        None => ContainerState::Running { started_at },
+        Some(End {
+            finished_at,
+            exit:
+                exit::Exit {
+                    code,
+                    reason,
+                    message,
+                },
+        }) => {
+            let reason = match reason {
+                exit::ExitReason::Exited => ExitReason::Exited,
+                exit::ExitReason::Trapped => ExitReason::Trapped,
+                exit::ExitReason::Stopped => ExitReason::Stopped,
+                exit::ExitReason::OutOfMemory => ExitReason::OutOfMemory,
+                exit::ExitReason::StartFailed => ExitReason::StartFailed,
+                exit::ExitReason::Lost => ExitReason::Lost,
+            };
+            ContainerState::Exited(Exit {
+                started_at,
+                finished_at,
+                exit_code: code,
+                reason,
+                message,
+            })
+        }
+    }
+}
+
+pub(super) fn exec_output(output: supervisor::ExecOutput) -> ExecOutput {
+    let supervisor::ExecOutput {
+        exit_code,
+        output,
+        timed_out,
+    } = output;
+    ExecOutput {
+        exit_code,
+        output,
+        timed_out,
+    }
+}
+
+pub(super) fn pull_error(error: &PullError) -> ImageError {
+    let text = error.to_string();
+    match error.reason {
+        PullFailure::Unavailable(_) => ImageError::RegistryUnavailable(text),
+        PullFailure::Store(_) => ImageError::Store(text),
+        PullFailure::Denied(_)
+        | PullFailure::NotFound(_)
+        | PullFailure::Mismatch(_)
+        | PullFailure::Unsupported(_)
+        | PullFailure::TooLarge(_)
+        | PullFailure::EmptyLayer(_)
+        | PullFailure::Malformed(_) => ImageError::Pull(text),
+    }
+}
+
+pub(super) fn module_error(error: &ModuleError) -> StartError {
+    match error {
+        ModuleError::Store { .. } => StartError::Run(error.to_string()),
+        ModuleError::NotFound { .. }
+        | ModuleError::NoFile { .. }
+        | ModuleError::NotWasm { .. }
+        | ModuleError::Empty { .. } => StartError::Create(error.to_string()),
+    }
+}
+
+pub(super) fn compile_error(error: &CompileError) -> StartError {
+    match error {
+        CompileError::Invalid(_) => StartError::Create(error.to_string()),
+        CompileError::Failed(_) | CompileError::Store(_) => StartError::Run(error.to_string()),
+    }
+}
+
+pub(super) fn start_error(error: SupervisorError) -> StartError {
+    match error {
+        SupervisorError::Module(text) => StartError::Create(text),
+        SupervisorError::Config(text) => StartError::Config(text),
+        SupervisorError::Worker(text) | SupervisorError::NotRunning(text) => StartError::Run(text),
+        SupervisorError::Dir { .. } => StartError::Run(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(env: &[(&str, &str)], working_dir: Option<&str>) -> ContainerSpec {
+        ContainerSpec {
+            id: "1".into(),
+            pod_uid: "u".into(),
+            pod_namespace: "default".into(),
+            pod_name: "web".into(),
+            name: "main".into(),
+            runtime_handler: String::new(),
+            image: "r.io/web:v1".into(),
+            argv: vec!["web".into()],
+            env: env
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            working_dir: working_dir.map(Into::into),
+            mounts: Vec::new(),
+            log_path: "/l".into(),
+            pod_ips: Vec::new(),
+            host_network: false,
+            stdin: false,
+            tty: false,
+            memory_limit_bytes: 1,
+            cpu_limit_millis: 0,
+            cpu_request_millis: 0,
+        }
+    }
+
+    #[test]
+    fn the_working_directory_is_in_the_environment_unless_something_is() {
+        for (env, dir, expected) in [
+            (&[("A", "1")][..], None, &[("A", "1")][..]),
+            (&[("A", "1")], Some("/srv"), &[("A", "1"), ("PWD", "/srv")]),
+            (&[("PWD", "/other")], Some("/srv"), &[("PWD", "/other")]),
+        ] {
+            let spec = instance_spec(&spec(env, dir), "/m".into(), Kind::CoreCommand, None);
+            let found: Vec<_> = spec
+                .env
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn the_hosts_network_is_for_pods_that_share_it() {
+        let outgoing = spec(&[], None);
+        let host = ContainerSpec {
+            host_network: true,
+            ..outgoing.clone()
+        };
+        let network = |spec| instance_spec(spec, "/m".into(), Kind::CoreCommand, None).network;
+        assert_eq!(
+            (network(&outgoing), network(&host)),
+            (Network::Outgoing, Network::Host)
+        );
+        assert_eq!(
+            instance_spec(&host, "/m".into(), Kind::CoreCommand, None).name,
+            "default/web/main"
+        );
+    }
+
+    #[test]
+    fn failed_pulls_are_told_apart() {
+        let error = |reason| {
+            pull_error(&PullError {
+                image: "r.io/web:v1".into(),
+                reason,
+            })
+        };
+        assert!(matches!(
+            error(PullFailure::Unavailable("x".into())),
+            ImageError::RegistryUnavailable(_)
+        ));
+        assert!(matches!(
+            error(PullFailure::Denied("x".into())),
+            ImageError::Pull(_)
+        ));
+        let text = error(PullFailure::NotFound("x".into())).to_string();
+        assert!(
+            text.contains("r.io/web:v1") && text.contains("not found"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! The provider as a kubelet uses it: from a file of WebAssembly to an exit that is observed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use kubewasm_kubelet::runtime::{
+    ContainerSpec, ContainerState, ExecSpec, Exit, ExitReason, ImageError, Runtime, StartError,
+};
+use kubewasm_modules::{Store, StoreOptions};
+use kubewasm_wasi::provider::{WasiOptions, WasiRuntime};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(30);
+
+/// Not a test: what this program does when it is started as a worker or a compiler.
+#[test]
+fn process() {
+    support::process();
+}
+
+struct Node {
+    dir: tempfile::TempDir,
+    runtime: WasiRuntime,
+}
+
+impl Node {
+    async fn new() -> Self {
+        Self::with(|options| options.allow_paths = true).await
+    }
+
+    async fn with(change: impl FnOnce(&mut WasiOptions)) -> Self {
+        // The store's client for registries wants one, used or not.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("modules"), StoreOptions::default()).unwrap();
+        let mut options = WasiOptions::new(store, dir.path().join("workers"), support::program());
+        options.with_parent = true;
+        change(&mut options);
+        Self {
+            runtime: WasiRuntime::new(options).await.unwrap(),
+            dir,
+        }
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn module(&self, name: &str, wat: &str) -> PathBuf {
+        self.file(name, &wat::parse_str(wat).unwrap())
+    }
+
+    fn spec(&self, id: &str, image: &Path) -> ContainerSpec {
+        ContainerSpec {
+            id: id.into(),
+            pod_uid: format!("pod-{id}"),
+            pod_namespace: "default".into(),
+            pod_name: id.into(),
+            name: "main".into(),
+            runtime_handler: String::new(),
+            image: image.display().to_string(),
+            argv: vec!["main".into()],
+            env: Vec::new(),
+            working_dir: None,
+            mounts: Vec::new(),
+            log_path: self.dir.path().join(format!("{id}.log")),
+            pod_ips: Vec::new(),
+            host_network: false,
+            stdin: false,
+            tty: false,
+            memory_limit_bytes: 0,
+            cpu_limit_millis: 0,
+            cpu_request_millis: 0,
+        }
+    }
+
+    async fn exit(&self, id: &str) -> Exit {
+        let started = Instant::now();
+        loop {
+            if let Some(ContainerState::Exited(exit)) = self.runtime.observe(id) {
+                return exit;
+            }
+            assert!(started.elapsed() < PATIENCE, "container {id} does not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+fn exits(code: u32) -> String {
+    format!(
+        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+             (memory (export "memory") 1) (func (export "_start") (call $exit (i32.const {code}))))"#
+    )
+}
+
+const SPINS: &str = r#"(module (func (export "_start") (loop $for_ever (br $for_ever))))"#;
+
+#[tokio::test]
+async fn a_file_becomes_a_container_that_ends() {
+    let node = Node::new().await;
+    let path = node.module("hello.wasm", &exits(42));
+    let image = node
+        .runtime
+        .pull(&path.display().to_string(), &[])
+        .await
+        .unwrap();
+    assert!(image.id.starts_with("hello.wasm@sha256:"), "{}", image.id);
+    assert_eq!(node.runtime.images().await.len(), 1);
+
+    let mut wakeups = node.runtime.wakeups().unwrap();
+    node.runtime.start(&node.spec("a", &path)).await.unwrap();
+    assert!(node.runtime.observe("a").is_some());
+    let exit = node.exit("a").await;
+    assert_eq!((exit.exit_code, exit.reason), (42, ExitReason::Exited));
+    assert!(exit.finished_at >= exit.started_at);
+    assert_eq!(wakeups.recv().await.unwrap(), "pod-a");
+    assert_eq!(node.runtime.containers().len(), 1);
+    node.runtime.remove("a").await.unwrap();
+    assert!(node.runtime.containers().is_empty());
+    assert_eq!(node.runtime.version(), "wasmtime://48.0.8");
+}
+
+#[tokio::test]
+async fn a_container_is_stopped() {
+    let node = Node::new().await;
+    let path = node.module("spins.wasm", SPINS);
+    node.runtime.start(&node.spec("a", &path)).await.unwrap();
+    let exec = ExecSpec {
+        container: node.spec("a", &path),
+        argv: vec!["probe".into()],
+        timeout: Duration::from_millis(50),
+        output_limit: 100,
+    };
+    assert!(node.runtime.exec(&exec).await.unwrap().timed_out);
+    node.runtime.stop("a", SOON).await.unwrap();
+    let exit = node.exit("a").await;
+    assert_eq!((exit.exit_code, exit.reason), (143, ExitReason::Stopped));
+    assert!(matches!(
+        node.runtime.exec(&exec).await,
+        Err(StartError::Run(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_small_memory_limit_is_met() {
+    let node = Node::new().await;
+    let path = node.module(
+        "big.wasm",
+        r#"(module (memory 100) (func (export "_start")))"#,
+    );
+    let spec = ContainerSpec {
+        memory_limit_bytes: 1 << 20,
+        ..node.spec("a", &path)
+    };
+    node.runtime.start(&spec).await.unwrap();
+    let exit = node.exit("a").await;
+    assert_eq!(
+        (exit.exit_code, exit.reason),
+        (137, ExitReason::OutOfMemory)
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_with_the_reason() {
+    let node = Node::new().await;
+    for (name, wat, expected) in [
+        ("library.wasm", "(module)", "has no `_start` function"),
+        (
+            "browser.wasm",
+            r#"(module (import "wbg" "x" (func)) (func (export "_start")))"#,
+            "imports `wbg::x`, which is not part of WASI 0.1",
+        ),
+        (
+            "service.wasm",
+            r#"(component (instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i)))"#,
+            "exports `wasi:http/incoming-handler@0.2.0`, which is not served by this version yet",
+        ),
+        (
+            "invalid.wasm",
+            r#"(module (func (export "_start") i32.add drop))"#,
+            "does not compile",
+        ),
+        (
+            "import.wasm",
+            r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#,
+            "fd_teleport",
+        ),
+    ] {
+        let error = node
+            .runtime
+            .start(&node.spec(name, &node.module(name, wat)))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, StartError::Create(text) if text.contains(expected)),
+            "{name}: {error}"
+        );
+        assert_eq!(node.runtime.observe(name), None, "{name}");
+    }
+    let missing = node.dir.path().join("missing.wasm");
+    assert!(node.runtime.start(&node.spec("m", &missing)).await.is_err());
+    let error = node
+        .runtime
+        .start(&node.spec("t", &node.file("t.wasm", b"just text")))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("not a WebAssembly module"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn images_that_are_not_there_or_not_allowed() {
+    let node = Node::with(|options| options.allow_paths = false).await;
+    let path = node.module("hello.wasm", &exits(0)).display().to_string();
+    let error = node.runtime.image(&path).await.unwrap_err();
+    assert!(
+        matches!(&error, ImageError::InvalidName(text) if text.contains("`kubewasm run`")),
+        "{error}"
+    );
+    let error = node.runtime.pull("UPPER/case", &[]).await.unwrap_err();
+    assert!(matches!(error, ImageError::InvalidName(_)), "{error}");
+    assert_eq!(node.runtime.image("r.io/web:v1").await.unwrap(), None);
+    let error = node
+        .runtime
+        .start(&node.spec("a", Path::new("r.io/web:v1")))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, StartError::Create(text) if text.contains("is not on this node")),
+        "{error}"
+    );
+}
