@@ -107,17 +107,9 @@ impl Cluster {
             scheduler: home.log("kube-scheduler"),
         };
         start_etcd(&programs, &pki, &ports, &folder, &logs.etcd).await?;
-        let apiserver =
-            start_apiserver(&programs, &pki, &ports, node_address, &logs.apiserver).await?;
-        let cluster = Self {
-            programs,
-            pki,
-            ports,
-            folder,
-            logs,
-            node_address,
-            apiserver: Mutex::new(apiserver),
-        };
+        let apiserver = start_apiserver(&programs, &pki, &ports, node_address, &logs.apiserver).await?;
+        let cluster =
+            Self { programs, pki, ports, folder, logs, node_address, apiserver: Mutex::new(apiserver) };
         cluster.write_kubeconfig("admin", Credentials::Certificate(&cluster.pki.admin))?;
         let client = cluster.client().await?;
         cluster.start_controller_manager().await?;
@@ -137,8 +129,7 @@ impl Cluster {
     pub async fn client(&self) -> Result<Client> {
         let kubeconfig = self.admin_kubeconfig();
         let config = config_of(&kubeconfig).await?;
-        Client::try_from(config)
-            .with_context(|| format!("{} makes no client", kubeconfig.display()))
+        Client::try_from(config).with_context(|| format!("{} makes no client", kubeconfig.display()))
     }
 
     /// Runs kubectl as admin and returns its standard output.
@@ -147,9 +138,7 @@ impl Cluster {
     /// When it exits with anything but 0; the error shows what it said.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let admin = format!("--kubeconfig={}", self.admin_kubeconfig().display());
-        let arguments: Vec<&str> = std::iter::once(admin.as_str())
-            .chain(arguments.iter().copied())
-            .collect();
+        let arguments: Vec<&str> = std::iter::once(admin.as_str()).chain(arguments.iter().copied()).collect();
         process::run(&self.kubectl_path(), &arguments).await
     }
 
@@ -203,14 +192,9 @@ impl Cluster {
     /// When it does not become ready.
     pub async fn start_apiserver(&self) -> Result<()> {
         let mut apiserver = self.apiserver.lock().await;
-        *apiserver = start_apiserver(
-            &self.programs,
-            &self.pki,
-            &self.ports,
-            self.node_address,
-            &self.logs.apiserver,
-        )
-        .await?;
+        *apiserver =
+            start_apiserver(&self.programs, &self.pki, &self.ports, self.node_address, &self.logs.apiserver)
+                .await?;
         Ok(())
     }
 
@@ -223,40 +207,22 @@ impl Cluster {
 
     async fn start_controller_manager(&self) -> Result<()> {
         let pair = &self.pki.controller_manager;
-        let kubeconfig =
-            self.write_kubeconfig("controller-manager", Credentials::Certificate(pair))?;
+        let kubeconfig = self.write_kubeconfig("controller-manager", Credentials::Certificate(pair))?;
         let mut command = Command::new(self.programs.path("kube-controller-manager"));
         command
             .arg(flag("kubeconfig", kubeconfig.display()))
-            .arg(flag(
-                "cluster-signing-cert-file",
-                self.pki.ca.certificate.display(),
-            ))
+            .arg(flag("cluster-signing-cert-file", self.pki.ca.certificate.display()))
             .arg(flag("cluster-signing-key-file", self.pki.ca.key.display()))
             .arg(flag("root-ca-file", self.pki.ca.certificate.display()))
-            .arg(flag(
-                "service-account-private-key-file",
-                self.pki.service_account.key.display(),
-            ))
+            .arg(flag("service-account-private-key-file", self.pki.service_account.key.display()))
             .arg(flag("service-cluster-ip-range", SERVICE_RANGE))
             .arg(flag("cluster-cidr", POD_RANGE))
             .arg(flag("controllers", "*,bootstrapsigner,tokencleaner"))
             .arg(flag("secure-port", self.ports.controller_manager))
-            .args([
-                "--bind-address=127.0.0.1",
-                "--leader-elect=false",
-                "--allocate-node-cidrs",
-            ])
-            .args([
-                "--use-service-account-credentials",
-                "--kube-api-qps=200",
-                "--kube-api-burst=400",
-            ]);
-        let mut process = Process::start(
-            "kube-controller-manager",
-            &mut command,
-            &self.logs.controller_manager,
-        )?;
+            .args(["--bind-address=127.0.0.1", "--leader-elect=false", "--allocate-node-cidrs"])
+            .args(["--use-service-account-credentials", "--kube-api-qps=200", "--kube-api-burst=400"]);
+        let mut process =
+            Process::start("kube-controller-manager", &mut command, &self.logs.controller_manager)?;
         await_healthy(&mut process, self.ports.controller_manager, "/healthz").await
     }
 
@@ -279,14 +245,7 @@ impl Cluster {
 /// When it is not there after two minutes.
 pub async fn await_default_service_account(client: &Client, namespace: &str) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    wait::object(
-        accounts,
-        "default",
-        "the service account",
-        READY,
-        |account| account.is_some(),
-    )
-    .await?;
+    wait::object(accounts, "default", "the service account", READY, |account| account.is_some()).await?;
     Ok(())
 }
 
@@ -295,24 +254,15 @@ pub async fn await_default_service_account(client: &Client, namespace: &str) -> 
 /// # Errors
 /// When the file cannot be read or makes no client.
 pub async fn config_of(kubeconfig: &Path) -> Result<Config> {
-    let read = Kubeconfig::read_from(kubeconfig)
-        .with_context(|| format!("cannot read {}", kubeconfig.display()))?;
+    let read =
+        Kubeconfig::read_from(kubeconfig).with_context(|| format!("cannot read {}", kubeconfig.display()))?;
     Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
         .await
         .with_context(|| format!("{} makes no client", kubeconfig.display()))
 }
 
-async fn start_etcd(
-    programs: &Programs,
-    pki: &Pki,
-    ports: &Ports,
-    folder: &Path,
-    log: &Path,
-) -> Result<()> {
-    let (client, peer) = (
-        local_url(ports.etcd),
-        format!("http://127.0.0.1:{}", ports.etcd_peer),
-    );
+async fn start_etcd(programs: &Programs, pki: &Pki, ports: &Ports, folder: &Path, log: &Path) -> Result<()> {
+    let (client, peer) = (local_url(ports.etcd), format!("http://127.0.0.1:{}", ports.etcd_peer));
     let mut command = Command::new(programs.path("etcd"));
     command
         .arg(flag("data-dir", folder.join("etcd").display()))
@@ -354,34 +304,15 @@ async fn start_apiserver(
         .arg(flag("tls-cert-file", pki.apiserver.certificate.display()))
         .arg(flag("tls-private-key-file", pki.apiserver.key.display()))
         .arg(flag("client-ca-file", pki.ca.certificate.display()))
-        .arg(flag(
-            "kubelet-client-certificate",
-            pki.kubelet_client.certificate.display(),
-        ))
+        .arg(flag("kubelet-client-certificate", pki.kubelet_client.certificate.display()))
         .arg(flag("kubelet-client-key", pki.kubelet_client.key.display()))
         .arg(flag("kubelet-preferred-address-types", "InternalIP"))
-        .arg(flag(
-            "service-account-issuer",
-            "https://kubernetes.default.svc.cluster.local",
-        ))
-        .arg(flag(
-            "service-account-key-file",
-            pki.service_account.certificate.display(),
-        ))
-        .arg(flag(
-            "service-account-signing-key-file",
-            pki.service_account.key.display(),
-        ))
+        .arg(flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"))
+        .arg(flag("service-account-key-file", pki.service_account.certificate.display()))
+        .arg(flag("service-account-signing-key-file", pki.service_account.key.display()))
         .arg(flag("service-cluster-ip-range", SERVICE_RANGE))
-        .args([
-            "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
-        ])
-        .args([
-            "--bind-address=127.0.0.1",
-            "--enable-bootstrap-token-auth",
-            "--allow-privileged",
-        ]);
+        .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
+        .args(["--bind-address=127.0.0.1", "--enable-bootstrap-token-auth", "--allow-privileged"]);
     if node_address.is_loopback() {
         // An endpoint may not be on loopback, and nothing here needs that of the API server.
         command.arg("--endpoint-reconciler-type=none");
@@ -402,11 +333,7 @@ async fn await_healthy(process: &mut Process, port: u16, path: &str) -> Result<(
     process
         .await_ready(READY, async || {
             let request = http_get(path).map_err(|error| error.to_string())?;
-            client
-                .request_text(request)
-                .await
-                .map(drop)
-                .map_err(|error| error.to_string())
+            client.request_text(request).await.map(drop).map_err(|error| error.to_string())
         })
         .await
 }

@@ -24,12 +24,8 @@ const FLAGS: [&str; 4] = ["--target=wasm32-wasi", "-O2", "-Wall", "-Werror"];
 /// When there is no such source, when it does not compile, or when the compiler is not installed.
 pub async fn build(path: &str) -> Result<Vec<u8>> {
     let source = repository().join(path);
-    if source
-        .extension()
-        .is_some_and(|extension| extension == "wat")
-    {
-        return wat::parse_file(&source)
-            .with_context(|| format!("cannot encode {}", source.display()));
+    if source.extension().is_some_and(|extension| extension == "wat") {
+        return wat::parse_file(&source).with_context(|| format!("cannot encode {}", source.display()));
     }
     let text = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
     let module = cached(&source, &text)?;
@@ -63,54 +59,36 @@ pub fn cache() -> Result<PathBuf> {
         return Ok(cache);
     }
     let caches = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Ok(caches
-        .context("neither KUBEWASM_CACHE nor HOME is set: set one of them")?
-        .join("kubewasm"))
+    Ok(caches.context("neither KUBEWASM_CACHE nor HOME is set: set one of them")?.join("kubewasm"))
 }
 
 fn set(variable: &str) -> Option<PathBuf> {
-    env::var_os(variable)
-        .filter(|value| !value.is_empty())
-        .map(PathBuf::from)
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn cached(source: &Path, text: &[u8]) -> Result<PathBuf> {
     let mut digest = Sha256::new();
     digest.update(FLAGS.join(" "));
     digest.update(text);
-    let digest: String = digest
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest: String = digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let name = source.file_stem().unwrap_or_default().to_string_lossy();
     let folder = cache()?.join("guests");
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     Ok(folder.join(format!("{name}-{digest}.wasm")))
 }
 
 async fn compile(source: &Path, module: &Path) -> Result<()> {
-    let clang =
-        process::find_program("clang").context("clang is not installed: run `make setup`")?;
+    let clang = process::find_program("clang").context("clang is not installed: run `make setup`")?;
     // Several tests may want the same guest at once: each compiles to a file of its own, and renaming
     // replaces the whole at once.
     let folder = module.parent().unwrap_or(Path::new("."));
-    let part = tempfile::Builder::new()
-        .suffix(".part")
-        .tempfile_in(folder)
-        .context("cannot make a file")?;
+    let part = tempfile::Builder::new().suffix(".part").tempfile_in(folder).context("cannot make a file")?;
     let mut arguments: Vec<&std::ffi::OsStr> = FLAGS.iter().map(std::ffi::OsStr::new).collect();
     arguments.extend([source.as_os_str(), "-o".as_ref(), part.path().as_os_str()]);
     process::run(&clang, &arguments).await.with_context(|| {
-        format!(
-            "cannot compile {} (`make setup` installs what it takes)",
-            source.display()
-        )
+        format!("cannot compile {} (`make setup` installs what it takes)", source.display())
     })?;
-    part.persist(module)
-        .with_context(|| format!("cannot write {}", module.display()))?;
+    part.persist(module).with_context(|| format!("cannot write {}", module.display()))?;
     Ok(())
 }
 

@@ -50,10 +50,7 @@ impl Home {
             .process_group(0)
             .spawn()
             .context("cannot start the watchdog")?;
-        let home = Self {
-            path: folder.keep(),
-            _watchdog: Some(watchdog),
-        };
+        let home = Self { path: folder.keep(), _watchdog: Some(watchdog) };
         home.folder(LOGS)?;
         Ok(home)
     }
@@ -64,10 +61,7 @@ impl Home {
     /// When the folder cannot be made.
     pub fn persistent(path: &Path) -> Result<Self> {
         make_private(path)?;
-        let home = Self {
-            path: path.to_owned(),
-            _watchdog: None,
-        };
+        let home = Self { path: path.to_owned(), _watchdog: None };
         home.folder(LOGS)?;
         Ok(home)
     }
@@ -168,10 +162,7 @@ fn make_private(path: &Path) -> Result<()> {
 fn watchdog_program() -> Result<PathBuf> {
     let program = build_folder()?.join("kubewasm-watchdog");
     if !program.is_file() {
-        bail!(
-            "{} is not there: build it with `cargo build -p kubewasm-tests --bins`",
-            program.display()
-        );
+        bail!("{} is not there: build it with `cargo build -p kubewasm-tests --bins`", program.display());
     }
     Ok(program)
 }
@@ -184,10 +175,6 @@ pub fn build_folder() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot tell which program this is")?;
     let folder = own.parent().context("this program is in no folder")?;
     // Tests run from a folder below the one for programs.
-    let folder = if folder.ends_with("deps") {
-        folder.parent().unwrap_or(folder)
-    } else {
-        folder
-    };
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     Ok(folder.to_owned())
 }

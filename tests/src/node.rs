@@ -93,27 +93,14 @@ impl Node {
     ///
     /// # Errors
     /// When the program is not there, or does not become healthy; the error shows the end of its log.
-    pub async fn start(
-        home: &Home,
-        cluster: &Cluster,
-        name: &str,
-        options: &Options,
-    ) -> Result<Self> {
+    pub async fn start(home: &Home, cluster: &Cluster, name: &str, options: &Options) -> Result<Self> {
         let root = home.folder(name)?;
         let (address, port, health_port) = (cluster.node_address(), ports::free()?, ports::free()?);
         let config = root.join("config.yaml");
-        write_config(
-            &config,
-            cluster.ca_certificate(),
-            &root.join(POD_LOGS),
-            &options.config,
-        )?;
+        write_config(&config, cluster.ca_certificate(), &root.join(POD_LOGS), &options.config)?;
         let mut arguments = vec![
             "node".to_owned(),
-            format!(
-                "--bootstrap-kubeconfig={}",
-                cluster.bootstrap_kubeconfig().display()
-            ),
+            format!("--bootstrap-kubeconfig={}", cluster.bootstrap_kubeconfig().display()),
             format!("--kubeconfig={}", root.join("kubeconfig").display()),
             format!("--root-dir={}", root.display()),
             format!("--cert-dir={}", root.join("pki").display()),
@@ -150,9 +137,7 @@ impl Node {
         let mut process = Process::start(&self.name, &mut command, &self.log)?;
         let port = self.health_port;
         process
-            .await_ready(READY, async || {
-                healthy(port).await.map_err(|error| format!("{error:#}"))
-            })
+            .await_ready(READY, async || healthy(port).await.map_err(|error| format!("{error:#}")))
             .await?;
         self.process = Some(process);
         Ok(())
@@ -163,9 +148,7 @@ impl Node {
     /// # Errors
     /// When it cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
-        self.process
-            .take()
-            .map_or(Ok(()), |mut process| process.kill())
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
     /// Asks the agent to end (SIGTERM), waits for it and returns how it ended.
@@ -182,10 +165,7 @@ impl Node {
     /// # Errors
     /// When it does not run.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
-        self.process
-            .as_mut()
-            .context("the agent does not run")?
-            .signal(signal)
+        self.process.as_mut().context("the agent does not run")?.signal(signal)
     }
 
     /// Kills every worker of the node, as a machine out of memory would, and waits until they are gone.
@@ -240,12 +220,7 @@ impl Drop for Node {
 }
 
 /// The node's configuration: whose client certificates it trusts, and what the test wants otherwise.
-fn write_config(
-    path: &Path,
-    ca: &Path,
-    pod_logs: &Path,
-    extra: &BTreeMap<String, Value>,
-) -> Result<()> {
+fn write_config(path: &Path, ca: &Path, pod_logs: &Path, extra: &BTreeMap<String, Value>) -> Result<()> {
     let mut config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -277,14 +252,10 @@ async fn healthy(port: u16) -> Result<()> {
 /// # Errors
 /// When some are left after 20 s.
 pub async fn await_no_processes(root: &Path) -> Result<()> {
-    wait::until(
-        "the node's processes to end",
-        END,
-        async || match process::all_under(root) {
-            Ok(left) if left.is_empty() => Ok(()),
-            Ok(left) => Err(format!("still running: {left:?}")),
-            Err(error) => Err(format!("{error:#}")),
-        },
-    )
+    wait::until("the node's processes to end", END, async || match process::all_under(root) {
+        Ok(left) if left.is_empty() => Ok(()),
+        Ok(left) => Err(format!("still running: {left:?}")),
+        Err(error) => Err(format!("{error:#}")),
+    })
     .await
 }

@@ -43,9 +43,7 @@ impl Process {
             .append(true)
             .open(log)
             .with_context(|| format!("cannot open {}", log.display()))?;
-        let errors = output
-            .try_clone()
-            .context("cannot duplicate a file handle")?;
+        let errors = output.try_clone().context("cannot duplicate a file handle")?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output)
@@ -53,16 +51,9 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| {
-                format!(
-                    "cannot start {name} ({})",
-                    Path::new(command.get_program()).display()
-                )
+                format!("cannot start {name} ({})", Path::new(command.get_program()).display())
             })?;
-        Ok(Self {
-            name: name.to_owned(),
-            log: log.to_owned(),
-            child,
-        })
+        Ok(Self { name: name.to_owned(), log: log.to_owned(), child })
     }
 
     /// Id of the process, also that of its process group.
@@ -76,9 +67,7 @@ impl Process {
     /// # Errors
     /// When the kernel does not tell.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("cannot ask for the state of {}", self.name))
+        self.child.try_wait().with_context(|| format!("cannot ask for the state of {}", self.name))
     }
 
     /// Waits until `ready` answers `Ok`, and gives up at once when the program ends before that.
@@ -98,11 +87,7 @@ impl Process {
         .await;
         match outcome {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(status)) => bail!(
-                "{} ended while starting ({status}). {}",
-                self.name,
-                self.log_tail()
-            ),
+            Ok(Err(status)) => bail!("{} ended while starting ({status}). {}", self.name, self.log_tail()),
             Err(error) => Err(error.context(self.log_tail())),
         }
     }
@@ -153,21 +138,14 @@ impl Process {
     /// When the signal cannot be sent.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL)?;
-        self.child
-            .wait()
-            .with_context(|| format!("cannot wait for {}", self.name))?;
+        self.child.wait().with_context(|| format!("cannot wait for {}", self.name))?;
         Ok(())
     }
 
     /// A sentence that names the log and shows its end.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        format!(
-            "The log of {} is {}; its end:\n{}",
-            self.name,
-            self.log.display(),
-            tail(&self.log)
-        )
+        format!("The log of {} is {}; its end:\n{}", self.name, self.log.display(), tail(&self.log))
     }
 }
 
@@ -200,11 +178,7 @@ pub async fn end_all_under(folder: &Path, limit: Duration) -> Result<()> {
             // It may have ended in between, or belong to someone else; the next look tells.
             let _ = kill_process(pid, Signal::KILL);
         }
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("still running: {left:?}"))
-        }
+        if left.is_empty() { Ok(()) } else { Err(format!("still running: {left:?}")) }
     })
     .await
 }
@@ -218,11 +192,7 @@ pub fn all_under(folder: &Path) -> Result<Vec<Pid>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("cannot read /proc")? {
         let entry = entry.context("cannot read /proc")?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-            .and_then(Pid::from_raw)
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw)
         else {
             continue;
         };
@@ -231,9 +201,7 @@ pub fn all_under(folder: &Path) -> Result<Vec<Pid>> {
             continue;
         };
         if !own.contains(&pid)
-            && command_line
-                .split(|&byte| byte == 0)
-                .any(|argument| names(argument, folder))
+            && command_line.split(|&byte| byte == 0).any(|argument| names(argument, folder))
         {
             found.push(pid);
         }
@@ -261,14 +229,9 @@ fn parent_of(pid: Pid) -> Option<Pid> {
 fn names(argument: &[u8], folder: &Path) -> bool {
     let folder = folder.as_os_str().as_bytes();
     let starts = |value: &[u8]| {
-        value
-            .strip_prefix(folder)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        value.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
-    let value = argument
-        .iter()
-        .position(|&byte| byte == b'=')
-        .and_then(|at| argument.get(at + 1..));
+    let value = argument.iter().position(|&byte| byte == b'=').and_then(|at| argument.get(at + 1..));
     starts(argument) || value.is_some_and(starts)
 }
 
@@ -276,9 +239,7 @@ fn names(argument: &[u8], folder: &Path) -> bool {
 #[must_use]
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|candidate| is_executable(candidate))
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| is_executable(candidate))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -299,17 +260,9 @@ pub async fn run(program: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<Stri
         .with_context(|| format!("cannot start {}", program.display()))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        let line: Vec<_> = arguments
-            .iter()
-            .map(|argument| argument.as_ref().to_string_lossy())
-            .collect();
+        let line: Vec<_> = arguments.iter().map(|argument| argument.as_ref().to_string_lossy()).collect();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{} {}` failed ({}):\n{stdout}{stderr}",
-            program.display(),
-            line.join(" "),
-            output.status
-        );
+        bail!("`{} {}` failed ({}):\n{stdout}{stderr}", program.display(), line.join(" "), output.status);
     }
     Ok(stdout)
 }
@@ -348,16 +301,8 @@ mod tests {
         fs::write(&inside, "").unwrap();
         let mut mine = start(&inside);
         let mut stranger = start(other.path());
-        end_all_under(home.path(), Duration::from_secs(10))
-            .await
-            .unwrap();
-        assert!(
-            !mine
-                .await_end(Duration::from_secs(10))
-                .await
-                .unwrap()
-                .success()
-        );
+        end_all_under(home.path(), Duration::from_secs(10)).await.unwrap();
+        assert!(!mine.await_end(Duration::from_secs(10)).await.unwrap().success());
         assert_eq!(stranger.ended().unwrap(), None);
         stranger.kill().unwrap();
     }
@@ -367,15 +312,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "echo no such option; exit 3"]);
-        let mut process =
-            Process::start("sh", &mut command, &folder.path().join("sh.log")).unwrap();
-        let ready = process
-            .await_ready(Duration::from_secs(10), async || Err("not yet".to_owned()))
-            .await;
+        let mut process = Process::start("sh", &mut command, &folder.path().join("sh.log")).unwrap();
+        let ready = process.await_ready(Duration::from_secs(10), async || Err("not yet".to_owned())).await;
         let message = format!("{:#}", ready.unwrap_err());
-        assert!(
-            message.contains("exit status: 3") && message.contains("no such option"),
-            "{message}"
-        );
+        assert!(message.contains("exit status: 3") && message.contains("no such option"), "{message}");
     }
 }

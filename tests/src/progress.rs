@@ -24,20 +24,13 @@ impl Step {
     #[must_use]
     pub fn begin(name: &str) -> Self {
         say(&format!("  {name} ..."));
-        Self {
-            name: name.to_owned(),
-            start: Instant::now(),
-        }
+        Self { name: name.to_owned(), start: Instant::now() }
     }
 
     /// Says that it is done, and returns the time that it took.
     pub fn done(self) -> Duration {
         let took = self.start.elapsed();
-        say(&format!(
-            "  {}: done in {:.1} s",
-            self.name,
-            took.as_secs_f64()
-        ));
+        say(&format!("  {}: done in {:.1} s", self.name, took.as_secs_f64()));
         took
     }
 }

@@ -56,11 +56,7 @@ impl Registry {
     /// # Errors
     /// When its files cannot be written.
     pub fn private(home: &Home, name: &str) -> Result<Self> {
-        Self::prepare(
-            home,
-            name,
-            RegistryAuth::Basic(USER.to_owned(), PASSWORD.to_owned()),
-        )
+        Self::prepare(home, name, RegistryAuth::Basic(USER.to_owned(), PASSWORD.to_owned()))
     }
 
     fn prepare(home: &Home, name: &str, auth: RegistryAuth) -> Result<Self> {
@@ -77,21 +73,13 @@ impl Registry {
         });
         if auth != RegistryAuth::Anonymous {
             let users = folder.join("htpasswd");
-            fs::write(&users, HTPASSWD)
-                .with_context(|| format!("cannot write {}", users.display()))?;
+            fs::write(&users, HTPASSWD).with_context(|| format!("cannot write {}", users.display()))?;
             config["auth"] = json!({ "htpasswd": { "realm": "kubewasm", "path": users } });
         }
         let path = folder.join("config.yml");
-        let text = serde_yaml_ng::to_string(&config)
-            .context("cannot encode the registry's configuration")?;
+        let text = serde_yaml_ng::to_string(&config).context("cannot encode the registry's configuration")?;
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self {
-            port,
-            config: path,
-            log: home.log(name),
-            auth,
-            process: None,
-        })
+        Ok(Self { port, config: path, log: home.log(name), auth, process: None })
     }
 
     /// Starts it, or starts it again, and waits until it takes connections.
@@ -99,9 +87,8 @@ impl Registry {
     /// # Errors
     /// When it is not installed or does not become ready.
     pub async fn start(&mut self) -> Result<()> {
-        let program = process::find_program("docker-registry").context(
-            "docker-registry is not installed: run `make setup`, which installs Debian's package",
-        )?;
+        let program = process::find_program("docker-registry")
+            .context("docker-registry is not installed: run `make setup`, which installs Debian's package")?;
         let mut command = Command::new(program);
         command.arg("serve").arg(&self.config);
         let mut process = Process::start("docker-registry", &mut command, &self.log)?;
@@ -121,9 +108,7 @@ impl Registry {
     /// # Errors
     /// When it cannot be killed.
     pub fn stop(&mut self) -> Result<()> {
-        self.process
-            .take()
-            .map_or(Ok(()), |mut process| process.kill())
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 
     /// `127.0.0.1:PORT`, the first part of every image name in it.
@@ -144,13 +129,8 @@ impl Registry {
     /// When the registry refuses it.
     pub async fn push(&self, name: &str, content: &Content) -> Result<Pushed> {
         let tagged = self.name(name);
-        let reference: Reference = tagged
-            .parse()
-            .with_context(|| format!("{tagged} is no image name"))?;
-        let client = Client::new(ClientConfig {
-            protocol: ClientProtocol::Http,
-            ..ClientConfig::default()
-        });
+        let reference: Reference = tagged.parse().with_context(|| format!("{tagged} is no image name"))?;
+        let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
         let (layers, config) = content.encode()?;
         client
             .push(&reference, &layers, config, &self.auth, None)
@@ -161,10 +141,7 @@ impl Registry {
             .await
             .with_context(|| format!("cannot ask for the digest of {tagged}"))?;
         let repository = format!("{}/{}", self.host(), reference.repository());
-        Ok(Pushed {
-            by_digest: format!("{repository}@{digest}"),
-            tagged,
-        })
+        Ok(Pushed { by_digest: format!("{repository}@{digest}"), tagged })
     }
 }
 

@@ -33,10 +33,7 @@ pub async fn until<T>(
         match probe().await {
             Ok(value) => return Ok(value),
             Err(obstacle) if start.elapsed() >= limit => {
-                bail!(
-                    "waited {} s for {what}, in vain: {obstacle}",
-                    limit.as_secs()
-                )
+                bail!("waited {} s for {what}, in vain: {obstacle}", limit.as_secs())
             }
             Err(_) => tokio::time::sleep(INTERVAL).await,
         }
@@ -57,18 +54,11 @@ pub async fn object<K>(
 where
     K: Clone + Debug + Send + Serialize + DeserializeOwned + Resource + 'static,
 {
-    let seen = Seen {
-        last: Mutex::new(None),
-        condition,
-    };
+    let seen = Seen { last: Mutex::new(None), condition };
     match tokio::time::timeout(limit, await_condition(api, name, &seen)).await {
         Ok(found) => found.with_context(|| format!("cannot watch {name} for: {what}")),
         Err(_) => {
-            let last = seen
-                .last
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take();
+            let last = seen.last.lock().unwrap_or_else(PoisonError::into_inner).take();
             bail!(
                 "waited {} s for {what} of {name}, in vain. Last seen: {}",
                 limit.as_secs(),
@@ -86,15 +76,13 @@ struct Seen<F> {
 
 impl<K: Serialize, F: Fn(Option<&K>) -> bool> Condition<K> for &Seen<F> {
     fn matches_object(&self, object: Option<&K>) -> bool {
-        let text = object
-            .and_then(|object| serde_json::to_value(object).ok())
-            .map(|mut value| {
-                // Who set which field when is of no use here, and long.
-                if let Some(metadata) = value.get_mut("metadata").and_then(|m| m.as_object_mut()) {
-                    metadata.remove("managedFields");
-                }
-                value.to_string()
-            });
+        let text = object.and_then(|object| serde_json::to_value(object).ok()).map(|mut value| {
+            // Who set which field when is of no use here, and long.
+            if let Some(metadata) = value.get_mut("metadata").and_then(|m| m.as_object_mut()) {
+                metadata.remove("managedFields");
+            }
+            value.to_string()
+        });
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = text;
         (self.condition)(object)
     }
@@ -109,11 +97,7 @@ mod tests {
         let mut left = 3;
         let answer = until("a countdown", Duration::from_secs(5), async || {
             left -= 1;
-            if left == 0 {
-                Ok("done")
-            } else {
-                Err(format!("{left} left"))
-            }
+            if left == 0 { Ok("done") } else { Err(format!("{left} left")) }
         })
         .await;
         assert_eq!(answer.unwrap(), "done");
@@ -121,16 +105,8 @@ mod tests {
 
     #[tokio::test]
     async fn until_says_what_was_in_the_way() {
-        let error = until::<()>(
-            "the moon",
-            Duration::ZERO,
-            async || Err("clouds".to_owned()),
-        )
-        .await
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "waited 0 s for the moon, in vain: clouds"
-        );
+        let error =
+            until::<()>("the moon", Duration::ZERO, async || Err("clouds".to_owned())).await.unwrap_err();
+        assert_eq!(error.to_string(), "waited 0 s for the moon, in vain: clouds");
     }
 }

@@ -1,10 +1,6 @@
 //! The end of a test run: what the watchdog does when the process that it watches is gone.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,
@@ -38,24 +34,17 @@ async fn keeps_logs_that_are_asked_for() {
     drop(watchdog.stdin.take());
     assert!(watchdog.wait().unwrap().success());
     server.await_end(SOON).await.unwrap();
-    assert_eq!(
-        fs::read_to_string(home.log("server")).unwrap(),
-        "last words"
-    );
+    assert_eq!(fs::read_to_string(home.log("server")).unwrap(), "last words");
     assert!(!path.join("data").exists());
 }
 
 /// A home with a file of data, a process that belongs to it, and its watchdog.
-fn set_up(
-    path: &std::path::Path,
-    outside: &std::path::Path,
-) -> (std::path::PathBuf, Process, Child) {
+fn set_up(path: &std::path::Path, outside: &std::path::Path) -> (std::path::PathBuf, Process, Child) {
     let home = Home::persistent(path).unwrap();
     let data = home.path().join("data");
     fs::write(&data, "").unwrap();
     let mut command = Command::new("tail");
-    let server =
-        Process::start("tail", command.arg("-f").arg(&data), &outside.join("log")).unwrap();
+    let server = Process::start("tail", command.arg("-f").arg(&data), &outside.join("log")).unwrap();
     let watchdog = Command::new(env!("CARGO_BIN_EXE_kubewasm-watchdog"))
         .arg(home.path())
         .stdin(Stdio::piped())

@@ -26,7 +26,7 @@ use kubewasm_kubelet::runtime::{
     ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image,
     ImageError, Runtime, RuntimeError, StartError,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Module, Store};
+use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -146,19 +146,27 @@ impl WasiRuntime {
         Ok(name)
     }
 
-    /// The image as it is in the store. A file is taken in as it is now.
+    /// The image as it is in the store. A file is taken in as it is now; one that is no module is as wrong
+    /// as a bad answer from a registry.
     async fn find(&self, image: &str) -> Result<Option<kubewasm_modules::Image>, ImageError> {
-        let found = match self.name(image)? {
-            ImageName::Path(path) => self.store.import(&path).await.map(Some),
+        match self.name(image)? {
+            ImageName::Path(path) => match self.store.import(&path).await {
+                Ok(image) => Ok(Some(image)),
+                Err(error @ (StoreError::Import(_) | StoreError::TooLarge { .. })) => {
+                    Err(ImageError::Pull(error.to_string()))
+                }
+                Err(error) => Err(ImageError::Store(error.to_string())),
+            },
             name @ ImageName::Reference(_) => {
                 let store = self.store.clone();
-                let found = tokio::task::spawn_blocking(move || store.get(&name)).await;
-                found.map_err(|error| {
-                    ImageError::Store(format!("the module store failed: {error}"))
-                })?
+                match tokio::task::spawn_blocking(move || store.get(&name)).await {
+                    Ok(found) => found.map_err(|error| ImageError::Store(error.to_string())),
+                    Err(error) => Err(ImageError::Store(format!(
+                        "the module store failed: {error}"
+                    ))),
+                }
             }
-        };
-        found.map_err(|error| ImageError::Store(error.to_string()))
+        }
     }
 
     async fn kind(&self, module: &Module) -> Result<Kind, StartError> {
@@ -246,7 +254,12 @@ impl Runtime for WasiRuntime {
     }
 
     async fn image(&self, image: &str) -> Result<Option<Image>, ImageError> {
-        Ok(self.find(image).await?.map(convert::image))
+        match self.find(image).await {
+            Ok(found) => Ok(found.map(convert::image)),
+            // A file that cannot be taken in: it is not here, and `pull` says why.
+            Err(ImageError::Pull(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {

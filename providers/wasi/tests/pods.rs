@@ -205,17 +205,23 @@ async fn what_cannot_run_is_refused_with_the_reason() {
         );
         assert_eq!(node.runtime.observe(name), None, "{name}");
     }
-    let missing = node.dir.path().join("missing.wasm");
-    assert!(node.runtime.start(&node.spec("m", &missing)).await.is_err());
-    let error = node
-        .runtime
-        .start(&node.spec("t", &node.file("t.wasm", b"just text")))
-        .await
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("not a WebAssembly module"),
-        "{error}"
-    );
+}
+
+#[tokio::test]
+async fn files_that_are_no_modules_are_bad_images() {
+    let node = Node::new().await;
+    for (path, expected) in [
+        (node.dir.path().join("missing.wasm"), "no such file"),
+        (node.file("t.wasm", b"just text"), "not a WebAssembly module"),
+        (node.file("empty.wasm", b""), "is empty (0 bytes)"),
+    ] {
+        let image = path.display().to_string();
+        assert_eq!(node.runtime.image(&image).await.unwrap(), None, "{image}");
+        let error = node.runtime.pull(&image, &[]).await.unwrap_err();
+        assert!(matches!(&error, ImageError::Pull(text) if text.contains(expected)), "{error}");
+        let error = node.runtime.start(&node.spec("a", &path)).await.unwrap_err();
+        assert!(matches!(&error, StartError::Create(text) if text.contains(expected)), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! end-to-end tests use. What it starts stays when this program ends; `down` ends it.
 
 use std::{
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -28,10 +28,7 @@ const ROLLOUT: &str = "--timeout=120s";
 const LOG_LINES: usize = 14;
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "kubewasm-demo",
-    about = "A cluster with a WebAssembly node on this machine"
-)]
+#[command(name = "kubewasm-demo", about = "A cluster with a WebAssembly node on this machine")]
 enum Command {
     /// Start everything, and run demos/hello-wasm on it. Starts afresh when it runs already.
     Up,
@@ -51,7 +48,13 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: &Command) -> Result<()> {
-    let folder = guests::cache()?.join("demo");
+    let cache = guests::cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make the folder {}", cache.display()))?;
+    // Two of these commands at once would end each other's processes.
+    let lock = cache.join("demo.lock");
+    let lock = File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
+    lock.lock().context("cannot wait for another demo command to end")?;
+    let folder = cache.join("demo");
     match command {
         Command::Up => up(&folder).await,
         Command::Down => down(&folder).await,
@@ -61,11 +64,7 @@ async fn run(command: &Command) -> Result<()> {
 async fn down(folder: &Path) -> Result<()> {
     let there = folder.exists();
     Home::remove(folder).await?;
-    say(if there {
-        "The demo is stopped, and its files are removed."
-    } else {
-        "No demo runs."
-    });
+    say(if there { "The demo is stopped, and its files are removed." } else { "No demo runs." });
     Ok(())
 }
 
@@ -92,31 +91,21 @@ async fn start(home: &Home) -> Result<()> {
     let mut registry = Registry::open(home, "registry")?;
     registry.start().await?;
     let module = guests::build("demos/hello-wasm/hello-wasm.c").await?;
-    let image = registry
-        .push("hello-wasm:v1", &Content::program("hello-wasm", module))
-        .await?;
+    let image = registry.push("hello-wasm:v1", &Content::program("hello-wasm", module)).await?;
     step.done();
 
     let step = Step::begin("starting the node");
     let node = Node::start(home, &cluster, "wasm-node", &Options::default()).await?;
-    cluster
-        .kubectl(&["wait", "--for=create", "node/wasm-node", ROLLOUT])
-        .await?;
-    cluster
-        .kubectl(&["wait", "--for=condition=Ready", "node/wasm-node", ROLLOUT])
-        .await?;
+    cluster.kubectl(&["wait", "--for=create", "node/wasm-node", ROLLOUT]).await?;
+    cluster.kubectl(&["wait", "--for=condition=Ready", "node/wasm-node", ROLLOUT]).await?;
     node.leave();
     step.done();
 
     let step = Step::begin("deploying hello-wasm");
     let classes = guests::repository().join("manifests/runtimeclass.yaml");
     let deployment = deployment(home, &image)?;
-    cluster
-        .kubectl(&["apply", "-f", text(&classes)?, "-f", text(&deployment)?])
-        .await?;
-    cluster
-        .kubectl(&["rollout", "status", "deployment/hello-wasm", ROLLOUT])
-        .await?;
+    cluster.kubectl(&["apply", "-f", text(&classes)?, "-f", text(&deployment)?]).await?;
+    cluster.kubectl(&["rollout", "status", "deployment/hello-wasm", ROLLOUT]).await?;
     step.done();
 
     show(&cluster).await?;
@@ -127,8 +116,7 @@ async fn start(home: &Home) -> Result<()> {
 /// Writes the demo's manifest with the image's real name, and returns where.
 fn deployment(home: &Home, image: &Pushed) -> Result<PathBuf> {
     let source = guests::repository().join("demos/hello-wasm/deployment.yaml");
-    let text =
-        fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    let text = fs::read_to_string(&source).with_context(|| format!("cannot read {}", source.display()))?;
     let path = home.path().join("deployment.yaml");
     fs::write(&path, text.replace(MANIFEST_IMAGE, &image.tagged))
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -138,16 +126,11 @@ fn deployment(home: &Home, image: &Pushed) -> Result<PathBuf> {
 async fn show(cluster: &Cluster) -> Result<()> {
     for line in ["get nodes -o wide", "get pods -o wide"] {
         let arguments: Vec<&str> = line.split(' ').collect();
-        println!(
-            "\n$ kubectl {line}\n{}",
-            cluster.kubectl(&arguments).await?.trim_end()
-        );
+        println!("\n$ kubectl {line}\n{}", cluster.kubectl(&arguments).await?.trim_end());
     }
     let logs = cluster.kubectl(&["logs", "deployment/hello-wasm"]).await?;
     println!("\n$ kubectl logs deployment/hello-wasm");
-    logs.lines()
-        .take(LOG_LINES)
-        .for_each(|line| println!("{line}"));
+    logs.lines().take(LOG_LINES).for_each(|line| println!("{line}"));
     if logs.lines().count() > LOG_LINES {
         println!("...");
     }
@@ -171,6 +154,5 @@ The cluster goes on running. To use it from this terminal:
 }
 
 fn text(path: &Path) -> Result<&str> {
-    path.to_str()
-        .with_context(|| format!("{} is not UTF-8", path.display()))
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }

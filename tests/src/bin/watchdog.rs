@@ -9,11 +9,7 @@ use kubewasm_tests::home::Home;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let folder = PathBuf::from(
-        std::env::args_os()
-            .nth(1)
-            .context("usage: kubewasm-watchdog FOLDER")?,
-    );
+    let folder = PathBuf::from(std::env::args_os().nth(1).context("usage: kubewasm-watchdog FOLDER")?);
     std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).context("cannot wait")?;
     Home::remove(&folder).await
 }

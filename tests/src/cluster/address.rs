@@ -9,9 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 /// The address of the interface with the default route, or 127.0.0.1 on a machine without one.
 #[must_use]
 pub fn of_this_machine() -> IpAddr {
-    outgoing()
-        .filter(|address| is_node_address(*address))
-        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    outgoing().filter(|address| is_node_address(*address)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 /// The source address that the kernel would take for the world. Connecting a UDP socket looks up the route
@@ -46,11 +44,7 @@ mod tests {
             ("0.0.0.0", false),
             ("224.0.0.1", false),
         ] {
-            assert_eq!(
-                is_node_address(address.parse().unwrap()),
-                expected,
-                "{address}"
-            );
+            assert_eq!(is_node_address(address.parse().unwrap()), expected, "{address}");
         }
     }
 }

@@ -27,9 +27,7 @@ pub struct Token {
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Token").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -37,10 +35,7 @@ impl Token {
     /// A new random token.
     #[must_use]
     pub fn random() -> Self {
-        Self {
-            id: random(6),
-            secret: random(16),
-        }
+        Self { id: random(6), secret: random(16) }
     }
 
     /// The token as a client sends it.
@@ -53,9 +48,7 @@ impl Token {
 fn random(length: usize) -> String {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnopqrstuvwxyz2345678";
     let mut rng = rand::rng();
-    (0..length)
-        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
-        .collect()
+    (0..length).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
 }
 
 /// Applies the token and the role bindings. Safe to repeat.
@@ -74,37 +67,13 @@ pub async fn apply(client: &Client, token: &Token) -> Result<()> {
             "auth-extra-groups": GROUP,
         },
     });
-    put(
-        &Api::<Secret>::namespaced(client.clone(), "kube-system"),
-        secret,
-    )
-    .await?;
+    put(&Api::<Secret>::namespaced(client.clone(), "kube-system"), secret).await?;
     let approver = "system:certificates.k8s.io:certificatesigningrequests";
     for (name, role, kind, subject) in [
-        (
-            "kubewasm:bootstrap",
-            "system:node-bootstrapper",
-            "Group",
-            GROUP,
-        ),
-        (
-            "kubewasm:approve-bootstrap",
-            &format!("{approver}:nodeclient"),
-            "Group",
-            GROUP,
-        ),
-        (
-            "kubewasm:approve-renewal",
-            &format!("{approver}:selfnodeclient"),
-            "Group",
-            "system:nodes",
-        ),
-        (
-            "kubewasm:apiserver-to-kubelet",
-            "system:kubelet-api-admin",
-            "User",
-            KUBELET_CLIENT,
-        ),
+        ("kubewasm:bootstrap", "system:node-bootstrapper", "Group", GROUP),
+        ("kubewasm:approve-bootstrap", &format!("{approver}:nodeclient"), "Group", GROUP),
+        ("kubewasm:approve-renewal", &format!("{approver}:selfnodeclient"), "Group", "system:nodes"),
+        ("kubewasm:apiserver-to-kubelet", "system:kubelet-api-admin", "User", KUBELET_CLIENT),
     ] {
         let binding = json!({
             "metadata": { "name": name },
@@ -122,12 +91,8 @@ where
 {
     let object: K = serde_json::from_value(object).context("not an object of its kind")?;
     let name = object.name_any();
-    api.patch(
-        &name,
-        &PatchParams::apply("kubewasm-tests").force(),
-        &Patch::Apply(&object),
-    )
-    .await
-    .with_context(|| format!("cannot apply {} {name}", K::kind(&())))?;
+    api.patch(&name, &PatchParams::apply("kubewasm-tests").force(), &Patch::Apply(&object))
+        .await
+        .with_context(|| format!("cannot apply {} {name}", K::kind(&())))?;
     Ok(())
 }

@@ -40,7 +40,7 @@ pub fn document(server: &str, ca: &Path, credentials: Credentials<'_>) -> Value 
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Path, server: &str, ca: &Path, credentials: Credentials<'_>) -> Result<()> {
-    let text = serde_yaml_ng::to_string(&document(server, ca, credentials))
-        .context("cannot encode a kubeconfig")?;
+    let text =
+        serde_yaml_ng::to_string(&document(server, ca, credentials)).context("cannot encode a kubeconfig")?;
     write_private(path, &text).with_context(|| format!("cannot write {}", path.display()))
 }

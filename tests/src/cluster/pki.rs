@@ -14,8 +14,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use jiff::{Span, Zoned, civil::Date};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 /// A certificate and its key, on disk as PEM.
@@ -60,20 +60,10 @@ pub fn make(folder: &Path, apiserver_addresses: &[IpAddr]) -> Result<Pki> {
     let authority = authority(folder)?;
     let local = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let client = |name: &str, user: &str, group: Option<&str>| {
-        authority.sign(
-            name,
-            user,
-            group,
-            &[],
-            &[],
-            &[ExtendedKeyUsagePurpose::ClientAuth],
-        )
+        authority.sign(name, user, group, &[], &[], &[ExtendedKeyUsagePurpose::ClientAuth])
     };
     let server = [ExtendedKeyUsagePurpose::ServerAuth];
-    let both = [
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     let names = [
         "kubernetes",
         "kubernetes.default",
@@ -108,19 +98,12 @@ struct Authority<'a> {
 fn authority(folder: &Path) -> Result<Authority<'_>> {
     let mut params = params("kubernetes")?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-    ];
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)
-        .context("cannot make the authority")?;
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let issuer =
+        CertifiedIssuer::self_signed(params, KeyPair::generate()?).context("cannot make the authority")?;
     let files = write_pair(folder, "ca", &issuer.pem(), issuer.key())?;
-    Ok(Authority {
-        folder,
-        issuer,
-        files,
-    })
+    Ok(Authority { folder, issuer, files })
 }
 
 impl Authority<'_> {
@@ -135,18 +118,12 @@ impl Authority<'_> {
     ) -> Result<Pair> {
         let mut params = params(user)?;
         if let Some(group) = group {
-            params
-                .distinguished_name
-                .push(DnType::OrganizationName, group);
+            params.distinguished_name.push(DnType::OrganizationName, group);
         }
         for &dns in dns {
-            params
-                .subject_alt_names
-                .push(SanType::DnsName(dns.try_into().context("not a DNS name")?));
+            params.subject_alt_names.push(SanType::DnsName(dns.try_into().context("not a DNS name")?));
         }
-        params
-            .subject_alt_names
-            .extend(addresses.iter().copied().map(SanType::IpAddress));
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages.to_vec();
         let key = KeyPair::generate().context("cannot make a key")?;
@@ -160,9 +137,7 @@ impl Authority<'_> {
 /// A certificate's beginnings: common name and validity, from yesterday (clocks differ) for a year.
 fn params(common_name: &str) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::new()).context("cannot begin a certificate")?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     let today = Zoned::now().date();
     let (year, month, day) = parts(today.saturating_sub(Span::new().days(1)))?;
     params.not_before = rcgen::date_time_ymd(year, month, day);
@@ -174,11 +149,7 @@ fn params(common_name: &str) -> Result<CertificateParams> {
 
 /// Year, month and day as rcgen wants them.
 fn parts(date: Date) -> Result<(i32, u8, u8)> {
-    Ok((
-        i32::from(date.year()),
-        u8::try_from(date.month())?,
-        u8::try_from(date.day())?,
-    ))
+    Ok((i32::from(date.year()), u8::try_from(date.month())?, u8::try_from(date.day())?))
 }
 
 fn service_account(folder: &Path) -> Result<Pair> {
@@ -187,10 +158,8 @@ fn service_account(folder: &Path) -> Result<Pair> {
 }
 
 fn write_pair(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Result<Pair> {
-    let pair = Pair {
-        certificate: folder.join(format!("{name}.crt")),
-        key: folder.join(format!("{name}.key")),
-    };
+    let pair =
+        Pair { certificate: folder.join(format!("{name}.crt")), key: folder.join(format!("{name}.key")) };
     fs::write(&pair.certificate, certificate)
         .and_then(|()| write_private(&pair.key, &key.serialize_pem()))
         .with_context(|| format!("cannot write the key pair {name} to {}", folder.display()))?;
@@ -199,11 +168,6 @@ fn write_pair(folder: &Path, name: &str, certificate: &str, key: &KeyPair) -> Re
 
 /// Writes a file that only its owner can read, from its first byte on.
 pub(super) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = fs::File::options()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }

@@ -29,16 +29,10 @@ impl Programs {
             .await
             .with_context(|| format!("cannot start {}", script.display()))?;
         if !output.status.success() {
-            bail!(
-                "{} failed ({}); what it said above tells why",
-                script.display(),
-                output.status
-            );
+            bail!("{} failed ({}); what it said above tells why", script.display(), output.status);
         }
         let folder = String::from_utf8(output.stdout).context("the folder's path is not UTF-8")?;
-        Ok(Self {
-            folder: PathBuf::from(folder.trim_end()),
-        })
+        Ok(Self { folder: PathBuf::from(folder.trim_end()) })
     }
 
     /// Path of the program `name`.

@@ -58,17 +58,9 @@ impl Content {
                     "layerDigests": [digest(module)],
                 });
                 let layer = ImageLayer::new(module.clone(), WASM_LAYER.to_owned(), None);
-                Ok((
-                    vec![layer],
-                    Config::new(config.to_string(), WASM_CONFIG.to_owned(), None),
-                ))
+                Ok((vec![layer], Config::new(config.to_string(), WASM_CONFIG.to_owned(), None)))
             }
-            Self::Image {
-                files,
-                entrypoint,
-                cmd,
-                env,
-            } => {
+            Self::Image { files, entrypoint, cmd, env } => {
                 let tar = pack(files).context("cannot pack the layer")?;
                 let config = json!({
                     "architecture": "wasm",
@@ -76,10 +68,8 @@ impl Content {
                     "config": { "Entrypoint": entrypoint, "Cmd": cmd, "Env": env },
                     "rootfs": { "type": "layers", "diff_ids": [digest(&tar)] },
                 });
-                let layer = ImageLayer::oci_v1_gzip(
-                    compress(&tar).context("cannot compress the layer")?,
-                    None,
-                );
+                let layer =
+                    ImageLayer::oci_v1_gzip(compress(&tar).context("cannot compress the layer")?, None);
                 Ok((vec![layer], Config::oci_v1(config.to_string(), None)))
             }
         }
@@ -104,10 +94,7 @@ fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hex: String = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 
@@ -122,18 +109,13 @@ mod tests {
         let image = Content::program("hello", b"\0asm".to_vec());
         let (layers, config) = image.encode().unwrap();
         let mut tar = Vec::new();
-        flate2::read::GzDecoder::new(layers[0].data.as_ref())
-            .read_to_end(&mut tar)
-            .unwrap();
+        flate2::read::GzDecoder::new(layers[0].data.as_ref()).read_to_end(&mut tar).unwrap();
         let config: serde_json::Value = serde_json::from_slice(&config.data).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][0], digest(&tar));
         assert_eq!(config["config"]["Entrypoint"][0], "/hello");
         let mut archive = tar::Archive::new(tar.as_slice());
-        let names: Vec<_> = archive
-            .entries()
-            .unwrap()
-            .map(|e| e.unwrap().path().unwrap().into_owned())
-            .collect();
+        let names: Vec<_> =
+            archive.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
         assert_eq!(names, [std::path::PathBuf::from("hello")]);
     }
 
@@ -141,9 +123,6 @@ mod tests {
     fn an_artifact_is_the_module_itself() {
         let (layers, config) = Content::Artifact(b"\0asm".to_vec()).encode().unwrap();
         assert_eq!(layers[0].data.as_ref(), b"\0asm");
-        assert_eq!(
-            (layers[0].media_type.as_str(), config.media_type.as_str()),
-            (WASM_LAYER, WASM_CONFIG)
-        );
+        assert_eq!((layers[0].media_type.as_str(), config.media_type.as_str()), (WASM_LAYER, WASM_CONFIG));
     }
 }

@@ -6,12 +6,7 @@ use kubewasm_tests::cluster;
 use crate::suite::{NODE, suite, with_temp_ns};
 
 /// Paths of each kind: information, metrics, and what acts on containers.
-const PATHS: [&str; 4] = [
-    "/pods",
-    "/metrics",
-    "/stats/summary",
-    "/containerLogs/default/any/main",
-];
+const PATHS: [&str; 4] = ["/pods", "/metrics", "/stats/summary", "/containerLogs/default/any/main"];
 
 /// Nobody gets anything.
 #[tokio::test]
@@ -30,11 +25,7 @@ async fn a_stranger_is_unauthorized() {
 async fn a_user_without_rights_is_forbidden() {
     with_temp_ns(async |_, ns| {
         let suite = suite().await;
-        let token = suite
-            .cluster
-            .kubectl(&["--namespace", ns, "create", "token", "default"])
-            .await
-            .unwrap();
+        let token = suite.cluster.kubectl(&["--namespace", ns, "create", "token", "default"]).await.unwrap();
         let user = client(&suite.node.url(), Some(token.trim().to_owned())).await;
         for path in PATHS {
             assert_eq!(get(&user, path).await, Err(403), "{path}");
@@ -57,14 +48,7 @@ async fn a_user_with_rights_is_served() {
     assert!(get(&admin, "/pods").await.unwrap().contains("PodList"));
     if !suite.cluster.node_address().is_loopback() {
         let path = format!("/api/v1/nodes/{NODE}/proxy/healthz");
-        assert_eq!(
-            suite
-                .cluster
-                .kubectl(&["get", "--raw", &path])
-                .await
-                .unwrap(),
-            "ok"
-        );
+        assert_eq!(suite.cluster.kubectl(&["get", "--raw", &path]).await.unwrap(), "ok");
     }
 }
 

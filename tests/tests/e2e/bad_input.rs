@@ -20,48 +20,22 @@ async fn modules_that_cannot_run() {
         let pods = Pods::new(&client, ns);
         let suite = suite().await;
         let cases = [
-            (
-                "not-wasm",
-                b"#!/bin/sh\necho no module\n".to_vec(),
-                "WebAssembly",
-            ),
+            ("not-wasm", b"#!/bin/sh\necho no module\n".to_vec(), "WebAssembly"),
             ("empty", Vec::new(), ""),
-            (
-                "cut-short",
-                guests::guest("actor.c").await.unwrap()[..1000].to_vec(),
-                "",
-            ),
-            (
-                "no-entry",
-                guests::guest("reactor.wat").await.unwrap(),
-                "_start",
-            ),
-            (
-                "unknown-world",
-                guests::guest("unknown-world.wat").await.unwrap(),
-                "",
-            ),
+            ("cut-short", guests::guest("actor.c").await.unwrap()[..1000].to_vec(), ""),
+            ("no-entry", guests::guest("reactor.wat").await.unwrap(), "_start"),
+            ("unknown-world", guests::guest("unknown-world.wat").await.unwrap(), ""),
         ];
         for (name, module, _) in &cases {
-            let image = suite
-                .registry
-                .push(&format!("{name}:v1"), &Content::Artifact(module.clone()))
-                .await
-                .unwrap();
+            let image =
+                suite.registry.push(&format!("{name}:v1"), &Content::Artifact(module.clone())).await.unwrap();
             pods.run(name, &image.tagged, &[]).await;
         }
         for (name, _, part) in &cases {
-            let state = pods
-                .waiting(
-                    name,
-                    &["CreateContainerError", "ErrImagePull", "ImagePullBackOff"],
-                )
-                .await;
+            let state =
+                pods.waiting(name, &["CreateContainerError", "ErrImagePull", "ImagePullBackOff"]).await;
             let message = state.message.unwrap_or_default();
-            assert!(
-                message.contains(part) && !message.is_empty(),
-                "{name}: {message:?}"
-            );
+            assert!(message.contains(part) && !message.is_empty(), "{name}: {message:?}");
         }
         pods.act("afterwards", &["say", "fine"]).await;
         pods.phase("afterwards", "Succeeded").await;
@@ -78,33 +52,22 @@ async fn files_that_do_not_parse() {
     let path = broken.to_str().unwrap();
     let root = folder.path().join("root");
     let root = format!("--root-dir={}", root.display());
-    for arguments in [
-        vec!["run", path],
-        vec!["node", "--kubeconfig", path, &root],
-        vec!["node", "--config", path, &root],
-    ] {
+    for arguments in
+        [vec!["run", path], vec!["node", "--kubeconfig", path, &root], vec!["node", "--config", path, &root]]
+    {
         let output = refused(&arguments).await;
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            message.contains("broken.yaml") && message.contains("line"),
-            "{arguments:?}: {message}"
-        );
+        assert!(message.contains("broken.yaml") && message.contains("line"), "{arguments:?}: {message}");
     }
 }
 
 /// A file that is not there is named.
 #[tokio::test]
 async fn files_that_are_not_there() {
-    for arguments in [
-        ["run", "/nonexistent/pod.yaml"],
-        ["node", "--kubeconfig=/nonexistent/kubeconfig"],
-    ] {
+    for arguments in [["run", "/nonexistent/pod.yaml"], ["node", "--kubeconfig=/nonexistent/kubeconfig"]] {
         let output = refused(&arguments).await;
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            message.contains("/nonexistent/"),
-            "{arguments:?}: {message}"
-        );
+        assert!(message.contains("/nonexistent/"), "{arguments:?}: {message}");
     }
 }
 
@@ -114,10 +77,7 @@ async fn a_root_folder_that_cannot_be_made() {
     let suite = suite().await;
     let file = tempfile::NamedTempFile::new().unwrap();
     let root = file.path().join("root");
-    let bootstrap = format!(
-        "--bootstrap-kubeconfig={}",
-        suite.cluster.bootstrap_kubeconfig().display()
-    );
+    let bootstrap = format!("--bootstrap-kubeconfig={}", suite.cluster.bootstrap_kubeconfig().display());
     let kubeconfig = format!("--kubeconfig={}", root.join("kubeconfig").display());
     let output = refused(&[
         "node",
@@ -133,14 +93,9 @@ async fn a_root_folder_that_cannot_be_made() {
 
 /// Runs a command that must fail by itself, without a panic.
 async fn refused(arguments: &[&str]) -> Output {
-    let command = tokio::process::Command::new(node::program().unwrap())
-        .args(arguments)
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(REFUSAL, command)
-        .await
-        .expect("a refusal, not a wait")
-        .unwrap();
+    let command =
+        tokio::process::Command::new(node::program().unwrap()).args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(REFUSAL, command).await.expect("a refusal, not a wait").unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success(), "{arguments:?} was taken");
     assert!(!message.contains("panicked"), "{message}");

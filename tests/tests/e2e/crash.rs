@@ -20,8 +20,7 @@ async fn guests_outlive_a_killed_agent() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let mut node = own_node("killed-node", &Options::default()).await;
-        pods.create("survivor", spec(&node, "Never", &["tick", "200"]).await)
-            .await;
+        pods.create("survivor", spec(&node, "Never", &["tick", "200"]).await).await;
         let before = pods.until("survivor", "running", running).await;
         node.kill().unwrap();
         node.start_again().await.unwrap();
@@ -36,20 +35,12 @@ async fn guests_outlive_a_killed_agent() {
         .await
         .unwrap();
         let log = pods.logs("survivor").await;
-        let numbers: Vec<String> = (1..=log.lines().count())
-            .map(|number| format!("tick {number}"))
-            .collect();
+        let numbers: Vec<String> = (1..=log.lines().count()).map(|number| format!("tick {number}")).collect();
         assert_eq!(log.lines().collect::<Vec<_>>(), numbers);
         let after = pods.api().get("survivor").await.unwrap();
-        assert_eq!(
-            container(&before).unwrap().container_id,
-            container(&after).unwrap().container_id
-        );
+        assert_eq!(container(&before).unwrap().container_id, container(&after).unwrap().container_id);
         assert_eq!(restarts(&after), 0);
-        pods.api()
-            .delete("survivor", &DeleteParams::default())
-            .await
-            .unwrap();
+        pods.api().delete("survivor", &DeleteParams::default()).await.unwrap();
         pods.gone("survivor").await;
         remove(&client, node).await;
     })
@@ -62,26 +53,20 @@ async fn a_restart_runs_nothing_twice() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let mut node = own_node("restarted-node", &Options::default()).await;
-        pods.create("finished", spec(&node, "Never", &["say", "once"]).await)
-            .await;
-        pods.create("sleeping", spec(&node, "Always", &["sleep", "600"]).await)
-            .await;
+        pods.create("finished", spec(&node, "Never", &["say", "once"]).await).await;
+        pods.create("sleeping", spec(&node, "Always", &["sleep", "600"]).await).await;
         let finished = pods.phase("finished", "Succeeded").await;
         let sleeping = pods.until("sleeping", "running", running).await;
         assert!(node.stop().await.unwrap().success());
         node.start_again().await.unwrap();
         // A third pod that runs to its end shows that the agent has seen all pods again.
-        pods.create("later", spec(&node, "Never", &["say", "after"]).await)
-            .await;
+        pods.create("later", spec(&node, "Never", &["say", "after"]).await).await;
         pods.phase("later", "Succeeded").await;
         let again = pods.api().get("finished").await.unwrap();
         assert_eq!(terminated(&again), terminated(&finished));
         assert_eq!(pods.logs("finished").await, "once\n");
         let still = pods.api().get("sleeping").await.unwrap();
-        assert_eq!(
-            container(&still).unwrap().container_id,
-            container(&sleeping).unwrap().container_id
-        );
+        assert_eq!(container(&still).unwrap().container_id, container(&sleeping).unwrap().container_id);
         assert_eq!(restarts(&still), 0);
         remove(&client, node).await;
     })
@@ -94,21 +79,12 @@ async fn a_dead_workers_containers_are_restarted() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let node = own_node("workerless-node", &Options::default()).await;
-        pods.create("victim", spec(&node, "Always", &["sleep", "600"]).await)
-            .await;
+        pods.create("victim", spec(&node, "Always", &["sleep", "600"]).await).await;
         pods.until("victim", "running", running).await;
         node.kill_workers().await.unwrap();
-        let pod = pods
-            .until("victim", "a restart", |pod| {
-                restarts(pod) == 1 && running(pod)
-            })
-            .await;
-        let last = container(&pod)
-            .unwrap()
-            .last_state
-            .as_ref()
-            .and_then(|state| state.terminated.as_ref())
-            .unwrap();
+        let pod = pods.until("victim", "a restart", |pod| restarts(pod) == 1 && running(pod)).await;
+        let last =
+            container(&pod).unwrap().last_state.as_ref().and_then(|state| state.terminated.as_ref()).unwrap();
         assert_ne!(last.exit_code, 0);
         assert!(last.reason.is_some(), "{last:?}");
         remove(&client, node).await;
@@ -128,8 +104,5 @@ async fn spec(node: &Node, policy: &str, args: &[&str]) -> Value {
 async fn remove(client: &kube::Client, node: Node) {
     let name = node.name().to_owned();
     drop(node);
-    Api::<NodeObject>::all(client.clone())
-        .delete(&name, &DeleteParams::default())
-        .await
-        .unwrap();
+    Api::<NodeObject>::all(client.clone()).delete(&name, &DeleteParams::default()).await.unwrap();
 }

@@ -36,10 +36,7 @@ async fn delete_inside_grace(args: &[&str]) {
         pods.create("endless", spec).await;
         pods.until("endless", "running", running).await;
         let start = Instant::now();
-        pods.api()
-            .delete("endless", &DeleteParams::default())
-            .await
-            .unwrap();
+        pods.api().delete("endless", &DeleteParams::default()).await.unwrap();
         pods.gone("endless").await;
         let limit = Duration::from_secs(u64::from(GRACE)) + MARGIN;
         assert!(start.elapsed() < limit, "it took {:?}", start.elapsed());
@@ -54,10 +51,7 @@ async fn a_forced_deletion_frees_the_name() {
         let pods = Pods::new(&client, ns);
         pods.act("twice", &["sleep", "3600"]).await;
         let first = pods.until("twice", "running", running).await;
-        pods.api()
-            .delete("twice", &DeleteParams::default().grace_period(0))
-            .await
-            .unwrap();
+        pods.api().delete("twice", &DeleteParams::default().grace_period(0)).await.unwrap();
         pods.act("twice", &["say", "second"]).await;
         let second = pods.phase("twice", "Succeeded").await;
         assert_ne!(first.metadata.uid, second.metadata.uid);
@@ -71,14 +65,9 @@ async fn a_forced_deletion_frees_the_name() {
 async fn a_pod_that_never_started_can_be_deleted() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        pods.run("absent", &suite().await.registry.name("absent:v1"), &[])
-            .await;
-        pods.waiting("absent", &["ErrImagePull", "ImagePullBackOff"])
-            .await;
-        pods.api()
-            .delete("absent", &DeleteParams::default())
-            .await
-            .unwrap();
+        pods.run("absent", &suite().await.registry.name("absent:v1"), &[]).await;
+        pods.waiting("absent", &["ErrImagePull", "ImagePullBackOff"]).await;
+        pods.api().delete("absent", &DeleteParams::default()).await.unwrap();
         pods.gone("absent").await;
     })
     .await;

@@ -20,16 +20,8 @@ async fn both_layouts_by_tag_and_by_digest() {
         let pods = Pods::new(&client, ns);
         let module = guests::guest("actor.c").await.unwrap();
         let suite = suite().await;
-        let artifact = suite
-            .registry
-            .push("artifact:v1", &Content::Artifact(module.clone()))
-            .await
-            .unwrap();
-        let classic = suite
-            .registry
-            .push("classic:v1", &Content::program("actor", module))
-            .await
-            .unwrap();
+        let artifact = suite.registry.push("artifact:v1", &Content::Artifact(module.clone())).await.unwrap();
+        let classic = suite.registry.push("classic:v1", &Content::program("actor", module)).await.unwrap();
         for (name, image) in [
             ("artifact-tag", &artifact.tagged),
             ("artifact-digest", &artifact.by_digest),
@@ -39,11 +31,7 @@ async fn both_layouts_by_tag_and_by_digest() {
             pods.run(name, image, &["say", name]).await;
             let pod = pods.phase(name, "Succeeded").await;
             assert_eq!(pods.logs(name).await, format!("{name}\n"));
-            let digest = if name.starts_with("artifact") {
-                &artifact
-            } else {
-                &classic
-            };
+            let digest = if name.starts_with("artifact") { &artifact } else { &classic };
             let digest = digest.by_digest.rsplit_once('@').unwrap().1;
             assert!(container(&pod).unwrap().image_id.ends_with(digest));
         }
@@ -82,12 +70,7 @@ async fn a_component_runs() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let module = guests::guest("hello-0.2.wat").await.unwrap();
-        let image = suite()
-            .await
-            .registry
-            .push("component:v1", &Content::Artifact(module))
-            .await
-            .unwrap();
+        let image = suite().await.registry.push("component:v1", &Content::Artifact(module)).await.unwrap();
         pods.run("component", &image.tagged, &[]).await;
         pods.phase("component", "Succeeded").await;
         assert_eq!(pods.logs("component").await, "hello from a component\n");
@@ -102,12 +85,7 @@ async fn a_name_that_is_none() {
         let pods = Pods::new(&client, ns);
         pods.run("misnamed", "No Image/Name::", &[]).await;
         let state = pods.waiting("misnamed", &["InvalidImageName"]).await;
-        assert!(
-            state
-                .message
-                .unwrap_or_default()
-                .contains("No Image/Name::")
-        );
+        assert!(state.message.unwrap_or_default().contains("No Image/Name::"));
     })
     .await;
 }
@@ -120,25 +98,15 @@ async fn a_missing_image_runs_when_it_appears() {
         let suite = suite().await;
         let image = suite.registry.name("late:v1");
         pods.run("late", &image, &["say", "here"]).await;
-        let state = pods
-            .waiting("late", &["ErrImagePull", "ImagePullBackOff"])
-            .await;
+        let state = pods.waiting("late", &["ErrImagePull", "ImagePullBackOff"]).await;
         assert!(state.message.unwrap_or_default().contains("late:v1"));
         pods.waiting("late", &["ImagePullBackOff"]).await;
         pods.event("late", "a Failed event", |event| {
-            says(
-                event,
-                "Failed",
-                &format!("Failed to pull image \"{image}\""),
-            )
+            says(event, "Failed", &format!("Failed to pull image \"{image}\""))
         })
         .await;
         let module = guests::guest("actor.c").await.unwrap();
-        suite
-            .registry
-            .push("late:v1", &Content::program("actor", module))
-            .await
-            .unwrap();
+        suite.registry.push("late:v1", &Content::program("actor", module)).await.unwrap();
         pods.phase("late", "Succeeded").await;
     })
     .await;
@@ -155,16 +123,10 @@ async fn an_unreachable_registry_is_waited_for() {
         let reasons = ["RegistryUnavailable", "ErrImagePull", "ImagePullBackOff"];
         let state = pods.waiting("patient", &reasons).await;
         assert!(state.message.unwrap_or_default().contains(&registry.host()));
-        pods.event("patient", "a Failed event", |event| {
-            says(event, "Failed", "Failed to pull image")
-        })
-        .await;
+        pods.event("patient", "a Failed event", |event| says(event, "Failed", "Failed to pull image")).await;
         registry.start().await.unwrap();
         let module = guests::guest("actor.c").await.unwrap();
-        registry
-            .push("actor:v1", &Content::program("actor", module))
-            .await
-            .unwrap();
+        registry.push("actor:v1", &Content::program("actor", module)).await.unwrap();
         pods.phase("patient", "Succeeded").await;
         registry.stop().unwrap();
     })
@@ -225,19 +187,10 @@ async fn pull_secret(client: &Client, namespace: &str, name: &str, host: &str, p
         "type": "kubernetes.io/dockerconfigjson",
         "stringData": { ".dockerconfigjson": config.to_string() },
     });
-    secrets
-        .create(
-            &PostParams::default(),
-            &serde_json::from_value(secret).unwrap(),
-        )
-        .await
-        .unwrap();
+    secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
 }
 
 fn says(event: &Event, reason: &str, text: &str) -> bool {
     event.reason.as_deref() == Some(reason)
-        && event
-            .message
-            .as_deref()
-            .is_some_and(|message| message.contains(text))
+        && event.message.as_deref().is_some_and(|message| message.contains(text))
 }

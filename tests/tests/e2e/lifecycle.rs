@@ -1,12 +1,16 @@
 //! How pods begin, run and end.
 
-use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::ConfigMap};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::Job,
+    core::v1::{ContainerStateTerminated, Pod},
+};
 use kube::{Api, api::PostParams};
 use kubewasm_tests::wait;
 use serde_json::json;
 
 use crate::{
-    pods::{Pods, container, is, restarts, running, terminated},
+    pods::{Pods, container, is, restarts, running, terminated, waiting},
     suite::{NODE, SOON, suite, with_temp_ns},
 };
 
@@ -19,10 +23,7 @@ async fn a_guest_that_returns_succeeds() {
         pods.act("returns", &["say", "done"]).await;
         let pod = pods.phase("returns", "Succeeded").await;
         let end = terminated(&pod).unwrap();
-        assert_eq!(
-            (end.exit_code, end.reason.as_deref()),
-            (0, Some("Completed"))
-        );
+        assert_eq!((end.exit_code, end.reason.as_deref()), (0, Some("Completed")));
         assert!(end.started_at.is_some() && end.finished_at.is_some());
         assert!(
             is(&pod, "Initialized") && is(&pod, "PodScheduled") && !is(&pod, "Ready"),
@@ -44,10 +45,7 @@ async fn an_exit_code_comes_through() {
             pods.act(&name, &["exit", &code.to_string()]).await;
             let pod = pods.phase(&name, "Failed").await;
             let end = terminated(&pod).unwrap();
-            assert_eq!(
-                (end.exit_code, end.reason.as_deref()),
-                (code, Some("Error"))
-            );
+            assert_eq!((end.exit_code, end.reason.as_deref()), (code, Some("Error")));
         }
     })
     .await;
@@ -78,29 +76,13 @@ async fn a_running_pod_says_what_it_runs() {
         let pod = pods.until("runs", "Ready", |pod| is(pod, "Ready")).await;
         let status = pod.status.clone().unwrap();
         assert_eq!(status.phase.as_deref(), Some("Running"));
-        assert_eq!(
-            status.host_ip,
-            Some(suite().await.cluster.node_address().to_string())
-        );
-        assert!(
-            status.pod_ip.is_some() && status.start_time.is_some(),
-            "{status:?}"
-        );
+        assert_eq!(status.host_ip, Some(suite().await.cluster.node_address().to_string()));
+        assert!(status.pod_ip.is_some() && status.start_time.is_some(), "{status:?}");
         let container = container(&pod).unwrap();
         assert_eq!((container.ready, container.started), (true, Some(true)));
-        assert!(
-            container
-                .container_id
-                .as_deref()
-                .unwrap_or_default()
-                .starts_with("wasmtime://")
-        );
+        assert!(container.container_id.as_deref().unwrap_or_default().starts_with("wasmtime://"));
         let digest = suite().await.actor.by_digest.rsplit_once('@').unwrap().1;
-        assert!(
-            container.image_id.ends_with(digest),
-            "{}",
-            container.image_id
-        );
+        assert!(container.image_id.ends_with(digest), "{}", container.image_id);
     })
     .await;
 }
@@ -125,17 +107,9 @@ async fn arguments_and_environment() {
         pods.phase("speaks", "Succeeded").await;
         let logs = pods.logs("speaks").await;
         let lines: Vec<&str> = logs.lines().collect();
-        assert_eq!(
-            lines[..5],
-            ["/actor", "args", "env", "say", "blue or $(COLOUR)"]
-        );
+        assert_eq!(lines[..5], ["/actor", "args", "env", "say", "blue or $(COLOUR)"]);
         assert_eq!(lines.last(), Some(&"blue or $(COLOUR)"));
-        for line in [
-            "COLOUR=blue",
-            "POD=speaks",
-            "HOSTNAME=speaks",
-            "KUBERNETES_SERVICE_HOST=10.96.0.1",
-        ] {
+        for line in ["COLOUR=blue", "POD=speaks", "HOSTNAME=speaks", "KUBERNETES_SERVICE_HOST=10.96.0.1"] {
             assert!(lines.contains(&line), "{line} in {lines:?}");
         }
     })
@@ -163,52 +137,76 @@ async fn a_failed_guest_is_restarted() {
     .await;
 }
 
-/// Init containers run one after the other before the containers, and share an emptyDir with them.
+/// Init containers run one after the other, each to its end, before the containers.
 #[tokio::test]
 async fn init_containers_come_first() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let image = &suite().await.actor.tagged;
-        let mount = json!([{ "name": "shared", "mountPath": "/shared" }]);
         let spec = json!({
-            "volumes": [{ "name": "shared", "emptyDir": {} }],
             "initContainers": [
-                { "name": "first", "image": image, "args": ["write", "/shared/note", "from init"], "volumeMounts": mount },
+                { "name": "first", "image": image, "args": ["sleep", "2"] },
+                { "name": "second", "image": image, "args": ["sleep", "2"] },
             ],
-            "containers": [{ "name": "main", "image": image, "args": ["cat", "/shared/note"], "volumeMounts": mount }],
+            "containers": [{ "name": "main", "image": image, "args": ["say", "ready"] }],
         });
         pods.create("initialised", spec).await;
-        pods.phase("initialised", "Succeeded").await;
-        assert_eq!(pods.logs("initialised").await, "from init");
+        let pod = pods.phase("initialised", "Succeeded").await;
+        let ends: Vec<_> = init_ends(&pod).collect();
+        assert_eq!(ends.len(), 2);
+        assert!(ends[0].finished_at <= ends[1].started_at, "{ends:?}");
+        assert!(ends[1].finished_at <= terminated(&pod).unwrap().started_at, "{ends:?}");
     })
     .await;
 }
 
-/// A ConfigMap is there as files.
+/// An init container that fails for good makes the pod fail, and no container starts.
 #[tokio::test]
-async fn a_config_map_is_mounted() {
+async fn a_failed_init_container_fails_the_pod() {
     with_temp_ns(async |client, ns| {
-        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), ns);
-        let map = json!({ "metadata": { "name": "settings" }, "data": { "greeting": "hello from a ConfigMap" } });
-        maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap()).await.unwrap();
+        let pods = Pods::new(&client, ns);
+        let image = &suite().await.actor.tagged;
+        let spec = json!({
+            "initContainers": [{ "name": "first", "image": image, "args": ["exit", "3"] }],
+            "containers": [{ "name": "main", "image": image, "args": ["say", "never"] }],
+        });
+        pods.create("hopeless", spec).await;
+        let pod = pods.phase("hopeless", "Failed").await;
+        assert_eq!(init_ends(&pod).map(|end| end.exit_code).collect::<Vec<_>>(), [3]);
+        assert_eq!(waiting(&pod).and_then(|state| state.reason.as_deref()), Some("PodInitializing"));
+    })
+    .await;
+}
+
+/// How the init containers ended that have.
+fn init_ends(pod: &Pod) -> impl Iterator<Item = &ContainerStateTerminated> {
+    let statuses = pod.status.iter().flat_map(|status| status.init_container_statuses.iter().flatten());
+    statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref())
+}
+
+/// A volume cannot be mounted yet: its container waits and says which volume it waits for.
+#[tokio::test]
+async fn a_volume_is_refused_by_name() {
+    with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let spec = json!({
-            "volumes": [{ "name": "settings", "configMap": { "name": "settings" } }],
+            "volumes": [{ "name": "scratch", "emptyDir": {} }],
             "containers": [{
                 "name": "main",
                 "image": suite().await.actor.tagged,
-                "args": ["cat", "/etc/settings/greeting"],
-                "volumeMounts": [{ "name": "settings", "mountPath": "/etc/settings" }],
+                "args": ["write", "/scratch/note", "text"],
+                "volumeMounts": [{ "name": "scratch", "mountPath": "/scratch" }],
             }],
         });
-        pods.create("configured", spec).await;
-        pods.phase("configured", "Succeeded").await;
-        assert_eq!(pods.logs("configured").await, "hello from a ConfigMap");
+        pods.create("hopeful", spec).await;
+        let state = pods.waiting("hopeful", &["CreateContainerConfigError"]).await;
+        let message = state.message.unwrap_or_default();
+        assert!(message.contains("\"scratch\" (emptyDir)") && message.contains("/scratch"), "{message}");
     })
     .await;
 }
 
-/// A memory limit ends a guest that wants more, as out of memory, and nothing else.
+/// A guest gets no more memory than its limit, and its neighbours notice nothing.
 #[tokio::test]
 async fn a_memory_limit_is_kept() {
     with_temp_ns(async |client, ns| {

@@ -22,15 +22,7 @@ async fn following_shows_lines_as_they_are_written() {
         let mut kubectl = tokio::process::Command::new(suite.cluster.kubectl_path())
             .arg("--kubeconfig")
             .arg(suite.cluster.admin_kubeconfig())
-            .args([
-                "--namespace",
-                ns,
-                "logs",
-                "--follow",
-                "--timestamps",
-                "--tail=0",
-                "ticks",
-            ])
+            .args(["--namespace", ns, "logs", "--follow", "--timestamps", "--tail=0", "ticks"])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -39,26 +31,16 @@ async fn following_shows_lines_as_they_are_written() {
         let read = async {
             let mut numbers = Vec::new();
             while numbers.len() < 5 {
-                let line = lines
-                    .next_line()
-                    .await
-                    .unwrap()
-                    .expect("the stream goes on as long as the guest");
+                let line = lines.next_line().await.unwrap().expect("the stream goes on as long as the guest");
                 let (time, text) = line.split_once(' ').unwrap();
                 let age = Timestamp::now().duration_since(time.parse().unwrap());
-                assert!(
-                    age < SignedDuration::from_secs(2),
-                    "{line:?} is {age:?} old"
-                );
+                assert!(age < SignedDuration::from_secs(2), "{line:?} is {age:?} old");
                 numbers.push(text.strip_prefix("tick ").unwrap().parse::<u64>().unwrap());
             }
             numbers
         };
         let numbers = tokio::time::timeout(SOON, read).await.expect("five lines");
-        assert!(
-            numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "{numbers:?}"
-        );
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
     })
     .await;
 }
@@ -68,19 +50,12 @@ async fn following_shows_lines_as_they_are_written() {
 async fn following_ends_with_the_guest() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        pods.act("brief", &["say", "one", "sleep", "2", "say", "two"])
-            .await;
-        pods.until("brief", "a start", |pod| {
-            running(pod) || crate::pods::terminated(pod).is_some()
-        })
-        .await;
+        pods.act("brief", &["say", "one", "sleep", "2", "say", "two"]).await;
+        pods.until("brief", "a start", |pod| running(pod) || crate::pods::terminated(pod).is_some()).await;
         let suite = suite().await;
         let arguments = ["--namespace", ns, "logs", "--follow", "brief"];
         let follow = suite.cluster.kubectl(&arguments);
-        let text = tokio::time::timeout(SOON, follow)
-            .await
-            .expect("an end")
-            .unwrap();
+        let text = tokio::time::timeout(SOON, follow).await.expect("an end").unwrap();
         assert_eq!(text, "one\ntwo\n");
     })
     .await;
@@ -91,8 +66,7 @@ async fn following_ends_with_the_guest() {
 async fn parts_of_a_log() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        pods.act("wrote", &["print", "100", "stderr", "to stderr"])
-            .await;
+        pods.act("wrote", &["print", "100", "stderr", "to stderr"]).await;
         pods.phase("wrote", "Succeeded").await;
         let suite = suite().await;
         for (flag, expected) in [
@@ -100,18 +74,10 @@ async fn parts_of_a_log() {
             ("--tail=0", ""),
             ("--limit-bytes=9", "line 1\nli"),
         ] {
-            let text = suite
-                .cluster
-                .kubectl(&["--namespace", ns, "logs", flag, "wrote"])
-                .await
-                .unwrap();
+            let text = suite.cluster.kubectl(&["--namespace", ns, "logs", flag, "wrote"]).await.unwrap();
             assert_eq!(text, expected, "{flag}");
         }
-        let all = suite
-            .cluster
-            .kubectl(&["--namespace", ns, "logs", "wrote"])
-            .await
-            .unwrap();
+        let all = suite.cluster.kubectl(&["--namespace", ns, "logs", "wrote"]).await.unwrap();
         assert_eq!(all.lines().count(), 101);
     })
     .await;

@@ -6,12 +6,7 @@
 //!
 //! The `kubewasm` binary must have been built (`make test` does); see [`kubewasm_tests::node::program`].
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod access;
 mod bad_input;

@@ -21,10 +21,7 @@ pub(crate) struct Pods {
 
 impl Pods {
     pub(crate) fn new(client: &Client, namespace: &str) -> Self {
-        Self {
-            client: client.clone(),
-            namespace: namespace.to_owned(),
-        }
+        Self { client: client.clone(), namespace: namespace.to_owned() }
     }
 
     pub(crate) fn api(&self) -> Api<Pod> {
@@ -34,11 +31,7 @@ impl Pods {
     /// Creates a pod named `name` of one container that runs `image` with `args`, never restarted, on the
     /// shared node.
     pub(crate) async fn run(&self, name: &str, image: &str, args: &[&str]) {
-        self.create(
-            name,
-            json!({ "containers": [{ "name": "main", "image": image, "args": args }] }),
-        )
-        .await;
+        self.create(name, json!({ "containers": [{ "name": "main", "image": image, "args": args }] })).await;
     }
 
     /// Creates a pod of one container that runs the actor guest with `args`.
@@ -54,32 +47,15 @@ impl Pods {
             "runtimeClassName": "wasm",
             "nodeSelector": { "kubernetes.io/hostname": NODE },
         });
-        whole
-            .as_object_mut()
-            .unwrap()
-            .extend(spec.as_object().unwrap().clone());
+        whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let pod = json!({ "metadata": { "name": name }, "spec": whole });
-        self.api()
-            .create(
-                &PostParams::default(),
-                &serde_json::from_value(pod).unwrap(),
-            )
-            .await
-            .unwrap();
+        self.api().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     }
 
     /// Waits until the pod satisfies `condition`.
-    pub(crate) async fn until(
-        &self,
-        name: &str,
-        what: &str,
-        condition: impl Fn(&Pod) -> bool,
-    ) -> Pod {
-        let pod = wait::object(self.api(), name, what, SOON, |pod| {
-            pod.is_some_and(&condition)
-        })
-        .await
-        .unwrap();
+    pub(crate) async fn until(&self, name: &str, what: &str, condition: impl Fn(&Pod) -> bool) -> Pod {
+        let pod =
+            wait::object(self.api(), name, what, SOON, |pod| pod.is_some_and(&condition)).await.unwrap();
         pod.expect("the condition asks for a pod")
     }
 
@@ -98,9 +74,8 @@ impl Pods {
     pub(crate) async fn waiting(&self, name: &str, reasons: &[&str]) -> ContainerStateWaiting {
         let pod = self
             .until(name, &format!("waiting with {reasons:?}"), |pod| {
-                waiting(pod).is_some_and(|state| {
-                    reasons.contains(&state.reason.as_deref().unwrap_or_default())
-                })
+                waiting(pod)
+                    .is_some_and(|state| reasons.contains(&state.reason.as_deref().unwrap_or_default()))
             })
             .await;
         waiting(&pod).cloned().expect("the condition asks for one")
@@ -108,9 +83,7 @@ impl Pods {
 
     /// Waits until the object is gone.
     pub(crate) async fn gone(&self, name: &str) {
-        wait::object(self.api(), name, "deletion", SOON, |pod| pod.is_none())
-            .await
-            .unwrap();
+        wait::object(self.api(), name, "deletion", SOON, |pod| pod.is_none()).await.unwrap();
     }
 
     /// What the first container has printed.
@@ -123,16 +96,8 @@ impl Pods {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let about = ListParams::default().fields(&format!("involvedObject.name={name}"));
         wait::until(&format!("{what} about {name}"), SOON, async || {
-            let seen = events
-                .list(&about)
-                .await
-                .map_err(|error| error.to_string())?
-                .items;
-            if seen.iter().any(&condition) {
-                Ok(())
-            } else {
-                Err(format!("{:?}", messages(&seen)))
-            }
+            let seen = events.list(&about).await.map_err(|error| error.to_string())?.items;
+            if seen.iter().any(&condition) { Ok(()) } else { Err(format!("{:?}", messages(&seen))) }
         })
         .await
         .unwrap();
@@ -140,18 +105,12 @@ impl Pods {
 }
 
 fn messages(events: &[Event]) -> Vec<(Option<&str>, Option<&str>)> {
-    events
-        .iter()
-        .map(|event| (event.reason.as_deref(), event.message.as_deref()))
-        .collect()
+    events.iter().map(|event| (event.reason.as_deref(), event.message.as_deref())).collect()
 }
 
 /// The phase, empty when there is none yet.
 pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or_default()
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
 /// Status of the first container.
@@ -171,9 +130,7 @@ pub(crate) fn waiting(pod: &Pod) -> Option<&ContainerStateWaiting> {
 
 /// Whether the first container runs.
 pub(crate) fn running(pod: &Pod) -> bool {
-    container(pod)
-        .and_then(|status| status.state.as_ref())
-        .is_some_and(|state| state.running.is_some())
+    container(pod).and_then(|status| status.state.as_ref()).is_some_and(|state| state.running.is_some())
 }
 
 /// How often the first container was restarted.
@@ -183,11 +140,6 @@ pub(crate) fn restarts(pod: &Pod) -> i32 {
 
 /// Whether a condition of the pod is true.
 pub(crate) fn is(pod: &Pod, condition: &str) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|each| each.type_ == condition && each.status == "True")
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|each| each.type_ == condition && each.status == "True")
 }

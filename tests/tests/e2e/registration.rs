@@ -22,11 +22,7 @@ async fn labels_and_taints() {
         ("beta.kubernetes.io/arch", "wasm32-wasi"),
         ("kubernetes.io/hostname", NODE),
     ] {
-        assert_eq!(
-            labels.get(label).map(String::as_str),
-            Some(value),
-            "{label}"
-        );
+        assert_eq!(labels.get(label).map(String::as_str), Some(value), "{label}");
     }
     assert!(labels.contains_key("kubernetes.io/os"));
     let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
@@ -45,22 +41,13 @@ async fn labels_and_taints() {
 async fn capacity_is_the_machines() {
     let status = status(&shared_node().await);
     let capacity = status.capacity.unwrap_or_default();
-    assert_eq!(
-        capacity["cpu"].0,
-        std::thread::available_parallelism().unwrap().to_string()
-    );
+    assert_eq!(capacity["cpu"].0, std::thread::available_parallelism().unwrap().to_string());
     assert_eq!(capacity["memory"].0, format!("{}Ki", memory_total_kib()));
     let pods: u32 = capacity["pods"].0.parse().unwrap();
     assert!(pods >= 110, "{pods} pods");
     let allocatable = status.allocatable.unwrap_or_default();
-    let kib = |text: &str| {
-        text.strip_suffix("Ki")
-            .map(|kib| kib.parse::<u64>().unwrap())
-    };
-    assert!(
-        kib(&allocatable["memory"].0).is_none_or(|kib| kib <= memory_total_kib()),
-        "{allocatable:?}"
-    );
+    let kib = |text: &str| text.strip_suffix("Ki").map(|kib| kib.parse::<u64>().unwrap());
+    assert!(kib(&allocatable["memory"].0).is_none_or(|kib| kib <= memory_total_kib()), "{allocatable:?}");
 }
 
 /// The status holds what tools read: addresses, the port, versions, and a runtime that is no container's.
@@ -69,28 +56,13 @@ async fn status_says_where_and_what_the_node_is() {
     let suite = suite().await;
     let status = status(&shared_node().await);
     let addresses = status.addresses.unwrap_or_default();
-    let address = addresses
-        .iter()
-        .find(|address| address.type_ == "InternalIP")
-        .unwrap();
+    let address = addresses.iter().find(|address| address.type_ == "InternalIP").unwrap();
     assert_eq!(address.address, suite.cluster.node_address().to_string());
-    let port = status
-        .daemon_endpoints
-        .and_then(|all| all.kubelet_endpoint)
-        .unwrap()
-        .port;
+    let port = status.daemon_endpoints.and_then(|all| all.kubelet_endpoint).unwrap().port;
     assert!(suite.node.url().ends_with(&format!(":{port}")), "{port}");
     let info = status.node_info.unwrap();
-    assert!(
-        info.container_runtime_version.starts_with("wasmtime://"),
-        "{}",
-        info.container_runtime_version
-    );
-    assert!(
-        info.kubelet_version.starts_with("v1."),
-        "{}",
-        info.kubelet_version
-    );
+    assert!(info.container_runtime_version.starts_with("wasmtime://"), "{}", info.container_runtime_version);
+    assert!(info.kubelet_version.starts_with("v1."), "{}", info.kubelet_version);
 }
 
 /// The lease is held by the node, owned by its Node object, and renewed before it is 40 s old.
@@ -99,37 +71,15 @@ async fn lease_is_renewed() {
     let suite = suite().await;
     let client = suite.cluster.client().await.unwrap();
     let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
-    let renewed = |lease: &Lease| {
-        lease
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.renew_time.as_ref().map(|time| time.0))
-    };
-    let lease = wait::object(leases.clone(), NODE, "a lease", SOON, |lease| {
-        lease.is_some()
-    })
-    .await
-    .unwrap()
-    .unwrap();
+    let renewed =
+        |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref().map(|time| time.0));
+    let lease =
+        wait::object(leases.clone(), NODE, "a lease", SOON, |lease| lease.is_some()).await.unwrap().unwrap();
     let first = renewed(&lease).unwrap();
-    assert!(
-        Timestamp::now().duration_since(first).as_secs() < 40,
-        "renewed at {first}"
-    );
-    assert_eq!(
-        lease.spec.as_ref().unwrap().holder_identity.as_deref(),
-        Some(NODE)
-    );
-    let owner = lease
-        .metadata
-        .owner_references
-        .as_ref()
-        .and_then(|owners| owners.first())
-        .unwrap();
-    assert_eq!(
-        (owner.kind.as_str(), Some(&owner.uid)),
-        ("Node", shared_node().await.metadata.uid.as_ref())
-    );
+    assert!(Timestamp::now().duration_since(first).as_secs() < 40, "renewed at {first}");
+    assert_eq!(lease.spec.as_ref().unwrap().holder_identity.as_deref(), Some(NODE));
+    let owner = lease.metadata.owner_references.as_ref().and_then(|owners| owners.first()).unwrap();
+    assert_eq!((owner.kind.as_str(), Some(&owner.uid)), ("Node", shared_node().await.metadata.uid.as_ref()));
     let limit = Duration::from_secs(40);
     wait::object(leases, NODE, "a renewal", limit, |lease| {
         lease.and_then(renewed).is_some_and(|time| time > first)
@@ -145,56 +95,30 @@ async fn a_deleted_node_registers_again() {
     let client = suite().await.cluster.client().await.unwrap();
     let nodes: Api<Node> = Api::all(client.clone());
     let old = nodes.get(node.name()).await.unwrap().metadata.uid;
-    nodes
-        .delete(node.name(), &DeleteParams::default())
-        .await
-        .unwrap();
-    wait::object(
-        nodes.clone(),
-        node.name(),
-        "a new Node object",
-        SOON,
-        |node| node.is_some_and(|node| node.metadata.uid != old),
-    )
+    nodes.delete(node.name(), &DeleteParams::default()).await.unwrap();
+    wait::object(nodes.clone(), node.name(), "a new Node object", SOON, |node| {
+        node.is_some_and(|node| node.metadata.uid != old)
+    })
     .await
     .unwrap();
     let new = await_ready(&client, node.name()).await.unwrap();
-    assert!(
-        new.spec
-            .and_then(|spec| spec.taints)
-            .unwrap_or_default()
-            .len()
-            >= 2
-    );
-    nodes
-        .delete(node.name(), &DeleteParams::default())
-        .await
-        .unwrap();
+    assert!(new.spec.and_then(|spec| spec.taints).unwrap_or_default().len() >= 2);
+    nodes.delete(node.name(), &DeleteParams::default()).await.unwrap();
 }
 
 /// Labels and taints of the command line reach the Node object; an empty taint list means none.
 #[tokio::test]
 async fn labels_and_taints_of_the_command_line() {
-    let options = Options::default()
-        .flag("--node-labels=example.dev/zone=blue")
-        .flag("--register-with-taints=");
+    let options =
+        Options::default().flag("--node-labels=example.dev/zone=blue").flag("--register-with-taints=");
     let node = own_node("labelled-node", &options).await;
     let client = suite().await.cluster.client().await.unwrap();
     let nodes: Api<Node> = Api::all(client);
     let object = nodes.get(node.name()).await.unwrap();
-    assert_eq!(
-        object.metadata.labels.unwrap_or_default()["example.dev/zone"],
-        "blue"
-    );
+    assert_eq!(object.metadata.labels.unwrap_or_default()["example.dev/zone"], "blue");
     let taints = object.spec.and_then(|spec| spec.taints).unwrap_or_default();
-    assert!(
-        taints.iter().all(|taint| taint.key != "kubernetes.io/arch"),
-        "{taints:?}"
-    );
-    nodes
-        .delete(node.name(), &DeleteParams::default())
-        .await
-        .unwrap();
+    assert!(taints.iter().all(|taint| taint.key != "kubernetes.io/arch"), "{taints:?}");
+    nodes.delete(node.name(), &DeleteParams::default()).await.unwrap();
 }
 
 async fn shared_node() -> Node {
@@ -208,9 +132,6 @@ fn status(node: &Node) -> NodeStatus {
 
 fn memory_total_kib() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -9,15 +9,8 @@ use crate::{pods::Pods, suite::with_temp_ns};
 async fn fifty_pods_at_once() {
     with_temp_ns(async |client, ns| {
         let pods = &Pods::new(&client, ns);
-        let names: Vec<String> = (0..50)
-            .map(|number| format!("one-of-many-{number}"))
-            .collect();
-        join_all(
-            names
-                .iter()
-                .map(async |name| pods.act(name, &["say", name]).await),
-        )
-        .await;
+        let names: Vec<String> = (0..50).map(|number| format!("one-of-many-{number}")).collect();
+        join_all(names.iter().map(async |name| pods.act(name, &["say", name]).await)).await;
         for name in &names {
             pods.phase(name, "Succeeded").await;
         }

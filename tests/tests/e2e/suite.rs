@@ -42,12 +42,8 @@ static SUITE: OnceCell<Result<Suite, String>> = OnceCell::const_new();
 
 /// The world, started when the first test asks for it. It ends with the process.
 pub(crate) async fn suite() -> &'static Suite {
-    let suite = SUITE
-        .get_or_init(async || start().await.map_err(|error| format!("{error:#}")))
-        .await;
-    suite
-        .as_ref()
-        .unwrap_or_else(|error| panic!("the test cluster did not start: {error}"))
+    let suite = SUITE.get_or_init(async || start().await.map_err(|error| format!("{error:#}"))).await;
+    suite.as_ref().unwrap_or_else(|error| panic!("the test cluster did not start: {error}"))
 }
 
 async fn start() -> anyhow::Result<Suite> {
@@ -55,27 +51,16 @@ async fn start() -> anyhow::Result<Suite> {
     let home = Home::temporary()?;
     let started = start_in(&home).await;
     if started.is_err() {
-        say(&format!(
-            "The logs of this run stay in {}.",
-            home.keep_logs()?.display()
-        ));
+        say(&format!("The logs of this run stay in {}.", home.keep_logs()?.display()));
     }
     let (cluster, registry, actor, node) = started?;
-    Ok(Suite {
-        home,
-        cluster,
-        registry,
-        node,
-        actor,
-    })
+    Ok(Suite { home, cluster, registry, node, actor })
 }
 
 async fn start_in(home: &Home) -> anyhow::Result<(Cluster, Registry, Pushed, Node)> {
     let cluster = Cluster::start(home).await?;
     let classes = guests::repository().join("manifests/runtimeclass.yaml");
-    cluster
-        .kubectl(&["apply", "-f", &classes.to_string_lossy()])
-        .await?;
+    cluster.kubectl(&["apply", "-f", &classes.to_string_lossy()]).await?;
     let mut registry = Registry::open(home, "registry")?;
     registry.start().await?;
     let actor = Content::program("actor", guests::guest("actor.c").await?);
@@ -87,17 +72,10 @@ async fn start_in(home: &Home) -> anyhow::Result<(Cluster, Registry, Pushed, Nod
 /// Starts a node of the test's own and waits until it is Ready.
 pub(crate) async fn own_node(name: &str, options: &Options) -> Node {
     let suite = suite().await;
-    start_node(&suite.home, &suite.cluster, name, options)
-        .await
-        .unwrap()
+    start_node(&suite.home, &suite.cluster, name, options).await.unwrap()
 }
 
-async fn start_node(
-    home: &Home,
-    cluster: &Cluster,
-    name: &str,
-    options: &Options,
-) -> anyhow::Result<Node> {
+async fn start_node(home: &Home, cluster: &Cluster, name: &str, options: &Options) -> anyhow::Result<Node> {
     let step = Step::begin(&format!("starting the node {name}"));
     let node = Node::start(home, cluster, name, options).await?;
     await_ready(&cluster.client().await?, name).await?;
@@ -108,21 +86,13 @@ async fn start_node(
 /// Waits until the Node object says Ready.
 pub(crate) async fn await_ready(client: &Client, name: &str) -> anyhow::Result<NodeObject> {
     let nodes: Api<NodeObject> = Api::all(client.clone());
-    let node = wait::object(nodes, name, "Ready", SOON, |node| {
-        node.is_some_and(is_ready)
-    })
-    .await?;
+    let node = wait::object(nodes, name, "Ready", SOON, |node| node.is_some_and(is_ready)).await?;
     Ok(node.unwrap_or_default())
 }
 
 fn is_ready(node: &NodeObject) -> bool {
-    let conditions = node
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Runs a test in a namespace of its own, which is deleted afterwards. When the test fails, what the cluster
@@ -131,37 +101,23 @@ pub(crate) async fn with_temp_ns(test: impl AsyncFnOnce(Client, &str)) {
     let suite = suite().await;
     let client = suite.cluster.client().await.unwrap();
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let namespace =
-        serde_json::from_value(json!({ "metadata": { "generateName": "e2e-" } })).unwrap();
-    let namespace = namespaces
-        .create(&PostParams::default(), &namespace)
-        .await
-        .unwrap()
-        .name_any();
-    cluster::await_default_service_account(&client, &namespace)
-        .await
-        .unwrap();
+    let namespace = serde_json::from_value(json!({ "metadata": { "generateName": "e2e-" } })).unwrap();
+    let namespace = namespaces.create(&PostParams::default(), &namespace).await.unwrap().name_any();
+    cluster::await_default_service_account(&client, &namespace).await.unwrap();
 
-    let outcome = AssertUnwindSafe(test(client, &namespace))
-        .catch_unwind()
-        .await;
+    let outcome = AssertUnwindSafe(test(client, &namespace)).catch_unwind().await;
     if outcome.is_err() {
         report(suite, &namespace).await;
     }
     // Not awaited: its pods must be able to end while the next test runs.
-    let _ = namespaces
-        .delete(&namespace, &DeleteParams::default())
-        .await;
+    let _ = namespaces.delete(&namespace, &DeleteParams::default()).await;
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
 }
 
 async fn report(suite: &Suite, namespace: &str) {
-    let describe = suite
-        .cluster
-        .kubectl(&["describe", "pods", "--namespace", namespace])
-        .await;
+    let describe = suite.cluster.kubectl(&["describe", "pods", "--namespace", namespace]).await;
     say(&describe.unwrap_or_else(|error| format!("{error:#}")));
     match suite.home.keep_logs() {
         Ok(logs) => say(&format!("The logs of this run stay in {}.", logs.display())),

@@ -28,6 +28,7 @@ use crate::{
 
 /// Layers of one image that are downloaded at the same time.
 const PARALLEL_LAYERS: usize = 4;
+
 /// An image that is complete in a workspace, or in a workspace and the store.
 pub(super) struct Staged {
     /// Every blob is here under its hexadecimal digest, linked when the store had it.
@@ -46,10 +47,24 @@ pub(super) async fn stage(
     source: &Source,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<Staged, PullFailure> {
+    let workspace = Arc::new(inner.layout.workspace()?);
+    let result = fill(inner, source, progress, &workspace).await;
+    if result.is_err() {
+        // A hostile image can leave many files, and this thread has other things to do.
+        let _ = tokio::task::spawn_blocking(move || drop(workspace)).await;
+    }
+    result
+}
+
+async fn fill(
+    inner: &Arc<Inner>,
+    source: &Source,
+    progress: &watch::Sender<PullProgress>,
+    workspace: &Arc<TempDir>,
+) -> Result<Staged, PullFailure> {
     let wanted = check_sizes(inner, source)?;
     progress.send_modify(|state| state.total_bytes = wanted.iter().map(|blob| blob.size).sum());
 
-    let workspace = Arc::new(inner.layout.workspace()?);
     let mut blobs = Vec::new();
     for raw in source.chosen.iter().chain([&source.target]) {
         let path = workspace.path().join(raw.digest.hex());
@@ -83,8 +98,8 @@ pub(super) async fn stage(
     blobs.sort_by_key(|blob| blob.digest);
     blobs.dedup();
 
-    let (rootfs, unpacked) = unpack(inner, source, &workspace).await?;
-    Ok(Staged { workspace, blobs, config, rootfs, unpacked })
+    let (rootfs, unpacked) = unpack(inner, source, workspace).await?;
+    Ok(Staged { workspace: Arc::clone(workspace), blobs, config, rootfs, unpacked })
 }
 
 /// The layers, each once, when they may be downloaded.

@@ -138,9 +138,7 @@ impl Registry {
 
     fn clients(&self) -> Result<&Clients, PullFailure> {
         self.clients.get_or_init(|| self.connectors()).as_ref().map_err(|detail| {
-            PullFailure::Unavailable(format!(
-                "this machine cannot make TLS connections: {detail}; install the ca-certificates package"
-            ))
+            PullFailure::Unavailable(format!("this machine cannot make TLS connections: {detail}"))
         })
     }
 
@@ -150,13 +148,20 @@ impl Registry {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err("the process has not chosen a cryptography provider".to_owned());
         }
-        let build = |builder: ClientBuilder| builder.build().map_err(answer::describe);
-        let local = match build(self.builder().no_proxy()) {
-            Ok(client) => client,
-            // No authorities at all: plain HTTP can still be spoken.
-            Err(_) => build(self.builder().no_proxy().tls_certs_only(self.authorities.iter().cloned()))?,
-        };
-        Ok(Clients { remote: build(self.builder())?, local })
+        Ok(Clients { remote: self.build(|builder| builder)?, local: self.build(ClientBuilder::no_proxy)? })
+    }
+
+    /// A client, even where the system has no certificate authorities: plain HTTP can still be spoken.
+    fn build(&self, configure: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, String> {
+        configure(self.builder()).build().or_else(|error| {
+            let error = answer::describe(error);
+            tracing::warn!(
+                %error,
+                "without certificate authorities no registry can be trusted: install the ca-certificates package"
+            );
+            let none_but_ours = self.builder().tls_certs_only(self.authorities.iter().cloned());
+            configure(none_but_ours).build().map_err(answer::describe)
+        })
     }
 
     fn builder(&self) -> ClientBuilder {

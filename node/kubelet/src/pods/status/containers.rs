@@ -105,7 +105,8 @@ impl Statuses<'_> {
         container: &Container,
         record: &'r ContainerRecord,
     ) -> (ContainerState, Option<&'r Finished>) {
-        match record.finished.last() {
+        let newest = record.finished.last();
+        match newest.filter(|finished| finished.round == self.state.round) {
             Some(finished) => {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
@@ -117,11 +118,11 @@ impl Statuses<'_> {
                     message: Some("The container could not be located when the pod was terminated".to_owned()),
                     ..ContainerStateTerminated::default()
                 };
-                (ContainerState { terminated: Some(terminated), ..ContainerState::default() }, None)
+                (ContainerState { terminated: Some(terminated), ..ContainerState::default() }, newest)
             }
             None => match &record.trouble {
-                Some(trouble) => (waiting(&trouble.reason, trouble.message.clone()), None),
-                None => (self.waiting_default(), None),
+                Some(trouble) => (waiting(&trouble.reason, trouble.message.clone()), newest),
+                None => (self.waiting_default(), newest),
             },
         }
     }

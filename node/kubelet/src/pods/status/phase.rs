@@ -101,7 +101,7 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
             Seen::Stopped(f) => {
                 stopped += 1;
                 begun |= f.round == state.round;
-                if f.exit.exit_code == 0 {
+                if f.exit.exit_code == 0 && f.round == state.round {
                     succeeded += 1;
                 }
                 if after(state, container, f) != AfterExit::Stay {

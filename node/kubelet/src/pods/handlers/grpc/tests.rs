@@ -18,7 +18,7 @@ fn reply(status: Option<i32>, code: u8, message: &'static str) -> Response<Body>
         frames.push(Ok(Frame::data(data.freeze())));
     }
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from(code));
+    trailers.insert("grpc-status", HeaderValue::from(u16::from(code)));
     trailers.insert("grpc-message", HeaderValue::from_static(message));
     frames.push(Ok(Frame::trailers(trailers)));
     let body = BodyExt::boxed(StreamBody::new(futures::stream::iter(frames)));

@@ -9,17 +9,36 @@ use super::{
         Limits,
         spec::{Container, Kind, Probe, RestartPolicy, RestartRule, Spec},
     },
-    container, pod, secs,
+    pod, secs,
     world::{Deed, HookPlan, Run, Script, World},
 };
 
 /// A pod and all that happens to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Scenario {
     pub(super) spec: Spec,
     scripts: Vec<(String, Script)>,
     pub(super) deeds: Vec<(Duration, Deed)>,
     crash_backoff_max: Duration,
+}
+
+impl std::fmt::Debug for Scenario {
+    /// A line for each container and deed, which is what one can read.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Spec { grace, active_deadline, restart_policy, .. } = &self.spec;
+        let maximum = self.crash_backoff_max;
+        writeln!(f, "{restart_policy:?}, grace {grace:?}, deadline {active_deadline:?}, back-off {maximum:?}")?;
+        for container in self.spec.all() {
+            writeln!(f, "{container:?}")?;
+        }
+        for (name, script) in &self.scripts {
+            writeln!(f, "{name}: {script:?}")?;
+        }
+        for (at, deed) in &self.deeds {
+            writeln!(f, "{at:?}: {deed:?}")?;
+        }
+        Ok(())
+    }
 }
 
 impl Scenario {
@@ -150,15 +169,15 @@ fn names() -> impl Strategy<Value = Vec<String>> {
     })
 }
 
-fn plain_pod() -> impl Strategy<Value = Spec> {
-    (names(), policy()).prop_map(|(names, policy)| {
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        pod(policy, &names)
-    })
+fn plain(policy: RestartPolicy, names: &[String]) -> Spec {
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    pod(policy, &names)
 }
 
 fn adorned_pod() -> impl Strategy<Value = Spec> {
-    (plain_pod(), 1..40u64, option::weighted(0.1, seconds(200))).prop_flat_map(|(plain, grace, active_deadline)| {
+    let basis = (names(), policy(), 1..40u64, option::weighted(0.1, seconds(200)));
+    basis.prop_flat_map(|(names, policy, grace, active_deadline)| {
+        let plain = plain(policy, &names);
         let init: Vec<_> = plain.init.iter().cloned().map(adorned).collect();
         let containers: Vec<_> = plain.containers.iter().cloned().map(adorned).collect();
         (init, containers).prop_map(move |(init, containers)| Spec {
@@ -214,8 +233,16 @@ pub(super) fn wild() -> impl Strategy<Value = Scenario> {
     })
 }
 
-/// A pod that comes to an end by itself, and an agent that is restarted meanwhile.
+/// A pod that comes to an end by itself, and an agent that is restarted meanwhile. In the end every
+/// container succeeds, or runs on if it is a sidecar.
 pub(super) fn tame() -> impl Strategy<Value = Scenario> {
-    plain_pod().prop_flat_map(|spec| scenario(spec, tame_run().boxed(), restart(), 4))
+    let finite = |policy: &RestartPolicy| *policy != RestartPolicy::Always;
+    let spec = (names(), policy().prop_filter("ends", finite)).prop_map(|(names, policy)| plain(policy, &names));
+    spec.prop_flat_map(|spec| scenario(spec, tame_run().boxed(), restart(), 4)).prop_map(|mut scenario| {
+        for (name, script) in &mut scenario.scripts {
+            let exit = if name.starts_with('s') { None } else { Some((secs(1), 0)) };
+            script.runs.push(Run { exit, ..Run::default() });
+        }
+        scenario
+    })
 }
-

@@ -184,6 +184,11 @@ impl World {
         self.later(delay, Happening::Done(deed));
     }
 
+    /// The agent is not torn off any more.
+    pub(super) fn calm(&mut self) {
+        self.tear = None;
+    }
+
     /// What was done and what happened, each with the seconds since the beginning.
     pub(super) fn log(&self) -> Vec<&str> {
         self.log.iter().map(String::as_str).collect()
@@ -262,8 +267,8 @@ impl World {
         let step = step(&name(), &self.spec, &mut self.state, self.limits, self.now);
         self.checks.is_settled(&self.spec, &self.state, self.limits, self.now, &step);
         self.saved = self.state.clone();
+        self.checks.published(&self.spec, &self.state, self.now);
         if let Some(away) = self.tear.take_if(|_| !step.actions.is_empty()) {
-            self.checks.published(&self.spec, &self.state, self.now);
             self.restart(away, false);
             return self.look();
         }
@@ -276,7 +281,6 @@ impl World {
             self.checks.action(&self.spec, &self.state, self.limits, self.now, &running, &action);
             self.act(action);
         }
-        self.checks.published(&self.spec, &self.state, self.now);
     }
 
     fn act(&mut self, action: Action) {
