@@ -19,12 +19,16 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{Config, quantity},
+    config::Config,
     events::{Limits as EventLimits, Recorder},
     identity::{self, Connection, IdentityError, Rotation, serving},
     node::{self, address},
     pods::{
         NodeFacts, PodIndex, PodManager, Records, Shared,
+        admission::{
+            NodeView,
+            resources::{self, Amounts},
+        },
         api::Cluster,
         lifecycle::Limits,
         source,
@@ -84,6 +88,7 @@ pub struct Agent {
     handle: node::Handle,
     shared: Arc<Shared>,
     facts: watch::Sender<NodeFacts>,
+    view: watch::Sender<NodeView>,
     services: Services,
 }
 
@@ -129,19 +134,21 @@ impl Agent {
         let (ready, services_ready) = watch::channel(false);
         let (facts, node_facts) =
             watch::channel(NodeFacts { host_ips: addresses.clone(), pod_ips: addresses, ..NodeFacts::default() });
+        let (view, admission) = watch::channel(NodeView::default());
         let shared = Arc::new(Shared {
             runtime,
             api: Arc::new(Cluster::new(client, writer.as_reader(), services_ready)),
             recorder,
             records,
             index,
+            admission: Some(admission),
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             registry_config: Some(config.root_dir.join("config.json")),
             limits: Limits { crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period },
         });
         let services = Services { writer, ready };
-        Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, services })
+        Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, view, services })
     }
 
     /// The port that the HTTPS API is served on.
@@ -160,7 +167,6 @@ impl Agent {
         tasks.spawn(self.server.run(cancel.clone()));
         tasks.spawn(self.node.run(cancel.clone()));
         tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
-        tasks.spawn(stop_at(cancel.clone(), keep_facts(self.handle.node(), self.facts)));
 
         // Pods are looked at once there is a Node that they can be bound to.
         let mut registered = self.handle.node();
@@ -168,6 +174,11 @@ impl Agent {
         let is_registered = registered.wait_for(Option::is_some);
         if cancel.run_until_cancelled(is_registered).await.is_some_and(|node| node.is_ok()) {
             tracing::info!(node = name, "the node is registered");
+            let node = self.handle.node();
+            refresh(&node, &self.facts, learn);
+            refresh(&node, &self.view, view);
+            tasks.spawn(stop_at(cancel.clone(), keep(node.clone(), self.facts, learn)));
+            tasks.spawn(stop_at(cancel.clone(), keep(node, self.view, view)));
             let (updates, receiver) = mpsc::channel(UPDATES);
             tasks.spawn(PodManager::new(self.shared).run(receiver, cancel.clone()));
             let client = self.connection.client();
@@ -204,30 +215,56 @@ impl Services {
     }
 }
 
-/// Keeps what pods may learn of the node.
-async fn keep_facts(mut node: watch::Receiver<Option<Arc<Node>>>, facts: watch::Sender<NodeFacts>) {
-    loop {
-        if let Some(node) = node.borrow_and_update().as_deref() {
-            facts.send_if_modified(|facts| {
-                let new = allocatable(node, facts);
-                std::mem::replace(facts, new.clone()) != new
-            });
-        }
-        if node.changed().await.is_err() {
-            return;
-        }
+/// Keeps what is derived from the Node as the API server has it.
+async fn keep<T: PartialEq>(
+    mut node: watch::Receiver<Option<Arc<Node>>>,
+    kept: watch::Sender<T>,
+    derive: impl Fn(&Node, &T) -> T,
+) {
+    while node.changed().await.is_ok() {
+        refresh(&node, &kept, &derive);
     }
 }
 
-fn allocatable(node: &Node, facts: &NodeFacts) -> NodeFacts {
-    let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
-    let get = |name: &str| allocatable.and_then(|a| a.get(name)).map(|q| q.0.as_str());
+/// Derives it anew from the Node as it is now.
+fn refresh<T: PartialEq>(
+    node: &watch::Receiver<Option<Arc<Node>>>,
+    kept: &watch::Sender<T>,
+    derive: impl Fn(&Node, &T) -> T,
+) {
+    let Some(node) = node.borrow().clone() else { return };
+    kept.send_if_modified(|kept| {
+        let new = derive(&node, kept);
+        let changed = *kept != new;
+        *kept = new;
+        changed
+    });
+}
+
+/// What pods may learn of the node.
+fn learn(node: &Node, facts: &NodeFacts) -> NodeFacts {
+    let allocatable = allocatable(node);
+    let get = |name: &str| allocatable.get(name).copied().unwrap_or(0);
     NodeFacts {
-        cpu_millis: get("cpu").and_then(|q| quantity::millis(q).ok()).unwrap_or(0),
-        memory_bytes: get("memory").and_then(|q| quantity::units(q).ok()).unwrap_or(0),
-        storage_bytes: get("ephemeral-storage").and_then(|q| quantity::units(q).ok()).unwrap_or(0),
+        cpu_millis: get("cpu"),
+        memory_bytes: get("memory"),
+        storage_bytes: get("ephemeral-storage"),
         ..facts.clone()
     }
+}
+
+/// What decides which pods are taken.
+fn view(node: &Node, _: &NodeView) -> NodeView {
+    NodeView {
+        name: node.metadata.name.clone().unwrap_or_default(),
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
+        allocatable: allocatable(node),
+    }
+}
+
+fn allocatable(node: &Node) -> Amounts {
+    resources::amounts(node.status.as_ref().and_then(|s| s.allocatable.as_ref()))
 }
 
 impl server::Pods for PodIndex {

@@ -29,7 +29,8 @@ impl<K: Eq + Hash + Clone, V> Lru<K, V> {
         self.clock += 1;
         if self.entries.len() >= self.capacity
             && !self.entries.contains_key(&key)
-            && let Some(oldest) = self.entries.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
+            && let Some(oldest) =
+                self.entries.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| key.clone())
         {
             self.entries.remove(&oldest);
         }

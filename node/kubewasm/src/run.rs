@@ -78,6 +78,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         recorder: Recorder::local(sink),
         records,
         index: PodIndex::default(),
+        admission: None,
         node,
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),

@@ -56,9 +56,6 @@ mod tests {
 
     #[test]
     fn a_kernel_without_the_setting_has_the_default() {
-        assert_eq!(
-            max_map_count(Path::new("/nonexistent")),
-            DEFAULT_MAX_MAP_COUNT
-        );
+        assert_eq!(max_map_count(Path::new("/nonexistent")), DEFAULT_MAX_MAP_COUNT);
     }
 }

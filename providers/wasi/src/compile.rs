@@ -91,10 +91,8 @@ pub fn child_main(input: &Path, output: &Path) -> Result<(), ChildError> {
         Kind::CliComponent => engine.precompile_component(&bytes),
     };
     let code = code.map_err(|error| ChildError::Compile(format!("{error:#}")))?;
-    write_synced(output, &code).map_err(|source| ChildError::Write {
-        path: output.display().to_string(),
-        source,
-    })
+    write_synced(output, &code)
+        .map_err(|source| ChildError::Write { path: output.display().to_string(), source })
 }
 
 /// Reads a module whole, if it is not too large.
@@ -102,10 +100,7 @@ pub fn child_main(input: &Path, output: &Path) -> Result<(), ChildError> {
 /// # Errors
 /// [`ChildError::Read`] and [`ChildError::TooLarge`].
 pub fn read_module(path: &Path) -> Result<Vec<u8>, ChildError> {
-    let read_error = |source| ChildError::Read {
-        path: path.display().to_string(),
-        source,
-    };
+    let read_error = |source| ChildError::Read { path: path.display().to_string(), source };
     let size = std::fs::metadata(path).map_err(read_error)?.len();
     if size > MODULE_LIMIT {
         return Err(ChildError::TooLarge { size });
@@ -116,16 +111,8 @@ pub fn read_module(path: &Path) -> Result<Vec<u8>, ChildError> {
 fn limit_resources() -> rustix::io::Result<()> {
     let limit = |resource, most| {
         // A lower limit that is already there stays; only root could raise it.
-        let hard = rustix::process::getrlimit(resource)
-            .maximum
-            .map_or(most, |hard| hard.min(most));
-        rustix::process::setrlimit(
-            resource,
-            Rlimit {
-                current: Some(hard),
-                maximum: Some(hard),
-            },
-        )
+        let hard = rustix::process::getrlimit(resource).maximum.map_or(most, |hard| hard.min(most));
+        rustix::process::setrlimit(resource, Rlimit { current: Some(hard), maximum: Some(hard) })
     };
     limit(Resource::Core, 0)?;
     limit(Resource::As, ADDRESS_SPACE)?;
@@ -136,12 +123,8 @@ fn limit_resources() -> rustix::io::Result<()> {
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -191,40 +174,30 @@ impl ChildCompiler {
         let mut command = self.program.command("compile");
         command.arg("--input").arg(module).arg("--output").arg(out);
         // Nothing of the agent's environment concerns a compiler, and some of it may be secret.
-        command
-            .env_clear()
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        command.env_clear().stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(CompileError::Spawn)?;
         let stderr = child.stderr.take();
         let run = async {
             let said = match stderr {
-                Some(mut stderr) => read_bounded(&mut stderr)
-                    .await
-                    .map_err(CompileError::Spawn)?,
+                Some(mut stderr) => read_bounded(&mut stderr).await.map_err(CompileError::Spawn)?,
                 None => String::new(),
             };
             let status = child.wait().await.map_err(CompileError::Spawn)?;
             judge(status, &said)
         };
-        tokio::time::timeout(WALL_CLOCK, run)
-            .await
-            .unwrap_or_else(|_| {
-                Err(CompileError::Exhausted(format!(
-                    "the compiler did not end within {} s",
-                    WALL_CLOCK.as_secs()
-                )))
-            })
+        tokio::time::timeout(WALL_CLOCK, run).await.unwrap_or_else(|_| {
+            Err(CompileError::Exhausted(format!(
+                "the compiler did not end within {} s",
+                WALL_CLOCK.as_secs()
+            )))
+        })
     }
 }
 
 /// Reads to the end and keeps the beginning.
 async fn read_bounded(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<String> {
     let mut kept = Vec::new();
-    (&mut *from)
-        .take(STDERR_LIMIT as u64)
-        .read_to_end(&mut kept)
-        .await?;
+    (&mut *from).take(STDERR_LIMIT as u64).read_to_end(&mut kept).await?;
     tokio::io::copy(from, &mut tokio::io::sink()).await?;
     Ok(String::from_utf8_lossy(&kept).trim().to_owned())
 }
@@ -238,8 +211,7 @@ fn judge(status: ExitStatus, said: &str) -> Result<(), CompileError> {
         return Ok(());
     }
     // The allocator's last words; it then aborts.
-    let out_of_memory =
-        said.contains("memory allocation of") || said.contains("failed to allocate");
+    let out_of_memory = said.contains("memory allocation of") || said.contains("failed to allocate");
     Err(match status.signal() {
         Some(SIGXCPU | SIGKILL) if !out_of_memory => CompileError::Exhausted(format!(
             "compiling the module was ended after {CPU_SECONDS} s of processor time, or killed for want of memory; a smaller or less optimised module may do"
@@ -248,12 +220,8 @@ fn judge(status: ExitStatus, said: &str) -> Result<(), CompileError> {
             "compiling the module needs more than {} GiB of memory",
             ADDRESS_SPACE >> 30
         )),
-        Some(SIGABRT) => {
-            CompileError::Refused(format!("the compiler gave up on the module: {said}"))
-        }
-        Some(signal) => {
-            CompileError::Refused(format!("the compiler was ended by signal {signal}: {said}"))
-        }
+        Some(SIGABRT) => CompileError::Refused(format!("the compiler gave up on the module: {said}")),
+        Some(signal) => CompileError::Refused(format!("the compiler was ended by signal {signal}: {said}")),
         None if said.is_empty() => {
             CompileError::Refused(format!("the compiler failed without a word ({status})"))
         }
@@ -270,19 +238,11 @@ mod tests {
         let text = |raw, said| judge(ExitStatus::from_raw(raw), said).unwrap_err();
         assert!(judge(ExitStatus::from_raw(0), "").is_ok());
         for (raw, said, expected) in [
-            (
-                1 << 8,
-                "the module does not compile: x",
-                "the module does not compile: x",
-            ),
+            (1 << 8, "the module does not compile: x", "the module does not compile: x"),
             (1 << 8, "", "failed without a word"),
             (24, "", "120 s of processor time"),
             (6, "memory allocation of 10 bytes failed", "more than 4 GiB"),
-            (
-                6,
-                "assertion failed",
-                "gave up on the module: assertion failed",
-            ),
+            (6, "assertion failed", "gave up on the module: assertion failed"),
             (11, "", "signal 11"),
         ] {
             let error = text(raw, said).to_string();
@@ -297,10 +257,7 @@ mod tests {
         let text = "x".repeat(100_000);
         let mut from = text.as_bytes();
         assert_eq!(read_bounded(&mut from).await.unwrap().len(), STDERR_LIMIT);
-        assert!(
-            from.is_empty(),
-            "the rest is read, so that the child is not held up"
-        );
+        assert!(from.is_empty(), "the rest is read, so that the child is not held up");
     }
 
     #[test]
@@ -310,9 +267,6 @@ mod tests {
         assert!(matches!(read_module(&path), Err(ChildError::Read { .. })));
         let file = std::fs::File::create(&path).unwrap();
         file.set_len(MODULE_LIMIT + 1).unwrap();
-        assert!(matches!(
-            read_module(&path),
-            Err(ChildError::TooLarge { .. })
-        ));
+        assert!(matches!(read_module(&path), Err(ChildError::TooLarge { .. })));
     }
 }

@@ -96,11 +96,7 @@ pub fn key(engine: &Engine) -> String {
     let mut hasher = KeyHasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     let digest = hasher.0.finalize();
-    let short: String = digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let short: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     format!("wasmtime-{}-{short}", crate::WASMTIME_VERSION)
 }
 
@@ -127,11 +123,7 @@ mod tests {
         let key = key(&new().unwrap());
         assert_eq!(key, super::key(&new().unwrap()));
         assert!(key.starts_with("wasmtime-48."), "{key}");
-        assert!(
-            key.chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.'),
-            "{key}"
-        );
+        assert!(key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.'), "{key}");
     }
 
     #[test]

@@ -47,21 +47,13 @@ impl Exit {
         let mut message = message.into();
         let end = message.floor_char_boundary(MESSAGE_LIMIT);
         message.truncate(end);
-        Self {
-            code,
-            reason,
-            message,
-        }
+        Self { code, reason, message }
     }
 
     /// Stopped on request; `killed` when it was given no time, or its time was over.
     #[must_use]
     pub fn stopped(killed: bool) -> Self {
-        Self::new(
-            if killed { CODE_KILLED } else { CODE_STOPPED },
-            ExitReason::Stopped,
-            "",
-        )
+        Self::new(if killed { CODE_KILLED } else { CODE_STOPPED }, ExitReason::Stopped, "")
     }
 
     /// Lost with its worker.

@@ -63,9 +63,7 @@ pub struct Host {
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host")
-            .field("options", &self.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Host").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -126,13 +124,7 @@ impl Host {
         let core = core_linker(&engine).map_err(link_error)?;
         let mut component = component::Linker::new(&engine);
         p2::add_to_linker_async(&mut component).map_err(link_error)?;
-        Ok(Self {
-            engine,
-            core,
-            component,
-            cache: cache::Cache::default(),
-            options,
-        })
+        Ok(Self { engine, core, component, cache: cache::Cache::default(), options })
     }
 
     /// The engine, for those who compile for this host.
@@ -164,25 +156,20 @@ impl Host {
         let root = spec.root.as_deref().unwrap_or(&self.options.empty_root);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(&spec.env);
-        wasi.stdout(stdio::GuestStream::stdout(output))
-            .stderr(stdio::GuestStream::stderr(output));
+        wasi.stdout(stdio::GuestStream::stdout(output)).stderr(stdio::GuestStream::stderr(output));
         if let Some(dir) = &spec.working_dir {
             wasi.initial_cwd(dir);
         }
         network::allow(&mut wasi, spec.network);
-        wasi.preopened_dir(root, "/", FsPerms::ReadOnly)
-            .map_err(|error| PrepareError::Root {
-                path: root.display().to_string(),
-                reason: format!("{error:#}"),
-            })?;
+        wasi.preopened_dir(root, "/", FsPerms::ReadOnly).map_err(|error| PrepareError::Root {
+            path: root.display().to_string(),
+            reason: format!("{error:#}"),
+        })?;
         let limit = match spec.memory_limit_bytes {
             0 => self.options.default_memory_limit,
             limit => limit,
         };
-        let state = GuestState {
-            wasi: wasi.build_p1(),
-            memory: memory::MemoryGuard::new(limit),
-        };
+        let state = GuestState { wasi: wasi.build_p1(), memory: memory::MemoryGuard::new(limit) };
         let mut store = wasmtime::Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(TICKS_PER_TURN);
@@ -198,11 +185,9 @@ fn core_linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     // wasmtime-wasi takes codes of 126 and above for an error. They are ordinary: 127 is a shell's command
     // not found. As for any process, the lowest eight bits count.
     linker.allow_shadowing(true);
-    linker.func_wrap(
-        "wasi_snapshot_preview1",
-        "proc_exit",
-        |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code & 0xff).into()) },
-    )?;
+    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
+        Err(I32Exit(code & 0xff).into())
+    })?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
@@ -215,9 +200,7 @@ pub struct Instance {
 
 impl std::fmt::Debug for Instance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Instance")
-            .field("loaded", &self.loaded)
-            .finish_non_exhaustive()
+        f.debug_struct("Instance").field("loaded", &self.loaded).finish_non_exhaustive()
     }
 }
 

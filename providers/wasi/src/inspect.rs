@@ -37,9 +37,7 @@ pub enum InspectError {
         reason: String,
     },
     /// A core module without the entry point of a command.
-    #[error(
-        "the module has no `_start` function: it is a library (reactor); build it as a command"
-    )]
+    #[error("the module has no `_start` function: it is a library (reactor); build it as a command")]
     NoStart,
     /// A core module made for the WASI of 2019.
     #[error(
@@ -111,12 +109,10 @@ fn not_wasm(bytes: &[u8]) -> InspectError {
     let found = match bytes {
         [] => return InspectError::Empty,
         [0, b'a', b's', b'm', ..] => {
-            let version = bytes.get(4..8).map_or("cut off".to_owned(), |version| {
-                format!("of unknown version {version:?}")
-            });
-            return InspectError::Malformed {
-                reason: format!("its header is {version}"),
-            };
+            let version = bytes
+                .get(4..8)
+                .map_or("cut off".to_owned(), |version| format!("of unknown version {version:?}"));
+            return InspectError::Malformed { reason: format!("its header is {version}") };
         }
         [0x7f, b'E', b'L', b'F', ..] => {
             "a Linux program (ELF), made for a container runtime; build it for wasm32-wasip1 or wasm32-wasip2"
@@ -135,10 +131,7 @@ fn not_wasm(bytes: &[u8]) -> InspectError {
 }
 
 fn is_text(bytes: &[u8]) -> bool {
-    bytes
-        .iter()
-        .take(512)
-        .all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..))
+    bytes.iter().take(512).all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..))
 }
 
 fn is_wat(bytes: &[u8]) -> bool {
@@ -189,11 +182,7 @@ fn refused_import(module: &str, name: &str) -> InspectError {
         }
         _ => "",
     };
-    InspectError::UnknownImport {
-        module: short(module),
-        name: short(name),
-        hint,
-    }
+    InspectError::UnknownImport { module: short(module), name: short(name), hint }
 }
 
 fn component(bytes: &[u8]) -> Result<Kind, InspectError> {
@@ -224,17 +213,13 @@ fn component(bytes: &[u8]) -> Result<Kind, InspectError> {
     match best.and_then(|rank| ENTRIES.get(rank)) {
         Some((_, _, Some(kind))) => Ok(*kind),
         Some((_, _, None)) => Err(InspectError::NotServedYet { export: best_name }),
-        None => Err(InspectError::NoEntry {
-            exports: list(&names, count),
-        }),
+        None => Err(InspectError::NoEntry { exports: list(&names, count) }),
     }
 }
 
 fn rank(export: &str) -> Option<usize> {
     let (interface, version) = export.split_once('@')?;
-    ENTRIES
-        .iter()
-        .position(|(entry, prefix, _)| interface == *entry && version.starts_with(prefix))
+    ENTRIES.iter().position(|(entry, prefix, _)| interface == *entry && version.starts_with(prefix))
 }
 
 fn list(names: &[String], count: usize) -> String {
@@ -273,32 +258,22 @@ fn top_level<'a>(
                 parser.skip_section();
                 usize::try_from(*size).unwrap_or(usize::MAX)
             }
-            Payload::ModuleSection {
-                unchecked_range, ..
-            }
-            | Payload::ComponentSection {
-                unchecked_range, ..
-            } => unchecked_range.len(),
+            Payload::ModuleSection { unchecked_range, .. }
+            | Payload::ComponentSection { unchecked_range, .. } => unchecked_range.len(),
             Payload::End(_) => return Ok(()),
             _ => 0,
         };
-        rest = rest
-            .get(consumed.saturating_add(skip)..)
-            .ok_or_else(cut_off)?;
+        rest = rest.get(consumed.saturating_add(skip)..).ok_or_else(cut_off)?;
         visit(payload).map_err(|error| malformed(&error))?;
     }
 }
 
 fn cut_off() -> InspectError {
-    InspectError::Malformed {
-        reason: "it ends too early".to_owned(),
-    }
+    InspectError::Malformed { reason: "it ends too early".to_owned() }
 }
 
 fn malformed(error: &wasmparser::BinaryReaderError) -> InspectError {
-    InspectError::Malformed {
-        reason: error.to_string(),
-    }
+    InspectError::Malformed { reason: error.to_string() }
 }
 
 #[cfg(test)]
@@ -311,10 +286,7 @@ mod tests {
 
     /// A component that exports instances of these names.
     fn exporting(names: &[&str]) -> Vec<u8> {
-        let exports: String = names
-            .iter()
-            .map(|name| format!("(export \"{name}\" (instance $i))"))
-            .collect();
+        let exports: String = names.iter().map(|name| format!("(export \"{name}\" (instance $i))")).collect();
         wat(&format!("(component (instance $i) {exports})"))
     }
 
@@ -324,23 +296,14 @@ mod tests {
         let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
         for (text, kind) in [
             (format!("(module {start})"), Kind::CoreCommand),
-            (
-                format!("(module {import} {start} (memory (export \"memory\") 1))"),
-                Kind::CoreCommand,
-            ),
+            (format!("(module {import} {start} (memory (export \"memory\") 1))"), Kind::CoreCommand),
         ] {
             assert_eq!(inspect(&wat(&text)), Ok(kind), "{text}");
         }
-        for names in [
-            &["wasi:cli/run@0.2.0"][..],
-            &["wasi:cli/run@0.2.12"],
-            &["other:thing/it", "wasi:cli/run@0.2.3"],
-        ] {
-            assert_eq!(
-                inspect(&exporting(names)),
-                Ok(Kind::CliComponent),
-                "{names:?}"
-            );
+        for names in
+            [&["wasi:cli/run@0.2.0"][..], &["wasi:cli/run@0.2.12"], &["other:thing/it", "wasi:cli/run@0.2.3"]]
+        {
+            assert_eq!(inspect(&exporting(names)), Ok(Kind::CliComponent), "{names:?}");
         }
     }
 
@@ -363,10 +326,7 @@ mod tests {
     fn core_modules_that_cannot_run_say_why() {
         let start = r#"(func (export "_start"))"#;
         for (text, expected) in [
-            (
-                "(module)".to_owned(),
-                "has no `_start` function: it is a library (reactor)",
-            ),
+            ("(module)".to_owned(), "has no `_start` function: it is a library (reactor)"),
             (
                 "(module (global (export \"_start\") i32 (i32.const 0)))".to_owned(),
                 "has no `_start` function",
@@ -392,41 +352,26 @@ mod tests {
     #[test]
     fn entries_of_components_count_in_order() {
         for (names, expected) in [
-            (
-                &["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"][..],
-                "`wasi:cli/run@0.3.0`",
-            ),
+            (&["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"][..], "`wasi:cli/run@0.3.0`"),
             (
                 &["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"],
                 "`wasi:http/incoming-handler@0.2.4`",
             ),
             (
-                &[
-                    "wasi:http/incoming-handler@0.2.4",
-                    "wasi:http/handler@0.3.0",
-                    "wasi:cli/run@0.3.0",
-                ],
+                &["wasi:http/incoming-handler@0.2.4", "wasi:http/handler@0.3.0", "wasi:cli/run@0.3.0"],
                 "`wasi:http/handler@0.3.0`",
             ),
         ] {
             let error = inspect(&exporting(names)).unwrap_err();
-            assert!(
-                matches!(error, InspectError::NotServedYet { .. }),
-                "{names:?}: {error}"
-            );
+            assert!(matches!(error, InspectError::NotServedYet { .. }), "{names:?}: {error}");
             assert!(error.to_string().contains(expected), "{names:?}: {error}");
         }
     }
 
     #[test]
     fn a_component_without_an_entry_is_told_what_it_exports() {
-        let error = inspect(&exporting(&["a:b/c", "wasi:cli/run@0.1.0"]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("it exports `a:b/c`, `wasi:cli/run@0.1.0`;"),
-            "{error}"
-        );
+        let error = inspect(&exporting(&["a:b/c", "wasi:cli/run@0.1.0"])).unwrap_err().to_string();
+        assert!(error.contains("it exports `a:b/c`, `wasi:cli/run@0.1.0`;"), "{error}");
         let error = inspect(&wat("(component)")).unwrap_err().to_string();
         assert!(error.contains("it exports nothing;"), "{error}");
         let many: Vec<String> = (0..20).map(|n| format!("a:b/c{n}")).collect();
@@ -437,9 +382,8 @@ mod tests {
 
     #[test]
     fn damage_never_panics() {
-        let module = wat(
-            r#"(module (import "wasi_snapshot_preview1" "x" (func)) (func (export "_start") nop nop))"#,
-        );
+        let module =
+            wat(r#"(module (import "wasi_snapshot_preview1" "x" (func)) (func (export "_start") nop nop))"#);
         let component = wat(
             "(component (core module (func nop)) (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))",
         );
@@ -454,17 +398,8 @@ mod tests {
                 let _ = inspect(&changed);
             }
         }
-        assert!(matches!(
-            inspect(&module[..9]),
-            Err(InspectError::Malformed { .. })
-        ));
-        assert!(matches!(
-            inspect(b"\0asm\x02\0\0\0"),
-            Err(InspectError::Malformed { .. })
-        ));
-        assert!(matches!(
-            inspect(b"\0asm"),
-            Err(InspectError::Malformed { .. })
-        ));
+        assert!(matches!(inspect(&module[..9]), Err(InspectError::Malformed { .. })));
+        assert!(matches!(inspect(b"\0asm\x02\0\0\0"), Err(InspectError::Malformed { .. })));
+        assert!(matches!(inspect(b"\0asm"), Err(InspectError::Malformed { .. })));
     }
 }

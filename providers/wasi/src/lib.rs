@@ -48,9 +48,7 @@ pub const WASMTIME_VERSION: &str = "48.0.8";
 mod tests {
     #[test]
     fn the_version_is_that_of_the_lock_file() {
-        let lock =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock"))
-                .unwrap();
+        let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.lock")).unwrap();
         let locked = lock
             .split("[[package]]")
             .find(|package| package.contains("\nname = \"wasmtime\"\n"))

@@ -62,21 +62,14 @@ pub(crate) fn component(engine: &Engine, path: &Path) -> Result<Component, Preco
 }
 
 fn check(path: &Path) -> Result<(), PrecompiledError> {
-    let meta = std::fs::metadata(path).map_err(|source| PrecompiledError::Io {
-        path: path.display().to_string(),
-        source,
-    })?;
+    let meta = std::fs::metadata(path)
+        .map_err(|source| PrecompiledError::Io { path: path.display().to_string(), source })?;
     let us = rustix::process::geteuid().as_raw();
     if trusted(meta.uid(), meta.mode(), us) {
         Ok(())
     } else {
         let mode = meta.mode() & 0o7777;
-        Err(PrecompiledError::Untrusted {
-            path: path.display().to_string(),
-            owner: meta.uid(),
-            mode,
-            us,
-        })
+        Err(PrecompiledError::Untrusted { path: path.display().to_string(), owner: meta.uid(), mode, us })
     }
 }
 
@@ -86,10 +79,7 @@ fn trusted(owner: u32, mode: u32, us: u32) -> bool {
 }
 
 fn load_error(path: &Path, error: &wasmtime::Error) -> PrecompiledError {
-    PrecompiledError::Load {
-        path: path.display().to_string(),
-        reason: format!("{error:#}"),
-    }
+    PrecompiledError::Load { path: path.display().to_string(), reason: format!("{error:#}") }
 }
 
 #[cfg(test)]
@@ -106,11 +96,7 @@ mod tests {
             (1000, 0o100_646, 1000, false),
             (0, 0o100_666, 0, false),
         ] {
-            assert_eq!(
-                trusted(owner, mode, us),
-                expected,
-                "owner {owner} mode {mode:o} us {us}"
-            );
+            assert_eq!(trusted(owner, mode, us), expected, "owner {owner} mode {mode:o} us {us}");
         }
     }
 
@@ -120,18 +106,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
         std::fs::write(&path, b"\0asm\x01\0\0\0").unwrap();
-        assert!(matches!(
-            module(&engine, &path),
-            Err(PrecompiledError::Load { .. })
-        ));
-        assert!(matches!(
-            component(&engine, &path),
-            Err(PrecompiledError::Load { .. })
-        ));
+        assert!(matches!(module(&engine, &path), Err(PrecompiledError::Load { .. })));
+        assert!(matches!(component(&engine, &path), Err(PrecompiledError::Load { .. })));
         let missing = dir.path().join("gone");
-        assert!(matches!(
-            module(&engine, &missing),
-            Err(PrecompiledError::Io { .. })
-        ));
+        assert!(matches!(module(&engine, &missing), Err(PrecompiledError::Io { .. })));
     }
 }

@@ -22,10 +22,7 @@ impl Program {
 
     /// Another program.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            args: Vec::new(),
-        }
+        Self { path: path.into(), args: Vec::new() }
     }
 
     /// Puts an argument in front of the subcommand.

@@ -43,9 +43,7 @@ pub struct WireError(&'static str);
 
 impl fmt::Debug for wire::EnvVar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EnvVar")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("EnvVar").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -63,10 +61,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
         let env = spec
             .env
             .iter()
-            .map(|(name, value)| wire::EnvVar {
-                name: name.clone(),
-                value: value.clone(),
-            })
+            .map(|(name, value)| wire::EnvVar { name: name.clone(), value: value.clone() })
             .collect();
         Self {
             id: spec.id.clone(),
@@ -116,15 +111,9 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             module: spec.module.into(),
             kind,
             argv: spec.argv,
-            env: spec
-                .env
-                .into_iter()
-                .map(|var| (var.name, var.value))
-                .collect(),
+            env: spec.env.into_iter().map(|var| (var.name, var.value)).collect(),
             working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
-            root: Some(spec.root)
-                .filter(|root| !root.is_empty())
-                .map(Into::into),
+            root: Some(spec.root).filter(|root| !root.is_empty()).map(Into::into),
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
@@ -236,10 +225,7 @@ mod tests {
                 ..spec()
             },
         ] {
-            assert_eq!(
-                InstanceSpec::try_from(wire::InstanceSpec::from(&spec)),
-                Ok(spec)
-            );
+            assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
         }
     }
 
@@ -247,34 +233,10 @@ mod tests {
     fn specs_that_make_no_sense_are_refused() {
         let good = wire::InstanceSpec::from(&spec());
         for (bad, expected) in [
-            (
-                wire::InstanceSpec {
-                    kind: 99,
-                    ..good.clone()
-                },
-                "the kind of module",
-            ),
-            (
-                wire::InstanceSpec {
-                    network: 0,
-                    ..good.clone()
-                },
-                "the network",
-            ),
-            (
-                wire::InstanceSpec {
-                    id: String::new(),
-                    ..good.clone()
-                },
-                "the id",
-            ),
-            (
-                wire::InstanceSpec {
-                    argv: Vec::new(),
-                    ..good
-                },
-                "argv",
-            ),
+            (wire::InstanceSpec { kind: 99, ..good.clone() }, "the kind of module"),
+            (wire::InstanceSpec { network: 0, ..good.clone() }, "the network"),
+            (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
+            (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
         ] {
             let error = InstanceSpec::try_from(bad).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
@@ -284,17 +246,8 @@ mod tests {
     #[test]
     fn instances_survive_the_wire() {
         let started_at = Timestamp::new(1_700_000_000, 123_456_789).unwrap();
-        let running = Instance {
-            id: "1".into(),
-            pod_uid: "u".into(),
-            revision: 7,
-            started_at,
-            end: None,
-        };
-        assert_eq!(
-            Instance::try_from(wire::Instance::from(&running)),
-            Ok(running.clone())
-        );
+        let running = Instance { id: "1".into(), pod_uid: "u".into(), revision: 7, started_at, end: None };
+        assert_eq!(Instance::try_from(wire::Instance::from(&running)), Ok(running.clone()));
         for reason in [
             ExitReason::Exited,
             ExitReason::Trapped,
@@ -303,18 +256,9 @@ mod tests {
             ExitReason::StartFailed,
             ExitReason::Lost,
         ] {
-            let end = End {
-                finished_at: started_at,
-                exit: Exit::new(3, reason, "why"),
-            };
-            let exited = Instance {
-                end: Some(end),
-                ..running.clone()
-            };
-            assert_eq!(
-                Instance::try_from(wire::Instance::from(&exited)),
-                Ok(exited)
-            );
+            let end = End { finished_at: started_at, exit: Exit::new(3, reason, "why") };
+            let exited = Instance { end: Some(end), ..running.clone() };
+            assert_eq!(Instance::try_from(wire::Instance::from(&exited)), Ok(exited));
         }
     }
 
@@ -322,27 +266,13 @@ mod tests {
     fn values_of_the_environment_stay_out_of_debug_texts() {
         let mut spec = spec();
         spec.env = vec![("PASSWORD".into(), "hunter2".into())];
-        let text = format!(
-            "{:?}",
-            wire::StartRequest {
-                spec: Some((&spec).into())
-            }
-        );
-        assert!(
-            text.contains("PASSWORD") && !text.contains("hunter2"),
-            "{text}"
-        );
+        let text = format!("{:?}", wire::StartRequest { spec: Some((&spec).into()) });
+        assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]
     fn versions_that_overlap_can_talk() {
-        for (min, max, expected) in [
-            (1, 1, true),
-            (0, 1, true),
-            (1, 9, true),
-            (2, 3, false),
-            (0, 0, false),
-        ] {
+        for (min, max, expected) in [(1, 1, true), (0, 1, true), (1, 9, true), (2, 3, false), (0, 0, false)] {
             assert_eq!(speaks(min, max), expected, "{min} to {max}");
         }
     }

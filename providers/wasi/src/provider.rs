@@ -23,8 +23,8 @@ use std::{
 
 use async_trait::async_trait;
 use kubewasm_kubelet::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, Runtime, RuntimeError, StartError,
+    ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
+    Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
@@ -132,12 +132,9 @@ impl WasiRuntime {
     }
 
     fn name(&self, image: &str) -> Result<ImageName, ImageError> {
-        let name: ImageName =
-            image
-                .parse()
-                .map_err(|error: kubewasm_modules::InvalidReference| {
-                    ImageError::InvalidName(error.to_string())
-                })?;
+        let name: ImageName = image.parse().map_err(|error: kubewasm_modules::InvalidReference| {
+            ImageError::InvalidName(error.to_string())
+        })?;
         if matches!(name, ImageName::Path(_)) && !self.allow_paths {
             return Err(ImageError::InvalidName(format!(
                 "couldn't parse image name \"{image}\": paths of files are for `kubewasm run` only; push the module to a registry"
@@ -161,28 +158,20 @@ impl WasiRuntime {
                 let store = self.store.clone();
                 match tokio::task::spawn_blocking(move || store.get(&name)).await {
                     Ok(found) => found.map_err(|error| ImageError::Store(error.to_string())),
-                    Err(error) => Err(ImageError::Store(format!(
-                        "the module store failed: {error}"
-                    ))),
+                    Err(error) => Err(ImageError::Store(format!("the module store failed: {error}"))),
                 }
             }
         }
     }
 
     async fn kind(&self, module: &Module) -> Result<Kind, StartError> {
-        let known = self
-            .kinds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&module.digest)
-            .copied();
+        let known = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(&module.digest).copied();
         if let Some(kind) = known {
             return Ok(kind);
         }
         let path = module.path.clone();
         let inspected = tokio::task::spawn_blocking(move || {
-            let bytes =
-                compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
+            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
             inspect::inspect(&bytes).map_err(|error| StartError::Create(error.to_string()))
         });
         let kind = inspected
@@ -201,44 +190,25 @@ impl WasiRuntime {
         let image = match self.find(&spec.image).await {
             Ok(Some(image)) => image,
             Ok(None) => {
-                return Err(StartError::Create(format!(
-                    "image {:?} is not on this node",
-                    spec.image
-                )));
+                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image)));
             }
             Err(error) => return Err(StartError::Create(error.to_string())),
         };
-        let hold = self
-            .store
-            .hold(&image)
-            .map_err(|error| StartError::Create(error.to_string()))?;
-        let argv0 = spec
-            .argv
-            .first()
-            .ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
-        let module = self
-            .store
-            .module(&image, argv0)
-            .await
-            .map_err(|error| convert::module_error(&error))?;
+        let hold = self.store.hold(&image).map_err(|error| StartError::Create(error.to_string()))?;
+        let argv0 =
+            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
+        let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, &self.compiler).await;
         let code = code.map_err(|error| convert::compile_error(&error))?;
         if !spec.mounts.is_empty() {
-            let paths: Vec<&str> = spec
-                .mounts
-                .iter()
-                .map(|mount| mount.guest_path.as_str())
-                .collect();
+            let paths: Vec<&str> = spec.mounts.iter().map(|mount| mount.guest_path.as_str()).collect();
             tracing::info!(
                 pod = %spec.pod_name, namespace = %spec.pod_namespace, container = %spec.name, ?paths,
                 "this version does not give volumes to guests"
             );
         }
-        Ok((
-            convert::instance_spec(spec, code, kind, self.store.rootfs(&image)),
-            hold,
-        ))
+        Ok((convert::instance_spec(spec, code, kind, self.store.rootfs(&image)), hold))
     }
 }
 
@@ -267,18 +237,12 @@ impl Runtime for WasiRuntime {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
                 let missing = || ImageError::Store(format!("{image} is not there"));
-                return self
-                    .find(image)
-                    .await?
-                    .map(convert::image)
-                    .ok_or_else(missing);
+                return self.find(image).await?.map(convert::image).ok_or_else(missing);
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
         let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled
-            .map(convert::image)
-            .map_err(|error| convert::pull_error(&error))
+        pulled.map(convert::image).map_err(|error| convert::pull_error(&error))
     }
 
     async fn images(&self) -> Vec<Image> {
@@ -300,46 +264,24 @@ impl Runtime for WasiRuntime {
         let (instance, hold) = self.instance(spec).await?;
         let started = self.supervisor.start(group_of(spec), &instance).await;
         started.map_err(convert::start_error)?;
-        self.holds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(spec.id.clone(), hold);
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
         Ok(())
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        self.supervisor
-            .stop(id, grace)
-            .await
-            .map_err(|error| RuntimeError(error.to_string()))
+        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.to_string()))
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.supervisor
-            .remove(id)
-            .await
-            .map_err(|error| RuntimeError(error.to_string()))?;
-        self.holds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(id);
+        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.to_string()))?;
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
     async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        let ExecSpec {
-            container,
-            argv,
-            timeout,
-            output_limit,
-        } = spec;
-        let output = self
-            .supervisor
-            .exec(&container.id, argv, *timeout, *output_limit)
-            .await;
-        output
-            .map(convert::exec_output)
-            .map_err(convert::start_error)
+        let ExecSpec { container, argv, timeout, output_limit } = spec;
+        let output = self.supervisor.exec(&container.id, argv, *timeout, *output_limit).await;
+        output.map(convert::exec_output).map_err(convert::start_error)
     }
 
     fn observe(&self, id: &str) -> Option<ContainerState> {
@@ -347,15 +289,9 @@ impl Runtime for WasiRuntime {
     }
 
     fn containers(&self) -> Vec<ContainerRef> {
-        let reference = |instance: crate::instance::Instance| ContainerRef {
-            id: instance.id,
-            pod_uid: instance.pod_uid,
-        };
-        self.supervisor
-            .instances()
-            .into_iter()
-            .map(reference)
-            .collect()
+        let reference =
+            |instance: crate::instance::Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
+        self.supervisor.instances().into_iter().map(reference).collect()
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {

@@ -28,8 +28,8 @@ use std::{
 use tokio::sync::{Mutex, mpsc};
 
 use crate::{
-    host::DEFAULT_MEMORY_LIMIT, instance::Instance, logs::LogOptions, program::Program,
-    protocol::wire, spec::InstanceSpec,
+    host::DEFAULT_MEMORY_LIMIT, instance::Instance, logs::LogOptions, program::Program, protocol::wire,
+    spec::InstanceSpec,
 };
 use group::{Group, GroupError};
 use view::View;
@@ -120,19 +120,15 @@ impl Supervisor {
     /// the calls that need it.
     pub async fn open(options: SupervisorOptions) -> Result<Self, SupervisorError> {
         let dir = options.dir.clone();
-        let names = tokio::task::spawn_blocking(move || groups_with_workers(&dir))
-            .await
-            .unwrap_or_default();
-        let supervisor = Self {
-            options,
-            view: Arc::default(),
-            groups: Mutex::default(),
-        };
+        let names = tokio::task::spawn_blocking(move || groups_with_workers(&dir)).await.unwrap_or_default();
+        let supervisor = Self { options, view: Arc::default(), groups: Mutex::default() };
         let adopt = names.iter().map(async |name| {
             let group = supervisor.group(name).await;
             match group.client(false).await {
                 Ok(_) => tracing::info!(group = %name, "adopted a worker"),
-                Err(error) => tracing::error!(group = %name, %error, "a worker is there and cannot be adopted"),
+                Err(error) => {
+                    tracing::error!(group = %name, %error, "a worker is there and cannot be adopted")
+                }
             }
         });
         futures::future::join_all(adopt).await;
@@ -149,36 +145,25 @@ impl Supervisor {
         let mut client = group.client(true).await?;
         // Before the answer the worker may already tell of it.
         self.view.expect(&spec.id, group.name());
-        let request = wire::StartRequest {
-            spec: Some(spec.into()),
-        };
+        let request = wire::StartRequest { spec: Some(spec.into()) };
         let result = call(client.worker.start(request)).await;
         let instance = result.and_then(|response| {
-            let instance = response
-                .instance
-                .ok_or_else(|| bad_answer("it names no instance"))?;
+            let instance = response.instance.ok_or_else(|| bad_answer("it names no instance"))?;
             Instance::try_from(instance).map_err(|error| bad_answer(&error.to_string()))
         });
         match instance {
             Ok(instance) => {
-                self.view
-                    .changed(group.name(), &client.incarnation, instance);
+                self.view.changed(group.name(), &client.incarnation, instance);
                 if !client.alive.load(Ordering::SeqCst) {
                     // Its watch may have reported the loss before this instance was known.
-                    client.lost(
-                        &self.view,
-                        group.name(),
-                        "the worker that hosted it is gone",
-                    );
+                    client.lost(&self.view, group.name(), "the worker that hosted it is gone");
                 }
                 Ok(())
             }
             Err(error) => {
                 if matches!(error, SupervisorError::Worker(_)) {
                     // It may have started, and only the answer was lost.
-                    let request = wire::RemoveRequest {
-                        id: spec.id.clone(),
-                    };
+                    let request = wire::RemoveRequest { id: spec.id.clone() };
                     if let Err(error) = call(client.worker.remove(request)).await {
                         tracing::warn!(instance = %spec.name, %error, "cannot tell whether an instance started");
                     }
@@ -203,11 +188,7 @@ impl Supervisor {
             Err(error) => return Err(error.into()),
         };
         let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        call(client.worker.stop(wire::StopRequest {
-            id: id.to_owned(),
-            grace_millis,
-        }))
-        .await?;
+        call(client.worker.stop(wire::StopRequest { id: id.to_owned(), grace_millis })).await?;
         Ok(())
     }
 
@@ -221,12 +202,7 @@ impl Supervisor {
         };
         match self.group(&group).await.client(false).await {
             Ok(mut client) => {
-                call(
-                    client
-                        .worker
-                        .remove(wire::RemoveRequest { id: id.to_owned() }),
-                )
-                .await?;
+                call(client.worker.remove(wire::RemoveRequest { id: id.to_owned() })).await?;
             }
             // What is left of it is the memory here.
             Err(GroupError::NoWorker { .. }) => {}
@@ -260,22 +236,10 @@ impl Supervisor {
             timeout_millis: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
             output_limit: output_limit as u64,
         };
-        let answer =
-            tokio::time::timeout(timeout.saturating_add(CALL), client.worker.exec(request)).await;
-        let answer = answer
-            .map_err(|_| no_answer())?
-            .map_err(|status| of_status(&status))?
-            .into_inner();
-        let wire::ExecResponse {
-            exit_code,
-            output,
-            timed_out,
-        } = answer;
-        Ok(ExecOutput {
-            exit_code,
-            output,
-            timed_out,
-        })
+        let answer = tokio::time::timeout(timeout.saturating_add(CALL), client.worker.exec(request)).await;
+        let answer = answer.map_err(|_| no_answer())?.map_err(|status| of_status(&status))?.into_inner();
+        let wire::ExecResponse { exit_code, output, timed_out } = answer;
+        Ok(ExecOutput { exit_code, output, timed_out })
     }
 
     /// What is known of an instance.
@@ -332,19 +296,12 @@ fn groups_with_workers(dir: &Path) -> Vec<String> {
 async fn call<T>(
     answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, SupervisorError> {
-    let answer = tokio::time::timeout(CALL, answer)
-        .await
-        .map_err(|_| no_answer())?;
-    answer
-        .map(tonic::Response::into_inner)
-        .map_err(|status| of_status(&status))
+    let answer = tokio::time::timeout(CALL, answer).await.map_err(|_| no_answer())?;
+    answer.map(tonic::Response::into_inner).map_err(|status| of_status(&status))
 }
 
 fn no_answer() -> SupervisorError {
-    SupervisorError::Worker(format!(
-        "the worker did not answer within {} s",
-        CALL.as_secs()
-    ))
+    SupervisorError::Worker(format!("the worker did not answer within {} s", CALL.as_secs()))
 }
 
 fn bad_answer(why: &str) -> SupervisorError {

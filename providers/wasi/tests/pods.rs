@@ -42,10 +42,7 @@ impl Node {
         let mut options = WasiOptions::new(store, dir.path().join("workers"), support::program());
         options.with_parent = true;
         change(&mut options);
-        Self {
-            runtime: WasiRuntime::new(options).await.unwrap(),
-            dir,
-        }
+        Self { runtime: WasiRuntime::new(options).await.unwrap(), dir }
     }
 
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -107,11 +104,7 @@ const SPINS: &str = r#"(module (func (export "_start") (loop $for_ever (br $for_
 async fn a_file_becomes_a_container_that_ends() {
     let node = Node::new().await;
     let path = node.module("hello.wasm", &exits(42));
-    let image = node
-        .runtime
-        .pull(&path.display().to_string(), &[])
-        .await
-        .unwrap();
+    let image = node.runtime.pull(&path.display().to_string(), &[]).await.unwrap();
     assert!(image.id.starts_with("hello.wasm@sha256:"), "{}", image.id);
     assert_eq!(node.runtime.images().await.len(), 1);
 
@@ -143,29 +136,17 @@ async fn a_container_is_stopped() {
     node.runtime.stop("a", SOON).await.unwrap();
     let exit = node.exit("a").await;
     assert_eq!((exit.exit_code, exit.reason), (143, ExitReason::Stopped));
-    assert!(matches!(
-        node.runtime.exec(&exec).await,
-        Err(StartError::Run(_))
-    ));
+    assert!(matches!(node.runtime.exec(&exec).await, Err(StartError::Run(_))));
 }
 
 #[tokio::test]
 async fn a_small_memory_limit_is_met() {
     let node = Node::new().await;
-    let path = node.module(
-        "big.wasm",
-        r#"(module (memory 100) (func (export "_start")))"#,
-    );
-    let spec = ContainerSpec {
-        memory_limit_bytes: 1 << 20,
-        ..node.spec("a", &path)
-    };
+    let path = node.module("big.wasm", r#"(module (memory 100) (func (export "_start")))"#);
+    let spec = ContainerSpec { memory_limit_bytes: 1 << 20, ..node.spec("a", &path) };
     node.runtime.start(&spec).await.unwrap();
     let exit = node.exit("a").await;
-    assert_eq!(
-        (exit.exit_code, exit.reason),
-        (137, ExitReason::OutOfMemory)
-    );
+    assert_eq!((exit.exit_code, exit.reason), (137, ExitReason::OutOfMemory));
 }
 
 #[tokio::test]
@@ -183,26 +164,15 @@ async fn what_cannot_run_is_refused_with_the_reason() {
             r#"(component (instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i)))"#,
             "exports `wasi:http/incoming-handler@0.2.0`, which is not served by this version yet",
         ),
-        (
-            "invalid.wasm",
-            r#"(module (func (export "_start") i32.add drop))"#,
-            "does not compile",
-        ),
+        ("invalid.wasm", r#"(module (func (export "_start") i32.add drop))"#, "does not compile"),
         (
             "import.wasm",
             r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#,
             "fd_teleport",
         ),
     ] {
-        let error = node
-            .runtime
-            .start(&node.spec(name, &node.module(name, wat)))
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(&error, StartError::Create(text) if text.contains(expected)),
-            "{name}: {error}"
-        );
+        let error = node.runtime.start(&node.spec(name, &node.module(name, wat))).await.unwrap_err();
+        assert!(matches!(&error, StartError::Create(text) if text.contains(expected)), "{name}: {error}");
         assert_eq!(node.runtime.observe(name), None, "{name}");
     }
 }
@@ -229,20 +199,10 @@ async fn images_that_are_not_there_or_not_allowed() {
     let node = Node::with(|options| options.allow_paths = false).await;
     let path = node.module("hello.wasm", &exits(0)).display().to_string();
     let error = node.runtime.image(&path).await.unwrap_err();
-    assert!(
-        matches!(&error, ImageError::InvalidName(text) if text.contains("`kubewasm run`")),
-        "{error}"
-    );
-    let error = node.runtime.pull("UPPER/case", &[]).await.unwrap_err();
+    assert!(matches!(&error, ImageError::InvalidName(text) if text.contains("`kubewasm run`")), "{error}");
+    let error = node.runtime.pull("r.io/UPPER", &[]).await.unwrap_err();
     assert!(matches!(error, ImageError::InvalidName(_)), "{error}");
     assert_eq!(node.runtime.image("r.io/web:v1").await.unwrap(), None);
-    let error = node
-        .runtime
-        .start(&node.spec("a", Path::new("r.io/web:v1")))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(&error, StartError::Create(text) if text.contains("is not on this node")),
-        "{error}"
-    );
+    let error = node.runtime.start(&node.spec("a", Path::new("r.io/web:v1"))).await.unwrap_err();
+    assert!(matches!(&error, StartError::Create(text) if text.contains("is not on this node")), "{error}");
 }

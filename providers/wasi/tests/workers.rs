@@ -37,9 +37,7 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn options(&self) -> SupervisorOptions {
@@ -77,17 +75,13 @@ impl Node {
     }
 
     fn log(&self, id: &str) -> String {
-        let log =
-            std::fs::read_to_string(self.dir.path().join(format!("{id}.log"))).unwrap_or_default();
-        log.lines()
-            .map(|line| line.split_once(' ').unwrap().1.to_owned() + "\n")
-            .collect()
+        let log = std::fs::read_to_string(self.dir.path().join(format!("{id}.log"))).unwrap_or_default();
+        log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned() + "\n").collect()
     }
 
     /// Process id of the worker of group `node`.
     fn worker(&self) -> Pid {
-        let lock =
-            std::fs::read_to_string(self.dir.path().join("workers/node/worker.lock")).unwrap();
+        let lock = std::fs::read_to_string(self.dir.path().join("workers/node/worker.lock")).unwrap();
         Pid::from_raw(lock.trim().parse().unwrap()).unwrap()
     }
 }
@@ -96,9 +90,7 @@ impl Drop for Node {
     /// No worker outlives its test, however that ends.
     fn drop(&mut self) {
         let lock = std::fs::read_to_string(self.dir.path().join("workers/node/worker.lock"));
-        let pid = lock
-            .ok()
-            .and_then(|lock| Pid::from_raw(lock.trim().parse().ok()?));
+        let pid = lock.ok().and_then(|lock| Pid::from_raw(lock.trim().parse().ok()?));
         if let Some(pid) = pid
             && std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).is_ok_and(|cmdline| {
                 String::from_utf8_lossy(&cmdline).contains(&*self.dir.path().to_string_lossy())
@@ -118,12 +110,8 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 async fn exit_of(agent: &Supervisor, id: &str) -> (i32, ExitReason) {
-    until("the end of an instance", || {
-        agent
-            .observe(id)
-            .is_some_and(|instance| instance.end.is_some())
-    })
-    .await;
+    until("the end of an instance", || agent.observe(id).is_some_and(|instance| instance.end.is_some()))
+        .await;
     let exit = agent.observe(id).unwrap().end.unwrap().exit;
     (exit.code, exit.reason)
 }
@@ -166,14 +154,8 @@ async fn an_instance_runs_to_its_end() {
     let node = Node::new();
     let agent = node.agent().await;
     let mut wakeups = agent.wakeups().unwrap();
-    agent
-        .start("node", &node.spec("a", &sleeps(1, 42)))
-        .await
-        .unwrap();
-    assert!(
-        agent.observe("a").is_some(),
-        "known as soon as start has returned"
-    );
+    agent.start("node", &node.spec("a", &sleeps(1, 42))).await.unwrap();
+    assert!(agent.observe("a").is_some(), "known as soon as start has returned");
     assert_eq!(exit_of(&agent, "a").await, (42, ExitReason::Exited));
     assert_eq!(node.log("a"), "stdout F hello\n");
     assert_eq!(wakeups.recv().await.unwrap(), "pod-a");
@@ -190,14 +172,8 @@ async fn a_trap_is_in_the_exit_and_in_the_log() {
     agent.start("node", &node.spec("a", wat)).await.unwrap();
     assert_eq!(exit_of(&agent, "a").await, (134, ExitReason::Trapped));
     let message = agent.observe("a").unwrap().end.unwrap().exit.message;
-    assert!(
-        message.starts_with("wasm trap: wasm `unreachable` instruction executed\n"),
-        "{message}"
-    );
-    assert!(
-        node.log("a")
-            .starts_with("stderr F wasm trap: wasm `unreachable` instruction executed\n")
-    );
+    assert!(message.starts_with("wasm trap: wasm `unreachable` instruction executed\n"), "{message}");
+    assert!(node.log("a").starts_with("stderr F wasm trap: wasm `unreachable` instruction executed\n"));
     agent.shutdown(SOON).await;
 }
 
@@ -205,10 +181,7 @@ async fn a_trap_is_in_the_exit_and_in_the_log() {
 async fn output_is_in_the_log_while_the_guest_runs() {
     let node = Node::new();
     let agent = node.agent().await;
-    agent
-        .start("node", &node.spec("a", &sleeps(AN_HOUR, 0)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
     until("the first line", || node.log("a") == "stdout F hello\n").await;
     assert!(runs(agent.observe("a")));
     agent.shutdown(NOW).await;
@@ -227,11 +200,7 @@ async fn guests_are_stopped_whatever_they_do() {
         agent.start("node", &node.spec(id, wat)).await.unwrap();
         let asked = Instant::now();
         agent.stop(id, grace).await.unwrap();
-        assert_eq!(
-            exit_of(&agent, id).await,
-            (code, ExitReason::Stopped),
-            "{id}"
-        );
+        assert_eq!(exit_of(&agent, id).await, (code, ExitReason::Stopped), "{id}");
         assert!(asked.elapsed() < SOON, "{id} is not kept for its grace");
         agent.stop(id, grace).await.unwrap();
     }
@@ -248,10 +217,7 @@ async fn removing_a_running_instance_kills_it() {
     assert_eq!(agent.observe("a"), None);
     agent.remove("a").await.unwrap();
     // The id is free again, as far as the worker is concerned.
-    agent
-        .start("node", &node.spec("a", &sleeps(1, 3)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("a", &sleeps(1, 3))).await.unwrap();
     assert_eq!(exit_of(&agent, "a").await, (3, ExitReason::Exited));
     agent.shutdown(NOW).await;
 }
@@ -260,26 +226,14 @@ async fn removing_a_running_instance_kills_it() {
 async fn an_agent_that_comes_back_learns_what_happened_meanwhile() {
     let node = Node::new();
     let first = node.agent().await;
-    first
-        .start("node", &node.spec("short", &sleeps(100, 7)))
-        .await
-        .unwrap();
-    first
-        .start("node", &node.spec("long", &sleeps(AN_HOUR, 0)))
-        .await
-        .unwrap();
+    first.start("node", &node.spec("short", &sleeps(100, 7))).await.unwrap();
+    first.start("node", &node.spec("long", &sleeps(AN_HOUR, 0))).await.unwrap();
     let started_at = first.observe("long").unwrap().started_at;
     drop(first);
-    until("the first line of both", || {
-        !node.log("short").is_empty() && !node.log("long").is_empty()
-    })
-    .await;
+    until("the first line of both", || !node.log("short").is_empty() && !node.log("long").is_empty()).await;
 
     let second = node.agent().await;
-    assert!(
-        runs(second.observe("long")),
-        "known as soon as the agent is there"
-    );
+    assert!(runs(second.observe("long")), "known as soon as the agent is there");
     assert_eq!(second.observe("long").unwrap().started_at, started_at);
     assert_eq!(exit_of(&second, "short").await, (7, ExitReason::Exited));
     let end = second.observe("short").unwrap().end.unwrap();
@@ -293,29 +247,17 @@ async fn an_agent_that_comes_back_learns_what_happened_meanwhile() {
 async fn what_a_dead_worker_hosted_is_lost_and_the_next_start_works() {
     let node = Node::new();
     let agent = node.agent().await;
-    agent
-        .start("node", &node.spec("ended", &sleeps(1, 5)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("ended", &sleeps(1, 5))).await.unwrap();
     assert_eq!(exit_of(&agent, "ended").await, (5, ExitReason::Exited));
-    agent
-        .start("node", &node.spec("running", &sleeps(AN_HOUR, 0)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("running", &sleeps(AN_HOUR, 0))).await.unwrap();
     let pid = node.worker();
     kill_process(pid, Signal::KILL).unwrap();
     assert_eq!(exit_of(&agent, "running").await, (137, ExitReason::Lost));
     let message = agent.observe("running").unwrap().end.unwrap().exit.message;
-    assert!(
-        message.contains(&pid.to_string()) && message.contains("SIGKILL"),
-        "{message}"
-    );
+    assert!(message.contains(&pid.to_string()) && message.contains("SIGKILL"), "{message}");
     assert_eq!(exit_of(&agent, "ended").await, (5, ExitReason::Exited));
 
-    agent
-        .start("node", &node.spec("next", &sleeps(1, 6)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("next", &sleeps(1, 6))).await.unwrap();
     assert_eq!(exit_of(&agent, "next").await, (6, ExitReason::Exited));
     assert_eq!(
         exit_of(&agent, "running").await,
@@ -331,27 +273,18 @@ async fn what_a_dead_worker_hosted_is_lost_and_the_next_start_works() {
 async fn a_worker_ignores_what_is_meant_for_the_agent_and_ends_on_sigterm() {
     let node = Node::new();
     let agent = node.agent().await;
-    agent
-        .start("node", &node.spec("a", &sleeps(AN_HOUR, 0)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
     let pid = node.worker();
     kill_process(pid, Signal::INT).unwrap();
     kill_process(pid, Signal::HUP).unwrap();
-    agent
-        .start("node", &node.spec("b", &sleeps(1, 0)))
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("b", &sleeps(1, 0))).await.unwrap();
     assert_eq!(exit_of(&agent, "b").await, (0, ExitReason::Exited));
     assert!(runs(agent.observe("a")));
     kill_process(pid, Signal::TERM).unwrap();
     until("the end of the worker", || gone(pid)).await;
     let (code, reason) = exit_of(&agent, "a").await;
     assert!(
-        matches!(
-            (code, reason),
-            (143, ExitReason::Stopped) | (137, ExitReason::Lost)
-        ),
+        matches!((code, reason), (143, ExitReason::Stopped) | (137, ExitReason::Lost)),
         "{code} {reason:?}"
     );
 }
@@ -359,16 +292,8 @@ async fn a_worker_ignores_what_is_meant_for_the_agent_and_ends_on_sigterm() {
 #[tokio::test]
 async fn a_worker_can_be_told_to_end_with_its_parent() {
     let node = Node::new();
-    let agent = Supervisor::open(SupervisorOptions {
-        with_parent: true,
-        ..node.options()
-    })
-    .await
-    .unwrap();
-    agent
-        .start("node", &node.spec("a", &sleeps(AN_HOUR, 0)))
-        .await
-        .unwrap();
+    let agent = Supervisor::open(SupervisorOptions { with_parent: true, ..node.options() }).await.unwrap();
+    agent.start("node", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
     let pid = node.worker();
     drop(agent);
     until("the end of the worker", || gone(pid)).await;
@@ -391,44 +316,17 @@ async fn exec_runs_one_more_instance() {
     let spec = node.spec("a", &sleeps(300, 9));
     let id = spec.id.clone();
     let exec = async |timeout| agent.exec(&id, &["again".to_owned()], timeout, 1000).await;
-    assert!(
-        matches!(exec(SOON).await, Err(SupervisorError::NotRunning(_))),
-        "not started"
-    );
-    agent
-        .start(
-            "node",
-            &InstanceSpec {
-                argv: vec!["first".into()],
-                ..spec.clone()
-            },
-        )
-        .await
-        .unwrap();
+    assert!(matches!(exec(SOON).await, Err(SupervisorError::NotRunning(_))), "not started");
+    agent.start("node", &InstanceSpec { argv: vec!["first".into()], ..spec.clone() }).await.unwrap();
     let timed_out = exec(Duration::from_millis(1)).await.unwrap();
     assert!(timed_out.timed_out);
     assert_eq!(exit_of(&agent, "a").await, (9, ExitReason::Exited));
-    assert!(
-        matches!(exec(SOON).await, Err(SupervisorError::NotRunning(_))),
-        "ended"
-    );
+    assert!(matches!(exec(SOON).await, Err(SupervisorError::NotRunning(_))), "ended");
 
-    agent
-        .start("node", &node.spec("b", PRINTS_OR_SLEEPS))
-        .await
-        .unwrap();
-    let output = agent
-        .exec("b", &["x".into(), "y".into()], SOON, 1000)
-        .await
-        .unwrap();
-    assert_eq!(
-        (output.exit_code, output.output.as_slice(), output.timed_out),
-        (2, &b"hello\n"[..], false)
-    );
-    let output = agent
-        .exec("b", &["x".into(), "y".into()], SOON, 3)
-        .await
-        .unwrap();
+    agent.start("node", &node.spec("b", PRINTS_OR_SLEEPS)).await.unwrap();
+    let output = agent.exec("b", &["x".into(), "y".into()], SOON, 1000).await.unwrap();
+    assert_eq!((output.exit_code, output.output.as_slice(), output.timed_out), (2, &b"hello\n"[..], false));
+    let output = agent.exec("b", &["x".into(), "y".into()], SOON, 3).await.unwrap();
     assert_eq!(output.output, b"hel");
     agent.shutdown(NOW).await;
 }
@@ -458,35 +356,21 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let node = Node::new();
     let agent = node.agent().await;
     let good = node.spec("a", SPINS);
-    let missing = InstanceSpec {
-        module: "/nonexistent/module".into(),
-        ..good.clone()
-    };
-    let import = r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#;
+    let missing = InstanceSpec { module: "/nonexistent/module".into(), ..good.clone() };
+    let import =
+        r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#;
     let import = node.spec("b", import);
-    let root = InstanceSpec {
-        root: Some("/nonexistent/root".into()),
-        ..good.clone()
-    };
-    let log = InstanceSpec {
-        log_path: "/nonexistent/0.log".into(),
-        ..good
-    };
+    let root = InstanceSpec { root: Some("/nonexistent/root".into()), ..good.clone() };
+    let log = InstanceSpec { log_path: "/nonexistent/0.log".into(), ..good };
     let error = agent.start("node", &missing).await.unwrap_err();
     assert!(
         matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/module")),
         "{error}"
     );
     let error = agent.start("node", &import).await.unwrap_err();
-    assert!(
-        matches!(&error, SupervisorError::Module(text) if text.contains("fd_teleport")),
-        "{error}"
-    );
+    assert!(matches!(&error, SupervisorError::Module(text) if text.contains("fd_teleport")), "{error}");
     let error = agent.start("node", &root).await.unwrap_err();
-    assert!(
-        matches!(&error, SupervisorError::Config(text) if text.contains("/nonexistent/root")),
-        "{error}"
-    );
+    assert!(matches!(&error, SupervisorError::Config(text) if text.contains("/nonexistent/root")), "{error}");
     let error = agent.start("node", &log).await.unwrap_err();
     assert!(
         matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/0.log")),
@@ -499,30 +383,19 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
 #[tokio::test]
 async fn a_worker_that_dies_at_once_is_not_started_over_and_over() {
     let node = Node::new();
-    let options = SupervisorOptions {
-        program: Program::new("/bin/false"),
-        ..node.options()
-    };
+    let options = SupervisorOptions { program: Program::new("/bin/false"), ..node.options() };
     let agent = Supervisor::open(options).await.unwrap();
     let spec = node.spec("a", SPINS);
-    for expected in [
-        "ended while it started (exit status: 1)",
-        "ended while it started",
-        "died 2 times in a row",
-    ] {
+    for expected in
+        ["ended while it started (exit status: 1)", "ended while it started", "died 2 times in a row"]
+    {
         let error = agent.start("node", &spec).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
-    let options = SupervisorOptions {
-        program: Program::new("/nonexistent/kubewasm"),
-        ..node.options()
-    };
+    let options = SupervisorOptions { program: Program::new("/nonexistent/kubewasm"), ..node.options() };
     let agent = Supervisor::open(options).await.unwrap();
     let error = agent.start("node", &spec).await.unwrap_err().to_string();
-    assert!(
-        error.contains("cannot start a worker for group node: No such file"),
-        "{error}"
-    );
+    assert!(error.contains("cannot start a worker for group node: No such file"), "{error}");
 }
 
 #[tokio::test]
@@ -541,10 +414,7 @@ async fn many_guests_share_a_worker() {
     for start in futures::future::join_all(starts).await {
         start.unwrap();
     }
-    until("all first lines", || {
-        specs.iter().all(|spec| !node.log(&spec.id).is_empty())
-    })
-    .await;
+    until("all first lines", || specs.iter().all(|spec| !node.log(&spec.id).is_empty())).await;
     assert!(specs.iter().all(|spec| runs(agent.observe(&spec.id))));
     futures::future::join_all(specs.iter().map(|spec| agent.stop(&spec.id, SOON))).await;
     for spec in &specs {

@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -16,6 +17,7 @@ use kubewasm_tests::{
     node::{Node, Options},
     progress::{Step, say},
     registry::{Pushed, Registry, image::Content},
+    wait,
 };
 
 /// Image name that the demo's manifest holds in the repository.
@@ -24,8 +26,8 @@ const MANIFEST_IMAGE: &str = "127.0.0.1:5000/hello-wasm:v1";
 /// Time for the Deployment to become available, as kubectl writes it.
 const ROLLOUT: &str = "--timeout=120s";
 
-/// Lines of the guest's output that are shown.
-const LOG_LINES: usize = 14;
+/// What the guest prints when it has said everything but that it is still there.
+const LAST_OF_FIRST_WORDS: &str = "Waiting 10 seconds (1)...";
 
 #[derive(Debug, Parser)]
 #[command(name = "kubewasm-demo", about = "A cluster with a WebAssembly node on this machine")]
@@ -128,13 +130,21 @@ async fn show(cluster: &Cluster) -> Result<()> {
         let arguments: Vec<&str> = line.split(' ').collect();
         println!("\n$ kubectl {line}\n{}", cluster.kubectl(&arguments).await?.trim_end());
     }
-    let logs = cluster.kubectl(&["logs", "deployment/hello-wasm"]).await?;
     println!("\n$ kubectl logs deployment/hello-wasm");
-    logs.lines().take(LOG_LINES).for_each(|line| println!("{line}"));
-    if logs.lines().count() > LOG_LINES {
-        println!("...");
-    }
+    println!("{}", first_words(cluster).await?.trim_end());
     Ok(())
+}
+
+/// What a guest has printed, once it has come to its loop.
+async fn first_words(cluster: &Cluster) -> Result<String> {
+    wait::until("the guest's first lines", Duration::from_secs(30), async || {
+        let logs = cluster
+            .kubectl(&["logs", "deployment/hello-wasm"])
+            .await
+            .map_err(|error| format!("{error:#}"))?;
+        if logs.contains(LAST_OF_FIRST_WORDS) { Ok(logs) } else { Err(format!("the log says {logs:?}")) }
+    })
+    .await
 }
 
 fn say_how_to_go_on(cluster: &Cluster) {

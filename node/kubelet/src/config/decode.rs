@@ -3,7 +3,9 @@
 
 use serde::{
     Deserialize,
-    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess, Visitor, value},
+    de::{
+        DeserializeSeed, Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess, Visitor, value,
+    },
 };
 
 use super::file::{API_VERSION, KIND, KubeletConfiguration, WITHOUT_EFFECT};
@@ -23,7 +25,8 @@ pub(super) fn decode(text: &str) -> Result<Decoded, String> {
     if text.trim().is_empty() {
         return Ok(Decoded { configuration: KubeletConfiguration::default(), without_effect: Vec::new() });
     }
-    let decoded = Decoded::deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|err| explain(&err))?;
+    let decoded =
+        Decoded::deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|err| explain(&err))?;
     let KubeletConfiguration { api_version, kind, .. } = &decoded.configuration;
     if api_version != API_VERSION || kind != KIND {
         return Err(format!("this is {kind:?} of {api_version:?}; expected {KIND:?} of {API_VERSION:?}"));
@@ -154,7 +157,10 @@ mod tests {
              maxPods: 500\nrotateCertificates: true\nstaticPodPath: /etc/kubernetes/manifests\n"
         );
         let decoded = decode(&text).unwrap();
-        assert_eq!(decoded.without_effect, ["cgroupDriver", "containerRuntimeEndpoint", "cpuManagerReconcilePeriod", "logging"]);
+        assert_eq!(
+            decoded.without_effect,
+            ["cgroupDriver", "containerRuntimeEndpoint", "cpuManagerReconcilePeriod", "logging"]
+        );
         let configuration = decoded.configuration;
         assert_eq!(configuration.max_pods, 500);
         assert!(configuration.rotate_certificates);
@@ -166,7 +172,10 @@ mod tests {
     fn names_the_field_and_the_line() {
         for (body, expected) in [
             ("maxPods: 10\nmaxPod: 10\n", "line 4: unknown field `maxPod`: check its spelling"),
-            ("authentication:\n  webhook:\n    enable: true\n", "line 5: authentication.webhook: unknown field `enable`"),
+            (
+                "authentication:\n  webhook:\n    enable: true\n",
+                "line 5: authentication.webhook: unknown field `enable`",
+            ),
             ("cgroupDriver: x\nfoo: 1\n", "line 4: unknown field `foo`"),
             ("maxPods: many\n", "line 3: maxPods: invalid type"),
             ("syncFrequency: 10\n", "line 3: syncFrequency: "),

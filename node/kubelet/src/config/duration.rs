@@ -15,7 +15,8 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     }
     let refusal = || format!("{text:?} is not a duration such as \"10s\", \"5m\" or \"1h30m\"");
     let go_units = text.chars().all(|c| c.is_ascii_digit() || ".hmsunµ".contains(c));
-    let signed: SignedDuration = if go_units { text.parse().map_err(|_| refusal())? } else { return Err(refusal()) };
+    let signed: SignedDuration =
+        if go_units { text.parse().map_err(|_| refusal())? } else { return Err(refusal()) };
     Duration::try_from(signed).map_err(|_| refusal())
 }
 

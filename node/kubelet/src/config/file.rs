@@ -73,7 +73,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "memorySwap",
     "memoryThrottlingFactor",
     "mergeDefaultEvictionSettings",
-    "nodeStatusMaxImages",
     "oomScoreAdj",
     "podCIDR",
     "podPidsLimit",
@@ -173,6 +172,8 @@ pub struct KubeletConfiguration {
     /// How often an unchanged status is sent all the same.
     #[serde(with = "duration")]
     pub node_status_report_frequency: Duration,
+    /// Images that the Node lists, the largest first; -1 is all of them.
+    pub node_status_max_images: i32,
     /// How long the node's lease holds, in seconds; it is renewed four times in that time.
     pub node_lease_duration_seconds: u32,
     /// Events per second that may be sent; 0 is no limit.
@@ -244,6 +245,7 @@ impl Default for KubeletConfiguration {
             provider_id: String::new(),
             node_status_update_frequency: Duration::from_secs(10),
             node_status_report_frequency: Duration::from_mins(5),
+            node_status_max_images: 50,
             node_lease_duration_seconds: 40,
             event_record_qps: 50,
             event_burst: 100,

@@ -31,8 +31,9 @@ const OWN_KEYS: [&str; 11] = [
 pub fn parse_labels(text: &str) -> Result<BTreeMap<String, String>, String> {
     let mut labels = BTreeMap::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let (key, value) =
-            pair.split_once('=').ok_or_else(|| format!("node label {pair:?} is not of the form key=value"))?;
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("node label {pair:?} is not of the form key=value"))?;
         check_label(key, value)?;
         labels.insert(key.to_owned(), value.to_owned());
     }
@@ -61,12 +62,14 @@ pub fn check_label(key: &str, value: &str) -> Result<(), String> {
         ));
     }
     match prefix {
-        Some(prefix) if is_reserved(prefix) && !OWN_KEYS.contains(&key) && !is_kubelets_own(prefix) => Err(format!(
-            "node label {key:?} cannot be set by the node itself: under kubernetes.io and k8s.io a node may set only \
+        Some(prefix) if is_reserved(prefix) && !OWN_KEYS.contains(&key) && !is_kubelets_own(prefix) => {
+            Err(format!(
+                "node label {key:?} cannot be set by the node itself: under kubernetes.io and k8s.io a node may set only \
              {}, and any key under kubelet.kubernetes.io/ or node.kubernetes.io/. Let an administrator set it: \
              kubectl label node NAME {key}={value}",
-            OWN_KEYS.join(", ")
-        )),
+                OWN_KEYS.join(", ")
+            ))
+        }
         _ => Ok(()),
     }
 }

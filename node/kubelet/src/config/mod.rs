@@ -26,8 +26,8 @@ use std::{
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::{
-    AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff, KubeletConfiguration,
-    WebhookAuthentication, WebhookAuthorization, X509Authentication,
+    AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
+    KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
 /// Where the node keeps everything when it is not told otherwise.
@@ -143,12 +143,14 @@ impl Config {
     /// [`ConfigError`], never [`ConfigError::Read`].
     pub fn resolve(file: &str, flags: &Flags, hostname: &str) -> Result<(Self, Vec<String>), ConfigError> {
         let path = flags.config.clone().unwrap_or_default();
-        let decoded = decode::decode(file)
-            .map_err(|message| ConfigError::Decode { path: path.clone(), message })?;
+        let decoded =
+            decode::decode(file).map_err(|message| ConfigError::Decode { path: path.clone(), message })?;
         let warnings: Vec<String> = decoded
             .without_effect
             .iter()
-            .map(|field| format!("{}: field {field:?} is known but has no effect on a Wasm node", path.display()))
+            .map(|field| {
+                format!("{}: field {field:?} is known but has no effect on a Wasm node", path.display())
+            })
             .collect();
 
         let mut kubelet = decoded.configuration;
@@ -165,8 +167,8 @@ impl Config {
         }
         let node_os = flags.node_os.clone().unwrap_or_else(|| "linux".to_owned());
         labels::check_label("kubernetes.io/os", &node_os).map_err(ConfigError::Invalid)?;
-        let node_labels =
-            labels::parse_labels(flags.node_labels.as_deref().unwrap_or_default()).map_err(ConfigError::Invalid)?;
+        let node_labels = labels::parse_labels(flags.node_labels.as_deref().unwrap_or_default())
+            .map_err(ConfigError::Invalid)?;
         check_node_ip(&flags.node_ip)?;
 
         let config = Self {
@@ -236,7 +238,10 @@ fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), C
         (&mut kubelet.sync_frequency, defaults.sync_frequency),
         (&mut kubelet.file_check_frequency, defaults.file_check_frequency),
         (&mut kubelet.authentication.webhook.cache_ttl, defaults.authentication.webhook.cache_ttl),
-        (&mut kubelet.authorization.webhook.cache_authorized_ttl, defaults.authorization.webhook.cache_authorized_ttl),
+        (
+            &mut kubelet.authorization.webhook.cache_authorized_ttl,
+            defaults.authorization.webhook.cache_authorized_ttl,
+        ),
         (
             &mut kubelet.authorization.webhook.cache_unauthorized_ttl,
             defaults.authorization.webhook.cache_unauthorized_ttl,
@@ -296,7 +301,9 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), ConfigError> {
         Ok(_) => return invalid("containerLogMaxSize must be above zero".to_owned()),
         Err(err) => return invalid(format!("containerLogMaxSize: {err}")),
     }
-    for (name, reserved) in [("kubeReserved", &kubelet.kube_reserved), ("systemReserved", &kubelet.system_reserved)] {
+    for (name, reserved) in
+        [("kubeReserved", &kubelet.kube_reserved), ("systemReserved", &kubelet.system_reserved)]
+    {
         for (resource, amount) in reserved {
             if let Err(err) = quantity::millis(amount) {
                 return invalid(format!("{name}.{resource}: {err}"));

@@ -42,7 +42,11 @@ pub fn from_millis(millis: u64) -> Quantity {
 /// A memory or storage quantity in Ki where it is even, in bytes otherwise.
 #[must_use]
 pub fn from_bytes(bytes: u64) -> Quantity {
-    Quantity(if bytes >= 1024 && bytes.is_multiple_of(1024) { format!("{}Ki", bytes / 1024) } else { bytes.to_string() })
+    Quantity(if bytes >= 1024 && bytes.is_multiple_of(1024) {
+        format!("{}Ki", bytes / 1024)
+    } else {
+        bytes.to_string()
+    })
 }
 
 fn scaled(text: &str, per_unit: i128) -> Result<u64, QuantityError> {
@@ -63,7 +67,8 @@ fn scaled(text: &str, per_unit: i128) -> Result<u64, QuantityError> {
 
     let digits: i128 = format!("{whole}{decimals}").parse().map_err(|_| out_of_range())?;
     let decimal_places = u32::try_from(decimals.len()).map_err(|_| out_of_range())?;
-    let numerator = digits.checked_mul(factor).and_then(|n| n.checked_mul(per_unit)).ok_or_else(out_of_range)?;
+    let numerator =
+        digits.checked_mul(factor).and_then(|n| n.checked_mul(per_unit)).ok_or_else(out_of_range)?;
     let denominator =
         10_i128.checked_pow(decimal_places).and_then(|d| d.checked_mul(divisor)).ok_or_else(out_of_range)?;
     let rounded_up = numerator / denominator + i128::from(numerator % denominator != 0);

@@ -41,7 +41,10 @@ fn flags_win_over_the_file() {
 fn a_field_without_effect_is_one_warning() {
     let flags = Flags { config: Some("/etc/node.yaml".into()), ..Flags::default() };
     let (_, warnings) = resolve("cgroupDriver: systemd\nmaxPods: 1\n", &flags).unwrap();
-    assert_eq!(warnings, ["/etc/node.yaml: field \"cgroupDriver\" is known but has no effect on a Wasm node"]);
+    assert_eq!(
+        warnings,
+        ["/etc/node.yaml: field \"cgroupDriver\" is known but has no effect on a Wasm node"]
+    );
 }
 
 #[test]
@@ -64,7 +67,10 @@ fn every_refusal_says_what_and_why() {
     for (flags, expected) in [
         (Flags { hostname_override: Some("a b".into()), ..Flags::default() }, "--hostname-override"),
         (Flags { node_labels: Some("x".into()), ..Flags::default() }, "key=value"),
-        (Flags { node_ip: vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()], ..Flags::default() }, "--node-ip"),
+        (
+            Flags { node_ip: vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()], ..Flags::default() },
+            "--node-ip",
+        ),
         (Flags { register_with_taints: Some("x".into()), ..Flags::default() }, "key=value:Effect"),
     ] {
         let message = resolve("", &flags).expect_err(expected).to_string();

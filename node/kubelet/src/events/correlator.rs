@@ -85,8 +85,8 @@ impl Correlator {
 
     pub(super) fn observe(&mut self, occurrence: &Occurrence, now: Timestamp) -> Verdict {
         let Occurrence { about, level, reason, message } = occurrence;
-        let object =
-            [&about.kind, &about.namespace, &about.name, &about.uid, &about.api_version].map(Option::as_deref);
+        let object = [&about.kind, &about.namespace, &about.name, &about.uid, &about.api_version]
+            .map(Option::as_deref);
         let object_key = self.hasher.hash_one((object, level.as_str()));
         let reason_key = self.hasher.hash_one((object_key, reason));
         let message_key = self.hasher.hash_one((reason_key, &about.field_path, message));

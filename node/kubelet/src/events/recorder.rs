@@ -52,7 +52,8 @@ impl Recorder {
     #[must_use]
     pub fn new(client: Client, node_name: &str, limits: Limits) -> Self {
         let (queue, occurrences) = mpsc::channel(QUEUE);
-        let sender = Sender { client, node_name: node_name.to_owned(), correlator: Correlator::new(), retry: RETRY };
+        let sender =
+            Sender { client, node_name: node_name.to_owned(), correlator: Correlator::new(), retry: RETRY };
         tokio::spawn(sender.run(occurrences, Budget::new(limits)));
         Self { queue }
     }
@@ -78,8 +79,13 @@ impl Recorder {
             message.truncate(end);
         }
         tracing::debug!(
-            kind = about.kind.as_deref(), namespace = about.namespace.as_deref(), name = about.name.as_deref(),
-            level = level.as_str(), reason, message, "event",
+            kind = about.kind.as_deref(),
+            namespace = about.namespace.as_deref(),
+            name = about.name.as_deref(),
+            level = level.as_str(),
+            reason,
+            message,
+            "event",
         );
         let occurrence = Occurrence { about: about.clone(), level, reason: reason.to_owned(), message };
         if self.queue.try_send(occurrence).is_err() {
@@ -133,7 +139,9 @@ impl Sender {
             };
             match result {
                 Ok(_) => return,
-                Err(kube::Error::Api(status)) if status.code == 404 && matches!(verdict, Verdict::Repeat(_)) => {
+                Err(kube::Error::Api(status))
+                    if status.code == 404 && matches!(verdict, Verdict::Repeat(_)) =>
+                {
                     // It expired; the count goes on in a new one.
                     verdict = Verdict::Create(sending.clone());
                 }
@@ -247,7 +255,8 @@ mod tests {
         } else {
             json!({ "kind": "Status", "status": "Failure", "code": code, "reason": "", "message": "no" })
         };
-        let response = Response::builder().status(code).body(Body::from(serde_json::to_vec(&answered).unwrap()));
+        let response =
+            Response::builder().status(code).body(Body::from(serde_json::to_vec(&answered).unwrap()));
         answer.send_response(response.unwrap());
         (parts.method, parts.uri.path().to_owned(), sent)
     }

@@ -29,7 +29,11 @@ pub(super) async fn run(
     node_name: &str,
     cancel: &CancellationToken,
 ) -> Result<(), IdentityError> {
-    tracing::info!("no valid credentials in {}; asking with those in {}", target.display(), bootstrap.display());
+    tracing::info!(
+        "no valid credentials in {}; asking with those in {}",
+        target.display(),
+        bootstrap.display()
+    );
     let loaded = kubeconfig::load(bootstrap).await?;
     let client = Client::try_from(loaded.access).map_err(IdentityError::Client)?;
 
@@ -43,8 +47,8 @@ pub(super) async fn run(
         move |source| IdentityError::Io { path, source }
     };
     pair.store(&pair_file).map_err(failed(&pair_file))?;
-    std::fs::remove_file(&pending).map_err(failed(&pending))?;
     kubeconfig::write(bootstrap, target, &pair_file).await?;
+    std::fs::remove_file(&pending).map_err(failed(&pending))?;
     tracing::info!("stored the client certificate in {} and wrote {}", pair_file.display(), target.display());
     Ok(())
 }

@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 use super::pair::{Pair, PairError};
 use crate::retry::{self, Backoff};
 
+/// How often the log says what is waited for.
+const REMINDER: Duration = Duration::from_mins(1);
+
 /// Why the cluster gave no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
@@ -128,7 +131,7 @@ pub(super) async fn obtain(
          {name})",
         if matches!(purpose, Purpose::Client) { "client" } else { "serving" },
     );
-    let answered = tokio::time::timeout(wait, answer(&api, &name));
+    let answered = tokio::time::timeout(wait, remind(&name, answer(&api, &name)));
     match cancel.run_until_cancelled(answered).await {
         None => Err(RequestError::Cancelled),
         Some(Err(_)) | Some(Ok(Ok(None))) => Err(RequestError::Unanswered { name, waited: wait }),
@@ -142,7 +145,11 @@ pub(super) async fn obtain(
     }
 }
 
-fn request(node_name: &str, purpose: &Purpose, key: &KeyPair) -> Result<CertificateSigningRequest, rcgen::Error> {
+fn request(
+    node_name: &str,
+    purpose: &Purpose,
+    key: &KeyPair,
+) -> Result<CertificateSigningRequest, rcgen::Error> {
     let mut params = CertificateParams::new(purpose.names())?;
     let mut subject = DistinguishedName::new();
     subject.push(DnType::OrganizationName, "system:nodes");
@@ -176,6 +183,17 @@ async fn create(
         }
         if !retry::sleep(backoff.next(), cancel).await {
             return Err(RequestError::Cancelled);
+        }
+    }
+}
+
+/// Says again and again what is waited for.
+async fn remind<T>(name: &str, answer: impl Future<Output = T>) -> T {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match tokio::time::timeout(REMINDER, answer.as_mut()).await {
+            Ok(answer) => return answer,
+            Err(_) => tracing::info!("still waiting for the approval of certificate request {name}"),
         }
     }
 }
@@ -261,7 +279,8 @@ mod tests {
     #[test]
     fn a_decision_is_read_from_the_status() {
         let parse = |status: serde_json::Value| {
-            let request = json!({ "metadata": {}, "spec": { "request": "", "signerName": "" }, "status": status });
+            let request =
+                json!({ "metadata": {}, "spec": { "request": "", "signerName": "" }, "status": status });
             decided("csr-1", &serde_json::from_value(request).unwrap())
         };
         assert!(matches!(parse(json!({})), Ok(None)));

@@ -47,9 +47,8 @@ pub(super) fn is_usable(path: &Path) -> bool {
     };
     kubeconfig.auth_infos.iter().filter_map(|user| user.auth_info.as_ref()).all(|user| {
         match (&user.client_certificate, &user.client_key) {
-            (Some(certificate), Some(key)) => {
-                Pair::read(Path::new(certificate), Path::new(key)).is_ok_and(|pair| pair.is_valid(Timestamp::now()))
-            }
+            (Some(certificate), Some(key)) => Pair::read(Path::new(certificate), Path::new(key))
+                .is_ok_and(|pair| pair.is_valid(Timestamp::now())),
             _ => true,
         }
     })
@@ -58,7 +57,8 @@ pub(super) fn is_usable(path: &Path) -> bool {
 /// Writes a kubeconfig that names the certificate file, with the cluster of the one it was got with.
 pub(super) async fn write(bootstrap: &Path, target: &Path, pair_file: &Path) -> Result<(), IdentityError> {
     let refused = |message: String| IdentityError::Kubeconfig { path: bootstrap.to_path_buf(), message };
-    let kubeconfig = Kubeconfig::read_from(bootstrap).map_err(|_| refused("it is not a kubeconfig".to_owned()))?;
+    let kubeconfig =
+        Kubeconfig::read_from(bootstrap).map_err(|_| refused("it is not a kubeconfig".to_owned()))?;
     let context = kubeconfig
         .contexts
         .iter()
@@ -70,7 +70,9 @@ pub(super) async fn write(bootstrap: &Path, target: &Path, pair_file: &Path) -> 
         .iter()
         .find(|cluster| cluster.name == context.cluster)
         .and_then(|cluster| cluster.cluster.as_ref())
-        .ok_or_else(|| refused(format!("cluster {:?} of its current context does not exist", context.cluster)))?;
+        .ok_or_else(|| {
+            refused(format!("cluster {:?} of its current context does not exist", context.cluster))
+        })?;
     let written = json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -82,7 +84,8 @@ pub(super) async fn write(bootstrap: &Path, target: &Path, pair_file: &Path) -> 
         "current-context": "default-context",
     });
     let text = serde_yaml_ng::to_string(&written).map_err(|err| refused(err.to_string()))?;
-    write_private(target, text.as_bytes()).map_err(|source| IdentityError::Io { path: target.to_path_buf(), source })
+    write_private(target, text.as_bytes())
+        .map_err(|source| IdentityError::Io { path: target.to_path_buf(), source })
 }
 
 /// Whether the text is YAML of the right shape. The message names the line and no value of the file, which
@@ -99,7 +102,11 @@ fn check(text: &str) -> Result<(), String> {
     serde_yaml_ng::from_str::<Kubeconfig>(text).map_err(|err| {
         let message = err.to_string();
         let message = message.split(" at line ").next().unwrap_or_default();
-        if message.contains("missing field") { at(&err, message) } else { at(&err, "a value is not of the type that a kubeconfig has there") }
+        if message.contains("missing field") {
+            at(&err, message)
+        } else {
+            at(&err, "a value is not of the type that a kubeconfig has there")
+        }
     })?;
     Ok(())
 }
@@ -129,7 +136,8 @@ mod tests {
     async fn a_bootstrap_results_in_a_kubeconfig_that_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        std::fs::write(path("bootstrap"), format!("{CLUSTER}users:\n- name: u\n  user: {{token: abc}}\n")).unwrap();
+        std::fs::write(path("bootstrap"), format!("{CLUSTER}users:\n- name: u\n  user: {{token: abc}}\n"))
+            .unwrap();
         let pair = self_signed(&["node"], -1..1);
         pair.store(&path("pair.pem")).unwrap();
         write(&path("bootstrap"), &path("kubeconfig"), &path("pair.pem")).await.unwrap();

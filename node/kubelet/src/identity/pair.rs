@@ -94,7 +94,8 @@ impl Pair {
     /// From when to when the certificate is good.
     pub(super) fn validity(&self) -> Result<(Timestamp, Timestamp), PairError> {
         let leaf = self.chain.first().ok_or(PairError::NoCertificate)?;
-        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf).map_err(|_| PairError::Malformed)?;
+        let (_, parsed) =
+            x509_parser::certificate::X509Certificate::from_der(leaf).map_err(|_| PairError::Malformed)?;
         let time = |time: x509_parser::time::ASN1Time| {
             Timestamp::from_second(time.timestamp()).map_err(|_| PairError::Malformed)
         };

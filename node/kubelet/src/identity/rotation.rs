@@ -23,7 +23,8 @@ const LONGEST_SLEEP: Duration = Duration::from_mins(10);
 pub(super) fn renew_at(validity: (Timestamp, Timestamp), spread: f64) -> Timestamp {
     let (from, to) = validity;
     let life = to.duration_since(from).as_secs_f64().max(0.0);
-    let age = SignedDuration::try_from_secs_f64(life * (0.7 + 0.2 * spread.clamp(0.0, 1.0))).unwrap_or_default();
+    let age =
+        SignedDuration::try_from_secs_f64(life * (0.7 + 0.2 * spread.clamp(0.0, 1.0))).unwrap_or_default();
     from.checked_add(age).unwrap_or(to)
 }
 
@@ -55,7 +56,11 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    pub(super) fn of_client(file: PathBuf, node_name: &str, connection: Connection) -> Result<Self, IdentityError> {
+    pub(super) fn of_client(
+        file: PathBuf,
+        node_name: &str,
+        connection: Connection,
+    ) -> Result<Self, IdentityError> {
         let current = Pair::read(&file, &file)?;
         Ok(Self { file, node_name: node_name.to_owned(), connection, current })
     }

@@ -75,8 +75,17 @@ pub struct Upkeep {
 
 #[derive(Debug)]
 enum Source {
-    Files { certificate: PathBuf, key: PathBuf },
-    Requested { file: PathBuf, node_name: String, names: Vec<String>, connection: Connection, current: Option<Pair> },
+    Files {
+        certificate: PathBuf,
+        key: PathBuf,
+    },
+    Requested {
+        file: PathBuf,
+        node_name: String,
+        names: Vec<String>,
+        connection: Connection,
+        current: Option<Pair>,
+    },
     SelfSigned,
 }
 
@@ -101,12 +110,19 @@ pub fn prepare(
         Source::Files { certificate: certificate.clone(), key: key.clone() }
     } else if config.kubelet.server_tls_bootstrap {
         let file = config.cert_dir.join(REQUESTED_PAIR);
-        let current =
-            Pair::read(&file, &file).ok().filter(|pair| pair.is_valid(Timestamp::now()) && pair.covers(names));
+        let current = Pair::read(&file, &file)
+            .ok()
+            .filter(|pair| pair.is_valid(Timestamp::now()) && pair.covers(names));
         if let Some(pair) = &current {
             set(pair, &file)?;
         }
-        Source::Requested { file, node_name: config.node_name.clone(), names: names.to_vec(), connection: connection.clone(), current }
+        Source::Requested {
+            file,
+            node_name: config.node_name.clone(),
+            names: names.to_vec(),
+            connection: connection.clone(),
+            current,
+        }
     } else {
         let (certificate, key) =
             (config.cert_dir.join(SELF_SIGNED_CERTIFICATE), config.cert_dir.join(SELF_SIGNED_KEY));
@@ -189,7 +205,8 @@ impl Request {
 
     async fn obtain(&self, serving: &Serving, cancel: &CancellationToken) -> Result<Pair, IdentityError> {
         let key = KeyPair::generate().map_err(RequestError::Make)?;
-        let pair = csr::obtain(&self.client, &self.node_name, &self.purpose, &key, rotation::WAIT, cancel).await?;
+        let pair =
+            csr::obtain(&self.client, &self.node_name, &self.purpose, &key, rotation::WAIT, cancel).await?;
         pair.store(&self.file).map_err(|source| IdentityError::Io { path: self.file.clone(), source })?;
         serving.set(&pair).map_err(|source| IdentityError::Pair { path: self.file.clone(), source })?;
         Ok(pair)
@@ -197,7 +214,12 @@ impl Request {
 }
 
 /// The pair on disk, when it is good for the names; a new one otherwise.
-fn self_signed(certificate: &Path, key: &Path, node_name: &str, names: &[String]) -> Result<Pair, IdentityError> {
+fn self_signed(
+    certificate: &Path,
+    key: &Path,
+    node_name: &str,
+    names: &[String],
+) -> Result<Pair, IdentityError> {
     if let Ok(pair) = Pair::read(certificate, key)
         && pair.is_valid(Timestamp::now())
         && pair.covers(names)

@@ -115,10 +115,7 @@ mod tests {
     #[test]
     fn the_time_stands_at_the_start_of_lines_only() {
         let options = Options { timestamps: true, ..Options::default() };
-        assert_eq!(
-            print(&LINES[1..3], &options),
-            "2026-01-02T00:00:02.500000000Z half, whole\n",
-        );
+        assert_eq!(print(&LINES[1..3], &options), "2026-01-02T00:00:02.500000000Z half, whole\n",);
     }
 
     #[test]

@@ -42,11 +42,17 @@ impl Options {
     ///
     /// # Errors
     /// [`OptionsError`] in the kubelet's order: everything is decoded before anything is judged.
-    pub fn parse<K: AsRef<str>, V: AsRef<str>>(pairs: &[(K, V)], now: Timestamp) -> Result<Self, OptionsError> {
-        let value = |name: &str| pairs.iter().find(|(key, _)| key.as_ref() == name).map(|(_, value)| value.as_ref());
-        let flag = |name: &str| value(name).is_some_and(|text| text != "0" && !text.eq_ignore_ascii_case("false"));
-        let number =
-            |text: Option<&str>| text.map(|text| text.parse::<i64>().map_err(|_| OptionsError::Undecodable)).transpose();
+    pub fn parse<K: AsRef<str>, V: AsRef<str>>(
+        pairs: &[(K, V)],
+        now: Timestamp,
+    ) -> Result<Self, OptionsError> {
+        let value =
+            |name: &str| pairs.iter().find(|(key, _)| key.as_ref() == name).map(|(_, value)| value.as_ref());
+        let flag =
+            |name: &str| value(name).is_some_and(|text| text != "0" && !text.eq_ignore_ascii_case("false"));
+        let number = |text: Option<&str>| {
+            text.map(|text| text.parse::<i64>().map_err(|_| OptionsError::Undecodable)).transpose()
+        };
 
         let tail_lines = match value("tail").filter(|text| !text.is_empty()) {
             Some("all") => None,
@@ -61,7 +67,8 @@ impl Options {
         let limit_bytes = number(value("limitBytes"))?;
         let stream = value("stream").map(str::to_owned);
 
-        let tail_lines = tail_lines.map(|n| u64::try_from(n).map_err(|_| OptionsError::Invalid)).transpose()?;
+        let tail_lines =
+            tail_lines.map(|n| u64::try_from(n).map_err(|_| OptionsError::Invalid)).transpose()?;
         let limit_bytes = limit_bytes
             .map(|n| u64::try_from(n).ok().filter(|n| *n > 0).ok_or(OptionsError::Invalid))
             .transpose()?;
@@ -127,7 +134,10 @@ mod tests {
         assert_eq!(parse(&[("follow", "FALSE"), ("previous", "0")]), Ok(Options::default()));
         assert_eq!(parse(&[("tail", "all"), ("tailLines", "3")]).unwrap().tail_lines, None);
         assert_eq!(parse(&[("tail", "5"), ("tailLines", "3")]).unwrap().tail_lines, Some(5));
-        assert_eq!(parse(&[("sinceTime", "2026-01-01T01:00:00+01:00")]).unwrap().since, "2026-01-01T00:00:00Z".parse().ok());
+        assert_eq!(
+            parse(&[("sinceTime", "2026-01-01T01:00:00+01:00")]).unwrap().since,
+            "2026-01-01T00:00:00Z".parse().ok()
+        );
         assert_eq!(parse(&[("sinceSeconds", "9223372036854775807")]).unwrap().since, None);
         assert_eq!(parse(&[("stream", "Stdout")]).unwrap().stream.as_deref(), Some("Stdout"));
     }

@@ -313,7 +313,8 @@ mod tests {
     #[tokio::test]
     async fn follows_until_the_container_stops() {
         let log = Log::new(&lines(0..2));
-        let mut stream = log.stream(Options { follow: true, tail_lines: Some(1), ..Options::default() }).await;
+        let mut stream =
+            log.stream(Options { follow: true, tail_lines: Some(1), ..Options::default() }).await;
         expect(&mut stream, &printed(1..2)).await;
         log.write(&lines(2..3));
         expect(&mut stream, &printed(2..3)).await;

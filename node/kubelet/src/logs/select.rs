@@ -28,7 +28,8 @@ pub fn select(status: &PodStatus, pod: &str, container: &str, previous: bool) ->
     let last_id = last.and_then(id_of);
 
     let container_id = if previous {
-        last_id.ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"))?
+        last_id
+            .ok_or_else(|| format!("previous terminated container {container:?} in pod {pod:?} not found"))?
     } else if state.running.is_some() {
         status.container_id.clone().unwrap_or_default()
     } else if let Some(terminated) = &state.terminated {
@@ -81,7 +82,9 @@ mod tests {
 
     fn pod_status(status: Value) -> PodStatus {
         let mut status = status;
-        for (field, value) in [("name", json!("c")), ("ready", json!(false)), ("image", json!("")), ("imageID", json!(""))] {
+        for (field, value) in
+            [("name", json!("c")), ("ready", json!(false)), ("image", json!("")), ("imageID", json!(""))]
+        {
             status[field] = value;
         }
         serde_json::from_value(json!({ "containerStatuses": [status] })).unwrap()
@@ -112,9 +115,14 @@ mod tests {
 
     #[test]
     fn says_why_there_is_nothing_to_read() {
-        let waiting = |reason: &str| json!({ "state": { "waiting": { "reason": reason } }, "restartCount": 0 });
+        let waiting =
+            |reason: &str| json!({ "state": { "waiting": { "reason": reason } }, "restartCount": 0 });
         let table = [
-            (waiting("ErrImagePull"), false, r#"container "c" in pod "p" is waiting to start: image can't be pulled"#),
+            (
+                waiting("ErrImagePull"),
+                false,
+                r#"container "c" in pod "p" is waiting to start: image can't be pulled"#,
+            ),
             (
                 waiting("ImagePullBackOff"),
                 false,
@@ -125,7 +133,11 @@ mod tests {
                 false,
                 r#"container "c" in pod "p" is waiting to start: ContainerCreating"#,
             ),
-            (json!({ "restartCount": 0 }), false, r#"container "c" in pod "p" is waiting to start - no logs yet"#),
+            (
+                json!({ "restartCount": 0 }),
+                false,
+                r#"container "c" in pod "p" is waiting to start - no logs yet"#,
+            ),
             (
                 json!({ "state": { "terminated": { "exitCode": 1 } }, "restartCount": 0 }),
                 false,
@@ -148,7 +160,8 @@ mod tests {
 
     #[test]
     fn an_attempt_stops_running_when_another_takes_its_place() {
-        let status = pod_status(json!({ "state": { "running": {} }, "restartCount": 1, "containerID": "x://1" }));
+        let status =
+            pod_status(json!({ "state": { "running": {} }, "restartCount": 1, "containerID": "x://1" }));
         assert!(is_running(&status, "c", "x://1"));
         assert!(!is_running(&status, "c", "x://0"));
         assert!(!is_running(&status, "d", "x://1"));

@@ -49,7 +49,12 @@ mod tests {
         for (content, lines, expected) in table {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(content.as_bytes()).unwrap();
-            assert_eq!(start(&file, content.len() as u64, lines).unwrap(), expected, "{lines} of {} bytes", content.len());
+            assert_eq!(
+                start(&file, content.len() as u64, lines).unwrap(),
+                expected,
+                "{lines} of {} bytes",
+                content.len()
+            );
         }
     }
 }

@@ -40,7 +40,9 @@ pub fn find(wanted: &[IpAddr], hostname: &str) -> Result<Vec<IpAddr>, AddressErr
     match wanted {
         [] => automatic(hostname, None).map(|address| vec![address]),
         // Only a family is asked for.
-        [any] if any.is_unspecified() => automatic(hostname, Some(any.is_ipv4())).map(|address| vec![address]),
+        [any] if any.is_unspecified() => {
+            automatic(hostname, Some(any.is_ipv4())).map(|address| vec![address])
+        }
         addresses => {
             for address in addresses {
                 check(*address)?;
@@ -97,27 +99,37 @@ fn problem(address: IpAddr) -> Option<&'static str> {
 }
 
 fn automatic(hostname: &str, want_v4: Option<bool>) -> Result<IpAddr, AddressError> {
-    let suits = |address: &IpAddr| problem(*address).is_none() && want_v4.is_none_or(|v4| v4 == address.is_ipv4());
+    let suits =
+        |address: &IpAddr| problem(*address).is_none() && want_v4.is_none_or(|v4| v4 == address.is_ipv4());
     let own = hostname.parse::<IpAddr>().ok().filter(suits);
     let resolved = || {
         use std::net::ToSocketAddrs as _;
-        let found: Vec<IpAddr> =
-            (hostname, 0).to_socket_addrs().into_iter().flatten().map(|address| address.ip()).filter(suits).collect();
+        let found: Vec<IpAddr> = (hostname, 0)
+            .to_socket_addrs()
+            .into_iter()
+            .flatten()
+            .map(|address| address.ip())
+            .filter(suits)
+            .collect();
         // Of several, the older family, which every cluster speaks.
         found.iter().find(|address| address.is_ipv4()).or(found.first()).copied()
     };
     let routed = || {
-        [(true, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))), (false, IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)))]
-            .into_iter()
-            .filter(|(v4, _)| want_v4.is_none_or(|want| want == *v4))
-            .find_map(|(_, target)| source_towards(target).filter(suits))
+        [
+            (true, IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+            (false, IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))),
+        ]
+        .into_iter()
+        .filter(|(v4, _)| want_v4.is_none_or(|want| want == *v4))
+        .find_map(|(_, target)| source_towards(target).filter(suits))
     };
     own.or_else(resolved).or_else(routed).ok_or_else(|| AddressError::None { hostname: hostname.to_owned() })
 }
 
 /// The address that packets to `target` would come from. Connecting a UDP socket sends none.
 fn source_towards(target: IpAddr) -> Option<IpAddr> {
-    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr =
+        if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
     socket.connect(SocketAddr::new(target, 53)).ok()?;
     socket.local_addr().ok().map(|address| address.ip())
@@ -142,7 +154,9 @@ mod tests {
             let found = problem(text.parse().unwrap());
             match expected {
                 None => assert_eq!(found, None, "{text}"),
-                Some(part) => assert!(found.is_some_and(|problem| problem.contains(part)), "{text}: {found:?}"),
+                Some(part) => {
+                    assert!(found.is_some_and(|problem| problem.contains(part)), "{text}: {found:?}")
+                }
             }
         }
     }

@@ -98,7 +98,8 @@ impl Agent {
             self.node.subscribe(),
             cancel.clone(),
         );
-        let watching = watch_own(connection.client(), name, self.node.clone(), recorder.clone(), cancel.clone());
+        let watching =
+            watch_own(connection.client(), name, self.node.clone(), recorder.clone(), cancel.clone());
         let status = StatusLoop {
             client: heartbeats,
             connection,
@@ -134,7 +135,11 @@ async fn watch_own(
                 let is = is_cordoned(&now);
                 if cordoned.is_some_and(|was| was != is) {
                     let reason = if is { "NodeNotSchedulable" } else { "NodeSchedulable" };
-                    recorder.normal(&node_reference(&name), reason, format!("Node {name} status is now: {reason}"));
+                    recorder.normal(
+                        &node_reference(&name),
+                        reason,
+                        format!("Node {name} status is now: {reason}"),
+                    );
                 }
                 cordoned = Some(is);
                 node.send_replace(Some(Arc::new(now)));

@@ -11,7 +11,12 @@ use super::resources::Pressure;
 pub(super) type Problems = BTreeMap<&'static str, String>;
 
 /// The conditions at `now`. A condition whose status is the same in `before` keeps its time of transition.
-pub(super) fn of(pressure: Pressure, problems: &Problems, before: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+pub(super) fn of(
+    pressure: Pressure,
+    problems: &Problems,
+    before: &[NodeCondition],
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let memory = if pressure.memory {
         ("True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available")
     } else {
@@ -85,7 +90,12 @@ mod tests {
         conditions
             .iter()
             .map(|c| {
-                (c.type_.as_str(), c.status.as_str(), c.reason.as_deref().unwrap(), c.message.as_deref().unwrap())
+                (
+                    c.type_.as_str(),
+                    c.status.as_str(),
+                    c.reason.as_deref().unwrap(),
+                    c.message.as_deref().unwrap(),
+                )
             })
             .collect()
     }
@@ -95,7 +105,12 @@ mod tests {
         assert_eq!(
             shown(&of(Pressure::default(), &Problems::new(), &[], NOW)),
             [
-                ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+                (
+                    "MemoryPressure",
+                    "False",
+                    "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available"
+                ),
                 ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
                 ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
                 ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),

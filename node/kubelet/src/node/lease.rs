@@ -172,14 +172,19 @@ mod tests {
             let (request, answer) = server.next_request().await.expect("no request");
             assert_eq!(request.method(), method);
             let body = request.into_body().collect().await.unwrap().to_bytes();
-            let mut lease: Value = serde_json::from_slice(&body).unwrap_or_else(|_| json!({ "metadata": { "name": "edge" } }));
+            let mut lease: Value =
+                serde_json::from_slice(&body).unwrap_or_else(|_| json!({ "metadata": { "name": "edge" } }));
             sent.push(lease.clone());
             lease["metadata"]["resourceVersion"] = json!(version.to_string());
             let answered = match code {
                 200 | 201 => lease,
-                _ => json!({ "kind": "Status", "status": "Failure", "code": code, "reason": "", "message": "" }),
+                _ => json!({
+                    "kind": "Status", "status": "Failure", "code": code, "message": "",
+                    "reason": if *code == 404 { "NotFound" } else { "Conflict" },
+                }),
             };
-            let response = Response::builder().status(*code).body(Body::from(serde_json::to_vec(&answered).unwrap()));
+            let response =
+                Response::builder().status(*code).body(Body::from(serde_json::to_vec(&answered).unwrap()));
             answer.send_response(response.unwrap());
         }
         sent

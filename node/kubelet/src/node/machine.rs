@@ -48,7 +48,8 @@ impl Machine {
     /// Looks around. Blocks on reading a few small files.
     #[must_use]
     pub fn read(root_dir: &Path) -> Self {
-        let text = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
+        let text =
+            |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let memory = Memory::parse(&text("/proc/meminfo"));
         Self {
             cpus: std::thread::available_parallelism().map_or(0, |count| count.get() as u64),
@@ -97,7 +98,8 @@ impl Memory {
     fn parse(text: &str) -> Self {
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let kibibytes: u64 = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
+            let kibibytes: u64 =
+                line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
             kibibytes.saturating_mul(1024)
         };
         Self { total: field("MemTotal"), available: field("MemAvailable"), swap: field("SwapTotal") }
@@ -116,7 +118,8 @@ mod tests {
 
     #[test]
     fn reads_meminfo() {
-        let text = "MemTotal:        2048 kB\nMemFree:  1 kB\nMemAvailable:    1024 kB\nSwapTotal:       0 kB\n";
+        let text =
+            "MemTotal:        2048 kB\nMemFree:  1 kB\nMemAvailable:    1024 kB\nSwapTotal:       0 kB\n";
         assert_eq!(Memory::parse(text), Memory { total: 2 << 20, available: 1 << 20, swap: 0 });
         assert_eq!(Memory::parse("nonsense"), Memory::default());
     }

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
+        DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSwapStatus,
+        NodeSystemInfo,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -90,7 +91,7 @@ pub(super) fn status(fixed: &Fixed, observed: &Observed, before: &[NodeCondition
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(fixed.port) }),
         }),
-        images: Some(images::list(images.clone())),
+        images: Some(images::list(images.clone(), config.node_status_max_images)),
         node_info: Some(NodeSystemInfo {
             architecture: ARCHITECTURE.to_owned(),
             boot_id: machine.boot_id.clone(),
@@ -155,13 +156,22 @@ pub(super) mod tests {
     }
 
     pub(crate) fn observed() -> Observed {
-        let machine = Machine { cpus: 2, memory: 1 << 30, memory_available: 1 << 30, boot_id: "b1".to_owned(), ..Machine::default() };
+        let machine = Machine {
+            cpus: 2,
+            memory: 1 << 30,
+            memory_available: 1 << 30,
+            boot_id: "b1".to_owned(),
+            ..Machine::default()
+        };
         Observed { machine, images: Vec::new(), problems: Problems::new(), now: Timestamp::UNIX_EPOCH }
     }
 
     #[test]
     fn a_node_says_what_it_is() {
-        let flags = Flags { node_labels: Some("pool=wasm,topology.kubernetes.io/zone=a".to_owned()), ..Flags::default() };
+        let flags = Flags {
+            node_labels: Some("pool=wasm,topology.kubernetes.io/zone=a".to_owned()),
+            ..Flags::default()
+        };
         let node = node(&fixed(&flags), &observed());
         let value = serde_json::to_value(&node).unwrap();
         assert_eq!(
@@ -196,7 +206,10 @@ pub(super) mod tests {
         };
         let node = node(&fixed(&flags), &observed());
         let labels = node.metadata.labels.unwrap();
-        assert_eq!((labels["kubernetes.io/os"].as_str(), labels["beta.kubernetes.io/os"].as_str()), ("wasi", "wasi"));
+        assert_eq!(
+            (labels["kubernetes.io/os"].as_str(), labels["beta.kubernetes.io/os"].as_str()),
+            ("wasi", "wasi")
+        );
         assert_eq!(node.spec.unwrap().taints, None);
     }
 
@@ -205,7 +218,11 @@ pub(super) mod tests {
         let version = KUBELET_VERSION.strip_prefix('v').unwrap();
         let (core, build) = version.split_once('+').unwrap();
         assert_eq!(core.split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3, "{core}");
-        assert!(build.split('.').all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')));
+        assert!(
+            build
+                .split('.')
+                .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub(super) struct Patch {
 pub(super) fn patch(current: &Node, labels: &BTreeMap<String, String>, wanted: &NodeStatus) -> Patch {
     let mut metadata = Map::new();
     let there = current.metadata.labels.clone().unwrap_or_default();
-    let wrong: BTreeMap<_, _> = labels.iter().filter(|(key, value)| there.get(*key) != Some(*value)).collect();
+    let wrong: BTreeMap<_, _> =
+        labels.iter().filter(|(key, value)| there.get(*key) != Some(*value)).collect();
     if !wrong.is_empty() {
         metadata.insert("labels".to_owned(), json!(wrong));
     }
@@ -37,7 +38,9 @@ pub(super) fn patch(current: &Node, labels: &BTreeMap<String, String>, wanted: &
     let empty = NodeStatus::default();
     let is = current.status.as_ref().unwrap_or(&empty);
     let mut status = Map::new();
-    for (field, is, wanted) in [("capacity", &is.capacity, &wanted.capacity), ("allocatable", &is.allocatable, &wanted.allocatable)] {
+    for (field, is, wanted) in
+        [("capacity", &is.capacity, &wanted.capacity), ("allocatable", &is.allocatable, &wanted.allocatable)]
+    {
         let wrong = wrong_amounts(is.as_ref(), wanted.as_ref());
         if !wrong.is_empty() {
             status.insert(field.to_owned(), json!(wrong));
@@ -82,7 +85,9 @@ fn wrong_amounts(is: Option<&Resources>, wanted: Option<&Resources>) -> Resource
     wanted
         .into_iter()
         .flatten()
-        .filter(|(name, wanted)| is.and_then(|is| is.get(*name)).is_none_or(|is| amount(&is.0) != amount(&wanted.0)))
+        .filter(|(name, wanted)| {
+            is.and_then(|is| is.get(*name)).is_none_or(|is| amount(&is.0) != amount(&wanted.0))
+        })
         .map(|(name, wanted)| (name.clone(), wanted.clone()))
         .collect()
 }

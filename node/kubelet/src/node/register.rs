@@ -27,7 +27,9 @@ pub(super) enum RegisterError {
         theirs: String,
     },
     /// `registerNode` is false, and nobody has made the Node.
-    #[error("registerNode is false and there is no Node of this name yet: create it, or let this node register itself")]
+    #[error(
+        "registerNode is false and there is no Node of this name yet: create it, or let this node register itself"
+    )]
     Missing,
 }
 

@@ -128,8 +128,13 @@ mod tests {
     #[test]
     fn reservations_are_subtracted_and_never_go_below_zero() {
         let config = KubeletConfiguration {
-            kube_reserved: [("cpu".to_owned(), "500m".to_owned()), ("memory".to_owned(), "1Gi".to_owned())].into(),
-            system_reserved: [("cpu".to_owned(), "1".to_owned()), ("ephemeral-storage".to_owned(), "1Ti".to_owned())].into(),
+            kube_reserved: [("cpu".to_owned(), "500m".to_owned()), ("memory".to_owned(), "1Gi".to_owned())]
+                .into(),
+            system_reserved: [
+                ("cpu".to_owned(), "1".to_owned()),
+                ("ephemeral-storage".to_owned(), "1Ti".to_owned()),
+            ]
+            .into(),
             eviction_hard: BTreeMap::new(),
             max_pods: 1000,
             pods_per_core: 10,

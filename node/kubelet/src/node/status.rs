@@ -104,13 +104,21 @@ impl StatusLoop {
             let message = format!("Node {name} has been rebooted, boot id: {}", observed.machine.boot_id);
             self.recorder.warning(&node_reference(name), "Rebooted", message);
         }
-        self.tell_changes(registered.found.as_ref().map(conditions).unwrap_or_default(), conditions(&registered.node));
+        self.tell_changes(
+            registered.found.as_ref().map(conditions).unwrap_or_default(),
+            conditions(&registered.node),
+        );
         self.node.send_replace(Some(Arc::new(registered.node)));
         Ok(())
     }
 
     /// Sends the status when something is different, or when it is time.
-    async fn report(&self, api: &Api<Node>, current: &Node, next_report: &mut Instant) -> Result<(), RegisterError> {
+    async fn report(
+        &self,
+        api: &Api<Node>,
+        current: &Node,
+        next_report: &mut Instant,
+    ) -> Result<(), RegisterError> {
         let observed = self.observe().await;
         let before = conditions(current);
         let wanted = object::status(&self.fixed, &observed, before);
@@ -143,9 +151,13 @@ impl StatusLoop {
         let machine = tokio::task::spawn_blocking(move || Machine::read(&root_dir)).await.unwrap_or_default();
         let mut problems = self.problems.borrow().clone();
         if machine.cpus == 0 || machine.memory == 0 {
-            let missing: Vec<_> =
-                [("cpu", machine.cpus), ("memory", machine.memory)].into_iter().filter(|(_, n)| *n == 0).map(|(name, _)| name).collect();
-            problems.insert("machine", format!("missing node capacity for resources: {}", missing.join(", ")));
+            let missing: Vec<_> = [("cpu", machine.cpus), ("memory", machine.memory)]
+                .into_iter()
+                .filter(|(_, n)| *n == 0)
+                .map(|(name, _)| name)
+                .collect();
+            problems
+                .insert("machine", format!("missing node capacity for resources: {}", missing.join(", ")));
         }
         Observed { machine, images: self.runtime.images().await, problems, now: Timestamp::now() }
     }
@@ -153,7 +165,11 @@ impl StatusLoop {
     fn tell_changes(&self, before: &[NodeCondition], after: &[NodeCondition]) {
         let name = &self.fixed.config.node_name;
         for reason in conditions::changes(before, after) {
-            self.recorder.normal(&node_reference(name), reason, format!("Node {name} status is now: {reason}"));
+            self.recorder.normal(
+                &node_reference(name),
+                reason,
+                format!("Node {name} status is now: {reason}"),
+            );
         }
     }
 }

@@ -24,6 +24,12 @@ impl PodIndex {
         self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
+    /// The pod of that UID.
+    #[must_use]
+    pub fn get(&self, uid: &str) -> Option<Arc<Pod>> {
+        self.pods.read().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
+    }
+
     /// All pods, in no order.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {

@@ -47,6 +47,7 @@ impl Launch<'_> {
                 message: format!("cannot make the log directory {}: {error}", dir.display()),
             })?;
         }
+        drop_old_logs(&spec.log_path, attempt);
         self.runtime.start(&spec).await.map_err(|error| {
             let reason = match &error {
                 StartError::Config(_) => "CreateContainerConfigError",
@@ -133,6 +134,19 @@ impl Launch<'_> {
     }
 }
 
+/// Removes the logs of attempts before the last one, which `kubectl logs --previous` shows. What cannot be
+/// removed goes with the pod.
+fn drop_old_logs(newest: &Path, attempt: u32) {
+    let Some(entries) = newest.parent().and_then(|dir| std::fs::read_dir(dir).ok()) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let number = name.to_str().and_then(|n| n.split('.').next()).and_then(|n| n.parse::<u32>().ok());
+        if number.is_some_and(|number| number.saturating_add(1) < attempt) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A limit or request, 0 where there is none. What the API server let through is a quantity.
 fn resource(
     container: &Container,
@@ -169,6 +183,21 @@ fn refuse_volumes(pod: &Pod, container: &Container) -> Result<(), Trouble> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_of_the_last_attempt_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["0.log", "1.log", "1.log.20260101-000000", "2.log", "2.log.20260101-000000", "other"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        drop_old_logs(&dir.path().join("3.log"), 3);
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["2.log", "2.log.20260101-000000", "other"]);
+    }
 
     #[test]
     fn volumes_are_refused_by_name_and_kind_but_for_the_token() {

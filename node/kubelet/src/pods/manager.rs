@@ -16,7 +16,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::task::{Desired, PodTask, Shared};
+use super::{
+    admission::{
+        self, Rejection,
+        resources::{self, Amounts},
+    },
+    shared::Shared,
+    task::{Desired, PodTask},
+};
 
 /// What a source says about its pods.
 #[derive(Debug)]
@@ -30,6 +37,9 @@ pub enum Update {
 }
 
 struct Handle {
+    pod: Arc<Pod>,
+    /// What it takes of the node, as long as it is not over.
+    footprint: Amounts,
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
 }
@@ -95,18 +105,35 @@ impl PodManager {
 
     fn set(&mut self, pod: Arc<Pod>) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
-        match self.handles.get(&uid) {
+        match self.handles.get_mut(&uid) {
             Some(handle) => {
+                handle.pod = Arc::clone(&pod);
                 handle.desired.send_replace(Desired::Pod(pod));
             }
             None => {
+                let rejection = self.admit(&uid, &pod).err();
                 let (desired, receiver) = watch::channel(Desired::Pod(Arc::clone(&pod)));
                 let wake = Arc::new(Notify::new());
-                let task = PodTask::new(Arc::clone(&self.shared), pod, receiver, Arc::clone(&wake));
-                self.handles.insert(uid, Handle { desired, wake });
+                let (shared, task_pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
+                let task = PodTask::new(shared, task_pod, receiver, Arc::clone(&wake), rejection);
+                let footprint = resources::footprint(&pod);
+                self.handles.insert(uid, Handle { pod, footprint, desired, wake });
                 self.tasks.spawn(task.run());
             }
         }
+    }
+
+    /// Whether the node takes a pod that it has not taken yet. Pods come here one at a time, so two of them
+    /// can never be given the same room.
+    fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Rejection> {
+        let Some(view) = &self.shared.admission else { return Ok(()) };
+        if self.shared.records.knows(uid) || pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
+            return Ok(());
+        }
+        let taken = self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
+        let mut used = Amounts::new();
+        taken.clone().for_each(|(_, handle)| resources::add(&mut used, &handle.footprint));
+        admission::admit(pod, &view.borrow(), &used, taken.map(|(_, handle)| &*handle.pod))
     }
 
     fn gone(&self, uid: &str) {
@@ -137,6 +164,11 @@ impl PodManager {
             }
         }
     }
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// The next wake-up; none for ever when there is no channel.

@@ -26,15 +26,17 @@ mod publisher;
 mod pull;
 mod records;
 mod refusal;
+mod shared;
 pub mod source;
 pub mod status;
 mod status_patch;
 mod task;
+mod termination;
 
 pub use self::{
     environment::NodeFacts,
     index::PodIndex,
     manager::{PodManager, Update},
     records::Records,
-    task::Shared,
+    shared::Shared,
 };

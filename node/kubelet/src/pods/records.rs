@@ -38,6 +38,12 @@ impl Records {
         self.pods.join(uid)
     }
 
+    /// Something is remembered of the pod: it was taken before.
+    #[must_use]
+    pub fn knows(&self, uid: &str) -> bool {
+        self.dir(uid).join("state.json").exists()
+    }
+
     /// What is remembered of a pod. A file that cannot be understood counts as none: the API server and
     /// the provider know the rest.
     ///

@@ -10,7 +10,7 @@
 //! The state is saved before anything is acted on, so that a task that is torn off at any point can be
 //! taken up by the next agent.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodStatus};
@@ -20,24 +20,21 @@ use tokio::{
 };
 
 use super::{
+    admission::Rejection,
     adopt,
-    api::{ApiError, Objects, PodApi},
+    api::ApiError,
     container_id::container_id,
-    credentials,
-    environment::{NodeFacts, References},
     handlers::{Attempt, Ongoing},
-    index::PodIndex,
     launch::Launch,
-    lifecycle::{self, Action, EndingCause, Limits, Note, PodName, ProbeKind, Spec, State, Trouble},
+    lifecycle::{self, Action, EndingCause, Note, PodName, ProbeKind, Spec, State, Trouble},
     publisher::Publisher,
     pull::{self, PullPolicy},
-    records::Records,
-    status,
+    shared::{Shared, tell},
+    status, termination,
 };
 use crate::{
-    events::Recorder,
     logs,
-    runtime::{Credential, Image, Runtime},
+    runtime::{ContainerState, Exit, Image},
 };
 
 /// How often a pod is looked at when nothing happens.
@@ -45,57 +42,6 @@ const RESYNC: Duration = Duration::from_secs(60);
 
 /// How long a failed final DELETE waits.
 const FINALIZE_RETRY: Duration = Duration::from_secs(2);
-
-/// What all pod tasks share.
-#[derive(Debug)]
-pub struct Shared {
-    /// Runs the containers.
-    pub runtime: Arc<dyn Runtime>,
-    /// The cluster.
-    pub api: Arc<dyn PodApi>,
-    /// Tells people.
-    pub recorder: Recorder,
-    /// Remembers pods.
-    pub records: Records,
-    /// Where the newest statuses are looked up.
-    pub index: PodIndex,
-    /// Addresses and resources of the node.
-    pub node: watch::Receiver<NodeFacts>,
-    /// Where logs are written.
-    pub logs_dir: PathBuf,
-    /// The node's own registry credentials, a `config.json` as Docker writes it. It need not exist.
-    pub registry_config: Option<PathBuf>,
-    /// What holds for every pod.
-    pub limits: Limits,
-}
-
-impl Shared {
-    /// Credentials for an image: those of the pod's image pull secrets, then the node's own.
-    async fn credentials(&self, pod: &Pod, image: &str, tell: impl Fn(Note)) -> Vec<Credential> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let named = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
-        let names: Vec<&str> = named.iter().map(|n| n.name.as_str()).filter(|n| !n.is_empty()).collect();
-        let references =
-            References { secrets: names.iter().map(|n| (*n).to_owned()).collect(), ..References::default() };
-        let mut found = match names.is_empty() {
-            true => Objects::default(),
-            false => self.api.objects(namespace, &references).await.unwrap_or_default(),
-        };
-        let secrets: Vec<_> = names.iter().filter_map(|name| found.secrets.remove(*name)).collect();
-        if secrets.len() < names.len() {
-            let present = |name: &&&str| secrets.iter().any(|s| s.metadata.name.as_deref() == Some(**name));
-            let missing: Vec<_> = names.iter().filter(|name| !present(name)).copied().collect();
-            let message = format!(
-                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                missing.join(", ")
-            );
-            let reason = "FailedToRetrieveImagePullSecret";
-            tell(Note { container: None, warning: true, reason, message });
-        }
-        let file = self.registry_config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
-        credentials::for_image(image, &secrets, file.as_deref())
-    }
-}
 
 /// What a pod should be.
 #[derive(Clone, Debug)]
@@ -154,6 +100,7 @@ impl PodTask {
         pod: Arc<Pod>,
         desired: watch::Receiver<Desired>,
         wake: Arc<Notify>,
+        rejection: Option<Rejection>,
     ) -> Self {
         let now = Timestamp::now();
         let meta = &pod.metadata;
@@ -179,6 +126,10 @@ impl PodTask {
         let foreign = record.is_none() && adopt::is_terminal(&pod);
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
         state.resume(&spec, |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)), now);
+        if let Some(rejection) = rejection {
+            shared.recorder.warning(&reference, &rejection.reason, rejection.message.clone());
+            state.record_verdict(rejection.verdict(), now);
+        }
         Self {
             saved: State::default(),
             shared,
@@ -281,13 +232,24 @@ impl PodTask {
             }
             let id = container_id(&self.name.uid, &name, record.newest_attempt());
             let observed = self.shared.runtime.observe(&id);
-            self.state.record_observation(&name, observed.as_ref(), None, now);
+            let message = match &observed {
+                Some(ContainerState::Exited(exit)) => self.termination_message(&name, exit),
+                _ => None,
+            };
+            self.state.record_observation(&name, observed.as_ref(), message, now);
             if self.state.container(&name).running().is_none() {
                 self.ongoing.end(&id);
                 ended.push(id);
             }
         }
         ended
+    }
+
+    fn termination_message(&mut self, name: &str, exit: &Exit) -> Option<String> {
+        let attempt = self.state.container(name).newest_attempt();
+        let PodName { name: pod, namespace, uid } = &self.name;
+        let log = logs::file(&self.shared.logs_dir, namespace, pod, uid, name, attempt);
+        termination::message(&self.container(name)?, exit, &log)
     }
 
     /// True when the state on disk is the present one.
@@ -572,19 +534,4 @@ fn shown_status(pod: &Pod, computed: &PodStatus) -> PodStatus {
     let foreign: Vec<_> = present.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned().collect();
     ours.extend(foreign);
     status
-}
-
-/// Records an event about the pod, or about one of its containers.
-fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note: &Note) {
-    let mut about = pod.clone();
-    if let Some(container) = &note.container {
-        let init = spec.init.iter().any(|c| c.name == *container);
-        let list = if init { "initContainers" } else { "containers" };
-        about.field_path = Some(format!("spec.{list}{{{container}}}"));
-    }
-    if note.warning {
-        recorder.warning(&about, note.reason, note.message.clone());
-    } else {
-        recorder.normal(&about, note.reason, note.message.clone());
-    }
 }

@@ -51,7 +51,8 @@ pub(super) fn subresources(path: &str) -> &'static [&'static str] {
         ("/statusz", &["statusz"]),
         ("/flagz", &["configz"]),
     ];
-    let is_below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_below =
+        |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     table.iter().find(|(prefix, _)| is_below(prefix)).map_or(&["proxy"], |(_, subresources)| subresources)
 }
 
@@ -81,16 +82,24 @@ impl Decisions {
     }
 
     /// Whether the caller may. That there was no answer is not remembered.
-    pub(super) async fn allows(&self, attributes: &Attributes, reviews: &Reviews) -> Result<bool, ReviewError> {
+    pub(super) async fn allows(
+        &self,
+        attributes: &Attributes,
+        reviews: &Reviews,
+    ) -> Result<bool, ReviewError> {
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((_, allowed)) = known.get_mut(attributes).filter(|(until, _)| *until > Instant::now()) {
+            if let Some((_, allowed)) = known.get_mut(attributes).filter(|(until, _)| *until > Instant::now())
+            {
                 return Ok(*allowed);
             }
         }
         let allowed = reviews.access(attributes).await?;
         let until = Instant::now() + if allowed { self.allowed_ttl } else { self.denied_ttl };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(attributes.clone(), (until, allowed));
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(attributes.clone(), (until, allowed));
         Ok(allowed)
     }
 }

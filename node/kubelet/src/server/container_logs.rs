@@ -45,23 +45,29 @@ pub(super) async fn answer(
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let path = logs::file(logs_dir, namespace, pod_name, &uid, container, selected.attempt);
     let is_running = {
-        let (namespace, pod_name, container) = (namespace.to_owned(), pod_name.to_owned(), container.to_owned());
+        let (namespace, pod_name, container) =
+            (namespace.to_owned(), pod_name.to_owned(), container.to_owned());
         move || {
             // A pod of this name with another UID is another pod, and this container is gone.
             pods.pod(&namespace, &pod_name)
                 .filter(|pod| pod.metadata.uid.as_deref() == Some(uid.as_str()))
-                .and_then(|pod| Some(logs::is_running(pod.status.as_ref()?, &container, &selected.container_id)))
+                .and_then(|pod| {
+                    Some(logs::is_running(pod.status.as_ref()?, &container, &selected.container_id))
+                })
                 .unwrap_or(false)
         }
     };
     match logs::stream(path, &options, is_running).await {
         Ok(chunks) => {
             let mut response = warp::reply::stream(chunks).into_response();
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
             response
         }
         Err(err) => {
-            let message = format!("unable to read the log of container {container:?} in pod {pod_name:?}: {err}");
+            let message =
+                format!("unable to read the log of container {container:?} in pod {pod_name:?}: {err}");
             text(StatusCode::BAD_REQUEST, message)
         }
     }

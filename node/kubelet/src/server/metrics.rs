@@ -7,7 +7,12 @@ use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, text},
-    metrics::{MetricType, TypedMetric, counter::ConstCounter, family::Family, gauge::{ConstGauge, Gauge}},
+    metrics::{
+        MetricType, TypedMetric,
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
 use warp::reply::{Reply as _, Response};
@@ -44,10 +49,9 @@ impl Metrics {
         if text::encode(&mut body, &self.registry).is_err() {
             return reply::text(StatusCode::INTERNAL_SERVER_ERROR, "a metric could not be written\n");
         }
-        let accepts_open_metrics = headers
-            .get_all(header::ACCEPT)
-            .iter()
-            .any(|accept| accept.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text")));
+        let accepts_open_metrics = headers.get_all(header::ACCEPT).iter().any(|accept| {
+            accept.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text"))
+        });
         // The older format reads the newer's end mark as a comment.
         let format = if accepts_open_metrics {
             "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -84,7 +88,12 @@ impl Collector for PodCounts {
         let running = pods.iter().map(|pod| running_containers(pod)).filter(|count| *count > 0).count();
         let containers: usize = pods.iter().map(|pod| running_containers(pod)).sum();
         let gauge = |count: usize| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
-        encode(&mut encoder, "kubelet_running_pods", "Number of pods that have a running container", &gauge(running))?;
+        encode(
+            &mut encoder,
+            "kubelet_running_pods",
+            "Number of pods that have a running container",
+            &gauge(running),
+        )?;
         let mut family = encoder.encode_descriptor(
             "kubelet_running_containers",
             "Number of containers currently running",
@@ -118,16 +127,31 @@ impl Collector for Process {
             encode(&mut encoder, "process_cpu_seconds", help, &ConstCounter::new(cpu_seconds))?;
             if let Some(boot) = number_after(&read("/proc/stat"), "btime ") {
                 let help = "Start time of the process since unix epoch in seconds";
-                encode(&mut encoder, "process_start_time_seconds", help, &ConstGauge::new(boot + started_after_boot))?;
+                encode(
+                    &mut encoder,
+                    "process_start_time_seconds",
+                    help,
+                    &ConstGauge::new(boot + started_after_boot),
+                )?;
             }
         }
         if let Some(kibibytes) = number_after(&read("/proc/self/status"), "VmRSS:") {
             let help = "Resident memory size in bytes";
-            encode(&mut encoder, "process_resident_memory_bytes", help, &ConstGauge::new(kibibytes * 1024.0))?;
+            encode(
+                &mut encoder,
+                "process_resident_memory_bytes",
+                help,
+                &ConstGauge::new(kibibytes * 1024.0),
+            )?;
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
             let count = i64::try_from(open.count()).unwrap_or(i64::MAX);
-            encode(&mut encoder, "process_open_fds", "Number of open file descriptors", &ConstGauge::new(count))?;
+            encode(
+                &mut encoder,
+                "process_open_fds",
+                "Number of open file descriptors",
+                &ConstGauge::new(count),
+            )?;
         }
         Ok(())
     }

@@ -82,17 +82,20 @@ pub enum ServerError {
 
 /// The server, with its ports taken and nothing served yet.
 pub struct Server {
-    https: Listener,
+    https: Option<Listener>,
+    port: u16,
     healthz: Option<Listener>,
     acceptor: TlsAcceptor,
     gate: Gate,
     state: State,
-    serve_https: bool,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("https", &self.https).field("healthz", &self.healthz).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("https", &self.https)
+            .field("healthz", &self.healthz)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +117,10 @@ impl Server {
         let bind = |address: SocketAddr, what: &'static str, flag: &'static str| {
             Listener::bind(address).map_err(|source| ServerError::Listen { address, what, flag, source })
         };
-        let https = bind(SocketAddr::new(kubelet.address, kubelet.port), "the HTTPS API", "--port")?;
+        let https = kubelet
+            .enable_server
+            .then(|| bind(SocketAddr::new(kubelet.address, kubelet.port), "the HTTPS API", "--port"))
+            .transpose()?;
         let healthz = (kubelet.healthz_port != 0)
             .then(|| {
                 let address = SocketAddr::new(kubelet.healthz_bind_address, kubelet.healthz_port);
@@ -122,21 +128,22 @@ impl Server {
             })
             .transpose()?;
         let gate = Gate::new(config, reviews)?;
-        let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&kubelet.tls_min_version, certificate)?));
+        let acceptor =
+            TlsAcceptor::from(Arc::new(tls::server_config(&kubelet.tls_min_version, certificate)?));
         Ok(Self {
+            port: https.as_ref().map_or(kubelet.port, |https| https.address().port()),
             https,
             healthz,
             acceptor,
             gate,
             state: State::new(config, pods),
-            serve_https: kubelet.enable_server,
         })
     }
 
-    /// The port of the HTTPS API, which the Node announces.
+    /// The port of the HTTPS API, which the Node announces; with `enableServer: false`, the configured one.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.https.address().port()
+        self.port
     }
 
     /// The address of the plain health checks; `None` when they are off.
@@ -152,11 +159,12 @@ impl Server {
 
     /// Serves until cancelled; answers that are under way get a moment to end.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self { https, healthz, acceptor, gate, state, serve_https } = self;
+        let Self { https, port: _, healthz, acceptor, gate, state } = self;
         let state = Arc::new(state);
         let https_serving = async {
-            if serve_https {
-                https.serve_tls(acceptor, Arc::new(gate), routes::service(Arc::clone(&state)), cancel.clone()).await;
+            if let Some(https) = https {
+                let routes = routes::service(Arc::clone(&state));
+                https.serve_tls(acceptor, Arc::new(gate), routes, cancel.clone()).await;
             }
         };
         let healthz_serving = async {

@@ -51,7 +51,8 @@ impl Reviews {
             spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
             ..TokenReview::default()
         };
-        let TokenReviewStatus { authenticated, user, .. } = self.ask(&review).await?.status.ok_or(ReviewError::Empty)?;
+        let TokenReviewStatus { authenticated, user, .. } =
+            self.ask(&review).await?.status.ok_or(ReviewError::Empty)?;
         Ok(user.filter(|_| authenticated == Some(true)).and_then(known))
     }
 

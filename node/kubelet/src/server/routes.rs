@@ -14,8 +14,16 @@ use super::{Pods, container_logs, health, metrics::Metrics, reply::text};
 use crate::config::{Config, KubeletConfiguration};
 
 /// Paths that `enableDebuggingHandlers: false` closes.
-const DEBUGGING: [&str; 8] =
-    ["/run/", "/exec/", "/attach/", "/portForward/", "/containerLogs/", "/runningpods/", "/debug/pprof/", "/logs/"];
+const DEBUGGING: [&str; 8] = [
+    "/run/",
+    "/exec/",
+    "/attach/",
+    "/portForward/",
+    "/containerLogs/",
+    "/runningpods/",
+    "/debug/pprof/",
+    "/logs/",
+];
 
 /// What the handlers work with.
 pub(super) struct State {
@@ -60,22 +68,25 @@ pub(super) fn service(state: Arc<State>) -> Routes {
         .and(warp::get())
         .and(warp::query::<Query>())
         .and(with.clone())
-        .then(|namespace: String, pod: String, container: String, query: Query, state: Arc<State>| async move {
-            let pods = Arc::clone(&state.pods);
-            container_logs::answer(pods, &state.logs_dir, (&namespace, &pod, &container), &query).await
-        });
+        .then(
+            |namespace: String, pod: String, container: String, query: Query, state: Arc<State>| async move {
+                let pods = Arc::clone(&state.pods);
+                container_logs::answer(pods, &state.logs_dir, (&namespace, &pod, &container), &query).await
+            },
+        );
     let metrics = warp::path!("metrics")
         .and(warp::get())
         .and(warp::header::headers_cloned())
         .and(with.clone())
         .map(|headers: HeaderMap, state: Arc<State>| state.metrics.answer(&headers));
     let pods = warp::path!("pods").and(warp::get()).and(with.clone()).map(|state: Arc<State>| pods(&state));
-    let running =
-        warp::path!("runningpods").and(warp::get()).and(with.clone()).map(|state: Arc<State>| running_pods(&state));
-    let configz = warp::path!("configz")
+    let running = warp::path!("runningpods")
         .and(warp::get())
-        .and(with)
-        .map(|state: Arc<State>| warp::reply::json(&json!({ "kubeletconfig": state.configuration })).into_response());
+        .and(with.clone())
+        .map(|state: Arc<State>| running_pods(&state));
+    let configz = warp::path!("configz").and(warp::get()).and(with).map(|state: Arc<State>| {
+        warp::reply::json(&json!({ "kubeletconfig": state.configuration })).into_response()
+    });
     let unsupported = warp::path::param::<String>().and(warp::path::tail()).and_then(
         |first: String, _| async move {
             match first.as_str() {
@@ -184,6 +195,6 @@ fn running_pods(state: &State) -> Response {
 }
 
 fn list(items: Vec<Value>) -> Response {
-    warp::reply::json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items })).into_response()
+    warp::reply::json(&json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items }))
+        .into_response()
 }
-

@@ -3,8 +3,12 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -75,7 +79,9 @@ fn api_server(reviewer: SharedReviewer) -> Client {
             let spec = &review["spec"];
             let status = if path.ends_with("/tokenreviews") {
                 match spec["token"].as_str().and_then(|token| reviewer.tokens.get(token)) {
-                    Some(user) => json!({ "authenticated": true, "user": { "username": user, "groups": ["g"] } }),
+                    Some(user) => {
+                        json!({ "authenticated": true, "user": { "username": user, "groups": ["g"] } })
+                    }
                     None => json!({ "authenticated": false }),
                 }
             } else {
@@ -145,8 +151,11 @@ impl Running {
         let ca = dir.path().join("ca.crt");
         std::fs::write(&ca, authority.0.pem()).unwrap();
         let file = configuration.replace("CA", ca.to_str().unwrap());
-        // A port for health checks that is free for sure would be 0, which means none: it is taken and left.
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Port 0 would mean no health checks. A free one is looked for on an address that no other test uses.
+        static STARTED: AtomicU8 = AtomicU8::new(1);
+        let own = [127, 9, 9, STARTED.fetch_add(1, Ordering::Relaxed)];
+        let free = std::net::TcpListener::bind((IpAddr::from(own), 0)).unwrap().local_addr().unwrap().port();
+        let file = format!("{file}healthzBindAddress: {}\n", IpAddr::from(own));
         let flags = Flags {
             address: Some([127, 0, 0, 1].into()),
             port: Some(0),
@@ -187,7 +196,8 @@ impl Running {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
         let stream = connector.connect(ServerName::try_from("edge").unwrap(), stream).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header("host", "edge");
         if let Some(token) = caller.token {
@@ -200,7 +210,9 @@ impl Running {
     fn roots(&self) -> RootCertStore {
         use rustls_pki_types::pem::PemObject as _;
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.dir.path().join("root/pki/kubelet.crt")).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_file(self.dir.path().join("root/pki/kubelet.crt")).unwrap())
+            .unwrap();
         roots
     }
 
@@ -218,7 +230,8 @@ impl Running {
 
     async fn health(&self, path: &str) -> (StatusCode, String) {
         let stream = TcpStream::connect(self.healthz).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         let request = Request::get(path).header("host", "edge").body(Empty::<Bytes>::new()).unwrap();
         read(sender.send_request(request).await.unwrap()).await
@@ -232,7 +245,8 @@ async fn read(response: Response<hyper::body::Incoming>) -> (StatusCode, String)
 }
 
 fn serving(config: &Config) -> Arc<Serving> {
-    let connection = crate::identity::Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+    let connection =
+        crate::identity::Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     crate::identity::serving::prepare(config, &["edge".to_owned()], &connection).unwrap().0
 }
 
@@ -242,7 +256,11 @@ const SECURE: &str = "authentication: {x509: {clientCAFile: CA}}\n";
 async fn nobody_gets_nothing() {
     let server = Running::start(SECURE);
     for path in ["/pods", "/healthz", "/metrics", "/no/such/path"] {
-        assert_eq!(server.get(Caller::default(), path).await, (StatusCode::UNAUTHORIZED, "Unauthorized".into()), "{path}");
+        assert_eq!(
+            server.get(Caller::default(), path).await,
+            (StatusCode::UNAUTHORIZED, "Unauthorized".into()),
+            "{path}"
+        );
     }
     assert_eq!(lock(&server.reviewer).asked.len(), 0);
 }
@@ -269,7 +287,8 @@ async fn a_certificate_of_another_authority_is_not_believed_even_where_anyone_ma
     let server = Running::start("authentication: {anonymous: {enabled: true}, x509: {clientCAFile: CA}}\n");
     server.allow("system:anonymous get proxy");
     assert_eq!(server.get(Caller::default(), "/configz").await.0, StatusCode::OK);
-    let stranger = Caller { certificate: Some(Authority::new().client("admin", "system:masters")), token: None };
+    let stranger =
+        Caller { certificate: Some(Authority::new().client("admin", "system:masters")), token: None };
     assert_eq!(server.get(stranger, "/configz").await.0, StatusCode::UNAUTHORIZED);
 }
 
@@ -342,7 +361,9 @@ async fn nothing_fails_open() {
 async fn what_is_not_supported_says_so_to_those_who_may_ask() {
     let server = Running::start(SECURE);
     server.allow("admin create proxy");
-    for (path, word) in [("/exec/ns/p/c", "exec"), ("/attach/ns/p/c", "attach"), ("/portForward/ns/p", "portForward")] {
+    for (path, word) in
+        [("/exec/ns/p/c", "exec"), ("/attach/ns/p/c", "attach"), ("/portForward/ns/p", "portForward")]
+    {
         let response = server.request(server.by_certificate("admin", "g"), Method::POST, path).await;
         let (status, body) = read(response).await;
         assert_eq!(status, StatusCode::NOT_IMPLEMENTED);
@@ -487,8 +508,12 @@ async fn a_taken_port_is_named() {
         ..Flags::default()
     };
     let (config, _) = Config::resolve("", &flags, "edge").unwrap();
-    let bound =
-        Server::bind(&config, serving(&config), api_server(SharedReviewer::default()), Arc::new(FakePods::default()));
+    let bound = Server::bind(
+        &config,
+        serving(&config),
+        api_server(SharedReviewer::default()),
+        Arc::new(FakePods::default()),
+    );
     let message = bound.unwrap_err().to_string();
     assert!(message.contains("for the HTTPS API") && message.contains("--port"), "{message}");
 }

@@ -36,7 +36,8 @@ impl ClientCa {
     /// Reads the bundle.
     pub(super) fn load(path: PathBuf) -> Result<Self, ServerError> {
         let modified = modified(&path);
-        let verifier = read(&path).map_err(|message| ServerError::ClientCa { path: path.clone(), message })?;
+        let verifier =
+            read(&path).map_err(|message| ServerError::ClientCa { path: path.clone(), message })?;
         Ok(Self { path, state: Mutex::new(Loaded { verifier, modified, looked: Instant::now() }) })
     }
 
@@ -65,7 +66,10 @@ impl ClientCa {
                         state.modified = present;
                     }
                     Err(message) => {
-                        tracing::warn!("{}: {message}; the authorities read before stay", self.path.display());
+                        tracing::warn!(
+                            "{}: {message}; the authorities read before stay",
+                            self.path.display()
+                        );
                     }
                 }
             }
@@ -96,13 +100,16 @@ fn read(path: &std::path::Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
         return Err("there is no certificate in it".to_owned());
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|err| err.to_string())
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|err| err.to_string())
 }
 
 fn subject(leaf: &CertificateDer<'_>) -> Result<User, String> {
-    let (_, certificate) =
-        x509_parser::certificate::X509Certificate::from_der(leaf).map_err(|_| "the certificate is malformed")?;
-    let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|_| "the certificate is malformed")?;
+    let text =
+        |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
     let name = certificate
         .subject()
         .iter_common_name()

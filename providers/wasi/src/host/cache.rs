@@ -78,9 +78,8 @@ impl Cache {
             let (host, path) = (Arc::clone(host), path.to_owned());
             tokio::task::spawn_blocking(move || load(&host, &path, kind))
         };
-        let loaded = task
-            .await
-            .map_err(|error| LoadError::Precompiled(format!("cannot load: {error}")))??;
+        let loaded =
+            task.await.map_err(|error| LoadError::Precompiled(format!("cannot load: {error}")))??;
         let loaded = Arc::new(loaded);
         *slot = Arc::downgrade(&loaded);
         Ok(loaded)
@@ -106,27 +105,18 @@ fn load(host: &Host, path: &Path, kind: Kind) -> Result<Loaded, LoadError> {
     match kind {
         Kind::CoreCommand => {
             let module = precompiled::module(&host.engine, path)?;
-            let entry = module
-                .get_export("_start")
-                .and_then(|export| export.func().cloned());
+            let entry = module.get_export("_start").and_then(|export| export.func().cloned());
             if !entry.is_some_and(|entry| entry.params().len() == 0 && entry.results().len() == 0) {
                 return Err(LoadError::Link(
                     "`_start` is not a function without parameters and results".to_owned(),
                 ));
             }
-            Ok(Loaded(Entry::Core(
-                host.core.instantiate_pre(&module).map_err(link_error)?,
-            )))
+            Ok(Loaded(Entry::Core(host.core.instantiate_pre(&module).map_err(link_error)?)))
         }
         Kind::CliComponent => {
             let component = precompiled::component(&host.engine, path)?;
-            let pre = host
-                .component
-                .instantiate_pre(&component)
-                .map_err(link_error)?;
-            Ok(Loaded(Entry::Component(
-                CommandPre::new(pre).map_err(link_error)?,
-            )))
+            let pre = host.component.instantiate_pre(&component).map_err(link_error)?;
+            Ok(Loaded(Entry::Component(CommandPre::new(pre).map_err(link_error)?)))
         }
     }
 }

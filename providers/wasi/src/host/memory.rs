@@ -38,11 +38,7 @@ pub(super) struct Refusal {
 impl MemoryGuard {
     /// A guard that grants `limit` bytes in all.
     pub(super) fn new(limit: u64) -> Self {
-        Self {
-            limit,
-            used: 0,
-            refused: None,
-        }
+        Self { limit, used: 0, refused: None }
     }
 
     /// The last growth, if it was refused; a later growth that is granted makes it history.
@@ -57,15 +53,9 @@ impl MemoryGuard {
             // lack of memory.
             return true;
         }
-        let wanted = self
-            .used
-            .saturating_add(desired.saturating_sub(current) as u64);
+        let wanted = self.used.saturating_add(desired.saturating_sub(current) as u64);
         if wanted > self.limit {
-            self.refused = Some(Refusal {
-                at: Instant::now(),
-                wanted,
-                limit: self.limit,
-            });
+            self.refused = Some(Refusal { at: Instant::now(), wanted, limit: self.limit });
             return false;
         }
         self.used = wanted;
@@ -136,10 +126,7 @@ mod tests {
         let mut guard = MemoryGuard::new(1000);
         assert!(guard.memory_growing(0, 5000, Some(4000)).unwrap());
         assert!(guard.refusal().is_none());
-        assert!(
-            guard.memory_growing(0, 1000, None).unwrap(),
-            "and it was not counted"
-        );
+        assert!(guard.memory_growing(0, 1000, None).unwrap(), "and it was not counted");
     }
 
     #[test]

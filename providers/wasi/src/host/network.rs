@@ -13,9 +13,7 @@ use crate::spec::Network;
 
 /// Applies the rules to a guest.
 pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: Network) {
-    wasi.allow_tcp(true)
-        .allow_udp(true)
-        .allow_ip_name_lookup(true);
+    wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
     wasi.socket_addr_check(move |address, what| {
         Box::pin(std::future::ready(allowed(network, address, what)))
     });
@@ -70,23 +68,14 @@ mod tests {
             ("192.0.2.1:5000", TcpAccept, false),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(
-                allowed(Network::Outgoing, address, what),
-                expected,
-                "{address} {what:?}"
-            );
+            assert_eq!(allowed(Network::Outgoing, address, what), expected, "{address} {what:?}");
         }
     }
 
     #[test]
     fn with_the_hosts_network_everything_goes() {
-        for what in [
-            TcpBind, TcpListen, TcpAccept, TcpConnect, UdpBind, UdpSend, UdpReceive,
-        ] {
-            assert!(
-                allowed(Network::Host, "127.0.0.1:80".parse().unwrap(), what),
-                "{what:?}"
-            );
+        for what in [TcpBind, TcpListen, TcpAccept, TcpConnect, UdpBind, UdpSend, UdpReceive] {
+            assert!(allowed(Network::Host, "127.0.0.1:80".parse().unwrap(), what), "{what:?}");
         }
     }
 }

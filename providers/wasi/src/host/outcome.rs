@@ -51,9 +51,8 @@ fn exited(code: i32, refusal: Option<Refusal>) -> Exit {
 
 fn out_of_memory(refusal: Refusal, then: &str) -> Exit {
     let Refusal { wanted, limit, .. } = refusal;
-    let message = format!(
-        "out of memory: the limit is {limit} bytes, and the guest asked for {wanted}; {then}"
-    );
+    let message =
+        format!("out of memory: the limit is {limit} bytes, and the guest asked for {wanted}; {then}");
     Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
 }
 
@@ -79,11 +78,7 @@ mod tests {
     use super::*;
 
     fn refusal(age: Duration) -> Option<Refusal> {
-        Some(Refusal {
-            at: Instant::now().checked_sub(age).unwrap(),
-            wanted: 2000,
-            limit: 1000,
-        })
+        Some(Refusal { at: Instant::now().checked_sub(age).unwrap(), wanted: 2000, limit: 1000 })
     }
 
     #[test]
@@ -112,11 +107,7 @@ mod tests {
             (Phase::Run, exit(0), now(), 0, Exited),
         ] {
             let found = of(phase, &result, refusal);
-            assert_eq!(
-                (found.code, found.reason),
-                (code, reason),
-                "{phase:?} {result:?} {refusal:?}"
-            );
+            assert_eq!((found.code, found.reason), (code, reason), "{phase:?} {result:?} {refusal:?}");
         }
     }
 
@@ -124,15 +115,8 @@ mod tests {
     fn messages_say_what_happened() {
         let trap = of(Phase::Run, &Err(Trap::StackOverflow.into()), None);
         assert_eq!(trap.message, "wasm trap: call stack exhausted");
-        let start = of(
-            Phase::Instantiate,
-            &Err(wasmtime::format_err!("no such thing")),
-            None,
-        );
-        assert_eq!(
-            start.message,
-            "the module could not be instantiated: no such thing"
-        );
+        let start = of(Phase::Instantiate, &Err(wasmtime::format_err!("no such thing")), None);
+        assert_eq!(start.message, "the module could not be instantiated: no such thing");
         let memory = of(Phase::Run, &Ok(2), refusal(Duration::ZERO));
         assert_eq!(
             memory.message,

@@ -62,10 +62,7 @@ impl Capture {
     /// An empty capture of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self {
-            bytes: Arc::default(),
-            limit,
-        }
+        Self { bytes: Arc::default(), limit }
     }
 
     /// Takes what was captured.
@@ -90,17 +87,11 @@ pub(super) struct GuestStream {
 
 impl GuestStream {
     pub(super) fn stdout(output: &Output) -> Self {
-        Self {
-            output: output.clone(),
-            stream: Stream::Stdout,
-        }
+        Self { output: output.clone(), stream: Stream::Stdout }
     }
 
     pub(super) fn stderr(output: &Output) -> Self {
-        Self {
-            output: output.clone(),
-            stream: Stream::Stderr,
-        }
+        Self { output: output.clone(), stream: Stream::Stderr }
     }
 }
 
@@ -112,10 +103,7 @@ impl IsTerminal for GuestStream {
 
 impl StdoutStream for GuestStream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(AsyncGuestStream {
-            stream: self.clone(),
-            waiting: Mutex::new(None),
-        })
+        Box::new(AsyncGuestStream { stream: self.clone(), waiting: Mutex::new(None) })
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
@@ -133,9 +121,7 @@ impl Pollable for GuestStream {
 impl OutputStream for GuestStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if bytes.len() > ROOM || !self.output.push(self.stream, bytes) {
-            return Err(StreamError::trap(
-                "wrote more to an output stream than check-write allowed",
-            ));
+            return Err(StreamError::trap("wrote more to an output stream than check-write allowed"));
         }
         Ok(())
     }
@@ -159,10 +145,7 @@ struct AsyncGuestStream {
 
 impl AsyncGuestStream {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let waiting = self
-            .waiting
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
         let output = &self.stream.output;
         let future = waiting.get_or_insert_with(|| {
             let output = output.clone();
@@ -177,24 +160,14 @@ impl AsyncGuestStream {
 }
 
 impl AsyncWrite for AsyncGuestStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_ready(cx));
         let (now, _) = bytes.split_at(bytes.len().min(ROOM));
         let stream = &self.stream;
-        if stream
-            .output
-            .push(stream.stream, Bytes::copy_from_slice(now))
-        {
+        if stream.output.push(stream.stream, Bytes::copy_from_slice(now)) {
             Poll::Ready(Ok(now.len()))
         } else {
-            Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                "the log cannot keep up",
-            )))
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::StorageFull, "the log cannot keep up")))
         }
     }
 

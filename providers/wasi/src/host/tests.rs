@@ -23,14 +23,9 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = HostOptions {
-            default_memory_limit: DEFAULT_MEMORY_LIMIT,
-            empty_root: dir.path().join("empty"),
-        };
-        Self {
-            host: Arc::new(Host::new(options).unwrap()),
-            dir,
-        }
+        let options =
+            HostOptions { default_memory_limit: DEFAULT_MEMORY_LIMIT, empty_root: dir.path().join("empty") };
+        Self { host: Arc::new(Host::new(options).unwrap()), dir }
     }
 
     /// Compiles a guest and describes an instance of it.
@@ -42,10 +37,7 @@ impl Bench {
             Kind::CliComponent => self.host.engine().precompile_component(&bytes),
         };
         // A name of its own: a precompiled file must never change while it is mapped.
-        let (mut file, module) = tempfile::NamedTempFile::new_in(&self.dir)
-            .unwrap()
-            .keep()
-            .unwrap();
+        let (mut file, module) = tempfile::NamedTempFile::new_in(&self.dir).unwrap().keep().unwrap();
         file.write_all(&code.unwrap()).unwrap();
         InstanceSpec {
             id: "id".into(),
@@ -71,9 +63,7 @@ impl Bench {
     async fn run(&self, spec: &InstanceSpec) -> (Exit, String) {
         let capture = Capture::new(1 << 20);
         let instance = self.instance(spec, &Output::Capture(capture.clone())).await;
-        let exit = timeout(PATIENCE, instance.run())
-            .await
-            .expect("the guest ends");
+        let exit = timeout(PATIENCE, instance.run()).await.expect("the guest ends");
         (exit, String::from_utf8(capture.take()).unwrap())
     }
 
@@ -126,22 +116,11 @@ const SLEEPS: &str = r#"(module
 #[tokio::test]
 async fn exit_codes_come_through() {
     let bench = Bench::new();
-    for (code, expected) in [
-        (0, 0),
-        (1, 1),
-        (42, 42),
-        (125, 125),
-        (126, 126),
-        (127, 127),
-        (255, 255),
-        (256 + 3, 3),
-    ] {
+    for (code, expected) in
+        [(0, 0), (1, 1), (42, 42), (125, 125), (126, 126), (127, 127), (255, 255), (256 + 3, 3)]
+    {
         let (exit, _) = bench.run_wat(&exits(code)).await;
-        assert_eq!(
-            (exit.code, exit.reason),
-            (expected, ExitReason::Exited),
-            "proc_exit({code})"
-        );
+        assert_eq!((exit.code, exit.reason), (expected, ExitReason::Exited), "proc_exit({code})");
         assert_eq!(exit.message, "");
     }
     let (exit, _) = bench.run_wat(r#"(module (func (export "_start")))"#).await;
@@ -152,14 +131,11 @@ async fn exit_codes_come_through() {
 async fn a_trap_is_134_with_a_backtrace() {
     let bench = Bench::new();
     let (exit, _) = bench
-        .run_wat(
-            r#"(module $crasher (func $inner unreachable) (func (export "_start") (call $inner)))"#,
-        )
+        .run_wat(r#"(module $crasher (func $inner unreachable) (func (export "_start") (call $inner)))"#)
         .await;
     assert_eq!((exit.code, exit.reason), (134, ExitReason::Trapped));
     assert!(
-        exit.message
-            .starts_with("wasm trap: wasm `unreachable` instruction executed\n"),
+        exit.message.starts_with("wasm trap: wasm `unreachable` instruction executed\n"),
         "{}",
         exit.message
     );
@@ -169,15 +145,9 @@ async fn a_trap_is_134_with_a_backtrace() {
 #[tokio::test]
 async fn a_deep_backtrace_is_bounded() {
     let bench = Bench::new();
-    let (exit, _) = bench
-        .run_wat(r#"(module (func $f (export "_start") (call $f)))"#)
-        .await;
+    let (exit, _) = bench.run_wat(r#"(module (func $f (export "_start") (call $f)))"#).await;
     assert_eq!(exit.reason, ExitReason::Trapped);
-    assert!(
-        exit.message.starts_with("wasm trap: call stack exhausted"),
-        "{}",
-        exit.message
-    );
+    assert!(exit.message.starts_with("wasm trap: call stack exhausted"), "{}", exit.message);
     assert!(exit.message.len() <= crate::exit::MESSAGE_LIMIT);
 }
 
@@ -185,12 +155,7 @@ async fn a_deep_backtrace_is_bounded() {
 async fn argv_is_exactly_what_was_given() {
     let bench = Bench::new();
     let mut spec = bench.guest(&prints("args"));
-    spec.argv = vec![
-        "/bin/tool".into(),
-        "--flag".into(),
-        String::new(),
-        "ü b".into(),
-    ];
+    spec.argv = vec!["/bin/tool".into(), "--flag".into(), String::new(), "ü b".into()];
     let (exit, output) = bench.run(&spec).await;
     assert_eq!(exit.code, 0);
     assert_eq!(output, "/bin/tool\n--flag\n\nü b\n");
@@ -227,33 +192,19 @@ async fn the_only_preopen_is_the_root_and_it_is_read_only() {
     let root = bench.dir.path().join("root");
     std::fs::create_dir(&root).unwrap();
     std::fs::write(root.join("file"), "x").unwrap();
-    let (exit, _) = bench
-        .run(&InstanceSpec {
-            root: Some(root.clone()),
-            ..spec.clone()
-        })
-        .await;
+    let (exit, _) = bench.run(&InstanceSpec { root: Some(root.clone()), ..spec.clone() }).await;
     assert_eq!(exit.code, 0);
     assert!(!root.join("fil").exists());
     let (exit, _) = bench.run(&spec).await;
-    assert_eq!(
-        exit.code, 4,
-        "without a root of its own the guest sees an empty directory"
-    );
+    assert_eq!(exit.code, 4, "without a root of its own the guest sees an empty directory");
 }
 
 #[tokio::test]
 async fn a_root_that_is_gone_is_an_error() {
     let bench = Bench::new();
-    let spec = InstanceSpec {
-        root: Some("/nonexistent/root".into()),
-        ..bench.guest(SPINS)
-    };
+    let spec = InstanceSpec { root: Some("/nonexistent/root".into()), ..bench.guest(SPINS) };
     let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let error = bench
-        .host
-        .prepare(loaded, &spec, &spec.argv, &Output::Capture(Capture::new(0)))
-        .unwrap_err();
+    let error = bench.host.prepare(loaded, &spec, &spec.argv, &Output::Capture(Capture::new(0))).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/root"), "{error}");
 }
 
@@ -297,17 +248,11 @@ async fn output_of_both_streams_is_in_the_log_in_order() {
             (call $say (i32.const 1) (i32.const 9))))"#,
     );
     let log = Log::open(&spec.log_path, LogOptions::default()).unwrap();
-    let exit = bench
-        .instance(&spec, &Output::Log(log.clone()))
-        .await
-        .run()
-        .await;
+    let exit = bench.instance(&spec, &Output::Log(log.clone())).await.run().await;
     assert_eq!(exit.code, 0);
     let read = || {
         let text = std::fs::read_to_string(&spec.log_path).unwrap();
-        text.lines()
-            .map(|line| line.split_once(' ').unwrap().1.to_owned())
-            .collect::<Vec<_>>()
+        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
     };
     let lines = read();
     assert_eq!(lines.len(), 41, "a write that has returned is in the file");
@@ -329,23 +274,14 @@ async fn a_spinning_guest_ends_when_it_is_dropped_and_starves_nobody() {
     assert_eq!(bench.run(&other).await.0.code, 7);
     assert!(!guest.is_finished());
     guest.abort();
-    assert!(
-        timeout(PATIENCE, guest)
-            .await
-            .unwrap()
-            .unwrap_err()
-            .is_cancelled()
-    );
+    assert!(timeout(PATIENCE, guest).await.unwrap().unwrap_err().is_cancelled());
 }
 
 #[tokio::test]
 async fn a_sleeping_guest_ends_when_it_is_dropped() {
     let bench = Bench::new();
     let spec = bench.guest(SLEEPS);
-    let guest = bench
-        .instance(&spec, &Output::Capture(Capture::new(0)))
-        .await
-        .run();
+    let guest = bench.instance(&spec, &Output::Capture(Capture::new(0))).await.run();
     assert!(timeout(Duration::from_millis(200), guest).await.is_err());
 }
 
@@ -367,18 +303,8 @@ async fn memory_ends_at_the_limit() {
     let bench = Bench::new();
     for (wat, limit, code, reason) in [
         (grows(9, "unreachable"), 10 * PAGE, 0, ExitReason::Exited),
-        (
-            grows(10, "unreachable"),
-            10 * PAGE,
-            137,
-            ExitReason::OutOfMemory,
-        ),
-        (
-            grows(10, "(call $exit (i32.const 2))"),
-            10 * PAGE,
-            137,
-            ExitReason::OutOfMemory,
-        ),
+        (grows(10, "unreachable"), 10 * PAGE, 137, ExitReason::OutOfMemory),
+        (grows(10, "(call $exit (i32.const 2))"), 10 * PAGE, 137, ExitReason::OutOfMemory),
         (grows(10, "return"), 10 * PAGE, 0, ExitReason::Exited),
         (
             "(module (memory 20) (func (export \"_start\")))".to_owned(),
@@ -393,23 +319,11 @@ async fn memory_ends_at_the_limit() {
             ExitReason::OutOfMemory,
         ),
     ] {
-        let spec = InstanceSpec {
-            memory_limit_bytes: limit,
-            ..bench.guest(&wat)
-        };
+        let spec = InstanceSpec { memory_limit_bytes: limit, ..bench.guest(&wat) };
         let (exit, _) = bench.run(&spec).await;
-        assert_eq!(
-            (exit.code, exit.reason),
-            (code, reason),
-            "{wat}: {}",
-            exit.message
-        );
+        assert_eq!((exit.code, exit.reason), (code, reason), "{wat}: {}", exit.message);
         if reason == ExitReason::OutOfMemory {
-            assert!(
-                exit.message.contains("the limit is 655360 bytes"),
-                "{}",
-                exit.message
-            );
+            assert!(exit.message.contains("the limit is 655360 bytes"), "{}", exit.message);
         }
     }
 }
@@ -423,36 +337,19 @@ async fn instances_of_one_module_share_its_code_while_there_are_any() {
     assert!(Arc::ptr_eq(&first, &second));
     let weak = Arc::downgrade(&first);
     drop((first, second));
-    assert!(
-        weak.upgrade().is_none(),
-        "a module that nobody runs is not kept"
-    );
+    assert!(weak.upgrade().is_none(), "a module that nobody runs is not kept");
 }
 
 #[tokio::test]
 async fn imports_that_do_not_exist_are_named() {
     let bench = Bench::new();
-    let spec = bench.guest(
-        r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#,
-    );
-    let error = bench
-        .host
-        .load(&spec.module, spec.kind)
-        .await
-        .unwrap_err()
-        .to_string();
+    let spec = bench
+        .guest(r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#);
+    let error = bench.host.load(&spec.module, spec.kind).await.unwrap_err().to_string();
     assert!(error.contains("fd_teleport"), "{error}");
     let spec = bench.guest(r#"(module (func (export "_start") (param i32)))"#);
-    let error = bench
-        .host
-        .load(&spec.module, spec.kind)
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.contains("`_start` is not a function without"),
-        "{error}"
-    );
+    let error = bench.host.load(&spec.module, spec.kind).await.unwrap_err().to_string();
+    assert!(error.contains("`_start` is not a function without"), "{error}");
 }
 
 /// A component whose `run` does as it is told.
@@ -498,15 +395,7 @@ async fn components_exit_with_the_code_they_give() {
 #[tokio::test]
 async fn a_spinning_component_ends_when_it_is_dropped() {
     let bench = Bench::new();
-    let spec = bench.guest(&component(
-        "",
-        "",
-        "",
-        "(loop $for_ever (br $for_ever)) unreachable",
-    ));
-    let guest = bench
-        .instance(&spec, &Output::Capture(Capture::new(0)))
-        .await
-        .run();
+    let spec = bench.guest(&component("", "", "", "(loop $for_ever (br $for_ever)) unreachable"));
+    let guest = bench.instance(&spec, &Output::Capture(Capture::new(0))).await.run();
     assert!(timeout(Duration::from_millis(200), guest).await.is_err());
 }

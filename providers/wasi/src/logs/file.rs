@@ -25,10 +25,7 @@ pub struct LogOptions {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self {
-            max_size: 10 << 20,
-            max_files: 5,
-        }
+        Self { max_size: 10 << 20, max_files: 5 }
     }
 }
 
@@ -49,14 +46,7 @@ impl LogFile {
     /// Opens or creates the file. A last line without a newline, which a crash can leave, is ended.
     pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
         let (file, size) = open(path)?;
-        Ok(Self {
-            path: path.to_owned(),
-            options,
-            file: Some(file),
-            size,
-            lines: Lines::default(),
-            lost: 0,
-        })
+        Ok(Self { path: path.to_owned(), options, file: Some(file), size, lines: Lines::default(), lost: 0 })
     }
 
     /// Writes what the guest wrote, with one `write(2)` unless the disk is full.
@@ -146,12 +136,7 @@ impl LogFile {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(MODE)
-        .open(path)?;
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.
@@ -170,10 +155,7 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 
 /// Rotated files of a log, oldest first: their names sort by time.
 fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(dir), Some(name)) = (
-        path.parent(),
-        path.file_name().and_then(|name| name.to_str()),
-    ) else {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
@@ -222,10 +204,7 @@ mod tests {
     }
 
     fn out(text: &str) -> Vec<(Stream, bytes::Bytes)> {
-        vec![(
-            Stream::Stdout,
-            bytes::Bytes::copy_from_slice(text.as_bytes()),
-        )]
+        vec![(Stream::Stdout, bytes::Bytes::copy_from_slice(text.as_bytes()))]
     }
 
     fn names(dir: &Path) -> Vec<String> {
@@ -239,9 +218,7 @@ mod tests {
 
     fn texts(path: &Path) -> Vec<String> {
         let log = std::fs::read_to_string(path).unwrap();
-        log.lines()
-            .map(|line| line.split_once(' ').unwrap().1.to_owned())
-            .collect()
+        log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
     }
 
     #[test]
@@ -253,10 +230,7 @@ mod tests {
             log.append(&out(text), at(0));
         }
         assert_eq!(texts(&path), ["stdout F one", "stdout F two"]);
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            MODE
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
     }
 
     #[test]
@@ -274,54 +248,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("3.log");
         std::fs::write(dir.path().join("3.log.notes"), "someone else's").unwrap();
-        let mut log = LogFile::open(
-            &path,
-            LogOptions {
-                max_size: 10,
-                max_files: 3,
-            },
-        )
-        .unwrap();
+        let mut log = LogFile::open(&path, LogOptions { max_size: 10, max_files: 3 }).unwrap();
         for n in 0..5 {
             log.append(&out(&format!("line {n}\n")), at(n));
         }
         assert_eq!(
             names(dir.path()),
-            [
-                "3.log",
-                "3.log.20260102-150408",
-                "3.log.20260102-150409",
-                "3.log.notes"
-            ]
+            ["3.log", "3.log.20260102-150408", "3.log.20260102-150409", "3.log.notes"]
         );
         assert_eq!(texts(&path), ["stdout F line 4"]);
-        assert_eq!(
-            texts(&dir.path().join("3.log.20260102-150409")),
-            ["stdout F line 3"]
-        );
+        assert_eq!(texts(&dir.path().join("3.log.20260102-150409")), ["stdout F line 3"]);
     }
 
     #[test]
     fn rotating_twice_in_a_second_overwrites_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(
-            &path,
-            LogOptions {
-                max_size: 1,
-                max_files: 5,
-            },
-        )
-        .unwrap();
+        let mut log = LogFile::open(&path, LogOptions { max_size: 1, max_files: 5 }).unwrap();
         for n in 0..4 {
             log.append(&out(&format!("line {n}\n")), at(0));
         }
-        let stamps = [
-            "0.log",
-            "0.log.20260102-150405",
-            "0.log.20260102-150406",
-            "0.log.20260102-150407",
-        ];
+        let stamps = ["0.log", "0.log.20260102-150405", "0.log.20260102-150406", "0.log.20260102-150407"];
         assert_eq!(names(dir.path()), stamps);
     }
 
@@ -332,9 +279,7 @@ mod tests {
         let path = dir.path().join("0.log");
         let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
         log.append(&out("before\n"), at(0));
-        let real = log
-            .file
-            .replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let real = log.file.replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
         log.append(&out("lost\n"), at(1));
         log.append(&out("lost, too\n"), at(2));
         assert!(log.lost > 0);
@@ -345,14 +290,7 @@ mod tests {
         let notice = format!(
             "stderr F kubewasm: {lost} bytes of this log were lost, because they could not be written"
         );
-        assert_eq!(
-            texts(&path),
-            [
-                "stdout F before".to_owned(),
-                notice,
-                "stdout F after".to_owned()
-            ]
-        );
+        assert_eq!(texts(&path), ["stdout F before".to_owned(), notice, "stdout F after".to_owned()]);
     }
 
     #[test]
@@ -360,14 +298,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sub = dir.path().join("c");
         std::fs::create_dir(&sub).unwrap();
-        let mut log = LogFile::open(
-            &sub.join("0.log"),
-            LogOptions {
-                max_size: 1,
-                max_files: 2,
-            },
-        )
-        .unwrap();
+        let mut log = LogFile::open(&sub.join("0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
         log.append(&out("a\n"), at(0));
         std::fs::remove_dir_all(&sub).unwrap();
         log.append(&out("b\n"), at(1));

@@ -35,13 +35,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes bytes of a stream and appends the log lines that they complete to `out`.
-    pub(super) fn push(
-        &mut self,
-        stream: Stream,
-        mut bytes: &[u8],
-        now: Timestamp,
-        out: &mut Vec<u8>,
-    ) {
+    pub(super) fn push(&mut self, stream: Stream, mut bytes: &[u8], now: Timestamp, out: &mut Vec<u8>) {
         let unfinished = self.of(stream);
         let prefix = prefix(stream, now);
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
@@ -122,20 +116,13 @@ mod tests {
             lines.push(*stream, bytes, now, &mut out);
         }
         lines.finish(now, &mut out);
-        String::from_utf8(out)
-            .unwrap()
-            .replace(&format!("{NOW} "), "")
+        String::from_utf8(out).unwrap().replace(&format!("{NOW} "), "")
     }
 
     #[test]
     fn lines_have_time_stream_tag_and_text() {
         let mut out = Vec::new();
-        Lines::default().push(
-            Stream::Stdout,
-            b"hi\n",
-            "2026-01-02T15:04:05Z".parse().unwrap(),
-            &mut out,
-        );
+        Lines::default().push(Stream::Stdout, b"hi\n", "2026-01-02T15:04:05Z".parse().unwrap(), &mut out);
         assert_eq!(out, b"2026-01-02T15:04:05.000000000Z stdout F hi\n");
     }
 
@@ -149,18 +136,9 @@ mod tests {
             (&[(Stdout, b"\n\n")], "stdout F \nstdout F \n"),
             (&[(Stdout, b"a"), (Stdout, b"b\n")], "stdout F ab\n"),
             (&[(Stdout, b"tail")], "stdout P tail\n"),
-            (
-                &[(Stderr, b"e\n"), (Stdout, b"o\n")],
-                "stderr F e\nstdout F o\n",
-            ),
-            (
-                &[(Stdout, b"o"), (Stderr, b"e\n"), (Stdout, b"\n")],
-                "stderr F e\nstdout F o\n",
-            ),
-            (
-                &[(Stderr, b"e"), (Stdout, b"o")],
-                "stdout P o\nstderr P e\n",
-            ),
+            (&[(Stderr, b"e\n"), (Stdout, b"o\n")], "stderr F e\nstdout F o\n"),
+            (&[(Stdout, b"o"), (Stderr, b"e\n"), (Stdout, b"\n")], "stderr F e\nstdout F o\n"),
+            (&[(Stderr, b"e"), (Stdout, b"o")], "stdout P o\nstderr P e\n"),
             (&[(Stdout, b"a\r\n")], "stdout F a\r\n"),
         ] {
             assert_eq!(run(writes), expected, "{writes:?}");
@@ -173,16 +151,8 @@ mod tests {
             (PIECE, true, vec![('F', PIECE)]),
             (PIECE, false, vec![('P', PIECE)]),
             (PIECE + 1, true, vec![('P', PIECE), ('F', 1)]),
-            (
-                2 * PIECE + 5,
-                true,
-                vec![('P', PIECE), ('P', PIECE), ('F', 5)],
-            ),
-            (
-                2 * PIECE + 5,
-                false,
-                vec![('P', PIECE), ('P', PIECE), ('P', 5)],
-            ),
+            (2 * PIECE + 5, true, vec![('P', PIECE), ('P', PIECE), ('F', 5)]),
+            (2 * PIECE + 5, false, vec![('P', PIECE), ('P', PIECE), ('P', 5)]),
         ] {
             let mut bytes = vec![b'x'; length];
             if newline {
@@ -191,12 +161,7 @@ mod tests {
             let log = run(&[(Stream::Stdout, &bytes)]);
             let found: Vec<_> = log
                 .lines()
-                .map(|line| {
-                    line.strip_prefix("stdout ")
-                        .unwrap()
-                        .split_once(' ')
-                        .unwrap()
-                })
+                .map(|line| line.strip_prefix("stdout ").unwrap().split_once(' ').unwrap())
                 .map(|(tag, text)| (tag.chars().next().unwrap(), text.len()))
                 .collect();
             assert_eq!(found, pieces, "{length} bytes, newline {newline}");
@@ -208,10 +173,7 @@ mod tests {
         let bytes = [vec![b'x'; PIECE + 100], b"\nshort\ntail".to_vec()].concat();
         let whole = run(&[(Stream::Stdout, &bytes)]);
         for size in [1, 7, 4096] {
-            let writes: Vec<_> = bytes
-                .chunks(size)
-                .map(|chunk| (Stream::Stdout, chunk))
-                .collect();
+            let writes: Vec<_> = bytes.chunks(size).map(|chunk| (Stream::Stdout, chunk)).collect();
             assert_eq!(run(&writes), whole, "writes of {size} bytes");
         }
     }

@@ -67,15 +67,8 @@ impl Log {
     pub fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         let file = Mutex::new(LogFile::open(path, options)?);
-        let shared = Shared {
-            queue: Mutex::default(),
-            idle: Notify::new(),
-            file,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-            runtime,
-        })
+        let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file };
+        Ok(Self { shared: Arc::new(shared), runtime })
     }
 
     /// How many bytes may be pushed now: [`ROOM`] when all that was pushed is in the file, else 0.
@@ -119,14 +112,8 @@ impl Log {
             self.enqueue(self.queue(), Item::Output(Stream::Stderr, text.into()));
         }
         self.enqueue(self.queue(), Item::Finish);
-        if tokio::time::timeout(FINISH_TIMEOUT, self.ready())
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                "a container's log takes longer than {} s to write",
-                FINISH_TIMEOUT.as_secs()
-            );
+        if tokio::time::timeout(FINISH_TIMEOUT, self.ready()).await.is_err() {
+            tracing::warn!("a container's log takes longer than {} s to write", FINISH_TIMEOUT.as_secs());
         }
     }
 
@@ -194,36 +181,20 @@ mod tests {
         }
         log.finish(last_words).await;
         let text = std::fs::read_to_string(&path).unwrap();
-        text.lines()
-            .map(|line| line.split_once(' ').unwrap().1.to_owned())
-            .collect()
+        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
     }
 
     #[tokio::test]
     async fn order_of_both_streams_is_kept() {
-        let lines = logged(
-            &[
-                (Stream::Stdout, "1\n"),
-                (Stream::Stderr, "2\n"),
-                (Stream::Stdout, "3\n"),
-            ],
-            "",
-        )
-        .await;
+        let lines =
+            logged(&[(Stream::Stdout, "1\n"), (Stream::Stderr, "2\n"), (Stream::Stdout, "3\n")], "").await;
         assert_eq!(lines, ["stdout F 1", "stderr F 2", "stdout F 3"]);
     }
 
     #[tokio::test]
     async fn last_words_follow_the_unfinished_line() {
         let lines = logged(&[(Stream::Stderr, "unfinished")], "wasm trap: x\n  0: f\n").await;
-        assert_eq!(
-            lines,
-            [
-                "stderr P unfinished",
-                "stderr F wasm trap: x",
-                "stderr F   0: f"
-            ]
-        );
+        assert_eq!(lines, ["stderr P unfinished", "stderr F wasm trap: x", "stderr F   0: f"]);
     }
 
     #[tokio::test]

@@ -14,13 +14,11 @@ impl Compiler for ChildCompiler {
     }
 
     async fn compile(&self, module: &Path, out: &Path) -> Result<(), CompileError> {
-        Self::compile(self, module, out)
-            .await
-            .map_err(|error| match error {
-                compile::CompileError::Refused(text) => CompileError::Invalid(text),
-                compile::CompileError::Exhausted(_) | compile::CompileError::Spawn(_) => {
-                    CompileError::Failed(error.to_string())
-                }
-            })
+        Self::compile(self, module, out).await.map_err(|error| match error {
+            compile::CompileError::Refused(text) => CompileError::Invalid(text),
+            compile::CompileError::Exhausted(_) | compile::CompileError::Spawn(_) => {
+                CompileError::Failed(error.to_string())
+            }
+        })
     }
 }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, Credential, ExecOutput, Exit, ExitReason, Image, ImageError,
-    StartError,
+    ContainerSpec, ContainerState, Credential, ExecOutput, Exit, ExitReason, Image, ImageError, StartError,
 };
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
@@ -61,11 +60,7 @@ pub(super) fn instance_spec(
         working_dir: spec.working_dir.clone(),
         root,
         log_path: spec.log_path.clone(),
-        network: if spec.host_network {
-            Network::Host
-        } else {
-            Network::Outgoing
-        },
+        network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
     }
 }
@@ -74,15 +69,7 @@ pub(super) fn container_state(instance: Instance) -> ContainerState {
     let started_at = instance.started_at;
     match instance.end {
         None => ContainerState::Running { started_at },
-        Some(End {
-            finished_at,
-            exit:
-                exit::Exit {
-                    code,
-                    reason,
-                    message,
-                },
-        }) => {
+        Some(End { finished_at, exit: exit::Exit { code, reason, message } }) => {
             let reason = match reason {
                 exit::ExitReason::Exited => ExitReason::Exited,
                 exit::ExitReason::Trapped => ExitReason::Trapped,
@@ -91,28 +78,14 @@ pub(super) fn container_state(instance: Instance) -> ContainerState {
                 exit::ExitReason::StartFailed => ExitReason::StartFailed,
                 exit::ExitReason::Lost => ExitReason::Lost,
             };
-            ContainerState::Exited(Exit {
-                started_at,
-                finished_at,
-                exit_code: code,
-                reason,
-                message,
-            })
+            ContainerState::Exited(Exit { started_at, finished_at, exit_code: code, reason, message })
         }
     }
 }
 
 pub(super) fn exec_output(output: supervisor::ExecOutput) -> ExecOutput {
-    let supervisor::ExecOutput {
-        exit_code,
-        output,
-        timed_out,
-    } = output;
-    ExecOutput {
-        exit_code,
-        output,
-        timed_out,
-    }
+    let supervisor::ExecOutput { exit_code, output, timed_out } = output;
+    ExecOutput { exit_code, output, timed_out }
 }
 
 pub(super) fn pull_error(error: &PullError) -> ImageError {
@@ -170,10 +143,7 @@ mod tests {
             runtime_handler: String::new(),
             image: "r.io/web:v1".into(),
             argv: vec!["web".into()],
-            env: env
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
+            env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             working_dir: working_dir.map(Into::into),
             mounts: Vec::new(),
             log_path: "/l".into(),
@@ -195,11 +165,8 @@ mod tests {
             (&[("PWD", "/other")], Some("/srv"), &[("PWD", "/other")]),
         ] {
             let spec = instance_spec(&spec(env, dir), "/m".into(), Kind::CoreCommand, None);
-            let found: Vec<_> = spec
-                .env
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str()))
-                .collect();
+            let found: Vec<_> =
+                spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             assert_eq!(found, expected);
         }
     }
@@ -207,41 +174,18 @@ mod tests {
     #[test]
     fn the_hosts_network_is_for_pods_that_share_it() {
         let outgoing = spec(&[], None);
-        let host = ContainerSpec {
-            host_network: true,
-            ..outgoing.clone()
-        };
+        let host = ContainerSpec { host_network: true, ..outgoing.clone() };
         let network = |spec| instance_spec(spec, "/m".into(), Kind::CoreCommand, None).network;
-        assert_eq!(
-            (network(&outgoing), network(&host)),
-            (Network::Outgoing, Network::Host)
-        );
-        assert_eq!(
-            instance_spec(&host, "/m".into(), Kind::CoreCommand, None).name,
-            "default/web/main"
-        );
+        assert_eq!((network(&outgoing), network(&host)), (Network::Outgoing, Network::Host));
+        assert_eq!(instance_spec(&host, "/m".into(), Kind::CoreCommand, None).name, "default/web/main");
     }
 
     #[test]
     fn failed_pulls_are_told_apart() {
-        let error = |reason| {
-            pull_error(&PullError {
-                image: "r.io/web:v1".into(),
-                reason,
-            })
-        };
-        assert!(matches!(
-            error(PullFailure::Unavailable("x".into())),
-            ImageError::RegistryUnavailable(_)
-        ));
-        assert!(matches!(
-            error(PullFailure::Denied("x".into())),
-            ImageError::Pull(_)
-        ));
+        let error = |reason| pull_error(&PullError { image: "r.io/web:v1".into(), reason });
+        assert!(matches!(error(PullFailure::Unavailable("x".into())), ImageError::RegistryUnavailable(_)));
+        assert!(matches!(error(PullFailure::Denied("x".into())), ImageError::Pull(_)));
         let text = error(PullFailure::NotFound("x".into())).to_string();
-        assert!(
-            text.contains("r.io/web:v1") && text.contains("not found"),
-            "{text}"
-        );
+        assert!(text.contains("r.io/web:v1") && text.contains("not found"), "{text}");
     }
 }

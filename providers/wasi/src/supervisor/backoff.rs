@@ -17,20 +17,15 @@ pub(super) struct Backoff {
 impl Backoff {
     /// A worker that lived for `lived` has died, or did not even start.
     pub(super) fn died(&mut self, lived: Duration, now: Instant) {
-        self.deaths = if lived < HEALTHY {
-            self.deaths.saturating_add(1)
-        } else {
-            1
-        };
+        self.deaths = if lived < HEALTHY { self.deaths.saturating_add(1) } else { 1 };
         self.last = Some(now);
     }
 
     /// How long to wait before the next one is started; nothing after the first death.
     pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
         let doublings = self.deaths.checked_sub(2)?;
-        let pause = FIRST_PAUSE
-            .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX))
-            .min(LONGEST_PAUSE);
+        let pause =
+            FIRST_PAUSE.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
         let since = now.saturating_duration_since(self.last?);
         pause.checked_sub(since).filter(|rest| !rest.is_zero())
     }
@@ -70,10 +65,7 @@ mod tests {
         for _ in 0..4 {
             backoff.died(Duration::ZERO, now);
         }
-        assert_eq!(
-            backoff.pause(now + Duration::from_secs(3)),
-            Some(Duration::from_secs(1))
-        );
+        assert_eq!(backoff.pause(now + Duration::from_secs(3)), Some(Duration::from_secs(1)));
         assert_eq!(backoff.pause(now + Duration::from_secs(4)), None);
         backoff.died(HEALTHY, now);
         assert_eq!(backoff.pause(now), None);

@@ -167,12 +167,7 @@ struct Started {
 
 impl Group {
     pub(super) fn new(name: &str, options: &SupervisorOptions, view: Arc<View>) -> Self {
-        Self {
-            name: name.to_owned(),
-            options: options.clone(),
-            view,
-            state: Mutex::default(),
-        }
+        Self { name: name.to_owned(), options: options.clone(), view, state: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -195,12 +190,7 @@ impl Group {
         } else if start {
             if let Some(pause) = state.backoff.pause(Instant::now()) {
                 let (group, deaths, log) = (self.name.clone(), state.backoff.deaths(), self.log());
-                return Err(GroupError::Backoff {
-                    group,
-                    deaths,
-                    pause,
-                    log,
-                });
+                return Err(GroupError::Backoff { group, deaths, pause, log });
             }
             Some(self.spawn()?)
         } else {
@@ -225,9 +215,7 @@ impl Group {
             return;
         };
         let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let request = client
-            .worker
-            .shutdown(wire::ShutdownRequest { grace_millis });
+        let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis });
         match tokio::time::timeout(grace.saturating_add(CALL), request).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
@@ -254,10 +242,7 @@ impl Group {
     }
 
     fn spawn(&self) -> Result<Started, GroupError> {
-        let spawn_error = |source| GroupError::Spawn {
-            group: self.name.clone(),
-            source,
-        };
+        let spawn_error = |source| GroupError::Spawn { group: self.name.clone(), source };
         let log = self.open_log().map_err(spawn_error)?;
         let mut command = self.options.program.command("worker");
         let with_parent = self.options.with_parent;
@@ -286,11 +271,7 @@ impl Group {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(path)?;
+        let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         if log.metadata()?.len() > WORKER_LOG_LIMIT {
             log.set_len(0)?;
         }
@@ -311,10 +292,7 @@ impl Group {
         let mut worker = WorkerClient::new(endpoint.connect_lazy());
         let hello = async {
             loop {
-                let request = wire::HelloRequest {
-                    protocol_min: PROTOCOL_MIN,
-                    protocol_max: PROTOCOL_MAX,
-                };
+                let request = wire::HelloRequest { protocol_min: PROTOCOL_MIN, protocol_max: PROTOCOL_MAX };
                 let failure = match worker.hello(request).await {
                     Ok(answer) => return Ok(answer.into_inner()),
                     Err(status) => status,
@@ -334,38 +312,19 @@ impl Group {
             Ok(answer) => answer?,
             Err(_) => return Err(self.no_answer(format!("no hello within {} s", READY.as_secs()))),
         };
-        let wire::HelloResponse {
-            protocol_min: min,
-            protocol_max: max,
-            pid,
-            incarnation,
-            ..
-        } = hello;
+        let wire::HelloResponse { protocol_min: min, protocol_max: max, pid, incarnation, .. } = hello;
         if !speaks(min, max) {
-            return Err(GroupError::Protocol {
-                group: self.name.clone(),
-                min,
-                max,
-                pid,
-            });
+            return Err(GroupError::Protocol { group: self.name.clone(), min, max, pid });
         }
-        let client = Client {
-            worker,
-            incarnation,
-            pid,
-            alive: Arc::new(AtomicBool::new(true)),
-        };
+        let client = Client { worker, incarnation, pid, alive: Arc::new(AtomicBool::new(true)) };
         self.view.lost(
             &self.name,
             Dead::AllBut(&client.incarnation),
             "the worker that hosted it is gone",
             Timestamp::now(),
         );
-        let mut watch = Watch {
-            group: self.name.clone(),
-            client: client.clone(),
-            view: Arc::clone(&self.view),
-        };
+        let mut watch =
+            Watch { group: self.name.clone(), client: client.clone(), view: Arc::clone(&self.view) };
         let (synced, first) = tokio::sync::oneshot::channel();
         let socket = self.socket();
         let watcher = tokio::spawn(async move { watch.until_dead(&socket, exit, synced).await });
@@ -381,36 +340,21 @@ impl Group {
         }
     }
 
-    fn ended_early(
-        &self,
-        exit: Result<io::Result<ExitStatus>, tokio::task::JoinError>,
-    ) -> GroupError {
+    fn ended_early(&self, exit: Result<io::Result<ExitStatus>, tokio::task::JoinError>) -> GroupError {
         let status = describe(exit.ok().and_then(Result::ok));
-        GroupError::EndedEarly {
-            group: self.name.clone(),
-            status,
-            log: self.log(),
-        }
+        GroupError::EndedEarly { group: self.name.clone(), status, log: self.log() }
     }
 
     fn no_worker(&self) -> GroupError {
-        GroupError::NoWorker {
-            group: self.name.clone(),
-        }
+        GroupError::NoWorker { group: self.name.clone() }
     }
 
     fn no_answer(&self, reason: String) -> GroupError {
-        GroupError::NoAnswer {
-            group: self.name.clone(),
-            reason,
-        }
+        GroupError::NoAnswer { group: self.name.clone(), reason }
     }
 }
 
 /// How a process ended, for people.
 pub(super) fn describe(status: Option<ExitStatus>) -> String {
-    status.map_or_else(
-        || "it is not known how".to_owned(),
-        |status| status.to_string(),
-    )
+    status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string())
 }

@@ -61,11 +61,7 @@ struct Wake {
 impl View {
     /// An instance is about to be started in a group: until it is known, it can be removed there.
     pub(super) fn expect(&self, id: &str, group: &str) {
-        let entry = || Entry {
-            group: group.to_owned(),
-            incarnation: String::new(),
-            instance: None,
-        };
+        let entry = || Entry { group: group.to_owned(), incarnation: String::new(), instance: None };
         self.lock().entry(id.to_owned()).or_insert_with(entry);
     }
 
@@ -75,19 +71,13 @@ impl View {
         let mut entries = self.lock();
         if let Some(known) = entries.get(&instance.id)
             && known.incarnation == incarnation
-            && known
-                .instance
-                .as_ref()
-                .is_some_and(|known| known.revision >= instance.revision)
+            && known.instance.as_ref().is_some_and(|known| known.revision >= instance.revision)
         {
             return;
         }
         let id = instance.id.clone();
-        let entry = Entry {
-            group: group.to_owned(),
-            incarnation: incarnation.to_owned(),
-            instance: Some(instance),
-        };
+        let entry =
+            Entry { group: group.to_owned(), incarnation: incarnation.to_owned(), instance: Some(instance) };
         entries.insert(id, entry);
         drop(entries);
         self.wake.pod(pod);
@@ -102,13 +92,7 @@ impl View {
     }
 
     /// A worker's picture is complete: what it did not name is gone, unless it came after the picture.
-    pub(super) fn synced(
-        &self,
-        group: &str,
-        incarnation: &str,
-        revision: u64,
-        named: &HashSet<String>,
-    ) {
+    pub(super) fn synced(&self, group: &str, incarnation: &str, revision: u64, named: &HashSet<String>) {
         let mut gone = Vec::new();
         self.lock().retain(|id, entry| {
             let Some(instance) = &entry.instance else {
@@ -135,10 +119,7 @@ impl View {
                 && let Some(instance) = &mut entry.instance
                 && instance.end.is_none()
             {
-                instance.end = Some(End {
-                    finished_at: now,
-                    exit: Exit::lost(why),
-                });
+                instance.end = Some(End { finished_at: now, exit: Exit::lost(why) });
                 changed.push(instance.pod_uid.clone());
             }
         }
@@ -150,10 +131,7 @@ impl View {
     }
 
     pub(super) fn all(&self) -> Vec<Instance> {
-        self.lock()
-            .values()
-            .filter_map(|entry| entry.instance.clone())
-            .collect()
+        self.lock().values().filter_map(|entry| entry.instance.clone()).collect()
     }
 
     /// Group of an instance that is known or expected.
@@ -165,20 +143,13 @@ impl View {
     pub(super) fn running_in(&self, id: &str) -> Option<String> {
         let entries = self.lock();
         let entry = entries.get(id)?;
-        let ended = entry
-            .instance
-            .as_ref()
-            .is_some_and(|instance| instance.end.is_some());
+        let ended = entry.instance.as_ref().is_some_and(|instance| instance.end.is_some());
         (!ended).then(|| entry.group.clone())
     }
 
     /// Takes the channel of pod UIDs. Must be called within a tokio runtime.
     pub(super) fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
-        let mut taken = self
-            .wake
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.wake.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::replace(&mut *taken, true) {
             return None;
         }
@@ -194,17 +165,13 @@ impl View {
 
 impl Wake {
     fn pod(&self, uid: String) {
-        self.pods
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(uid);
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
         self.new.notify_one();
     }
 
     async fn deliver(self: Arc<Self>, to: mpsc::Sender<String>) {
         loop {
-            let pods =
-                std::mem::take(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner));
+            let pods = std::mem::take(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner));
             for pod in pods {
                 if to.send(pod).await.is_err() {
                     return;
@@ -228,24 +195,12 @@ mod tests {
     }
 
     fn instance(id: &str, revision: u64) -> Instance {
-        Instance {
-            id: id.into(),
-            pod_uid: format!("pod-{id}"),
-            revision,
-            started_at: now(),
-            end: None,
-        }
+        Instance { id: id.into(), pod_uid: format!("pod-{id}"), revision, started_at: now(), end: None }
     }
 
     fn exited(id: &str, revision: u64) -> Instance {
-        let end = End {
-            finished_at: now(),
-            exit: Exit::new(0, ExitReason::Exited, ""),
-        };
-        Instance {
-            end: Some(end),
-            ..instance(id, revision)
-        }
+        let end = End { finished_at: now(), exit: Exit::new(0, ExitReason::Exited, "") };
+        Instance { end: Some(end), ..instance(id, revision) }
     }
 
     #[test]

@@ -64,16 +64,8 @@ impl Watch {
         self.client.lost(&self.view, &self.group, &why);
     }
 
-    async fn stream(
-        &mut self,
-        synced: &mut Option<oneshot::Sender<()>>,
-    ) -> Result<(), tonic::Status> {
-        let mut stream = self
-            .client
-            .worker
-            .watch(wire::WatchRequest {})
-            .await?
-            .into_inner();
+    async fn stream(&mut self, synced: &mut Option<oneshot::Sender<()>>) -> Result<(), tonic::Status> {
+        let mut stream = self.client.worker.watch(wire::WatchRequest {}).await?.into_inner();
         let mut picture: Option<(u64, HashSet<String>)> = None;
         while let Some(event) = stream.message().await? {
             match event.event {
@@ -83,8 +75,7 @@ impl Watch {
                         if let Some((_, named)) = &mut picture {
                             named.insert(instance.id.clone());
                         }
-                        self.view
-                            .changed(&self.group, &self.client.incarnation, instance);
+                        self.view.changed(&self.group, &self.client.incarnation, instance);
                     }
                     Err(error) => {
                         tracing::error!(group = %self.group, %error, "a worker cannot be understood")
@@ -93,8 +84,7 @@ impl Watch {
                 Some(Event::Removed(id)) => self.view.removed(&id),
                 Some(Event::Synced(_)) => {
                     if let Some((revision, named)) = picture.take() {
-                        self.view
-                            .synced(&self.group, &self.client.incarnation, revision, &named);
+                        self.view.synced(&self.group, &self.client.incarnation, revision, &named);
                     }
                     if let Some(synced) = synced.take() {
                         // Nobody may be waiting any more.

@@ -93,14 +93,7 @@ impl Hosting {
     /// Hosts at most `most` instances on the threads of `guests`.
     pub(super) fn new(host: Arc<Host>, guests: Handle, log: LogOptions, most: usize) -> Self {
         let (table, execs) = (Table::new(), Semaphore::new(EXECS));
-        Self(Arc::new(Inner {
-            host,
-            guests,
-            log,
-            most,
-            table,
-            execs,
-        }))
+        Self(Arc::new(Inner { host, guests, log, most, table, execs }))
     }
 
     /// All instances, and their changes.
@@ -133,28 +126,14 @@ impl Hosting {
     async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
         let inner = &self.0;
         let loaded = inner.host.load(&spec.module, spec.kind).await?;
-        let log = Log::open(&spec.log_path, inner.log).map_err(|source| StartError::Log {
-            path: spec.log_path.display().to_string(),
-            source,
-        })?;
-        let guest = inner.host.prepare(
-            Arc::clone(&loaded),
-            &spec,
-            &spec.argv,
-            &Output::Log(log.clone()),
-        )?;
+        let log = Log::open(&spec.log_path, inner.log)
+            .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
+        let guest = inner.host.prepare(Arc::clone(&loaded), &spec, &spec.argv, &Output::Log(log.clone()))?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running {
-            spec: Arc::new(spec),
-            loaded,
-            stop,
-            ended: ended.clone(),
-        };
+        let running = Running { spec: Arc::new(spec), loaded, stop, ended: ended.clone() };
         let (id, pod_uid) = (running.spec.id.clone(), running.spec.pod_uid.clone());
-        let instance = inner
-            .table
-            .started(&id, &pod_uid, Timestamp::now(), running);
+        let instance = inner.table.started(&id, &pod_uid, Timestamp::now(), running);
         let guest = inner.guests.spawn(until_stopped(guest, stopped));
         let hosting = self.clone();
         tokio::spawn(async move {
@@ -178,10 +157,7 @@ impl Hosting {
     pub(super) async fn remove(&self, id: &str) -> bool {
         if let Some(running) = self.0.table.running(id) {
             running.stop_within(Duration::ZERO);
-            if tokio::time::timeout(KILL_TIMEOUT, running.ended.cancelled())
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(KILL_TIMEOUT, running.ended.cancelled()).await.is_err() {
                 return false;
             }
         }
@@ -194,12 +170,8 @@ impl Hosting {
         for running in &running {
             running.stop_within(grace);
         }
-        let all =
-            futures::future::join_all(running.iter().map(|running| running.ended.cancelled()));
-        if tokio::time::timeout(grace.saturating_add(KILL_TIMEOUT), all)
-            .await
-            .is_err()
-        {
+        let all = futures::future::join_all(running.iter().map(|running| running.ended.cancelled()));
+        if tokio::time::timeout(grace.saturating_add(KILL_TIMEOUT), all).await.is_err() {
             tracing::error!("some guests did not end");
         }
     }
@@ -218,10 +190,7 @@ impl Hosting {
         let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
         let capture = Capture::new(output_limit);
         let output = Output::Capture(capture.clone());
-        let guest =
-            inner
-                .host
-                .prepare(Arc::clone(&running.loaded), &running.spec, argv, &output)?;
+        let guest = inner.host.prepare(Arc::clone(&running.loaded), &running.spec, argv, &output)?;
         let guest = AbortOnDropHandle::new(inner.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
             exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
@@ -234,11 +203,7 @@ impl Hosting {
             let room = output_limit.saturating_sub(output.len());
             output.extend(format!("{}\n", exit.message).bytes().take(room));
         }
-        Ok(ExecOutcome {
-            exit_code: exit.code,
-            output,
-            timed_out,
-        })
+        Ok(ExecOutcome { exit_code: exit.code, output, timed_out })
     }
 }
 
@@ -246,9 +211,7 @@ impl Running {
     /// Asks for an end; an earlier end that was asked for stands.
     fn stop_within(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        self.stop.send_modify(|stop| {
-            *stop = Some(stop.map_or(deadline, |earlier| earlier.min(deadline)))
-        });
+        self.stop.send_modify(|stop| *stop = Some(stop.map_or(deadline, |earlier| earlier.min(deadline))));
     }
 }
 
@@ -256,11 +219,7 @@ impl Running {
 /// end, nor can it refuse, so that it ends at once and the grace is what it has at most.
 async fn until_stopped(guest: host::Instance, mut stop: watch::Receiver<Option<Instant>>) -> Exit {
     let stopped = async move {
-        match stop
-            .wait_for(Option::is_some)
-            .await
-            .map(|deadline| *deadline)
-        {
+        match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
             Ok(Some(deadline)) => Instant::now() >= deadline,
             // The sender lives in the table for as long as the guest runs.
             Ok(None) | Err(_) => std::future::pending().await,
@@ -275,11 +234,7 @@ async fn until_stopped(guest: host::Instance, mut stop: watch::Receiver<Option<I
 
 /// A panic on the guest's thread: the host failed, not the guest.
 fn fault_of_ours() -> Exit {
-    Exit::new(
-        CODE_TRAPPED,
-        ExitReason::Trapped,
-        "the host failed while it ran this guest; its log has more",
-    )
+    Exit::new(CODE_TRAPPED, ExitReason::Trapped, "the host failed while it ran this guest; its log has more")
 }
 
 #[cfg(test)]
@@ -308,19 +263,12 @@ mod tests {
                 empty_root: dir.path().join("empty"),
             };
             let host = Arc::new(Host::new(options).unwrap());
-            let spins = wat::parse_str(
-                r#"(module (func (export "_start") (loop $for_ever (br $for_ever))))"#,
-            )
-            .unwrap();
-            std::fs::write(
-                dir.path().join("spins"),
-                host.engine().precompile_module(&spins).unwrap(),
-            )
-            .unwrap();
-            Self {
-                hosting: Hosting::new(host, Handle::current(), LogOptions::default(), most),
-                dir,
-            }
+            let spins =
+                wat::parse_str(r#"(module (func (export "_start") (loop $for_ever (br $for_ever))))"#)
+                    .unwrap();
+            std::fs::write(dir.path().join("spins"), host.engine().precompile_module(&spins).unwrap())
+                .unwrap();
+            Self { hosting: Hosting::new(host, Handle::current(), LogOptions::default(), most), dir }
         }
 
         fn spins(&self, id: &str) -> InstanceSpec {
@@ -343,10 +291,7 @@ mod tests {
         async fn until_tasks(&self, expected: usize) {
             let started = Clock::now();
             while Handle::current().metrics().num_alive_tasks() != expected {
-                assert!(
-                    started.elapsed() < PATIENCE,
-                    "there are never {expected} tasks"
-                );
+                assert!(started.elapsed() < PATIENCE, "there are never {expected} tasks");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -360,11 +305,7 @@ mod tests {
         bench.until_tasks(2).await;
         let argv = ["probe".to_owned()];
         let exec = bench.hosting.exec("a", &argv, PATIENCE, 10);
-        assert!(
-            tokio::time::timeout(Duration::from_millis(50), exec)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(50), exec).await.is_err());
         bench.until_tasks(2).await;
     }
 
@@ -385,17 +326,8 @@ mod tests {
     async fn a_full_worker_says_how_to_make_room() {
         let bench = Bench::new(1);
         bench.hosting.start(bench.spins("a")).await.unwrap();
-        bench
-            .hosting
-            .start(bench.spins("a"))
-            .await
-            .expect("the same again is no second one");
-        let error = bench
-            .hosting
-            .start(bench.spins("b"))
-            .await
-            .unwrap_err()
-            .to_string();
+        bench.hosting.start(bench.spins("a")).await.expect("the same again is no second one");
+        let error = bench.hosting.start(bench.spins("b")).await.unwrap_err().to_string();
         assert!(error.contains("sysctl -w vm.max_map_count="), "{error}");
         assert!(bench.hosting.remove("a").await);
         bench.hosting.start(bench.spins("b")).await.unwrap();
@@ -405,19 +337,9 @@ mod tests {
     async fn a_grace_is_shortened_and_never_lengthened() {
         let bench = Bench::new(1);
         let (stop, mut deadline) = watch::channel(None);
-        let loaded = bench
-            .hosting
-            .0
-            .host
-            .load(&bench.spins("a").module, Kind::CoreCommand)
-            .await
-            .unwrap();
-        let running = Running {
-            spec: Arc::new(bench.spins("a")),
-            loaded,
-            stop,
-            ended: CancellationToken::new(),
-        };
+        let loaded = bench.hosting.0.host.load(&bench.spins("a").module, Kind::CoreCommand).await.unwrap();
+        let running =
+            Running { spec: Arc::new(bench.spins("a")), loaded, stop, ended: CancellationToken::new() };
         let mut deadlines = Vec::new();
         for seconds in [30, 60, 10] {
             running.stop_within(Duration::from_secs(seconds));

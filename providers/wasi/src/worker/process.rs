@@ -32,11 +32,7 @@ fn lock_path(socket: &Path) -> PathBuf {
 
 /// Whether a worker lives that holds the lock of this socket.
 pub(crate) fn is_locked(socket: &Path) -> bool {
-    match OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(lock_path(socket))
-    {
+    match OpenOptions::new().read(true).write(true).open(lock_path(socket)) {
         Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
         Err(_) => false,
     }
@@ -58,11 +54,7 @@ impl Home {
         let length = socket.as_os_str().as_bytes().len();
         if length > SOCKET_PATH_LIMIT {
             let socket = socket.display().to_string();
-            return Err(WorkerError::SocketPath {
-                socket,
-                length,
-                most: SOCKET_PATH_LIMIT,
-            });
+            return Err(WorkerError::SocketPath { socket, length, most: SOCKET_PATH_LIMIT });
         }
         let dir = socket.parent().unwrap_or(Path::new("."));
         DirBuilder::new()
@@ -72,19 +64,12 @@ impl Home {
             .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
             .map_err(|source| setup("create the directory", dir, source))?;
         let path = lock_path(socket);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(|source| setup("open", &path, source))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(WorkerError::AlreadyRunning {
-                    socket: socket.display().to_string(),
-                });
+                return Err(WorkerError::AlreadyRunning { socket: socket.display().to_string() });
             }
             Err(TryLockError::Error(source)) => return Err(setup("lock", &path, source)),
         }
@@ -92,15 +77,8 @@ impl Home {
         lock.set_len(0)
             .and_then(|()| writeln!(&lock, "{}", std::process::id()))
             .map_err(|source| setup("write", &path, source))?;
-        let inode = lock
-            .metadata()
-            .map_err(|source| setup("read", &path, source))?
-            .ino();
-        Ok(Self {
-            socket: socket.to_owned(),
-            inode,
-            _lock: lock,
-        })
+        let inode = lock.metadata().map_err(|source| setup("read", &path, source))?.ino();
+        Ok(Self { socket: socket.to_owned(), inode, _lock: lock })
     }
 
     /// A directory for guests without files.
@@ -116,8 +94,8 @@ impl Home {
             }
             _ => {}
         }
-        let listener = UnixListener::bind(&self.socket)
-            .map_err(|source| setup("listen on", &self.socket, source))?;
+        let listener =
+            UnixListener::bind(&self.socket).map_err(|source| setup("listen on", &self.socket, source))?;
         std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o600))
             .map_err(|source| setup("protect", &self.socket, source))?;
         Ok(listener)
@@ -129,9 +107,7 @@ impl Home {
         loop {
             look.tick().await;
             let ours = |meta: std::fs::Metadata| meta.ino() == self.inode;
-            let lock_is_ours = tokio::fs::metadata(lock_path(&self.socket))
-                .await
-                .is_ok_and(ours);
+            let lock_is_ours = tokio::fs::metadata(lock_path(&self.socket)).await.is_ok_and(ours);
             if !lock_is_ours || tokio::fs::symlink_metadata(&self.socket).await.is_err() {
                 return;
             }
@@ -140,11 +116,7 @@ impl Home {
 }
 
 fn setup(what: &'static str, path: &Path, source: io::Error) -> WorkerError {
-    WorkerError::Setup {
-        what,
-        path: path.display().to_string(),
-        source,
-    }
+    WorkerError::Setup { what, path: path.display().to_string(), source }
 }
 
 /// Makes SIGTERM end the worker, and SIGINT and SIGHUP do nothing.
@@ -170,19 +142,14 @@ pub(super) fn end_with_stdin(end: CancellationToken) -> io::Result<()> {
         let _ = io::stdin().lock().read_to_end(&mut Vec::new());
         end.cancel();
     };
-    std::thread::Builder::new()
-        .name("parent".into())
-        .spawn(read)?;
+    std::thread::Builder::new().name("parent".into()).spawn(read)?;
     Ok(())
 }
 
 /// Every instance has a log and a root directory open, and files of its own.
 pub(super) fn raise_file_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
@@ -199,10 +166,7 @@ mod tests {
         assert!(!is_locked(&socket), "nobody was here");
         let home = Home::take(&socket).unwrap();
         assert!(is_locked(&socket));
-        assert!(matches!(
-            Home::take(&socket),
-            Err(WorkerError::AlreadyRunning { .. })
-        ));
+        assert!(matches!(Home::take(&socket), Err(WorkerError::AlreadyRunning { .. })));
         drop(home);
         assert!(!is_locked(&socket));
         Home::take(&socket).unwrap();
@@ -214,20 +178,14 @@ mod tests {
         let home = dir.path().join("node");
         std::fs::create_dir(&home).unwrap();
         let _taken = Home::take(&home.join("worker.sock")).unwrap();
-        assert_eq!(
-            std::fs::metadata(&home).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
+        assert_eq!(std::fs::metadata(&home).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
     fn socket_paths_that_do_not_fit_are_explained() {
         let socket = Path::new("/tmp").join("x".repeat(100)).join("worker.sock");
         let error = Home::take(&socket).unwrap_err().to_string();
-        assert!(
-            error.contains("has 117 bytes, and Unix sockets have at most 107"),
-            "{error}"
-        );
+        assert!(error.contains("has 117 bytes, and Unix sockets have at most 107"), "{error}");
     }
 
     #[tokio::test]
@@ -236,10 +194,7 @@ mod tests {
         let home = Home::take(&dir.path().join("worker.sock")).unwrap();
         drop(home.listen().unwrap());
         let _listener = home.listen().unwrap();
-        let mode = std::fs::metadata(dir.path().join("worker.sock"))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(dir.path().join("worker.sock")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

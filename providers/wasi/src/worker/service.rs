@@ -27,17 +27,10 @@ const WATCH_BUFFER: usize = 64;
 const EXEC_OUTPUT_LIMIT: usize = 1 << 20;
 
 /// The service, which cancels `end` when it is told to shut down.
-pub(super) fn server(
-    hosting: Hosting,
-    end: CancellationToken,
-) -> worker_server::WorkerServer<Service> {
+pub(super) fn server(hosting: Hosting, end: CancellationToken) -> worker_server::WorkerServer<Service> {
     let started = jiff::Timestamp::now().as_nanosecond();
     let incarnation = format!("{}-{started}", std::process::id());
-    worker_server::WorkerServer::new(Service {
-        hosting,
-        end,
-        incarnation,
-    })
+    worker_server::WorkerServer::new(Service { hosting, end, incarnation })
 }
 
 #[derive(Debug)]
@@ -53,16 +46,9 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::HelloRequest>,
     ) -> Result<Response<wire::HelloResponse>, Status> {
-        let wire::HelloRequest {
-            protocol_min,
-            protocol_max,
-        } = request.into_inner();
+        let wire::HelloRequest { protocol_min, protocol_max } = request.into_inner();
         if !speaks(protocol_min, protocol_max) {
-            tracing::warn!(
-                protocol_min,
-                protocol_max,
-                "an agent speaks no protocol version of ours"
-            );
+            tracing::warn!(protocol_min, protocol_max, "an agent speaks no protocol version of ours");
         }
         Ok(Response::new(wire::HelloResponse {
             protocol_min: PROTOCOL_MIN,
@@ -81,13 +67,11 @@ impl worker_server::Worker for Service {
             .into_inner()
             .spec
             .ok_or_else(|| Status::invalid_argument("the specification is missing"))?;
-        let spec = InstanceSpec::try_from(spec)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let spec =
+            InstanceSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let name = spec.name.clone();
         match self.hosting.start(spec).await {
-            Ok(instance) => Ok(Response::new(wire::StartResponse {
-                instance: Some((&instance).into()),
-            })),
+            Ok(instance) => Ok(Response::new(wire::StartResponse { instance: Some((&instance).into()) })),
             Err(error) => {
                 tracing::info!(name, %error, "an instance did not start");
                 Err(status(&error))
@@ -112,9 +96,7 @@ impl worker_server::Worker for Service {
         if self.hosting.remove(&id).await {
             Ok(Response::new(wire::RemoveResponse {}))
         } else {
-            Err(Status::aborted(format!(
-                "the instance {id} is being started, or does not end; try again"
-            )))
+            Err(Status::aborted(format!("the instance {id} is being started, or does not end; try again")))
         }
     }
 
@@ -140,30 +122,16 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::ExecRequest>,
     ) -> Result<Response<wire::ExecResponse>, Status> {
-        let wire::ExecRequest {
-            id,
-            argv,
-            timeout_millis,
-            output_limit,
-        } = request.into_inner();
+        let wire::ExecRequest { id, argv, timeout_millis, output_limit } = request.into_inner();
         if argv.is_empty() {
             return Err(Status::invalid_argument("argv is empty"));
         }
-        let output_limit = usize::try_from(output_limit)
-            .unwrap_or(usize::MAX)
-            .min(EXEC_OUTPUT_LIMIT);
+        let output_limit = usize::try_from(output_limit).unwrap_or(usize::MAX).min(EXEC_OUTPUT_LIMIT);
         let timeout = Duration::from_millis(timeout_millis);
-        let outcome = self
-            .hosting
-            .exec(&id, &argv, timeout, output_limit)
-            .await
-            .map_err(|error| status(&error))?;
+        let outcome =
+            self.hosting.exec(&id, &argv, timeout, output_limit).await.map_err(|error| status(&error))?;
         let (exit_code, output, timed_out) = (outcome.exit_code, outcome.output, outcome.timed_out);
-        Ok(Response::new(wire::ExecResponse {
-            exit_code,
-            output,
-            timed_out,
-        }))
+        Ok(Response::new(wire::ExecResponse { exit_code, output, timed_out }))
     }
 
     async fn shutdown(
@@ -184,13 +152,8 @@ async fn tell(
 ) -> Result<(), mpsc::error::SendError<Result<wire::WatchEvent, Status>>> {
     let event = |event| Ok(wire::WatchEvent { event: Some(event) });
     loop {
-        let Picture {
-            revision,
-            instances,
-            mut changes,
-        } = hosting.picture();
-        to.send(event(Event::Reset(wire::Reset { revision })))
-            .await?;
+        let Picture { revision, instances, mut changes } = hosting.picture();
+        to.send(event(Event::Reset(wire::Reset { revision }))).await?;
         for instance in &instances {
             to.send(event(Event::Changed(instance.into()))).await?;
         }
@@ -201,9 +164,7 @@ async fn tell(
                 () = to.closed() => return Ok(()),
             };
             match change {
-                Ok(Change::Changed(instance)) => {
-                    to.send(event(Event::Changed((&instance).into()))).await?
-                }
+                Ok(Change::Changed(instance)) => to.send(event(Event::Changed((&instance).into()))).await?,
                 Ok(Change::Removed(id)) => to.send(event(Event::Removed(id))).await?,
                 // Too slow: begin again with a new picture.
                 Err(RecvError::Lagged(_)) => break,

@@ -52,10 +52,7 @@ enum Entry<R> {
     /// Its id is taken; nothing runs yet. Becomes `Known`, or is released.
     Starting,
     /// `R` is there until it ends.
-    Known {
-        instance: Instance,
-        running: Option<R>,
-    },
+    Known { instance: Instance, running: Option<R> },
 }
 
 /// What an id means when somebody wants to start it.
@@ -73,15 +70,8 @@ pub(super) enum Claim {
 
 impl<R: Clone> Table<R> {
     pub(super) fn new() -> Self {
-        let inner = Inner {
-            entries: HashMap::new(),
-            revision: 0,
-            running: 0,
-        };
-        Self {
-            inner: Mutex::new(inner),
-            changes: broadcast::channel(BACKLOG).0,
-        }
+        let inner = Inner { entries: HashMap::new(), revision: 0, running: 0 };
+        Self { inner: Mutex::new(inner), changes: broadcast::channel(BACKLOG).0 }
     }
 
     /// Takes an id, if no more than `most` run or are starting.
@@ -119,13 +109,9 @@ impl<R: Clone> Table<R> {
             started_at: at,
             end: None,
         };
-        inner.entries.insert(
-            id.to_owned(),
-            Entry::Known {
-                instance: instance.clone(),
-                running: Some(running),
-            },
-        );
+        inner
+            .entries
+            .insert(id.to_owned(), Entry::Known { instance: instance.clone(), running: Some(running) });
         self.tell(Change::Changed(instance.clone()));
         instance
     }
@@ -133,11 +119,7 @@ impl<R: Clone> Table<R> {
     /// Records how an instance ended.
     pub(super) fn exited(&self, id: &str, finished_at: Timestamp, exit: Exit) {
         let mut inner = self.lock();
-        let Inner {
-            entries,
-            revision,
-            running: count,
-        } = &mut *inner;
+        let Inner { entries, revision, running: count } = &mut *inner;
         if let Some(Entry::Known { instance, running }) = entries.get_mut(id)
             && running.take().is_some()
         {
@@ -195,11 +177,7 @@ impl<R: Clone> Table<R> {
                 Entry::Starting => None,
             })
             .collect();
-        Picture {
-            revision: inner.revision,
-            instances,
-            changes: self.changes.subscribe(),
-        }
+        Picture { revision: inner.revision, instances, changes: self.changes.subscribe() }
     }
 
     /// Called with the lock held, so that changes are told in the order in which they happen.
@@ -236,10 +214,7 @@ mod tests {
         let instance = table.started("a", "uid", now(), ());
         assert_eq!(table.claim("a", 9), Claim::Known(instance));
         table.exited("a", now(), exit());
-        assert!(matches!(
-            table.claim("a", 9),
-            Claim::Known(Instance { end: Some(_), .. })
-        ));
+        assert!(matches!(table.claim("a", 9), Claim::Known(Instance { end: Some(_), .. })));
     }
 
     #[test]
@@ -278,10 +253,7 @@ mod tests {
         table.started("a", "uid", now(), ());
         table.exited("a", now(), exit());
         table.exited("a", now(), Exit::stopped(true));
-        assert_eq!(
-            table.picture().instances[0].end.as_ref().unwrap().exit,
-            exit()
-        );
+        assert_eq!(table.picture().instances[0].end.as_ref().unwrap().exit, exit());
     }
 
     #[test]
@@ -299,10 +271,7 @@ mod tests {
             }
             other @ Change::Removed(_) => panic!("{other:?}"),
         }
-        assert_eq!(
-            picture.changes.try_recv().unwrap(),
-            Change::Removed("a".into())
-        );
+        assert_eq!(picture.changes.try_recv().unwrap(), Change::Removed("a".into()));
         assert!(picture.changes.try_recv().is_err());
     }
 }

@@ -13,19 +13,12 @@ use kubewasm_wasi::{
 /// named `process` that calls [`process`].
 pub(crate) fn program() -> Program {
     let this = Program::new(std::env::current_exe().unwrap());
-    this.arg("process")
-        .arg("--exact")
-        .arg("--nocapture")
-        .arg("-q")
-        .arg("--")
+    this.arg("process").arg("--exact").arg("--nocapture").arg("-q").arg("--")
 }
 
 /// What the program does when it is started as one of its subcommands.
 pub(crate) fn process() {
-    let args: Vec<String> = std::env::args()
-        .skip_while(|arg| arg != "--")
-        .skip(1)
-        .collect();
+    let args: Vec<String> = std::env::args().skip_while(|arg| arg != "--").skip(1).collect();
     let value = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).unwrap();
     let path = |name: &str| PathBuf::from(value(name));
     match args.first().map(String::as_str) {

@@ -20,8 +20,8 @@ use crate::{
     config::Flags,
     events::Occurrence,
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError, RuntimeError,
-        StartError,
+        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
+        RuntimeError, StartError,
     },
 };
 
@@ -57,7 +57,10 @@ impl ApiServer {
                     let server = server.clone();
                     async move { Ok::<_, Infallible>(server.answer(request).await) }
                 });
-                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(socket), service),
+                );
             }
         });
         Connection::new(kube::Config::new(url.parse().unwrap())).unwrap()
@@ -65,7 +68,8 @@ impl ApiServer {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (parts, body) = request.into_parts();
-        let body: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
+        let body: Value =
+            serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
         let path = parts.uri.path().trim_end_matches("/status").to_owned();
         let (code, answer) = self.handle(&parts.method, &path, parts.uri.query().unwrap_or_default(), body);
         Response::builder().status(code).body(Full::from(answer.to_string())).unwrap()
@@ -74,7 +78,16 @@ impl ApiServer {
     fn handle(&self, method: &Method, path: &str, query: &str, body: Value) -> (u16, Value) {
         let mut store = self.store();
         let refusal = |code: u16| {
-            (code, json!({ "kind": "Status", "status": "Failure", "code": code, "reason": "", "message": "" }))
+            let reason = match code {
+                403 => "Forbidden",
+                404 => "NotFound",
+                409 => "AlreadyExists",
+                _ => "MethodNotAllowed",
+            };
+            (
+                code,
+                json!({ "kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "" }),
+            )
         };
         match *method {
             Method::POST => {
@@ -89,14 +102,24 @@ impl ApiServer {
                 store.objects.insert(path, object.clone());
                 (201, object)
             }
-            Method::GET if query.contains("watch=true") => (200, json!({ "type": "ERROR", "object": {
+            Method::GET if query.contains("watch=true") => (
+                200,
+                json!({ "type": "ERROR", "object": {
                 "kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "",
-            } })),
+            } }),
+            ),
             Method::GET if query.contains("fieldSelector") => {
-                let items: Vec<_> = store.objects.iter().filter(|(key, _)| key.starts_with(path)).map(|(_, v)| v.clone()).collect();
+                let items: Vec<_> = store
+                    .objects
+                    .iter()
+                    .filter(|(key, _)| key.starts_with(path))
+                    .map(|(_, v)| v.clone())
+                    .collect();
                 (200, json!({ "metadata": { "resourceVersion": "1" }, "items": items }))
             }
-            Method::GET => store.objects.get(path).map_or_else(|| refusal(404), |object| (200, object.clone())),
+            Method::GET => {
+                store.objects.get(path).map_or_else(|| refusal(404), |object| (200, object.clone()))
+            }
             Method::PUT | Method::PATCH => {
                 let Some(object) = store.objects.get_mut(path) else { return refusal(404) };
                 if method == Method::PUT {
@@ -235,7 +258,19 @@ async fn a_node_registers_and_tells_its_readiness_at_once() {
     let mut running = start(&server).await;
     running.event("Starting").await;
     let node = running.node(|node| ready(node).0 == "True").await;
-    assert_eq!(node.status.as_ref().unwrap().daemon_endpoints.as_ref().unwrap().kubelet_endpoint.as_ref().unwrap().port, 41_000);
+    assert_eq!(
+        node.status
+            .as_ref()
+            .unwrap()
+            .daemon_endpoints
+            .as_ref()
+            .unwrap()
+            .kubelet_endpoint
+            .as_ref()
+            .unwrap()
+            .port,
+        41_000
+    );
     assert_eq!(running.event("NodeReady").await.message, "Node edge status is now: NodeReady");
 
     running.handle.set_problem("runtime", Some("container runtime is down".to_owned()));
@@ -275,7 +310,8 @@ async fn a_node_that_is_there_is_put_right_and_keeps_what_others_gave_it() {
     });
     server.store().objects.insert(NODE.to_owned(), existing);
     let mut running = start(&server).await;
-    let node = running.node(|node| node.status.as_ref().is_some_and(|status| status.conditions.is_some())).await;
+    let node =
+        running.node(|node| node.status.as_ref().is_some_and(|status| status.conditions.is_some())).await;
     let labels = node.metadata.labels.as_ref().unwrap();
     assert_eq!((labels["kubernetes.io/arch"].as_str(), labels["others"].as_str()), ("wasm32-wasi", "x"));
     assert_eq!(node.spec.as_ref().unwrap().taints.as_ref().unwrap()[0].key, "mine");
@@ -296,7 +332,9 @@ async fn another_kubelets_node_is_left_alone() {
     let connection = server.listen().await;
     let api: Api<Node> = Api::all(connection.client());
     let fixed = crate::node::object::tests::fixed(&Flags::default());
-    let refusal = crate::node::register::register(&api, &fixed, &crate::node::object::tests::observed()).await.unwrap_err();
+    let refusal = crate::node::register::register(&api, &fixed, &crate::node::object::tests::observed())
+        .await
+        .unwrap_err();
     assert!(refusal.to_string().contains("containerd://2.0"), "{refusal}");
     assert_eq!(server.get(NODE), Some(existing));
 }
@@ -305,7 +343,10 @@ async fn another_kubelets_node_is_left_alone() {
 async fn a_credential_that_may_not_create_uses_the_node_that_is_there() {
     let server = ApiServer::default();
     server.store().refuse_create = true;
-    server.store().objects.insert(NODE.to_owned(), json!({ "metadata": { "name": "edge", "uid": "uid-made" } }));
+    server
+        .store()
+        .objects
+        .insert(NODE.to_owned(), json!({ "metadata": { "name": "edge", "uid": "uid-made" } }));
     let running = start(&server).await;
     running.node(|node| uid_is("uid-made")(node) && node.status.is_some()).await;
 }

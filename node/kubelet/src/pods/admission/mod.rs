@@ -54,17 +54,19 @@ impl Rejection {
     }
 }
 
-/// Whether the node takes `pod` beside `others`, the pods it has taken and that are not over.
+/// Whether the node takes `pod` beside `others`, the pods it has taken and that are not over. `used` is what
+/// these request in all, and how many they are, as `pods`.
 ///
 /// # Errors
 /// [`Rejection`], with the first reason found.
 pub fn admit<'a>(
     pod: &Pod,
     node: &NodeView,
-    others: impl IntoIterator<Item = &'a Pod> + Clone,
+    used: &Amounts,
+    others: impl IntoIterator<Item = &'a Pod>,
 ) -> Result<(), Rejection> {
     admit_os(pod, node)?;
-    admit_resources(pod, node, others.clone())?;
+    admit_resources(pod, node, used)?;
     if !affinity::matches(pod, &node.name, &node.labels) {
         return Err(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
@@ -108,20 +110,8 @@ fn admit_os(pod: &Pod, node: &NodeView) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn admit_resources<'a>(
-    pod: &Pod,
-    node: &NodeView,
-    others: impl IntoIterator<Item = &'a Pod>,
-) -> Result<(), Rejection> {
-    let mut used = Amounts::new();
-    let mut count = 0_u64;
-    for other in others {
-        resources::add(&mut used, &resources::requests(other));
-        count += 1;
-    }
-    let mut wanted = resources::requests(pod);
-    used.insert("pods".to_owned(), count);
-    wanted.insert("pods".to_owned(), 1);
+fn admit_resources(pod: &Pod, node: &NodeView, used: &Amounts) -> Result<(), Rejection> {
+    let wanted = resources::footprint(pod);
     // The number of pods first, then by name, as upstream reports them.
     let mut names: Vec<&String> = wanted.keys().collect();
     names.sort_by_key(|name| (*name != "pods", name.as_str()));

@@ -51,6 +51,14 @@ pub fn requests(pod: &Pod) -> Amounts {
     total
 }
 
+/// [`requests`], and the pod itself, as one of `pods`.
+#[must_use]
+pub fn footprint(pod: &Pod) -> Amounts {
+    let mut amounts = requests(pod);
+    amounts.insert("pods".to_owned(), 1);
+    amounts
+}
+
 /// Adds up, resource by resource.
 pub fn add(total: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {

@@ -40,6 +40,12 @@ fn on_port(port: u16, ip: &str) -> Value {
     json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": port, "hostIP": ip}]}]})
 }
 
+fn used(pods: &[Pod]) -> Amounts {
+    let mut sum = Amounts::new();
+    pods.iter().for_each(|pod| resources::add(&mut sum, &resources::footprint(pod)));
+    sum
+}
+
 #[test]
 fn every_reason_in_its_words() {
     let busy = [pod(asking("3800m"))];
@@ -100,7 +106,7 @@ fn every_reason_in_its_words() {
         ),
     ];
     for (more, others, expected) in table {
-        let rejection = admit(&pod(more.clone()), &node(), others).err();
+        let rejection = admit(&pod(more.clone()), &node(), &used(others), others).err();
         let found = rejection.as_ref().map(|r| (r.reason.as_str(), r.message.as_str()));
         assert_eq!(found, expected, "{more}");
     }
@@ -110,7 +116,7 @@ fn every_reason_in_its_words() {
 fn a_static_pod_stays_whatever_the_taints() {
     let mut pod = pod(json!({"tolerations": []}));
     pod.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
-    assert_eq!(admit(&pod, &node(), &[]), Ok(()));
+    assert_eq!(admit(&pod, &node(), &Amounts::new(), &[]), Ok(()));
 }
 
 #[test]

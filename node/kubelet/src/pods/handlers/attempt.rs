@@ -10,7 +10,7 @@ use crate::{
     pods::{
         launch::Launch,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
-        task::Shared,
+        shared::Shared,
     },
     runtime::{ContainerSpec, Image},
 };

@@ -23,7 +23,7 @@ pub(super) fn describe(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// The system's text as Go writes it: in small letters, without the number.
-fn system_text(error: &io::Error) -> String {
+pub(super) fn system_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or_default();
     let mut letters = text.chars();

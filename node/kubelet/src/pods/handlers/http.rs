@@ -160,7 +160,7 @@ impl Get {
             Cause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => dial::describe(self.address, io),
             Cause::NotTls => "http: server gave HTTP response to HTTPS client".to_owned(),
             Cause::Closed => "EOF".to_owned(),
-            Cause::Io(other) => other.to_string(),
+            Cause::Io(other) => dial::system_text(other),
             Cause::Other(other) => other.to_string(),
         };
         Failed { message: format!("Get \"{}\": {text}", self.shown), not_tls: matches!(cause, Cause::NotTls) }
@@ -180,19 +180,25 @@ enum Cause<'a> {
 impl<'a> Cause<'a> {
     fn of(error: &'a reqwest::Error) -> Self {
         let mut deepest: &(dyn StdError + 'static) = error;
-        while let Some(source) = deepest.source() {
-            deepest = source;
+        while let Some(next) = below(deepest) {
+            deepest = next;
             if deepest.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message) {
                 return Self::Closed;
             }
         }
-        let Some(io) = deepest.downcast_ref::<io::Error>() else { return Self::Other(deepest) };
-        // An error inside of an io::Error is not its source.
-        let inner = io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match inner {
-            Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => Self::NotTls,
-            _ => Self::Io(io),
+        match (deepest.downcast_ref(), deepest.downcast_ref()) {
+            (Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)), _) => Self::NotTls,
+            (_, Some(io)) => Self::Io(io),
+            _ => Self::Other(deepest),
         }
+    }
+}
+
+/// What an error was made of. An `io::Error` does not name the one inside of it as its source.
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
 }
 

@@ -183,7 +183,7 @@ fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
 }
 
 /// A duration of whole seconds as Go prints it: `10s`, `1m20s`, `5m0s`.
-fn go_duration(duration: Duration) -> String {
+pub(super) fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, s) => format!("{s}s"),

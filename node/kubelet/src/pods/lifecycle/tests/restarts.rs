@@ -261,7 +261,7 @@ fn in_place_restarts_are_slowed_down_too() {
     let mut spec = pod(RestartPolicy::Never, &["c"]);
     find(&mut spec, "c").restart.rules = vec![rule(&[0], false, true)];
     let world = World::new(spec).runs("c", &[exits(0, 1)]).run(100);
-    assert_eq!(world.state.round, 4);
+    assert_eq!(world.state.round, 5);
     assert_eq!(world.told("runs"), ["0 c#0 runs", "0 c#1 runs", "10 c#2 runs", "30 c#3 runs", "70 c#4 runs"]);
 }
 

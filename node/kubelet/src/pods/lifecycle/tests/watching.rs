@@ -70,7 +70,7 @@ fn a_container_that_a_probe_kills_is_asked_first() {
     let run = Run { pre_stop: Some((secs(3), true)), ..healthy(5) };
     let world = World::new(spec).runs("c", &[run, Run::default()]).run(9);
     assert_eq!(world.told("preStop"), ["5 preStop c#0 within 30s"]);
-    assert_eq!(world.told("stop "), ["8 stop c#0 within 26s"]);
+    assert_eq!(world.told("stop "), ["8 stop c#0 within 27s"]);
 }
 
 /// The hook has failed: the container never counted as running, is stopped, and restarted by policy.

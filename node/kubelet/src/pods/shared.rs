@@ -1,0 +1,88 @@
+//! What all pod tasks share: the provider, the cluster, and where things are kept.
+
+use std::{path::PathBuf, sync::Arc};
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use tokio::sync::watch;
+
+use super::{
+    admission::NodeView,
+    api::{Objects, PodApi},
+    credentials,
+    environment::{NodeFacts, References},
+    index::PodIndex,
+    lifecycle::{Limits, Note, Spec},
+    records::Records,
+};
+use crate::{
+    events::Recorder,
+    runtime::{Credential, Runtime},
+};
+
+/// What all pod tasks share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Runs the containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// The cluster.
+    pub api: Arc<dyn PodApi>,
+    /// Tells people.
+    pub recorder: Recorder,
+    /// Remembers pods.
+    pub records: Records,
+    /// Where the newest statuses are looked up.
+    pub index: PodIndex,
+    /// The node as admission sees it; `None` takes every pod.
+    pub admission: Option<watch::Receiver<NodeView>>,
+    /// Addresses and resources of the node.
+    pub node: watch::Receiver<NodeFacts>,
+    /// Where logs are written.
+    pub logs_dir: PathBuf,
+    /// The node's own registry credentials, a `config.json` as Docker writes it. It need not exist.
+    pub registry_config: Option<PathBuf>,
+    /// What holds for every pod.
+    pub limits: Limits,
+}
+
+impl Shared {
+    /// Credentials for an image: those of the pod's image pull secrets, then the node's own.
+    pub(super) async fn credentials(&self, pod: &Pod, image: &str, tell: impl Fn(Note)) -> Vec<Credential> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let named = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
+        let names: Vec<&str> = named.iter().map(|n| n.name.as_str()).filter(|n| !n.is_empty()).collect();
+        let references =
+            References { secrets: names.iter().map(|n| (*n).to_owned()).collect(), ..References::default() };
+        let mut found = match names.is_empty() {
+            true => Objects::default(),
+            false => self.api.objects(namespace, &references).await.unwrap_or_default(),
+        };
+        let secrets: Vec<_> = names.iter().filter_map(|name| found.secrets.remove(*name)).collect();
+        if secrets.len() < names.len() {
+            let present = |name: &&&str| secrets.iter().any(|s| s.metadata.name.as_deref() == Some(**name));
+            let missing: Vec<_> = names.iter().filter(|name| !present(name)).copied().collect();
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            let reason = "FailedToRetrieveImagePullSecret";
+            tell(Note { container: None, warning: true, reason, message });
+        }
+        let file = self.registry_config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        credentials::for_image(image, &secrets, file.as_deref())
+    }
+}
+
+/// Records an event about the pod, or about one of its containers.
+pub(super) fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note: &Note) {
+    let mut about = pod.clone();
+    if let Some(container) = &note.container {
+        let init = spec.init.iter().any(|c| c.name == *container);
+        let list = if init { "initContainers" } else { "containers" };
+        about.field_path = Some(format!("spec.{list}{{{container}}}"));
+    }
+    if note.warning {
+        recorder.warning(&about, note.reason, note.message.clone());
+    } else {
+        recorder.normal(&about, note.reason, note.message.clone());
+    }
+}
