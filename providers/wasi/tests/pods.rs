@@ -181,7 +181,7 @@ async fn what_cannot_run_is_refused_with_the_reason() {
 async fn files_that_are_no_modules_are_bad_images() {
     let node = Node::new().await;
     for (path, expected) in [
-        (node.dir.path().join("missing.wasm"), "no such file"),
+        (node.dir.path().join("missing.wasm"), "o such file"),
         (node.file("t.wasm", b"just text"), "not a WebAssembly module"),
         (node.file("empty.wasm", b""), "is empty (0 bytes)"),
     ] {

@@ -1,5 +1,7 @@
 //! An agent that dies, workers that die, and what survives.
 
+use std::fs;
+
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{Api, api::DeleteParams};
 use kubewasm_tests::{
@@ -22,19 +24,19 @@ async fn guests_outlive_a_killed_agent() {
         let mut node = own_node("killed-node", &Options::default()).await;
         pods.create("survivor", spec(&node, "Never", &["tick", "200"]).await).await;
         let before = pods.until("survivor", "running", running).await;
+        let uid = before.metadata.uid.as_deref().unwrap();
+        let file = node.pod_logs().join(format!("{ns}_survivor_{uid}/main/0.log"));
+        let lines = || fs::read_to_string(&file).map_or(0, |text| text.lines().count());
         node.kill().unwrap();
-        node.start_again().await.unwrap();
-        let ticks = pods.logs("survivor").await.lines().count();
-        wait::until("more ticks", SOON, async || {
-            match pods.api().logs("survivor", &Default::default()).await {
-                Ok(log) if log.lines().count() > ticks => Ok(()),
-                Ok(log) => Err(format!("{} lines", log.lines().count())),
-                Err(error) => Err(error.to_string()),
-            }
+        let ticks = lines();
+        wait::until("more ticks of a guest whose agent is dead", SOON, async || match lines() {
+            now if now > ticks => Ok(()),
+            now => Err(format!("{now} lines")),
         })
         .await
         .unwrap();
-        let log = pods.logs("survivor").await;
+        node.start_again().await.unwrap();
+        let log = pods.logs_once_known("survivor").await;
         let numbers: Vec<String> = (1..=log.lines().count()).map(|number| format!("tick {number}")).collect();
         assert_eq!(log.lines().collect::<Vec<_>>(), numbers);
         let after = pods.api().get("survivor").await.unwrap();

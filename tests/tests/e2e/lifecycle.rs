@@ -221,7 +221,8 @@ async fn a_memory_limit_is_kept() {
             "resources": { "limits": { "memory": "64Mi" } },
         }] });
         pods.create("greedy", spec).await;
-        pods.phase("greedy", "Failed").await;
+        let pod = pods.phase("greedy", "Failed").await;
+        assert_eq!(terminated(&pod).and_then(|end| end.reason.as_deref()), Some("OOMKilled"));
         assert!(pods.logs("greedy").await.starts_with("allocated 8 MiB\n"));
         let neighbour = pods.api().get("neighbour").await.unwrap();
         assert!(running(&neighbour) && restarts(&neighbour) == 0);

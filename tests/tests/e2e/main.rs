@@ -9,15 +9,29 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod access;
+mod admission;
 mod bad_input;
+mod churn;
+mod controllers;
 mod crash;
 mod deletion;
+mod endings;
+mod endpoint;
+mod exit_code;
+mod history;
+mod hooks;
 mod images;
+mod impatient;
+mod init_containers;
 mod lifecycle;
 mod logs;
 mod outage;
 mod pods;
+mod probes;
 mod registration;
+mod restarts;
 mod run_command;
 mod scale;
+mod sidecars;
+mod status;
 mod suite;

@@ -91,6 +91,15 @@ impl Pods {
         self.api().logs(name, &LogParams::default()).await.unwrap()
     }
 
+    /// What the first container has printed, as soon as an agent that has just started knows the pod.
+    pub(crate) async fn logs_once_known(&self, name: &str) -> String {
+        wait::until(&format!("the log of {name}"), SOON, async || {
+            self.api().logs(name, &LogParams::default()).await.map_err(|error| error.to_string())
+        })
+        .await
+        .unwrap()
+    }
+
     /// Waits until an Event about the pod satisfies `condition`.
     pub(crate) async fn event(&self, name: &str, what: &str, condition: impl Fn(&Event) -> bool) {
         let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);

@@ -65,27 +65,25 @@ async fn status_says_where_and_what_the_node_is() {
     assert!(info.kubelet_version.starts_with("v1."), "{}", info.kubelet_version);
 }
 
-/// The lease is held by the node, owned by its Node object, and renewed before it is 40 s old.
+/// The lease is held by the node, renewed before it is 40 s old, and owned by the Node object, so that it
+/// goes with it; the owner is written at the first renewal after the registration at the latest.
 #[tokio::test]
 async fn lease_is_renewed() {
-    let suite = suite().await;
-    let client = suite.cluster.client().await.unwrap();
+    let client = suite().await.cluster.client().await.unwrap();
     let leases: Api<Lease> = Api::namespaced(client, "kube-node-lease");
     let renewed =
         |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref().map(|time| time.0));
-    let lease =
-        wait::object(leases.clone(), NODE, "a lease", SOON, |lease| lease.is_some()).await.unwrap().unwrap();
+    let owned =
+        |lease: &Lease| lease.metadata.owner_references.as_ref().is_some_and(|owners| !owners.is_empty());
+    let lease = wait::object(leases.clone(), NODE, "an owned lease", SOON, |lease| lease.is_some_and(owned));
+    let lease = lease.await.unwrap().unwrap();
     let first = renewed(&lease).unwrap();
     assert!(Timestamp::now().duration_since(first).as_secs() < 40, "renewed at {first}");
-    assert_eq!(lease.spec.as_ref().unwrap().holder_identity.as_deref(), Some(NODE));
-    let owner = lease.metadata.owner_references.as_ref().and_then(|owners| owners.first()).unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(NODE));
+    let owner = &lease.metadata.owner_references.unwrap()[0];
     assert_eq!((owner.kind.as_str(), Some(&owner.uid)), ("Node", shared_node().await.metadata.uid.as_ref()));
-    let limit = Duration::from_secs(40);
-    wait::object(leases, NODE, "a renewal", limit, |lease| {
-        lease.and_then(renewed).is_some_and(|time| time > first)
-    })
-    .await
-    .unwrap();
+    let later = |lease: Option<&Lease>| lease.and_then(renewed).is_some_and(|time| time > first);
+    wait::object(leases, NODE, "a renewal", Duration::from_secs(40), later).await.unwrap();
 }
 
 /// A Node object that somebody deletes comes back, with its labels and taints, and becomes Ready.

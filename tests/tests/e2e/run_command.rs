@@ -84,9 +84,14 @@ async fn write_pod(folder: &Path, args: Value) {
     fs::write(folder.join("pod.yaml"), serde_yaml_ng::to_string(&pod).unwrap()).unwrap();
 }
 
+/// The command in `folder`, which also gets what it leaves behind when it is killed.
 fn command(folder: &Path) -> Command {
     let mut command = Command::new(node::program().unwrap());
-    command.args(["run", "pod.yaml", "--root-dir=root"]).current_dir(folder).kill_on_drop(true);
+    command
+        .args(["run", "pod.yaml", "--root-dir=root"])
+        .current_dir(folder)
+        .env("TMPDIR", folder)
+        .kill_on_drop(true);
     command
 }
 

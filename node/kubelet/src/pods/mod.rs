@@ -5,7 +5,7 @@
 //!                        │   ▲            ├─ status::of        what the API should say  (pure)
 //!                        │   │            ├─ environment       env, argv, host name     (pure)
 //!                        ▼   │            └─ publisher         what to write when       (pure)
-//!                 pull, launch, api, records, runtime          the edges
+//!       pull, launch, handlers, api, records, runtime          the edges
 //! ```
 //!
 //! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.

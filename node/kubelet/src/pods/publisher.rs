@@ -70,11 +70,9 @@ impl Publisher {
     pub(super) fn observe(&mut self, pod: &Pod, computed: &PodStatus) {
         let Some(status) = &pod.status else { return };
         match &self.echo {
-            None if self.in_flight.is_none() && self.written.is_none() => {
-                if owned(status) == owned(computed) {
-                    self.written = Some(computed.clone());
-                    self.echo = Some((owned(status), version(pod)));
-                }
+            None if self.in_flight.is_none() && self.written.is_none() && owned(status) == owned(computed) => {
+                self.written = Some(computed.clone());
+                self.echo = Some((owned(status), version(pod)));
             }
             Some((echo, at)) if version(pod) > *at && owned(status) != *echo => self.written = None,
             _ => {}

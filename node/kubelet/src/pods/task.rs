@@ -354,11 +354,21 @@ impl PodTask {
         let record = self.state.container(name);
         let (number, image) = (record.newest_attempt(), record.image.clone());
         let id = container_id(&self.name.uid, name, number);
-        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
-        let (recorder, reference, spec) = (shared.recorder.clone(), self.reference.clone(), self.spec.clone());
-        let tell = Box::new(move |note: Note| tell(&recorder, &reference, &spec, &note));
-        let started = self.ongoing.spec(&id);
-        Attempt { shared, pod, name: self.name.clone(), container, id, number, image, spec: started, tell }
+        let (recorder, reference, spec) = (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
+        Attempt {
+            runtime: Arc::clone(&self.shared.runtime),
+            api: Arc::clone(&self.shared.api),
+            node: self.shared.node.borrow().clone(),
+            logs_dir: self.shared.logs_dir.clone(),
+            pod: Arc::clone(&self.pod),
+            name: self.name.clone(),
+            container,
+            number,
+            image,
+            spec: self.ongoing.spec(&id),
+            id,
+            tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
+        }
     }
 
     fn post_start(&mut self, container: String) {

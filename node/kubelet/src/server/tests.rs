@@ -150,7 +150,7 @@ impl Running {
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("ca.crt");
         std::fs::write(&ca, authority.0.pem()).unwrap();
-        let file = configuration.replace("CA", ca.to_str().unwrap());
+        let file = configuration.replace("FILE", ca.to_str().unwrap());
         // Port 0 would mean no health checks. A free one is looked for on an address that no other test uses.
         static STARTED: AtomicU8 = AtomicU8::new(1);
         let own = [127, 9, 9, STARTED.fetch_add(1, Ordering::Relaxed)];
@@ -250,7 +250,7 @@ fn serving(config: &Config) -> Arc<Serving> {
     crate::identity::serving::prepare(config, &["edge".to_owned()], &connection).unwrap().0
 }
 
-const SECURE: &str = "authentication: {x509: {clientCAFile: CA}}\n";
+const SECURE: &str = "authentication: {x509: {clientCAFile: FILE}}\n";
 
 #[tokio::test]
 async fn nobody_gets_nothing() {
@@ -284,7 +284,7 @@ async fn a_certificate_of_the_authority_is_believed() {
 
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_not_believed_even_where_anyone_may_come() {
-    let server = Running::start("authentication: {anonymous: {enabled: true}, x509: {clientCAFile: CA}}\n");
+    let server = Running::start("authentication: {anonymous: {enabled: true}, x509: {clientCAFile: FILE}}\n");
     server.allow("system:anonymous get proxy");
     assert_eq!(server.get(Caller::default(), "/configz").await.0, StatusCode::OK);
     let stranger =
@@ -298,7 +298,7 @@ async fn a_new_authority_is_believed_once_its_file_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.crt");
     std::fs::write(&ca, Authority::new().0.pem()).unwrap();
-    let file = SECURE.replace("CA", ca.to_str().unwrap());
+    let file = SECURE.replace("FILE", ca.to_str().unwrap());
     let (config, _) = Config::resolve(&file, &Flags::default(), "edge").unwrap();
     let gate = Gate::new(&config, api_server(SharedReviewer::default())).unwrap();
     let (chain, _) = authority.client("admin", "g");
@@ -344,7 +344,7 @@ async fn a_refusal_says_what_was_missing() {
 
 #[tokio::test]
 async fn nothing_fails_open() {
-    let server = Running::start("authentication: {anonymous: {enabled: true}, x509: {clientCAFile: CA}}\n");
+    let server = Running::start("authentication: {anonymous: {enabled: true}, x509: {clientCAFile: FILE}}\n");
     server.allow("admin get proxy");
     lock(&server.reviewer).tokens.insert("good".to_owned(), "admin".to_owned());
     lock(&server.reviewer).broken = true;

@@ -59,7 +59,11 @@ impl Watch {
             Some(status) => format!("the worker that hosted it (process {pid}) ended: {status}"),
             None => format!("the worker that hosted it (process {pid}) is gone"),
         };
-        tracing::warn!(group = %self.group, pid, status = %describe(how), "a worker is gone");
+        if how.is_some_and(|status| status.success()) {
+            tracing::debug!(group = %self.group, pid, "a worker has ended");
+        } else {
+            tracing::warn!(group = %self.group, pid, status = %describe(how), "a worker is gone");
+        }
         self.client.alive.store(false, Ordering::SeqCst);
         self.client.lost(&self.view, &self.group, &why);
     }

@@ -51,7 +51,8 @@ fn every_reason_in_its_words() {
     let busy = [pod(asking("3800m"))];
     let bound = [pod(on_port(8080, "10.0.0.1"))];
     let full = [pod(json!({})), pod(json!({}))];
-    let table: Vec<(Value, &[Pod], Option<(&str, &str)>)> = vec![
+    type Row<'a> = (Value, &'a [Pod], Option<(&'static str, &'static str)>);
+    let table: Vec<Row<'_>> = vec![
         (json!({}), &[], None),
         (asking("200m"), &busy, None),
         (

@@ -58,7 +58,8 @@ impl Addresses<'_> {
         // `::ffff:127.0.0.1` is 127.0.0.1 to the one that connects, so it is here.
         let own = |address: &IpAddr| {
             let address = address.to_canonical();
-            self.pod_ips.iter().any(|own| own.to_canonical() == address) || self.host_network && address.is_loopback()
+            self.pod_ips.iter().any(|own| own.to_canonical() == address)
+                || self.host_network && address.is_loopback()
         };
         address.filter(own).ok_or_else(|| AddressError::OtherHost(wanted.to_owned()))
     }

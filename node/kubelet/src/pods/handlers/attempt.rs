@@ -1,6 +1,6 @@
 //! A running attempt of a container, as its probes and hooks find it.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
 use tokio::sync::OnceCell;
@@ -8,11 +8,12 @@ use tokio::sync::OnceCell;
 use super::{Addresses, HookError, ProbeOutcome, Target, hook, probe};
 use crate::{
     pods::{
+        api::PodApi,
+        environment::NodeFacts,
         launch::Launch,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
-        shared::Shared,
     },
-    runtime::{ContainerSpec, Image},
+    runtime::{ContainerSpec, Image, Runtime},
 };
 
 /// How long a postStart hook may take. Upstream sets no bound, and the container's own end is one; a day
@@ -21,8 +22,14 @@ const POST_START_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All that a probe or hook needs, owned: it goes on beside the task that asked for it.
 pub(in crate::pods) struct Attempt {
-    /// What all pods share.
-    pub(in crate::pods) shared: Arc<Shared>,
+    /// Runs what `exec` names.
+    pub(in crate::pods) runtime: Arc<dyn Runtime>,
+    /// Where the container's variables come from.
+    pub(in crate::pods) api: Arc<dyn PodApi>,
+    /// Addresses of the pod, as the node has them now.
+    pub(in crate::pods) node: NodeFacts,
+    /// Where logs are written.
+    pub(in crate::pods) logs_dir: PathBuf,
     /// The pod as it is now.
     pub(in crate::pods) pod: Arc<Pod>,
     /// The pod, for messages.
@@ -69,8 +76,7 @@ impl Attempt {
             Ok(spec) => spec,
             Err(error) => return ProbeOutcome::Error(error),
         };
-        let pod_ips = self.shared.node.borrow().pod_ips.clone();
-        probe(self.target(&pod_ips, spec), wanted, timeout).await
+        probe(self.target(spec), wanted, timeout).await
     }
 
     /// Runs the postStart hook.
@@ -106,8 +112,7 @@ impl Attempt {
         let Some(handler) = handler else { return Ok(()) };
         let run = async {
             let spec = self.spec_for_exec(handler.exec.is_some()).await.map_err(HookError::Failed)?;
-            let pod_ips = self.shared.node.borrow().pod_ips.clone();
-            hook(self.target(&pod_ips, spec), handler, within).await
+            hook(self.target(spec), handler, within).await
         };
         let warning = tokio::time::timeout(within, run).await.unwrap_or(Err(HookError::CutOff(within)))?;
         if let Some(message) = warning {
@@ -116,14 +121,14 @@ impl Attempt {
         Ok(())
     }
 
-    fn target<'a>(&'a self, pod_ips: &'a [std::net::IpAddr], spec: Option<&'a ContainerSpec>) -> Target<'a> {
+    fn target<'a>(&'a self, spec: Option<&'a ContainerSpec>) -> Target<'a> {
         let host_network = self.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
         Target {
             pod: &self.name,
             container: &self.container,
-            addresses: Addresses { pod_ips, host_network },
+            addresses: Addresses { pod_ips: &self.node.pod_ips, host_network },
             spec,
-            runtime: self.shared.runtime.as_ref(),
+            runtime: self.runtime.as_ref(),
         }
     }
 
@@ -133,14 +138,10 @@ impl Attempt {
             return Ok(None);
         }
         let make = async || {
-            let image = self.image.as_ref().ok_or_else(|| "the image of the container is not known".to_owned())?;
-            let node = self.shared.node.borrow().clone();
-            let launch = Launch {
-                runtime: self.shared.runtime.as_ref(),
-                api: self.shared.api.as_ref(),
-                node: &node,
-                logs_dir: &self.shared.logs_dir,
-            };
+            let image =
+                self.image.as_ref().ok_or_else(|| "the image of the container is not known".to_owned())?;
+            let (runtime, api) = (self.runtime.as_ref(), self.api.as_ref());
+            let launch = Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir };
             let made = launch.spec(&self.pod, &self.container, image, self.number).await;
             made.map_err(|trouble| trouble.message)
         };
@@ -157,7 +158,9 @@ fn event(kind: ProbeKind, outcome: &ProbeOutcome) -> Option<(&'static str, Strin
     let kind = kind.name();
     match outcome {
         ProbeOutcome::Success { warning: None } => None,
-        ProbeOutcome::Success { warning: Some(text) } => Some(("ProbeWarning", format!("{kind} probe warning: {text}"))),
+        ProbeOutcome::Success { warning: Some(text) } => {
+            Some(("ProbeWarning", format!("{kind} probe warning: {text}")))
+        }
         ProbeOutcome::Failure(output) => Some(("Unhealthy", format!("{kind} probe failed: {output}"))),
         ProbeOutcome::Error(error) => {
             Some(("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {error}")))

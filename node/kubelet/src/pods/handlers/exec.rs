@@ -35,7 +35,9 @@ pub(super) async fn probe(target: Target<'_>, command: &[String], timeout: Durat
 pub(super) async fn hook(target: Target<'_>, command: &[String], within: Duration) -> Result<(), HookError> {
     let (error, output) = match run(target, command, within).await {
         Ended::Exit { code: 0, .. } => return Ok(()),
-        Ended::Exit { code, output } => (format!("command '{}' exited with {code}", command.join(" ")), output),
+        Ended::Exit { code, output } => {
+            (format!("command '{}' exited with {code}", command.join(" ")), output)
+        }
         Ended::TimedOut => return Err(HookError::CutOff(within)),
         Ended::NotStarted(error) => (error, String::new()),
     };
@@ -103,11 +105,15 @@ mod tests {
             (exit(137, ""), ProbeOutcome::Failure(String::new())),
             (exit(1, &"x".repeat(2 * OUTPUT_LIMIT)), ProbeOutcome::Failure("x".repeat(OUTPUT_LIMIT))),
             (timed_out(), ProbeOutcome::Failure(late.to_owned())),
-            (Err(StartError::Create("no such module".to_owned())), ProbeOutcome::Error("no such module".to_owned())),
+            (
+                Err(StartError::Create("no such module".to_owned())),
+                ProbeOutcome::Error("no such module".to_owned()),
+            ),
         ];
         for (answer, expected) in table {
             let bench = Bench { runtime: FakeRuntime::answering([answer]), ..Bench::new() };
-            let outcome = probe(bench.target(), &command(&["check", "--fast"]), Duration::from_secs(90)).await;
+            let outcome =
+                probe(bench.target(), &command(&["check", "--fast"]), Duration::from_secs(90)).await;
             assert_eq!(outcome, expected);
         }
     }

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use http::{Uri, uri::PathAndQuery};
 use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::{net::TcpStream, time::Instant};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -13,10 +13,7 @@ use tonic::{
 };
 use tonic_prost::ProstCodec;
 
-use super::{
-    ProbeOutcome,
-    dial::{describe, dial},
-};
+use super::{ProbeOutcome, dial::describe};
 use crate::config::duration;
 
 /// `grpc.health.v1.HealthCheckRequest`.
@@ -45,9 +42,19 @@ const RESPONSE_LIMIT: usize = 10 * 1024;
 /// Asks about `service`, which is empty for the server as a whole.
 pub(super) async fn probe(address: SocketAddr, service: &str, timeout: Duration) -> ProbeOutcome {
     let deadline = Instant::now() + timeout;
-    let channel = match connect(address, timeout).await {
-        Ok(channel) => channel,
-        Err(error) => return ProbeOutcome::Failure(error),
+    let channel = match tokio::time::timeout_at(deadline, connect(address)).await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(error)) => {
+            return ProbeOutcome::Failure(format!(
+                "error: failed to connect service at \"{address}\": {error}"
+            ));
+        }
+        Err(_) => {
+            return ProbeOutcome::Failure(format!(
+                "timeout: failed to connect service \"{address}\" within {}: context deadline exceeded",
+                duration::format(timeout)
+            ));
+        }
     };
     match tokio::time::timeout_at(deadline, check(channel, service)).await {
         Ok(answer) => verdict(answer, timeout),
@@ -55,15 +62,9 @@ pub(super) async fn probe(address: SocketAddr, service: &str, timeout: Duration)
     }
 }
 
-async fn connect(address: SocketAddr, timeout: Duration) -> Result<Channel, String> {
-    let failed = |error: String| format!("error: failed to connect service at \"{address}\": {error}");
-    let stream = dial(address, timeout).await.map_err(|error| {
-        if error.kind() == io::ErrorKind::TimedOut {
-            let timeout = duration::format(timeout);
-            return format!("timeout: failed to connect service \"{address}\" within {timeout}: context deadline exceeded");
-        }
-        failed(describe(address, &error))
-    })?;
+/// Connects once. Upstream tries again until the time is over, and then says no more than that it is.
+async fn connect(address: SocketAddr) -> Result<Channel, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| describe(address, &error))?;
     // The one connection there is to be: when it is lost, there is no second.
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_: Uri| {
@@ -74,7 +75,7 @@ async fn connect(address: SocketAddr, timeout: Duration) -> Result<Channel, Stri
         Ok(endpoint) => endpoint.connect_with_connector(connector).await,
         Err(error) => Err(error),
     };
-    channel.map_err(|error| failed(error.to_string()))
+    channel.map_err(|error| error.to_string())
 }
 
 async fn check(channel: Channel, service: &str) -> Result<i32, Status> {

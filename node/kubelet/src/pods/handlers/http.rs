@@ -89,7 +89,9 @@ pub(super) async fn hook(
                 return Err(failed(first.message));
             }
             let address = get.address;
-            Ok(Some(format!("request to HTTPS lifecycle hook {address} got HTTP response, retry with HTTP succeeded")))
+            Ok(Some(format!(
+                "request to HTTPS lifecycle hook {address} got HTTP response, retry with HTTP succeeded"
+            )))
         }
     }
 }
@@ -99,9 +101,9 @@ pub(super) async fn hook(
 fn verdict(status: StatusCode, body: &str) -> ProbeOutcome {
     match status.as_u16() {
         200..300 => ProbeOutcome::success(),
-        300..400 => {
-            ProbeOutcome::Success { warning: Some(format!("Probe terminated redirects, Response body: {body}")) }
-        }
+        300..400 => ProbeOutcome::Success {
+            warning: Some(format!("Probe terminated redirects, Response body: {body}")),
+        },
         code => ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
     }
 }
@@ -156,8 +158,12 @@ impl Get {
     fn failed(&self, error: &reqwest::Error, during: &str) -> Failed {
         let cause = Cause::of(error);
         let text = match &cause {
-            _ if error.is_timeout() => format!("context deadline exceeded (Client.Timeout exceeded while {during})"),
-            Cause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => dial::describe(self.address, io),
+            _ if error.is_timeout() => {
+                format!("context deadline exceeded (Client.Timeout exceeded while {during})")
+            }
+            Cause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => {
+                dial::describe(self.address, io)
+            }
             Cause::NotTls => "http: server gave HTTP response to HTTPS client".to_owned(),
             Cause::Closed => "EOF".to_owned(),
             Cause::Io(other) => dial::system_text(other),
@@ -187,7 +193,9 @@ impl<'a> Cause<'a> {
             }
         }
         match (deepest.downcast_ref(), deepest.downcast_ref()) {
-            (Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)), _) => Self::NotTls,
+            (Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)), _) => {
+                Self::NotTls
+            }
             (_, Some(io)) => Self::Io(io),
             _ => Self::Other(deepest),
         }
@@ -206,7 +214,8 @@ fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
 fn headers(action: &HTTPGetAction, purpose: Purpose) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for header in action.http_headers.iter().flatten() {
-        let name = HeaderName::try_from(&header.name).map_err(|_| format!("invalid HTTP header {:?}", header.name))?;
+        let name = HeaderName::try_from(&header.name)
+            .map_err(|_| format!("invalid HTTP header {:?}", header.name))?;
         let value = HeaderValue::try_from(&header.value)
             .map_err(|_| format!("HTTP header {:?} has a value that cannot be sent", header.name))?;
         headers.append(name, value);

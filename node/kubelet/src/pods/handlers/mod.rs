@@ -103,7 +103,10 @@ pub(super) async fn probe(target: Target<'_>, probe: &Probe, timeout: Duration) 
 
 async fn attempt_probe(target: Target<'_>, probe: &Probe, timeout: Duration) -> ProbeOutcome {
     let socket = |host: Option<&str>, port: &IntOrString| {
-        target.addresses.socket(host, port, target.container).map_err(|error| ProbeOutcome::Error(error.to_string()))
+        target
+            .addresses
+            .socket(host, port, target.container)
+            .map_err(|error| ProbeOutcome::Error(error.to_string()))
     };
     if let Some(action) = &probe.exec {
         exec::probe(target, action.command.as_deref().unwrap_or_default(), timeout).await

@@ -28,8 +28,8 @@ use super::{Addresses, Target};
 use crate::{
     pods::lifecycle::PodName,
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError, Runtime,
-        RuntimeError, StartError,
+        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
+        Runtime, RuntimeError, StartError,
     },
 };
 
@@ -161,12 +161,16 @@ impl Drop for Server {
 
 impl Server {
     /// HTTP/1.1, or HTTP/2 without TLS as gRPC speaks it.
-    pub(super) async fn http(answer: impl Fn(Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static) -> Self {
+    pub(super) async fn http(
+        answer: impl Fn(Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
+    ) -> Self {
         Self::start(move |stream| serve(stream, answer.clone())).await
     }
 
     /// HTTP/1.1 over TLS with a certificate that nobody has signed.
-    pub(super) async fn https(answer: impl Fn(Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static) -> Self {
+    pub(super) async fn https(
+        answer: impl Fn(Request<Incoming>) -> Response<Body> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let made = rcgen::generate_simple_self_signed(["somewhere.else".to_owned()]).unwrap();
         let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

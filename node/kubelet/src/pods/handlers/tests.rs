@@ -1,20 +1,22 @@
-use std::sync::{Arc, Mutex};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use tokio::sync::{OnceCell, watch};
+use tokio::sync::OnceCell;
 
 use super::{
     testing::{Bench, FakeRuntime, PLENTY, SECOND, closed_port, exit},
     *,
 };
 use crate::{
-    events::Recorder,
     pods::{
-        NodeFacts, PodIndex, Records, Shared,
+        NodeFacts,
         api::Alone,
-        lifecycle::{Limits, Note, ProbeKind},
+        lifecycle::{Note, ProbeKind},
     },
-    runtime::{Image, StartError},
+    runtime::{ExecOutput, Image, StartError},
 };
 
 fn probe_of(value: serde_json::Value) -> Probe {
@@ -25,7 +27,7 @@ fn handler(value: serde_json::Value) -> LifecycleHandler {
     serde_json::from_value(value).unwrap()
 }
 
-fn broken() -> Result<crate::runtime::ExecOutput, StartError> {
+fn broken() -> Result<ExecOutput, StartError> {
     Err(StartError::Run("no worker".to_owned()))
 }
 
@@ -60,7 +62,10 @@ async fn every_kind_of_handler_is_carried_out() {
     }
     let table = [
         (serde_json::json!({}), "missing probe handler for p_ns(u):c"),
-        (serde_json::json!({"tcpSocket": {"port": 80, "host": "192.0.2.1"}}), "host \"192.0.2.1\" is not this pod"),
+        (
+            serde_json::json!({"tcpSocket": {"port": 80, "host": "192.0.2.1"}}),
+            "host \"192.0.2.1\" is not this pod",
+        ),
         (serde_json::json!({"grpc": {"port": 0}}), "invalid port number: 0"),
     ];
     for (value, expected) in table {
@@ -81,7 +86,10 @@ async fn hooks_that_wait_and_hooks_that_do_nothing() {
         assert_eq!(hook(bench.target(), &handler(value), PLENTY).await, expected);
     }
     let none = hook(bench.target(), &handler(serde_json::json!({})), PLENTY).await;
-    assert!(matches!(&none, Err(HookError::Failed(text)) if text.starts_with("Cannot run handler: ")), "{none:?}");
+    assert!(
+        matches!(&none, Err(HookError::Failed(text)) if text.starts_with("Cannot run handler: ")),
+        "{none:?}"
+    );
     // Cut long before its end.
     let long = handler(serde_json::json!({"sleep": {"seconds": 3600}}));
     let within = Duration::from_millis(20);
@@ -95,15 +103,13 @@ struct Case {
     attempt: Attempt,
     notes: Arc<Mutex<Vec<Note>>>,
     runtime: Arc<FakeRuntime>,
-    _dir: tempfile::TempDir,
 }
 
 impl Case {
     fn new(
         container: serde_json::Value,
-        answers: impl IntoIterator<Item = Result<crate::runtime::ExecOutput, StartError>>,
+        answers: impl IntoIterator<Item = Result<ExecOutput, StartError>>,
     ) -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let container: Container = serde_json::from_value(container).unwrap();
         let pod: Pod = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
@@ -111,23 +117,13 @@ impl Case {
         }))
         .unwrap();
         let runtime = Arc::new(FakeRuntime::answering(answers));
-        let facts = NodeFacts { pod_ips: vec!["127.0.0.1".parse().unwrap()], ..NodeFacts::default() };
-        let (events, _) = tokio::sync::mpsc::channel(1);
-        let shared = Shared {
-            runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
-            api: Arc::new(Alone::new().0),
-            recorder: Recorder::local(events),
-            records: Records::open(dir.path()).unwrap(),
-            index: PodIndex::default(),
-            node: watch::channel(facts).1,
-            logs_dir: dir.path().join("logs"),
-            registry_config: None,
-            limits: Limits::default(),
-        };
         let notes = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&notes);
         let attempt = Attempt {
-            shared: Arc::new(shared),
+            runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
+            api: Arc::new(Alone::new().0),
+            node: NodeFacts { pod_ips: vec!["127.0.0.1".parse().unwrap()], ..NodeFacts::default() },
+            logs_dir: PathBuf::from("/var/log/pods"),
             pod: Arc::new(pod),
             name: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container,
@@ -137,7 +133,7 @@ impl Case {
             spec: Arc::new(OnceCell::new()),
             tell: Box::new(move |note| told.lock().unwrap().push(note)),
         };
-        Self { attempt, notes, runtime, _dir: dir }
+        Self { attempt, notes, runtime }
     }
 
     /// The events so far: reason and message, all of them warnings about the container.
@@ -167,7 +163,10 @@ async fn probes_are_told_of_when_they_do_not_succeed() {
     assert_eq!(case.warnings(), [("Unhealthy", message)]);
     // Another instance of the module that the container was started with.
     let calls = case.runtime.calls.lock().unwrap();
-    assert!(calls.iter().all(|call| call.container.argv == ["main.wasm"] && call.timeout == SECOND), "{calls:?}");
+    assert!(
+        calls.iter().all(|call| call.container.argv == ["main.wasm"] && call.timeout == SECOND),
+        "{calls:?}"
+    );
 }
 
 #[tokio::test]
@@ -188,7 +187,11 @@ async fn hooks_that_fail_are_told_of_without_their_output() {
     assert_eq!(case.warnings(), []);
     let trouble = case.attempt.post_start().await.unwrap_err();
     assert_eq!(trouble.reason, "PostStartHookError");
-    assert!(trouble.message.ends_with("command 'warm' exited with 1, message: \"s3cret\""), "{}", trouble.message);
+    assert!(
+        trouble.message.ends_with("command 'warm' exited with 1, message: \"s3cret\""),
+        "{}",
+        trouble.message
+    );
     assert_eq!(case.warnings(), [("FailedPostStartHook", "PostStartHook failed".to_owned())]);
     case.attempt.pre_stop(PLENTY).await;
     assert_eq!(case.warnings(), []);

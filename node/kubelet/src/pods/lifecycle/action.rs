@@ -88,7 +88,12 @@ impl Step {
         self.actions.push(action);
     }
 
-    pub(super) fn event(&mut self, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
+    pub(super) fn event(
+        &mut self,
+        container: Option<&str>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.push(Action::Event(Note {
             container: container.map(str::to_owned),
             warning: false,
@@ -97,7 +102,12 @@ impl Step {
         }));
     }
 
-    pub(super) fn warning(&mut self, container: Option<&str>, reason: &'static str, message: impl Into<String>) {
+    pub(super) fn warning(
+        &mut self,
+        container: Option<&str>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
         self.push(Action::Event(Note {
             container: container.map(str::to_owned),
             warning: true,

@@ -155,8 +155,10 @@ impl Run<'_> {
                     Some(until) => {
                         record.stage = Stage::BackOff { until };
                         self.step.wake(until);
-                        let message =
-                            format!("Back-off restarting failed container {} in pod {}", container.name, self.pod);
+                        let message = format!(
+                            "Back-off restarting failed container {} in pod {}",
+                            container.name, self.pod
+                        );
                         self.step.warning(Some(&container.name), "BackOff", message);
                         Turn::Next
                     }
@@ -273,7 +275,11 @@ impl Run<'_> {
                     record.stage = Stage::Idle;
                     self.step.push(Action::AbortPull { container: container.name.clone() });
                 }
-                Stage::Idle | Stage::BackOff { .. } | Stage::Pulled | Stage::Starting | Stage::Held { .. } => {}
+                Stage::Idle
+                | Stage::BackOff { .. }
+                | Stage::Pulled
+                | Stage::Starting
+                | Stage::Held { .. } => {}
             }
         }
         if !self.state.all_stopped() {

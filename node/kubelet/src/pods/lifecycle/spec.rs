@@ -155,11 +155,9 @@ impl Spec {
             RestartPolicy::Always => RestartPolicy::OnFailure,
             other => other,
         };
-        let deletion = pod
-            .metadata
-            .deletion_timestamp
-            .as_ref()
-            .map(|_| pod.metadata.deletion_grace_period_seconds.map_or(grace, seconds).max(Duration::from_secs(1)));
+        let deletion = pod.metadata.deletion_timestamp.as_ref().map(|_| {
+            pod.metadata.deletion_grace_period_seconds.map_or(grace, seconds).max(Duration::from_secs(1))
+        });
         Self {
             init: spec
                 .init_containers
@@ -170,7 +168,11 @@ impl Spec {
                     Container::of(c, if sidecar { Kind::Sidecar } else { Kind::Init }, init_policy)
                 })
                 .collect(),
-            containers: spec.containers.iter().map(|c| Container::of(c, Kind::Regular, restart_policy)).collect(),
+            containers: spec
+                .containers
+                .iter()
+                .map(|c| Container::of(c, Kind::Regular, restart_policy))
+                .collect(),
             restart_policy,
             grace,
             active_deadline: spec.active_deadline_seconds.map(seconds),
@@ -294,7 +296,12 @@ mod tests {
             (&[rule(&[42], true, false)], RestartPolicy::Never, 41, AfterExit::Stay),
             (&[rule(&[0], false, false)], RestartPolicy::Never, 7, AfterExit::Restart),
             (&[rule(&[0], false, false)], RestartPolicy::Never, 0, AfterExit::Stay),
-            (&[rule(&[9], true, true), rule(&[9], true, false)], RestartPolicy::Never, 9, AfterExit::RestartAll),
+            (
+                &[rule(&[9], true, true), rule(&[9], true, false)],
+                RestartPolicy::Never,
+                9,
+                AfterExit::RestartAll,
+            ),
         ];
         for (rules, policy, code, expected) in table {
             let restart = Restart { rules: rules.to_vec(), policy: *policy };

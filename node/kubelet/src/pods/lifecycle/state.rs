@@ -308,7 +308,13 @@ impl State {
     }
 
     /// Takes in the outcome of a start. What the guest did since is seen by [`State::record_observation`].
-    pub fn record_start(&mut self, spec: &Spec, name: &str, outcome: Result<Timestamp, Trouble>, now: Timestamp) {
+    pub fn record_start(
+        &mut self,
+        spec: &Spec,
+        name: &str,
+        outcome: Result<Timestamp, Trouble>,
+        now: Timestamp,
+    ) {
         let hook = spec.container(name).is_some_and(|c| c.post_start);
         let record = self.container(name);
         if record.stage != Stage::Starting {
@@ -366,7 +372,12 @@ impl State {
 
     /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
     /// the provider, by `observe`.
-    pub fn resume(&mut self, spec: &Spec, observe: impl Fn(&str, u32) -> Option<Observation>, now: Timestamp) {
+    pub fn resume(
+        &mut self,
+        spec: &Spec,
+        observe: impl Fn(&str, u32) -> Option<Observation>,
+        now: Timestamp,
+    ) {
         let names: Vec<String> = self.containers.keys().cloned().collect();
         for name in names {
             let hook = spec.container(&name).is_some_and(|c| c.post_start);
@@ -403,7 +414,14 @@ impl State {
     }
 
     /// Takes in the result of a probe. True when it changed what the probe says of the container.
-    pub fn record_probe(&mut self, spec: &Spec, name: &str, attempt: u32, kind: ProbeKind, success: bool) -> bool {
+    pub fn record_probe(
+        &mut self,
+        spec: &Spec,
+        name: &str,
+        attempt: u32,
+        kind: ProbeKind,
+        success: bool,
+    ) -> bool {
         let Some(container) = spec.container(name) else { return false };
         let record = self.container(name);
         if record.newest_attempt() != attempt {

@@ -32,7 +32,11 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
         match &mut record.stage {
             Stage::Running(running) => {
                 if running.stop.is_none() {
-                    step.event(Some(&container.name), "Killing", format!("Stopping container {}", container.name));
+                    step.event(
+                        Some(&container.name),
+                        "Killing",
+                        format!("Stopping container {}", container.name),
+                    );
                 }
                 // A later request may shorten what an earlier one left, so the deadline is looked at anew.
                 running.stop(deadline, container.pre_stop, false);

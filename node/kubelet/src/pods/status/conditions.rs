@@ -42,7 +42,9 @@ pub(super) fn of(
         Some(ready(pod, &containers_ready)),
         Some(containers_ready),
         Some(Condition::new("PodScheduled", true)),
-        spec.all().any(|c| c.restart.rules.iter().any(|rule| rule.all)).then(|| restarting(spec, state, phase)),
+        spec.all()
+            .any(|c| c.restart.rules.iter().any(|rule| rule.all))
+            .then(|| restarting(spec, state, phase)),
     ];
     conditions
         .into_iter()
@@ -50,7 +52,8 @@ pub(super) fn of(
         .map(|condition| {
             let status = if condition.status { "True" } else { "False" };
             let unchanged = previous.iter().find(|p| p.type_ == condition.kind && p.status == status);
-            let since = unchanged.and_then(|p| p.last_transition_time.clone()).unwrap_or_else(|| seconds(now));
+            let since =
+                unchanged.and_then(|p| p.last_transition_time.clone()).unwrap_or_else(|| seconds(now));
             PodCondition {
                 type_: condition.kind.to_owned(),
                 status: status.to_owned(),
@@ -70,8 +73,10 @@ fn restarting(spec: &Spec, state: &State, phase: Phase) -> Condition {
     match phase {
         Phase::Succeeded => condition(false).because("PodCompleted", String::new()),
         Phase::Failed => condition(false).because("PodFailed", String::new()),
-        Phase::Pending | Phase::Running if state.ending.is_none() && restarts_all(spec, state) => condition(true)
-            .because("RestartAllContainersStarted", "container exited with restart policy rule".to_owned()),
+        Phase::Pending | Phase::Running if state.ending.is_none() && restarts_all(spec, state) => condition(
+            true,
+        )
+        .because("RestartAllContainersStarted", "container exited with restart policy rule".to_owned()),
         Phase::Pending | Phase::Running => condition(false),
     }
 }

@@ -65,12 +65,18 @@ impl Statuses<'_> {
     }
 
     /// `state`, and what `lastState` is made of.
-    fn states<'r>(&self, container: &Container, record: &'r ContainerRecord) -> (ContainerState, Option<&'r Finished>) {
+    fn states<'r>(
+        &self,
+        container: &Container,
+        record: &'r ContainerRecord,
+    ) -> (ContainerState, Option<&'r Finished>) {
         let newest = record.finished.last();
         if let Some(running) = record.up() {
             let started_at = Some(seconds(running.started_at));
-            let state =
-                ContainerState { running: Some(ContainerStateRunning { started_at }), ..ContainerState::default() };
+            let state = ContainerState {
+                running: Some(ContainerStateRunning { started_at }),
+                ..ContainerState::default()
+            };
             return (state, newest);
         }
         if self.state.is_over() {
@@ -115,7 +121,9 @@ impl Statuses<'_> {
                 let terminated = ContainerStateTerminated {
                     exit_code: 137,
                     reason: Some("ContainerStatusUnknown".to_owned()),
-                    message: Some("The container could not be located when the pod was terminated".to_owned()),
+                    message: Some(
+                        "The container could not be located when the pod was terminated".to_owned(),
+                    ),
                     ..ContainerStateTerminated::default()
                 };
                 (ContainerState { terminated: Some(terminated), ..ContainerState::default() }, newest)

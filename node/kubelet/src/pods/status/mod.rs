@@ -35,9 +35,17 @@ pub struct Context<'a> {
 
 /// The status of the pod now.
 #[must_use]
-pub fn of(pod: &Pod, name: &PodName, spec: &Spec, state: &State, context: Context<'_>, now: Timestamp) -> PodStatus {
+pub fn of(
+    pod: &Pod,
+    name: &PodName,
+    spec: &Spec,
+    state: &State,
+    context: Context<'_>,
+    now: Timestamp,
+) -> PodStatus {
     let phase = phase::of(spec, state);
-    let statuses = containers::Statuses { pod: name, uid: &name.uid, spec, state, phase, runtime: context.runtime };
+    let statuses =
+        containers::Statuses { pod: name, uid: &name.uid, spec, state, phase, runtime: context.runtime };
     let mut container_statuses: Vec<_> = spec.containers.iter().map(|c| statuses.of(pod, c)).collect();
     container_statuses.sort_by(|a, b| a.name.cmp(&b.name));
     let init_container_statuses: Vec<_> = spec.init.iter().map(|c| statuses.of(pod, c)).collect();

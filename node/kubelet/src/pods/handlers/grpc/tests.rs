@@ -52,7 +52,8 @@ async fn answers_become_results_in_the_words_of_upstream() {
     ];
     for (status, code, message, failure) in table {
         let server = Server::http(move |_| reply(status, code, message)).await;
-        let expected = failure.map_or_else(ProbeOutcome::success, |text| ProbeOutcome::Failure(text.to_owned()));
+        let expected =
+            failure.map_or_else(ProbeOutcome::success, |text| ProbeOutcome::Failure(text.to_owned()));
         assert_eq!(probe(server.address, "", PLENTY).await, expected, "{status:?} {code}");
     }
 }
@@ -67,7 +68,8 @@ async fn the_request_names_the_service() {
         let mut gate = gate.clone();
         let ready = futures::stream::once(async move { gate.wait_for(|open| *open).await.is_ok() });
         let (parts, body) = reply(Some(SERVING), 0, "").into_parts();
-        let frames = ready.flat_map(move |_| futures::stream::empty()).chain(http_body_util::BodyStream::new(body));
+        let frames =
+            ready.flat_map(move |_| futures::stream::empty()).chain(http_body_util::BodyStream::new(body));
         Response::from_parts(parts, BodyExt::boxed(StreamBody::new(Box::pin(frames))))
     })
     .await;

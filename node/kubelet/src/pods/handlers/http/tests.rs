@@ -53,7 +53,10 @@ fn recording(seen: &Seen) -> impl Fn(Request<Incoming>) -> Response<Body> + Clon
 async fn the_request_is_that_of_a_kubelet() {
     let (seen, bench) = (Seen::default(), Bench::new());
     let server = Server::http(recording(&seen)).await;
-    assert_eq!(probe(bench.target(), &get(server.address, "/healthz?deep=1"), PLENTY).await, ProbeOutcome::success());
+    assert_eq!(
+        probe(bench.target(), &get(server.address, "/healthz?deep=1"), PLENTY).await,
+        ProbeOutcome::success()
+    );
     let (target, headers) = seen.lock().unwrap().pop().unwrap();
     assert_eq!(target, "/healthz?deep=1");
     let expected = [
@@ -93,7 +96,8 @@ async fn the_pods_headers_come_before_the_nodes() {
 async fn paths_are_sent_as_they_can_be() {
     let (seen, bench) = (Seen::default(), Bench::new());
     let server = Server::http(recording(&seen)).await;
-    let table = [("", "/"), ("healthz", "/healthz"), ("?a=b", "/?a=b"), ("/a b/ü", "/a%20b/%C3%BC"), ("//a", "//a")];
+    let table =
+        [("", "/"), ("healthz", "/healthz"), ("?a=b", "/?a=b"), ("/a b/ü", "/a%20b/%C3%BC"), ("//a", "//a")];
     for (path, expected) in table {
         probe(bench.target(), &get(server.address, path), PLENTY).await;
         assert_eq!(seen.lock().unwrap().pop().unwrap().0, expected, "{path:?}");
@@ -106,7 +110,8 @@ async fn paths_are_sent_as_they_can_be() {
 #[tokio::test]
 async fn the_status_decides() {
     let bench = Bench::new();
-    let server = Server::http(|request| answer(request.uri().path()[1..].parse().unwrap(), None, "body")).await;
+    let server =
+        Server::http(|request| answer(request.uri().path()[1..].parse().unwrap(), None, "body")).await;
     let failure = |code: u16| ProbeOutcome::Failure(format!("HTTP probe failed with statuscode: {code}"));
     let table = [
         (200, ProbeOutcome::success()),
@@ -181,12 +186,17 @@ async fn what_does_not_answer_fails_in_words_that_people_know() {
     let rude = Server::start(|stream| async move { drop(stream) }).await;
     let plain = Server::http(|_| answer(200, None, "")).await;
     let stalled = Server::http(|_| {
-        let body = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>());
+        let body =
+            StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>());
         Response::new(BodyExt::boxed(body))
     })
     .await;
     let table = [
-        (get(closed, "/x"), format!("http://{closed}/x"), format!("dial tcp {closed}: connect: connection refused")),
+        (
+            get(closed, "/x"),
+            format!("http://{closed}/x"),
+            format!("dial tcp {closed}: connect: connection refused"),
+        ),
         (
             get(mute.address, "/"),
             format!("http://{}/", mute.address),
@@ -228,7 +238,8 @@ async fn what_cannot_be_sent_is_an_error() {
     let mut unnamed = get(([192, 0, 2, 1], 80).into(), "/");
     unnamed.port = IntOrString::String("web".to_owned());
     let mut split = get(([192, 0, 2, 1], 80).into(), "/");
-    split.http_headers = Some(vec![HTTPHeader { name: "X-Key".to_owned(), value: "s3cret\r\nX: y".to_owned() }]);
+    split.http_headers =
+        Some(vec![HTTPHeader { name: "X-Key".to_owned(), value: "s3cret\r\nX: y".to_owned() }]);
     let table = [
         (elsewhere, "host \"192.0.2.1\" is not this pod"),
         (unnamed, "port \"web\" is neither a number nor the name"),
@@ -277,8 +288,10 @@ async fn a_hook_falls_back_to_plain_http_without_credentials() {
         HTTPHeader { name: "Authorization".to_owned(), value: "Bearer t".to_owned() },
         HTTPHeader { name: "X-Kept".to_owned(), value: "yes".to_owned() },
     ]);
-    let expected =
-        format!("request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded", server.address);
+    let expected = format!(
+        "request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded",
+        server.address
+    );
     assert_eq!(hook(bench.target(), &action, PLENTY).await, Ok(Some(expected)));
     let (_, headers) = seen.lock().unwrap().pop().unwrap();
     assert_eq!(headers.get("x-kept").unwrap(), "yes");

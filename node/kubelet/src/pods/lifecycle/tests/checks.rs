@@ -93,7 +93,14 @@ impl Checks {
     }
 
     /// A second look at the same moment finds nothing to do, and the next one is in the future.
-    pub(super) fn is_settled(&self, spec: &Spec, state: &State, limits: Limits, now: Timestamp, first: &Step) {
+    pub(super) fn is_settled(
+        &self,
+        spec: &Spec,
+        state: &State,
+        limits: Limits,
+        now: Timestamp,
+        first: &Step,
+    ) {
         assert!(first.wake_at.is_none_or(|at| at > now), "a busy loop: {first:?}");
         let mut again = state.clone();
         let second = step(&name(), spec, &mut again, limits, now);
@@ -132,7 +139,10 @@ impl Checks {
                 let deadline = after(now, *grace);
                 let before = self.told.insert((container.clone(), *attempt), deadline);
                 let least = after(now, Duration::from_secs(2));
-                assert!(before.is_none_or(|before| deadline <= before.max(least)), "{action:?} is longer than before");
+                assert!(
+                    before.is_none_or(|before| deadline <= before.max(least)),
+                    "{action:?} is longer than before"
+                );
                 if state.ending.is_some() {
                     in_order(spec, state, container, now, running);
                 }
@@ -146,7 +156,9 @@ impl Checks {
         for before in spec.init.iter().take_while(|c| c.name != container) {
             let done = match before.kind {
                 Kind::Sidecar => self.started.contains(&(before.name.clone(), state.round)),
-                _ => self.ended.iter().any(|e| e.name == before.name && e.round == state.round && e.code == 0),
+                _ => {
+                    self.ended.iter().any(|e| e.name == before.name && e.round == state.round && e.code == 0)
+                }
             };
             assert!(done, "{container} comes before {} is done", before.name);
         }
@@ -164,10 +176,14 @@ impl Checks {
             return;
         }
         let new_image = answered.is_some_and(|(_, before)| before != image);
-        let delay = self.delays.get(container).filter(|d| !new_image && finished <= after(d.restarted, maximum * 2));
+        let delay =
+            self.delays.get(container).filter(|d| !new_image && finished <= after(d.restarted, maximum * 2));
         let next = match delay {
             Some(delay) => {
-                assert!(after(finished, delay.next) <= now, "{container} is restarted after less than {delay:?}");
+                assert!(
+                    after(finished, delay.next) <= now,
+                    "{container} is restarted after less than {delay:?}"
+                );
                 (delay.next * 2).min(maximum)
             }
             None => maximum.min(Duration::from_secs(10)),
@@ -182,14 +198,26 @@ impl Checks {
         let terminal = phase == "Succeeded" || phase == "Failed";
         let runs = state.containers.values().any(|r| matches!(r.stage, Stage::Starting | Stage::Running(_)));
         assert!(!(terminal && runs), "{phase} while something runs");
-        assert_eq!(status.reason.is_some(), terminal && state.verdict.is_some(), "reason of a pod that is {phase}");
+        assert_eq!(
+            status.reason.is_some(),
+            terminal && state.verdict.is_some(),
+            "reason of a pod that is {phase}"
+        );
         if let Some(before) = &self.terminal {
-            assert_eq!((&before.phase, &before.reason), (&status.phase, &status.reason), "the end has changed");
+            assert_eq!(
+                (&before.phase, &before.reason),
+                (&status.phase, &status.reason),
+                "the end has changed"
+            );
         }
         let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
         for container in all {
             let before = self.restarts.insert(container.name.clone(), container.restart_count);
-            assert!(before.is_none_or(|before| before <= container.restart_count), "restarts of {}", container.name);
+            assert!(
+                before.is_none_or(|before| before <= container.restart_count),
+                "restarts of {}",
+                container.name
+            );
             let shown = container.state.as_ref().unwrap();
             let sidecar_or_regular = spec.container(&container.name).unwrap().kind != Kind::Init;
             if container.ready && sidecar_or_regular {
@@ -201,10 +229,11 @@ impl Checks {
             if container.ready || shown.running.is_some() {
                 assert!(!terminal || !sidecar_or_regular, "{container:?} in a pod that is {phase}");
             }
-            assert_eq!(container.restart_count > 0, container.container_id.is_some() && container.restart_count > 0);
+            assert!(container.restart_count == 0 || container.container_id.is_some(), "{container:?}");
         }
         self.conditions = status.conditions.clone().unwrap();
-        let condition = |kind: &str| self.conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.as_str());
+        let condition =
+            |kind: &str| self.conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.as_str());
         let ready = condition("Ready") == Some("True");
         assert!(!(ready && (terminal || phase == "Pending")), "ready and {phase}");
         for condition in &self.conditions {
@@ -224,8 +253,7 @@ fn in_order(spec: &Spec, state: &State, container: &str, now: Timestamp, running
     }
     let stop = state.containers.get(container).and_then(|r| r.running()).and_then(|r| r.stop.as_ref());
     let over = stop.is_some_and(|stop| stop.deadline <= now);
-    let later: Vec<_> = spec.all().skip_while(|c| c.name != container).skip(1).collect();
-    let earlier_init = spec.init.iter().take_while(|c| c.name != container).count();
-    let waits_for = later.iter().filter(|c| running.contains(&c.name)).map(|c| &c.name).collect::<Vec<_>>();
-    assert!(over || waits_for.is_empty(), "{container} ({earlier_init}) is stopped before {waits_for:?}");
+    let later = spec.all().skip_while(|c| c.name != container).skip(1).map(|c| &c.name);
+    let waits_for: Vec<_> = later.filter(|name| running.contains(name)).collect();
+    assert!(over || waits_for.is_empty(), "{container} is stopped before {waits_for:?}");
 }

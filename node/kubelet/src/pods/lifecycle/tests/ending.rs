@@ -4,12 +4,18 @@ use std::time::Duration;
 
 use super::{
     super::{EndingCause, State, Verdict, spec::RestartPolicy},
-    find, pod, secs,
-    world::{Deed, Run, Script, World, epoch, exits},
+    find, pod,
+    script::{Deed, Run, Script, exits},
+    secs,
+    world::{World, epoch},
 };
 
 fn ends(world: &World) -> Vec<&str> {
-    world.log().into_iter().filter(|l| ["preStop", "stop ", "exits"].iter().any(|what| l.contains(what))).collect()
+    world
+        .log()
+        .into_iter()
+        .filter(|l| ["preStop", "stop ", "exits"].iter().any(|what| l.contains(what)))
+        .collect()
 }
 
 /// All hooks begin at once; sidecars are stopped after the regular containers, the last one first.
@@ -58,7 +64,7 @@ fn the_grace_is_for_all_together_with_two_seconds_for_each_at_the_least() {
     find(&mut spec, "c").pre_stop = true;
     let stubborn = Run { pre_stop: None, obeys: None, ..Run::default() };
     let world = World::new(spec)
-        .runs("s", &[stubborn.clone()])
+        .runs("s", std::slice::from_ref(&stubborn))
         .runs("c", &[stubborn])
         .at(10, Deed::Delete(secs(5)))
         .run(60);
@@ -116,12 +122,18 @@ fn grace_by_cause() {
 #[test]
 fn what_is_under_way_when_a_pod_ends_is_given_up_or_waited_for() {
     let pulling = Script { pulls: vec![(secs(20), None)], ..Script::default() };
-    let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", pulling).at(5, Deed::Delete(secs(30))).run(60);
+    let world = World::new(pod(RestartPolicy::Always, &["c"]))
+        .with("c", pulling)
+        .at(5, Deed::Delete(secs(30)))
+        .run(60);
     assert_eq!(world.log(), ["0 pull c:v1", "5 deletion within 30s", "5 abort pull c"]);
     assert_eq!((world.phase().as_str(), world.state.is_over()), ("Failed", true));
 
     let starting = Script { starts: vec![(secs(20), None)], ..Script::default() };
-    let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", starting).at(5, Deed::Delete(secs(30))).run(60);
+    let world = World::new(pod(RestartPolicy::Always, &["c"]))
+        .with("c", starting)
+        .at(5, Deed::Delete(secs(30)))
+        .run(60);
     let expected = [
         "0 pull c:v1",
         "0 start c#0",
@@ -186,7 +198,12 @@ fn a_deadline_does_not_undo_what_has_ended_by_itself() {
         .runs("c", &[exits(10, 0)])
         .at(5, Deed::Restart { away: secs(40), starts_happen: false })
         .run(60);
-    assert_eq!((world.phase().as_str(), world.state.verdict.is_none()), ("Succeeded", true), "{:#?}", world.log());
+    assert_eq!(
+        (world.phase().as_str(), world.state.verdict.is_none()),
+        ("Succeeded", true),
+        "{:#?}",
+        world.log()
+    );
 }
 
 #[test]

@@ -2,8 +2,10 @@
 
 use super::{
     super::{Stage, spec::RestartPolicy},
-    pod, secs,
-    world::{Deed, Script, World},
+    pod,
+    script::{Deed, Script},
+    secs,
+    world::World,
 };
 
 fn failing(reason: &'static str, times: usize) -> Script {
@@ -18,8 +20,10 @@ fn waiting(world: &World) -> (String, String) {
 
 #[test]
 fn pulls_are_tried_again_less_and_less_often() {
-    let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", failing("ErrImagePull", 9)).run(1400);
-    let times: Vec<_> = world.told("pull ").iter().filter_map(|l| l.split(' ').next()?.parse::<i64>().ok()).collect();
+    let world =
+        World::new(pod(RestartPolicy::Always, &["c"])).with("c", failing("ErrImagePull", 9)).run(1400);
+    let times: Vec<_> =
+        world.told("pull ").iter().filter_map(|l| l.split(' ').next()?.parse::<i64>().ok()).collect();
     let delays: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     // Each delay counts from the failure, which takes a second.
     assert_eq!(delays, [11, 21, 41, 81, 161, 301, 301, 301]);
@@ -27,7 +31,9 @@ fn pulls_are_tried_again_less_and_less_often() {
 
 #[test]
 fn an_error_is_shown_for_a_while_and_then_the_back_off() {
-    let world = |seconds| World::new(pod(RestartPolicy::Always, &["c"])).with("c", failing("ErrImagePull", 2)).run(seconds);
+    let world = |seconds| {
+        World::new(pod(RestartPolicy::Always, &["c"])).with("c", failing("ErrImagePull", 2)).run(seconds)
+    };
     assert_eq!(waiting(&world(2)), ("ErrImagePull".into(), "why".into()));
     let shown = ("ImagePullBackOff".into(), "Back-off pulling image \"c:v1\": ErrImagePull: why".into());
     assert_eq!(waiting(&world(4)), shown);
@@ -63,7 +69,10 @@ fn other_troubles_are_no_image_back_off() {
 #[test]
 fn another_image_is_pulled_at_once() {
     let script = failing("InvalidImageName", 1);
-    let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", script).at(4, Deed::Image("c".to_owned())).run(9);
+    let world = World::new(pod(RestartPolicy::Always, &["c"]))
+        .with("c", script)
+        .at(4, Deed::Image("c".to_owned()))
+        .run(9);
     assert_eq!(world.log(), ["0 pull c:v1", "4 pull c:v1+", "4 start c#0", "4 c#0 runs"]);
     assert_eq!(world.state.containers["c"].image.as_ref().unwrap().reference, "c:v1+");
 }
@@ -72,7 +81,10 @@ fn another_image_is_pulled_at_once() {
 #[test]
 fn an_image_that_is_out_of_date_when_it_comes_is_not_started() {
     let slow = Script { pulls: vec![(secs(5), None)], ..Script::default() };
-    let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", slow).at(2, Deed::Image("c".to_owned())).run(20);
+    let world = World::new(pod(RestartPolicy::Always, &["c"]))
+        .with("c", slow)
+        .at(2, Deed::Image("c".to_owned()))
+        .run(20);
     assert_eq!(world.log(), ["0 pull c:v1", "5 pull c:v1+", "10 start c#0", "10 c#0 runs"]);
 }
 

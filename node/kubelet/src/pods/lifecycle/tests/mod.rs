@@ -14,8 +14,10 @@ mod ending;
 mod images;
 mod order;
 mod properties;
+mod reading;
 mod restarts;
 mod scenario;
+mod script;
 mod watching;
 mod world;
 
@@ -60,7 +62,11 @@ fn pod(policy: RestartPolicy, names: &[&str]) -> Spec {
     });
     Spec {
         init: init.collect(),
-        containers: names.iter().filter(of(Kind::Regular)).map(|n| container(n, Kind::Regular, policy)).collect(),
+        containers: names
+            .iter()
+            .filter(of(Kind::Regular))
+            .map(|n| container(n, Kind::Regular, policy))
+            .collect(),
         restart_policy: policy,
         grace: secs(30),
         active_deadline: None,

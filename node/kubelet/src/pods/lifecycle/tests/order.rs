@@ -2,8 +2,10 @@
 
 use super::{
     super::spec::RestartPolicy,
-    find, pod, probe, secs,
-    world::{Run, Script, World, exits},
+    find, pod, probe,
+    script::{Run, Script, exits},
+    secs,
+    world::World,
 };
 
 #[test]
@@ -26,7 +28,8 @@ fn init_containers_run_one_after_another_and_sidecars_stay() {
         "6 b#0 exits 0",
         "6 s#0 exits 143",
     ];
-    let seen: Vec<_> = world.log().into_iter().filter(|l| l.ends_with("runs") || l.contains("exits")).collect();
+    let seen: Vec<_> =
+        world.log().into_iter().filter(|l| l.ends_with("runs") || l.contains("exits")).collect();
     assert_eq!(seen, expected);
     assert_eq!(world.phase(), "Succeeded");
 }
@@ -46,7 +49,8 @@ fn a_sidecar_holds_back_the_others_until_it_is_started() {
 /// news of their failure.
 #[test]
 fn a_sidecar_that_crashes_holds_up_nobody_a_second_time() {
-    let crashing = || World::new(pod(RestartPolicy::Never, &["s", "i1", "i2", "c"])).runs("s", &[exits(1, 1)]);
+    let crashing =
+        || World::new(pod(RestartPolicy::Never, &["s", "i1", "i2", "c"])).runs("s", &[exits(1, 1)]);
     let world = crashing().runs("i1", &[exits(5, 0)]).runs("i2", &[exits(1, 0)]).run(8);
     let expected = ["0 s#0 runs", "0 i1#0 runs", "1 s#1 runs", "5 i2#0 runs", "6 c#0 runs"];
     assert_eq!(world.told("runs"), expected, "{:#?}", world.log());
@@ -58,8 +62,10 @@ fn a_sidecar_that_crashes_holds_up_nobody_a_second_time() {
 fn regular_containers_start_in_their_order_and_a_failure_holds_up_nobody() {
     let slow = Script { pulls: vec![(secs(4), None)], ..Script::default() };
     let broken = Script { pulls: vec![(secs(1), Some("ErrImagePull"))], ..Script::default() };
-    let world = World::new(pod(RestartPolicy::Always, &["a", "b", "c"])).with("a", slow).with("b", broken).run(6);
-    let seen: Vec<_> = world.log().into_iter().filter(|l| l.contains("pull ") || l.ends_with("runs")).collect();
+    let world =
+        World::new(pod(RestartPolicy::Always, &["a", "b", "c"])).with("a", slow).with("b", broken).run(6);
+    let seen: Vec<_> =
+        world.log().into_iter().filter(|l| l.contains("pull ") || l.ends_with("runs")).collect();
     let expected = ["0 pull a:v1", "4 a#0 runs", "4 pull b:v1", "5 pull c:v1", "5 c#0 runs"];
     assert_eq!(seen, expected);
 }

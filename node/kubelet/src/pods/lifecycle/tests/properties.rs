@@ -10,8 +10,9 @@ use proptest::{prelude::*, test_runner::RngSeed};
 use super::{
     super::{AfterExit, EndingCause, spec::Kind},
     scenario::{Scenario, tame, wild},
+    script::Deed,
     secs,
-    world::{Deed, World},
+    world::World,
 };
 
 /// The same cases on every run, unless the environment says otherwise.
@@ -27,7 +28,8 @@ fn config(cases: u32) -> ProptestConfig {
 
 /// The phase that a pod that has ended should have, by the ends of its containers and what was done to it.
 fn expected(world: &World) -> &'static str {
-    let succeeded = |name: &str| world.checks.last(name).is_some_and(|e| e.code == 0 && e.round == world.state.round);
+    let succeeded =
+        |name: &str| world.checks.last(name).is_some_and(|e| e.code == 0 && e.round == world.state.round);
     let init = world.spec.init.iter().filter(|c| c.kind == Kind::Init).all(|c| succeeded(&c.name));
     let regular = world.spec.containers.iter().all(|c| succeeded(&c.name));
     if world.state.verdict.is_none() && init && regular { "Succeeded" } else { "Failed" }
@@ -40,7 +42,7 @@ fn after(world: &World, name: &str) -> Option<AfterExit> {
 }
 
 proptest! {
-    #![proptest_config(config(1000))]
+    #![proptest_config(config(700))]
 
     /// Whatever happens before, a pod that is deleted ends within its grace, and what becomes of it is
     /// told by how its containers ended.

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::{
     super::{AfterExit, Finished, spec::Kind, spec::RestartPolicy, spec::RestartRule},
-    container, find, pod, rule, secs,
-    world::{Deed, Run, Script, World, epoch, exits},
+    container, find, pod, rule,
+    script::{Deed, Run, Script, exits},
+    secs,
+    world::{World, epoch},
 };
 use crate::runtime::{Exit, ExitReason};
 
@@ -96,14 +98,19 @@ fn pods_end_by_the_policies_of_their_containers() {
         // The first restart is at once; nothing is said here of those that come after the back-off.
         let world = world.run(9);
         let seen: Vec<_> = world.told("runs").iter().filter_map(|line| line.split(' ').nth(1)).collect();
-        assert_eq!((world.phase().as_str(), seen.as_slice()), (*phase, *attempts), "{policy:?} {containers:?}");
+        assert_eq!(
+            (world.phase().as_str(), seen.as_slice()),
+            (*phase, *attempts),
+            "{policy:?} {containers:?}"
+        );
     }
 }
 
 #[test]
 fn a_crash_loop_is_slowed_down_to_five_minutes() {
     let world = World::new(pod(RestartPolicy::Always, &["c"])).runs("c", &[exits(0, 1)]).run(1800);
-    let starts: Vec<_> = world.told("runs").iter().filter_map(|l| l.split(' ').next()?.parse::<i64>().ok()).collect();
+    let starts: Vec<_> =
+        world.told("runs").iter().filter_map(|l| l.split(' ').next()?.parse::<i64>().ok()).collect();
     let delays: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300, 300, 300]);
     assert_eq!(world.told("Warning BackOff").len(), delays.len(), "one event for each wait that began");
@@ -117,7 +124,8 @@ fn a_crash_loop_is_slowed_down_to_five_minutes() {
 fn a_long_run_is_forgiven() {
     let runs = [exits(0, 1), exits(0, 1), exits(0, 1), exits(601, 1), exits(0, 1)];
     let world = World::new(pod(RestartPolicy::Always, &["c"])).runs("c", &runs).run(700);
-    let times: Vec<_> = world.told("runs").iter().filter_map(|l| l.split(' ').next()?.parse::<i64>().ok()).collect();
+    let times: Vec<_> =
+        world.told("runs").iter().filter_map(|l| l.split(' ').next()?.parse::<i64>().ok()).collect();
     assert_eq!(times, [0, 0, 10, 30, 631, 641, 661]);
 }
 
@@ -193,7 +201,9 @@ fn an_init_container_that_runs_is_left_alone_by_a_new_image() {
 
 #[test]
 fn containers_that_are_lost_are_restarted_by_policy() {
-    for (policy, phase, attempts) in [(RestartPolicy::OnFailure, "Running", 2), (RestartPolicy::Never, "Failed", 1)] {
+    for (policy, phase, attempts) in
+        [(RestartPolicy::OnFailure, "Running", 2), (RestartPolicy::Never, "Failed", 1)]
+    {
         let world = World::new(pod(policy, &["c"])).at(5, Deed::Lose).at(5, Deed::Nudge).run(20);
         assert_eq!((world.phase().as_str(), world.told("runs").len()), (phase, attempts), "{policy:?}");
     }
@@ -255,6 +265,16 @@ fn one_exit_can_restart_the_whole_pod_in_place() {
     assert_eq!(world.phase(), "Succeeded");
 }
 
+/// What was stopped for the restart of all would stay as it is by its own policy; that is no end of the pod.
+#[test]
+fn a_pod_does_not_end_on_its_way_to_a_restart_in_place() {
+    let mut spec = pod(RestartPolicy::Never, &["s", "c"]);
+    find(&mut spec, "s").restart.rules = vec![rule(&[42], true, true)];
+    let world = World::new(spec).runs("s", &[exits(5, 42), Run::default()]).run(20);
+    assert_eq!(world.told("runs"), ["0 s#0 runs", "0 c#0 runs", "5 s#1 runs", "5 c#1 runs"]);
+    assert_eq!((world.phase().as_str(), world.state.round), ("Running", 1));
+}
+
 /// A pod that restarts itself all the time is slowed down as a container would be.
 #[test]
 fn in_place_restarts_are_slowed_down_too() {
@@ -268,13 +288,17 @@ fn in_place_restarts_are_slowed_down_too() {
 #[test]
 fn a_start_that_fails_takes_no_number_and_is_tried_again() {
     let broken = Script {
-        starts: vec![(Duration::ZERO, Some("CreateContainerError")); 3].into_iter().chain([(Duration::ZERO, None)]).collect(),
+        starts: vec![(Duration::ZERO, Some("CreateContainerError")); 3]
+            .into_iter()
+            .chain([(Duration::ZERO, None)])
+            .collect(),
         ..Script::default()
     };
     let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", broken).run(100);
     assert_eq!(world.told("start "), ["0 start c#0", "10 start c#0", "30 start c#0", "70 start c#0"]);
     // What a configuration names may be there the next moment.
-    let missing = Script { starts: vec![(Duration::ZERO, Some("CreateContainerConfigError"))], ..Script::default() };
+    let missing =
+        Script { starts: vec![(Duration::ZERO, Some("CreateContainerConfigError"))], ..Script::default() };
     let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", missing).run(35);
     assert_eq!(world.told("start "), ["0 start c#0", "10 start c#0", "20 start c#0", "30 start c#0"]);
 }

@@ -9,8 +9,10 @@ use super::{
         Limits,
         spec::{Container, Kind, Probe, RestartPolicy, RestartRule, Spec},
     },
-    pod, secs,
-    world::{Deed, HookPlan, Run, Script, World},
+    pod,
+    script::{Deed, HookPlan, Run, Script},
+    secs,
+    world::World,
 };
 
 /// A pod and all that happens to it.
@@ -27,7 +29,10 @@ impl std::fmt::Debug for Scenario {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Spec { grace, active_deadline, restart_policy, .. } = &self.spec;
         let maximum = self.crash_backoff_max;
-        writeln!(f, "{restart_policy:?}, grace {grace:?}, deadline {active_deadline:?}, back-off {maximum:?}")?;
+        writeln!(
+            f,
+            "{restart_policy:?}, grace {grace:?}, deadline {active_deadline:?}, back-off {maximum:?}"
+        )?;
         for container in self.spec.all() {
             writeln!(f, "{container:?}")?;
         }
@@ -141,7 +146,8 @@ fn rules() -> impl Strategy<Value = Vec<RestartRule>> {
 
 /// Gives a container hooks, probes, and rules of its own.
 fn adorned(plain: Container) -> impl Strategy<Value = Container> {
-    let probes = (option::weighted(0.2, probe()), option::weighted(0.2, probe()), option::weighted(0.2, probe()));
+    let probes =
+        (option::weighted(0.2, probe()), option::weighted(0.2, probe()), option::weighted(0.2, probe()));
     let hooks = (prop::bool::weighted(0.3), prop::bool::weighted(0.3));
     (probes, hooks, option::weighted(0.2, policy()), rules()).prop_map(
         move |((startup, readiness, liveness), (post_start, pre_stop), own, rules)| {
@@ -164,7 +170,8 @@ fn adorned(plain: Container) -> impl Strategy<Value = Container> {
 
 fn names() -> impl Strategy<Value = Vec<String>> {
     (vec(prop::bool::ANY, 0..4), 1..4usize).prop_map(|(init, regular)| {
-        let init = init.iter().enumerate().map(|(n, sidecar)| format!("{}{n}", if *sidecar { 's' } else { 'i' }));
+        let init =
+            init.iter().enumerate().map(|(n, sidecar)| format!("{}{n}", if *sidecar { 's' } else { 'i' }));
         init.chain((0..regular).map(|n| format!("c{n}"))).collect()
     })
 }
@@ -220,9 +227,14 @@ fn scenario<R: Strategy<Value = Run> + Clone, D: Strategy<Value = Deed>>(
     let names: Vec<String> = spec.all().map(|c| c.name.clone()).collect();
     let scripts: Vec<_> = names.into_iter().map(|name| (Just(name), script(run.clone()))).collect();
     let maximum = prop_oneof![Just(secs(300)), Just(secs(20))];
-    (scripts, vec((seconds(200), deed), 0..=most), maximum).prop_map(move |(scripts, deeds, crash_backoff_max)| {
-        Scenario { spec: spec.clone(), scripts, deeds, crash_backoff_max }
-    })
+    (scripts, vec((seconds(200), deed), 0..=most), maximum).prop_map(
+        move |(scripts, deeds, crash_backoff_max)| Scenario {
+            spec: spec.clone(),
+            scripts,
+            deeds,
+            crash_backoff_max,
+        },
+    )
 }
 
 /// Anything may happen.
@@ -237,7 +249,8 @@ pub(super) fn wild() -> impl Strategy<Value = Scenario> {
 /// container succeeds, or runs on if it is a sidecar.
 pub(super) fn tame() -> impl Strategy<Value = Scenario> {
     let finite = |policy: &RestartPolicy| *policy != RestartPolicy::Always;
-    let spec = (names(), policy().prop_filter("ends", finite)).prop_map(|(names, policy)| plain(policy, &names));
+    let spec =
+        (names(), policy().prop_filter("ends", finite)).prop_map(|(names, policy)| plain(policy, &names));
     spec.prop_flat_map(|spec| scenario(spec, tame_run().boxed(), restart(), 4)).prop_map(|mut scenario| {
         for (name, script) in &mut scenario.scripts {
             let exit = if name.starts_with('s') { None } else { Some((secs(1), 0)) };

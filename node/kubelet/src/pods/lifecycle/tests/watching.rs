@@ -2,8 +2,10 @@
 
 use super::{
     super::{Hook, ProbeKind, spec::Kind, spec::Probe, spec::RestartPolicy},
-    find, pod, probe, secs,
-    world::{Deed, Run, World, exits},
+    find, pod, probe,
+    script::{Deed, Run, Script, exits},
+    secs,
+    world::World,
 };
 
 /// Healthy for so many seconds.
@@ -54,9 +56,12 @@ fn grace_of_a_probe() {
     let mut spec = pod(RestartPolicy::Always, &["c"]);
     set(&mut spec, "c", ProbeKind::Liveness, Probe { grace: Some(secs(7)), ..probe() });
     let stubborn = Run { obeys: None, ..healthy(5) };
-    let world = World::new(spec.clone()).runs("c", &[stubborn.clone()]).run(9);
+    let world = World::new(spec.clone()).runs("c", std::slice::from_ref(&stubborn)).run(9);
     assert_eq!(world.told("stop "), ["5 stop c#0 within 7s"]);
-    let world = World::new(spec.clone()).runs("c", &[stubborn.clone()]).at(6, Deed::Delete(secs(3))).run(9);
+    let world = World::new(spec.clone())
+        .runs("c", std::slice::from_ref(&stubborn))
+        .at(6, Deed::Delete(secs(3)))
+        .run(9);
     assert_eq!(world.told("stop "), ["5 stop c#0 within 7s", "6 stop c#0 within 3s"]);
     let world = World::new(spec).runs("c", &[stubborn]).at(2, Deed::Delete(secs(20))).run(9);
     assert_eq!(world.told("stop "), ["2 stop c#0 within 20s"], "no liveness probe any more");
@@ -76,10 +81,13 @@ fn a_container_that_a_probe_kills_is_asked_first() {
 /// The hook has failed: the container never counted as running, is stopped, and restarted by policy.
 #[test]
 fn a_failed_hook_after_the_start_ends_its_container() {
-    for (policy, restarted) in [(RestartPolicy::Always, true), (RestartPolicy::OnFailure, true), (RestartPolicy::Never, false)] {
+    for (policy, restarted) in
+        [(RestartPolicy::Always, true), (RestartPolicy::OnFailure, true), (RestartPolicy::Never, false)]
+    {
         let mut spec = pod(policy, &["c"]);
         find(&mut spec, "c").post_start = true;
-        let failing = Run { post_start: Some((secs(2), false)), obeys: Some((secs(3), 143)), ..Run::default() };
+        let failing =
+            Run { post_start: Some((secs(2), false)), obeys: Some((secs(3), 143)), ..Run::default() };
         let mut world = World::new(spec).runs("c", &[failing, Run::default()]).run(3);
         let record = &world.state.containers["c"];
         assert_eq!(record.running().unwrap().post_start, Hook::Failed);
@@ -91,6 +99,21 @@ fn a_failed_hook_after_the_start_ends_its_container() {
         assert_eq!(world.told("c#1 runs").len() == 1, restarted, "{policy:?}");
         assert_eq!(world.phase(), if restarted { "Running" } else { "Failed" });
     }
+}
+
+/// Its image has changed while it was started: it is stopped, and no hook is run in it first.
+#[test]
+fn no_hook_after_the_start_of_what_is_stopped_at_once() {
+    let mut spec = pod(RestartPolicy::Always, &["c"]);
+    find(&mut spec, "c").post_start = true;
+    let slow = Script {
+        starts: vec![(secs(5), None)],
+        runs: vec![Run { obeys: None, ..Run::default() }],
+        ..Script::default()
+    };
+    let world = World::new(spec).with("c", slow).at(5, Deed::Image("c".to_owned())).run(20);
+    assert_eq!(world.told("stop "), ["5 stop c#0 within 30s"]);
+    assert_eq!(world.told("postStart"), [""; 0]);
 }
 
 /// A hook that outlives its container says nothing about the next attempt.
@@ -119,10 +142,11 @@ fn a_restarted_agent_runs_the_hook_after_the_start_again() {
 /// A start that came about while nobody looked is found; one that did not is made again under its number.
 #[test]
 fn a_restarted_agent_finds_out_what_has_become_of_a_start() {
-    for (starts_happen, expected) in
-        [(true, &["0 start c#0", "2 c#0 runs"][..]), (false, &["0 start c#0", "3 start c#0", "8 c#0 runs"][..])]
-    {
-        let slow = super::world::Script { starts: vec![(secs(5), None)], ..Default::default() };
+    for (starts_happen, expected) in [
+        (true, &["0 start c#0", "2 c#0 runs"][..]),
+        (false, &["0 start c#0", "3 start c#0", "8 c#0 runs"][..]),
+    ] {
+        let slow = Script { starts: vec![(secs(5), None)], ..Script::default() };
         let restart = Deed::Restart { away: secs(1), starts_happen };
         let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", slow).at(2, restart).run(20);
         let seen: Vec<_> =

@@ -6,81 +6,14 @@ use jiff::Timestamp;
 
 use super::{
     super::{
-        Action, Limits, PodName, ProbeKind, Stage, State, Trouble, Verdict,
-        backoff::after,
-        spec::Spec,
-        step,
+        Action, Limits, PodName, ProbeKind, Stage, State, Trouble, Verdict, backoff::after, spec::Spec, step,
     },
     checks::Checks,
+    script::{Deed, Run, Script},
 };
 use crate::runtime::{ContainerState as Observation, Exit, ExitReason, Image};
 
-/// How a hook goes: the time it takes, and whether it succeeds; `None` never ends by itself.
-pub(super) type HookPlan = Option<(Duration, bool)>;
-
-/// How one attempt of a container goes.
-#[derive(Clone, Debug)]
-pub(super) struct Run {
-    /// It ends by itself after so long, with that code.
-    pub(super) exit: Option<(Duration, i32)>,
-    /// It ends so long after it is asked to, with that code; `None` lets the grace run out.
-    pub(super) obeys: Option<(Duration, i32)>,
-    pub(super) post_start: HookPlan,
-    pub(super) pre_stop: HookPlan,
-    /// Probes succeed from and until so long after the start.
-    pub(super) healthy: (Duration, Duration),
-}
-
-impl Default for Run {
-    fn default() -> Self {
-        Self {
-            exit: None,
-            obeys: Some((Duration::ZERO, 143)),
-            post_start: Some((Duration::ZERO, true)),
-            pre_stop: Some((Duration::ZERO, true)),
-            healthy: (Duration::ZERO, Duration::MAX),
-        }
-    }
-}
-
-/// Ends by itself after so many seconds, with that code.
-pub(super) fn exits(seconds: u64, code: i32) -> Run {
-    Run { exit: Some((Duration::from_secs(seconds), code)), ..Run::default() }
-}
-
-/// How everything about one container goes. The last entry of each list holds for all that follow; an
-/// empty list is that all goes well, at once.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Script {
-    /// Time and waiting reason of failed pulls, or none.
-    pub(super) pulls: Vec<(Duration, Option<&'static str>)>,
-    /// Time and waiting reason of failed starts, or none.
-    pub(super) starts: Vec<(Duration, Option<&'static str>)>,
-    /// By number of the attempt.
-    pub(super) runs: Vec<Run>,
-}
-
-/// What is done to the pod or the node.
-#[derive(Clone, Debug)]
-pub(super) enum Deed {
-    /// A deletion with that grace, or one more.
-    Delete(Duration),
-    /// The object is gone.
-    Vanish,
-    Verdict,
-    /// The container gets another image.
-    Image(String),
-    Deadline(Duration),
-    /// The agent is away for so long. A start that is under way has come about or not.
-    Restart { away: Duration, starts_happen: bool },
-    /// The agent is restarted when it has noted down what to do next, and has not done it.
-    Tear { away: Duration },
-    /// What hosts the containers dies, and they with it.
-    Lose,
-    /// The agent looks without reason.
-    Nudge,
-}
-
+/// What is going to happen, as long as the agent that asked for it is there.
 #[derive(Clone, Debug)]
 enum Happening {
     Pulled { name: String, failure: Option<&'static str> },
@@ -99,6 +32,7 @@ struct Fate {
     reason: ExitReason,
 }
 
+/// A pod on a node that keeps to its scripts. Its time is that of the next thing to happen.
 pub(super) struct World {
     pub(super) spec: Spec,
     pub(super) state: State,
@@ -112,9 +46,11 @@ pub(super) struct World {
     order: u64,
     /// What the provider knows.
     provider: BTreeMap<(String, u32), Observation>,
+    /// The end of what runs.
     fates: BTreeMap<(String, u32), Fate>,
     pulls: BTreeMap<String, usize>,
     starts: BTreeMap<String, usize>,
+    /// The agent is torn off at its next action, and away for so long.
     tear: Option<Duration>,
     wake_at: Option<Timestamp>,
     log: Vec<String>,
@@ -299,7 +235,8 @@ impl World {
             }
             Action::AbortPull { container } => {
                 self.note(format_args!("abort pull {container}"));
-                self.agenda.retain(|_, what| !matches!(what, Happening::Pulled { name, .. } if *name == container));
+                self.agenda
+                    .retain(|_, what| !matches!(what, Happening::Pulled { name, .. } if *name == container));
             }
             Action::Start { container, attempt } => {
                 self.note(format_args!("start {container}#{attempt}"));
@@ -330,7 +267,8 @@ impl World {
                 self.note(format_args!("stop {container}#{attempt} within {}s", grace.as_secs()));
                 let plan = self.plan_of(&container, attempt);
                 let killed = Fate { at: after(self.now, grace), code: 137, reason: ExitReason::Stopped };
-                let obeyed = plan.obeys.map(|(delay, code)| Fate { at: after(self.now, delay), code, ..killed });
+                let obeyed =
+                    plan.obeys.map(|(delay, code)| Fate { at: after(self.now, delay), code, ..killed });
                 if let Some(fate) = self.fates.get_mut(&(container, attempt)) {
                     for other in obeyed.into_iter().chain([killed]) {
                         if other.at < fate.at {
@@ -349,7 +287,8 @@ impl World {
 
     /// Lets everything happen that is due.
     fn let_happen(&mut self) {
-        let due: Vec<_> = self.fates.iter().filter(|(_, f)| f.at <= self.now).map(|(k, f)| (k.clone(), *f)).collect();
+        let due: Vec<_> =
+            self.fates.iter().filter(|(_, f)| f.at <= self.now).map(|(k, f)| (k.clone(), *f)).collect();
         for (key, fate) in due {
             self.exit(&key, fate);
         }
@@ -364,7 +303,9 @@ impl World {
     fn exit(&mut self, key: &(String, u32), fate: Fate) {
         self.note(format_args!("{}#{} exits {}", key.0, key.1, fate.code));
         self.fates.remove(key);
-        let Some(Observation::Running { started_at }) = self.provider.get(key) else { panic!("{key:?} does not run") };
+        let Some(Observation::Running { started_at }) = self.provider.get(key) else {
+            panic!("{key:?} does not run")
+        };
         let exit = Exit {
             started_at: *started_at,
             finished_at: fate.at,
@@ -394,7 +335,11 @@ impl World {
             Happening::Pulled { name, failure } => {
                 let image = self.state.container(&name).spec_image.clone();
                 let image = Image { id: format!("{image}@sha256:0"), reference: image, ..Image::default() };
-                self.state.record_pull(&name, failure.map_or(Ok(image), |reason| Err(trouble(reason))), self.now);
+                self.state.record_pull(
+                    &name,
+                    failure.map_or(Ok(image), |reason| Err(trouble(reason))),
+                    self.now,
+                );
             }
             Happening::Started { name, attempt, failure } => {
                 if failure.is_none() {
@@ -411,7 +356,8 @@ impl World {
             Happening::Probed { name, attempt, kind } => {
                 let plan = self.plan_of(&name, attempt);
                 let since = self.provider.get(&(name.clone(), attempt)).map_or(Duration::ZERO, |seen| {
-                    let (Observation::Running { started_at } | Observation::Exited(Exit { started_at, .. })) = seen;
+                    let (Observation::Running { started_at } | Observation::Exited(Exit { started_at, .. })) =
+                        seen;
                     Duration::try_from(self.now.duration_since(*started_at)).unwrap_or_default()
                 });
                 let success = plan.healthy.0 <= since && since < plan.healthy.1;
@@ -466,7 +412,9 @@ impl World {
                 Happening::Done(_) => {
                     self.agenda.insert(key, what);
                 }
-                Happening::Started { name, attempt, failure: None } if starts_happen => self.begin(&name, attempt),
+                Happening::Started { name, attempt, failure: None } if starts_happen => {
+                    self.begin(&name, attempt)
+                }
                 _ => {}
             }
         }
@@ -488,7 +436,11 @@ impl World {
         let (vanished, verdict) = (self.state.ending.clone(), self.state.verdict.clone());
         self.state = serde_json::from_str(&json).unwrap();
         assert_eq!(self.state, self.saved, "not the same from disk");
-        self.state.resume(&self.spec, |name, attempt| self.provider.get(&(name.to_owned(), attempt)).cloned(), back);
+        self.state.resume(
+            &self.spec,
+            |name, attempt| self.provider.get(&(name.to_owned(), attempt)).cloned(),
+            back,
+        );
         if vanished.is_some_and(|e| e.cause == super::super::EndingCause::Vanished) {
             self.state.record_vanished(back);
         }

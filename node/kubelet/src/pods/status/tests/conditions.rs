@@ -18,8 +18,13 @@ fn lines(status: &PodStatus) -> Vec<String> {
 #[test]
 fn of_a_pod_that_runs() {
     let state = state(&[("b", running(&[])), ("a", running(&[]))]);
-    let expected =
-        ["PodReadyToStartContainers=True", "Initialized=True", "Ready=True", "ContainersReady=True", "PodScheduled=True"];
+    let expected = [
+        "PodReadyToStartContainers=True",
+        "Initialized=True",
+        "Ready=True",
+        "ContainersReady=True",
+        "PodScheduled=True",
+    ];
     assert_eq!(conditions(&plain("Always", &["b", "a"]), &state), expected);
 }
 
@@ -36,24 +41,24 @@ fn of_a_pod_on_its_way() {
         "PodScheduled=True".to_owned(),
     ];
     assert_eq!(conditions(&pod, &nothing), expected);
-    let first_done = State { initialized: false, ..state(&[("i", ended(&[0])), ("s", hooked(&[], Hook::Running))]) };
+    let first_done =
+        State { initialized: false, ..state(&[("i", ended(&[0])), ("s", hooked(&[], Hook::Running))]) };
     let incomplete = "Initialized=False ContainersNotInitialized containers with incomplete status: [s]";
     assert_eq!(conditions(&pod, &first_done)[1], incomplete);
     let both = State { initialized: false, ..state(&[("i", ended(&[0])), ("s", running(&[]))]) };
     assert_eq!(conditions(&pod, &both)[1], "Initialized=True");
     let some = state(&[("i", ended(&[0])), ("s", running(&[])), ("b", running(&[])), ("a", back_off(&[1]))]);
     let unready = "False ContainersNotReady containers with unready status: [a]";
-    let expected = ["Initialized=True".to_owned(), format!("Ready={unready}"), format!("ContainersReady={unready}")];
+    let expected =
+        ["Initialized=True".to_owned(), format!("Ready={unready}"), format!("ContainersReady={unready}")];
     assert_eq!(conditions(&pod, &some)[1..4], expected);
 }
 
 #[test]
 fn of_a_pod_that_has_ended() {
     let pod = plain("Never", &["i", "c"]);
-    let over = |cause, code| State {
-        ending: ending(cause),
-        ..state(&[("i", ended(&[0])), ("c", ended(&[code]))])
-    };
+    let over =
+        |cause, code| State { ending: ending(cause), ..state(&[("i", ended(&[0])), ("c", ended(&[code]))]) };
     let succeeded = [
         "PodReadyToStartContainers=False",
         "Initialized=True PodCompleted",
@@ -70,7 +75,8 @@ fn of_a_pod_that_has_ended() {
         "PodScheduled=True",
     ];
     assert_eq!(conditions(&pod, &over(EndingCause::Deleted, 1)), failed);
-    let never = State { initialized: false, ending: ending(EndingCause::InitFailed), ..state(&[("i", ended(&[1]))]) };
+    let never =
+        State { initialized: false, ending: ending(EndingCause::InitFailed), ..state(&[("i", ended(&[1]))]) };
     assert_eq!(
         conditions(&pod, &never)[1],
         "Initialized=False ContainersNotInitialized containers with incomplete status: [i]"
@@ -85,7 +91,10 @@ fn of_a_pod_that_is_being_stopped() {
     assert_eq!(conditions(&pod, &deleted)[2], "Ready=True");
     assert_eq!(conditions(&pod, &deleted)[0], "PodReadyToStartContainers=True");
     let given_up = State { verdict: verdict(), ending: ending(EndingCause::Verdict), ..deleted };
-    assert_eq!(conditions(&pod, &given_up)[2..4], ["Ready=False PodFailed", "ContainersReady=False PodFailed"]);
+    assert_eq!(
+        conditions(&pod, &given_up)[2..4],
+        ["Ready=False PodFailed", "ContainersReady=False PodFailed"]
+    );
 }
 
 #[test]
@@ -137,7 +146,8 @@ fn a_condition_remembers_since_when() {
         condition.last_transition_time = Some(super::super::seconds(at(7)));
     }
     let second = status_after(&pod, &state(&[("c", back_off(&[1]))]), &before);
-    let since: Vec<_> = second.conditions.unwrap().iter().map(|c| c.last_transition_time.clone().unwrap().0).collect();
+    let since: Vec<_> =
+        second.conditions.unwrap().iter().map(|c| c.last_transition_time.clone().unwrap().0).collect();
     assert_eq!(since, [at(7), at(7), at(100), at(100), at(7)]);
     assert!(before.iter().all(|c| c.observed_generation == Some(3)));
 }
@@ -147,7 +157,9 @@ fn a_condition_remembers_since_when() {
 fn restarting_all_containers() {
     let rule = json!({"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}});
     let restartable = json!({"name": "a", "restartPolicy": "Never", "restartPolicyRules": [rule]});
-    let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [restartable, {"name": "b"}]}));
+    let pod = pod(
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [restartable, {"name": "b"}]}),
+    );
     let of = |a, b| state(&[("i", ended(&[0])), ("a", a), ("b", b)]);
     let last = |state: &State| conditions(&pod, state)[5].clone();
     assert_eq!(last(&of(running(&[]), running(&[]))), "AllContainersRestarting=False");

@@ -74,7 +74,9 @@ fn delays_are_written_as_go_writes_them() {
     let mut record = back_off(&[1]);
     for expected in ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"] {
         let seen = short(container(&status(&pod, &state(&[("c", record.clone())])), "c").state.as_ref());
-        let text = format!("waiting CrashLoopBackOff: back-off {expected} restarting failed container=c pod=p_ns(u)");
+        let text = format!(
+            "waiting CrashLoopBackOff: back-off {expected} restarting failed container=c pod=p_ns(u)"
+        );
         assert_eq!(seen, text);
         record.crash.next(at(0), at(0), Duration::from_secs(300));
     }
@@ -86,7 +88,8 @@ fn delays_are_written_as_go_writes_them() {
 fn ids_images_and_times_are_those_of_the_attempt_that_is_shown() {
     let pod = plain("Always", &["c"]);
     let mut record = running(&[1]);
-    record.image = Some(Image { id: "r.io/c@sha256:1".into(), reference: "r.io/c:v2".into(), ..Image::default() });
+    record.image =
+        Some(Image { id: "r.io/c@sha256:1".into(), reference: "r.io/c:v2".into(), ..Image::default() });
     let seen = container(&status(&pod, &state(&[("c", record)])), "c");
     assert_eq!((seen.image.as_str(), seen.image_id.as_str()), ("r.io/c:v2", "r.io/c@sha256:1"));
     let id = |attempt| format!("wasm://{}", crate::pods::container_id::container_id("u", "c", attempt));
@@ -131,7 +134,8 @@ fn ready_and_started() {
     let probe = json!({"tcpSocket": {"port": 1}});
     let mut pod = plain("Always", &["i", "s", "c"]);
     let spec = pod.spec.as_mut().unwrap();
-    spec.init_containers.as_mut().unwrap()[1].startup_probe = Some(serde_json::from_value(probe.clone()).unwrap());
+    spec.init_containers.as_mut().unwrap()[1].startup_probe =
+        Some(serde_json::from_value(probe.clone()).unwrap());
     spec.containers[0].readiness_probe = Some(serde_json::from_value(probe).unwrap());
     let s = |success| probed(&pod, "s", ProbeKind::Startup, success);
     let c = |success| probed(&pod, "c", ProbeKind::Readiness, success);
@@ -206,7 +210,8 @@ fn what_has_ended_for_good_is_not_shown_as_waiting() {
 #[test]
 fn regular_containers_are_sorted_and_init_containers_are_not() {
     let seen = status(&plain("Always", &["i2", "i1", "b", "a"]), &State::default());
-    let names = |list: Option<Vec<ContainerStatus>>| list.unwrap().into_iter().map(|c| c.name).collect::<Vec<_>>();
+    let names =
+        |list: Option<Vec<ContainerStatus>>| list.unwrap().into_iter().map(|c| c.name).collect::<Vec<_>>();
     assert_eq!(names(seen.init_container_statuses), ["i2", "i1"]);
     assert_eq!(names(seen.container_statuses), ["a", "b"]);
     assert_eq!(status(&plain("Always", &["a"]), &State::default()).init_container_statuses, None);
@@ -214,7 +219,8 @@ fn regular_containers_are_sorted_and_init_containers_are_not() {
 
 #[test]
 fn mounts_and_the_rest_of_the_status() {
-    let mounts = json!([{"name": "v", "mountPath": "/v", "readOnly": true}, {"name": "w", "mountPath": "/w"}]);
+    let mounts =
+        json!([{"name": "v", "mountPath": "/v", "readOnly": true}, {"name": "w", "mountPath": "/w"}]);
     let pod = pod(json!({"containers": [{"name": "c", "volumeMounts": mounts}]}));
     let seen = status(&pod, &state(&[]));
     let expected = json!([

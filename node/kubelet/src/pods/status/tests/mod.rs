@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::{Context, of};
 use crate::{
     pods::lifecycle::{
-        ContainerRecord, Ending, EndingCause, Finished, Hook, PodName, Running, Spec, Stage, State, Trouble, Verdict,
+        ContainerRecord, Ending, EndingCause, Finished, Hook, PodName, Running, Spec, Stage, State, Trouble,
+        Verdict,
         probe::{ProbeKind, Probes},
     },
     runtime::{Exit, ExitReason, Image},
@@ -61,7 +62,10 @@ fn ending(cause: EndingCause) -> Option<Ending> {
 }
 
 fn verdict() -> Option<Verdict> {
-    Some(Verdict { reason: "Evicted".to_owned(), message: "The node was low on resource: memory.".to_owned() })
+    Some(Verdict {
+        reason: "Evicted".to_owned(),
+        message: "The node was low on resource: memory.".to_owned(),
+    })
 }
 
 fn image() -> Image {

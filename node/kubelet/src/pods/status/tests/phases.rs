@@ -25,15 +25,35 @@ fn of_a_pod_that_goes_on() {
         ("one has ended, one has yet to run", ab("Never"), state(&[("a", ended(&[1]))]), "Pending"),
         ("its hook runs", c("Always"), state(&[("c", hooked(&[], Hook::Running))]), "Pending"),
         ("its hook has failed", c("Always"), state(&[("c", hooked(&[], Hook::Failed))]), "Pending"),
-        ("its hook runs after a restart", c("Always"), state(&[("c", hooked(&[1], Hook::Running))]), "Running"),
+        (
+            "its hook runs after a restart",
+            c("Always"),
+            state(&[("c", hooked(&[1], Hook::Running))]),
+            "Running",
+        ),
         ("it runs", c("Always"), state(&[("c", running(&[]))]), "Running"),
-        ("one runs, one has ended", ab("Never"), state(&[("a", running(&[])), ("b", ended(&[1]))]), "Running"),
+        (
+            "one runs, one has ended",
+            ab("Never"),
+            state(&[("a", running(&[])), ("b", ended(&[1]))]),
+            "Running",
+        ),
         ("it waits for its restart", c("Always"), state(&[("c", back_off(&[1]))]), "Running"),
-        ("it is restarted after success", c("Always"), state(&[("c", staged(Stage::Pulling, &[0]))]), "Running"),
+        (
+            "it is restarted after success",
+            c("Always"),
+            state(&[("c", staged(Stage::Pulling, &[0]))]),
+            "Running",
+        ),
         ("its restart fails", c("Always"), state(&[("c", held("RunContainerError", "", &[1]))]), "Running"),
         ("it failed and is restarted", c("OnFailure"), state(&[("c", ended(&[1]))]), "Running"),
         ("it was stopped to be restarted", c("OnFailure"), state(&[("c", again)]), "Running"),
-        ("both are restarted", ab("OnFailure"), state(&[("a", back_off(&[1])), ("b", ended(&[0]))]), "Running"),
+        (
+            "both are restarted",
+            ab("OnFailure"),
+            state(&[("a", back_off(&[1])), ("b", ended(&[0]))]),
+            "Running",
+        ),
     ]);
 }
 
@@ -79,7 +99,8 @@ fn of_a_pod_with_sidecars() {
 fn of_a_pod_that_ends() {
     let c = |policy| plain(policy, &["c"]);
     let ab = |policy| plain(policy, &["a", "b"]);
-    let end = |cause, containers: &[(&str, ContainerRecord)]| State { ending: ending(cause), ..state(containers) };
+    let end =
+        |cause, containers: &[(&str, ContainerRecord)]| State { ending: ending(cause), ..state(containers) };
     let given_up = |record| State { verdict: verdict(), ..end(EndingCause::Verdict, &[("c", record)]) };
     use EndingCause::{Completed, Deleted};
     check(vec![
@@ -109,7 +130,10 @@ fn of_a_static_pod_that_ends() {
         pod.metadata.annotations = Some([source].into());
         pod
     };
-    let end = |containers: &[(&str, ContainerRecord)]| State { ending: ending(EndingCause::Deleted), ..state(containers) };
+    let end = |containers: &[(&str, ContainerRecord)]| State {
+        ending: ending(EndingCause::Deleted),
+        ..state(containers)
+    };
     check(vec![
         ("it would be restarted", fixed("Always"), end(&[("c", ended(&[143]))]), "Running"),
         ("it would not be restarted", fixed("Never"), end(&[("c", ended(&[143]))]), "Failed"),
@@ -130,7 +154,8 @@ fn of_a_pod_that_is_started_again_in_place() {
     let (i, s, c) = (("i", ended(&[0])), ("s", ended(&[143])), ("c", ended(&[42])));
     let begun = round(false, &[i.clone(), s.clone(), c.clone()]);
     let failed = round(false, &[("i", ended(&[1])), s.clone(), c.clone()]);
-    let deleted = State { ending: ending(EndingCause::Deleted), ..round(false, &[i, s.clone(), ("c", ended(&[0]))]) };
+    let deleted =
+        State { ending: ending(EndingCause::Deleted), ..round(false, &[i, s.clone(), ("c", ended(&[0]))]) };
     check(vec![
         ("nothing runs yet", pod(), begun, "Running"),
         ("an init container had failed", pod(), failed, "Running"),
@@ -142,11 +167,8 @@ fn of_a_pod_that_is_started_again_in_place() {
 #[test]
 fn reason_and_message_come_with_the_phase() {
     let pod = plain("Always", &["c"]);
-    let stopping = State {
-        ending: ending(EndingCause::Verdict),
-        verdict: verdict(),
-        ..state(&[("c", running(&[]))])
-    };
+    let stopping =
+        State { ending: ending(EndingCause::Verdict), verdict: verdict(), ..state(&[("c", running(&[]))]) };
     assert_eq!(status(&pod, &stopping).reason, None);
     let stopped = State { containers: state(&[("c", ended(&[137]))]).containers, ..stopping };
     let status = status(&pod, &stopped);

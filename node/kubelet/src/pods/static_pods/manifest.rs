@@ -1,0 +1,138 @@
+//! From the text of a file to the pod that it describes.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize as _;
+use serde_yaml_ng::{Deserializer, Error, Value};
+
+/// Reads the one Pod in `text`, YAML or JSON.
+///
+/// The error is a sentence, with the line in front where there is one; it does not name the file.
+pub(super) fn parse(text: &str) -> Result<Pod, String> {
+    let mut documents = Vec::new();
+    for document in Deserializer::from_str(text) {
+        documents.push(Value::deserialize(document).map_err(|error| explain(&error))?);
+    }
+    // What stands before the first and after the last `---` may be nothing.
+    let mut full = documents.iter().enumerate().filter(|(_, document)| !document.is_null());
+    let Some((index, document)) = full.next() else {
+        return Err("the file is empty; it should hold a Pod".to_owned());
+    };
+    if full.next().is_some() {
+        return Err("the file holds more than one document; give each pod a file of its own".to_owned());
+    }
+    let field = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
+    if (field("apiVersion"), field("kind")) != ("v1", "Pod") {
+        return Err(format!(
+            "the file holds a {:?} of apiVersion {:?}; a static pod is a \"Pod\" of \"v1\"",
+            field("kind"),
+            field("apiVersion")
+        ));
+    }
+    // Read again from the text, because only then do errors say on which line they are.
+    let Some(again) = Deserializer::from_str(text).nth(index) else {
+        return Err("the file is empty; it should hold a Pod".to_owned());
+    };
+    Pod::deserialize(again).or_else(|error| {
+        let mut document = document.clone();
+        if !quote_quantities(&mut document) {
+            return Err(explain(&error));
+        }
+        serde_yaml_ng::from_value(document).map_err(|error| explain(&error))
+    })
+}
+
+/// serde's message with the line in front.
+fn explain(error: &Error) -> String {
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or_default();
+    match error.location() {
+        Some(place) => format!("line {}: {message}", place.line()),
+        None => message.to_owned(),
+    }
+}
+
+/// Fields whose value is a map of quantities, and fields whose value is one.
+const QUANTITY_MAPS: [&str; 3] = ["limits", "requests", "overhead"];
+const QUANTITIES: [&str; 2] = ["sizeLimit", "divisor"];
+
+/// A quantity may be written as a number (`cpu: 1`), which the API server reads as its text. True when there
+/// was one.
+fn quote_quantities(value: &mut Value) -> bool {
+    let quote = |value: &mut Value| {
+        let Value::Number(number) = value else { return false };
+        *value = Value::String(number.to_string());
+        true
+    };
+    match value {
+        Value::Mapping(fields) => fields.iter_mut().fold(false, |found, (key, value)| {
+            let key = key.as_str().unwrap_or_default();
+            let here = match value {
+                Value::Mapping(amounts) if QUANTITY_MAPS.contains(&key) => {
+                    amounts.iter_mut().fold(false, |found, (_, amount)| quote(amount) || found)
+                }
+                value if QUANTITIES.contains(&key) => quote(value),
+                value => quote_quantities(value),
+            };
+            found || here
+        }),
+        Value::Sequence(items) => items.iter_mut().fold(false, |found, item| quote_quantities(item) || found),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n";
+
+    #[test]
+    fn yaml_and_json_are_read() {
+        let json = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Pod\",\n\t\"metadata\": {\"name\": \"p\"},\n\t\
+                    \"spec\": {\"containers\": [{\"name\": \"c\"}]}\n}\n";
+        for text in [HEAD.to_owned(), format!("---\n{HEAD}"), format!("{HEAD}---\n"), json.to_owned()] {
+            let pod = parse(&text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+            assert_eq!(pod.metadata.name.as_deref(), Some("p"));
+            assert_eq!(pod.spec.unwrap().containers[0].name, "c");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, expected) in [
+            (String::new(), "the file is empty"),
+            ("# nothing but words\n".to_owned(), "the file is empty"),
+            ("just words".to_owned(), "a \"\" of apiVersion \"\""),
+            ("apiVersion: v1\nkind: PodList\nitems: []\n".to_owned(), "\"PodList\" of apiVersion \"v1\""),
+            ("apiVersion: apps/v1\nkind: Pod\n".to_owned(), "\"Pod\" of apiVersion \"apps/v1\""),
+            (format!("{HEAD}---\n{HEAD}"), "more than one document"),
+            ("apiVersion: v1\nkind: Pod\nmetadata: [\n".to_owned(), "line 4: "),
+            (format!("{HEAD}    image: [a]\n"), "line 7: spec.containers[0].image: invalid type"),
+            (format!("{HEAD}    command: sh\n"), "line 7: spec.containers[0].command: invalid type"),
+        ] {
+            let message = parse(&text).expect_err(&text);
+            assert!(message.contains(expected), "{text:?} gives {message:?}");
+        }
+    }
+
+    #[test]
+    fn quantities_may_be_numbers_and_nothing_else_may() {
+        let text = format!("{HEAD}    resources:\n      limits: {{cpu: 1, memory: 64Mi}}\n      requests: {{cpu: 0.5}}\n");
+        let resources = parse(&text).unwrap().spec.unwrap().containers[0].resources.clone().unwrap();
+        assert_eq!(resources.limits.unwrap()["cpu"].0, "1");
+        assert_eq!(resources.requests.unwrap()["cpu"].0, "0.5");
+        let message = parse(&format!("{text}    env: [{{name: A, value: 7}}]\n")).unwrap_err();
+        assert!(message.contains("invalid type: integer `7`"), "{message}");
+    }
+
+    #[test]
+    fn a_bomb_of_aliases_is_refused() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..20 {
+            let before = format!("*a{}, ", level - 1).repeat(9);
+            text.push_str(&format!("a{level}: &a{level} [{before}]\n"));
+        }
+        let message = parse(&text).unwrap_err();
+        assert!(message.contains("repetition limit"), "{message}");
+    }
+}

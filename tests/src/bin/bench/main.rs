@@ -1,0 +1,234 @@
+//! `make bench`: how fast pods start on a kubewasm node, and what they cost in memory, on a real control
+//! plane on this machine; the same starts on kwok, a node that fakes its pods, as the measure of what the
+//! control plane alone takes. docs/benchmarks.md tells how to read the figures.
+//!
+//! ```text
+//!  starts  ── pods, one by one and many at once ──► kubewasm node, kwok ┐
+//!             ▲ observer: when its own watch showed what                ├─► report ──► table, JSON
+//!  memory  ── 0, 100, 1000 idle pods ──► a fresh kubewasm node ─ /proc ─┘
+//! ```
+//!
+//! Nothing is asserted about time. A pod that does not come up ends the run with an error.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod machine;
+mod memory;
+mod observer;
+mod peer;
+mod pods;
+mod procfs;
+mod quantiles;
+mod report;
+mod starts;
+mod table;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::{Api, Client};
+use kubewasm_tests::{
+    cluster::Cluster,
+    guests,
+    home::Home,
+    node::{Node, Options},
+    progress::{Step, say},
+    registry::{Registry, image::Content},
+    wait,
+};
+
+use self::{
+    machine::Machine,
+    memory::Memory,
+    peer::Peer,
+    pods::Pods,
+    report::{Peers, Report, Versions},
+    starts::{Sizes, Starts},
+};
+
+/// Time for a Node object to say Ready.
+const READY: Duration = Duration::from_secs(60);
+
+/// Room that the node has for pods beyond those that are measured.
+const SPARE_PODS: usize = 100;
+
+/// Node on which starts are measured.
+const NODE: &str = "bench-node";
+
+/// Node on which memory is measured: one without a past, whose allocator has nothing to give back.
+const FRESH_NODE: &str = "bench-memory";
+
+#[derive(Debug, Parser)]
+#[command(name = "kubewasm-bench", about = "What a pod costs on a kubewasm node of this machine")]
+struct Args {
+    /// Print the report as JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+
+    /// Where the report is written as JSON, besides [default: target/bench.json in the repository].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
+    /// How many pods to start one after the other.
+    #[arg(long, value_name = "PODS", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    single: u16,
+
+    /// How many pods to start at once.
+    #[arg(long, value_name = "PODS", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..))]
+    burst: u16,
+
+    /// How often to start many at once; the median counts.
+    #[arg(long, value_name = "TIMES", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+
+    /// At how many idle pods to measure memory, beside none.
+    #[arg(long, value_name = "PODS", value_delimiter = ',', default_values_t = [100, 1000])]
+    idle: Vec<u16>,
+
+    /// Measure kubewasm alone, without kwok beside it.
+    #[arg(long)]
+    no_peer: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let home = Home::temporary()?;
+    let outcome = measure(&home, args).await;
+    if outcome.is_err() {
+        say(&format!("The logs of this run stay in {}.", home.keep_logs()?.display()));
+    }
+    let report = outcome?;
+    let json = serde_json::to_string_pretty(&report).context("cannot encode the report")?;
+    let out = args.out.clone().unwrap_or_else(|| guests::repository().join("target/bench.json"));
+    write(&out, &json)?;
+    if args.json {
+        println!("{json}");
+    } else {
+        println!("\n{}\nAs JSON: {}", report::text(&report), out.display());
+    }
+    Ok(())
+}
+
+async fn measure(home: &Home, args: &Args) -> Result<Report> {
+    let cluster = Cluster::start(home).await?;
+    let client = cluster.client().await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    let guest = Content::program("actor", guests::guest("actor.c").await?);
+    let image = registry.push("actor:v1", &guest).await?.tagged;
+    let pods = Pods::new(&client, &image);
+
+    let (starts, versions) = measure_starts(home, &cluster, &pods, args).await?;
+    let memory = measure_memory(home, &cluster, &pods, args).await?;
+    Ok(Report { machine: Machine::look(), versions, starts, memory })
+}
+
+/// The starts on kubewasm and on its peer, which take turns so that a disturbance meets both.
+async fn measure_starts(
+    home: &Home,
+    cluster: &Cluster,
+    pods: &Pods,
+    args: &Args,
+) -> Result<(Peers<Starts>, Versions)> {
+    let client = cluster.client().await?;
+    let most = usize::from(args.single.max(args.burst)) + SPARE_PODS;
+    let node = start_node(home, cluster, NODE, most).await?;
+    let peer = match args.no_peer {
+        true => None,
+        false => start_peer(home, cluster, &client).await,
+    };
+    let versions = versions(&client, peer.as_ref()).await?;
+
+    let names: Vec<&str> =
+        [Some(node.name()), peer.as_ref().map(|_| peer::NODE)].into_iter().flatten().collect();
+    let sizes = Sizes { single: args.single.into(), burst: args.burst.into(), rounds: args.rounds.into() };
+    let mut measured = starts::measure(pods, &names, sizes).await?.into_iter();
+    let kubewasm = measured.next().context("there is always one node")?;
+    Ok((Peers { kubewasm, kwok: measured.next() }, versions))
+}
+
+async fn measure_memory(home: &Home, cluster: &Cluster, pods: &Pods, args: &Args) -> Result<Vec<Memory>> {
+    let mut sizes: Vec<usize> = args.idle.iter().copied().map(usize::from).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let most = sizes.last().copied().unwrap_or_default() + SPARE_PODS;
+    let node = start_node(home, cluster, FRESH_NODE, most).await?;
+    memory::measure(pods, &node, &sizes).await
+}
+
+/// Starts a node with room for `pods`, and waits until it is Ready.
+async fn start_node(home: &Home, cluster: &Cluster, name: &str, pods: usize) -> Result<Node> {
+    let step = Step::begin(&format!("starting the node {name}"));
+    let options = Options::default().flag(format!("--max-pods={pods}"));
+    let node = Node::start(home, cluster, name, &options).await?;
+    await_ready(&cluster.client().await?, name).await?;
+    step.done();
+    Ok(node)
+}
+
+/// Starts kwok. Where that is not possible the report goes without it, and the reason is said.
+async fn start_peer(home: &Home, cluster: &Cluster, client: &Client) -> Option<Peer> {
+    let started = async {
+        let peer = Peer::start(home, cluster, client).await?;
+        await_ready(client, peer::NODE).await?;
+        Ok::<_, anyhow::Error>(peer)
+    };
+    match started.await {
+        Ok(peer) => Some(peer),
+        Err(error) => {
+            say(&format!("  going on without kwok: {error:#}"));
+            None
+        }
+    }
+}
+
+/// Waits until the Node object says Ready, and returns it.
+async fn await_ready(client: &Client, name: &str) -> Result<NodeObject> {
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    let node = wait::object(nodes, name, "Ready", READY, |node| node.is_some_and(is_ready)).await?;
+    Ok(node.unwrap_or_default())
+}
+
+fn is_ready(node: &NodeObject) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+async fn versions(client: &Client, peer: Option<&Peer>) -> Result<Versions> {
+    let kubernetes = client.apiserver_version().await.context("cannot ask for the version of Kubernetes")?;
+    let node = Api::<NodeObject>::all(client.clone()).get(NODE).await.context("the node is gone")?;
+    let Some(info) = node.status.and_then(|status| status.node_info) else {
+        bail!("the Node object {NODE} does not say what it runs");
+    };
+    Ok(Versions {
+        kubernetes: kubernetes.git_version,
+        kubelet: info.kubelet_version,
+        runtime: info.container_runtime_version,
+        program: kubewasm_tests::node::program()?,
+        kwok: peer.map(|peer| peer.version().to_owned()),
+    })
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

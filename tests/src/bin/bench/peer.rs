@@ -1,0 +1,80 @@
+//! kwok, a node that fakes its pods: it says that they run as soon as it sees them. What a pod takes there
+//! is what watch, status and API server take on this machine; see <https://kwok.sigs.k8s.io>.
+//!
+//! `tests/cluster/kwok/build.sh` builds it, and takes along the stages that kwok ships with. It runs with
+//! its defaults.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::{Api, Client, api::PostParams};
+use kubewasm_tests::{
+    cluster::Cluster,
+    home::Home,
+    process::{self, Process},
+    progress::Step,
+};
+use serde_json::json;
+
+/// Name of its Node object.
+pub(crate) const NODE: &str = "bench-kwok";
+
+/// A running kwok with one node. It ends with its [`Home`].
+#[derive(Debug)]
+pub(crate) struct Peer {
+    version: String,
+    _process: Process,
+}
+
+impl Peer {
+    /// Starts kwok and makes its Node object, which is not Ready yet.
+    ///
+    /// # Errors
+    /// When kwok cannot be built or started.
+    pub(crate) async fn start(home: &Home, cluster: &Cluster, client: &Client) -> Result<Self> {
+        let folder = build().await?;
+        let step = Step::begin(&format!("starting the node {NODE}"));
+        let program = folder.join("kwok");
+        let version = process::run(&program, &["--version"]).await?.trim().to_owned();
+        let mut command = Command::new(program);
+        command
+            .arg(format!("--kubeconfig={}", cluster.admin_kubeconfig().display()))
+            .arg(format!("--config={}", folder.join("stages.yaml").display()))
+            .arg(format!("--manage-single-node={NODE}"))
+            .arg(format!("--node-ip={}", cluster.node_address()));
+        let process = Process::start("kwok", &mut command, &home.log("kwok"))?;
+        let node = serde_json::from_value(json!({ "metadata": { "name": NODE } })).context("not a node")?;
+        Api::<NodeObject>::all(client.clone())
+            .create(&PostParams::default(), &node)
+            .await
+            .context("cannot make a Node object for kwok")?;
+        step.done();
+        Ok(Self { version, _process: process })
+    }
+
+    /// What it says about itself.
+    pub(crate) fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+/// Builds kwok where it is not there, and returns the folder of the program and its stages.
+async fn build() -> Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/kwok/build.sh");
+    let output = tokio::process::Command::new(&script)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("cannot start {}", script.display()))?;
+    if !output.status.success() {
+        bail!("{} failed ({}); what it said above tells why", script.display(), output.status);
+    }
+    let folder = String::from_utf8(output.stdout).context("the folder's path is not UTF-8")?;
+    Ok(PathBuf::from(folder.trim_end()))
+}

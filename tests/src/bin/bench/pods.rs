@@ -1,0 +1,118 @@
+//! The pods that are measured: one container that sleeps, bound to its node from the start, so that no
+//! scheduler takes part.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, PostParams},
+};
+use serde_json::json;
+
+use crate::observer::Observer;
+
+/// Requests that are under way at once when many pods are created.
+const CREATES: usize = 50;
+
+/// Time for the API server to have all of a measurement's pods deleted by their node.
+const REMOVAL: Duration = Duration::from_secs(120);
+
+/// Seconds that guests get to end in; they have nothing to do in it.
+const GRACE: u32 = 1;
+
+/// Seconds that a guest sleeps: longer than any run.
+const SLEEP: &str = "86400";
+
+/// Label that holds the name of the measurement.
+const LABEL: &str = "kubewasm.dev/bench";
+
+/// Makes pods, and removes them.
+#[derive(Clone, Debug)]
+pub(crate) struct Pods {
+    api: Api<Pod>,
+    image: String,
+}
+
+impl Pods {
+    /// Pods that run `image`, the actor guest.
+    pub(crate) fn new(client: &Client, image: &str) -> Self {
+        Self { api: Api::default_namespaced(client.clone()), image: image.to_owned() }
+    }
+
+    /// Watches the pods of the measurement `name`, of which there are none yet.
+    ///
+    /// # Errors
+    /// See [`Observer::start`].
+    pub(crate) async fn observe(&self, name: &str) -> Result<Observer> {
+        Observer::start(&self.api, &format!("{LABEL}={name}")).await
+    }
+
+    /// Creates pod number `number` of the measurement `name` on `node`.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub(crate) async fn create(&self, name: &str, node: &str, number: usize) -> Result<()> {
+        let pod = manifest(name, node, number, &self.image)?;
+        self.api.create(&PostParams::default(), &pod).await.context("cannot create a pod")?;
+        Ok(())
+    }
+
+    /// Creates the pods of the given numbers at once, and returns how long that took from the first request
+    /// to the last answer.
+    ///
+    /// # Errors
+    /// When the API server refuses one.
+    pub(crate) async fn create_all(
+        &self,
+        name: &str,
+        node: &str,
+        numbers: std::ops::Range<usize>,
+    ) -> Result<Duration> {
+        let start = Instant::now();
+        stream::iter(numbers)
+            .map(|number| self.create(name, node, number))
+            .buffer_unordered(CREATES)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(start.elapsed())
+    }
+
+    /// Deletes the pods of the measurement `name`, and waits until `observer` has seen them all go.
+    ///
+    /// # Errors
+    /// When one does not go.
+    pub(crate) async fn remove(&self, name: &str, mut observer: Observer) -> Result<()> {
+        let of_this = ListParams::default().labels(&format!("{LABEL}={name}"));
+        let params = DeleteParams::default().grace_period(GRACE);
+        self.api.delete_collection(&params, &of_this).await.context("cannot delete pods")?;
+        observer.gone(REMOVAL).await
+    }
+}
+
+fn manifest(name: &str, node: &str, number: usize, image: &str) -> Result<Pod> {
+    let pod = json!({
+        "metadata": { "name": format!("{name}-{number}"), "labels": { LABEL: name } },
+        "spec": {
+            "nodeName": node,
+            // Both nodes could have taints; a pod that is bound by hand is evicted for some of them.
+            "tolerations": [{ "operator": "Exists" }],
+            "containers": [{ "name": "main", "image": image, "args": ["sleep", SLEEP] }],
+        },
+    });
+    serde_json::from_value(pod).context("not a pod")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_bound_from_the_start() {
+        let pod = manifest("burst", "a-node", 7, "registry/actor:v1").unwrap();
+        assert_eq!(pod.metadata.name.as_deref(), Some("burst-7"));
+        assert_eq!(pod.spec.unwrap().node_name.as_deref(), Some("a-node"));
+    }
+}

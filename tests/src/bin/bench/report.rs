@@ -1,0 +1,225 @@
+//! What was measured, as JSON (the types) and for people (the text).
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::{
+    machine::Machine,
+    memory::Memory,
+    starts::Starts,
+    table::{Table, number},
+};
+
+/// All of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    /// On what.
+    pub(crate) machine: Machine,
+    /// With what.
+    pub(crate) versions: Versions,
+    /// How fast pods start.
+    pub(crate) starts: Peers<Starts>,
+    /// What idle pods cost on kubewasm, by rising number of pods.
+    pub(crate) memory: Vec<Memory>,
+}
+
+/// The programs that took part.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Versions {
+    /// Of the control plane.
+    pub(crate) kubernetes: String,
+    /// Of the kubewasm node, as its Node object says it.
+    pub(crate) kubelet: String,
+    /// Of wasmtime, as the Node object says it.
+    pub(crate) runtime: String,
+    /// The kubewasm program; its path tells which profile it was built with.
+    pub(crate) program: PathBuf,
+    /// Of kwok, where it took part.
+    pub(crate) kwok: Option<String>,
+}
+
+/// The same thing measured on both nodes.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Peers<T> {
+    /// On kubewasm.
+    pub(crate) kubewasm: T,
+    /// On kwok, where it took part.
+    pub(crate) kwok: Option<T>,
+}
+
+/// The report for people.
+pub(crate) fn text(report: &Report) -> String {
+    let head = head(&report.machine, &report.versions);
+    format!("{head}\n{}\n{}", starts(&report.starts), memory(&report.memory))
+}
+
+fn head(machine: &Machine, versions: &Versions) -> String {
+    format!(
+        "{}; {}, {} cores, {:.0} GiB, Linux {}; load {:.1} at the end\n{} ({}), Kubernetes {}, {}\n{}\n",
+        machine.time.strftime("%Y-%m-%d %H:%M UTC"),
+        machine.cpu,
+        machine.cores,
+        mib(machine.memory_kib) / 1024.0,
+        machine.kernel,
+        machine.load,
+        versions.kubelet,
+        versions.runtime,
+        versions.kubernetes,
+        versions.kwok.as_deref().unwrap_or("without kwok"),
+        versions.program.display(),
+    )
+}
+
+/// A row of the table of starts: its name, the digits that it is worth, and where its number is.
+type Figure = (String, usize, fn(&Starts) -> Option<f64>);
+
+/// A row of the table of memory: its name, and where its KiB are.
+type Kib = (&'static str, fn(&Memory) -> u64);
+
+fn starts(starts: &Peers<Starts>) -> Table {
+    let burst = starts.kubewasm.burst().map_or(0, |burst| burst.pods);
+    let figures: [Figure; 8] = [
+        ("one by one, bound to Running, p50, ms".to_owned(), 1, |starts| Some(starts.single_ms.p50)),
+        ("one by one, bound to Running, p90, ms".to_owned(), 1, |starts| Some(starts.single_ms.p90)),
+        ("one by one, bound to Running, p99, ms".to_owned(), 1, |starts| Some(starts.single_ms.p99)),
+        (format!("{burst} at once, bound to Running, p50, ms"), 0, |starts| {
+            Some(starts.burst()?.each_ms.p50)
+        }),
+        (format!("{burst} at once, bound to Running, p99, ms"), 0, |starts| {
+            Some(starts.burst()?.each_ms.p99)
+        }),
+        (format!("{burst} at once, created by the API server, s"), 2, |starts| {
+            Some(starts.burst()?.created_s)
+        }),
+        (format!("{burst} at once, first bound to last Running, s"), 2, |starts| {
+            Some(starts.burst()?.running_s)
+        }),
+        (format!("{burst} at once, Running, pods/s"), 1, |starts| Some(starts.burst()?.running_per_s)),
+    ];
+    let mut heads = vec!["starting pods", "kubewasm"];
+    if starts.kwok.is_some() {
+        heads.extend(["kwok", "kubewasm/kwok"]);
+    }
+    let mut table = Table::new(heads);
+    for (name, digits, figure) in figures {
+        let ours = figure(&starts.kubewasm);
+        let mut cells = vec![name, number(ours, digits)];
+        if let Some(kwok) = &starts.kwok {
+            let theirs = figure(kwok);
+            let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+            cells.extend([number(theirs, digits), number(ratio, 2)]);
+        }
+        table.row(cells);
+    }
+    table
+}
+
+fn memory(levels: &[Memory]) -> Table {
+    // From the second level on, so that what the first pod brings (a worker, the module) does not count as
+    // the price of every pod.
+    let slope = match levels {
+        [_, first, .., last] if last.pods > first.pods => Some((first, last)),
+        _ => None,
+    };
+    let mut heads = vec!["idle pods".to_owned()];
+    heads.extend(levels.iter().map(|level| level.pods.to_string()));
+    heads.extend(slope.map(|(first, last)| format!("KiB per pod, {} to {}", first.pods, last.pods)));
+    let figures: [Kib; 6] = [
+        ("agent, RSS, MiB", |level| level.agent.rss_kib),
+        ("agent, PSS, MiB", |level| level.agent.pss_kib),
+        ("workers, RSS, MiB", |level| level.workers.rss_kib),
+        ("workers, PSS, MiB", |level| level.workers.pss_kib),
+        ("together, RSS, MiB", |level| level.all().rss_kib),
+        ("together, PSS, MiB", |level| level.all().pss_kib),
+    ];
+    let mut table = Table::new(heads);
+    for (name, figure) in figures {
+        let mut cells = vec![name.to_owned()];
+        cells.extend(levels.iter().map(|level| number(Some(mib(figure(level))), 1)));
+        cells.extend(slope.map(|(first, last)| {
+            let grown = figure(last) as f64 - figure(first) as f64;
+            number(Some(grown / (last.pods - first.pods) as f64), 1)
+        }));
+        table.row(cells);
+    }
+    let mut idle = vec!["processor time while idle, % of a core".to_owned()];
+    idle.extend(levels.iter().map(|level| number(Some(level.cpu_percent), 1)));
+    table.row(idle);
+    table
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{procfs::Footprint, quantiles::Quantiles, starts::Burst};
+
+    fn starts_of(milliseconds: u64) -> Starts {
+        let each = Quantiles::of(vec![Duration::from_millis(milliseconds); 200]).unwrap();
+        let time = Duration::from_millis(milliseconds * 10);
+        Starts { single_ms: each, bursts: vec![Burst::new(time, time * 2, each)] }
+    }
+
+    fn level(pods: usize, agent: u64, workers: u64) -> Memory {
+        let footprint = |kib| Footprint { rss_kib: kib, pss_kib: kib / 2 };
+        Memory {
+            pods,
+            agent: footprint(agent),
+            workers: footprint(workers),
+            worker_processes: usize::from(workers > 0),
+            cpu_percent: 0.25,
+        }
+    }
+
+    /// The cells of the row whose name begins with `name`, without the name.
+    fn row(table: &Table, name: &str) -> Vec<String> {
+        let text = table.to_string();
+        let found = text.lines().find(|line| line.starts_with(&format!("| {name}"))).unwrap();
+        let cells: Vec<String> = found.split('|').map(|cell| cell.trim().to_owned()).collect();
+        cells[2..cells.len() - 1].to_vec()
+    }
+
+    #[test]
+    fn starts_are_set_against_the_peer() {
+        let table = starts(&Peers { kubewasm: starts_of(50), kwok: Some(starts_of(20)) });
+        for (name, cells) in [
+            ("starting pods", ["kubewasm", "kwok", "kubewasm/kwok"]),
+            ("one by one, bound to Running, p50", ["50.0", "20.0", "2.50"]),
+            ("200 at once, first bound to last Running", ["1.00", "0.40", "2.50"]),
+            ("200 at once, Running, pods/s", ["200.0", "500.0", "0.40"]),
+        ] {
+            assert_eq!(row(&table, name), cells, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_peer_there_is_no_column_for_it() {
+        let table = starts(&Peers { kubewasm: starts_of(50), kwok: None });
+        assert_eq!(row(&table, "starting pods"), ["kubewasm"]);
+        assert_eq!(row(&table, "one by one, bound to Running, p99"), ["50.0"]);
+    }
+
+    #[test]
+    fn the_first_pod_is_not_the_price_of_every_pod() {
+        let table = memory(&[level(0, 20_480, 0), level(100, 21_504, 30_720), level(1_100, 31_504, 60_720)]);
+        for (name, cells) in [
+            ("idle pods", ["0", "100", "1100", "KiB per pod, 100 to 1100"]),
+            ("agent, RSS", ["20.0", "21.0", "30.8", "10.0"]),
+            ("together, PSS", ["10.0", "25.5", "45.0", "20.0"]),
+            ("processor time", ["0.2", "0.2", "0.2", ""]),
+        ] {
+            assert_eq!(row(&table, name), cells, "{name}");
+        }
+    }
+
+    #[test]
+    fn one_level_has_no_slope() {
+        assert_eq!(row(&memory(&[level(0, 1, 0), level(5, 2, 1)]), "idle pods"), ["0", "5"]);
+    }
+}

@@ -1,0 +1,180 @@
+//! Pods that the node does not take, or takes and does not start. They are bound by hand here: the scheduler
+//! would not send most of them.
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::{Api, api::DeleteParams};
+use kubewasm_tests::node::Options;
+use serde_json::{Value, json};
+
+use crate::{
+    pods::{Pods, container, phase, running},
+    status::{self, says},
+    suite::{NODE, own_node, suite, with_temp_ns},
+};
+
+/// A pod bound to the shared node, with `more` in its spec and `main` in its container.
+async fn bound(main: Value, more: Value) -> Value {
+    let mut container =
+        json!({ "name": "main", "image": suite().await.actor.tagged, "args": ["sleep", "600"] });
+    container.as_object_mut().unwrap().extend(main.as_object().unwrap().clone());
+    let mut spec = json!({ "nodeName": NODE, "containers": [container] });
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    spec
+}
+
+/// What the node cannot have fails at once, with the reason and the numbers, and is never started.
+#[tokio::test]
+async fn a_pod_that_does_not_fit_is_rejected() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let port = json!({ "ports": [{ "containerPort": 80, "hostPort": 19_999 }] });
+        pods.create("port-holder", bound(port.clone(), json!({})).await).await;
+        pods.until("port-holder", "running", running).await;
+        let asks =
+            |resource: &str, amount: &str| json!({ "resources": { "requests": { resource: amount } } });
+        let cases = [
+            (
+                "cpu",
+                bound(asks("cpu", "1000"), json!({})).await,
+                "OutOfcpu",
+                "Node didn't have enough resource: cpu, requested: 1000000, used: ",
+            ),
+            (
+                "memory",
+                bound(asks("memory", "900Ti"), json!({})).await,
+                "OutOfmemory",
+                "Node didn't have enough resource: memory, requested: ",
+            ),
+            (
+                "selector",
+                bound(json!({}), json!({ "nodeSelector": { "example.dev/disk": "none" } })).await,
+                "NodeAffinity",
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+            ),
+            (
+                "port",
+                bound(port, json!({})).await,
+                "NodePorts",
+                "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+            ),
+        ];
+        for (name, spec, reason, why) in cases {
+            pods.create(name, spec).await;
+            let pod = pods.phase(name, "Failed").await;
+            let status = pod.status.as_ref().unwrap();
+            assert_eq!(status.reason.as_deref(), Some(reason), "{name}");
+            let message = status.message.as_deref().unwrap_or_default();
+            assert!(message.starts_with(&format!("Pod was rejected: {why}")), "{name}: {message}");
+            assert_eq!(container(&pod).and_then(|main| main.container_id.as_deref()), None, "{name}");
+            assert_eq!(status::condition(&pod, "Ready").0, "False", "{name}");
+            pods.event(name, "the rejection", |event| says(event, reason, why)).await;
+        }
+    })
+    .await;
+}
+
+/// A pod that does not tolerate the node's taint is not run, even where somebody binds it.
+#[tokio::test]
+async fn a_pod_that_does_not_tolerate_the_node_is_rejected() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let spec = bound(json!({}), json!({ "runtimeClassName": null, "nodeSelector": null })).await;
+        pods.create("intolerant", spec).await;
+        // The object may be gone soon: evicting by taints is another's business, too.
+        let why = "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate";
+        pods.event("intolerant", "the rejection", |event| says(event, "TaintToleration", why)).await;
+    })
+    .await;
+}
+
+/// A node takes as many pods as it is configured for, and one more as soon as one of them has finished.
+#[tokio::test]
+async fn a_full_node_takes_no_more_pods() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let node = own_node("small-node", &Options::default().config("maxPods", json!(2))).await;
+        let here = json!({ "nodeName": node.name(), "nodeSelector": null });
+        for name in ["first", "second"] {
+            pods.create(name, bound(json!({}), here.clone()).await).await;
+            pods.until(name, "running", running).await;
+        }
+        pods.create("third", bound(json!({}), here.clone()).await).await;
+        let pod = pods.phase("third", "Failed").await;
+        let status = pod.status.as_ref().unwrap();
+        assert_eq!(status.reason.as_deref(), Some("OutOfpods"));
+        let why =
+            "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2";
+        assert_eq!(status.message.as_deref(), Some(why));
+        pods.api().delete("first", &DeleteParams::default()).await.unwrap();
+        pods.gone("first").await;
+        pods.create("fourth", bound(json!({ "args": ["say", "room"] }), here).await).await;
+        pods.phase("fourth", "Succeeded").await;
+        let name = node.name().to_owned();
+        drop(node);
+        Api::<NodeObject>::all(client).delete(&name, &DeleteParams::default()).await.unwrap();
+    })
+    .await;
+}
+
+/// What no guest can have is held, not run without: the container waits and names the field. Such a pod can be
+/// deleted.
+#[tokio::test]
+async fn a_field_that_cannot_be_honoured_is_named() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let cases = [
+            (
+                "privileged",
+                json!({ "securityContext": { "privileged": true } }),
+                json!({}),
+                "securityContext.privileged",
+            ),
+            (
+                "capabilities",
+                json!({ "securityContext": { "capabilities": { "add": ["NET_ADMIN"] } } }),
+                json!({}),
+                "securityContext.capabilities.add",
+            ),
+            ("host-pid", json!({}), json!({ "hostPID": true }), "spec.hostPID"),
+            ("host-ipc", json!({}), json!({ "hostIPC": true }), "spec.hostIPC"),
+            ("shared", json!({}), json!({ "shareProcessNamespace": true }), "spec.shareProcessNamespace"),
+        ];
+        for (name, main, more, _) in &cases {
+            pods.create(name, bound(main.clone(), more.clone()).await).await;
+        }
+        for (name, _, _, field) in &cases {
+            let state = pods.waiting(name, &["CreateContainerConfigError"]).await;
+            let message = state.message.unwrap_or_default();
+            assert!(message.starts_with(&format!("{field} cannot be honoured")), "{name}: {message}");
+            let failed = |event: &_| says(event, "Failed", &format!("Error: {field} cannot be honoured"));
+            pods.event(name, "the refusal", failed).await;
+            assert_eq!(phase(&pods.api().get(name).await.unwrap()), "Pending");
+            pods.api().delete(name, &DeleteParams::default()).await.unwrap();
+            pods.gone(name).await;
+        }
+    })
+    .await;
+}
+
+/// What only narrows a process changes nothing for a guest, so pods with it run.
+#[tokio::test]
+async fn fields_that_only_narrow_are_accepted() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let main = json!({
+            "args": ["say", "narrow"],
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "capabilities": { "drop": ["ALL"] },
+                "readOnlyRootFilesystem": true,
+                "runAsNonRoot": true,
+                "runAsUser": 65532,
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+        });
+        pods.create("narrow", bound(main, json!({ "securityContext": { "fsGroup": 65532 } })).await).await;
+        pods.phase("narrow", "Succeeded").await;
+        assert_eq!(pods.logs("narrow").await, "narrow\n");
+    })
+    .await;
+}

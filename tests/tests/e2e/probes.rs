@@ -1,0 +1,255 @@
+//! Probes of every kind, and what comes of their results.
+
+use serde_json::{Value, json};
+
+use crate::{
+    endpoint::{Answer, Endpoint},
+    impatient,
+    pods::{Pods, container, is, phase, restarts, running},
+    status::{self, says},
+    suite::{suite, with_temp_ns},
+};
+
+/// A pod whose guest sleeps, with the probes given.
+async fn probed(probes: Value) -> Value {
+    let mut container =
+        json!({ "name": "main", "image": suite().await.actor.tagged, "args": ["sleep", "600"] });
+    container.as_object_mut().unwrap().extend(probes.as_object().unwrap().clone());
+    json!({ "containers": [container] })
+}
+
+/// A probe that is run every second, and of which one result is enough.
+fn every_second(handler: &Value) -> Value {
+    let mut probe = json!({ "periodSeconds": 1, "failureThreshold": 1 });
+    probe.as_object_mut().unwrap().extend(handler.as_object().unwrap().clone());
+    probe
+}
+
+/// A probe for `path` at `endpoint`.
+fn http(endpoint: &Endpoint, path: &str) -> Value {
+    every_second(&json!({ "httpGet": { "path": path, "port": endpoint.port() } }))
+}
+
+/// A pod is Ready as long as its HTTP probe gets a good answer. A bad one and none at all are told apart in
+/// Events, and neither restarts the container.
+#[tokio::test]
+async fn readiness_follows_an_http_probe() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Http(200)).await;
+        let mut spec = probed(json!({
+            "ports": [{ "name": "web", "containerPort": endpoint.port() }],
+            "readinessProbe": every_second(&json!({ "httpGet": { "path": "/ready", "port": "web" } })),
+        }))
+        .await;
+        spec["restartPolicy"] = json!("Always");
+        pods.create("web", spec).await;
+        pods.until("web", "Ready", |pod| is(pod, "Ready")).await;
+        assert!(endpoint.asked().iter().all(|asked| asked.agent.starts_with("kube-probe/")));
+        for (bad, why) in [
+            (Answer::Http(500), "HTTP probe failed with statuscode: 500"),
+            (Answer::Silence, "context deadline exceeded"),
+        ] {
+            endpoint.answer(bad);
+            let pod = pods.until("web", "unready", |pod| !is(pod, "Ready")).await;
+            let (_, reason, message) = status::condition(&pod, "Ready");
+            assert_eq!((reason, message), ("ContainersNotReady", "containers with unready status: [main]"));
+            let why = |event: &_| {
+                says(event, "Unhealthy", "Readiness probe failed: ") && says(event, "Unhealthy", why)
+            };
+            pods.event("web", "a failed probe", why).await;
+            endpoint.answer(Answer::Http(204));
+            pods.until("web", "Ready again", |pod| is(pod, "Ready")).await;
+        }
+        assert_eq!(restarts(&pods.api().get("web").await.unwrap()), 0);
+    })
+    .await;
+}
+
+/// A TCP probe wants a port to be open, nothing more.
+#[tokio::test]
+async fn readiness_follows_a_tcp_probe() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Silence).await;
+        let probe = every_second(&json!({ "tcpSocket": { "port": endpoint.port() } }));
+        pods.create("port", probed(json!({ "readinessProbe": probe })).await).await;
+        pods.until("port", "Ready", |pod| is(pod, "Ready")).await;
+        endpoint.close().await;
+        pods.until("port", "unready", |pod| !is(pod, "Ready")).await;
+        let refused = |event: &_| says(event, "Unhealthy", "connect: connection refused");
+        pods.event("port", "a refused connection", refused).await;
+    })
+    .await;
+}
+
+/// A gRPC probe asks the health service, and takes SERVING alone for an answer.
+#[tokio::test]
+async fn readiness_follows_a_grpc_probe() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Health(1)).await;
+        let probe = every_second(&json!({ "grpc": { "port": endpoint.port() } }));
+        pods.create("rpc", probed(json!({ "readinessProbe": probe })).await).await;
+        pods.until("rpc", "Ready", |pod| is(pod, "Ready")).await;
+        endpoint.answer(Answer::Health(2));
+        pods.until("rpc", "unready", |pod| !is(pod, "Ready")).await;
+        let why = "Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")";
+        pods.event("rpc", "what was answered", |event| says(event, "Unhealthy", why)).await;
+        endpoint.answer(Answer::Health(1));
+        pods.until("rpc", "Ready again", |pod| is(pod, "Ready")).await;
+    })
+    .await;
+}
+
+/// An exec probe runs the container's module anew, with the container's environment; its exit code decides,
+/// what it prints is told, and it has a time limit.
+#[tokio::test]
+async fn readiness_follows_an_exec_probe() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let cases = [
+            ("well", json!(["actor", "say", "fine"])),
+            ("ill", json!(["actor", "env", "exit", "1"])),
+            ("late", json!(["actor", "sleep", "60"])),
+        ];
+        for (name, command) in &cases {
+            let probe = every_second(&json!({ "exec": { "command": command } }));
+            let colour = json!([{ "name": "COLOUR", "value": "blue" }]);
+            pods.create(name, probed(json!({ "env": colour, "readinessProbe": probe })).await).await;
+        }
+        pods.until("well", "Ready", |pod| is(pod, "Ready")).await;
+        let printed = |event: &_| {
+            says(event, "Unhealthy", "Readiness probe failed: ") && says(event, "Unhealthy", "COLOUR=blue")
+        };
+        pods.event("ill", "the environment", printed).await;
+        pods.event("late", "a timeout", |event| says(event, "Unhealthy", "command timed out")).await;
+        for name in ["ill", "late"] {
+            let pod = pods.api().get(name).await.unwrap();
+            assert!(running(&pod) && !is(&pod, "Ready"), "{:?}", pod.status);
+        }
+    })
+    .await;
+}
+
+/// A liveness probe that fails restarts its container, each time that it does; the Events say why, and the
+/// end of the run before is kept.
+#[tokio::test]
+async fn a_failing_liveness_probe_restarts() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let probe = every_second(&json!({ "exec": { "command": ["actor", "say", "dead", "exit", "1"] } }));
+        let mut spec = probed(json!({ "livenessProbe": probe })).await;
+        spec["restartPolicy"] = json!("Always");
+        spec["nodeSelector"] = json!({ "kubernetes.io/hostname": impatient::node().await });
+        pods.create("ill", spec).await;
+        for count in 1..=3 {
+            let pod = pods.until("ill", &format!("restart {count}"), |pod| restarts(pod) >= count).await;
+            let last = status::last_end(&pod, "main").unwrap();
+            assert_eq!((last.exit_code, last.reason.as_deref()), (143, Some("Error")));
+        }
+        pods.event("ill", "a failed probe", |event| says(event, "Unhealthy", "Liveness probe failed: dead"))
+            .await;
+        let killing = "Container main failed liveness probe, will be restarted";
+        pods.event("ill", "the restart", |event| says(event, "Killing", killing)).await;
+    })
+    .await;
+}
+
+/// A container that is well again after a restart is left alone.
+#[tokio::test]
+async fn a_restart_can_help() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Http(200)).await;
+        let mut spec = probed(json!({ "livenessProbe": http(&endpoint, "/live") })).await;
+        spec["restartPolicy"] = json!("Always");
+        pods.create("helped", spec).await;
+        endpoint.until_asked("/live", 1).await;
+        endpoint.answer(Answer::Http(500));
+        pods.until("helped", "the end of a run", |pod| status::last_end(pod, "main").is_some()).await;
+        endpoint.answer(Answer::Http(200));
+        pods.until("helped", "Ready again", |pod| restarts(pod) == 1 && is(pod, "Ready")).await;
+        let asked = endpoint.count("/live");
+        endpoint.until_asked("/live", asked + 3).await;
+        let pod = pods.api().get("helped").await.unwrap();
+        assert!(restarts(&pod) == 1 && is(&pod, "Ready"), "{:?}", pod.status);
+    })
+    .await;
+}
+
+/// Where nothing is ever restarted, a failed liveness probe ends the pod.
+#[tokio::test]
+async fn a_failing_liveness_probe_ends_a_pod_that_is_never_restarted() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let probe = every_second(&json!({ "exec": { "command": ["actor", "exit", "1"] } }));
+        pods.create("ill", probed(json!({ "livenessProbe": probe })).await).await;
+        let pod = pods.phase("ill", "Failed").await;
+        assert_eq!((restarts(&pod), status::end(&pod, "main").unwrap().exit_code), (0, 143));
+    })
+    .await;
+}
+
+/// Until its startup probe has succeeded, a container is neither started nor ready, and its other probes are
+/// not run; after that the startup probe is not run any more.
+#[tokio::test]
+async fn a_startup_probe_holds_back_the_others() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let (starting, serving) =
+            (Endpoint::start(Answer::Http(503)).await, Endpoint::start(Answer::Http(200)).await);
+        let mut startup = http(&starting, "/startup");
+        startup["failureThreshold"] = json!(600);
+        let probes = json!({
+            "startupProbe": startup,
+            "readinessProbe": http(&serving, "/ready"),
+            "livenessProbe": http(&serving, "/live"),
+        });
+        pods.create("slow", probed(probes).await).await;
+        starting.until_asked("/startup", 3).await;
+        let pod = pods.api().get("slow").await.unwrap();
+        let main = container(&pod).unwrap();
+        assert!(running(&pod) && !main.ready && main.started == Some(false), "{main:?}");
+        assert_eq!((phase(&pod), serving.asked()), ("Running", vec![]));
+        starting.answer(Answer::Http(200));
+        let pod = pods.until("slow", "Ready", |pod| is(pod, "Ready")).await;
+        assert_eq!(container(&pod).unwrap().started, Some(true));
+        let asked = starting.asked().len();
+        serving.until_asked("/live", 2).await;
+        serving.until_asked("/ready", 2).await;
+        assert_eq!(starting.asked().len(), asked);
+    })
+    .await;
+}
+
+/// A container that never starts up is restarted, and its Events name the startup probe.
+#[tokio::test]
+async fn a_failing_startup_probe_restarts() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let probe = every_second(&json!({ "exec": { "command": ["actor", "exit", "1"] } }));
+        let mut spec = probed(json!({ "startupProbe": probe })).await;
+        spec["restartPolicy"] = json!("OnFailure");
+        pods.create("never-up", spec).await;
+        pods.until("never-up", "a restart", |pod| restarts(pod) >= 1).await;
+        pods.event("never-up", "the probe", |event| says(event, "Unhealthy", "Startup probe failed")).await;
+        let killing = "Container main failed startup probe, will be restarted";
+        pods.event("never-up", "the restart", |event| says(event, "Killing", killing)).await;
+    })
+    .await;
+}
+
+/// A node asks nobody but the pod: a probe of another host is not carried out, and an Event says so.
+#[tokio::test]
+async fn a_probe_of_another_host_is_refused() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let probe = every_second(&json!({ "tcpSocket": { "host": "127.0.0.1", "port": 22 } }));
+        pods.create("nosy", probed(json!({ "readinessProbe": probe })).await).await;
+        let why = |event: &_| says(event, "Unhealthy", "host \"127.0.0.1\" is not this pod");
+        pods.event("nosy", "the refusal", why).await;
+        assert!(!is(&pods.api().get("nosy").await.unwrap(), "Ready"));
+    })
+    .await;
+}
