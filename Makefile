@@ -7,6 +7,8 @@ SHELL := /bin/bash
 E2E_THREADS ?= 6
 # Names (or parts of names) of end-to-end tests to run, all when empty.
 E2E ?=
+# Options of the benchmark; BENCH=--help lists them.
+BENCH ?=
 
 CARGO_DENY_VERSION := 0.20.2
 TOOLS := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)/tools
@@ -44,6 +46,12 @@ unit: ## Tests that need no cluster
 .PHONY: e2e
 e2e: build ## End-to-end tests on a real control plane (E2E=name for some of them)
 	cargo test -p kubewasm-tests --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
+
+.PHONY: bench
+bench: setup ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
+	cargo build --release -p kubewasm
+	cargo build -p kubewasm-tests --bins
+	@KUBEWASM_BIN=$(CURDIR)/target/release/kubewasm target/debug/kubewasm-bench $(BENCH)
 
 .PHONY: fmt-check
 fmt-check:

@@ -32,6 +32,7 @@ use crate::{
         api::Cluster,
         lifecycle::Limits,
         source,
+        static_pods::{Board, FileSource, Mirrors},
     },
     runtime::Runtime,
     server::{self, Server},
@@ -105,7 +106,11 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError`].
-    pub async fn new(config: Config, runtime: Arc<dyn Runtime>, cancel: &CancellationToken) -> Result<Self, AgentError> {
+    pub async fn new(
+        config: Config,
+        runtime: Arc<dyn Runtime>,
+        cancel: &CancellationToken,
+    ) -> Result<Self, AgentError> {
         check_root(&config.root_dir)?;
         let records = Records::open(&config.root_dir)
             .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
@@ -119,7 +124,8 @@ impl Agent {
         let index = PodIndex::default();
         let server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
 
-        let limits = EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
+        let limits =
+            EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
         let recorder = Recorder::new(client.clone(), &config.node_name, limits);
         let (node, handle) = node::Agent::new(node::Parts {
             config: config.clone(),
@@ -132,8 +138,11 @@ impl Agent {
 
         let writer = reflector::store::Writer::default();
         let (ready, services_ready) = watch::channel(false);
-        let (facts, node_facts) =
-            watch::channel(NodeFacts { host_ips: addresses.clone(), pod_ips: addresses, ..NodeFacts::default() });
+        let (facts, node_facts) = watch::channel(NodeFacts {
+            host_ips: addresses.clone(),
+            pod_ips: addresses,
+            ..NodeFacts::default()
+        });
         let (view, admission) = watch::channel(NodeView::default());
         let shared = Arc::new(Shared {
             runtime,
@@ -145,7 +154,9 @@ impl Agent {
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             registry_config: Some(config.root_dir.join("config.json")),
-            limits: Limits { crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period },
+            limits: Limits {
+                crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
+            },
         });
         let services = Services { writer, ready };
         Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, view, services })
@@ -165,12 +176,25 @@ impl Agent {
         }
         tasks.spawn(self.upkeep.run(cancel.clone()));
         tasks.spawn(self.server.run(cancel.clone()));
+        let expected = self.node.expected();
         tasks.spawn(self.node.run(cancel.clone()));
         tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
 
-        // Pods are looked at once there is a Node that they can be bound to.
-        let mut registered = self.handle.node();
+        // Static pods run before there is a Node, and without an API server.
+        derive(&expected, &self.facts, learn);
+        derive(&expected, &self.view, view);
+        let (updates, receiver) = mpsc::channel(UPDATES);
+        let (board, shown) = watch::channel(Board::default());
+        tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
+        let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
+        tasks.spawn(stop_at(cancel.clone(), mirrors.run()));
         let name = self.config.node_name;
+        let kubelet = self.config.kubelet;
+        let files = FileSource::new(kubelet.static_pod_path, &name, kubelet.file_check_frequency);
+        tasks.spawn(stop_at(cancel.clone(), files.run(updates.clone())));
+
+        // The others are looked at once there is a Node that they can be bound to.
+        let mut registered = self.handle.node();
         let is_registered = registered.wait_for(Option::is_some);
         if cancel.run_until_cancelled(is_registered).await.is_some_and(|node| node.is_ok()) {
             tracing::info!(node = name, "the node is registered");
@@ -179,10 +203,11 @@ impl Agent {
             refresh(&node, &self.view, view);
             tasks.spawn(stop_at(cancel.clone(), keep(node.clone(), self.facts, learn)));
             tasks.spawn(stop_at(cancel.clone(), keep(node, self.view, view)));
-            let (updates, receiver) = mpsc::channel(UPDATES);
-            tasks.spawn(PodManager::new(self.shared).run(receiver, cancel.clone()));
             let client = self.connection.client();
-            tasks.spawn(stop_at(cancel.clone(), async move { source::api_server(client, &name, updates).await }));
+            tasks.spawn(stop_at(
+                cancel.clone(),
+                async move { source::api_server(client, &name, updates).await },
+            ));
         }
         tasks.close();
         tasks.wait().await;
@@ -219,10 +244,10 @@ impl Services {
 async fn keep<T: PartialEq>(
     mut node: watch::Receiver<Option<Arc<Node>>>,
     kept: watch::Sender<T>,
-    derive: impl Fn(&Node, &T) -> T,
+    from: impl Fn(&Node, &T) -> T,
 ) {
     while node.changed().await.is_ok() {
-        refresh(&node, &kept, &derive);
+        refresh(&node, &kept, &from);
     }
 }
 
@@ -230,11 +255,17 @@ async fn keep<T: PartialEq>(
 fn refresh<T: PartialEq>(
     node: &watch::Receiver<Option<Arc<Node>>>,
     kept: &watch::Sender<T>,
-    derive: impl Fn(&Node, &T) -> T,
+    from: impl Fn(&Node, &T) -> T,
 ) {
-    let Some(node) = node.borrow().clone() else { return };
+    if let Some(node) = node.borrow().clone() {
+        derive(&node, kept, from);
+    }
+}
+
+/// Derives it from this Node.
+fn derive<T: PartialEq>(node: &Node, kept: &watch::Sender<T>, from: impl Fn(&Node, &T) -> T) {
     kept.send_if_modified(|kept| {
-        let new = derive(&node, kept);
+        let new = from(node, kept);
         let changed = *kept != new;
         *kept = new;
         changed

@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod config;
 pub mod events;
+mod explain;
 pub mod identity;
 pub mod logs;
 mod lru;

@@ -28,12 +28,17 @@ pub(crate) fn init(verbosity: u8, format: Format) {
     }
 }
 
-/// What each level of `-v` lets through. Libraries stay a step behind.
+/// What each level of `-v` lets through. Libraries stay a step behind; that a request failed is said by who
+/// made it, and not by the client too.
 fn directives(verbosity: u8) -> &'static str {
     match verbosity {
-        0 => "warn",
-        1 | 2 => "warn,kubewasm=info,kubewasm_kubelet=info,kubewasm_modules=info,kubewasm_wasi=info",
-        3 | 4 => "info,kubewasm=debug,kubewasm_kubelet=debug,kubewasm_modules=debug,kubewasm_wasi=debug",
+        0 => "warn,kube_client=off",
+        1 | 2 => {
+            "warn,kube_client=off,kubewasm=info,kubewasm_kubelet=info,kubewasm_modules=info,kubewasm_wasi=info"
+        }
+        3 | 4 => {
+            "info,kube_client=off,kubewasm=debug,kubewasm_kubelet=debug,kubewasm_modules=debug,kubewasm_wasi=debug"
+        }
         5 => "debug,hyper=info,h2=info,rustls=info,tower=info,hyper_util=info",
         _ => "trace",
     }

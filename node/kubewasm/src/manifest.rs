@@ -104,7 +104,10 @@ mod tests {
             ("kind: Pod\nmetadata: {name: p}\n", "no spec"),
             ("kind: Pod\nmetadata: {name: p}\nspec: {containers: []}\n", "no containers"),
             ("kind: Pod\nmetadata: {}\nspec: {containers: [{name: c, image: i}]}\n", "no metadata.name"),
-            ("kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n", "container \"c\" has no image"),
+            (
+                "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n",
+                "container \"c\" has no image",
+            ),
             ("kind: Pod\nmetadata: [\n", "line 3"),
             ("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: 7\n    image: i\n", "line 5"),
         ];

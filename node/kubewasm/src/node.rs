@@ -132,7 +132,12 @@ async fn run(config: Config, insecure_registries: Vec<String>) -> anyhow::Result
     .await?;
     let name = config.node_name.clone();
     let agent = Agent::new(config, runtime as Arc<dyn kubewasm_kubelet::runtime::Runtime>, &cancel).await?;
-    tracing::info!(node = name, port = agent.port(), version = env!("CARGO_PKG_VERSION"), "kubewasm is starting");
+    tracing::info!(
+        node = name,
+        port = agent.port(),
+        version = env!("CARGO_PKG_VERSION"),
+        "kubewasm is starting"
+    );
     agent.run(cancel).await;
     tracing::info!(node = name, "kubewasm has stopped; its containers go on");
     Ok(ExitCode::SUCCESS)

@@ -55,7 +55,10 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
-    let state = tempfile::Builder::new().prefix("kubewasm-run-").tempdir().context("cannot make a folder for the pod")?;
+    let state = tempfile::Builder::new()
+        .prefix("kubewasm-run-")
+        .tempdir()
+        .context("cannot make a folder for the pod")?;
     let runtime = runtime::open(runtime::Settings {
         store: root.join("modules"),
         workers: state.path().join("workers"),
@@ -131,7 +134,8 @@ fn default_root() -> anyhow::Result<PathBuf> {
         return Ok(PathBuf::from(cache).join("kubewasm"));
     }
     let home = std::env::var_os("HOME").filter(|v| !v.is_empty());
-    let home = home.context("neither HOME nor XDG_CACHE_HOME is set; say with --root-dir where modules are kept")?;
+    let home =
+        home.context("neither HOME nor XDG_CACHE_HOME is set; say with --root-dir where modules are kept")?;
     Ok(PathBuf::from(home).join(".cache/kubewasm"))
 }
 
@@ -162,7 +166,8 @@ fn exit_code(status: &PodStatus) -> ExitCode {
         eprintln!("kubewasm: {message}");
     }
     let code = |c: &ContainerStatus| c.state.as_ref()?.terminated.as_ref().map(|t| t.exit_code);
-    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     let failed = all.filter_map(code).find(|code| *code != 0);
     failed.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
@@ -191,7 +196,11 @@ struct Interrupts {
 impl Interrupts {
     fn new() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, count: 0 })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            count: 0,
+        })
     }
 
     /// Waits for the next one; true when it is not the first.

@@ -32,7 +32,8 @@ pub(crate) struct Settings {
 
 /// Opens the module store, and adopts the workers that are there.
 pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>> {
-    let options = StoreOptions { insecure_registries: settings.insecure_registries, ..StoreOptions::default() };
+    let options =
+        StoreOptions { insecure_registries: settings.insecure_registries, ..StoreOptions::default() };
     let store = Store::open(&settings.store, options).context("cannot open the module store")?;
     let options = WasiOptions {
         allow_paths: settings.allow_paths,

@@ -1,10 +1,6 @@
 //! The output of a pod's containers on the terminal.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -54,7 +50,9 @@ async fn copy_container(
         let path = logs::file(&logs_dir, &namespace, &pod_name, &uid, &name, attempt);
         // The file appears when the attempt starts.
         while !path.exists() {
-            if tokio::time::timeout(Duration::from_millis(50), statuses.changed()).await.is_ok_and(|r| r.is_err())
+            if tokio::time::timeout(Duration::from_millis(50), statuses.changed())
+                .await
+                .is_ok_and(|r| r.is_err())
                 && !path.exists()
             {
                 return;
@@ -83,7 +81,8 @@ fn has_ended(statuses: &watch::Receiver<PodStatus>, container: &str, attempt: u3
         return true;
     }
     let status = statuses.borrow();
-    let all = status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
+    let all =
+        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten());
     let Some(container) = all.into_iter().find(|c| c.name == container) else { return false };
     let count = u32::try_from(container.restart_count).unwrap_or(0);
     let ended = container.state.as_ref().is_some_and(|s| s.terminated.is_some())

@@ -100,6 +100,9 @@ async fn a_pre_stop_hook_comes_before_the_end() {
         endpoint.until_asked("/drain", 1).await;
         let pod = pods.api().get("drains").await.unwrap();
         assert!(pod.metadata.deletion_timestamp.is_some() && running(&pod), "{:?}", pod.status);
+        let table =
+            suite().await.cluster.kubectl(&["--namespace", ns, "get", "pod", "drains"]).await.unwrap();
+        assert!(table.contains("Terminating"), "{table}");
         endpoint.answer(Answer::Http(200));
         pods.gone("drains").await;
         assert_eq!(endpoint.count("/drain"), 1);

@@ -33,5 +33,6 @@ mod restarts;
 mod run_command;
 mod scale;
 mod sidecars;
+mod static_pods;
 mod status;
 mod suite;

@@ -156,22 +156,30 @@ async fn a_failing_liveness_probe_restarts() {
     .await;
 }
 
-/// A container that is well again after a restart is left alone.
+/// A container that a probe restarts is stopped like any other, preStop hook and all; one that is well again
+/// after that is left alone.
 #[tokio::test]
 async fn a_restart_can_help() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        let endpoint = Endpoint::start(Answer::Http(200)).await;
-        let mut spec = probed(json!({ "livenessProbe": http(&endpoint, "/live") })).await;
+        let (live, drain) =
+            (Endpoint::start(Answer::Http(200)).await, Endpoint::start(Answer::Silence).await);
+        let drain_hook = json!({ "httpGet": { "path": "/drain", "port": drain.port() } });
+        let mut spec = probed(json!({
+            "livenessProbe": http(&live, "/live"),
+            "lifecycle": { "preStop": drain_hook },
+        }))
+        .await;
         spec["restartPolicy"] = json!("Always");
         pods.create("helped", spec).await;
-        endpoint.until_asked("/live", 1).await;
-        endpoint.answer(Answer::Http(500));
-        pods.until("helped", "the end of a run", |pod| status::last_end(pod, "main").is_some()).await;
-        endpoint.answer(Answer::Http(200));
+        live.until_asked("/live", 1).await;
+        live.answer(Answer::Http(500));
+        drain.until_asked("/drain", 1).await;
+        live.answer(Answer::Http(200));
+        drain.answer(Answer::Http(200));
         pods.until("helped", "Ready again", |pod| restarts(pod) == 1 && is(pod, "Ready")).await;
-        let asked = endpoint.count("/live");
-        endpoint.until_asked("/live", asked + 3).await;
+        let asked = live.count("/live");
+        live.until_asked("/live", asked + 3).await;
         let pod = pods.api().get("helped").await.unwrap();
         assert!(restarts(&pod) == 1 && is(&pod, "Ready"), "{:?}", pod.status);
     })

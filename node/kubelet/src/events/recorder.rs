@@ -18,6 +18,7 @@ use super::{
     Level, Occurrence,
     correlator::{Correlator, Sending, Verdict},
 };
+use crate::explain::explain;
 
 /// Events that may wait to be sent.
 const QUEUE: usize = 1000;
@@ -84,8 +85,7 @@ impl Recorder {
             name = about.name.as_deref(),
             level = level.as_str(),
             reason,
-            message,
-            "event",
+            "event: {message}"
         );
         let occurrence = Occurrence { about: about.clone(), level, reason: reason.to_owned(), message };
         if self.queue.try_send(occurrence).is_err() {
@@ -147,17 +147,25 @@ impl Sender {
                 }
                 Err(kube::Error::Api(status)) if status.is_already_exists() => return,
                 Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
-                    tracing::debug!(reason = occurrence.reason, %status, "event dropped: the API server refuses it");
+                    tracing::debug!(
+                        reason = occurrence.reason,
+                        answer = status.message,
+                        "event dropped: the API server refuses it"
+                    );
                     self.correlator.forget(sending.key);
                     return;
                 }
                 Err(err) if attempt == TRIES => {
-                    tracing::warn!(reason = occurrence.reason, %err, "event dropped: it could not be sent");
+                    tracing::warn!(
+                        reason = occurrence.reason,
+                        error = explain(&err),
+                        "event dropped: it could not be sent"
+                    );
                     self.correlator.forget(sending.key);
                     return;
                 }
                 Err(err) => {
-                    tracing::debug!(reason = occurrence.reason, %err, "event not sent yet");
+                    tracing::debug!(reason = occurrence.reason, error = explain(&err), "event not sent yet");
                     // The first wait is random, so that nodes do not come back in step.
                     let wait = if attempt == 1 { self.retry.mul_f64(rand::random()) } else { self.retry };
                     tokio::time::sleep(wait).await;

@@ -164,7 +164,7 @@ mod tests {
         net::TcpListener,
     };
 
-    use super::*;
+    use super::{super::pair::tests::self_signed, *};
 
     /// An API server over plain TCP that counts its connections and knows one node, or says nothing.
     async fn api_server(silent: bool) -> (kube::Config, tokio::sync::watch::Receiver<usize>) {
@@ -213,6 +213,64 @@ mod tests {
         let connection = Connection::new(access).unwrap();
         let nodes: Api<Node> = Api::all(connection.client_with_timeout(Duration::from_millis(50)));
         assert!(nodes.get("n").await.is_err());
+    }
+
+    /// An API server over TLS that tells by a Node's name with which certificate it was asked.
+    async fn certificate_teller(server: &Pair, clients: &[&Pair]) -> String {
+        let mut roots = rustls::RootCertStore::empty();
+        for pair in clients {
+            roots.add(pair.chain[0].clone()).unwrap();
+        }
+        let known: Vec<_> = clients.iter().map(|pair| pair.chain[0].clone()).collect();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier.build().unwrap())
+            .with_single_cert(server.chain.clone(), server.key.clone_key())
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let mut stream = acceptor.accept(socket).await.unwrap();
+                let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+                let which = known.iter().position(|one| *one == shown).unwrap();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+                        let body = format!(r#"{{"metadata":{{"name":"{which}"}}}}"#);
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_new_certificate_is_used_from_the_next_request_on() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let pair = |name: &str| self_signed(&[name], -1..1);
+        let (server, first, second) = (pair("localhost"), pair("first"), pair("second"));
+        let url = certificate_teller(&server, &[&first, &second]).await;
+        let mut access = kube::Config::new(url.parse().unwrap());
+        access.root_cert = Some(vec![server.chain[0].to_vec()]);
+        use_certificate(&mut access, &first);
+        let connection = Connection::new(access).unwrap();
+        let nodes: Api<Node> = Api::all(connection.client());
+        let shown = || async { nodes.get("x").await.unwrap().metadata.name.unwrap() };
+        assert_eq!(shown().await, "0");
+        connection.replace_certificate(&second);
+        assert_eq!(shown().await, "1");
     }
 
     #[test]

@@ -21,7 +21,10 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use tokio_util::sync::CancellationToken;
 
 use super::pair::{Pair, PairError};
-use crate::retry::{self, Backoff};
+use crate::{
+    explain::explain,
+    retry::{self, Backoff},
+};
 
 /// How often the log says what is waited for.
 const REMINDER: Duration = Duration::from_mins(1);
@@ -61,8 +64,9 @@ pub enum RequestError {
     },
     /// The API server does not let us ask.
     #[error(
-        "the API server refuses a certificate request: {0}. The credentials must be allowed to create \
-         certificatesigningrequests, as the ClusterRole system:node-bootstrapper allows"
+        "the API server refuses a certificate request: {}. The credentials must be allowed to create \
+         certificatesigningrequests, as the ClusterRole system:node-bootstrapper allows",
+        explain(.0)
     )]
     Refused(#[source] kube::Error),
     /// What came is not a certificate for our key.
@@ -179,7 +183,9 @@ async fn create(
         match api.create(&PostParams::default(), request).await {
             Ok(created) => return Ok(created.name_any()),
             Err(err @ kube::Error::Api(_)) if !is_passing(&err) => return Err(RequestError::Refused(err)),
-            Err(err) => tracing::warn!(%err, "cannot ask for a certificate yet; trying again"),
+            Err(err) => {
+                tracing::warn!(error = explain(&err), "cannot ask for a certificate yet; trying again")
+            }
         }
         if !retry::sleep(backoff.next(), cancel).await {
             return Err(RequestError::Cancelled);
@@ -210,7 +216,7 @@ async fn answer(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Opti
     let mut seen = Box::pin(watch_object(api.clone(), name).default_backoff());
     while let Some(update) = seen.next().await {
         match update {
-            Err(err) => tracing::warn!(%err, "cannot watch certificate request {name}; trying again"),
+            Err(err) => tracing::warn!(error = %err, "cannot watch certificate request {name}; trying again"),
             Ok(None) => return Ok(None),
             Ok(Some(request)) => {
                 if let Some(certificate) = decided(name, &request)? {

@@ -24,7 +24,10 @@ use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{connection::Connection, csr::RequestError, pair::PairError, rotation::Rotation};
-use crate::config::{self, is_set};
+use crate::{
+    config::{self, is_set},
+    explain::explain,
+};
 
 /// File name of the client certificate and its key, within the certificate directory.
 pub const CLIENT_PAIR: &str = "kubelet-client-current.pem";
@@ -50,7 +53,7 @@ pub enum IdentityError {
     #[error("the service account of this pod cannot be used: {0}")]
     InCluster(#[source] kube::config::InClusterError),
     /// The client could not be made.
-    #[error("cannot prepare connections to the API server: {0}")]
+    #[error("cannot prepare connections to the API server: {}", explain(.0))]
     Client(#[source] kube::Error),
     /// A certificate or key on disk cannot be used.
     #[error("{}: {source}", path.display())]

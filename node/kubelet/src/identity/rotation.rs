@@ -80,10 +80,10 @@ impl Rotation {
                 Err(IdentityError::Request(RequestError::Cancelled)) => return,
                 Err(err) => {
                     if self.current.is_valid(Timestamp::now()) {
-                        tracing::warn!(%err, expires = %validity.1, "cannot renew the client certificate; trying again");
+                        tracing::warn!(error = %err, expires = %validity.1, "cannot renew the client certificate; trying again");
                     } else {
                         tracing::error!(
-                            %err, expired = %validity.1,
+                            error = %err, expired = %validity.1,
                             "the client certificate has expired; restart the node with --bootstrap-kubeconfig",
                         );
                     }

@@ -163,8 +163,12 @@ async fn reload(serving: &Serving, certificate: &Path, key: &Path, cancel: &Canc
                 tracing::info!("read the serving certificate again from {}", certificate.display());
                 loaded = present;
             }
-            Ok(Err(err)) => tracing::warn!(%err, "cannot use the new serving certificate; the old one stays"),
-            Err(err) => tracing::warn!(%err, "cannot read the new serving certificate; the old one stays"),
+            Ok(Err(err)) => {
+                tracing::warn!(error = %err, "cannot use the new serving certificate; the old one stays")
+            }
+            Err(err) => {
+                tracing::warn!(error = %err, "cannot read the new serving certificate; the old one stays")
+            }
         }
     }
 }
@@ -194,7 +198,7 @@ impl Request {
                 }
                 Err(IdentityError::Request(RequestError::Cancelled)) => return,
                 Err(err) => {
-                    tracing::warn!(%err, "no serving certificate from the cluster; trying again");
+                    tracing::warn!(error = %err, "no serving certificate from the cluster; trying again");
                     if !retry::sleep(backoff.next(), cancel).await {
                         return;
                     }

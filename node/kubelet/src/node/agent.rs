@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
@@ -11,7 +12,13 @@ use kube::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{conditions::Problems, lease, object::Fixed, status::StatusLoop};
+use super::{
+    conditions::Problems,
+    lease,
+    machine::Machine,
+    object::{Fixed, Observed},
+    status::StatusLoop,
+};
 use crate::{
     config::Config,
     events::{Recorder, node_reference},
@@ -82,6 +89,23 @@ impl Agent {
         (Self { parts, node, problems }, Handle { node: watched, problems: Arc::new(told) })
     }
 
+    /// The Node as this machine registers it: what is known of it before the API server has one, and where
+    /// there is no API server.
+    #[must_use]
+    pub fn expected(&self) -> Node {
+        let Parts { config, addresses, port, runtime, .. } = &self.parts;
+        let machine = Machine::read(&config.root_dir);
+        let fixed = Fixed {
+            config: config.clone(),
+            addresses: addresses.clone(),
+            port: *port,
+            runtime_version: runtime.version(),
+        };
+        let observed =
+            Observed { machine, images: Vec::new(), problems: Problems::new(), now: Timestamp::now() };
+        super::object::node(&fixed, &observed)
+    }
+
     /// Runs until cancelled. Must be called within a tokio runtime.
     pub async fn run(self, cancel: CancellationToken) {
         let Parts { config, addresses, port, connection, runtime, recorder } = self.parts;
@@ -127,7 +151,7 @@ async fn watch_own(
     let mut cordoned: Option<bool> = None;
     while let Some(Some(update)) = cancel.run_until_cancelled(seen.next()).await {
         match update {
-            Err(err) => tracing::debug!(%err, "cannot watch the own Node; trying again"),
+            Err(err) => tracing::debug!(error = %err, "cannot watch the own Node; trying again"),
             Ok(None) => {
                 node.send_replace(None);
             }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    explain::explain,
     identity::Connection,
     retry::{self, Backoff},
 };
@@ -60,7 +61,11 @@ pub(super) async fn run(
             }
             Some(Err(err)) => {
                 failures += 1;
-                tracing::warn!(%err, failures, "cannot renew the node's lease; trying again");
+                tracing::warn!(
+                    error = explain(&err),
+                    failures,
+                    "cannot renew the node's lease; trying again"
+                );
                 if failures % PATIENCE == 0 {
                     connection.reset();
                 }

@@ -74,7 +74,7 @@ fn read_disk(dir: &Path) -> Disk {
     let there: PathBuf = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")).to_path_buf();
     rustix::fs::statvfs(&there).map_or_else(
         |err| {
-            tracing::warn!(dir = %there.display(), %err, "cannot read the size of the file system");
+            tracing::warn!(dir = %there.display(), error = %err, "cannot read the size of the file system");
             Disk::default()
         },
         |stat| Disk {

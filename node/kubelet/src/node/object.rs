@@ -24,6 +24,11 @@ pub const KUBELET_VERSION: &str = concat!("v1.36.3+kubewasm.", env!("CARGO_PKG_V
 /// Tells the attach/detach controller that volumes of this node are its business.
 pub(super) const ATTACH_DETACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 
+/// What this node can do that not every kubelet can. The scheduler keeps pods that need it from nodes that
+/// do not say that they have it; sorted, as the API wants it. See
+/// <https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/>.
+const FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
 /// Labels that the node corrects on an object that is there already, when it has a value for them.
 const OWN_LABELS: [&str; 11] = [
     "kubernetes.io/hostname",
@@ -91,6 +96,7 @@ pub(super) fn status(fixed: &Fixed, observed: &Observed, before: &[NodeCondition
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(fixed.port) }),
         }),
+        declared_features: Some(FEATURES.map(str::to_owned).to_vec()),
         images: Some(images::list(images.clone(), config.node_status_max_images)),
         node_info: Some(NodeSystemInfo {
             architecture: ARCHITECTURE.to_owned(),
@@ -195,6 +201,7 @@ pub(super) mod tests {
         assert_eq!(status["nodeInfo"]["containerRuntimeVersion"], "wasmtime://48.0.8");
         assert_eq!(status["nodeInfo"]["kubeletVersion"], KUBELET_VERSION);
         assert_eq!(status["conditions"][3]["type"], "Ready");
+        assert_eq!(status["declaredFeatures"], json!(["RestartAllContainersOnContainerExits"]));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub(super) fn patch(current: &Node, labels: &BTreeMap<String, String>, wanted: &
         || !status.is_empty()
         || conditions_differ(is.conditions.as_deref().unwrap_or_default(), wanted_conditions);
     status.insert("conditions".to_owned(), json!(wanted_conditions));
+    // Sent along and no reason to send: an API server before 1.35 does not keep it, so it would always differ.
+    differing(&mut status, "declaredFeatures", &is.declared_features, &wanted.declared_features);
 
     let mut body = json!({ "status": status });
     if !metadata.is_empty()
@@ -180,6 +182,15 @@ mod tests {
         assert_eq!(status["daemonEndpoints"], json!({ "kubeletEndpoint": { "Port": 1 } }));
         assert_eq!(status["images"], json!([{ "names": ["x:1"], "sizeBytes": 7 }]));
         assert!(status.get("nodeInfo").is_none());
+    }
+
+    #[test]
+    fn an_api_server_that_knows_no_features_is_not_told_again_and_again() {
+        let (fixed, mut node) = registered();
+        node.status.as_mut().unwrap().declared_features = None;
+        let patch = compare(&fixed, &node, &observed());
+        assert!(!patch.differs, "{patch:?}");
+        assert_eq!(patch.body["status"]["declaredFeatures"], json!(["RestartAllContainersOnContainerExits"]));
     }
 
     #[test]

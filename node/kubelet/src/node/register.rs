@@ -10,12 +10,13 @@ use super::{
     object::{self, Fixed, Observed},
     patch,
 };
+use crate::explain::explain;
 
 /// Why there is no Node yet. All of these are worth another try.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RegisterError {
     /// The API server refused, or did not answer.
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Api(#[from] kube::Error),
     /// Someone else lives under this name.
     #[error(

@@ -72,7 +72,7 @@ impl StatusLoop {
                 Some(Err(err)) => {
                     failures += 1;
                     let what = if current.is_some() { "send the node's status" } else { "register the node" };
-                    tracing::warn!(%err, failures, "cannot {what}; trying again");
+                    tracing::warn!(error = %err, failures, "cannot {what}; trying again");
                     if failures % PATIENCE == 0 {
                         self.connection.reset();
                     }

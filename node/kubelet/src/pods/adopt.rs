@@ -3,12 +3,11 @@
 //! Used when a pod that ran here before has no record on disk: what its last published status tells is
 //! enough to keep restart counts from falling and finished containers from running again.
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::lifecycle::{
-    ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict,
-    probe::Probes,
+    ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
 };
 use crate::runtime::{Exit, ExitReason, Image};
 
@@ -23,10 +22,10 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
         .iter()
         .flatten()
         .any(|condition| condition.type_ == "Initialized" && condition.status == "True");
-    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
-    let containers: std::collections::BTreeMap<_, _> = all
-        .filter_map(|container| Some((container.name.clone(), record_of(pod, container)?)))
-        .collect();
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let containers: std::collections::BTreeMap<_, _> =
+        all.filter_map(|container| Some((container.name.clone(), record_of(pod, container)?))).collect();
     State {
         start_time,
         // The condition is also set where nothing has run yet.
@@ -53,8 +52,11 @@ fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
     let restarts = u32::try_from(status.restart_count).unwrap_or(0);
     let image = Image { id: status.image_id.clone(), reference: status.image.clone(), ..Image::default() };
     let state = status.state.as_ref();
+    // A container that waits shows its newest attempt as the last state, any other the one before.
+    let waits = state.is_none_or(|s| s.running.is_none() && s.terminated.is_none());
+    let last = if waits { restarts } else { restarts.saturating_sub(1) };
     let finished = [
-        (restarts.saturating_sub(1), status.last_state.as_ref().and_then(|s| s.terminated.as_ref())),
+        (last, status.last_state.as_ref().and_then(|s| s.terminated.as_ref())),
         (restarts, state.and_then(|s| s.terminated.as_ref())),
     ];
     let running = state.and_then(|s| s.running.as_ref());
@@ -144,7 +146,10 @@ mod tests {
         assert!(!state.containers.contains_key("new"));
         let record = state.container("a");
         assert_eq!((record.newest_attempt(), record.stage.clone()), (4, Stage::Idle));
-        assert_eq!(record.finished.iter().map(|f| f.exit.exit_code).collect::<Vec<_>>(), [3]);
+        assert_eq!(
+            record.finished.iter().map(|f| (f.attempt, f.exit.exit_code)).collect::<Vec<_>>(),
+            [(4, 3)]
+        );
     }
 
     #[test]

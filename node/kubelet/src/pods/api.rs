@@ -81,7 +81,9 @@ impl From<kube::Error> for ApiError {
         match &error {
             kube::Error::Api(status) if status.code == 404 => Self::Gone,
             // Another pod has taken the name; any other conflict passes.
-            kube::Error::Api(status) if status.code == 409 && status.message.contains("UID in precondition") => {
+            kube::Error::Api(status)
+                if status.code == 409 && status.message.contains("UID in precondition") =>
+            {
                 Self::Gone
             }
             kube::Error::Api(status) => Self::Later(status.message.clone()),

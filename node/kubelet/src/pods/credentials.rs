@@ -121,11 +121,9 @@ fn host_matches(pattern: &str, host: &str) -> bool {
 fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
-        Some((before, after)) => {
-            text.strip_prefix(before).is_some_and(|rest| {
-                (0..=rest.len()).filter(|i| rest.is_char_boundary(*i)).any(|i| glob(after, rest.split_at(i).1))
-            })
-        }
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            (0..=rest.len()).filter(|i| rest.is_char_boundary(*i)).any(|i| glob(after, rest.split_at(i).1))
+        }),
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     api::PodApi,
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
-    lifecycle::Trouble,
+    lifecycle::{Trouble, spec::is_static},
     refusal,
 };
 use crate::{
@@ -80,7 +80,8 @@ impl Launch<'_> {
             .objects(&namespace, &References::of(container))
             .await
             .map_err(|error| config_error(error.to_string()))?;
-        let services = self.api.services().ok_or_else(|| {
+        // A static pod does not wait for an API server to tell of its services.
+        let services = self.api.services().or_else(|| is_static(pod).then(Vec::new)).ok_or_else(|| {
             config_error("services have not yet been read at least once, cannot construct envvars")
         })?;
         let sources = Sources {
@@ -166,7 +167,9 @@ const TOKEN_VOLUME: &str = "kube-api-access-";
 /// pod gets unasked is left out.
 fn refuse_volumes(pod: &Pod, container: &Container) -> Result<(), Trouble> {
     let unasked = |name: &str| name.starts_with(TOKEN_VOLUME);
-    let Some(mount) = container.volume_mounts.iter().flatten().find(|m| !unasked(&m.name)) else { return Ok(()) };
+    let Some(mount) = container.volume_mounts.iter().flatten().find(|m| !unasked(&m.name)) else {
+        return Ok(());
+    };
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let kind = volumes.iter().find(|v| v.name == mount.name).and_then(|volume| {
         let value = serde_json::to_value(volume).ok()?;

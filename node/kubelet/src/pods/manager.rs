@@ -1,11 +1,12 @@
 //! One task per pod UID.
 //!
 //! The manager hands every pod to its task and wakes tasks when the provider has news. It decides nothing
-//! about a pod; what it does decide is what belongs to nobody: containers and folders of pods that no
-//! source knows, which are removed after the first complete list and never before.
+//! about a pod. What it does decide is whose turn it is, of two pods that share a name, and what belongs to
+//! nobody: containers and folders of pods that no source knows, which are removed once every source has
+//! given its first complete list, and never before.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -21,23 +22,42 @@ use super::{
         self, Rejection,
         resources::{self, Amounts},
     },
+    lifecycle::spec::is_static,
     shared::Shared,
+    static_pods::{Board, FullName, is_mirror},
     task::{Desired, PodTask},
 };
+
+/// Where a pod comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The API server.
+    Api,
+    /// A file on the node.
+    File,
+}
+
+impl Source {
+    fn of(pod: &Pod) -> Self {
+        if is_static(pod) { Self::File } else { Self::Api }
+    }
+}
 
 /// What a source says about its pods.
 #[derive(Debug)]
 pub enum Update {
-    /// A pod is new or has changed.
+    /// A pod is new or has changed. Of the API server's, it may be the mirror of a static pod.
     Set(Box<Pod>),
     /// The pod of this UID is gone.
     Gone(String),
-    /// These are the UIDs of all pods that the source has.
-    Synced(HashSet<String>),
+    /// These are the UIDs of all pods that this source has.
+    Synced(Source, HashSet<String>),
 }
 
 struct Handle {
     pod: Arc<Pod>,
+    /// Its source does not have it any more.
+    gone: bool,
     /// What it takes of the node, as long as it is not over.
     footprint: Amounts,
     desired: watch::Sender<Desired>,
@@ -49,6 +69,12 @@ pub struct PodManager {
     shared: Arc<Shared>,
     handles: HashMap<String, Handle>,
     tasks: JoinSet<String>,
+    /// Pods by UID whose turn comes when another one of their name, or of their UID, has ended.
+    waiting: BTreeMap<String, Arc<Pod>>,
+    /// Sources that have not told of all their pods yet.
+    unsynced: HashSet<Source>,
+    /// Static pods and their mirrors; `None` where there are none.
+    board: Option<watch::Sender<Board>>,
 }
 
 impl std::fmt::Debug for PodManager {
@@ -58,10 +84,25 @@ impl std::fmt::Debug for PodManager {
 }
 
 impl PodManager {
-    /// A manager without pods.
+    /// A manager without pods, all of which will come from the API server.
     #[must_use]
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, handles: HashMap::new(), tasks: JoinSet::new() }
+        Self {
+            shared,
+            handles: HashMap::new(),
+            tasks: JoinSet::new(),
+            waiting: BTreeMap::new(),
+            unsynced: HashSet::from([Source::Api]),
+            board: None,
+        }
+    }
+
+    /// There are static pods too; they and their mirrors are shown on `board`.
+    #[must_use]
+    pub fn with_static_pods(mut self, board: watch::Sender<Board>) -> Self {
+        self.unsynced.insert(Source::File);
+        self.board = Some(board);
+        self
     }
 
     /// Runs until `cancel`, or until the source ends. The tasks end with it; containers do not.
@@ -80,9 +121,7 @@ impl PodManager {
                     }
                 }
                 Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(uid) => {
-                        self.handles.remove(&uid);
-                    }
+                    Ok(uid) => self.ended(&uid),
                     Err(error) => tracing::error!(%error, "the task of a pod has panicked"),
                 },
             }
@@ -92,34 +131,101 @@ impl PodManager {
     async fn update(&mut self, update: Update) {
         match update {
             Update::Set(pod) => self.set(Arc::from(pod)),
-            Update::Gone(uid) => self.gone(&uid),
-            Update::Synced(present) => {
-                let absent: Vec<_> = self.handles.keys().filter(|uid| !present.contains(*uid)).cloned().collect();
-                for uid in absent {
+            Update::Gone(uid) => {
+                self.gone(&uid);
+                self.retain_mirrors(|mirror| mirror != uid);
+            }
+            Update::Synced(source, present) => {
+                let pods = self.handles.iter().map(|(uid, handle)| (uid, &handle.pod)).chain(&self.waiting);
+                let absent = pods.filter(|(uid, pod)| Source::of(pod) == source && !present.contains(*uid));
+                for uid in absent.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
                     self.gone(&uid);
                 }
-                self.remove_orphans().await;
+                if source == Source::Api {
+                    self.retain_mirrors(|mirror| present.contains(mirror));
+                }
+                self.unsynced.remove(&source);
+                if self.unsynced.is_empty() {
+                    self.show(Board::set_complete);
+                    self.remove_orphans().await;
+                }
             }
         }
     }
 
     fn set(&mut self, pod: Arc<Pod>) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
-        match self.handles.get_mut(&uid) {
-            Some(handle) => {
-                handle.pod = Arc::clone(&pod);
-                handle.desired.send_replace(Desired::Pod(pod));
-            }
-            None => {
-                let rejection = self.admit(&uid, &pod).err();
-                let (desired, receiver) = watch::channel(Desired::Pod(Arc::clone(&pod)));
-                let wake = Arc::new(Notify::new());
-                let (shared, task_pod) = (Arc::clone(&self.shared), Arc::clone(&pod));
-                let task = PodTask::new(shared, task_pod, receiver, Arc::clone(&wake), rejection);
-                let footprint = resources::footprint(&pod);
-                self.handles.insert(uid, Handle { pod, footprint, desired, wake });
-                self.tasks.spawn(task.run());
-            }
+        if self.board.is_some() && is_mirror(&pod) {
+            self.set_mirror(pod);
+            return;
+        }
+        let object = self.object_of(&pod);
+        if let Some(handle) = self.handles.get_mut(&uid).filter(|handle| !handle.gone) {
+            handle.pod = Arc::clone(&pod);
+            handle.desired.send_replace(Desired::Pod { pod: Arc::clone(&pod), object });
+        } else if self.must_wait(&uid, &pod) {
+            self.waiting.insert(uid, pod);
+            return;
+        } else {
+            self.begin(uid, &pod, object);
+        }
+        if is_static(&pod) {
+            self.show(|board| board.put_pod(pod));
+        }
+    }
+
+    /// A pod that has come back has to wait for its own end; a static pod, for that of another version of it,
+    /// because both would use what belongs to the name.
+    fn must_wait(&self, uid: &str, pod: &Pod) -> bool {
+        let has_name =
+            |handle: &Handle| is_static(&handle.pod) && FullName::of(&handle.pod) == FullName::of(pod);
+        self.handles.contains_key(uid) || (is_static(pod) && self.handles.values().any(has_name))
+    }
+
+    fn begin(&mut self, uid: String, pod: &Arc<Pod>, object: Option<Arc<Pod>>) {
+        let rejection = self.admit(&uid, pod).err();
+        let (desired, receiver) =
+            watch::channel(Desired::Pod { pod: Arc::clone(pod), object: object.clone() });
+        let wake = Arc::new(Notify::new());
+        let (shared, task_pod) = (Arc::clone(&self.shared), Arc::clone(pod));
+        let task = PodTask::new(shared, task_pod, object, receiver, Arc::clone(&wake), rejection);
+        let (pod, footprint) = (Arc::clone(pod), resources::footprint(pod));
+        self.handles.insert(uid, Handle { pod, gone: false, footprint, desired, wake });
+        self.tasks.spawn(task.run());
+    }
+
+    /// The pod as the API server has it: itself, or its mirror, if there is one.
+    fn object_of(&self, pod: &Arc<Pod>) -> Option<Arc<Pod>> {
+        match &self.board {
+            Some(board) if is_static(pod) => board.borrow().mirror_of(pod),
+            _ => Some(Arc::clone(pod)),
+        }
+    }
+
+    fn set_mirror(&mut self, mirror: Arc<Pod>) {
+        let pod = self.board.as_ref().and_then(|board| board.borrow().pod_of(&mirror));
+        self.show(|board| board.put_mirror(mirror));
+        pod.into_iter().for_each(|pod| self.pass_on_mirror(&pod));
+    }
+
+    fn retain_mirrors(&mut self, keep: impl Fn(&str) -> bool) {
+        let mut lost = Vec::new();
+        self.show(|board| lost = board.retain_mirrors(keep));
+        lost.iter().for_each(|pod| self.pass_on_mirror(pod));
+    }
+
+    /// Tells the task of a static pod which mirror it has now.
+    fn pass_on_mirror(&self, pod: &Arc<Pod>) {
+        let handle =
+            pod.metadata.uid.as_ref().and_then(|uid| self.handles.get(uid)).filter(|handle| !handle.gone);
+        if let Some(handle) = handle {
+            handle.desired.send_replace(Desired::Pod { pod: Arc::clone(pod), object: self.object_of(pod) });
+        }
+    }
+
+    fn show(&self, change: impl FnOnce(&mut Board)) {
+        if let Some(board) = &self.board {
+            board.send_modify(change);
         }
     }
 
@@ -130,25 +236,44 @@ impl PodManager {
         if self.shared.records.knows(uid) || pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
             return Ok(());
         }
-        let taken = self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
+        let taken =
+            self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
         let mut used = Amounts::new();
         taken.clone().for_each(|(_, handle)| resources::add(&mut used, &handle.footprint));
         admission::admit(pod, &view.borrow(), &used, taken.map(|(_, handle)| &*handle.pod))
     }
 
-    fn gone(&self, uid: &str) {
-        if let Some(handle) = self.handles.get(uid) {
+    fn gone(&mut self, uid: &str) {
+        self.waiting.remove(uid);
+        if let Some(handle) = self.handles.get_mut(uid) {
+            handle.gone = true;
             handle.desired.send_replace(Desired::Gone);
+            let pod = Arc::clone(&handle.pod);
+            self.show(|board| board.end_pod(&pod));
+        }
+    }
+
+    /// Nothing is left of a pod; those that have waited for it have another try.
+    fn ended(&mut self, uid: &str) {
+        let Some(handle) = self.handles.remove(uid) else { return };
+        self.show(|board| board.remove_pod(&handle.pod));
+        for pod in std::mem::take(&mut self.waiting).into_values() {
+            self.set(pod);
         }
     }
 
     /// Removes what belongs to pods that no source knows.
     async fn remove_orphans(&self) {
+        let is_known = |uid: &str| self.handles.contains_key(uid) || self.waiting.contains_key(uid);
         for container in self.shared.runtime.containers() {
-            if self.handles.contains_key(&container.pod_uid) {
+            if is_known(&container.pod_uid) {
                 continue;
             }
-            tracing::info!(container = container.id, pod = container.pod_uid, "removing a container without a pod");
+            tracing::info!(
+                container = container.id,
+                pod = container.pod_uid,
+                "removing a container without a pod"
+            );
             if let Err(error) = self.shared.runtime.remove(&container.id).await {
                 tracing::warn!(container = container.id, %error, "a container without a pod could not be removed");
             }
@@ -157,7 +282,7 @@ impl PodManager {
             tracing::warn!(%error, "cannot list the records of pods");
             Vec::new()
         });
-        for uid in uids.iter().filter(|uid| !self.handles.contains_key(*uid)) {
+        for uid in uids.iter().filter(|uid| !is_known(uid)) {
             tracing::info!(pod = uid, "removing the folder of a pod that is gone");
             if let Err(error) = self.shared.records.remove(uid) {
                 tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
@@ -178,3 +303,6 @@ async fn next(wakeups: &mut Option<mpsc::Receiver<String>>) -> Option<String> {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Pods: from what the API server wants to what runs, and back.
 //!
 //! ```text
-//! source ─► manager ─► task, one per UID ─┬─ lifecycle::step   what to do now           (pure)
+//! source, static_pods ─► manager ─► task, one per UID
+//!                                         ┬─ lifecycle::step   what to do now           (pure)
 //!                        │   ▲            ├─ status::of        what the API should say  (pure)
 //!                        │   │            ├─ environment       env, argv, host name     (pure)
 //!                        ▼   │            └─ publisher         what to write when       (pure)
@@ -11,8 +12,8 @@
 //! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.
 //! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
 
-mod adopt;
 pub mod admission;
+mod adopt;
 pub mod api;
 pub mod container_id;
 mod credentials;
@@ -28,6 +29,7 @@ mod records;
 mod refusal;
 mod shared;
 pub mod source;
+pub mod static_pods;
 pub mod status;
 mod status_patch;
 mod task;

@@ -14,7 +14,14 @@ const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
 
 /// Conditions that are the node's to set.
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 6] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "AllContainersRestarting",
+];
 
 /// What is known of the status in the API.
 #[derive(Debug, Default)]
@@ -70,7 +77,10 @@ impl Publisher {
     pub(super) fn observe(&mut self, pod: &Pod, computed: &PodStatus) {
         let Some(status) = &pod.status else { return };
         match &self.echo {
-            None if self.in_flight.is_none() && self.written.is_none() && owned(status) == owned(computed) => {
+            None if self.in_flight.is_none()
+                && self.written.is_none()
+                && owned(status) == owned(computed) =>
+            {
                 self.written = Some(computed.clone());
                 self.echo = Some((owned(status), version(pod)));
             }

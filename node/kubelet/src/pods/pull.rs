@@ -44,7 +44,9 @@ pub(super) async fn pull(
     credentials: &[Credential],
     tell: impl Fn(Note),
 ) -> Result<Image, Trouble> {
-    let note = |warning, reason, message| tell(Note { container: Some(container.to_owned()), warning, reason, message });
+    let note = |warning, reason, message| {
+        tell(Note { container: Some(container.to_owned()), warning, reason, message })
+    };
     if policy != PullPolicy::Always {
         match runtime.image(image).await {
             Ok(Some(found)) => {

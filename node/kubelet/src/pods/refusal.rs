@@ -32,7 +32,11 @@ pub(super) fn of(pod: &Pod, container: &Container) -> Option<String> {
             "spec.resourceClaims",
             "a guest cannot use devices",
         ),
-        (set(security.and_then(|s| s.privileged)), "securityContext.privileged", "a guest has no privileges to raise"),
+        (
+            set(security.and_then(|s| s.privileged)),
+            "securityContext.privileged",
+            "a guest has no privileges to raise",
+        ),
         (
             added.is_some_and(|names| !names.is_empty()),
             "securityContext.capabilities.add",
@@ -50,7 +54,9 @@ pub(super) fn of(pod: &Pod, container: &Container) -> Option<String> {
         ),
     ];
     let (_, field, why) = refused.into_iter().find(|(refused, ..)| *refused)?;
-    Some(format!("{field} cannot be honoured on a Wasm node: {why}; remove it, or schedule the pod elsewhere"))
+    Some(format!(
+        "{field} cannot be honoured on a Wasm node: {why}; remove it, or schedule the pod elsewhere"
+    ))
 }
 
 #[cfg(test)]
@@ -84,13 +90,21 @@ mod tests {
                 json!({"securityContext": {"capabilities": {"add": ["NET_ADMIN"]}}}),
                 Some("securityContext.capabilities.add"),
             ),
-            (json!({}), json!({"securityContext": {"capabilities": {"drop": ["ALL"]}, "runAsUser": 1000}}), None),
+            (
+                json!({}),
+                json!({"securityContext": {"capabilities": {"drop": ["ALL"]}, "runAsUser": 1000}}),
+                None,
+            ),
             (
                 json!({}),
                 json!({"securityContext": {"windowsOptions": {}}}),
                 Some("securityContext.windowsOptions"),
             ),
-            (json!({}), json!({"volumeDevices": [{"name": "d", "devicePath": "/dev/x"}]}), Some("volumeDevices")),
+            (
+                json!({}),
+                json!({"volumeDevices": [{"name": "d", "devicePath": "/dev/x"}]}),
+                Some("volumeDevices"),
+            ),
         ];
         for (mut spec, mut container, expected) in table {
             spec["containers"] = json!([]);
@@ -98,7 +112,11 @@ mod tests {
             let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
             let container: Container = serde_json::from_value(container).unwrap();
             let message = of(&pod, &container);
-            assert_eq!(message.as_deref().and_then(|m| m.split(' ').next()), expected, "{pod:?} {container:?}");
+            assert_eq!(
+                message.as_deref().and_then(|m| m.split(' ').next()),
+                expected,
+                "{pod:?} {container:?}"
+            );
         }
     }
 }

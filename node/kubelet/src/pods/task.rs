@@ -46,21 +46,44 @@ const FINALIZE_RETRY: Duration = Duration::from_secs(2);
 /// What a pod should be.
 #[derive(Clone, Debug)]
 pub(super) enum Desired {
-    /// As its source has it.
-    Pod(Arc<Pod>),
+    /// As its source has it; `object` is what its status is written to: the pod itself, or the mirror of a
+    /// static pod, while there is one.
+    Pod { pod: Arc<Pod>, object: Option<Arc<Pod>> },
     /// Its source does not have it any more.
     Gone,
 }
 
 /// What has come of something that the task had spawned.
 enum Outcome {
-    Pulled { container: String, result: Result<Image, Trouble> },
-    Started { container: String, result: Result<Timestamp, Trouble> },
-    PostStarted { container: String, attempt: u32, result: Result<(), Trouble> },
-    PreStopped { container: String, attempt: u32 },
+    Pulled {
+        container: String,
+        result: Result<Image, Trouble>,
+    },
+    Started {
+        container: String,
+        result: Result<Timestamp, Trouble>,
+    },
+    PostStarted {
+        container: String,
+        attempt: u32,
+        result: Result<(), Trouble>,
+    },
+    PreStopped {
+        container: String,
+        attempt: u32,
+    },
     /// No success either way: it could not be carried out.
-    Probed { container: String, attempt: u32, kind: ProbeKind, success: Option<bool> },
-    Published(Result<Box<Pod>, ApiError>),
+    Probed {
+        container: String,
+        attempt: u32,
+        kind: ProbeKind,
+        success: Option<bool>,
+    },
+    /// The UID is that of the object it was written to.
+    Published {
+        uid: Option<String>,
+        result: Result<Box<Pod>, ApiError>,
+    },
     Finalized(Result<(), ApiError>),
     Done,
 }
@@ -79,6 +102,7 @@ pub(super) struct PodTask {
     name: PodName,
     reference: ObjectReference,
     pod: Arc<Pod>,
+    object: Option<Arc<Pod>>,
     spec: Spec,
     state: State,
     saved: State,
@@ -98,6 +122,7 @@ impl PodTask {
     pub(super) fn new(
         shared: Arc<Shared>,
         pod: Arc<Pod>,
+        object: Option<Arc<Pod>>,
         desired: watch::Receiver<Desired>,
         wake: Arc<Notify>,
         rejection: Option<Rejection>,
@@ -125,7 +150,11 @@ impl PodTask {
         });
         let foreign = record.is_none() && adopt::is_terminal(&pod);
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
-        state.resume(&spec, |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)), now);
+        state.resume(
+            &spec,
+            |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),
+            now,
+        );
         if let Some(rejection) = rejection {
             shared.recorder.warning(&reference, &rejection.reason, rejection.message.clone());
             state.record_verdict(rejection.verdict(), now);
@@ -136,6 +165,7 @@ impl PodTask {
             name,
             reference,
             pod,
+            object,
             spec,
             state,
             desired,
@@ -208,13 +238,22 @@ impl PodTask {
     }
 
     fn take_desired(&mut self) {
-        match self.desired.borrow_and_update().clone() {
-            Desired::Pod(pod) => {
+        let desired = self.desired.borrow_and_update().clone();
+        match desired {
+            Desired::Pod { pod, object } => {
+                if uid(object.as_deref()) != self.object_uid() {
+                    // Another mirror has been told nothing yet.
+                    self.publisher = Publisher::default();
+                }
                 self.spec = Spec::of(&pod);
-                self.pod = pod;
+                (self.pod, self.object) = (pod, object);
             }
             Desired::Gone => self.state.record_vanished(Timestamp::now()),
         }
+    }
+
+    fn object_uid(&self) -> Option<&str> {
+        uid(self.object.as_deref())
     }
 
     fn is_gone(&self) -> bool {
@@ -314,7 +353,8 @@ impl PodTask {
         let handle = self.outcomes.spawn(async move {
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
             let credentials = shared.credentials(&pod, &image, note).await;
-            let result = pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await;
+            let result =
+                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await;
             Outcome::Pulled { container, result }
         });
         self.pulls.insert(name, handle);
@@ -322,7 +362,16 @@ impl PodTask {
 
     fn start(&mut self, name: String, attempt: u32) {
         let image = self.state.container(&name).image.clone();
-        let (Some(container), Some(image)) = (self.container(&name), image) else { return };
+        let (Some(container), Some(image)) = (self.container(&name), image) else {
+            // The lifecycle asks for what the spec has, once its image is there; if it ever does not, that is
+            // said, and tried again.
+            let trouble = Trouble {
+                reason: "CreateContainerError".to_owned(),
+                message: format!("container {name} has no specification or no image"),
+            };
+            self.state.record_start(&self.spec, &name, Err(trouble), Timestamp::now());
+            return;
+        };
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         self.outcomes.spawn(async move {
@@ -335,7 +384,12 @@ impl PodTask {
             };
             let result = launch.start(&pod, &container, &image, attempt).await;
             let note = |warning, reason, message: String| {
-                tell(&shared.recorder, &reference, &spec, &Note { container: Some(name.clone()), warning, reason, message });
+                tell(
+                    &shared.recorder,
+                    &reference,
+                    &spec,
+                    &Note { container: Some(name.clone()), warning, reason, message },
+                );
             };
             match &result {
                 Ok(_) => {
@@ -354,7 +408,8 @@ impl PodTask {
         let record = self.state.container(name);
         let (number, image) = (record.newest_attempt(), record.image.clone());
         let id = container_id(&self.name.uid, name, number);
-        let (recorder, reference, spec) = (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
+        let (recorder, reference, spec) =
+            (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
             api: Arc::clone(&self.shared.api),
@@ -436,12 +491,14 @@ impl PodTask {
                 }
                 None => self.state.record_probe_given_up(&container, attempt, kind),
             },
-            Outcome::Published(Ok(pod)) => self.publisher.succeeded(&pod),
-            Outcome::Published(Err(ApiError::Gone)) => {
+            // The mirror that it was written to is not the one of now.
+            Outcome::Published { uid, .. } if uid.as_deref() != self.object_uid() => {}
+            Outcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
+            Outcome::Published { result: Err(ApiError::Gone), .. } => {
                 // The source will say so too; until then there is nobody to tell.
                 self.publisher.failed(now);
             }
-            Outcome::Published(Err(ApiError::Later(error))) => {
+            Outcome::Published { result: Err(ApiError::Later(error)), .. } => {
                 tracing::debug!(pod = %self.name, error, "the status could not be written; trying again");
                 self.publisher.failed(now);
             }
@@ -462,7 +519,8 @@ impl PodTask {
         }
         let node = self.shared.node.borrow().clone();
         let version = self.shared.runtime.version();
-        let api_conditions = self.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let object_status = self.object.as_ref().and_then(|object| object.status.as_ref());
+        let api_conditions = object_status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let context = status::Context {
             host_ips: &node.host_ips,
             pod_ips: &node.pod_ips,
@@ -470,17 +528,21 @@ impl PodTask {
             previous: self.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or(api_conditions),
         };
         let status = status::of(&self.pod, &self.name, &self.spec, &self.state, context, now);
-        self.publisher.observe(&self.pod, &status);
+        if let Some(object) = &self.object {
+            self.publisher.observe(object, &status);
+        }
         if self.status.as_ref() != Some(&status) {
             let shown = Pod { status: Some(shown_status(&self.pod, &status)), ..Pod::clone(&self.pod) };
             self.shared.index.put(&self.name.uid, Arc::new(shown));
         }
         if !self.is_gone()
+            && let Some(object) = self.object.clone()
             && let Some(status) = self.publisher.next(&status, now)
         {
-            let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+            let shared = Arc::clone(&self.shared);
             self.outcomes.spawn(async move {
-                Outcome::Published(shared.api.publish(&pod, &status).await.map(Box::new))
+                let result = shared.api.publish(&object, &status).await.map(Box::new);
+                Outcome::Published { uid: uid(Some(&object)).map(str::to_owned), result }
             });
         }
         self.status = Some(status);
@@ -525,6 +587,10 @@ impl PodTask {
     }
 }
 
+fn uid(pod: Option<&Pod>) -> Option<&str> {
+    pod?.metadata.uid.as_deref()
+}
+
 fn after(at: Timestamp, duration: Duration) -> Timestamp {
     lifecycle::backoff::after(at, duration)
 }
@@ -541,7 +607,8 @@ fn shown_status(pod: &Pod, computed: &PodStatus) -> PodStatus {
     let mut status = computed.clone();
     let ours = status.conditions.get_or_insert_default();
     let present = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let foreign: Vec<_> = present.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned().collect();
+    let foreign: Vec<_> =
+        present.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned().collect();
     ours.extend(foreign);
     status
 }

@@ -49,7 +49,8 @@ fn last_lines(log: &[u8]) -> String {
     let lines: Vec<&str> = log.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
         let mut parts = line.splitn(4, ' ');
-        let (Some(_), Some("stdout" | "stderr"), Some(tag)) = (parts.next(), parts.next(), parts.next()) else {
+        let (Some(_), Some("stdout" | "stderr"), Some(tag)) = (parts.next(), parts.next(), parts.next())
+        else {
             continue;
         };
         text.push_str(parts.next().unwrap_or_default());
@@ -74,7 +75,9 @@ mod tests {
     #[test]
     fn the_end_of_a_log_without_its_heads() {
         let head = "2026-01-02T15:04:05.123456789Z";
-        let log = format!("4Z stdout F torn\n{head} stdout F one\n{head} stderr P tw\n{head} stderr F o\n{head} stdout F \n{head} stdout P end");
+        let log = format!(
+            "4Z stdout F torn\n{head} stdout F one\n{head} stderr P tw\n{head} stderr F o\n{head} stdout F \n{head} stdout P end"
+        );
         assert_eq!(last_lines(log.as_bytes()), "torn\none\ntwo\n\nend");
         assert_eq!(last_lines(b"out F torn\n"), "");
     }

@@ -127,7 +127,7 @@ impl Tokens {
                 user
             }
             Err(err) => {
-                tracing::warn!(%err, "cannot ask whose token it is; the caller is refused");
+                tracing::warn!(error = %err, "cannot ask whose token it is; the caller is refused");
                 None
             }
         }

@@ -69,7 +69,7 @@ impl Gate {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(err) => {
-                    tracing::warn!(%err, user = user.name, verb, subresource, "cannot ask what a caller may do");
+                    tracing::warn!(error = %err, user = user.name, verb, subresource, "cannot ask what a caller may do");
                     let User { name, .. } = user;
                     let message = format!(
                         "Authorization error (user={name}, verb={verb}, resource=nodes, subresource={subresource})"

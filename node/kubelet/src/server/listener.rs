@@ -74,7 +74,7 @@ impl Listener {
             async move {
                 let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => stream,
-                    Ok(Err(err)) => return tracing::debug!(%err, "a TLS handshake failed"),
+                    Ok(Err(err)) => return tracing::debug!(error = %err, "a TLS handshake failed"),
                     Err(_) => return tracing::debug!("a TLS handshake took too long"),
                 };
                 let certificates: Option<Arc<[CertificateDer<'static>]>> =
@@ -115,7 +115,7 @@ impl Listener {
                     });
                 }
                 Some((_, Err(err))) => {
-                    tracing::warn!(%err, "cannot accept a connection; trying again");
+                    tracing::warn!(error = %err, "cannot accept a connection; trying again");
                     tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
@@ -166,6 +166,6 @@ async fn serve(
         }
     };
     if let Err(err) = served {
-        tracing::debug!(%err, "a connection ended with an error");
+        tracing::debug!(error = %err, "a connection ended with an error");
     }
 }

@@ -11,6 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 
 use super::{authn::User, authz::Attributes};
+use crate::explain::explain;
 
 /// Questions that may be under way at once. Whoever comes later waits, and times out with the rest.
 const AT_ONCE: usize = 64;
@@ -20,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Why there is no answer. Callers refuse.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReviewError {
-    #[error("{0}")]
+    #[error("{}", explain(.0))]
     Api(#[from] kube::Error),
     #[error("no answer from the API server within {} s", TIMEOUT.as_secs())]
     TimedOut,

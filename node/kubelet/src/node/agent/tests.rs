@@ -193,7 +193,12 @@ struct Running {
 }
 
 async fn start(server: &ApiServer) -> Running {
-    let (config, _) = Config::resolve("nodeStatusUpdateFrequency: 1s\nnodeLeaseDurationSeconds: 4\n", &Flags::default(), "edge").unwrap();
+    let (config, _) = Config::resolve(
+        "nodeStatusUpdateFrequency: 1s\nnodeLeaseDurationSeconds: 4\n",
+        &Flags::default(),
+        "edge",
+    )
+    .unwrap();
     let (sink, events) = mpsc::channel(100);
     let (agent, handle) = Agent::new(Parts {
         config,

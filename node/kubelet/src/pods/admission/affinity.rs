@@ -15,7 +15,8 @@ pub(super) fn matches(pod: &Pod, node: &str, labels: &BTreeMap<String, String>) 
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_matches(term, node, labels)))
+    selected
+        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_matches(term, node, labels)))
 }
 
 /// A term without any requirement matches nothing.
@@ -82,8 +83,10 @@ mod tests {
     fn terms_are_alternatives_and_an_empty_one_matches_nothing() {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
         let pod = |terms: serde_json::Value| -> Pod {
-            serde_json::from_value(serde_json::json!({"spec": {"containers": [], "affinity": {"nodeAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}))
+            serde_json::from_value(
+                serde_json::json!({"spec": {"containers": [], "affinity": {"nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}}),
+            )
             .unwrap()
         };
         let zone = |value: &str| serde_json::json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": [value]}]});

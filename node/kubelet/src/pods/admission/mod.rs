@@ -68,14 +68,18 @@ pub fn admit<'a>(
     admit_os(pod, node)?;
     admit_resources(pod, node, used)?;
     if !affinity::matches(pod, &node.name, &node.labels) {
-        return Err(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+        return Err(Rejection::predicate(
+            "NodeAffinity",
+            "node(s) didn't match Pod's node affinity/selector",
+        ));
     }
     let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|name| !name.is_empty());
     if bound.is_some_and(|name| name != node.name) {
         return Err(Rejection::predicate("NodeName", "node(s) didn't match the requested node name"));
     }
     let ports = host_ports(pod);
-    let conflict = |other: &Pod| host_ports(other).iter().any(|port| ports.iter().any(|own| own.conflicts(port)));
+    let conflict =
+        |other: &Pod| host_ports(other).iter().any(|port| ports.iter().any(|own| own.conflicts(port)));
     if !ports.is_empty() && others.into_iter().any(conflict) {
         let why = "node(s) didn't have free ports for the requested pod ports";
         return Err(Rejection::predicate("NodePorts", why));
@@ -169,7 +173,8 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = set(&toleration.effect).is_none_or(|effect| effect == taint.effect);
     let key = set(&toleration.key);
     let exists = toleration.operator.as_deref() == Some("Exists");
-    let value = exists || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
+    let value = exists
+        || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
     effect && value && key.map_or(exists, |key| key == taint.key)
 }
 

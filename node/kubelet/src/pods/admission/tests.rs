@@ -58,7 +58,10 @@ fn every_reason_in_its_words() {
         (
             asking("500m"),
             &busy,
-            Some(("OutOfcpu", "Node didn't have enough resource: cpu, requested: 500, used: 3800, capacity: 4000")),
+            Some((
+                "OutOfcpu",
+                "Node didn't have enough resource: cpu, requested: 500, used: 3800, capacity: 4000",
+            )),
         ),
         (
             json!({}),
@@ -68,7 +71,10 @@ fn every_reason_in_its_words() {
         (
             json!({"nodeSelector": {"zone": "b"}}),
             &[],
-            Some(("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector")),
+            Some((
+                "NodeAffinity",
+                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+            )),
         ),
         (
             json!({"nodeName": "m"}),

@@ -48,7 +48,11 @@ mod tests {
             let container =
                 Container { command: Some(texts(command)), args: Some(texts(args)), ..Container::default() };
             let argv = argv(&container, &image, &[("V".to_owned(), "1".to_owned())]);
-            assert_eq!(argv.unwrap_or_default(), texts(expected), "{entrypoint:?} {cmd:?} {command:?} {args:?}");
+            assert_eq!(
+                argv.unwrap_or_default(),
+                texts(expected),
+                "{entrypoint:?} {cmd:?} {command:?} {args:?}"
+            );
         }
     }
 }

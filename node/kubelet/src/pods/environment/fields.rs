@@ -45,8 +45,8 @@ pub(super) fn field(pod: &Pod, path: &str, node: &NodeFacts) -> Result<String, E
         "status.podIP" => first(&node.pod_ips),
         "status.podIPs" => all(&node.pod_ips),
         _ => {
-            let (map, key) = subscript(path)
-                .ok_or_else(|| EnvironmentError(format!("unsupported fieldPath: {path}")))?;
+            let (map, key) =
+                subscript(path).ok_or_else(|| EnvironmentError(format!("unsupported fieldPath: {path}")))?;
             let values = match map {
                 "metadata.labels" => meta.labels.as_ref(),
                 "metadata.annotations" => meta.annotations.as_ref(),
@@ -75,12 +75,15 @@ pub(super) fn resource(
     selector: &ResourceFieldSelector,
     node: &NodeFacts,
 ) -> Result<String, EnvironmentError> {
-    let container = match selector.container_name.as_deref().filter(|n| !n.is_empty() && *n != container.name) {
+    let container = match selector.container_name.as_deref().filter(|n| !n.is_empty() && *n != container.name)
+    {
         None => container,
         Some(name) => pod
             .spec
             .as_ref()
-            .and_then(|s| s.containers.iter().chain(s.init_containers.iter().flatten()).find(|c| c.name == name))
+            .and_then(|s| {
+                s.containers.iter().chain(s.init_containers.iter().flatten()).find(|c| c.name == name)
+            })
             .ok_or_else(|| EnvironmentError(format!("container {name} not found")))?,
     };
     let unsupported = || EnvironmentError(format!("unsupported container resource : {}", selector.resource));

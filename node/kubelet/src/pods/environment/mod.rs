@@ -93,7 +93,10 @@ impl Environment {
 ///
 /// # Errors
 /// [`EnvironmentError`] when something is missing that is not optional; it may appear later.
-pub fn variables(container: &Container, sources: Sources<'_>) -> Result<Vec<(String, String)>, EnvironmentError> {
+pub fn variables(
+    container: &Container,
+    sources: Sources<'_>,
+) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut environment = Environment::default();
     for (name, value) in sources.image {
         environment.set(name, value.clone());
@@ -128,7 +131,10 @@ pub fn variables(container: &Container, sources: Sources<'_>) -> Result<Vec<(Str
 }
 
 /// The variables of `envFrom`, in order. Names that no variable can have are left out.
-fn from_objects(container: &Container, sources: &Sources<'_>) -> Result<Vec<(String, String)>, EnvironmentError> {
+fn from_objects(
+    container: &Container,
+    sources: &Sources<'_>,
+) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut out = Vec::new();
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
@@ -181,7 +187,9 @@ fn value_from(
         return match (value, object, reference.optional == Some(true)) {
             (Some(value), ..) => Ok(Some(value)),
             (None, _, true) => Ok(None),
-            (None, None, false) => Err(EnvironmentError(format!("configmap \"{}\" not found", reference.name))),
+            (None, None, false) => {
+                Err(EnvironmentError(format!("configmap \"{}\" not found", reference.name)))
+            }
             (None, Some(_), false) => Err(EnvironmentError(format!(
                 "couldn't find key {} in ConfigMap {namespace}/{}",
                 reference.key, reference.name

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn one_service_in_full() {
-        let services = [service("ns", "foo-bar", "10.0.0.5", &[(Some("web-ui"), 80, "TCP"), (None, 53, "UDP")])];
+        let services =
+            [service("ns", "foo-bar", "10.0.0.5", &[(Some("web-ui"), 80, "TCP"), (None, 53, "UDP")])];
         let variables = variables(&services, "ns", true);
         let expected = [
             ("FOO_BAR_PORT", "tcp://10.0.0.5:80"),
@@ -101,7 +102,8 @@ mod tests {
             ("FOO_BAR_SERVICE_PORT", "80"),
             ("FOO_BAR_SERVICE_PORT_WEB_UI", "80"),
         ];
-        let expected: BTreeMap<_, _> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let expected: BTreeMap<_, _> =
+            expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         assert_eq!(variables, expected);
     }
 
@@ -116,11 +118,17 @@ mod tests {
         ];
         let hosts = |namespace, links| -> Vec<String> {
             let all = variables(&services, namespace, links);
-            all.into_iter().filter(|(k, _)| k.ends_with("_SERVICE_HOST")).map(|(k, v)| format!("{k}={v}")).collect()
+            all.into_iter()
+                .filter(|(k, _)| k.ends_with("_SERVICE_HOST"))
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect()
         };
         assert_eq!(hosts("ns", true), ["KUBERNETES_SERVICE_HOST=10.0.0.1", "MINE_SERVICE_HOST=10.0.0.3"]);
         assert_eq!(hosts("ns", false), ["KUBERNETES_SERVICE_HOST=10.0.0.1"]);
-        assert_eq!(hosts("default", true), ["KUBERNETES_SERVICE_HOST=10.0.0.1", "OTHER_SERVICE_HOST=10.0.0.2"]);
+        assert_eq!(
+            hosts("default", true),
+            ["KUBERNETES_SERVICE_HOST=10.0.0.1", "OTHER_SERVICE_HOST=10.0.0.2"]
+        );
         assert_eq!(hosts("mirror", true), ["KUBERNETES_SERVICE_HOST=fd00::9"]);
         let own = variables(&services, "mirror", true);
         assert_eq!(own.get("KUBERNETES_PORT").map(String::as_str), Some("tcp://[fd00::9]:8443"));

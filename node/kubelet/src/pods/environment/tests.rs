@@ -77,12 +77,18 @@ fn references_see_what_came_before_and_the_services() {
 fn what_is_missing_is_named_or_skipped() {
     let env = |source: serde_json::Value| serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": source}]});
     let table = [
-        (env(serde_json::json!({"configMapKeyRef": {"name": "no", "key": "k"}})), Err("configmap \"no\" not found")),
+        (
+            env(serde_json::json!({"configMapKeyRef": {"name": "no", "key": "k"}})),
+            Err("configmap \"no\" not found"),
+        ),
         (
             env(serde_json::json!({"configMapKeyRef": {"name": "cm", "key": "k"}})),
             Err("couldn't find key k in ConfigMap ns/cm"),
         ),
-        (env(serde_json::json!({"secretKeyRef": {"name": "no", "key": "k"}})), Err("secret \"no\" not found")),
+        (
+            env(serde_json::json!({"secretKeyRef": {"name": "no", "key": "k"}})),
+            Err("secret \"no\" not found"),
+        ),
         (
             env(serde_json::json!({"secretKeyRef": {"name": "se", "key": "k"}})),
             Err("couldn't find key k in Secret ns/se"),
@@ -93,7 +99,10 @@ fn what_is_missing_is_named_or_skipped() {
             serde_json::json!({"name": "c", "envFrom": [{"secretRef": {"name": "no"}}]}),
             Err("secret \"no\" not found"),
         ),
-        (serde_json::json!({"name": "c", "envFrom": [{"secretRef": {"name": "no", "optional": true}}]}), Ok(())),
+        (
+            serde_json::json!({"name": "c", "envFrom": [{"secretRef": {"name": "no", "optional": true}}]}),
+            Ok(()),
+        ),
     ];
     for (container, expected) in table {
         let outcome = environment(container.clone());
@@ -110,13 +119,18 @@ fn what_is_missing_is_named_or_skipped() {
 #[test]
 fn host_names() {
     let name = |meta: &str, spec: serde_json::Value| {
-        hostname(&serde_json::from_value(serde_json::json!({"metadata": {"name": meta}, "spec": spec})).unwrap())
+        hostname(
+            &serde_json::from_value(serde_json::json!({"metadata": {"name": meta}, "spec": spec})).unwrap(),
+        )
     };
     let bare = serde_json::json!({"containers": []});
     assert_eq!(name("web-0", bare.clone()), "web-0");
     assert_eq!(name("web-0", serde_json::json!({"containers": [], "hostname": "h"})), "h");
     assert_eq!(
-        name("web-0", serde_json::json!({"containers": [], "hostname": "h", "hostnameOverride": "o.example"})),
+        name(
+            "web-0",
+            serde_json::json!({"containers": [], "hostname": "h", "hostnameOverride": "o.example"})
+        ),
         "o.example"
     );
     let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));

@@ -14,7 +14,12 @@ pub(super) fn check(pod: &Pod) -> Result<(), String> {
     let meta = &pod.metadata;
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (name, namespace, uid) = (text(&meta.name), text(&meta.namespace), text(&meta.uid));
-    require(is_dns_subdomain(&name), "metadata.name, with the node's name", &name, "lowercase letters, digits, '-' and '.'")?;
+    require(
+        is_dns_subdomain(&name),
+        "metadata.name, with the node's name",
+        &name,
+        "lowercase letters, digits, '-' and '.'",
+    )?;
     require(is_dns_label(&namespace), "metadata.namespace", &namespace, LABEL)?;
     let is_uid = (1..=64).contains(&uid.len()) && uid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
     require(is_uid, "metadata.uid", &uid, "up to 64 letters, digits and '-'; leave it out to have one made")?;
@@ -133,14 +138,22 @@ mod tests {
     #[test]
     fn each_field_is_checked() {
         for (path, value, expected) in [
-            ("/metadata/name", json!("../p"), "metadata.name, with the node's name is \"../p\"; it must be lowercase"),
+            (
+                "/metadata/name",
+                json!("../p"),
+                "metadata.name, with the node's name is \"../p\"; it must be lowercase",
+            ),
             ("/metadata/name", json!("x".repeat(254)), "metadata.name"),
             ("/metadata/namespace", json!("a.b"), "metadata.namespace is \"a.b\""),
             ("/metadata/namespace", json!(".."), "metadata.namespace"),
             ("/metadata/uid", json!("../u"), "metadata.uid is \"../u\""),
             ("/metadata/uid", json!(""), "metadata.uid"),
             ("/spec/restartPolicy", json!("Sometimes"), "Always, OnFailure or Never"),
-            ("/spec/terminationGracePeriodSeconds", json!(-1), "spec.terminationGracePeriodSeconds is \"-1\""),
+            (
+                "/spec/terminationGracePeriodSeconds",
+                json!(-1),
+                "spec.terminationGracePeriodSeconds is \"-1\"",
+            ),
             ("/spec/activeDeadlineSeconds", json!(0), "spec.activeDeadlineSeconds"),
             ("/spec/containers", json!([]), "at least one container"),
             ("/spec/ephemeralContainers", json!([{"name": "e"}]), "spec.ephemeralContainers"),

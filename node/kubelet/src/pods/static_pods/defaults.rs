@@ -30,7 +30,10 @@ pub(super) fn fill(spec: &mut PodSpec) {
 }
 
 fn fill_container(container: &mut Container, host_network: bool) {
-    let policy = match PullPolicy::of(container.image_pull_policy.as_deref(), container.image.as_deref().unwrap_or_default()) {
+    let policy = match PullPolicy::of(
+        container.image_pull_policy.as_deref(),
+        container.image.as_deref().unwrap_or_default(),
+    ) {
         PullPolicy::Always => "Always",
         PullPolicy::IfNotPresent => "IfNotPresent",
         PullPolicy::Never => "Never",

@@ -75,9 +75,16 @@ impl Files {
 
     /// Takes in the text of a file, or why it could not be read. Returns what is wrong with it, when that is
     /// news.
-    pub(super) fn take(&mut self, path: &Path, text: Result<String, String>, now: Timestamp) -> Option<String> {
+    pub(super) fn take(
+        &mut self,
+        path: &Path,
+        text: Result<String, String>,
+        now: Timestamp,
+    ) -> Option<String> {
         let file = self.files.get_mut(path)?;
-        let read = text.and_then(|text| manifest::parse(&text)).and_then(|pod| normalize(pod, &self.node, path, now));
+        let read = text
+            .and_then(|text| manifest::parse(&text))
+            .and_then(|pod| normalize(pod, &self.node, path, now));
         file.read = file.seen;
         match read {
             Ok(mut pod) => {
@@ -245,6 +252,9 @@ mod tests {
         let (pods, conflicts) = files.pods();
         assert_eq!(pods[0].spec.as_ref().unwrap().containers[0].image.as_deref(), Some("first"));
         assert_eq!(pods.len(), 1);
-        assert!(conflicts[0].starts_with("b: another file describes the pod default/same-edge"), "{conflicts:?}");
+        assert!(
+            conflicts[0].starts_with("b: another file describes the pod default/same-edge"),
+            "{conflicts:?}"
+        );
     }
 }

@@ -35,7 +35,7 @@ mod source;
 use k8s_openapi::api::core::v1::Pod;
 
 pub(super) use self::board::FullName;
-pub use self::{board::Board, mirrors::Mirrors, source::Files as FileSource};
+pub use self::{board::Board, mirrors::Mirrors, source::FileSource};
 
 /// On a static pod: which version of it this is. On both it and its mirror.
 const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";

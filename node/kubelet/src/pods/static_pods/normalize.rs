@@ -9,7 +9,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{HASH_ANNOTATION, MIRROR_ANNOTATION, SEEN_ANNOTATION, check, defaults, digest::Fnv128a, references};
+use super::{
+    HASH_ANNOTATION, MIRROR_ANNOTATION, SEEN_ANNOTATION, check, defaults, digest::Fnv128a, references,
+};
 use crate::pods::lifecycle::spec::CONFIG_SOURCE_ANNOTATION;
 
 /// The static pod of the node `node` that the file `path` describes, first seen at `seen`.
@@ -69,7 +71,8 @@ pub(super) fn normalize(written: Pod, node: &str, path: &Path, seen: Timestamp) 
 
 fn digest(pod: &Pod, node: &str, path: &Path) -> Result<String, String> {
     // Fields have an order and maps are sorted, so that equal pods are equal text.
-    let text = serde_json::to_vec(pod).map_err(|error| format!("the Pod cannot be written as JSON: {error}"))?;
+    let text =
+        serde_json::to_vec(pod).map_err(|error| format!("the Pod cannot be written as JSON: {error}"))?;
     let mut digest = Fnv128a::new();
     digest.write(&text);
     digest.write(format!("host:{node}").as_bytes());
@@ -101,7 +104,9 @@ mod tests {
 
     #[test]
     fn a_pod_gets_its_place() {
-        let pod = normal(json!({"name": "web", "labels": {"app": "web"}, "annotations": {"a": "b"}}), json!({})).unwrap();
+        let pod =
+            normal(json!({"name": "web", "labels": {"app": "web"}, "annotations": {"a": "b"}}), json!({}))
+                .unwrap();
         let uid = pod["metadata"]["uid"].as_str().unwrap();
         assert_eq!((uid.len(), uid.chars().all(|c| c.is_ascii_hexdigit())), (32, true), "{uid}");
         assert_eq!(

@@ -10,7 +10,8 @@ pub(super) fn of(pod: &Pod) -> Option<&'static str> {
     if named(&spec.service_account_name) || named(&spec.service_account) {
         return Some("serviceaccounts");
     }
-    let containers: Vec<&Container> = spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
+    let containers: Vec<&Container> =
+        spec.containers.iter().chain(spec.init_containers.iter().flatten()).collect();
     let volumes = spec.volumes.as_deref().unwrap_or_default();
     let pull_secrets = spec.image_pull_secrets.as_ref().is_some_and(|list| !list.is_empty());
     if pull_secrets || containers.iter().any(|c| environment(c).secret) {
@@ -35,7 +36,8 @@ fn environment(container: &Container) -> Environment {
     let variables = || container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
     let groups = || container.env_from.iter().flatten();
     Environment {
-        secret: variables().any(|from| from.secret_key_ref.is_some()) || groups().any(|g| g.secret_ref.is_some()),
+        secret: variables().any(|from| from.secret_key_ref.is_some())
+            || groups().any(|g| g.secret_ref.is_some()),
         config_map: variables().any(|from| from.config_map_key_ref.is_some())
             || groups().any(|group| group.config_map_ref.is_some()),
     }
@@ -134,7 +136,9 @@ mod tests {
             (json!({"imagePullSecrets": [{"name": "s"}]}), "secrets"),
             (container(json!({"envFrom": [{"secretRef": {"name": "s"}}]})), "secrets"),
             (
-                container(json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]})),
+                container(
+                    json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+                ),
                 "secrets",
             ),
             (container(json!({"envFrom": [{"configMapRef": {"name": "s"}}]})), "configmaps"),

@@ -91,13 +91,19 @@ impl Statuses<'_> {
             );
             return (waiting("CrashLoopBackOff", message), newest);
         }
-        let stays = record.ended(self.state.round).is_some_and(|f| container.after(f) == AfterExit::Stay);
+        // What has ended and is not started again, by its policy or because its pod ends, waits for nothing.
+        let ending = self.state.ending.is_some();
+        let ended = record.ended(self.state.round);
+        let stays = ended.is_some_and(|f| ending || container.after(f) == AfterExit::Stay);
         if let Some(trouble) = record.trouble.as_ref().filter(|_| !stays) {
             return (waiting(&trouble.reason, trouble.message.clone()), newest);
         }
+        // One that was stopped in order to be started again is not shown as terminated: where its policy
+        // would leave it there, the API server lets no container out of that state.
+        let again = newest.is_some_and(|f| f.again && !ending);
         match newest {
             // Until its postStart hook is done, a container is shown as one that waits.
-            Some(finished) if finished.round == self.state.round && record.running().is_none() => {
+            Some(finished) if finished.round == self.state.round && record.running().is_none() && !again => {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }

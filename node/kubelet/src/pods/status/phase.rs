@@ -51,11 +51,6 @@ fn seen<'a>(state: &'a State, container: &Container) -> Seen<'a> {
     record.finished.last().map_or(Seen::Waiting, Seen::Stopped)
 }
 
-/// What comes after such an end. One of an earlier round is always followed by another start.
-fn after(state: &State, container: &Container, finished: &Finished) -> AfterExit {
-    if finished.round == state.round { container.after(finished) } else { AfterExit::Restart }
-}
-
 /// The phase to be published. A terminal one is published only when nothing runs any more, and then
 /// stays, because a pod whose end has begun starts nothing again.
 #[must_use]
@@ -83,7 +78,7 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
             Seen::Waiting | Seen::Running => initializing = true,
             Seen::Stopped(f) if f.exit.exit_code == 0 => {}
             Seen::Stopped(f) => {
-                if after(state, container, f) == AfterExit::Stay {
+                if container.after(f) == AfterExit::Stay {
                     return Phase::Failed;
                 }
             }
@@ -104,7 +99,7 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
                 if f.exit.exit_code == 0 && f.round == state.round {
                     succeeded += 1;
                 }
-                if after(state, container, f) != AfterExit::Stay {
+                if container.after(f) != AfterExit::Stay {
                     restartable += 1;
                 }
             }

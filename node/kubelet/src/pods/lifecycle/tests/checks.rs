@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
 use super::{
-    super::{Action, Limits, Stage, State, Step, backoff::after, spec::Kind, spec::Spec, step},
+    super::{Action, Limits, ProbeKind, Stage, State, Step, backoff::after, spec::Kind, spec::Spec, step},
     world::{epoch, name},
 };
 use crate::{
@@ -147,7 +147,12 @@ impl Checks {
                     in_order(spec, state, container, now, running);
                 }
             }
-            Action::AbortPull { .. } | Action::Probe { .. } | Action::Event(_) => {}
+            Action::Probe { container, kind } => {
+                let running = state.containers.get(container).and_then(|r| r.up()).unwrap();
+                let goes_on = state.ending.is_none() && running.stop.is_none();
+                assert!(goes_on || *kind == ProbeKind::Readiness, "{action:?} of what is stopped");
+            }
+            Action::AbortPull { .. } | Action::Event(_) => {}
         }
     }
 
@@ -198,6 +203,8 @@ impl Checks {
         let terminal = phase == "Succeeded" || phase == "Failed";
         let runs = state.containers.values().any(|r| matches!(r.stage, Stage::Starting | Stage::Running(_)));
         assert!(!(terminal && runs), "{phase} while something runs");
+        let waits = state.containers.values().any(|r| !r.is_active() && r.stage != Stage::Idle);
+        assert!(!(waits && state.ending.is_some()), "something waits in a pod that ends: {state:?}");
         assert_eq!(
             status.reason.is_some(),
             terminal && state.verdict.is_some(),

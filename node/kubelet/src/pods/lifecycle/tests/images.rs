@@ -3,7 +3,7 @@
 use super::{
     super::{Stage, spec::RestartPolicy},
     pod,
-    script::{Deed, Script},
+    script::{Deed, Script, exits},
     secs,
     world::World,
 };
@@ -27,6 +27,17 @@ fn pulls_are_tried_again_less_and_less_often() {
     let delays: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     // Each delay counts from the failure, which takes a second.
     assert_eq!(delays, [11, 21, 41, 81, 161, 301, 301, 301]);
+}
+
+#[test]
+fn a_pull_that_succeeds_is_the_end_of_the_delay() {
+    let failure = (secs(0), Some("ErrImagePull"));
+    let pulls = vec![failure, failure, (secs(0), None), failure, failure, (secs(0), None)];
+    let script = Script { pulls, runs: vec![exits(10, 1), exits(900, 0)], ..Script::default() };
+    let world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", script).run(100);
+    let expected =
+        ["0 pull", "10 pull", "30 pull", "40 pull", "50 pull", "70 pull"].map(|l| format!("{l} c:v1"));
+    assert_eq!(world.told("pull c"), expected);
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn after(world: &World, name: &str) -> Option<AfterExit> {
 }
 
 proptest! {
-    #![proptest_config(config(700))]
+    #![proptest_config(config(500))]
 
     /// Whatever happens before, a pod that is deleted ends within its grace, and what becomes of it is
     /// told by how its containers ended.

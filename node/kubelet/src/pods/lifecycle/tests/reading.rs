@@ -17,7 +17,8 @@ fn read(metadata: Value, spec: Value) -> Spec {
 fn parts_and_policies_of_containers() {
     use Kind::{Init, Regular, Sidecar};
     use RestartPolicy::{Always, Never, OnFailure};
-    let table: &[(Option<&str>, Option<&str>, bool, Kind, RestartPolicy)] = &[
+    type Row<'a> = (Option<&'a str>, Option<&'a str>, bool, Kind, RestartPolicy);
+    let table: &[Row<'_>] = &[
         (None, None, false, Regular, Always),
         (Some("Always"), None, false, Regular, Always),
         (Some("OnFailure"), None, false, Regular, OnFailure),

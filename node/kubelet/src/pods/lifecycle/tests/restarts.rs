@@ -121,6 +121,15 @@ fn a_crash_loop_is_slowed_down_to_five_minutes() {
 }
 
 #[test]
+fn the_two_newest_ends_are_remembered() {
+    let runs = [exits(0, 1), exits(0, 2), exits(0, 3), exits(90, 0)];
+    let world = World::new(pod(RestartPolicy::Always, &["c"])).runs("c", &runs).run(15);
+    let kept: Vec<_> =
+        world.state.containers["c"].finished.iter().map(|f| (f.attempt, f.exit.exit_code)).collect();
+    assert_eq!(kept, [(1, 2), (2, 3)]);
+}
+
+#[test]
 fn a_long_run_is_forgiven() {
     let runs = [exits(0, 1), exits(0, 1), exits(0, 1), exits(601, 1), exits(0, 1)];
     let world = World::new(pod(RestartPolicy::Always, &["c"])).runs("c", &runs).run(700);
@@ -273,6 +282,23 @@ fn a_pod_does_not_end_on_its_way_to_a_restart_in_place() {
     let world = World::new(spec).runs("s", &[exits(5, 42), Run::default()]).run(20);
     assert_eq!(world.told("runs"), ["0 s#0 runs", "0 c#0 runs", "5 s#1 runs", "5 c#1 runs"]);
     assert_eq!((world.phase().as_str(), world.state.round), ("Running", 1));
+}
+
+/// A pull that is under way is given up once, and made again in the next round.
+#[test]
+fn a_restart_in_place_gives_up_pulls() {
+    let mut spec = pod(RestartPolicy::Never, &["a", "b", "c"]);
+    find(&mut spec, "a").restart.rules = vec![rule(&[42], true, true)];
+    let stubborn = Run { obeys: None, ..Run::default() };
+    let slow = Script { pulls: vec![(secs(20), None), (Duration::ZERO, None)], ..Script::default() };
+    let world = World::new(spec)
+        .runs("a", &[exits(5, 42), exits(5, 0)])
+        .runs("b", &[stubborn])
+        .with("c", slow)
+        .run(8);
+    let expected = ["0 pull c:v1", "5 abort pull c", "7 pull c:v1", "7 start c#0", "7 c#0 runs"];
+    let seen: Vec<_> = world.told("c").into_iter().filter(|line| !line.contains("Killing")).collect();
+    assert_eq!(seen, expected);
 }
 
 /// A pod that restarts itself all the time is slowed down as a container would be.

@@ -78,6 +78,18 @@ fn a_container_that_a_probe_kills_is_asked_first() {
     assert_eq!(world.told("stop "), ["8 stop c#0 within 27s"]);
 }
 
+#[test]
+fn a_restarted_agent_goes_on_with_its_probes() {
+    let mut spec = pod(RestartPolicy::Always, &["c"]);
+    set(&mut spec, "c", ProbeKind::Readiness, probe());
+    // The agent is torn off when it has noted down that a probe is under way.
+    let run = Run { healthy: (secs(5), secs(1000)), ..Run::default() };
+    let world = World::new(spec).runs("c", &[run]).at(2, Deed::Tear { away: secs(1) }).run(20);
+    assert_eq!(world.told("the agent is away").len(), 1);
+    let container = world.spec.container("c").unwrap();
+    assert!(world.state.containers["c"].running().unwrap().probes.ready(container));
+}
+
 /// The hook has failed: the container never counted as running, is stopped, and restarted by policy.
 #[test]
 fn a_failed_hook_after_the_start_ends_its_container() {

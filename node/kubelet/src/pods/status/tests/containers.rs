@@ -197,6 +197,27 @@ fn what_never_ran() {
     assert_eq!(short(container(&seen, "a").state.as_ref()), "waiting PodInitializing");
 }
 
+/// Its pod was on its way to a restart in place, in which it had not been started yet.
+#[test]
+fn what_did_not_run_again() {
+    let pod = plain("Never", &["c"]);
+    let over = State { round: 1, ending: ending(EndingCause::Deleted), ..state(&[("c", ended(&[0]))]) };
+    let seen = container(&status(&pod, &over), "c");
+    assert_eq!(short(seen.state.as_ref()), "terminated 137 ContainerStatusUnknown");
+    assert_eq!(short(seen.last_state.as_ref()), "terminated 0 Completed");
+}
+
+/// A pod ends while its sidecar is still being stopped: nothing is shown as going to be restarted.
+#[test]
+fn nothing_waits_in_a_pod_that_ends() {
+    let pod = plain("Always", &["s", "c"]);
+    let mut given_up = held("RunContainerError", "x", &[1]);
+    given_up.stage = Stage::Idle;
+    let ends =
+        State { ending: ending(EndingCause::Deleted), ..state(&[("s", running(&[])), ("c", given_up)]) };
+    assert_eq!(short(container(&status(&pod, &ends), "c").state.as_ref()), "terminated 1 Error");
+}
+
 /// One container has ended for good while another goes on: an old trouble says nothing about it.
 #[test]
 fn what_has_ended_for_good_is_not_shown_as_waiting() {
@@ -232,4 +253,22 @@ fn mounts_and_the_rest_of_the_status() {
     assert_eq!(seen.pod_ips.unwrap()[0].ip, "10.0.0.9");
     assert_eq!(seen.start_time.unwrap().0, at(0));
     assert_eq!(seen.observed_generation, Some(3));
+}
+
+/// The API server would refuse a status in which a container that is never restarted leaves `terminated`.
+#[test]
+fn what_was_stopped_to_be_restarted_is_not_shown_as_terminated() {
+    let pod = plain("Never", &["c"]);
+    let mut again = ended(&[143]);
+    again.finished[0].again = true;
+    for stage in [Stage::Idle, Stage::Pulling, Stage::Pulled, Stage::Starting] {
+        let attempts = if stage == Stage::Starting { 2 } else { 1 };
+        let next = ContainerRecord { stage, attempts, ..again.clone() };
+        let seen = container(&status(&pod, &state(&[("c", next)])), "c");
+        assert_eq!(short(seen.state.as_ref()), "waiting ContainerCreating");
+        assert_eq!(short(seen.last_state.as_ref()), "terminated 143 Error");
+        assert_eq!(seen.restart_count, 0);
+    }
+    let over = State { ending: ending(EndingCause::Deleted), ..state(&[("c", again)]) };
+    assert_eq!(short(container(&status(&pod, &over), "c").state.as_ref()), "terminated 143 Error");
 }

@@ -1,0 +1,340 @@
+//! Pods of two sources, on a provider that runs everything at once and stops only when it is told to.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{PodStatus, Service};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    events::Recorder,
+    pods::{
+        NodeFacts, PodIndex, Records,
+        api::{ApiError, Objects, PodApi},
+        container_id::container_id,
+        environment::References,
+        lifecycle::Limits,
+    },
+    runtime::{
+        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
+        Image, ImageError, Runtime, RuntimeError, StartError,
+    },
+};
+
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Containers by id, with the UID of their pod and whether they run.
+type Containers = BTreeMap<String, (String, bool)>;
+
+/// Runs what it is told to. What is to be stopped goes on until [`World::let_end`].
+#[derive(Debug)]
+struct Provider {
+    containers: watch::Sender<Containers>,
+    wakeups: Mutex<Option<mpsc::Receiver<String>>>,
+}
+
+#[async_trait]
+impl Runtime for Provider {
+    fn version(&self) -> String {
+        "fake://1".to_owned()
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<Image>, ImageError> {
+        let entrypoint = vec!["guest".to_owned()];
+        Ok(Some(Image { reference: image.to_owned(), entrypoint, ..Image::default() }))
+    }
+
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
+        Err(ImageError::Pull("there is no registry".to_owned()))
+    }
+
+    async fn images(&self) -> Vec<Image> {
+        Vec::new()
+    }
+
+    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+        self.containers.send_modify(|all| {
+            all.insert(spec.id.clone(), (spec.pod_uid.clone(), true));
+        });
+        Ok(())
+    }
+
+    async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
+        self.containers.send_modify(|all| {
+            all.remove(id);
+        });
+        Ok(())
+    }
+
+    async fn exec(&self, _: &ExecSpec) -> Result<ExecOutput, StartError> {
+        Err(StartError::Run("not here".to_owned()))
+    }
+
+    fn observe(&self, id: &str) -> Option<ContainerState> {
+        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
+        let (_, running) = *self.containers.borrow().get(id)?;
+        if running {
+            return Some(ContainerState::Running { started_at });
+        }
+        let (exit_code, reason, message) = (143, ExitReason::Stopped, String::new());
+        Some(ContainerState::Exited(Exit { started_at, finished_at, exit_code, reason, message }))
+    }
+
+    fn containers(&self) -> Vec<ContainerRef> {
+        let all = self.containers.borrow();
+        all.iter()
+            .map(|(id, (pod_uid, _))| ContainerRef { id: id.clone(), pod_uid: pod_uid.clone() })
+            .collect()
+    }
+
+    fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
+        self.wakeups.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// An API server that notes down which object each status was written to.
+#[derive(Debug)]
+struct Api(watch::Sender<Vec<(String, PodStatus)>>);
+
+#[async_trait]
+impl PodApi for Api {
+    async fn publish(&self, pod: &Pod, status: &PodStatus) -> Result<Pod, ApiError> {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        self.0.send_modify(|written| written.push((uid, status.clone())));
+        Ok(Pod { status: Some(status.clone()), ..pod.clone() })
+    }
+
+    async fn finalize(&self, _: &Pod) -> Result<(), ApiError> {
+        Ok(())
+    }
+
+    async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
+        Ok(Objects::default())
+    }
+
+    /// It cannot be reached, so services were never read.
+    fn services(&self) -> Option<Vec<Arc<Service>>> {
+        None
+    }
+}
+
+struct World {
+    _root: tempfile::TempDir,
+    _node: watch::Sender<NodeFacts>,
+    records: Records,
+    runtime: Arc<Provider>,
+    wake: mpsc::Sender<String>,
+    written: watch::Receiver<Vec<(String, PodStatus)>>,
+    board: watch::Receiver<Board>,
+    updates: mpsc::Sender<Update>,
+    cancel: CancellationToken,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl World {
+    /// A manager; what runs from before it came is given by UIDs of pods.
+    fn with(running: &[&str]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let (wake, wakeups) = mpsc::channel(10);
+        let before =
+            running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
+        let (containers, _) = watch::channel(before);
+        let runtime = Arc::new(Provider { containers, wakeups: Mutex::new(Some(wakeups)) });
+        let (api, written) = watch::channel(Vec::new());
+        let (sink, _) = mpsc::channel(1);
+        let (node, facts) = watch::channel(NodeFacts::default());
+        let records = Records::open(root.path()).unwrap();
+        let shared = Shared {
+            runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
+            api: Arc::new(Api(api)),
+            recorder: Recorder::local(sink),
+            records: records.clone(),
+            index: PodIndex::default(),
+            admission: None,
+            node: facts,
+            logs_dir: root.path().join("logs"),
+            registry_config: None,
+            limits: Limits::default(),
+        };
+        let (board, shown) = watch::channel(Board::default());
+        let (updates, receiver) = mpsc::channel(10);
+        let cancel = CancellationToken::new();
+        let manager = PodManager::new(Arc::new(shared)).with_static_pods(board);
+        tokio::spawn(manager.run(receiver, cancel.clone()));
+        Self { _root: root, _node: node, records, runtime, wake, written, board: shown, updates, cancel }
+    }
+
+    async fn tell(&self, update: Update) {
+        self.updates.send(update).await.unwrap();
+    }
+
+    async fn set(&self, pod: Value) {
+        self.tell(Update::Set(Box::new(serde_json::from_value(pod).unwrap()))).await;
+    }
+
+    async fn synced(&self, source: Source, uids: &[&str]) {
+        self.tell(Update::Synced(source, uids.iter().map(|uid| (*uid).to_owned()).collect())).await;
+    }
+
+    /// Waits until the pods of which something runs are these.
+    async fn runs(&self, uids: &[&str]) {
+        let mut containers = self.runtime.containers.subscribe();
+        let is = |all: &Containers| {
+            let mut running: Vec<_> =
+                all.values().filter(|(_, runs)| *runs).map(|(uid, _)| uid.as_str()).collect();
+            running.sort_unstable();
+            running == uids
+        };
+        let reached =
+            tokio::time::timeout(PATIENCE, containers.wait_for(is)).await.map(|state| state.is_ok());
+        assert_eq!(reached, Ok(true), "{uids:?}: {:?}", self.runtime.containers.borrow());
+    }
+
+    /// Ends the guests of a pod that is to be stopped.
+    async fn let_end(&self, uid: &str) {
+        self.runtime.containers.send_modify(|all| {
+            all.values_mut().filter(|(of, _)| of == uid).for_each(|(_, runs)| *runs = false);
+        });
+        self.wake.send(uid.to_owned()).await.unwrap();
+    }
+
+    /// Waits until the object of this UID was told that phase.
+    async fn told(&mut self, uid: &str, phase: &str) {
+        let is = |written: &Vec<(String, PodStatus)>| {
+            written.iter().any(|(to, status)| to == uid && status.phase.as_deref() == Some(phase))
+        };
+        let reached =
+            tokio::time::timeout(PATIENCE, self.written.wait_for(is)).await.map(|state| state.is_ok());
+        assert_eq!(reached, Ok(true), "{phase} for {uid}");
+    }
+
+    /// Waits until the board is as it is asked for.
+    async fn shown(&mut self, is: impl Fn(&Board) -> bool) {
+        let reached = tokio::time::timeout(PATIENCE, self.board.wait_for(|board| is(board))).await;
+        assert_eq!(reached.map(|board| board.is_ok()), Ok(true), "{:?}", self.board.borrow());
+    }
+}
+
+fn pod(name: &str, uid: &str, annotations: Value) -> Value {
+    json!({
+        "metadata": {"name": name, "namespace": "default", "uid": uid, "annotations": annotations},
+        "spec": {"containers": [{"name": "c", "image": "i:v1", "imagePullPolicy": "IfNotPresent"}]},
+    })
+}
+
+fn static_pod(name: &str, uid: &str) -> Value {
+    pod(name, uid, json!({"kubernetes.io/config.source": "file", "kubernetes.io/config.hash": uid}))
+}
+
+fn mirror(name: &str, uid: &str, of: &str) -> Value {
+    pod(name, uid, json!({"kubernetes.io/config.mirror": of, "kubernetes.io/config.hash": of}))
+}
+
+#[tokio::test]
+async fn nothing_is_an_orphan_before_every_source_has_told_all() {
+    let world = World::with(&["from-api", "orphan"]);
+    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world.synced(Source::File, &["static"]).await;
+    world.set(static_pod("p", "static")).await;
+    world.runs(&["from-api", "orphan", "static"]).await;
+    assert!(world.records.knows("orphan"));
+    world.set(pod("q", "from-api", json!({}))).await;
+    world.synced(Source::Api, &["from-api"]).await;
+    world.runs(&["from-api", "static"]).await;
+    let removed = tokio::time::timeout(PATIENCE, async {
+        while world.records.knows("orphan") {
+            tokio::task::yield_now().await;
+        }
+    });
+    removed.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_source_speaks_for_its_own_pods_only() {
+    let world = World::with(&["from-api"]);
+    world.set(static_pod("p", "static")).await;
+    world.set(pod("q", "from-api", json!({}))).await;
+    world.synced(Source::File, &["static"]).await;
+    world.synced(Source::Api, &["from-api"]).await;
+    world.runs(&["from-api", "static"]).await;
+    // Each is ended by its own source alone.
+    world.synced(Source::File, &[]).await;
+    world.let_end("static").await;
+    world.runs(&["from-api"]).await;
+    world.synced(Source::Api, &[]).await;
+    world.let_end("from-api").await;
+    world.runs(&[]).await;
+}
+
+#[tokio::test]
+async fn a_new_version_of_a_static_pod_waits_for_the_end_of_the_old_one() {
+    let mut world = World::with(&[]);
+    world.synced(Source::Api, &[]).await;
+    world.set(static_pod("p", "v1")).await;
+    world.synced(Source::File, &["v1"]).await;
+    world.runs(&["v1"]).await;
+    world.set(static_pod("p", "v2")).await;
+    world.synced(Source::File, &["v2"]).await;
+    world.set(static_pod("other", "other")).await;
+    world.runs(&["other", "v1"]).await;
+    // The file is changed back while its pod is still being stopped: it has to end all the same.
+    world.set(static_pod("p", "v1")).await;
+    world.synced(Source::File, &["other", "v1"]).await;
+    world.shown(|board| board.pods.values().any(|pod| pod.ending)).await;
+    world.let_end("v1").await;
+    world.shown(|board| !board.pods.values().any(|pod| pod.ending)).await;
+    world.runs(&["other", "v1"]).await;
+}
+
+#[tokio::test]
+async fn a_mirror_is_no_pod_to_run_but_is_told_how_its_pod_is() {
+    let mut world = World::with(&[]);
+    world.synced(Source::File, &["v1"]).await;
+    world.set(static_pod("p", "v1")).await;
+    world.runs(&["v1"]).await;
+    assert_eq!(world.written.borrow().len(), 0, "there is nobody to tell yet");
+
+    world.set(mirror("p", "m0", "v0")).await;
+    world.set(mirror("p", "m1", "v1")).await;
+    world.told("m1", "Running").await;
+    // Its successor knows nothing of what it was told.
+    world.tell(Update::Gone("m1".to_owned())).await;
+    world.set(mirror("p", "m2", "v1")).await;
+    world.told("m2", "Running").await;
+    world.synced(Source::Api, &["m2"]).await;
+    world.runs(&["v1"]).await;
+    let told: HashSet<String> = world.written.borrow().iter().map(|(uid, _)| uid.clone()).collect();
+    assert_eq!(
+        told,
+        HashSet::from(["m1".to_owned(), "m2".to_owned()]),
+        "the mirror of another version is not told"
+    );
+}
+
+#[tokio::test]
+async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
+    let mut world = World::with(&[]);
+    world.synced(Source::File, &[]).await;
+    world.set(mirror("p", "m1", "v1")).await;
+    world.synced(Source::Api, &["m1"]).await;
+    world.shown(|board| !board.mirrors.is_empty()).await;
+    world.synced(Source::Api, &[]).await;
+    world.shown(|board| board.mirrors.is_empty()).await;
+    world.runs(&[]).await;
+}
