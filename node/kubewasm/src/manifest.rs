@@ -31,6 +31,9 @@ fn parse(text: &str) -> anyhow::Result<Pod> {
     let mut documents = serde_yaml_ng::Deserializer::from_str(text);
     let document = documents.next().context("the file is empty; it should hold a Pod")?;
     let value = serde_yaml_ng::Value::deserialize(document)?;
+    if value.is_null() {
+        bail!("the file is empty; it should hold a Pod");
+    }
     let kind = value.get("kind").and_then(|k| k.as_str()).unwrap_or("nothing that says its kind");
     if kind != "Pod" {
         bail!("the file holds {kind}; `kubewasm run` takes a Pod (apiVersion: v1, kind: Pod)");
