@@ -225,6 +225,8 @@ fn write_config(path: &Path, ca: &Path, pod_logs: &Path, extra: &BTreeMap<String
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": { "x509": { "clientCAFile": ca } },
+        // How full the disk and the memory of this machine are decides no test.
+        "evictionHard": {},
         "podLogsDir": pod_logs,
         "rotateCertificates": true,
     });

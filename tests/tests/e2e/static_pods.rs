@@ -30,7 +30,10 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 async fn a_mirror_shows_the_pod_and_cannot_end_it() {
     with_temp_ns(async |client, ns| {
         let files = Files::new(&suite().await.home, "mirrored");
-        files.write("web.yaml", &pod("web", ns, &suite().await.actor.tagged, &["say", "hello", "sleep", "600"]));
+        files.write(
+            "web.yaml",
+            &pod("web", ns, &suite().await.actor.tagged, &["say", "hello", "sleep", "600"]),
+        );
         let node = files.node("mirrored-node").await;
         let pods = Pods::new(&client, ns);
         let name = "web-mirrored-node";

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 /// Pods by UID. Written by the pod tasks, each its own; read by the HTTPS server.
 #[derive(Clone, Debug, Default)]
@@ -45,4 +45,15 @@ impl PodIndex {
         });
         named.min_by_key(|pod| pod.metadata.deletion_timestamp.is_some()).cloned()
     }
+}
+
+/// The pod as it is shown: with the status that was computed, and the conditions that are others'.
+pub(super) fn shown(pod: &Pod, computed: &PodStatus) -> Pod {
+    let mut status = computed.clone();
+    let ours = status.conditions.get_or_insert_default();
+    let present = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let foreign: Vec<_> =
+        present.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned().collect();
+    ours.extend(foreign);
+    Pod { status: Some(status), ..pod.clone() }
 }

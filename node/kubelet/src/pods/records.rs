@@ -87,10 +87,7 @@ impl Records {
     /// # Errors
     /// What the system says.
     pub fn remove(&self, uid: &str) -> io::Result<()> {
-        match fs::remove_dir_all(self.dir(uid)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_tree(&self.dir(uid))
     }
 
     /// UIDs of all pods that are remembered.
@@ -103,6 +100,14 @@ impl Records {
             uids.extend(entry?.file_name().into_string().ok());
         }
         Ok(uids)
+    }
+}
+
+/// Removes a folder, if it is there.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -25,10 +25,12 @@ use super::{
     api::ApiError,
     container_id::container_id,
     handlers::{Attempt, Ongoing},
+    index,
     launch::Launch,
     lifecycle::{self, Action, EndingCause, Note, PodName, ProbeKind, Spec, State, Trouble},
     publisher::Publisher,
     pull::{self, PullPolicy},
+    records::remove_tree,
     shared::{Shared, tell},
     status, termination,
 };
@@ -532,8 +534,7 @@ impl PodTask {
             self.publisher.observe(object, &status);
         }
         if self.status.as_ref() != Some(&status) {
-            let shown = Pod { status: Some(shown_status(&self.pod, &status)), ..Pod::clone(&self.pod) };
-            self.shared.index.put(&self.name.uid, Arc::new(shown));
+            self.shared.index.put(&self.name.uid, Arc::new(index::shown(&self.pod, &status)));
         }
         if !self.is_gone()
             && let Some(object) = self.object.clone()
@@ -593,22 +594,4 @@ fn uid(pod: Option<&Pod>) -> Option<&str> {
 
 fn after(at: Timestamp, duration: Duration) -> Timestamp {
     lifecycle::backoff::after(at, duration)
-}
-
-fn remove_tree(path: &std::path::Path) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// What `/pods` shows: our status, with the conditions that are others'.
-fn shown_status(pod: &Pod, computed: &PodStatus) -> PodStatus {
-    let mut status = computed.clone();
-    let ours = status.conditions.get_or_insert_default();
-    let present = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let foreign: Vec<_> =
-        present.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned().collect();
-    ours.extend(foreign);
-    status
 }

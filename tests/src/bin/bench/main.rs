@@ -12,6 +12,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod calm;
 mod machine;
 mod memory;
 mod observer;
@@ -22,6 +23,7 @@ mod quantiles;
 mod report;
 mod starts;
 mod table;
+mod view;
 
 use std::{
     fs,

@@ -66,6 +66,7 @@ pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result
         pods.create_all(name, node.name(), there..size).await?;
         observer.running(size, MANY).await?;
         there = there.max(size);
+        pods.settle().await?;
         measured.push(look(node, size).await?);
         step.done();
     }
@@ -82,9 +83,11 @@ impl Processes {
     fn of(node: &Node) -> Result<Self> {
         let (mut agent, mut workers) = (None, Vec::new());
         for pid in process::all_under(node.root())? {
-            match procfs::subcommand(pid)?.as_str() {
-                "node" => agent = Some(pid),
-                _ => workers.push(pid),
+            // What has ended since it was found was no worker: those stay.
+            match procfs::subcommand(pid).as_deref() {
+                Ok("node") => agent = Some(pid),
+                Ok("worker") => workers.push(pid),
+                _ => {}
             }
         }
         Ok(Self { agent: agent.context("the node's agent does not run")?, workers })

@@ -1,23 +1,28 @@
 //! What somebody who watches the pods sees, and when.
 //!
 //! An [`Observer`] has a watch of its own and stamps each event as it arrives; [`Sightings`] is what it has
-//! seen so far. A watch that ends would leave a hole in the record, so that its end is an error here and not
-//! something to recover from.
+//! seen so far. The API server closes a watch whose reader falls behind, which happens on a busy machine; it
+//! is taken up again where it ended, so that nothing is missed, and counted, because what comes late that
+//! way is stamped late.
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, ResourceExt as _,
+    Client,
     api::{ListParams, WatchEvent, WatchParams},
 };
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::view::{self, View};
+
 /// Seconds after which the API server ends a watch: the most that it takes; no measurement is that long.
 const WATCH_TIMEOUT: u32 = 294;
+
+/// How often a watch may end before that is no accident any more.
+const RESUMPTIONS: usize = 20;
 
 /// When one pod was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,27 +39,28 @@ pub(crate) struct Sighting {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sightings {
     pods: BTreeMap<String, Sighting>,
+    /// How often the watch was closed.
+    pub(crate) closed: usize,
     /// Why no more can be learnt: a pod that ended, or the watch itself.
     trouble: Option<String>,
 }
 
 impl Sightings {
     /// Takes down that `pod` was seen like this at `now`.
-    fn see(&mut self, pod: &Pod, now: Instant) {
-        if pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()).is_none() {
+    fn see(&mut self, pod: &View, now: Instant) {
+        if pod.spec.node_name.is_none() {
             return;
         }
-        let name = pod.name_any();
+        let name = &pod.metadata.name;
         let sighting =
             self.pods.entry(name.clone()).or_insert(Sighting { bound: now, running: None, gone: false });
-        let status = pod.status.as_ref();
-        match status.and_then(|status| status.phase.as_deref()) {
-            Some("Running") => {
+        match pod.status.phase.as_str() {
+            "Running" => {
                 sighting.running.get_or_insert(now);
             }
             // Pods that are being deleted may end.
-            Some(ended @ ("Failed" | "Succeeded")) if pod.metadata.deletion_timestamp.is_none() => {
-                let why = status.and_then(|status| status.message.as_deref()).unwrap_or("no message");
+            ended @ ("Failed" | "Succeeded") if pod.metadata.deletion_timestamp.is_none() => {
+                let why = pod.status.message.as_deref().unwrap_or("no message");
                 self.trouble = Some(format!("the pod {name} is {ended}, and should run on: {why}"));
             }
             _ => {}
@@ -62,22 +68,22 @@ impl Sightings {
     }
 
     /// Takes down that `pod` is gone.
-    fn miss(&mut self, pod: &Pod) {
-        if let Some(sighting) = self.pods.get_mut(&pod.name_any()) {
+    fn miss(&mut self, pod: &View) {
+        if let Some(sighting) = self.pods.get_mut(&pod.metadata.name) {
             sighting.gone = true;
         }
     }
 
     /// Takes down one event of the watch.
-    fn take(&mut self, event: Result<WatchEvent<Pod>, kube::Error>, now: Instant) {
+    fn take(&mut self, event: &WatchEvent<View>, now: Instant) {
         match event {
-            Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => self.see(&pod, now),
-            Ok(WatchEvent::Deleted(pod)) => self.miss(&pod),
-            Ok(WatchEvent::Bookmark(_)) => {}
-            Ok(WatchEvent::Error(status)) => {
-                self.trouble = Some(format!("the watch was ended: {}", status.message));
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => self.see(pod, now),
+            WatchEvent::Deleted(pod) => self.miss(pod),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(status) => {
+                self.trouble =
+                    Some(format!("the API server refuses to go on with the watch: {}", status.message));
             }
-            Err(error) => self.trouble = Some(format!("the watch broke: {error}")),
         }
     }
 
@@ -116,17 +122,29 @@ impl Observer {
     ///
     /// # Errors
     /// When the API server does not let us.
-    pub(crate) async fn start(api: &Api<Pod>, labels: &str) -> Result<Self> {
-        let there =
-            api.list(&ListParams::default().labels(labels).limit(1)).await.context("cannot list pods")?;
+    pub(crate) async fn start(client: &Client, labels: &str) -> Result<Self> {
+        let list = view::pods().list(&ListParams::default().labels(labels).limit(1))?;
+        let there: view::List = client.request(list).await.context("cannot list pods")?;
         if !there.items.is_empty() {
             bail!("there are pods with the labels {labels} already");
         }
         let version = there.metadata.resource_version.unwrap_or_default();
         let params = WatchParams::default().labels(labels).timeout(WATCH_TIMEOUT);
-        let events = api.watch(&params, &version).await.context("cannot watch pods")?;
         let (sender, seen) = watch::channel(Sightings::default());
-        let task = tokio::spawn(async move { follow(events, &sender).await });
+        let client = client.clone();
+        let task = tokio::spawn(async move {
+            let watch = |version: String| {
+                let (client, params) = (client.clone(), params.clone());
+                async move {
+                    let request = view::pods().watch(&params, &version).map_err(kube::Error::BuildRequest)?;
+                    client.request_events(request).await
+                }
+            };
+            let ended = follow(version, &sender, watch).await;
+            if let Err(error) = ended {
+                sender.send_modify(|seen| seen.trouble = Some(format!("{error:#}")));
+            }
+        });
         Ok(Self { seen, _watch: AbortOnDropHandle::new(task) })
     }
 
@@ -171,35 +189,56 @@ impl Observer {
     }
 }
 
-/// Takes down the events of a watch until it ends.
-async fn follow(
-    events: impl Stream<Item = Result<WatchEvent<Pod>, kube::Error>>,
+/// Takes down the events of a watch that begins at `version`, and again of one that begins where it ended.
+async fn follow<F, S>(
+    mut version: String,
     seen: &watch::Sender<Sightings>,
-) {
-    let mut events = pin!(events);
-    while let Some(event) = events.next().await {
-        let now = Instant::now();
-        seen.send_modify(|seen| seen.take(event, now));
+    watch: impl Fn(String) -> F,
+) -> Result<()>
+where
+    F: Future<Output = kube::Result<S>>,
+    S: Stream<Item = kube::Result<WatchEvent<View>>>,
+{
+    for _ in 0..=RESUMPTIONS {
+        let mut events = pin!(watch(version.clone()).await.context("cannot watch pods")?);
+        // Whether the API server closed the watch or the connection broke makes no difference.
+        while let Some(Ok(event)) = events.next().await {
+            let now = Instant::now();
+            seen.send_modify(|seen| seen.take(&event, now));
+            version = version_of(&event).unwrap_or(version);
+        }
+        seen.send_modify(|seen| seen.closed += 1);
     }
-    seen.send_modify(|seen| {
-        seen.trouble.get_or_insert_with(|| "the API server ended the watch".to_owned());
-    });
+    bail!("the observer's watch was closed more than {RESUMPTIONS} times, and is given up")
+}
+
+/// The version of the pods that the next watch must begin after, where an event tells it.
+fn version_of(event: &WatchEvent<View>) -> Option<String> {
+    match event {
+        WatchEvent::Added(pod) | WatchEvent::Modified(pod) | WatchEvent::Deleted(pod) => {
+            pod.metadata.resource_version.clone()
+        }
+        WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version.clone()),
+        WatchEvent::Error(_) => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::sync::Mutex;
 
     use super::*;
 
-    fn pod(name: &str, node: Option<&str>, phase: &str) -> Pod {
-        let spec = json!({ "containers": [], "nodeName": node });
-        let pod = json!({ "metadata": { "name": name }, "spec": spec, "status": { "phase": phase } });
-        serde_json::from_value(pod).unwrap()
+    fn pod(name: &str, node: Option<&str>, phase: &str) -> View {
+        let mut view = View::default();
+        view.metadata.name = name.to_owned();
+        view.spec.node_name = node.map(str::to_owned);
+        view.status.phase = phase.to_owned();
+        view
     }
 
     /// Sees pods, one millisecond after the other.
-    fn seen(pods: &[Pod]) -> Sightings {
+    fn seen(pods: &[View]) -> Sightings {
         let (start, mut seen) = (Instant::now(), Sightings::default());
         for (at, pod) in (0..).zip(pods) {
             seen.see(pod, start + Duration::from_millis(at));
@@ -234,21 +273,35 @@ mod tests {
     #[test]
     fn a_pod_that_ends_is_trouble_unless_it_is_being_deleted() {
         let mut deleted = pod("a", Some("node"), "Failed");
-        deleted.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        deleted.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
         assert_eq!(seen(&[deleted]).trouble, None);
         let trouble = seen(&[pod("a", Some("node"), "Failed")]).trouble.unwrap();
         assert_eq!(trouble, "the pod a is Failed, and should run on: no message");
     }
 
     #[tokio::test]
-    async fn the_end_of_the_watch_is_trouble() {
+    async fn a_watch_that_is_closed_goes_on_where_it_ended_but_not_for_ever() {
         let (sender, receiver) = watch::channel(Sightings::default());
-        let added = Ok(WatchEvent::Added(pod("a", Some("node"), "Running")));
-        follow(futures::stream::iter([added]), &sender).await;
-        let mut observer =
-            Observer { seen: receiver, _watch: AbortOnDropHandle::new(tokio::spawn(async {})) };
-        assert_eq!(observer.seen.borrow().running(), 1);
-        let error = observer.running(2, Duration::from_secs(5)).await.unwrap_err();
-        assert_eq!(error.to_string(), "the API server ended the watch");
+        let begins = Mutex::new(Vec::new());
+        let ended = follow("1".to_owned(), &sender, async |version| {
+            let number = begins.lock().unwrap().len() + 2;
+            begins.lock().unwrap().push(version);
+            let mut pod = pod(&format!("pod-{number}"), Some("node"), "Running");
+            pod.metadata.resource_version = Some(number.to_string());
+            Ok(futures::stream::iter([Ok(WatchEvent::Added(pod))]))
+        });
+        let error = ended.await.unwrap_err().to_string();
+        assert_eq!(error, "the observer's watch was closed more than 20 times, and is given up");
+        assert_eq!((receiver.borrow().running(), receiver.borrow().closed), (21, 21));
+        assert_eq!(begins.lock().unwrap()[..3], ["1", "2", "3"]);
+    }
+
+    #[tokio::test]
+    async fn trouble_ends_the_waiting() {
+        let (sender, seen) = watch::channel(Sightings::default());
+        let mut observer = Observer { seen, _watch: AbortOnDropHandle::new(tokio::spawn(async {})) };
+        sender.send_modify(|seen| seen.trouble = Some("the sky fell".to_owned()));
+        let error = observer.running(2, Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!(error.to_string(), "the sky fell");
     }
 }

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client,
+    Client,
     api::{DeleteParams, ListParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::observer::Observer;
+use crate::{calm, observer::Observer, view};
 
 /// Requests that are under way at once when many pods are created.
 const CREATES: usize = 50;
@@ -30,16 +29,16 @@ const SLEEP: &str = "86400";
 const LABEL: &str = "kubewasm.dev/bench";
 
 /// Makes pods, and removes them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Pods {
-    api: Api<Pod>,
+    client: Client,
     image: String,
 }
 
 impl Pods {
     /// Pods that run `image`, the actor guest.
     pub(crate) fn new(client: &Client, image: &str) -> Self {
-        Self { api: Api::default_namespaced(client.clone()), image: image.to_owned() }
+        Self { client: client.clone(), image: image.to_owned() }
     }
 
     /// Watches the pods of the measurement `name`, of which there are none yet.
@@ -47,7 +46,7 @@ impl Pods {
     /// # Errors
     /// See [`Observer::start`].
     pub(crate) async fn observe(&self, name: &str) -> Result<Observer> {
-        Observer::start(&self.api, &format!("{LABEL}={name}")).await
+        Observer::start(&self.client, &selector(name)).await
     }
 
     /// Creates pod number `number` of the measurement `name` on `node`.
@@ -55,8 +54,9 @@ impl Pods {
     /// # Errors
     /// When the API server refuses it.
     pub(crate) async fn create(&self, name: &str, node: &str, number: usize) -> Result<()> {
-        let pod = manifest(name, node, number, &self.image)?;
-        self.api.create(&PostParams::default(), &pod).await.context("cannot create a pod")?;
+        let pod = manifest(name, node, number, &self.image).to_string().into_bytes();
+        let request = view::pods().create(&PostParams::default(), pod)?;
+        self.client.request_text(request).await.context("cannot create a pod")?;
         Ok(())
     }
 
@@ -80,39 +80,59 @@ impl Pods {
         Ok(start.elapsed())
     }
 
-    /// Deletes the pods of the measurement `name`, and waits until `observer` has seen them all go.
+    /// Waits until their nodes have nothing more to say about the pods.
+    ///
+    /// # Errors
+    /// See [`calm::silence`].
+    pub(crate) async fn settle(&self) -> Result<()> {
+        calm::silence(&self.client).await
+    }
+
+    /// Deletes the pods of the measurement `name`, waits until `observer` has seen them all go, and until
+    /// their node has settled.
     ///
     /// # Errors
     /// When one does not go.
     pub(crate) async fn remove(&self, name: &str, mut observer: Observer) -> Result<()> {
-        let of_this = ListParams::default().labels(&format!("{LABEL}={name}"));
         let params = DeleteParams::default().grace_period(GRACE);
-        self.api.delete_collection(&params, &of_this).await.context("cannot delete pods")?;
-        observer.gone(REMOVAL).await
+        let request =
+            view::pods().delete_collection(&params, &ListParams::default().labels(&selector(name)))?;
+        self.client.request_text(request).await.context("cannot delete pods")?;
+        observer.gone(REMOVAL).await?;
+        self.settle().await
     }
 }
 
-fn manifest(name: &str, node: &str, number: usize, image: &str) -> Result<Pod> {
-    let pod = json!({
+fn selector(name: &str) -> String {
+    format!("{LABEL}={name}")
+}
+
+fn manifest(name: &str, node: &str, number: usize, image: &str) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
         "metadata": { "name": format!("{name}-{number}"), "labels": { LABEL: name } },
         "spec": {
             "nodeName": node,
-            // Both nodes could have taints; a pod that is bound by hand is evicted for some of them.
+            // Nodes have taints, for which a pod that is bound by hand would be evicted.
             "tolerations": [{ "operator": "Exists" }],
             "containers": [{ "name": "main", "image": image, "args": ["sleep", SLEEP] }],
         },
-    });
-    serde_json::from_value(pod).context("not a pod")
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::Pod;
+
     use super::*;
 
     #[test]
-    fn a_pod_is_bound_from_the_start() {
-        let pod = manifest("burst", "a-node", 7, "registry/actor:v1").unwrap();
+    fn a_pod_is_bound_from_the_start_and_carries_its_label() {
+        let pod: Pod = serde_json::from_value(manifest("burst", "a-node", 7, "registry/actor:v1")).unwrap();
         assert_eq!(pod.metadata.name.as_deref(), Some("burst-7"));
+        assert_eq!(pod.metadata.labels.unwrap()[LABEL], "burst");
+        assert_eq!(selector("burst"), format!("{LABEL}=burst"));
         assert_eq!(pod.spec.unwrap().node_name.as_deref(), Some("a-node"));
     }
 }

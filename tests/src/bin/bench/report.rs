@@ -50,8 +50,13 @@ pub(crate) struct Peers<T> {
 
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
-    let head = head(&report.machine, &report.versions);
-    format!("{head}\n{}\n{}", starts(&report.starts), memory(&report.memory))
+    format!(
+        "{}\n{}{}\n{}",
+        head(&report.machine, &report.versions),
+        starts(&report.starts),
+        remark(&report.starts),
+        memory(&report.memory)
+    )
 }
 
 fn head(machine: &Machine, versions: &Versions) -> String {
@@ -115,6 +120,18 @@ fn starts(starts: &Peers<Starts>) -> Table {
     table
 }
 
+/// What a reader must know about the table of starts.
+fn remark(starts: &Peers<Starts>) -> String {
+    let closed = |starts: &Starts| starts.watches_closed;
+    match (closed(&starts.kubewasm), starts.kwok.as_ref().map_or(0, closed)) {
+        (0, 0) => String::new(),
+        (kubewasm, kwok) => format!(
+            "\nThe observer fell behind and lost its watch for a moment ({kubewasm} times on kubewasm, {kwok} on \
+             kwok): some times are too long.\n"
+        ),
+    }
+}
+
 fn memory(levels: &[Memory]) -> Table {
     // From the second level on, so that what the first pod brings (a worker, the module) does not count as
     // the price of every pod.
@@ -163,7 +180,7 @@ mod tests {
     fn starts_of(milliseconds: u64) -> Starts {
         let each = Quantiles::of(vec![Duration::from_millis(milliseconds); 200]).unwrap();
         let time = Duration::from_millis(milliseconds * 10);
-        Starts { single_ms: each, bursts: vec![Burst::new(time, time * 2, each)] }
+        Starts { single_ms: each, bursts: vec![Burst::new(time, time * 2, each)], watches_closed: 0 }
     }
 
     fn level(pods: usize, agent: u64, workers: u64) -> Memory {
@@ -203,6 +220,14 @@ mod tests {
         let table = starts(&Peers { kubewasm: starts_of(50), kwok: None });
         assert_eq!(row(&table, "starting pods"), ["kubewasm"]);
         assert_eq!(row(&table, "one by one, bound to Running, p99"), ["50.0"]);
+    }
+
+    #[test]
+    fn a_watch_that_was_lost_is_told() {
+        let mut starts = Peers { kubewasm: starts_of(50), kwok: None };
+        assert_eq!(remark(&starts), "");
+        starts.kubewasm.watches_closed = 2;
+        assert!(remark(&starts).contains("2 times on kubewasm, 0 on kwok"));
     }
 
     #[test]

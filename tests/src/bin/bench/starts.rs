@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use kubewasm_tests::progress::{Step, say};
 use serde::Serialize;
 
-use crate::{pods::Pods, quantiles::Quantiles};
+use crate::{observer::Sightings, pods::Pods, quantiles::Quantiles};
 
 /// Time for one pod, and for many, to run. They need far less; who waits for it has found a fault.
 const ONE: Duration = Duration::from_secs(60);
@@ -33,6 +33,8 @@ pub(crate) struct Starts {
     pub(crate) single_ms: Quantiles,
     /// Every round of many at once, the slowest first.
     pub(crate) bursts: Vec<Burst>,
+    /// How often the observer's watch was closed and went on: what came late that way was stamped late.
+    pub(crate) watches_closed: usize,
 }
 
 impl Starts {
@@ -88,15 +90,25 @@ pub(crate) async fn measure(pods: &Pods, nodes: &[&str], sizes: Sizes) -> Result
     let mut measured = Vec::with_capacity(nodes.len());
     for node in nodes {
         let step = Step::begin(&format!("{} pods one after the other on {node}", sizes.single));
-        let single_ms = one_by_one(pods, &format!("{node}-single"), node, sizes.single).await?;
+        let seen = one_by_one(pods, &format!("{node}-single"), node, sizes.single).await?;
         step.done();
-        measured.push(Starts { single_ms, bursts: Vec::with_capacity(sizes.rounds) });
+        let single_ms = Quantiles::of(seen.durations()).context("no pod was measured")?;
+        measured.push(Starts {
+            single_ms,
+            bursts: Vec::with_capacity(sizes.rounds),
+            watches_closed: seen.closed,
+        });
     }
     for round in 0..sizes.rounds {
         for (node, starts) in nodes.iter().zip(&mut measured) {
-            let burst = at_once(pods, &format!("{node}-burst-{round}"), node, sizes.burst).await?;
+            let name = format!("{node}-burst-{round}");
+            let (created, seen) = at_once(pods, &name, node, sizes.burst).await?;
+            let running = seen.span().context("no pod was seen")?;
+            let each = Quantiles::of(seen.durations()).context("no pod was measured")?;
+            let burst = Burst::new(created, running, each);
             say(&format!("  {} pods at once on {node}: {:.1} a second", burst.pods, burst.running_per_s));
             starts.bursts.push(burst);
+            starts.watches_closed += seen.closed;
         }
     }
     for starts in &mut measured {
@@ -106,25 +118,24 @@ pub(crate) async fn measure(pods: &Pods, nodes: &[&str], sizes: Sizes) -> Result
 }
 
 /// Starts a pod when the one before runs. They stay until all have run, so that no deletion gets in the way.
-async fn one_by_one(pods: &Pods, name: &str, node: &str, count: usize) -> Result<Quantiles> {
+async fn one_by_one(pods: &Pods, name: &str, node: &str, count: usize) -> Result<Sightings> {
     let mut observer = pods.observe(name).await?;
-    let mut seen = Vec::new();
+    let mut seen = Sightings::default();
     for number in 0..count {
         pods.create(name, node, number).await?;
-        seen = observer.running(number + 1, ONE).await?.durations();
+        seen = observer.running(number + 1, ONE).await?;
     }
     pods.remove(name, observer).await?;
-    Quantiles::of(seen).context("no pod was measured")
+    Ok(seen)
 }
 
-async fn at_once(pods: &Pods, name: &str, node: &str, count: usize) -> Result<Burst> {
+/// Starts pods at once, and returns the time that creating them took and what was seen of them.
+async fn at_once(pods: &Pods, name: &str, node: &str, count: usize) -> Result<(Duration, Sightings)> {
     let mut observer = pods.observe(name).await?;
     let created = pods.create_all(name, node, 0..count).await?;
     let seen = observer.running(count, MANY).await?;
     pods.remove(name, observer).await?;
-    let span = seen.span().context("no pod was seen")?;
-    let each = Quantiles::of(seen.durations()).context("no pod was measured")?;
-    Ok(Burst::new(created, span, each))
+    Ok((created, seen))
 }
 
 #[cfg(test)]
@@ -149,7 +160,7 @@ mod tests {
         {
             let bursts: Vec<Burst> = rounds.into_iter().map(burst).collect();
             let single_ms = Quantiles { count: 1, p50: 1.0, p90: 1.0, p99: 1.0 };
-            let starts = Starts { single_ms, bursts };
+            let starts = Starts { single_ms, bursts, watches_closed: 0 };
             assert_eq!(starts.burst().map(|burst| burst.running_s), expected);
         }
     }

@@ -356,7 +356,10 @@ mod tests {
     #[tokio::test]
     async fn messages_say_what_what_to_and_what_then() {
         for (code, expected) in [
-            (403, "the static pod shop/web-edge runs, but cannot be shown in the API: because (403); trying again"),
+            (
+                403,
+                "the static pod shop/web-edge runs, but cannot be shown in the API: because (403); trying again",
+            ),
             (409, "another pod of its name in the API"),
         ] {
             let (mut world, mirrors) = world();

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{files::Files, folder};
+use super::{FullName, files::Files, folder};
 use crate::pods::manager::{Source, Update};
 
 /// How often the files are looked at.
@@ -123,8 +123,12 @@ impl Told {
         }
         for (uid, pod) in &pods {
             if self.pods.get(uid) != Some(pod) {
+                tracing::info!(uid, "a file describes the static pod {}", FullName::of(pod));
                 updates.send(Update::Set(Box::new(Pod::clone(pod)))).await?;
             }
+        }
+        for (uid, pod) in self.pods.iter().filter(|(uid, _)| !pods.contains_key(*uid)) {
+            tracing::info!(uid, "no file describes this static pod {} any more", FullName::of(pod));
         }
         updates.send(Update::Synced(Source::File, pods.keys().cloned().collect())).await?;
         (self.pods, self.synced) = (pods, true);
