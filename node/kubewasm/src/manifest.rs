@@ -112,7 +112,7 @@ mod tests {
                 "container \"c\" has no image",
             ),
             ("kind: Pod\nmetadata: [\n", "line 3"),
-            ("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: 7\n    image: i\n", "line 5"),
+            ("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: c\n    args: 7\n", "line 6"),
         ];
         for (text, expected) in table {
             let error = format!("{:#}", parse(text).unwrap_err());
