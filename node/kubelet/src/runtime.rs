@@ -150,6 +150,11 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Initial working directory of the guest.
     pub working_dir: Option<String>,
+    /// Directory on the host for whatever the guest writes outside its mounts. It belongs to this attempt
+    /// alone: the kubelet makes its parent, and removes it once the container has been removed.
+    pub scratch: PathBuf,
+    /// The guest may write to its mounts only.
+    pub read_only_root: bool,
     /// Host paths that the guest sees, in mount order.
     pub mounts: Vec<Mount>,
     /// File that the guest's output is written to in CRI format; its directory exists.
@@ -173,7 +178,7 @@ pub struct ContainerSpec {
 /// A host file or directory that a guest sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Absolute path on the host.
+    /// Absolute path on the host, which exists: of a directory, or of a single file.
     pub host_path: PathBuf,
     /// Absolute path in the guest.
     pub guest_path: String,

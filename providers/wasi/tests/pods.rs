@@ -67,6 +67,8 @@ impl Node {
             argv: vec!["main".into()],
             env: Vec::new(),
             working_dir: None,
+            scratch: self.dir.path().join("scratch").join(id),
+            read_only_root: false,
             mounts: Vec::new(),
             log_path: self.dir.path().join(format!("{id}.log")),
             pod_ips: Vec::new(),

@@ -10,6 +10,7 @@ use super::{
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
     lifecycle::{Trouble, spec::is_static},
+    records::Records,
     refusal,
 };
 use crate::{
@@ -25,6 +26,7 @@ pub(super) struct Launch<'a> {
     pub(super) api: &'a dyn PodApi,
     pub(super) node: &'a NodeFacts,
     pub(super) logs_dir: &'a Path,
+    pub(super) records: &'a Records,
 }
 
 fn config_error(message: impl Into<String>) -> Trouble {
@@ -114,6 +116,7 @@ impl Launch<'_> {
         Ok(ContainerSpec {
             id: container_id(&uid, &container.name, attempt),
             log_path: logs::file(self.logs_dir, &namespace, &name, &uid, &container.name, attempt),
+            scratch: self.records.scratch(&uid, &container.name, attempt),
             pod_uid: uid,
             pod_namespace: namespace,
             pod_name: name,
@@ -123,6 +126,7 @@ impl Launch<'_> {
             argv,
             env,
             working_dir,
+            read_only_root: is_root_read_only(container),
             mounts: Vec::new(),
             pod_ips: self.node.pod_ips.clone(),
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
@@ -158,6 +162,11 @@ fn resource(
     let resources = container.resources.as_ref();
     let map = resources.and_then(|r| if limit { r.limits.as_ref() } else { r.requests.as_ref() });
     map.and_then(|m| m.get(name)).and_then(|q| read(&q.0).ok()).unwrap_or(0)
+}
+
+/// `securityContext.readOnlyRootFilesystem`.
+fn is_root_read_only(container: &Container) -> bool {
+    container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true)
 }
 
 /// Prefix of the volume with the API token that the API server adds to every pod.

@@ -1,7 +1,8 @@
 //! The memory of pods on disk, one folder per UID.
 //!
 //! ```text
-//! <root>/pods/<uid>/state.json     the lifecycle's state, replaced as a whole
+//! <root>/pods/<uid>/state.json                            the lifecycle's state, replaced as a whole
+//! <root>/pods/<uid>/containers/<container>/<attempt>      what an attempt writes outside its mounts
 //! ```
 //!
 //! Files are replaced by renaming, so a reader sees the old or the new one whatever happens to the agent.
@@ -36,6 +37,12 @@ impl Records {
     #[must_use]
     pub fn dir(&self, uid: &str) -> PathBuf {
         self.pods.join(uid)
+    }
+
+    /// The folder for what an attempt of a container writes outside its mounts.
+    #[must_use]
+    pub fn scratch(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.dir(uid).join("containers").join(container).join(attempt.to_string())
     }
 
     /// Something is remembered of the pod: it was taken before.

@@ -383,6 +383,7 @@ impl PodTask {
                 api: shared.api.as_ref(),
                 node: &node,
                 logs_dir: &shared.logs_dir,
+                records: &shared.records,
             };
             let result = launch.start(&pod, &container, &image, attempt).await;
             let note = |warning, reason, message: String| {
@@ -417,6 +418,7 @@ impl PodTask {
             api: Arc::clone(&self.shared.api),
             node: self.shared.node.borrow().clone(),
             logs_dir: self.shared.logs_dir.clone(),
+            records: self.shared.records.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,

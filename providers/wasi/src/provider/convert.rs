@@ -145,6 +145,8 @@ mod tests {
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             working_dir: working_dir.map(Into::into),
+            scratch: "/s".into(),
+            read_only_root: false,
             mounts: Vec::new(),
             log_path: "/l".into(),
             pod_ips: Vec::new(),

@@ -12,6 +12,7 @@ use crate::{
         environment::NodeFacts,
         launch::Launch,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
+        records::Records,
     },
     runtime::{ContainerSpec, Image, Runtime},
 };
@@ -30,6 +31,8 @@ pub(in crate::pods) struct Attempt {
     pub(in crate::pods) node: NodeFacts,
     /// Where logs are written.
     pub(in crate::pods) logs_dir: PathBuf,
+    /// Where the pods' folders are.
+    pub(in crate::pods) records: Records,
     /// The pod as it is now.
     pub(in crate::pods) pod: Arc<Pod>,
     /// The pod, for messages.
@@ -141,7 +144,8 @@ impl Attempt {
             let image =
                 self.image.as_ref().ok_or_else(|| "the image of the container is not known".to_owned())?;
             let (runtime, api) = (self.runtime.as_ref(), self.api.as_ref());
-            let launch = Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir };
+            let launch =
+                Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir, records: &self.records };
             let made = launch.spec(&self.pod, &self.container, image, self.number).await;
             made.map_err(|trouble| trouble.message)
         };

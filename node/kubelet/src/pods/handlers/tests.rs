@@ -15,6 +15,7 @@ use crate::{
         NodeFacts,
         api::Alone,
         lifecycle::{Note, ProbeKind},
+        records::Records,
     },
     runtime::{ExecOutput, Image, StartError},
 };
@@ -124,6 +125,7 @@ impl Case {
             api: Arc::new(Alone::new().0),
             node: NodeFacts { pod_ips: vec!["127.0.0.1".parse().unwrap()], ..NodeFacts::default() },
             logs_dir: PathBuf::from("/var/log/pods"),
+            records: Records::open(tempfile::tempdir().unwrap().path()).unwrap(),
             pod: Arc::new(pod),
             name: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container,
