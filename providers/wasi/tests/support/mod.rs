@@ -22,6 +22,10 @@ pub(crate) fn program() -> Program {
 
 /// Where that program is.
 #[allow(dead_code, reason = "not every user of this module needs all of it")]
+#[allow(
+    clippy::option_env_unwrap,
+    reason = "the program itself, which needs no path, is compiled without it"
+)]
 pub(crate) fn path() -> PathBuf {
     option_env!("CARGO_BIN_EXE_kubewasm-wasi-process").expect("cargo built it").into()
 }
