@@ -31,6 +31,7 @@ mod pods;
 mod probes;
 mod registration;
 mod restarts;
+mod root_fs;
 mod run_command;
 mod scale;
 mod sidecars;

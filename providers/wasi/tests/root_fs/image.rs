@@ -53,8 +53,8 @@ async fn what_a_container_writes_is_its_own() {
         "/srv",
     ];
     let changed = "changed!deepbin\netc\nlink\nsrv\ntmp\nusr\nvar\n";
-    assert_eq!(world.run(image.clone(), &argv).await, ok(&changed));
-    assert_eq!(world.run(image.clone(), &argv).await, ok(&changed), "the next one begins anew");
+    assert_eq!(world.run(image.clone(), &argv).await, ok(changed));
+    assert_eq!(world.run(image.clone(), &argv).await, ok(changed), "the next one begins anew");
     let root = image.image.unwrap();
     assert_eq!(fs::read_to_string(root.join("etc/motd")).unwrap(), "hello");
     assert!(!root.join("etc/new").exists() && root.join("bin/tool").exists() && !root.join("tmp").exists());
