@@ -23,8 +23,10 @@ mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
+mod probe_counts;
 mod publisher;
 mod pull;
+pub mod reason;
 mod records;
 mod refusal;
 mod shared;
@@ -39,6 +41,7 @@ pub use self::{
     environment::NodeFacts,
     index::PodIndex,
     manager::{PodManager, Update},
+    probe_counts::ProbeCounts,
     records::Records,
     shared::Shared,
 };

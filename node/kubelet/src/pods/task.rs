@@ -162,6 +162,9 @@ impl PodTask {
                 wake_at = after(now, Duration::from_secs(1));
             }
             self.publish(now);
+            if self.state.is_over() {
+                self.shared.probes.forget(&self.name, &self.spec);
+            }
             if self.is_gone() && self.state.is_over() {
                 break;
             }
