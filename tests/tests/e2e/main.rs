@@ -28,6 +28,7 @@ mod logs;
 mod outage;
 mod pods;
 mod probes;
+mod reasons;
 mod registration;
 mod restarts;
 mod run_command;

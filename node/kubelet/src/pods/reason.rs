@@ -27,12 +27,6 @@ macro_rules! reasons {
                     $(Self::$variant => stringify!($variant),)*
                 }
             }
-
-            /// The one of that spelling.
-            #[cfg(test)]
-            pub(super) fn named(text: &str) -> Self {
-                *Self::ALL.iter().find(|reason| reason.as_str() == text).unwrap()
-            }
         }
 
         impl std::fmt::Display for $name {
@@ -116,6 +110,12 @@ reasons! {
 }
 
 impl WaitingReason {
+    /// The one of that spelling.
+    #[cfg(test)]
+    pub(super) fn named(text: &str) -> Self {
+        *Self::ALL.iter().find(|reason| reason.as_str() == text).unwrap()
+    }
+
     /// Why an image is not there.
     #[must_use]
     pub fn of_image(error: &ImageError) -> Self {
