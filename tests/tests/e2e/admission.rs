@@ -243,7 +243,7 @@ async fn fields_that_only_narrow_are_accepted() {
             "securityContext": with(json!({
                 "fsGroup": 65532,
                 "fsGroupChangePolicy": "OnRootMismatch",
-                "seLinuxChangePolicy": "MountOption",
+                "seLinuxChangePolicy": "Recursive",
                 "supplementalGroups": [65533],
                 "supplementalGroupsPolicy": "Strict",
             })),

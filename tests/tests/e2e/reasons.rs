@@ -13,22 +13,21 @@ use crate::{
     suite::{own_node, suite, with_temp_ns},
 };
 
-/// A module that is whole and cannot be instantiated: its one page of memory has no room for its data.
-const NO_ROOM: &str = r#"(module (memory 1) (data (i32.const 65536) "x") (func (export "_start")))"#;
-
 /// A module that cannot be instantiated has no exit code of its own; what is wrong is said.
 #[tokio::test]
 async fn a_module_that_cannot_be_instantiated() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        let module = Content::Artifact(wat::parse_str(NO_ROOM).unwrap());
-        let image = suite().await.registry.push("no-room:v1", &module).await.unwrap();
-        pods.run("no-room", &image.tagged, &[]).await;
-        let pod = pods.phase("no-room", "Failed").await;
+        // One memory more than an instance may have.
+        let module = format!(r#"(module {} (func (export "_start")))"#, "(memory 0)".repeat(33));
+        let module = Content::Artifact(wat::parse_str(module).unwrap());
+        let image = suite().await.registry.push("many-memories:v1", &module).await.unwrap();
+        pods.run("greedy", &image.tagged, &[]).await;
+        let pod = pods.phase("greedy", "Failed").await;
         let end = terminated(&pod).unwrap();
         assert_eq!((end.exit_code, end.reason.as_deref()), (128, Some("StartError")));
         let message = end.message.as_deref().unwrap_or_default();
-        assert!(message.contains("out of bounds"), "{message:?}");
+        assert!(message.contains("memory count too high"), "{message:?}");
     })
     .await;
 }

@@ -15,13 +15,14 @@ use crate::{
     suite::{SOON, with_temp_ns},
 };
 
-/// A DaemonSet of Wasm pods has one on the node, and a new template replaces it.
+/// A DaemonSet of Wasm pods has one on the node, and a new template replaces it. Its controller counts nodes by
+/// what the template itself tolerates: a RuntimeClass adds its tolerations to pods only.
 #[tokio::test]
 async fn a_daemon_set_has_its_pod_on_the_node() {
     with_temp_ns(async |client, ns| {
-        let sets =
-            create::<DaemonSet>(&client, ns, "agent", spec(template("Always", &["sleep", "600"]).await))
-                .await;
+        let mut template = template("Always", &["sleep", "600"]).await;
+        template["spec"]["tolerations"] = json!([{ "key": "kubernetes.io/arch", "operator": "Exists" }]);
+        let sets = create::<DaemonSet>(&client, ns, "agent", spec(template)).await;
         until_available(&sets, "agent", 1).await;
         let first = only_pod(&client, ns).await;
         let patch = json!({ "spec": { "template": { "metadata": { "annotations": { "version": "2" } } } } });
