@@ -17,6 +17,7 @@ mod crash;
 mod deletion;
 mod endings;
 mod endpoint;
+mod ephemeral_containers;
 mod exit_code;
 mod history;
 mod hooks;

@@ -18,6 +18,7 @@ pub mod api;
 pub mod container_id;
 mod credentials;
 pub mod environment;
+mod ephemeral;
 mod handlers;
 mod index;
 mod launch;
