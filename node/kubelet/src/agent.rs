@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -21,10 +22,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     events::{Limits as EventLimits, Recorder},
+    explain::explain_watch,
     identity::{self, Connection, IdentityError, Rotation, serving},
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, Records, Shared,
+        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -122,7 +124,9 @@ impl Agent {
             std::iter::once(config.hostname.clone()).chain(addresses.iter().map(IpAddr::to_string)).collect();
         let (serving, upkeep) = serving::prepare(&config, &names, &connection)?;
         let index = PodIndex::default();
-        let server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
+        let probes = ProbeCounts::default();
+        let mut server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
+        server.register_metrics(|registry| probes.register(registry));
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
@@ -157,6 +161,7 @@ impl Agent {
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
+            probes,
         });
         let services = Services { writer, ready };
         Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, view, services })
@@ -234,7 +239,10 @@ impl Services {
                     ready.send_replace(true);
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "the watch of services was interrupted"),
+                Err(error) => {
+                    let error = explain_watch(&error);
+                    tracing::warn!(error, "the watch of services was interrupted");
+                }
             }
         }
     }
@@ -307,7 +315,11 @@ impl server::Pods for PodIndex {
         Self::pods(self)
     }
 
+    fn are_all_known(&self) -> bool {
+        Self::are_all_known(self)
+    }
+
     fn healthy(&self) -> Result<(), String> {
-        Ok(())
+        self.looked_after(Instant::now())
     }
 }

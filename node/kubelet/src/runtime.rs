@@ -254,20 +254,6 @@ pub enum ExitReason {
     Lost,
 }
 
-impl ExitReason {
-    /// The text of `state.terminated.reason`, as container runtimes word it.
-    #[must_use]
-    pub fn terminated_reason(self, exit_code: i32) -> &'static str {
-        match self {
-            Self::OutOfMemory => "OOMKilled",
-            Self::StartFailed => "StartError",
-            Self::Lost => "ContainerStatusUnknown",
-            Self::Exited | Self::Trapped | Self::Stopped if exit_code == 0 => "Completed",
-            Self::Exited | Self::Trapped | Self::Stopped => "Error",
-        }
-    }
-}
-
 /// Why an image is not there. Each variant is one waiting reason of the contract.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ImageError {

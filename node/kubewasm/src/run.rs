@@ -13,7 +13,9 @@ use k8s_openapi::{
 };
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
-    pods::{NodeFacts, PodIndex, PodManager, Records, Shared, Update, api::Alone, lifecycle::Limits},
+    pods::{
+        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Update, api::Alone, lifecycle::Limits,
+    },
 };
 use kubewasm_wasi::logs::LogOptions;
 use tokio::sync::{mpsc, watch};
@@ -86,6 +88,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
         limits: Limits::default(),
+        probes: ProbeCounts::default(),
     });
 
     let cancel = CancellationToken::new();

@@ -10,13 +10,14 @@ use super::{
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
     lifecycle::{Trouble, spec::is_static},
+    reason::WaitingReason,
     records::Records,
     refusal,
 };
 use crate::{
     config::quantity,
     logs,
-    runtime::{ContainerSpec, Image, Runtime, StartError},
+    runtime::{ContainerSpec, Image, Runtime},
 };
 
 /// What a launch needs besides the pod.
@@ -30,7 +31,7 @@ pub(super) struct Launch<'a> {
 }
 
 fn config_error(message: impl Into<String>) -> Trouble {
-    Trouble { reason: "CreateContainerConfigError".to_owned(), message: message.into() }
+    Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
 impl Launch<'_> {
@@ -45,18 +46,14 @@ impl Launch<'_> {
         let spec = self.spec(pod, container, image, attempt).await?;
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
-                reason: "CreateContainerError".to_owned(),
+                reason: WaitingReason::CreateContainerError,
                 message: format!("cannot make the log directory {}: {error}", dir.display()),
             })?;
         }
         drop_old_logs(&spec.log_path, attempt);
-        self.runtime.start(&spec).await.map_err(|error| {
-            let reason = match &error {
-                StartError::Config(_) => "CreateContainerConfigError",
-                StartError::Create(_) => "CreateContainerError",
-                StartError::Run(_) => "RunContainerError",
-            };
-            Trouble { reason: reason.to_owned(), message: error.to_string() }
+        self.runtime.start(&spec).await.map_err(|error| Trouble {
+            reason: WaitingReason::of_start(&error),
+            message: error.to_string(),
         })?;
         Ok(Timestamp::now())
     }
@@ -96,7 +93,7 @@ impl Launch<'_> {
         };
         let mut env = environment::variables(container, sources).map_err(|error| config_error(error.0))?;
         let argv = environment::argv(container, image, &env).ok_or_else(|| Trouble {
-            reason: "CreateContainerError".to_owned(),
+            reason: WaitingReason::CreateContainerError,
             message: format!(
                 "no command specified: image \"{}\" has no entry point; name the module in the container's `command`",
                 image.reference
@@ -230,7 +227,7 @@ mod tests {
         assert_eq!(refuse_volumes(&pod, &container(serde_json::json!([token]))), Ok(()));
         let data = serde_json::json!({"name": "data", "mountPath": "/data"});
         let trouble = refuse_volumes(&pod, &container(serde_json::json!([token, data]))).unwrap_err();
-        assert_eq!(trouble.reason, "CreateContainerConfigError");
+        assert_eq!(trouble.reason, WaitingReason::CreateContainerConfigError);
         assert_eq!(
             trouble.message,
             "volume \"data\" (emptyDir) cannot be mounted at /data: this version of the node mounts no volumes"

@@ -18,13 +18,16 @@ pub mod api;
 pub mod container_id;
 mod credentials;
 pub mod environment;
+mod ephemeral;
 mod handlers;
 mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
+mod probe_counts;
 mod publisher;
 mod pull;
+pub mod reason;
 mod records;
 mod refusal;
 mod shared;
@@ -39,6 +42,7 @@ pub use self::{
     environment::NodeFacts,
     index::PodIndex,
     manager::{PodManager, Update},
+    probe_counts::ProbeCounts,
     records::Records,
     shared::Shared,
 };

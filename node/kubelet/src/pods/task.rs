@@ -33,6 +33,7 @@ use super::{
     admission::Rejection,
     adopt,
     container_id::container_id,
+    ephemeral,
     handlers::Ongoing,
     lifecycle::{self, EndingCause, PodName, Spec, State},
     publisher::Publisher,
@@ -162,6 +163,9 @@ impl PodTask {
                 wake_at = after(now, Duration::from_secs(1));
             }
             self.publish(now);
+            if self.state.is_over() {
+                self.shared.probes.forget(&self.name, &self.spec);
+            }
             if self.is_gone() && self.state.is_over() {
                 break;
             }
@@ -270,8 +274,7 @@ impl PodTask {
     }
 
     fn container(&self, name: &str) -> Option<Container> {
-        let spec = self.pod.spec.as_ref()?;
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).cloned()
+        ephemeral::container(&self.pod, name)
     }
 
     /// Removes everything that is left of a pod that is gone.

@@ -67,6 +67,7 @@ impl PodTask {
             Outcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
             Outcome::Probed { container, attempt, kind, success } => match success {
                 Some(success) => {
+                    self.shared.probes.count(&self.name, &container, kind, success);
                     self.state.record_probe(&self.spec, &container, attempt, kind, success);
                 }
                 None => self.state.record_probe_given_up(&container, attempt, kind),
