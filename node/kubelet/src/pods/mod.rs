@@ -18,11 +18,13 @@ pub mod api;
 pub mod container_id;
 mod credentials;
 pub mod environment;
+pub mod files;
 mod handlers;
 mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
+mod objects;
 mod publisher;
 mod pull;
 mod records;
@@ -34,6 +36,7 @@ pub mod status;
 mod status_patch;
 mod task;
 mod termination;
+pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
@@ -41,4 +44,5 @@ pub use self::{
     manager::{PodManager, Update},
     records::Records,
     shared::Shared,
+    volumes::Volumes,
 };

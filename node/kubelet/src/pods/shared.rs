@@ -13,6 +13,7 @@ use super::{
     index::PodIndex,
     lifecycle::{Limits, Note, Spec},
     records::Records,
+    volumes::Volumes,
 };
 use crate::{
     events::Recorder,
@@ -30,6 +31,8 @@ pub struct Shared {
     pub recorder: Recorder,
     /// Remembers pods.
     pub records: Records,
+    /// Volumes of pods.
+    pub volumes: Arc<Volumes>,
     /// Where the newest statuses are looked up.
     pub index: PodIndex,
     /// The node as admission sees it; `None` takes every pod.
