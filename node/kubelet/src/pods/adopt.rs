@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod}
 use super::lifecycle::{
     ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
 };
+use super::reason::TerminatedReason;
 use crate::runtime::{Exit, ExitReason, Image};
 
 /// What the pod's status tells. A pod that nothing was ever said of has the default.
@@ -94,11 +95,13 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
     let at = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
     };
-    let reason = match terminated.reason.as_deref() {
-        Some("OOMKilled") => ExitReason::OutOfMemory,
-        Some("StartError") => ExitReason::StartFailed,
-        Some("ContainerStatusUnknown") => ExitReason::Lost,
-        _ => ExitReason::Exited,
+    let said = terminated.reason.as_deref();
+    let reason = match TerminatedReason::ALL.iter().find(|reason| said == Some(reason.as_str())) {
+        Some(TerminatedReason::OOMKilled) => ExitReason::OutOfMemory,
+        Some(TerminatedReason::StartError) => ExitReason::StartFailed,
+        Some(TerminatedReason::ContainerStatusUnknown) => ExitReason::Lost,
+        Some(TerminatedReason::RestartingAllContainers) => ExitReason::Stopped,
+        Some(TerminatedReason::Completed | TerminatedReason::Error) | None => ExitReason::Exited,
     };
     let message = terminated.message.clone().unwrap_or_default();
     Finished {
@@ -114,6 +117,7 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
         },
         message,
         again: false,
+        for_all: said == Some(TerminatedReason::RestartingAllContainers.as_str()),
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     environment::{self, NodeFacts, References, Sources},
     files::{self, names::Names, resolv_conf::Dns},
     lifecycle::{Trouble, spec::is_static},
+    reason::WaitingReason,
     records::Records,
     refusal, termination,
     volumes::{self, Places, Volumes, plan, source},
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     config::quantity,
     logs,
-    runtime::{ContainerSpec, Image, Mount, Runtime, StartError},
+    runtime::{ContainerSpec, Image, Mount, Runtime},
 };
 
 /// The node's own table of host names.
@@ -38,7 +39,7 @@ pub(super) struct Launch<'a> {
 }
 
 fn config_error(message: impl Into<String>) -> Trouble {
-    Trouble { reason: "CreateContainerConfigError".to_owned(), message: message.into() }
+    Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
 /// Files of variables, by volume and path.
@@ -64,24 +65,20 @@ impl Launch<'_> {
         let mut spec = self.spec(pod, container, image, attempt, Some(&files)).await?;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
         let own = self.own_files(pod, container, attempt, of_node).map_err(|message| Trouble {
-            reason: "CreateContainerError".to_owned(),
+            reason: WaitingReason::CreateContainerError,
             message,
         })?;
         spec.mounts.extend(own);
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
-                reason: "CreateContainerError".to_owned(),
+                reason: WaitingReason::CreateContainerError,
                 message: format!("cannot make the log directory {}: {error}", dir.display()),
             })?;
         }
         drop_old_logs(&spec.log_path, attempt);
-        self.runtime.start(&spec).await.map_err(|error| {
-            let reason = match &error {
-                StartError::Config(_) => "CreateContainerConfigError",
-                StartError::Create(_) => "CreateContainerError",
-                StartError::Run(_) => "RunContainerError",
-            };
-            Trouble { reason: reason.to_owned(), message: error.to_string() }
+        self.runtime.start(&spec).await.map_err(|error| Trouble {
+            reason: WaitingReason::of_start(&error),
+            message: error.to_string(),
         })?;
         Ok(Timestamp::now())
     }
@@ -159,7 +156,7 @@ impl Launch<'_> {
         };
         let mut env = environment::variables(container, sources).map_err(|error| config_error(error.0))?;
         let argv = environment::argv(container, image, &env).ok_or_else(|| Trouble {
-            reason: "CreateContainerError".to_owned(),
+            reason: WaitingReason::CreateContainerError,
             message: format!(
                 "no command specified: image \"{}\" has no entry point; name the module in the container's `command`",
                 image.reference

@@ -25,8 +25,10 @@ mod launch;
 pub mod lifecycle;
 pub mod manager;
 mod objects;
+mod probe_counts;
 mod publisher;
 mod pull;
+pub mod reason;
 mod records;
 mod refusal;
 mod shared;
@@ -42,6 +44,7 @@ pub use self::{
     environment::NodeFacts,
     index::PodIndex,
     manager::{PodManager, Update},
+    probe_counts::ProbeCounts,
     records::Records,
     shared::Shared,
     volumes::Volumes,

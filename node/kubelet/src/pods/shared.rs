@@ -12,6 +12,7 @@ use super::{
     environment::{NodeFacts, References},
     index::PodIndex,
     lifecycle::{Limits, Note, Spec},
+    probe_counts::ProbeCounts,
     records::Records,
     volumes::Volumes,
 };
@@ -45,6 +46,8 @@ pub struct Shared {
     pub registry_config: Option<PathBuf>,
     /// What holds for every pod.
     pub limits: Limits,
+    /// What came of probes.
+    pub probes: ProbeCounts,
 }
 
 impl Shared {

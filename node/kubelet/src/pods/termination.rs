@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn only_a_failure_falls_back() {
         let log = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(log.path(), "2026-01-02T15:04:05Z stderr F no such table\n").unwrap();
+        fs::write(log.path(), "2026-01-02T15:04:05Z stderr F no such table\n").unwrap();
         let exit = |exit_code| Exit {
             started_at: Timestamp::UNIX_EPOCH,
             finished_at: Timestamp::UNIX_EPOCH,
@@ -186,7 +186,7 @@ mod tests {
     fn what_the_container_has_left_itself() {
         let dir = tempfile::tempdir().unwrap();
         let (own, log) = (dir.path().join("0.end"), dir.path().join("log"));
-        std::fs::write(&log, "2026-01-02T15:04:05Z stderr F from the log\n").unwrap();
+        fs::write(&log, "2026-01-02T15:04:05Z stderr F from the log\n").unwrap();
         let container = Container {
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
             ..Container::default()

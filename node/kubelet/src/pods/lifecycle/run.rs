@@ -11,6 +11,7 @@ use super::{
     state::{EndingCause, Hook, Running, Stage, State},
     stop,
 };
+use crate::pods::reason::WaitingReason;
 
 /// How long a failed pull is shown as such before it is shown as a back-off.
 const ERROR_SHOWN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -185,14 +186,15 @@ impl Run<'_> {
                 }
                 self.step.wake(*until);
                 let shown_until = after(*since, ERROR_SHOWN);
-                let trouble = record.trouble.as_mut().filter(|t| *image && t.reason != "ImagePullBackOff");
+                let trouble =
+                    record.trouble.as_mut().filter(|t| *image && t.reason != WaitingReason::ImagePullBackOff);
                 if let Some(trouble) = trouble {
                     if shown_until > now {
                         self.step.wake(shown_until);
                     } else {
                         let message = format!("Back-off pulling image \"{}\"", container.image);
                         trouble.message = format!("{message}: {}: {}", trouble.reason, trouble.message);
-                        "ImagePullBackOff".clone_into(&mut trouble.reason);
+                        trouble.reason = WaitingReason::ImagePullBackOff;
                         self.step.event(Some(&container.name), "BackOff", message);
                         self.step.warning(Some(&container.name), "Failed", "Error: ImagePullBackOff");
                     }
@@ -268,7 +270,7 @@ impl Run<'_> {
                         let message = format!("Stopping container {}", container.name);
                         self.step.event(Some(&container.name), "Killing", message);
                     }
-                    running.stop(now, false, false);
+                    running.stop_for_all(now);
                     stop::advance(container, attempt, running, true, now, self.step);
                 }
                 Stage::Pulling => {

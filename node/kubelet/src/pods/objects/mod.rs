@@ -123,7 +123,7 @@ impl ObjectSource for ClusterObjects {
         request: TokenRequestSpec,
     ) -> Result<TokenRequestStatus, ApiError> {
         let api: Api<ServiceAccount> = self.api(namespace);
-        let request = TokenRequest { spec: request, ..TokenRequest::default() };
+        let request = TokenRequest { spec: Some(request), ..TokenRequest::default() };
         let answer = api.create_token_request(account, &PostParams::default(), &request).await?;
         answer.status.ok_or_else(|| ApiError::Later("the API server answered without a token".to_owned()))
     }

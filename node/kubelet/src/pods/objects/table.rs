@@ -157,7 +157,8 @@ mod tests {
         one.changed().await;
         assert!(matches!(one.known(), Known::Present(value) if *value == 7));
         assert!(matches!(two.known(), Known::Present(_)));
-        let other = table.subscribe("other", "a", tasks.follow());
+        let mut other = table.subscribe("other", "a", tasks.follow());
+        other.changed().await;
         drop(one);
         drop(other);
         tasks.ended(1).await;

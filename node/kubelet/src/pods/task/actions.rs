@@ -12,6 +12,7 @@ use crate::pods::{
     launch::Launch,
     lifecycle::{Action, Note, ProbeKind, Trouble},
     pull::{self, PullPolicy},
+    reason::WaitingReason,
     shared::tell,
     volumes::source,
 };
@@ -78,7 +79,7 @@ impl PodTask {
             // The lifecycle asks for what the spec has, once its image is there; if it ever does not, that is
             // said, and tried again.
             let trouble = Trouble {
-                reason: "CreateContainerError".to_owned(),
+                reason: WaitingReason::CreateContainerError,
                 message: format!("container {name} has no specification or no image"),
             };
             self.state.record_start(&self.spec, &name, Err(trouble), Timestamp::now());

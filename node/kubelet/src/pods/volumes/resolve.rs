@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::{Place, Places, beneath::Opened, plan};
 use crate::{
-    pods::lifecycle::Trouble,
+    pods::{lifecycle::Trouble, reason::WaitingReason},
     runtime::{ImageError, Mount, Runtime},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 const ENV_FILE_BYTES: u64 = 1 << 20;
 
 fn config_error(message: impl Into<String>) -> Trouble {
-    Trouble { reason: "CreateContainerConfigError".to_owned(), message: message.into() }
+    Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
 /// The volume mounts of a container, whose volumes are at `places`. A path that is returned exists, and has
@@ -60,9 +60,11 @@ pub(in crate::pods) async fn mounts(
 }
 
 async fn image_root(runtime: &dyn Runtime, image: &str) -> Result<std::path::PathBuf, Trouble> {
-    let trouble = |error: ImageError| Trouble { reason: "ImageInspectError".to_owned(), message: error.to_string() };
+    let trouble = |error: ImageError| Trouble { reason: WaitingReason::of_image(&error), message: error.to_string() };
     match runtime.image_files(image).await.map_err(trouble)? {
-        Some(path) => Ok(path),
+        Some(path) => Opened::trusted(&path)
+            .and_then(|opened| opened.path())
+            .map_err(|error| config_error(format!("cannot open the files of image {image}: {error}"))),
         None => Err(config_error(format!(
             "image {image} has no files to mount: it is a module alone, or is not on this node any more"
         ))),

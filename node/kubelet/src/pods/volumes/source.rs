@@ -143,7 +143,7 @@ fn kind(volume: &Volume) -> Cow<'static, str> {
 }
 
 /// Every container of a pod.
-pub(super) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+pub(in crate::pods) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
     let regular = spec.map(|s| s.containers.as_slice()).unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::{
         objects::ObjectSource,
         volumes::{
             Memory, Volumes, atomic, claim, host_path, make_dir,
-            source::{Projected, Source},
+            source::Source,
         },
     },
     retry::Backoff,
