@@ -7,7 +7,7 @@ use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags},
 };
-use kubewasm_wasi::logs::LogOptions;
+use kubewasm_wasi::{capacity, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;
@@ -115,6 +115,7 @@ fn flags(args: Args) -> Flags {
         healthz_port: args.healthz_port,
         max_pods: args.max_pods,
         allow_host_path: args.allow_host_path,
+        room_for_pods: u32::try_from(capacity::guests()).ok(),
     }
 }
 

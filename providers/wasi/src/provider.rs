@@ -208,7 +208,8 @@ impl WasiRuntime {
                 "this version does not give volumes to guests"
             );
         }
-        Ok((convert::instance_spec(spec, code, kind, self.store.rootfs(&image)), hold))
+        let notice = convert::stop_notice(spec)?;
+        Ok((convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice), hold))
     }
 }
 
