@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_by_what_the_pod_says() {
+    fn host_names() {
         let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));
         let cut = "a".repeat(62);
         let table: Vec<(&str, Value, &str, Option<&str>)> = vec![
