@@ -6,10 +6,13 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
-use super::lifecycle::{
-    ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
+use super::{
+    ephemeral,
+    lifecycle::{
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
+    },
+    reason::TerminatedReason,
 };
-use super::reason::TerminatedReason;
 use crate::runtime::{Exit, ExitReason, Image};
 
 /// What the pod's status tells. A pod that nothing was ever said of has the default.
@@ -24,7 +27,8 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
         .flatten()
         .any(|condition| condition.type_ == "Initialized" && condition.status == "True");
     let all =
-        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let all = all.into_iter().flatten().flatten();
     let containers: std::collections::BTreeMap<_, _> =
         all.filter_map(|container| Some((container.name.clone(), record_of(pod, container)?))).collect();
     State {
@@ -70,14 +74,7 @@ fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
         }),
         None => Stage::Idle,
     };
-    let spec = pod.spec.as_ref()?;
-    let spec_image = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .find(|c| c.name == status.name)
-        .and_then(|c| c.image.clone())
-        .unwrap_or_default();
+    let spec_image = ephemeral::container(pod, &status.name).and_then(|c| c.image).unwrap_or_default();
     Some(ContainerRecord {
         stage,
         attempts: restarts + 1,

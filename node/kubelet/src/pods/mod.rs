@@ -18,6 +18,7 @@ pub mod api;
 pub mod container_id;
 mod credentials;
 pub mod environment;
+mod ephemeral;
 pub mod files;
 mod handlers;
 mod index;

@@ -27,12 +27,6 @@ macro_rules! reasons {
                     $(Self::$variant => stringify!($variant),)*
                 }
             }
-
-            /// The one of that spelling.
-            #[cfg(test)]
-            pub(super) fn named(text: &str) -> Self {
-                *Self::ALL.iter().find(|reason| reason.as_str() == text).unwrap()
-            }
         }
 
         impl std::fmt::Display for $name {
@@ -118,6 +112,12 @@ reasons! {
 }
 
 impl WaitingReason {
+    /// The one of that spelling.
+    #[cfg(test)]
+    pub(super) fn named(text: &str) -> Self {
+        *Self::ALL.iter().find(|reason| reason.as_str() == text).unwrap()
+    }
+
     /// Why an image is not there.
     #[must_use]
     pub fn of_image(error: &ImageError) -> Self {
@@ -170,20 +170,39 @@ mod tests {
         first_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
     }
 
+    /// The spellings of all reasons, by the section of `docs/troubleshooting.md` that they belong to.
+    fn all() -> [(&'static str, Vec<&'static str>); 3] {
+        [
+            ("A container waits", WaitingReason::ALL.iter().map(|reason| reason.as_str()).collect()),
+            ("A container has ended", TerminatedReason::ALL.iter().map(|reason| reason.as_str()).collect()),
+            ("A pod has failed", PodReason::ALL.iter().map(|reason| reason.as_str()).collect()),
+        ]
+    }
+
     #[test]
     fn every_reason_is_explained_to_users() {
-        let names = |all: Vec<&'static str>, heading: &str| {
+        for (heading, reasons) in all() {
             let explained = explained(heading);
-            let left_out: Vec<_> =
-                all.into_iter().filter(|name| !explained.iter().any(|e| e == name)).collect();
+            let missing: Vec<_> =
+                reasons.iter().filter(|name| !explained.iter().any(|e| e == **name)).collect();
             assert!(
-                left_out.is_empty(),
-                "docs/troubleshooting.md, \"{heading}\", has no line for {left_out:?}"
+                missing.is_empty(),
+                "docs/troubleshooting.md, \"{heading}\", has no line for {missing:?}"
             );
-        };
-        names(WaitingReason::ALL.iter().map(|reason| reason.as_str()).collect(), "A container waits");
-        names(TerminatedReason::ALL.iter().map(|reason| reason.as_str()).collect(), "A container has ended");
-        names(PodReason::ALL.iter().map(|reason| reason.as_str()).collect(), "A pod has failed");
+        }
+    }
+
+    #[test]
+    fn every_reason_is_asserted_by_an_end_to_end_test() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tests/e2e");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let text: String =
+            files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap()).collect();
+        // No source tells of pods that are bound to another node, so this one guards what cannot come.
+        let reasons = all().into_iter().flat_map(|(_, reasons)| reasons);
+        let reasons = reasons.filter(|name| *name != PodReason::NodeName.as_str());
+        let missing: Vec<_> = reasons.filter(|name| !text.contains(&format!("\"{name}\""))).collect();
+        assert!(missing.is_empty(), "no end-to-end test asserts {missing:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     credentials,
     environment::{NodeFacts, References},
     index::PodIndex,
-    lifecycle::{Limits, Note, Spec},
+    lifecycle::{Kind, Limits, Note, Spec},
     probe_counts::ProbeCounts,
     records::Records,
     volumes::Volumes,
@@ -82,8 +82,11 @@ impl Shared {
 pub(super) fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note: &Note) {
     let mut about = pod.clone();
     if let Some(container) = &note.container {
-        let init = spec.init.iter().any(|c| c.name == *container);
-        let list = if init { "initContainers" } else { "containers" };
+        let list = match spec.container(container).map(|c| c.kind) {
+            Some(Kind::Init | Kind::Sidecar) => "initContainers",
+            Some(Kind::Ephemeral) => "ephemeralContainers",
+            Some(Kind::Regular) | None => "containers",
+        };
         about.field_path = Some(format!("spec.{list}{{{container}}}"));
     }
     if note.warning {

@@ -35,6 +35,7 @@ use super::{
     admission::Rejection,
     adopt,
     container_id::container_id,
+    ephemeral,
     handlers::Ongoing,
     lifecycle::{self, EndingCause, PodName, Spec, State},
     publisher::Publisher,
@@ -281,8 +282,7 @@ impl PodTask {
     }
 
     fn container(&self, name: &str) -> Option<Container> {
-        let spec = self.pod.spec.as_ref()?;
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).cloned()
+        ephemeral::container(&self.pod, name)
     }
 
     /// Removes everything that is left of a pod that is gone.

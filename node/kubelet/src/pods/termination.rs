@@ -62,7 +62,16 @@ pub(super) fn message(pod: &Pod, container: &Container, exit: &Exit, own: &Path,
         "" => text,
         said => format!("{said}: {text}"),
     };
-    Some(cut(text, POD_BYTES / super::volumes::source::containers(pod).count().max(1)))
+    Some(cut(text, POD_BYTES / containers(pod).max(1)))
+}
+
+/// How many containers share what a pod may say.
+fn containers(pod: &Pod) -> usize {
+    let Some(spec) = &pod.spec else { return 0 };
+    let len = |list: Option<usize>| list.unwrap_or_default();
+    spec.containers.len()
+        + len(spec.init_containers.as_ref().map(Vec::len))
+        + len(spec.ephemeral_containers.as_ref().map(Vec::len))
 }
 
 /// The first bytes of the file. The guest may have done anything to its contents, and it is never waited for.

@@ -8,7 +8,7 @@ use super::{
     backoff::{Backoff, after},
     probe::ProbeKind,
     spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
-    state::{EndingCause, Hook, Running, Stage, State},
+    state::{ContainerRecord, EndingCause, Hook, Running, Stage, State},
     stop,
 };
 use crate::pods::reason::WaitingReason;
@@ -79,6 +79,10 @@ impl Run<'_> {
         for container in self.spec.all() {
             self.watch_over(container);
         }
+        // They wait for nobody, so that one can be looked into that does not get past its init containers.
+        for container in &self.spec.ephemeral {
+            self.bring_up(container);
+        }
         if !self.state.initialized {
             self.initialize();
             if !self.state.initialized {
@@ -108,7 +112,7 @@ impl Run<'_> {
             }
             let done = match container.kind {
                 Kind::Sidecar => self.is_started(container),
-                Kind::Init | Kind::Regular => self.init_succeeded(container),
+                Kind::Init | Kind::Regular | Kind::Ephemeral => self.init_succeeded(container),
             };
             if !(passed || done) {
                 return;
@@ -257,8 +261,8 @@ impl Run<'_> {
         stop::advance(container, attempt, running, true, now, self.step);
     }
 
-    /// Stops everything, without hooks and with the least grace, as upstream does; once all is stopped,
-    /// the pod begins anew and this returns true.
+    /// Stops everything but ephemeral containers, without hooks and with the least grace, as upstream does; once
+    /// all is stopped, the pod begins anew and this returns true.
     fn begin_next_round(&mut self) -> bool {
         let now = self.now;
         for container in self.spec.all() {
@@ -284,14 +288,22 @@ impl Run<'_> {
                 | Stage::Held { .. } => {}
             }
         }
-        if !self.state.all_stopped() {
+        let is_active =
+            |c: &Container| self.state.containers.get(&c.name).is_some_and(ContainerRecord::is_active);
+        if self.spec.all().any(is_active) {
             return false;
-        }
-        for record in self.state.containers.values_mut() {
-            record.stage = Stage::Idle;
         }
         self.state.round += 1;
         self.state.initialized = false;
+        let round = self.state.round;
+        for (name, record) in &mut self.state.containers {
+            if self.spec.ephemeral.iter().any(|container| container.name == *name) {
+                // The one run that it has had is its run of this round, too.
+                record.finished.iter_mut().for_each(|finished| finished.round = round);
+            } else {
+                record.stage = Stage::Idle;
+            }
+        }
         true
     }
 }
@@ -328,7 +340,7 @@ impl StopReason {
             Kind::Regular if self.starts_again(container) => {
                 format!("Container {} {what}, will be restarted", container.name)
             }
-            Kind::Regular => format!("Container {} {what}", container.name),
+            Kind::Regular | Kind::Ephemeral => format!("Container {} {what}", container.name),
             Kind::Init | Kind::Sidecar => format!("Init container {} {what}", container.name),
         })
     }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    self as core, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, Pod, VolumeMountStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    Pod, VolumeMountStatus,
 };
 
 use super::{
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::pods::{
     container_id::container_id,
+    ephemeral,
     lifecycle::{AfterExit, ContainerRecord, Finished, Kind, PodName, Spec, Stage, State, spec::Container},
     reason::{TerminatedReason, WaitingReason},
 };
@@ -45,13 +46,15 @@ impl Statuses<'_> {
         let ready = match container.kind {
             Kind::Init => record.ended(self.state.round).is_some_and(|f| f.exit.exit_code == 0),
             Kind::Sidecar | Kind::Regular => !over && is_ready(container, self.state),
+            Kind::Ephemeral => false,
         };
+        let started = (container.kind != Kind::Ephemeral).then_some(started);
         ContainerStatus {
             name: container.name.clone(),
             state: Some(state),
             last_state: last.map(|f| terminated(self.runtime, self.uid, &container.name, f)),
             ready,
-            started: Some(started),
+            started,
             restart_count: i32::try_from(attempt.unwrap_or(0)).unwrap_or(i32::MAX),
             image,
             image_id,
@@ -108,7 +111,7 @@ impl Statuses<'_> {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }
-            _ => (self.waiting_default(newest), newest),
+            _ => (self.waiting_default(container.kind, newest), newest),
         }
     }
 
@@ -137,14 +140,14 @@ impl Statuses<'_> {
             }
             None => match &record.trouble {
                 Some(trouble) => (waiting(trouble.reason, trouble.message.clone()), newest),
-                None => (self.waiting_default(newest), newest),
+                None => (self.waiting_default(container.kind, newest), newest),
             },
         }
     }
 
     /// What a container waits for that nothing is wrong with; `newest` is its newest end.
-    fn waiting_default(&self, newest: Option<&Finished>) -> ContainerState {
-        let initializing = !self.spec.init.is_empty() && !self.state.initialized;
+    fn waiting_default(&self, kind: Kind, newest: Option<&Finished>) -> ContainerState {
+        let initializing = kind != Kind::Ephemeral && !self.spec.init.is_empty() && !self.state.initialized;
         let (reason, message) = if newest.is_some_and(|finished| finished.round < self.state.round) {
             (WaitingReason::RestartingAllContainers, "it waits for its turn: the whole pod is started again")
         } else if initializing {
@@ -185,9 +188,7 @@ fn terminated(runtime: &str, uid: &str, container: &str, finished: &Finished) ->
 }
 
 fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
-    let spec = pod.spec.as_ref()?;
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let container: &core::Container = all.into_iter().find(|c| c.name == container)?;
+    let container = ephemeral::container(pod, container)?;
     let mounts: Vec<_> = container
         .volume_mounts
         .iter()

@@ -8,13 +8,13 @@ use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 use super::{Outcome, PodTask};
 use crate::pods::{
     container_id::container_id,
+    ephemeral,
     handlers::Attempt,
     launch::Launch,
     lifecycle::{Action, Note, ProbeKind, Trouble},
     pull::{self, PullPolicy},
     reason::WaitingReason,
     shared::tell,
-    volumes::source,
 };
 
 impl PodTask {
@@ -191,7 +191,7 @@ impl PodTask {
 
 /// The images whose files a container mounts, and how they are pulled.
 fn volume_images(pod: &Pod, container: &str) -> Vec<(String, PullPolicy)> {
-    let Some(container) = source::containers(pod).find(|c| c.name == container) else { return Vec::new() };
+    let Some(container) = ephemeral::container(pod, container) else { return Vec::new() };
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
     let images = volumes.iter().filter(|v| is_mounted(&v.name)).filter_map(|volume| volume.image.as_ref());

@@ -38,7 +38,9 @@ pub(in crate::pods) struct Parts {
 
 /// How far the volumes of a pod are.
 #[derive(Clone, Debug, Default)]
-pub(in crate::pods) struct Progress {
+struct Progress {
+    /// Number of the newest version of the pod that was looked at.
+    version: u64,
     /// All volumes that are used have been there once.
     ready: bool,
     places: Places,
@@ -49,7 +51,8 @@ pub(in crate::pods) struct Progress {
 /// Keeps the volumes of a pod until it is dropped.
 pub(in crate::pods) struct Keeper {
     progress: watch::Receiver<Progress>,
-    pod: watch::Sender<Arc<Pod>>,
+    /// The pod, and how often it has changed.
+    pod: watch::Sender<(u64, Arc<Pod>)>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -57,22 +60,27 @@ impl Keeper {
     /// Begins to set up the volumes of `pod`.
     pub(in crate::pods) fn start(pod: Arc<Pod>, parts: Parts) -> Self {
         let (progress, receiver) = watch::channel(Progress::default());
-        let (sender, pod) = watch::channel(pod);
+        let (sender, pod) = watch::channel((1, pod));
         let task = AbortOnDropHandle::new(tokio::spawn(Work::new(parts, pod, progress).run()));
         Self { progress: receiver, pod: sender, task }
     }
 
     /// The pod has changed.
     pub(in crate::pods) fn update(&self, pod: &Arc<Pod>) {
-        self.pod.send_replace(Arc::clone(pod));
+        self.pod.send_modify(|(version, present)| {
+            *version += 1;
+            present.clone_from(pod);
+        });
     }
 
-    /// Waits until all volumes are there, and returns where. The future does not borrow the keeper; it
+    /// Waits until all volumes of the pod as it is now are there, and returns where. The future does not borrow the keeper; it
     /// never ends when the keeper ends first.
     pub(in crate::pods) fn ready(&self) -> impl Future<Output = Places> + Send + use<> {
         let mut progress = self.progress.clone();
+        let version = self.pod.borrow().0;
         async move {
-            let places = progress.wait_for(|p| p.ready).await.map(|p| Arc::clone(&p.places));
+            let is_ready = |progress: &Progress| progress.ready && progress.version >= version;
+            let places = progress.wait_for(is_ready).await.map(|p| Arc::clone(&p.places));
             match places {
                 Ok(places) => places,
                 Err(_) => std::future::pending().await,
@@ -100,7 +108,7 @@ impl Keeper {
 /// The keeper's task.
 struct Work {
     parts: Parts,
-    pod: watch::Receiver<Arc<Pod>>,
+    pod: watch::Receiver<(u64, Arc<Pod>)>,
     progress: watch::Sender<Progress>,
     slots: Vec<Slot>,
     needs: Needs,
@@ -110,32 +118,42 @@ struct Work {
 }
 
 impl Work {
-    fn new(parts: Parts, pod: watch::Receiver<Arc<Pod>>, progress: watch::Sender<Progress>) -> Self {
-        let has_cluster = parts.volumes.has_cluster();
-        let allowed = &parts.volumes.settings().allowed_host_paths;
-        let present = Arc::clone(&pod.borrow());
-        // A volume that cannot be had holds up the containers that mount it, and nobody else.
-        let slots: Vec<Slot> = source::used(&present)
-            .into_iter()
-            .filter(|(_, source)| source.refusal(allowed, has_cluster).is_none())
-            .map(|(name, source)| Slot::new(name, source))
-            .collect();
-        let needs = Needs::of(&present, slots.iter().map(|slot| &slot.source), &parts.volumes);
+    fn new(
+        parts: Parts,
+        pod: watch::Receiver<(u64, Arc<Pod>)>,
+        progress: watch::Sender<Progress>,
+    ) -> Self {
+        let needs = Needs::new(&parts.volumes);
         let now = Instant::now();
-        Self { parts, pod, progress, slots, needs, patience: now + PATIENCE, measure: now + MEASURE }
+        Self { parts, pod, progress, slots: Vec::new(), needs, patience: now + PATIENCE, measure: now + MEASURE }
     }
 
     async fn run(mut self) {
         loop {
-            let pod = Arc::clone(&self.pod.borrow_and_update());
+            let (version, pod) = self.pod.borrow_and_update().clone();
+            self.add_slots(&pod);
             self.needs.refresh(&pod).await;
             for index in 0..self.slots.len() {
                 self.round(&pod, index).await;
             }
             let excess = self.measure().await;
-            self.show(excess);
+            self.show(version, excess);
             if !self.wait().await {
                 return;
+            }
+        }
+    }
+
+    /// Takes in volumes that have come into use: an ephemeral container may mount what nobody did before. A
+    /// volume that cannot be had holds up the containers that mount it, and nobody else.
+    fn add_slots(&mut self, pod: &Pod) {
+        let has_cluster = self.parts.volumes.has_cluster();
+        for (name, source) in source::used(pod) {
+            let allowed = &self.parts.volumes.settings().allowed_host_paths;
+            let is_known = self.slots.iter().any(|slot| slot.name == name);
+            if !is_known && source.refusal(allowed, has_cluster).is_none() {
+                self.needs.follow(pod, &source);
+                self.slots.push(Slot::new(name, source));
             }
         }
     }
@@ -164,7 +182,7 @@ impl Work {
     }
 
     /// Shows how far the volumes are, and whether one is too large.
-    fn show(&mut self, excess: Option<String>) {
+    fn show(&mut self, version: u64, excess: Option<String>) {
         let missing: Vec<&str> =
             self.slots.iter().filter(|s| s.place.is_none()).map(|s| s.name.as_str()).collect();
         let now = Instant::now();
@@ -182,14 +200,15 @@ impl Work {
         self.progress.send_if_modified(|progress| {
             let places = slots.iter().filter_map(|slot| Some((slot.name.clone(), slot.place.clone()?)));
             let places: Places = Arc::new(places.collect());
-            let changed = (progress.ready, &progress.places) != (ready, &places) || excess.is_some();
+            let changed = (progress.version, progress.ready, &progress.places) != (version, ready, &places)
+                || excess.is_some();
             let excess = excess.or(progress.excess.take());
-            *progress = Progress { ready, places, excess };
+            *progress = Progress { version, ready, places, excess };
             changed
         });
     }
 
-    /// Waits until something may have changed; false when nothing ever will.
+    /// Waits until something may have changed; false when the keeper is gone.
     async fn wait(&mut self) -> bool {
         let waiting = self.slots.iter().any(|slot| slot.place.is_none());
         let measured = self.slots.iter().any(|slot| slot.limited().is_some());
@@ -200,9 +219,6 @@ impl Work {
             self.slots.iter().filter_map(Slot::deadline).min(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
-        if deadline.is_none() && self.slots.iter().all(|slot| !slot.is_projected()) {
-            return false;
-        }
         let sleep = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,

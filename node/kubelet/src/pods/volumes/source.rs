@@ -142,7 +142,7 @@ fn kind(volume: &Volume) -> Cow<'static, str> {
     field.map_or(Cow::Borrowed("unknown"), Cow::Owned)
 }
 
-/// Every container of a pod.
+/// The init and regular containers of a pod.
 pub(in crate::pods) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.as_ref();
     let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
@@ -152,13 +152,18 @@ pub(in crate::pods) fn containers(pod: &Pod) -> impl Iterator<Item = &Container>
 
 /// The volumes of a pod that some container has use for; the others are not set up, as upstream does.
 pub(super) fn used(pod: &Pod) -> Vec<(String, Source)> {
+    let spec = pod.spec.as_ref();
+    let ephemeral = spec.and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
+    let uses = containers(pod)
+        .map(|container| (&container.volume_mounts, &container.env))
+        .chain(ephemeral.iter().map(|container| (&container.volume_mounts, &container.env)));
     let mut names = BTreeSet::new();
-    for container in containers(pod) {
-        names.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()));
-        let files = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
-        names.extend(files.filter_map(|from| from.file_key_ref.as_ref()).map(|file| file.volume_name.as_str()));
+    for (mounts, variables) in uses {
+        names.extend(mounts.iter().flatten().map(|mount| mount.name.as_str()));
+        let sources = variables.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+        names.extend(sources.filter_map(|from| Some(from.file_key_ref.as_ref()?.volume_name.as_str())));
     }
-    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let used = volumes.iter().filter(|volume| names.contains(volume.name.as_str()));
     used.map(|volume| (volume.name.clone(), Source::of(volume))).collect()
 }
@@ -215,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_name_what_is_refused() {
+    fn a_volume_that_cannot_be_had_is_named() {
         let allowed = AllowedHostPaths::new(vec!["/srv".into()]).unwrap();
         let token = json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
         let certificate =
@@ -266,12 +271,14 @@ mod tests {
             "containers": [{"name": "c", "env": [
                 {"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": "b", "path": "p", "key": "k"}}},
             ]}],
+            "ephemeralContainers": [{"name": "e", "volumeMounts": [{"name": "c", "mountPath": "/c"}]}],
             "volumes": [
-                {"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}, {"name": "idle", "nfs": {"server": "s", "path": "/"}},
+                {"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}, {"name": "c", "emptyDir": {}},
+                {"name": "idle", "nfs": {"server": "s", "path": "/"}},
             ],
         }}))
         .unwrap();
         let names: Vec<_> = used(&pod).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["a", "b"]);
+        assert_eq!(names, ["a", "b", "c"]);
     }
 }

@@ -288,3 +288,35 @@ fn a_restart_of_the_whole_pod_is_named() {
     assert_eq!(short(seen.state.as_ref()), waits);
     assert_eq!(short(seen.last_state.as_ref()), "terminated 143 RestartingAllContainers");
 }
+
+/// An ephemeral container has a status of its own, with neither readiness nor `started`, and is no part of the
+/// pod's phase.
+#[test]
+fn ephemeral_containers() {
+    let described = json!({
+        "restartPolicy": "Always",
+        "initContainers": [{"name": "i", "image": "i:v1"}],
+        "containers": [{"name": "c", "image": "c:v1"}],
+        "ephemeralContainers": [
+            {"name": "e", "image": "e:v1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"name": "f", "image": "f:v1"},
+        ],
+    });
+    let pod = pod(described);
+    let seen =
+        status(&pod, &State { initialized: false, ..state(&[("i", running(&[])), ("e", running(&[]))]) });
+    assert_eq!(seen.phase.as_deref(), Some("Pending"));
+    let of = |status: &PodStatus, index: usize| {
+        status.ephemeral_container_statuses.as_ref().unwrap()[index].clone()
+    };
+    let (e, f) = (of(&seen, 0), of(&seen, 1));
+    assert_eq!((e.name.as_str(), e.ready, e.started, e.restart_count), ("e", false, None, 0));
+    assert_eq!(short(e.state.as_ref()), "running");
+    assert_eq!(e.volume_mounts.unwrap()[0].mount_path, "/v");
+    assert_eq!(short(f.state.as_ref()), "waiting ContainerCreating");
+    let later = status(&pod, &state(&[("i", ended(&[0])), ("c", running(&[])), ("e", ended(&[3]))]));
+    assert_eq!(
+        (later.phase.as_deref(), short(of(&later, 0).state.as_ref()).as_str()),
+        (Some("Running"), "terminated 3 Error")
+    );
+}

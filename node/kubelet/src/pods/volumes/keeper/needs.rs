@@ -68,48 +68,43 @@ pub(super) enum Missing {
 }
 
 impl Needs {
-    pub(super) fn of<'a>(
-        pod: &Pod,
-        sources: impl Iterator<Item = &'a Source>,
-        volumes: &Volumes,
-    ) -> Self {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let now = Instant::now();
-        let mut needs = Self {
+    pub(super) fn new(volumes: &Volumes) -> Self {
+        Self {
             objects: volumes.objects.clone(),
             config_maps: BTreeMap::new(),
             secrets: BTreeMap::new(),
             tokens: BTreeMap::new(),
             trust: None,
-            begun: now,
-        };
-        let Some(objects) = volumes.objects.clone() else { return needs };
-        let projected = sources.filter_map(|source| match source {
-            Source::Projected(projected) => Some(&projected.sources),
-            _ => None,
-        });
-        for source in projected.flatten() {
+            begun: Instant::now(),
+        }
+    }
+
+    /// Follows what a volume is made from.
+    pub(super) fn follow(&mut self, pod: &Pod, source: &Source) {
+        let (Some(objects), Source::Projected(projected)) = (self.objects.clone(), source) else { return };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let now = Instant::now();
+        for source in &projected.sources {
             if let Some(reference) = &source.config_map {
                 let follow = || objects.config_map(namespace, &reference.name);
-                needs.config_maps.entry(reference.name.clone()).or_insert_with(follow);
+                self.config_maps.entry(reference.name.clone()).or_insert_with(follow);
             }
             if let Some(reference) = &source.secret {
                 let follow = || objects.secret(namespace, &reference.name);
-                needs.secrets.entry(reference.name.clone()).or_insert_with(follow);
+                self.secrets.entry(reference.name.clone()).or_insert_with(follow);
             }
             if let Some(reference) = &source.service_account_token {
-                needs.tokens.entry(TokenKey::of(reference)).or_insert_with(|| Renewal {
+                self.tokens.entry(TokenKey::of(reference)).or_insert_with(|| Renewal {
                     token: None,
                     error: None,
                     due: now,
                     backoff: Backoff::new(FIRST_RETRY, LAST_RETRY),
                 });
             }
-            if source.cluster_trust_bundle.is_some() {
-                needs.trust = Some(Trust { bundles: Ok(Vec::new()), due: now });
+            if source.cluster_trust_bundle.is_some() && self.trust.is_none() {
+                self.trust = Some(Trust { bundles: Ok(Vec::new()), due: now });
             }
         }
-        needs
     }
 
     /// Renews what is due.
