@@ -253,6 +253,10 @@ impl Runtime for WasiRuntime {
         }
     }
 
+    async fn image_files(&self, image: &str) -> Result<Option<PathBuf>, ImageError> {
+        Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
+    }
+
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
         let (instance, hold) = self.instance(spec).await?;
         let started = self.supervisor.start(group_of(spec), &instance).await;
