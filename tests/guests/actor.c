@@ -8,6 +8,7 @@
  *   env               print the environment, one line each
  *   alloc MB          allocate memory, and write to all of it
  *   sleep S           sleep
+ *   wait              read standard input to its end
  *   spin              never end, never yield
  *   trap              trap
  *   exit N            exit
@@ -211,6 +212,9 @@ static int alone(const char *verb, int argc, char **argv) {
             puts(*entry);
     } else if (!strcmp(verb, "spin")) {
         for (volatile unsigned long n = 0;; n++)
+            ;
+    } else if (!strcmp(verb, "wait")) {
+        while (getchar() != EOF)
             ;
     } else if (!strcmp(verb, "trap")) {
         fflush(NULL);

@@ -12,9 +12,10 @@
 //! [`Instance::run`] is an ordinary future: a guest that waits costs no thread, a guest that computes yields
 //! at every tick of the engine, and dropping the future ends the guest wherever it is.
 //!
-//! What a guest sees: argv and environment exactly as given; closed stdin; stdout and stderr that say they
-//! are terminals, because programs in C hold back their lines otherwise; the files that [`crate::files`] made;
-//! clocks and randomness of the host; sockets by [`network`] (components only, WASI 0.1 has none).
+//! What a guest sees: argv and environment exactly as given; a stdin that is at its end, or ends when the guest
+//! should; stdout and stderr that say they are terminals, because programs in C hold back their lines otherwise;
+//! the files that [`crate::files`] made; clocks and randomness of the host; sockets by [`network`] (components
+//! only, WASI 0.1 has none).
 
 mod cache;
 mod cause;
@@ -23,6 +24,7 @@ mod memory;
 pub mod network;
 mod outcome;
 mod state;
+mod stdin;
 mod stdio;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder, p1, p2};
 
@@ -148,7 +151,8 @@ impl Host {
         self.cache.get(self, path, kind).await
     }
 
-    /// Makes an instance, which does not run yet, with the files of `root`.
+    /// Makes an instance, which does not run yet, with the files of `root`. With a `notice`, its standard input
+    /// ends when that is cancelled.
     ///
     /// # Errors
     /// [`PrepareError`].
@@ -159,10 +163,14 @@ impl Host {
         root: &Root,
         argv: &[String],
         output: &Output,
+        notice: Option<&CancellationToken>,
     ) -> Result<Instance, PrepareError> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(&spec.env);
         wasi.stdout(stdio::GuestStream::stdout(output)).stderr(stdio::GuestStream::stderr(output));
+        if let Some(notice) = notice {
+            wasi.stdin(stdin::Notice(notice.clone()));
+        }
         if let Some(dir) = &spec.working_dir {
             wasi.initial_cwd(dir);
         }

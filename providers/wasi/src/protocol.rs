@@ -75,6 +75,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
+            stop_notice: spec.stop_notice,
             root: Some((&spec.root).into()),
         }
     }
@@ -117,6 +118,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
+            stop_notice: spec.stop_notice,
         })
     }
 }
@@ -249,6 +251,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
+            stop_notice: true,
         }
     }
 

@@ -200,7 +200,8 @@ impl WasiRuntime {
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, &self.compiler).await;
         let code = code.map_err(|error| convert::compile_error(&error))?;
-        Ok((convert::instance_spec(spec, code, kind, self.store.rootfs(&image)), hold))
+        let notice = convert::stop_notice(spec)?;
+        Ok((convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice), hold))
     }
 }
 
@@ -250,6 +251,10 @@ impl Runtime for WasiRuntime {
                 Vec::new()
             }
         }
+    }
+
+    async fn image_files(&self, image: &str) -> Result<Option<PathBuf>, ImageError> {
+        Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {

@@ -134,16 +134,18 @@ impl Hosting {
         let loaded = inner.host.load(&spec.module, spec.kind).await?;
         let log = Log::open(&spec.log_path, inner.log)
             .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
+        let notice = spec.stop_notice.then(CancellationToken::new);
         let spec = Arc::new(spec);
         let root = Arc::new(self.root(&spec).await?);
         let output = Output::Log(log.clone());
-        let guest = inner.host.prepare(Arc::clone(&loaded), &spec, &root, &spec.argv, &output)?;
+        let loads = Arc::clone(&loaded);
+        let guest = inner.host.prepare(loads, &spec, &root, &spec.argv, &output, notice.as_ref())?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
         let running = Running { spec, loaded, root: Arc::clone(&root), stop, ended: ended.clone() };
         let (id, pod_uid) = (running.spec.id.clone(), running.spec.pod_uid.clone());
         let instance = inner.table.started(&id, &pod_uid, Timestamp::now(), running);
-        let guest = inner.guests.spawn(until_stopped(guest, stopped));
+        let guest = inner.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
         tokio::spawn(async move {
             let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
@@ -210,8 +212,8 @@ impl Hosting {
         let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
         let capture = Capture::new(output_limit);
         let output = Output::Capture(capture.clone());
-        let guest =
-            inner.host.prepare(Arc::clone(&running.loaded), &running.spec, &running.root, argv, &output)?;
+        let (loaded, spec) = (Arc::clone(&running.loaded), &running.spec);
+        let guest = inner.host.prepare(loaded, spec, &running.root, argv, &output, None)?;
         let guest = AbortOnDropHandle::new(inner.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
             exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
@@ -236,14 +238,28 @@ impl Running {
     }
 }
 
-/// Runs a guest to its end or until it is asked to stop. WASI has no signals: a guest cannot be told to
-/// end, nor can it refuse, so that it ends at once and the grace is what it has at most.
-async fn until_stopped(guest: host::Instance, mut stop: watch::Receiver<Option<Instant>>) -> Exit {
+/// Runs a guest to its end or until it is asked to stop. WASI has no signals: without a `notice` a guest
+/// cannot be told to end, nor can it refuse, so that it ends at once and the grace is what it has at most. With
+/// one, it is told, and killed when its grace is over.
+async fn until_stopped(
+    guest: host::Instance,
+    mut stop: watch::Receiver<Option<Instant>>,
+    notice: Option<CancellationToken>,
+) -> Exit {
     let stopped = async move {
-        match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
-            Ok(Some(deadline)) => Instant::now() >= deadline,
-            // The sender lives in the table for as long as the guest runs.
-            Ok(None) | Err(_) => std::future::pending().await,
+        loop {
+            let deadline = match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+                Ok(Some(deadline)) => deadline,
+                // The sender lives in the table for as long as the guest runs.
+                Ok(None) | Err(_) => std::future::pending().await,
+            };
+            let Some(notice) = &notice else { return Instant::now() >= deadline };
+            notice.cancel();
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return true,
+                // The deadline may have come nearer.
+                _ = stop.changed() => {}
+            }
         }
     };
     tokio::select! {
@@ -309,6 +325,7 @@ mod tests {
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
                 memory_limit_bytes: 0,
+                stop_notice: false,
             }
         }
 

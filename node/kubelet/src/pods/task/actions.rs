@@ -1,0 +1,204 @@
+//! The carrying out of what the lifecycle asks for: each action is spawned, and comes back as an [`Outcome`].
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
+
+use super::{Outcome, PodTask};
+use crate::pods::{
+    container_id::container_id,
+    ephemeral,
+    handlers::Attempt,
+    launch::Launch,
+    lifecycle::{Action, Note, ProbeKind, Trouble},
+    pull::{self, PullPolicy},
+    reason::WaitingReason,
+    shared::tell,
+};
+
+impl PodTask {
+    pub(super) fn forget(&mut self, id: String) {
+        let shared = Arc::clone(&self.shared);
+        self.outcomes.spawn(async move {
+            if let Err(error) = shared.runtime.remove(&id).await {
+                tracing::debug!(container = id, %error, "an ended container could not be removed; it goes with its pod");
+            }
+            Outcome::Done
+        });
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Event(note) => self.tell(&note),
+            Action::Pull { container, image } => self.pull(container, image),
+            Action::AbortPull { container } => {
+                if let Some(handle) = self.pulls.remove(&container) {
+                    handle.abort();
+                }
+            }
+            Action::Start { container, attempt } => self.start(container, attempt),
+            Action::PostStart { container } => self.post_start(container),
+            Action::PreStop { container, within } => self.pre_stop(container, within),
+            Action::Probe { container, kind } => self.probe(container, kind),
+            Action::Stop { container, attempt, grace } => self.stop(&container, attempt, grace),
+        }
+    }
+
+    fn tell(&self, note: &Note) {
+        tell(&self.shared.recorder, &self.reference, &self.spec, note);
+    }
+
+    fn pull(&mut self, container: String, image: String) {
+        let (shared, reference, spec) = (Arc::clone(&self.shared), self.reference.clone(), self.spec.clone());
+        let pod = Arc::clone(&self.pod);
+        let policy = self.container(&container).and_then(|c| c.image_pull_policy);
+        let policy = PullPolicy::of(policy.as_deref(), &image);
+        let (name, places) = (container.clone(), self.places());
+        let handle = self.outcomes.spawn(async move {
+            // Nothing of a pod begins before its volumes are there, as upstream has it.
+            places.await;
+            let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
+            let result = async {
+                for (image, policy) in volume_images(&pod, &container) {
+                    let credentials = shared.credentials(&pod, &image, note).await;
+                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await?;
+                }
+                let credentials = shared.credentials(&pod, &image, note).await;
+                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await
+            };
+            let result = result.await;
+            Outcome::Pulled { container, result }
+        });
+        self.pulls.insert(name, handle);
+    }
+
+    fn start(&mut self, name: String, attempt: u32) {
+        let image = self.state.container(&name).image.clone();
+        let (Some(container), Some(image)) = (self.container(&name), image) else {
+            // The lifecycle asks for what the spec has, once its image is there; if it ever does not, that is
+            // said, and tried again.
+            let trouble = Trouble {
+                reason: WaitingReason::CreateContainerError,
+                message: format!("container {name} has no specification or no image"),
+            };
+            self.state.record_start(&self.spec, &name, Err(trouble), Timestamp::now());
+            return;
+        };
+        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+        let (reference, spec) = (self.reference.clone(), self.spec.clone());
+        let places = self.places();
+        self.outcomes.spawn(async move {
+            let node = shared.node.borrow().clone();
+            let launch = Launch {
+                runtime: shared.runtime.as_ref(),
+                api: shared.api.as_ref(),
+                node: &node,
+                logs_dir: &shared.logs_dir,
+                records: &shared.records,
+            };
+            let volumes = (shared.volumes.as_ref(), &places.await);
+            let result = launch.start(&pod, &container, &image, attempt, volumes).await;
+            let note = |warning, reason, message: String| {
+                tell(
+                    &shared.recorder,
+                    &reference,
+                    &spec,
+                    &Note { container: Some(name.clone()), warning, reason, message },
+                );
+            };
+            match &result {
+                Ok(_) => {
+                    note(false, "Created", "Container created".to_owned());
+                    note(false, "Started", "Container started".to_owned());
+                }
+                Err(trouble) => note(true, "Failed", format!("Error: {}", trouble.message)),
+            }
+            Outcome::Started { container: name, result }
+        });
+    }
+
+    /// The running attempt of a container, for its probes and hooks.
+    fn attempt(&mut self, name: &str) -> Attempt {
+        let container = self.container(name).unwrap_or_default();
+        let record = self.state.container(name);
+        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let id = container_id(&self.name.uid, name, number);
+        let (recorder, reference, spec) =
+            (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
+        Attempt {
+            runtime: Arc::clone(&self.shared.runtime),
+            api: Arc::clone(&self.shared.api),
+            node: self.shared.node.borrow().clone(),
+            logs_dir: self.shared.logs_dir.clone(),
+            records: self.shared.records.clone(),
+            pod: Arc::clone(&self.pod),
+            name: self.name.clone(),
+            container,
+            number,
+            image,
+            spec: self.ongoing.spec(&id),
+            id,
+            tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
+        }
+    }
+
+    fn post_start(&mut self, container: String) {
+        let attempt = self.attempt(&container);
+        let (id, number) = (attempt.id.clone(), attempt.number);
+        let handle = self.outcomes.spawn(async move {
+            Outcome::PostStarted { container, attempt: number, result: attempt.post_start().await }
+        });
+        self.ongoing.hook(&id, handle);
+    }
+
+    fn pre_stop(&mut self, container: String, within: Duration) {
+        let attempt = self.attempt(&container);
+        let (id, number) = (attempt.id.clone(), attempt.number);
+        let handle = self.outcomes.spawn(async move {
+            attempt.pre_stop(within).await;
+            Outcome::PreStopped { container, attempt: number }
+        });
+        self.ongoing.hook(&id, handle);
+    }
+
+    fn probe(&mut self, container: String, kind: ProbeKind) {
+        let attempt = self.attempt(&container);
+        self.outcomes.spawn(async move {
+            Outcome::Probed { container, attempt: attempt.number, kind, success: attempt.probe(kind).await }
+        });
+    }
+
+    fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
+        let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
+        let pod = self.name.clone();
+        self.outcomes.spawn(async move {
+            let mut delay = Duration::from_millis(100);
+            // A provider that cannot be reached either comes back or is found to be gone, and its
+            // containers with it; this task is then ended with its pod.
+            while let Err(error) = shared.runtime.stop(&id, grace).await {
+                tracing::warn!(%pod, container = id, %error, "cannot stop a container; trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(5));
+                if shared.runtime.observe(&id).is_none() {
+                    break;
+                }
+            }
+            Outcome::Done
+        });
+    }
+}
+
+/// The images whose files a container mounts, and how they are pulled.
+fn volume_images(pod: &Pod, container: &str) -> Vec<(String, PullPolicy)> {
+    let Some(container) = ephemeral::container(pod, container) else { return Vec::new() };
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    let images = volumes.iter().filter(|v| is_mounted(&v.name)).filter_map(|volume| volume.image.as_ref());
+    let image = |source: &ImageVolumeSource| {
+        let image = source.reference.clone().filter(|reference| !reference.is_empty())?;
+        let policy = PullPolicy::of(source.pull_policy.as_deref(), &image);
+        Some((image, policy))
+    };
+    images.filter_map(image).collect()
+}
