@@ -159,13 +159,16 @@ impl PodTask {
 
     fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
         let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
-        let pod = self.name.clone();
+        let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
         self.outcomes.spawn(async move {
             let mut delay = Duration::from_millis(100);
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
             while let Err(error) = shared.runtime.stop(&id, grace).await {
                 tracing::warn!(%pod, container = id, %error, "cannot stop a container; trying again");
+                let message = format!("error killing pod: {error}");
+                let note = Note { container: None, warning: true, reason: "FailedKillPod", message };
+                tell(&shared.recorder, &reference, &spec, &note);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(5));
                 if shared.runtime.observe(&id).is_none() {
