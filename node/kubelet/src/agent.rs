@@ -26,15 +26,17 @@ use crate::{
     identity::{self, Connection, IdentityError, Rotation, serving},
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared,
+        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
         },
         api::Cluster,
+        files::resolv_conf,
         lifecycle::Limits,
         source,
         static_pods::{Board, FileSource, Mirrors},
+        volumes::{self, Memory},
     },
     runtime::Runtime,
     server::{self, Server},
@@ -143,16 +145,20 @@ impl Agent {
         let writer = reflector::store::Writer::default();
         let (ready, services_ready) = watch::channel(false);
         let (facts, node_facts) = watch::channel(NodeFacts {
+            hostname: config.hostname.clone(),
+            cluster_domain: config.kubelet.cluster_domain.clone(),
             host_ips: addresses.clone(),
             pod_ips: addresses,
             ..NodeFacts::default()
         });
         let (view, admission) = watch::channel(NodeView::default());
+        let volumes = Volumes::new(client.clone(), volume_settings(&config));
         let shared = Arc::new(Shared {
             runtime,
             api: Arc::new(Cluster::new(client, writer.as_reader(), services_ready)),
             recorder,
             records,
+            volumes: Arc::new(volumes),
             index,
             admission: Some(admission),
             node: node_facts,
@@ -278,6 +284,27 @@ fn derive<T: PartialEq>(node: &Node, kept: &watch::Sender<T>, from: impl Fn(&Nod
         *kept = new;
         changed
     });
+}
+
+/// What volumes are made with. Before the first worker starts, for it has to see what is mounted here.
+fn volume_settings(config: &Config) -> volumes::Settings {
+    let memory = Memory::open(&config.root_dir).inspect_err(|error| {
+        tracing::warn!(
+            %error,
+            "nothing can be mounted here: Secrets, tokens and emptyDir volumes of medium Memory are kept on disk, \
+             where only this user can read them"
+        );
+    });
+    volumes::Settings {
+        allowed_host_paths: config.allowed_host_paths.clone(),
+        dns: resolv_conf::Settings {
+            cluster_dns: config.kubelet.cluster_dns.clone(),
+            cluster_domain: config.kubelet.cluster_domain.clone(),
+            alone: false,
+        },
+        resolv_conf: config.kubelet.resolv_conf.clone(),
+        memory: memory.ok(),
+    }
 }
 
 /// What pods may learn of the node.

@@ -6,7 +6,7 @@
 //! given its first complete list, and never before.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -292,9 +292,15 @@ impl PodManager {
             tracing::warn!(%error, "cannot list the records of pods");
             Vec::new()
         });
+        let in_memory = self.shared.volumes.uids().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list the volumes in memory");
+            BTreeSet::new()
+        });
+        let uids: BTreeSet<String> = uids.into_iter().chain(in_memory).collect();
         for uid in uids.iter().filter(|uid| !is_known(uid)) {
             tracing::info!(pod = uid, "removing the folder of a pod that is gone");
-            if let Err(error) = self.shared.records.remove(uid) {
+            let volumes = self.shared.volumes.remove(&self.shared.records, uid);
+            if let Err(error) = volumes.and_then(|()| self.shared.records.remove(uid)) {
                 tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
             }
         }

@@ -19,11 +19,13 @@ pub mod container_id;
 mod credentials;
 pub mod environment;
 mod ephemeral;
+pub mod files;
 mod handlers;
 mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
+mod objects;
 mod probe_counts;
 mod publisher;
 mod pull;
@@ -37,6 +39,7 @@ pub mod status;
 mod status_patch;
 mod task;
 mod termination;
+pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
@@ -45,4 +48,5 @@ pub use self::{
     probe_counts::ProbeCounts,
     records::Records,
     shared::Shared,
+    volumes::Volumes,
 };

@@ -94,6 +94,8 @@ reasons! {
     PodReason {
         /// `activeDeadlineSeconds` is over.
         DeadlineExceeded,
+        /// It took more of the node's disk than it may.
+        Evicted,
         /// Its selector or affinity is for other nodes.
         NodeAffinity,
         /// It names another node.

@@ -14,6 +14,7 @@ use super::{
     lifecycle::{Kind, Limits, Note, Spec},
     probe_counts::ProbeCounts,
     records::Records,
+    volumes::Volumes,
 };
 use crate::{
     events::Recorder,
@@ -31,6 +32,8 @@ pub struct Shared {
     pub recorder: Recorder,
     /// Remembers pods.
     pub records: Records,
+    /// Volumes of pods.
+    pub volumes: Arc<Volumes>,
     /// Where the newest statuses are looked up.
     pub index: PodIndex,
     /// The node as admission sees it; `None` takes every pod.

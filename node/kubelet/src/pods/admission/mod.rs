@@ -8,7 +8,7 @@ pub mod resources;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
 use self::resources::Amounts;
 use super::{
@@ -30,6 +30,14 @@ pub struct NodeView {
     pub taints: Vec<Taint>,
     /// What pods may have in all; `pods` is how many there may be.
     pub allocatable: Amounts,
+}
+
+impl NodeView {
+    /// True when the node satisfies one of the terms of a selector, as a volume's node affinity has one.
+    #[must_use]
+    pub fn satisfies(&self, selector: &NodeSelector) -> bool {
+        affinity::selects(selector, &self.name, &self.labels)
+    }
 }
 
 /// Why a pod was not taken.

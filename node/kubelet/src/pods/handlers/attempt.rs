@@ -147,7 +147,7 @@ impl Attempt {
             let (runtime, api) = (self.runtime.as_ref(), self.api.as_ref());
             let launch =
                 Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir, records: &self.records };
-            let made = launch.spec(&self.pod, &self.container, image, self.number).await;
+            let made = launch.spec(&self.pod, &self.container, image, self.number, None).await;
             made.map_err(|trouble| trouble.message)
         };
         self.spec.get_or_try_init(make).await.map(Some)

@@ -20,6 +20,7 @@ use crate::{
         container_id::container_id,
         environment::References,
         lifecycle::Limits,
+        volumes::{Settings, Volumes},
     },
     runtime::{
         ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
@@ -165,6 +166,7 @@ impl World {
             api: Arc::new(Api(api)),
             recorder: Recorder::local(sink),
             records: records.clone(),
+            volumes: Arc::new(Volumes::alone(Settings::default())),
             index: PodIndex::default(),
             admission: None,
             node: facts,

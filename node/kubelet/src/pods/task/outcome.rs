@@ -47,6 +47,7 @@ pub(super) enum Outcome {
         result: Result<Box<Pod>, ApiError>,
     },
     Finalized(Result<(), ApiError>),
+    Unmounted(Result<(), String>),
     Done,
 }
 
@@ -88,6 +89,7 @@ impl PodTask {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
                 self.finalize = Finalize::RetryAt(after(now, FINALIZE_RETRY));
             }
+            Outcome::Unmounted(result) => self.record_unmounted(result, now),
             Outcome::Done => {}
         }
     }
