@@ -22,12 +22,16 @@ pub(crate) struct WorkerArgs {
     /// Log files kept for a container.
     #[arg(long)]
     log_max_files: Option<u32>,
+    /// Make no mounts, as on a host that allows none.
+    #[arg(long)]
+    no_mounts: bool,
 }
 
 /// Hosts guests until told to stop.
 pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut options = worker::WorkerOptions::new(args.socket);
     options.with_parent = args.with_parent;
+    options.no_mounts = args.no_mounts;
     if let Some(bytes) = args.default_memory_limit {
         options.default_memory_limit = bytes;
     }

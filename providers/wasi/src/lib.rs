@@ -28,6 +28,7 @@ pub mod capacity;
 pub mod compile;
 pub mod engine;
 pub mod exit;
+pub mod files;
 pub mod host;
 pub mod inspect;
 pub mod instance;

@@ -29,6 +29,7 @@ pub(crate) use process::is_locked;
 
 use crate::{
     capacity,
+    files::{self, Files, UserMapError, Way},
     host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
     logs::LogOptions,
 };
@@ -49,6 +50,8 @@ pub struct WorkerOptions {
     pub default_memory_limit: u64,
     /// When log files are rotated.
     pub log: LogOptions,
+    /// Make no mounts, as on a host that allows none.
+    pub no_mounts: bool,
 }
 
 impl WorkerOptions {
@@ -59,12 +62,13 @@ impl WorkerOptions {
             with_parent: false,
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
+            no_mounts: false,
         }
     }
 
     /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
     /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>` and, if so,
-    /// `--with-parent`.
+    /// `--with-parent` and `--no-mounts`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
@@ -75,8 +79,10 @@ impl WorkerOptions {
         ] {
             args.extend([flag.into(), value.to_string().into()]);
         }
-        if self.with_parent {
-            args.push("--with-parent".into());
+        for (flag, is_set) in [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts)] {
+            if is_set {
+                args.push(flag.into());
+            }
         }
         args
     }
@@ -117,6 +123,9 @@ pub enum WorkerError {
     /// Threads or signals could not be set up.
     #[error("cannot set up the worker's threads and signals: {0}")]
     Runtime(#[source] io::Error),
+    /// The process is of no use.
+    #[error(transparent)]
+    UserMap(#[from] UserMapError),
     /// WASI could not be set up.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -125,12 +134,13 @@ pub enum WorkerError {
     Serve(String),
 }
 
-/// What the subcommand `worker` does: hosts instances until it is told to end. Must not be called from
-/// within an async runtime; it makes its own.
+/// What the subcommand `worker` does: hosts instances until it is told to end. Must be called while the process
+/// has one thread, and so not from within an async runtime; it makes its own.
 ///
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    let files = enter_namespace(&options)?;
     let guests = tokio::runtime::Builder::new_multi_thread()
         .thread_name("guests")
         .enable_all()
@@ -142,14 +152,36 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
         .enable_all()
         .build()
         .map_err(WorkerError::Runtime)?;
-    let result = control.block_on(serve(options, guests.handle().clone()));
+    let result = control.block_on(serve(options, files, guests.handle().clone()));
     // Guests that would not end, and threads that hang in a disk, end with the process.
     guests.shutdown_background();
     control.shutdown_background();
     result
 }
 
-async fn serve(options: WorkerOptions, guests: tokio::runtime::Handle) -> Result<(), WorkerError> {
+/// Finds out how guests get their files. From here on, mounts are the worker's own.
+fn enter_namespace(options: &WorkerOptions) -> Result<Files, WorkerError> {
+    let way = if options.no_mounts {
+        Way::Preopens { why: "the worker was told to make no mounts".to_owned() }
+    } else {
+        files::enter(process::make_home(&options.socket)?)?
+    };
+    match &way {
+        Way::Mounts { user_namespace } => tracing::info!(user_namespace, "guests have one root of mounts"),
+        Way::Preopens { why } => tracing::warn!(
+            why,
+            "this host allows no mounts: guests have a preopened directory for each of their volumes, images are \
+             copied, and single files cannot always be shown"
+        ),
+    }
+    Ok(Files::new(way))
+}
+
+async fn serve(
+    options: WorkerOptions,
+    files: Files,
+    guests: tokio::runtime::Handle,
+) -> Result<(), WorkerError> {
     let end = CancellationToken::new();
     process::catch_signals(&end).map_err(WorkerError::Runtime)?;
     process::raise_file_limit();
@@ -161,7 +193,7 @@ async fn serve(options: WorkerOptions, guests: tokio::runtime::Handle) -> Result
         default_memory_limit: options.default_memory_limit,
         empty_root: home.empty_root(),
     })?;
-    let hosting = hosting::Hosting::new(Arc::new(host), guests, options.log, capacity::guests());
+    let hosting = hosting::Hosting::new(Arc::new(host), files, guests, options.log, capacity::guests());
     let served = CancellationToken::new();
     let listener = home.listen()?;
     let server = tonic::transport::Server::builder()

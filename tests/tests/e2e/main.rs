@@ -34,6 +34,7 @@ mod probes;
 mod reasons;
 mod registration;
 mod restarts;
+mod root_fs;
 mod run_command;
 mod scale;
 mod sidecars;

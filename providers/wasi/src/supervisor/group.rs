@@ -251,6 +251,7 @@ impl Group {
             with_parent,
             default_memory_limit: self.options.default_memory_limit,
             log: self.options.log,
+            no_mounts: false,
         };
         command.args(options.args());
         // A terminal's Ctrl-C is for the process group in front, which the worker must not be in.
