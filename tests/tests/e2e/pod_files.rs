@@ -50,8 +50,7 @@ async fn a_termination_message_is_read_from_its_file() {
             "name": "main", "image": image, "args": args, "terminationMessagePath": "/messages/last",
         });
         pods.create("elsewhere", json!({ "containers": [container] })).await;
-        for (name, phase, expected) in
-            [("usual", "Failed", "why"), ("elsewhere", "Succeeded", "another why")]
+        for (name, phase, expected) in [("usual", "Failed", "why"), ("elsewhere", "Succeeded", "another why")]
         {
             let pod = pods.phase(name, phase).await;
             assert_eq!(terminated(&pod).unwrap().message.as_deref(), Some(expected));

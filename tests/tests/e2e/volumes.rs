@@ -81,7 +81,7 @@ async fn a_config_map_is_followed() {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         pods.phase("reader", "Succeeded").await;
-        assert!(pods.logs("reader").await.starts_with("10000 reads"));
+        assert!(logs_of(&pods, "reader", "main").await.starts_with("10000 reads"));
         assert_eq!(logs_of(&pods, "reader", "part").await, "a");
     })
     .await;
@@ -256,10 +256,8 @@ async fn a_claim_is_mounted() {
                 ] }] } },
             },
         });
-        let volume = volumes
-            .create(&PostParams::default(), &serde_json::from_value(volume).unwrap())
-            .await
-            .unwrap();
+        let volume =
+            volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), ns);
         let claim = json!({
             "metadata": { "name": "data" },
@@ -269,8 +267,7 @@ async fn a_claim_is_mounted() {
             },
         });
         claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
-        for (name, args) in
-            [("writes", ["write", "/v/kept", "yes"]), ("reads", ["until", "/v/kept", "yes"])]
+        for (name, args) in [("writes", ["write", "/v/kept", "yes"]), ("reads", ["until", "/v/kept", "yes"])]
         {
             let spec = json!({
                 "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }],

@@ -10,8 +10,7 @@ use std::path::{Component, Path, PathBuf};
 pub(super) fn inside(target: &Path, depth: usize) -> PathBuf {
     let mut parts = target.components().peekable();
     let mut climbs = if target.has_root() { depth } else { 0 };
-    while let Some(part) =
-        parts.next_if(|part| !matches!(part, Component::Normal(_) | Component::Prefix(_)))
+    while let Some(part) = parts.next_if(|part| !matches!(part, Component::Normal(_) | Component::Prefix(_)))
     {
         if part == Component::ParentDir {
             climbs = (climbs + 1).min(depth);

@@ -73,7 +73,8 @@ impl PodTask {
             let result = async {
                 for (image, policy) in volume_images(&pod, &container) {
                     let credentials = shared.credentials(&pod, &image, note).await;
-                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await?;
+                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note)
+                        .await?;
                 }
                 let credentials = shared.credentials(&pod, &image, note).await;
                 pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await
