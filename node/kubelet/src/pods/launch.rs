@@ -64,10 +64,9 @@ impl Launch<'_> {
         let files = volumes::env_files(References::of(container).files, places)?;
         let mut spec = self.spec(pod, container, image, attempt, Some(&files)).await?;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
-        let own = self.own_files(pod, container, attempt, of_node).map_err(|message| Trouble {
-            reason: WaitingReason::CreateContainerError,
-            message,
-        })?;
+        let own = self
+            .own_files(pod, container, attempt, of_node)
+            .map_err(|message| Trouble { reason: WaitingReason::CreateContainerError, message })?;
         spec.mounts.extend(own);
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {

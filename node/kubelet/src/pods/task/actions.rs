@@ -18,11 +18,22 @@ use crate::pods::{
 };
 
 impl PodTask {
-    pub(super) fn forget(&mut self, id: String) {
+    /// Removes an attempt that has ended, and what it has written outside its mounts. What cannot be removed
+    /// goes with the pod.
+    pub(super) fn forget(&mut self, container: String, attempt: u32) {
         let shared = Arc::clone(&self.shared);
+        let uid = self.name.uid.clone();
         self.outcomes.spawn(async move {
+            let id = container_id(&uid, &container, attempt);
             if let Err(error) = shared.runtime.remove(&id).await {
-                tracing::debug!(container = id, %error, "an ended container could not be removed; it goes with its pod");
+                tracing::debug!(container = id, %error, "an ended container could not be removed");
+                return Outcome::Done;
+            }
+            let remove = move || shared.records.remove_attempt(&uid, &container, attempt);
+            match tokio::task::spawn_blocking(remove).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(container = id, %error, "files of an ended container could not be removed"),
+                Err(error) => tracing::error!(container = id, %error, "the removal of a container's files has panicked"),
             }
             Outcome::Done
         });
@@ -62,7 +73,8 @@ impl PodTask {
             let result = async {
                 for (image, policy) in volume_images(&pod, &container) {
                     let credentials = shared.credentials(&pod, &image, note).await;
-                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await?;
+                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note)
+                        .await?;
                 }
                 let credentials = shared.credentials(&pod, &image, note).await;
                 pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await
