@@ -10,10 +10,9 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::{
-    Api,
-    runtime::{WatchStreamExt as _, reflector, watcher},
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    node::v1::RuntimeClass,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,6 +21,7 @@ use crate::{
     config::Config,
     events::{Limits as EventLimits, Recorder},
     identity::{self, Connection, IdentityError, Rotation, serving},
+    mirror::Mirror,
     node::{self, address},
     pods::{
         NodeFacts, PodIndex, PodManager, Records, Shared,
@@ -90,14 +90,8 @@ pub struct Agent {
     shared: Arc<Shared>,
     facts: watch::Sender<NodeFacts>,
     view: watch::Sender<NodeView>,
-    services: Services,
-}
-
-/// A mirror of all services, and what feeds it.
-#[derive(Debug)]
-struct Services {
-    writer: reflector::store::Writer<Service>,
-    ready: watch::Sender<bool>,
+    services: Mirror<Service>,
+    runtime_classes: Mirror<RuntimeClass>,
 }
 
 impl Agent {
@@ -136,8 +130,8 @@ impl Agent {
             recorder: recorder.clone(),
         });
 
-        let writer = reflector::store::Writer::default();
-        let (ready, services_ready) = watch::channel(false);
+        let (services, all_services) = Mirror::new();
+        let (runtime_classes, all_runtime_classes) = Mirror::new();
         let (facts, node_facts) = watch::channel(NodeFacts {
             host_ips: addresses.clone(),
             pod_ips: addresses,
@@ -146,7 +140,7 @@ impl Agent {
         let (view, admission) = watch::channel(NodeView::default());
         let shared = Arc::new(Shared {
             runtime,
-            api: Arc::new(Cluster::new(client, writer.as_reader(), services_ready)),
+            api: Arc::new(Cluster::new(client, all_services, all_runtime_classes)),
             recorder,
             records,
             index,
@@ -158,8 +152,20 @@ impl Agent {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
         });
-        let services = Services { writer, ready };
-        Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, view, services })
+        Ok(Self {
+            config,
+            connection,
+            rotation,
+            upkeep,
+            server,
+            node,
+            handle,
+            shared,
+            facts,
+            view,
+            services,
+            runtime_classes,
+        })
     }
 
     /// The port that the HTTPS API is served on.
@@ -179,6 +185,7 @@ impl Agent {
         let expected = self.node.expected();
         tasks.spawn(self.node.run(cancel.clone()));
         tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
+        tasks.spawn(stop_at(cancel.clone(), self.runtime_classes.run(self.connection.client())));
 
         // Static pods run before there is a Node, and without an API server.
         derive(&expected, &self.facts, learn);
@@ -216,28 +223,6 @@ impl Agent {
 
 async fn stop_at(cancel: CancellationToken, task: impl Future<Output = ()>) {
     cancel.run_until_cancelled(task).await;
-}
-
-impl Services {
-    /// Mirrors all services, for the environment of pods.
-    async fn run(self, client: kube::Client) {
-        use futures::StreamExt as _;
-        let Self { writer, ready } = self;
-        let stream = watcher(Api::<Service>::all(client), watcher::Config::default())
-            .default_backoff()
-            .modify(|service| service.metadata.managed_fields = None)
-            .reflect(writer);
-        let mut stream = std::pin::pin!(stream);
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(watcher::Event::InitDone) => {
-                    ready.send_replace(true);
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "the watch of services was interrupted"),
-            }
-        }
-    }
 }
 
 /// Keeps what is derived from the Node as the API server has it.

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{
+    admission::resources::memory_limit,
     api::PodApi,
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
-    lifecycle::{Trouble, spec::is_static},
+    lifecycle::{Note, Trouble, spec::is_static},
     records::Records,
     refusal,
 };
@@ -33,6 +34,24 @@ fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: "CreateContainerConfigError".to_owned(), message: message.into() }
 }
 
+/// What a kubelet cannot make a pod's sandbox for keeps its containers in creation; the Event says why.
+const SANDBOX_REASON: &str = "ContainerCreating";
+
+fn sandbox_trouble(message: String) -> Trouble {
+    Trouble { reason: SANDBOX_REASON.to_owned(), message }
+}
+
+/// The Event about a start that failed.
+pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
+    let Trouble { reason, message } = trouble;
+    if reason == SANDBOX_REASON {
+        let message = format!("Failed to create pod sandbox: {message}");
+        return Note { container: None, warning: true, reason: "FailedCreatePodSandBox", message };
+    }
+    let container = Some(container.to_owned());
+    Note { container, warning: true, reason: "Failed", message: format!("Error: {message}") }
+}
+
 impl Launch<'_> {
     /// Makes everything ready and starts the attempt; returns when it was started.
     pub(super) async fn start(
@@ -42,7 +61,8 @@ impl Launch<'_> {
         image: &Image,
         attempt: u32,
     ) -> Result<Timestamp, Trouble> {
-        let spec = self.spec(pod, container, image, attempt).await?;
+        let runtime_handler = self.runtime_handler(pod)?;
+        let spec = ContainerSpec { runtime_handler, ..self.spec(pod, container, image, attempt).await? };
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
                 reason: "CreateContainerError".to_owned(),
@@ -61,7 +81,21 @@ impl Launch<'_> {
         Ok(Timestamp::now())
     }
 
-    /// The container as the provider gets it.
+    /// The handler that the pod's RuntimeClass names, if the provider knows it.
+    fn runtime_handler(&self, pod: &Pod) -> Result<String, Trouble> {
+        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).filter(|c| !c.is_empty());
+        let Some(class) = class else { return Ok(String::new()) };
+        let handler = self.api.runtime_handler(class).map_err(sandbox_trouble)?;
+        if self.runtime.handlers().contains(&handler) {
+            return Ok(handler);
+        }
+        Err(sandbox_trouble(format!(
+            "no runtime for \"{handler}\" is configured (the handler of RuntimeClass {class}; this node has: {})",
+            self.runtime.handlers().into_iter().filter(|h| !h.is_empty()).collect::<Vec<_>>().join(", ")
+        )))
+    }
+
+    /// The container as the provider gets it, but for its runtime handler.
     pub(super) async fn spec(
         &self,
         pod: &Pod,
@@ -122,6 +156,7 @@ impl Launch<'_> {
             pod_name: name,
             name: container.name.clone(),
             runtime_handler: String::new(),
+            pod_memory_limit_bytes: memory_limit(pod).unwrap_or(0),
             image: image.reference.clone(),
             argv,
             env,
@@ -235,5 +270,15 @@ mod tests {
             trouble.message,
             "volume \"data\" (emptyDir) cannot be mounted at /data: this version of the node mounts no volumes"
         );
+    }
+
+    #[test]
+    fn a_failed_sandbox_is_an_event_of_the_pod_and_others_of_their_container() {
+        let sandbox = note("c", &sandbox_trouble("runtimeclass.node.k8s.io \"x\" not found".to_owned()));
+        assert_eq!((sandbox.container, sandbox.reason), (None, "FailedCreatePodSandBox"));
+        assert_eq!(sandbox.message, "Failed to create pod sandbox: runtimeclass.node.k8s.io \"x\" not found");
+        let other = note("c", &config_error("secret \"s\" not found"));
+        assert_eq!((other.container.as_deref(), other.reason), (Some("c"), "Failed"));
+        assert_eq!(other.message, "Error: secret \"s\" not found");
     }
 }

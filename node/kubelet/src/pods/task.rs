@@ -26,7 +26,7 @@ use super::{
     container_id::container_id,
     handlers::{Attempt, Ongoing},
     index,
-    launch::Launch,
+    launch::{self, Launch},
     lifecycle::{self, Action, EndingCause, Note, PodName, ProbeKind, Spec, State, Trouble},
     publisher::Publisher,
     pull::{self, PullPolicy},
@@ -386,20 +386,17 @@ impl PodTask {
                 records: &shared.records,
             };
             let result = launch.start(&pod, &container, &image, attempt).await;
-            let note = |warning, reason, message: String| {
-                tell(
-                    &shared.recorder,
-                    &reference,
-                    &spec,
-                    &Note { container: Some(name.clone()), warning, reason, message },
-                );
+            let note = |reason, message: &str| {
+                let (container, message) = (Some(name.clone()), message.to_owned());
+                let note = Note { container, warning: false, reason, message };
+                tell(&shared.recorder, &reference, &spec, &note);
             };
             match &result {
                 Ok(_) => {
-                    note(false, "Created", "Container created".to_owned());
-                    note(false, "Started", "Container started".to_owned());
+                    note("Created", "Container created");
+                    note("Started", "Container started");
                 }
-                Err(trouble) => note(true, "Failed", format!("Error: {}", trouble.message)),
+                Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
             }
             Outcome::Started { container: name, result }
         });
