@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!  starts  ── pods, one by one and many at once ──► kubewasm node, kwok ┐
-//!             ▲ observer: when its own watch showed what                ├─► report ──► table, JSON
+//!  churn   ── pods that come and go ─────────────► (the same two)       ├─► report ──► table, JSON
+//!             ▲ observer: when its own watch showed what                │
 //!  memory  ── 0, 100, 1000 idle pods ──► a fresh kubewasm node ─ /proc ─┘
 //! ```
 //!
@@ -13,11 +14,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod calm;
+mod churn;
 mod machine;
 mod memory;
 mod observer;
 mod peer;
 mod pods;
+mod processes;
 mod procfs;
 mod quantiles;
 mod report;
@@ -47,6 +50,7 @@ use kubewasm_tests::{
 };
 
 use self::{
+    churn::{Churn, Subject},
     machine::Machine,
     memory::Memory,
     peer::Peer,
@@ -89,6 +93,15 @@ struct Args {
     /// How often to start many at once; the median counts.
     #[arg(long, value_name = "TIMES", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+
+    /// How many pods are in flight at a time when pods come and go.
+    #[arg(long, value_name = "PODS", value_delimiter = ',', default_values_t = [10, 100],
+          value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: Vec<u16>,
+
+    /// How many pods come and go in all.
+    #[arg(long, value_name = "PODS", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
+    churn: u16,
 
     /// At how many idle pods to measure memory, beside none.
     #[arg(long, value_name = "PODS", value_delimiter = ',', default_values_t = [100, 1000])]
@@ -137,20 +150,22 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let image = registry.push("actor:v1", &guest).await?.tagged;
     let pods = Pods::new(&client, &image);
 
-    let (starts, versions) = measure_starts(home, &cluster, &pods, args).await?;
+    let (starts, churn, versions) = measure_speed(home, &cluster, &pods, args).await?;
     let memory = measure_memory(home, &cluster, &pods, args).await?;
-    Ok(Report { machine: Machine::look(), versions, starts, memory })
+    Ok(Report { machine: Machine::look(), versions, starts, churn, memory })
 }
 
-/// The starts on kubewasm and on its peer, which take turns so that a disturbance meets both.
-async fn measure_starts(
+/// The starts and the churn on kubewasm and on its peer, whose starts take turns so that a disturbance meets both.
+async fn measure_speed(
     home: &Home,
     cluster: &Cluster,
     pods: &Pods,
     args: &Args,
-) -> Result<(Peers<Starts>, Versions)> {
+) -> Result<(Peers<Starts>, Peers<Vec<Churn>>, Versions)> {
     let client = cluster.client().await?;
-    let most = usize::from(args.single.max(args.burst)) + SPARE_PODS;
+    let in_flight: Vec<usize> = args.in_flight.iter().copied().map(usize::from).collect();
+    let together = usize::from(args.single.max(args.burst)).max(in_flight.iter().copied().max().unwrap_or(0));
+    let most = together + SPARE_PODS;
     let node = start_node(home, cluster, NODE, most).await?;
     let peer = match args.no_peer {
         true => None,
@@ -163,7 +178,15 @@ async fn measure_starts(
     let sizes = Sizes { single: args.single.into(), burst: args.burst.into(), rounds: args.rounds.into() };
     let mut measured = starts::measure(pods, &names, sizes).await?.into_iter();
     let kubewasm = measured.next().context("there is always one node")?;
-    Ok((Peers { kubewasm, kwok: measured.next() }, versions))
+    let starts = Peers { kubewasm, kwok: measured.next() };
+
+    let count = usize::from(args.churn);
+    let kubewasm = churn::measure(pods, Subject::Kubewasm(&node), &in_flight, count).await?;
+    let kwok = match &peer {
+        Some(peer) => Some(churn::measure(pods, Subject::Kwok(peer), &in_flight, count).await?),
+        None => None,
+    };
+    Ok((starts, Peers { kubewasm, kwok }, versions))
 }
 
 async fn measure_memory(home: &Home, cluster: &Cluster, pods: &Pods, args: &Args) -> Result<Vec<Memory>> {

@@ -3,17 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use kubewasm_tests::{
     node::Node,
-    process,
     progress::{Step, say},
 };
-use rustix::process::Pid;
 use serde::Serialize;
 
 use crate::{
     pods::Pods,
+    processes::Processes,
     procfs::{self, Footprint},
 };
 
@@ -73,35 +72,6 @@ pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result
     Ok(measured)
 }
 
-/// The processes of a node.
-struct Processes {
-    agent: Pid,
-    workers: Vec<Pid>,
-}
-
-impl Processes {
-    fn of(node: &Node) -> Result<Self> {
-        let (mut agent, mut workers) = (None, Vec::new());
-        for pid in process::all_under(node.root())? {
-            // What has ended since it was found was no worker: those stay.
-            match procfs::subcommand(pid).as_deref() {
-                Ok("node") => agent = Some(pid),
-                Ok("worker") => workers.push(pid),
-                _ => {}
-            }
-        }
-        Ok(Self { agent: agent.context("the node's agent does not run")?, workers })
-    }
-
-    fn workers(&self) -> Result<Footprint> {
-        self.workers.iter().map(|&pid| procfs::footprint(pid)).sum()
-    }
-
-    fn cpu_time(&self) -> Result<Duration> {
-        std::iter::once(&self.agent).chain(&self.workers).map(|&pid| procfs::cpu_time(pid)).sum()
-    }
-}
-
 /// Watches the node's processes until their memory stands still, and returns the last window.
 async fn look(node: &Node, pods: usize) -> Result<Memory> {
     let mut last = window(node, pods).await?;
@@ -123,7 +93,7 @@ async fn window(node: &Node, pods: usize) -> Result<Memory> {
     let (start, used) = (Instant::now(), processes.cpu_time()?);
     // Time is what is measured here, not waited for.
     tokio::time::sleep(WINDOW).await;
-    let used = processes.cpu_time()?.saturating_sub(used);
+    let used = processes.cpu_time()?.since(used).all();
     Ok(Memory {
         pods,
         agent: procfs::footprint(processes.agent)?,

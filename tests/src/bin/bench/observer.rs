@@ -5,7 +5,7 @@
 //! is taken up again where it ended, so that nothing is missed, and counted, because what comes late that
 //! way is stamped late.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use futures::{Stream, StreamExt as _};
@@ -31,6 +31,8 @@ pub(crate) struct Sighting {
     pub(crate) bound: Instant,
     /// In phase Running, for the first time.
     pub(crate) running: Option<Instant>,
+    /// Ready, at least once.
+    pub(crate) ready: bool,
     /// Deleted, for good.
     pub(crate) gone: bool,
 }
@@ -52,8 +54,9 @@ impl Sightings {
             return;
         }
         let name = &pod.metadata.name;
-        let sighting =
-            self.pods.entry(name.clone()).or_insert(Sighting { bound: now, running: None, gone: false });
+        let unseen = Sighting { bound: now, running: None, ready: false, gone: false };
+        let sighting = self.pods.entry(name.clone()).or_insert(unseen);
+        sighting.ready |= pod.status.is_ready();
         match pod.status.phase.as_str() {
             "Running" => {
                 sighting.running.get_or_insert(now);
@@ -110,11 +113,11 @@ impl Sightings {
     }
 }
 
-/// Watches some pods, until it is dropped.
-#[derive(Debug)]
+/// Watches some pods, until it and its clones are dropped.
+#[derive(Clone, Debug)]
 pub(crate) struct Observer {
     seen: watch::Receiver<Sightings>,
-    _watch: AbortOnDropHandle<()>,
+    _watch: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Observer {
@@ -145,7 +148,7 @@ impl Observer {
                 sender.send_modify(|seen| seen.trouble = Some(format!("{error:#}")));
             }
         });
-        Ok(Self { seen, _watch: AbortOnDropHandle::new(task) })
+        Ok(Self { seen, _watch: Arc::new(AbortOnDropHandle::new(task)) })
     }
 
     /// Waits until `count` pods were seen Running, and returns all that was seen.
@@ -154,6 +157,26 @@ impl Observer {
     /// When `limit` is over, a pod has ended, or the watch has.
     pub(crate) async fn running(&mut self, count: usize, limit: Duration) -> Result<Sightings> {
         self.until("Running", limit, |seen| (seen.running(), count)).await
+    }
+
+    /// Waits until the pod `name` was seen Ready.
+    ///
+    /// # Errors
+    /// See [`Observer::running`].
+    pub(crate) async fn one_ready(&mut self, name: &str, limit: Duration) -> Result<()> {
+        let ready = |seen: &Sightings| usize::from(seen.pods.get(name).is_some_and(|pod| pod.ready));
+        self.until("Ready", limit, |seen| (ready(seen), 1)).await?;
+        Ok(())
+    }
+
+    /// Waits until the pod `name` was seen to go.
+    ///
+    /// # Errors
+    /// See [`Observer::running`].
+    pub(crate) async fn one_gone(&mut self, name: &str, limit: Duration) -> Result<()> {
+        let gone = |seen: &Sightings| usize::from(seen.pods.get(name).is_some_and(|pod| pod.gone));
+        self.until("gone", limit, |seen| (gone(seen), 1)).await?;
+        Ok(())
     }
 
     /// Waits until every pod that was seen is gone.
@@ -237,6 +260,10 @@ mod tests {
         view
     }
 
+    fn observer_of(seen: watch::Receiver<Sightings>) -> Observer {
+        Observer { seen, _watch: Arc::new(AbortOnDropHandle::new(tokio::spawn(async {}))) }
+    }
+
     /// Sees pods, one millisecond after the other.
     fn seen(pods: &[View]) -> Sightings {
         let (start, mut seen) = (Instant::now(), Sightings::default());
@@ -297,9 +324,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_pod_is_waited_for_whatever_the_others_do() {
+        let (sender, seen) = watch::channel(Sightings::default());
+        let mut observer = observer_of(seen);
+        let mut ready = pod("b", Some("node"), "Running");
+        ready.status.conditions =
+            vec![view::Condition { kind: "Ready".to_owned(), status: "True".to_owned() }];
+        sender.send_modify(|seen| seen.see(&pod("a", Some("node"), "Running"), Instant::now()));
+        let soon = Duration::from_millis(1);
+        for name in ["a", "b"] {
+            let error = observer.one_ready(name, soon).await.unwrap_err().to_string();
+            assert_eq!(error, "after 0 s, 0 of 1 pods are Ready");
+        }
+        sender.send_modify(|seen| seen.see(&ready, Instant::now()));
+        observer.one_ready("b", Duration::from_secs(60)).await.unwrap();
+        observer.one_gone("b", soon).await.unwrap_err();
+        sender.send_modify(|seen| seen.miss(&ready));
+        observer.one_gone("b", Duration::from_secs(60)).await.unwrap();
+    }
+
+    #[tokio::test]
     async fn trouble_ends_the_waiting() {
         let (sender, seen) = watch::channel(Sightings::default());
-        let mut observer = Observer { seen, _watch: AbortOnDropHandle::new(tokio::spawn(async {})) };
+        let mut observer = observer_of(seen);
         sender.send_modify(|seen| seen.trouble = Some("the sky fell".to_owned()));
         let error = observer.running(2, Duration::from_secs(60)).await.unwrap_err();
         assert_eq!(error.to_string(), "the sky fell");

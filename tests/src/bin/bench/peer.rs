@@ -18,7 +18,10 @@ use kubewasm_tests::{
     process::{self, Process},
     progress::Step,
 };
+use rustix::process::Pid;
 use serde_json::json;
+
+use crate::processes::Processes;
 
 /// Name of its Node object.
 pub(crate) const NODE: &str = "bench-kwok";
@@ -27,7 +30,7 @@ pub(crate) const NODE: &str = "bench-kwok";
 #[derive(Debug)]
 pub(crate) struct Peer {
     version: String,
-    _process: Process,
+    process: Process,
 }
 
 impl Peer {
@@ -53,7 +56,16 @@ impl Peer {
             .await
             .context("cannot make a Node object for kwok")?;
         step.done();
-        Ok(Self { version, _process: process })
+        Ok(Self { version, process })
+    }
+
+    /// Its one process.
+    ///
+    /// # Errors
+    /// When it has no id, which the kernel does not do.
+    pub(crate) fn processes(&self) -> Result<Processes> {
+        let id = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw);
+        Ok(Processes { agent: id.context("kwok has no process id")?, workers: Vec::new() })
     }
 
     /// What it says about itself.

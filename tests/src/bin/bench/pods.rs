@@ -60,6 +60,22 @@ impl Pods {
         Ok(())
     }
 
+    /// The name of pod number `number` of the measurement `name`.
+    pub(crate) fn name(name: &str, number: usize) -> String {
+        format!("{name}-{number}")
+    }
+
+    /// Deletes pod number `number` of the measurement `name`, without waiting until it is gone.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub(crate) async fn delete(&self, name: &str, number: usize) -> Result<()> {
+        let params = DeleteParams::default().grace_period(GRACE);
+        let request = view::pods().delete(&Self::name(name, number), &params)?;
+        self.client.request_text(request).await.context("cannot delete a pod")?;
+        Ok(())
+    }
+
     /// Creates the pods of the given numbers at once, and returns how long that took from the first request
     /// to the last answer.
     ///
@@ -111,7 +127,7 @@ fn manifest(name: &str, node: &str, number: usize, image: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": { "name": format!("{name}-{number}"), "labels": { LABEL: name } },
+        "metadata": { "name": Pods::name(name, number), "labels": { LABEL: name } },
         "spec": {
             "nodeName": node,
             // Nodes have taints, for which a pod that is bound by hand would be evicted.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::{
+    churn::Churn,
     machine::Machine,
     memory::Memory,
     starts::Starts,
@@ -20,6 +21,8 @@ pub(crate) struct Report {
     pub(crate) versions: Versions,
     /// How fast pods start.
     pub(crate) starts: Peers<Starts>,
+    /// How fast pods come and go, by rising number of pods in flight.
+    pub(crate) churn: Peers<Vec<Churn>>,
     /// What idle pods cost on kubewasm, by rising number of pods.
     pub(crate) memory: Vec<Memory>,
 }
@@ -51,10 +54,11 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}",
+        "{}\n{}{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
+        churn(&report.churn),
         memory(&report.memory)
     )
 }
@@ -78,6 +82,9 @@ fn head(machine: &Machine, versions: &Versions) -> String {
 
 /// A row of the table of starts: its name, the digits that it is worth, and where its number is.
 type Figure = (String, usize, fn(&Starts) -> Option<f64>);
+
+/// A row of the table of churn: its name, the digits that it is worth, and where its number is.
+type Rate = (&'static str, usize, fn(&Churn) -> f64);
 
 /// A row of the table of memory: its name, and where its KiB are.
 type Kib = (&'static str, fn(&Memory) -> u64);
@@ -130,6 +137,34 @@ fn remark(starts: &Peers<Starts>) -> String {
              kwok): some times are too long.\n"
         ),
     }
+}
+
+fn churn(churn: &Peers<Vec<Churn>>) -> Table {
+    let figures: [Rate; 5] = [
+        ("pods/s", 1, |churn| churn.per_s),
+        ("created to gone, p50, ms", 0, |churn| churn.each_ms.p50),
+        ("created to gone, p99, ms", 0, |churn| churn.each_ms.p99),
+        ("processor time of the agent, ms per pod", 2, |churn| churn.agent_cpu_ms),
+        ("processor time of the workers, ms per pod", 2, |churn| churn.workers_cpu_ms),
+    ];
+    let mut heads = vec!["create, Ready, delete, gone", "kubewasm"];
+    if churn.kwok.is_some() {
+        heads.extend(["kwok", "kubewasm/kwok"]);
+    }
+    let mut table = Table::new(heads);
+    for (level, ours) in churn.kubewasm.iter().enumerate() {
+        for (name, digits, figure) in figures {
+            let mut cells =
+                vec![format!("{} in flight, {name}", ours.in_flight), number(Some(figure(ours)), digits)];
+            if let Some(kwok) = &churn.kwok {
+                let theirs = kwok.get(level).map(figure);
+                let ratio = theirs.filter(|theirs| *theirs > 0.0).map(|theirs| figure(ours) / theirs);
+                cells.extend([number(theirs, digits), number(ratio, 2)]);
+            }
+            table.row(cells);
+        }
+    }
+    table
 }
 
 fn memory(levels: &[Memory]) -> Table {
@@ -228,6 +263,27 @@ mod tests {
         assert_eq!(remark(&starts), "");
         starts.kubewasm.watches_closed = 2;
         assert!(remark(&starts).contains("2 times on kubewasm, 0 on kwok"));
+    }
+
+    #[test]
+    fn churn_is_set_against_the_peer_where_both_have_a_figure() {
+        let churn_of = |milliseconds, workers_cpu_ms| Churn {
+            in_flight: 10,
+            pods: 500,
+            per_s: 100.0,
+            each_ms: Quantiles::of(vec![Duration::from_millis(milliseconds)]).unwrap(),
+            agent_cpu_ms: 4.0,
+            workers_cpu_ms,
+        };
+        let table = churn(&Peers { kubewasm: vec![churn_of(50, 1.0)], kwok: Some(vec![churn_of(20, 0.0)]) });
+        for (name, cells) in [
+            ("create, Ready", ["kubewasm", "kwok", "kubewasm/kwok"]),
+            ("10 in flight, pods/s", ["100.0", "100.0", "1.00"]),
+            ("10 in flight, created to gone, p50", ["50", "20", "2.50"]),
+            ("10 in flight, processor time of the workers", ["1.00", "0.00", "-"]),
+        ] {
+            assert_eq!(row(&table, name), cells, "{name}");
+        }
     }
 
     #[test]

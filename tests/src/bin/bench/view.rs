@@ -52,6 +52,25 @@ pub(crate) struct Status {
     pub(crate) phase: String,
     /// Why, for people.
     pub(crate) message: Option<String>,
+    /// What holds of it.
+    pub(crate) conditions: Vec<Condition>,
+}
+
+impl Status {
+    /// Whether the pod is Ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.conditions.iter().any(|condition| condition.kind == "Ready" && condition.status == "True")
+    }
+}
+
+/// What holds of a pod, or does not.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Condition {
+    /// Ready, PodScheduled and so on.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// True, False or Unknown.
+    pub(crate) status: String,
 }
 
 /// A list of pods.
@@ -71,16 +90,29 @@ mod tests {
 
     #[test]
     fn a_pod_is_seen_without_what_does_not_matter() {
-        let view: View = serde_json::from_value(json!({
-            "kind": "Pod",
-            "metadata": { "name": "a", "resourceVersion": "7", "managedFields": [{ "manager": "m" }] },
-            "spec": { "nodeName": "node", "containers": [{ "name": "main" }] },
-            "status": { "phase": "Running", "qosClass": "BestEffort" },
-        }))
-        .unwrap();
+        let pod = |ready: &str| -> View {
+            serde_json::from_value(json!({
+                "kind": "Pod",
+                "metadata": { "name": "a", "resourceVersion": "7", "managedFields": [{ "manager": "m" }] },
+                "spec": { "nodeName": "node", "containers": [{ "name": "main" }] },
+                "status": {
+                    "phase": "Running",
+                    "qosClass": "BestEffort",
+                    "conditions": [
+                        { "type": "Initialized", "status": "True" },
+                        { "type": "Ready", "status": ready },
+                    ],
+                },
+            }))
+            .unwrap()
+        };
+        let view = pod("True");
         assert_eq!(view.metadata.name, "a");
         assert_eq!(view.metadata.resource_version.as_deref(), Some("7"));
         assert_eq!(view.spec.node_name.as_deref(), Some("node"));
         assert_eq!(view.status.phase, "Running");
+        assert!(view.status.is_ready());
+        assert!(!pod("False").status.is_ready());
+        assert!(!Status::default().is_ready());
     }
 }

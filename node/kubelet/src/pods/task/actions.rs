@@ -1,0 +1,174 @@
+//! The carrying out of what the lifecycle asks for: each action is spawned, and comes back as an [`Outcome`].
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{Outcome, PodTask};
+use crate::pods::{
+    container_id::container_id,
+    handlers::Attempt,
+    launch::{self, Launch},
+    lifecycle::{Action, Note, ProbeKind, Trouble},
+    pull::{self, PullPolicy},
+    shared::tell,
+};
+
+impl PodTask {
+    pub(super) fn forget(&mut self, id: String) {
+        let shared = Arc::clone(&self.shared);
+        self.outcomes.spawn(async move {
+            if let Err(error) = shared.runtime.remove(&id).await {
+                tracing::debug!(container = id, %error, "an ended container could not be removed; it goes with its pod");
+            }
+            Outcome::Done
+        });
+    }
+
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Event(note) => self.tell(&note),
+            Action::Pull { container, image } => self.pull(container, image),
+            Action::AbortPull { container } => {
+                if let Some(handle) = self.pulls.remove(&container) {
+                    handle.abort();
+                }
+            }
+            Action::Start { container, attempt } => self.start(container, attempt),
+            Action::PostStart { container } => self.post_start(container),
+            Action::PreStop { container, within } => self.pre_stop(container, within),
+            Action::Probe { container, kind } => self.probe(container, kind),
+            Action::Stop { container, attempt, grace } => self.stop(&container, attempt, grace),
+        }
+    }
+
+    fn tell(&self, note: &Note) {
+        tell(&self.shared.recorder, &self.reference, &self.spec, note);
+    }
+
+    fn pull(&mut self, container: String, image: String) {
+        let (shared, reference, spec) = (Arc::clone(&self.shared), self.reference.clone(), self.spec.clone());
+        let pod = Arc::clone(&self.pod);
+        let policy = self.container(&container).and_then(|c| c.image_pull_policy);
+        let policy = PullPolicy::of(policy.as_deref(), &image);
+        let name = container.clone();
+        let handle = self.outcomes.spawn(async move {
+            let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
+            let credentials = shared.credentials(&pod, &image, note).await;
+            let result =
+                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await;
+            Outcome::Pulled { container, result }
+        });
+        self.pulls.insert(name, handle);
+    }
+
+    fn start(&mut self, name: String, attempt: u32) {
+        let image = self.state.container(&name).image.clone();
+        let (Some(container), Some(image)) = (self.container(&name), image) else {
+            // The lifecycle asks for what the spec has, once its image is there; if it ever does not, that is
+            // said, and tried again.
+            let trouble = Trouble {
+                reason: "CreateContainerError".to_owned(),
+                message: format!("container {name} has no specification or no image"),
+            };
+            self.state.record_start(&self.spec, &name, Err(trouble), Timestamp::now());
+            return;
+        };
+        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+        let (reference, spec) = (self.reference.clone(), self.spec.clone());
+        self.outcomes.spawn(async move {
+            let node = shared.node.borrow().clone();
+            let launch = Launch {
+                runtime: shared.runtime.as_ref(),
+                api: shared.api.as_ref(),
+                node: &node,
+                logs_dir: &shared.logs_dir,
+                records: &shared.records,
+            };
+            let result = launch.start(&pod, &container, &image, attempt).await;
+            let note = |reason, message: &str| {
+                let (container, message) = (Some(name.clone()), message.to_owned());
+                let note = Note { container, warning: false, reason, message };
+                tell(&shared.recorder, &reference, &spec, &note);
+            };
+            match &result {
+                Ok(_) => {
+                    note("Created", "Container created");
+                    note("Started", "Container started");
+                }
+                Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
+            }
+            Outcome::Started { container: name, result }
+        });
+    }
+
+    /// The running attempt of a container, for its probes and hooks.
+    fn attempt(&mut self, name: &str) -> Attempt {
+        let container = self.container(name).unwrap_or_default();
+        let record = self.state.container(name);
+        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let id = container_id(&self.name.uid, name, number);
+        let (recorder, reference, spec) =
+            (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
+        Attempt {
+            runtime: Arc::clone(&self.shared.runtime),
+            api: Arc::clone(&self.shared.api),
+            node: self.shared.node.borrow().clone(),
+            logs_dir: self.shared.logs_dir.clone(),
+            records: self.shared.records.clone(),
+            pod: Arc::clone(&self.pod),
+            name: self.name.clone(),
+            container,
+            number,
+            image,
+            spec: self.ongoing.spec(&id),
+            id,
+            tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
+        }
+    }
+
+    fn post_start(&mut self, container: String) {
+        let attempt = self.attempt(&container);
+        let (id, number) = (attempt.id.clone(), attempt.number);
+        let handle = self.outcomes.spawn(async move {
+            Outcome::PostStarted { container, attempt: number, result: attempt.post_start().await }
+        });
+        self.ongoing.hook(&id, handle);
+    }
+
+    fn pre_stop(&mut self, container: String, within: Duration) {
+        let attempt = self.attempt(&container);
+        let (id, number) = (attempt.id.clone(), attempt.number);
+        let handle = self.outcomes.spawn(async move {
+            attempt.pre_stop(within).await;
+            Outcome::PreStopped { container, attempt: number }
+        });
+        self.ongoing.hook(&id, handle);
+    }
+
+    fn probe(&mut self, container: String, kind: ProbeKind) {
+        let attempt = self.attempt(&container);
+        self.outcomes.spawn(async move {
+            Outcome::Probed { container, attempt: attempt.number, kind, success: attempt.probe(kind).await }
+        });
+    }
+
+    fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
+        let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
+        let pod = self.name.clone();
+        self.outcomes.spawn(async move {
+            let mut delay = Duration::from_millis(100);
+            // A provider that cannot be reached either comes back or is found to be gone, and its
+            // containers with it; this task is then ended with its pod.
+            while let Err(error) = shared.runtime.stop(&id, grace).await {
+                tracing::warn!(%pod, container = id, %error, "cannot stop a container; trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(5));
+                if shared.runtime.observe(&id).is_none() {
+                    break;
+                }
+            }
+            Outcome::Done
+        });
+    }
+}

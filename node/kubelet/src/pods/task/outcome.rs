@@ -1,0 +1,93 @@
+//! What comes back from what a task has spawned, and how it is taken in.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::{
+    PodTask, after,
+    report::{FINALIZE_RETRY, Finalize},
+};
+use crate::{
+    pods::{
+        api::ApiError,
+        lifecycle::{ProbeKind, Trouble},
+    },
+    runtime::Image,
+};
+
+/// What has come of something that the task had spawned.
+pub(super) enum Outcome {
+    Pulled {
+        container: String,
+        result: Result<Image, Trouble>,
+    },
+    Started {
+        container: String,
+        result: Result<Timestamp, Trouble>,
+    },
+    PostStarted {
+        container: String,
+        attempt: u32,
+        result: Result<(), Trouble>,
+    },
+    PreStopped {
+        container: String,
+        attempt: u32,
+    },
+    /// No success either way: it could not be carried out.
+    Probed {
+        container: String,
+        attempt: u32,
+        kind: ProbeKind,
+        success: Option<bool>,
+    },
+    /// The UID is that of the object it was written to.
+    Published {
+        uid: Option<String>,
+        result: Result<Box<Pod>, ApiError>,
+    },
+    Finalized(Result<(), ApiError>),
+    Done,
+}
+
+impl PodTask {
+    pub(super) fn record(&mut self, outcome: Outcome) {
+        let now = Timestamp::now();
+        match outcome {
+            Outcome::Pulled { container, result } => {
+                self.pulls.remove(&container);
+                self.state.record_pull(&container, result, now);
+            }
+            Outcome::Started { container, result } => {
+                self.state.record_start(&self.spec, &container, result, now);
+            }
+            Outcome::PostStarted { container, attempt, result } => {
+                self.state.record_post_start(&container, attempt, result);
+            }
+            Outcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
+            Outcome::Probed { container, attempt, kind, success } => match success {
+                Some(success) => {
+                    self.state.record_probe(&self.spec, &container, attempt, kind, success);
+                }
+                None => self.state.record_probe_given_up(&container, attempt, kind),
+            },
+            // The mirror that it was written to is not the one of now.
+            Outcome::Published { uid, .. } if uid.as_deref() != self.object_uid() => {}
+            Outcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
+            Outcome::Published { result: Err(ApiError::Gone), .. } => {
+                // The source will say so too; until then there is nobody to tell.
+                self.publisher.failed(now);
+            }
+            Outcome::Published { result: Err(ApiError::Later(error)), .. } => {
+                tracing::debug!(pod = %self.name, error, "the status could not be written; trying again");
+                self.publisher.failed(now);
+            }
+            Outcome::Finalized(Ok(()) | Err(ApiError::Gone)) => self.finalize = Finalize::Done,
+            Outcome::Finalized(Err(ApiError::Later(error))) => {
+                tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
+                self.finalize = Finalize::RetryAt(after(now, FINALIZE_RETRY));
+            }
+            Outcome::Done => {}
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What a task tells the world: the status, in the pod index and in the API, and the final DELETE.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{Outcome, PodTask, uid};
+use crate::pods::{index, status};
+
+/// How long a failed final DELETE waits.
+pub(super) const FINALIZE_RETRY: Duration = Duration::from_secs(2);
+
+/// Where the final DELETE is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finalize {
+    No,
+    InFlight,
+    RetryAt(Timestamp),
+    Done,
+}
+
+impl PodTask {
+    /// Computes the status, shows it, and writes it if it is new.
+    pub(super) fn publish(&mut self, now: Timestamp) {
+        if self.foreign {
+            self.shared.index.put(&self.name.uid, Arc::clone(&self.pod));
+            return;
+        }
+        let node = self.shared.node.borrow().clone();
+        let version = self.shared.runtime.version();
+        let object_status = self.object.as_ref().and_then(|object| object.status.as_ref());
+        let api_conditions = object_status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let context = status::Context {
+            host_ips: &node.host_ips,
+            pod_ips: &node.pod_ips,
+            runtime: version.split_once("://").map_or(version.as_str(), |(scheme, _)| scheme),
+            previous: self.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or(api_conditions),
+        };
+        let status = status::of(&self.pod, &self.name, &self.spec, &self.state, context, now);
+        if let Some(object) = &self.object {
+            self.publisher.observe(object, &status);
+        }
+        if self.status.as_ref() != Some(&status) {
+            self.shared.index.put(&self.name.uid, Arc::new(index::shown(&self.pod, &status)));
+        }
+        if !self.is_gone()
+            && let Some(object) = self.object.clone()
+            && let Some(status) = self.publisher.next(&status, now)
+        {
+            let shared = Arc::clone(&self.shared);
+            self.outcomes.spawn(async move {
+                let result = shared.api.publish(&object, &status).await.map(Box::new);
+                Outcome::Published { uid: uid(Some(&object)).map(str::to_owned), result }
+            });
+        }
+        self.status = Some(status);
+    }
+
+    /// Lets go of a deleted pod once its last status is in the API; returns when to try again.
+    pub(super) fn finalize(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let settled = self.foreign || self.status.as_ref().is_some_and(|s| self.publisher.is_settled(s));
+        let due = match self.finalize {
+            Finalize::No => true,
+            Finalize::RetryAt(at) => at <= now,
+            Finalize::InFlight | Finalize::Done => false,
+        };
+        if self.spec.deletion.is_some() && self.state.is_over() && settled && due {
+            self.finalize = Finalize::InFlight;
+            let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+            self.outcomes.spawn(async move { Outcome::Finalized(shared.api.finalize(&pod).await) });
+        }
+        match self.finalize {
+            Finalize::RetryAt(at) => Some(at),
+            _ => None,
+        }
+    }
+}
