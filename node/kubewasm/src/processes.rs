@@ -22,12 +22,16 @@ pub(crate) struct WorkerArgs {
     /// Log files kept for a container.
     #[arg(long)]
     log_max_files: Option<u32>,
+    /// A file or directory that the worker must not see.
+    #[arg(long)]
+    hidden: Vec<PathBuf>,
 }
 
 /// Hosts guests until told to stop.
 pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut options = worker::WorkerOptions::new(args.socket);
     options.with_parent = args.with_parent;
+    options.hidden = args.hidden;
     if let Some(bytes) = args.default_memory_limit {
         options.default_memory_limit = bytes;
     }

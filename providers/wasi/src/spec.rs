@@ -33,6 +33,8 @@ pub struct InstanceSpec {
     pub network: Network,
     /// Bytes of all linear memories and tables together; 0 is the worker's default.
     pub memory_limit_bytes: u64,
+    /// Anything that the agent wants to find again in [`crate::instance::Instance`].
+    pub label: String,
 }
 
 impl fmt::Debug for InstanceSpec {
@@ -51,6 +53,7 @@ impl fmt::Debug for InstanceSpec {
             .field("log_path", &self.log_path)
             .field("network", &self.network)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .field("label", &self.label)
             .finish()
     }
 }
@@ -83,6 +86,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            label: String::new(),
         };
         let text = format!("{spec:?}");
         assert!(text.contains("PASSWORD"), "{text}");

@@ -16,6 +16,7 @@
 //! while a successor may already run the same pods. SIGINT and SIGHUP are ignored: they are meant for the
 //! program in the foreground, which is the agent.
 
+mod confine;
 mod hosting;
 mod process;
 mod service;
@@ -25,12 +26,13 @@ use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use process::is_locked;
+pub(crate) use process::{is_locked, lock_path};
 
 use crate::{
     capacity,
     host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
     logs::LogOptions,
+    protocol::Versions,
 };
 
 /// How long guests have to end when the worker is told to by a signal, or by the end of its parent.
@@ -49,6 +51,10 @@ pub struct WorkerOptions {
     pub default_memory_limit: u64,
     /// When log files are rotated.
     pub log: LogOptions,
+    /// Files and directories that it must not see, as far as the host allows it.
+    pub hidden: Vec<PathBuf>,
+    /// Protocol versions that it speaks. Not on the command line: others than its own are for tests.
+    pub versions: Versions,
 }
 
 impl WorkerOptions {
@@ -59,12 +65,14 @@ impl WorkerOptions {
             with_parent: false,
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
+            hidden: Vec::new(),
+            versions: Versions::OURS,
         }
     }
 
     /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
-    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>` and, if so,
-    /// `--with-parent`.
+    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>`, `--hidden <path>`
+    /// for each of those, and, if so, `--with-parent`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
@@ -74,6 +82,9 @@ impl WorkerOptions {
             ("--log-max-files", self.log.max_files.into()),
         ] {
             args.extend([flag.into(), value.to_string().into()]);
+        }
+        for path in &self.hidden {
+            args.extend(["--hidden".into(), path.clone().into()]);
         }
         if self.with_parent {
             args.push("--with-parent".into());
@@ -126,11 +137,15 @@ pub enum WorkerError {
 }
 
 /// What the subcommand `worker` does: hosts instances until it is told to end. Must not be called from
-/// within an async runtime; it makes its own.
+/// within an async runtime; it makes its own. It closes all files that the process has open, but for
+/// its standard streams.
 ///
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    confine::close_inherited().map_err(WorkerError::Runtime)?;
+    let confinement = confine::apply();
+    tracing::info!(?confinement, "the worker is confined");
     let guests = tokio::runtime::Builder::new_multi_thread()
         .thread_name("guests")
         .enable_all()
@@ -142,14 +157,18 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
         .enable_all()
         .build()
         .map_err(WorkerError::Runtime)?;
-    let result = control.block_on(serve(options, guests.handle().clone()));
+    let result = control.block_on(serve(options, confinement, guests.handle().clone()));
     // Guests that would not end, and threads that hang in a disk, end with the process.
     guests.shutdown_background();
     control.shutdown_background();
     result
 }
 
-async fn serve(options: WorkerOptions, guests: tokio::runtime::Handle) -> Result<(), WorkerError> {
+async fn serve(
+    options: WorkerOptions,
+    confinement: Vec<String>,
+    guests: tokio::runtime::Handle,
+) -> Result<(), WorkerError> {
     let end = CancellationToken::new();
     process::catch_signals(&end).map_err(WorkerError::Runtime)?;
     process::raise_file_limit();
@@ -165,7 +184,7 @@ async fn serve(options: WorkerOptions, guests: tokio::runtime::Handle) -> Result
     let served = CancellationToken::new();
     let listener = home.listen()?;
     let server = tonic::transport::Server::builder()
-        .add_service(service::server(hosting.clone(), served.clone()))
+        .add_service(service::server(hosting.clone(), served.clone(), options.versions, confinement))
         .serve_with_incoming_shutdown(tokio_stream::wrappers::UnixListenerStream::new(listener), {
             let served = served.clone();
             async move { served.cancelled().await }
@@ -183,6 +202,7 @@ async fn serve(options: WorkerOptions, guests: tokio::runtime::Handle) -> Result
         }
     };
     hosting.stop_all(GRACE_AT_SIGNAL).await;
+    home.leave();
     served.cancel();
     let finished = match finished {
         Some(result) => result,

@@ -52,6 +52,7 @@ impl Bench {
             log_path: self.dir.path().join("0.log"),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            label: String::new(),
         }
     }
 

@@ -62,6 +62,7 @@ pub(super) fn instance_spec(
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
+        label: String::new(),
     }
 }
 
@@ -154,6 +155,7 @@ mod tests {
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,
+            pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,
         }
