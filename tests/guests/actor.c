@@ -10,6 +10,7 @@
  *   write FILE TEXT   write a file
  *   alloc MB          allocate memory, and write to all of it
  *   sleep S           sleep
+ *   wait              read standard input to its end
  *   spin              never end, never yield
  *   trap              trap
  *   exit N            exit
@@ -76,6 +77,9 @@ int main(int argc, char **argv) {
                 puts(*entry);
         } else if (!strcmp(verb, "spin")) {
             for (volatile unsigned long n = 0;; n++)
+                ;
+        } else if (!strcmp(verb, "wait")) {
+            while (getchar() != EOF)
                 ;
         } else if (!strcmp(verb, "trap")) {
             fflush(NULL);

@@ -7,7 +7,7 @@ use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags},
 };
-use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;
@@ -116,6 +116,7 @@ fn flags(args: Args) -> Flags {
         port: args.port,
         healthz_port: args.healthz_port,
         max_pods: args.max_pods,
+        room_for_pods: u32::try_from(capacity::guests()).ok(),
     }
 }
 

@@ -12,7 +12,8 @@
 //! [`Instance::run`] is an ordinary future: a guest that waits costs no thread, a guest that computes yields
 //! at every tick of the engine, and dropping the future ends the guest wherever it is.
 //!
-//! What a guest sees: argv and environment exactly as given; closed stdin; stdout and stderr that say they
+//! What a guest sees: argv and environment exactly as given; a stdin that is at its end, or ends when the guest
+//! should; stdout and stderr that say they
 //! are terminals, because programs in C hold back their lines otherwise; one read-only preopened directory,
 //! `/`; clocks and randomness of the host; sockets by [`network`] (components only, WASI 0.1 has none).
 
@@ -21,6 +22,7 @@ mod memory;
 pub mod network;
 mod outcome;
 mod state;
+mod stdin;
 mod stdio;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,7 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder, p1, p2};
 
@@ -142,7 +145,8 @@ impl Host {
         self.cache.get(self, path, kind).await
     }
 
-    /// Makes an instance, which does not run yet.
+    /// Makes an instance, which does not run yet. With a `notice`, its standard input ends when that is
+    /// cancelled.
     ///
     /// # Errors
     /// [`PrepareError`].
@@ -152,11 +156,15 @@ impl Host {
         spec: &InstanceSpec,
         argv: &[String],
         output: &Output,
+        notice: Option<&CancellationToken>,
     ) -> Result<Instance, PrepareError> {
         let root = spec.root.as_deref().unwrap_or(&self.options.empty_root);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(&spec.env);
         wasi.stdout(stdio::GuestStream::stdout(output)).stderr(stdio::GuestStream::stderr(output));
+        if let Some(notice) = notice {
+            wasi.stdin(stdin::Notice(notice.clone()));
+        }
         if let Some(dir) = &spec.working_dir {
             wasi.initial_cwd(dir);
         }

@@ -95,6 +95,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
+            stop_notice: spec.stop_notice,
             label: spec.label.clone(),
         }
     }
@@ -137,6 +138,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
+            stop_notice: spec.stop_notice,
             label: spec.label,
         })
     }
@@ -233,6 +235,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
+            stop_notice: true,
             label: "image".into(),
         }
     }

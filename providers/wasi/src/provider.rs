@@ -221,7 +221,8 @@ impl WasiRuntime {
             );
         }
         let label = image.digest.to_string();
-        let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image));
+        let notice = convert::stop_notice(spec)?;
+        let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
         Ok((InstanceSpec { label, ..instance }, hold))
     }
 }

@@ -33,6 +33,9 @@ pub struct InstanceSpec {
     pub network: Network,
     /// Bytes of all linear memories and tables together; 0 is the worker's default.
     pub memory_limit_bytes: u64,
+    /// The guest is told to end by the end of its standard input, and given its grace. Without this, it is
+    /// ended at once.
+    pub stop_notice: bool,
     /// Anything that the agent wants to find again in [`crate::instance::Instance`].
     pub label: String,
 }
@@ -53,6 +56,7 @@ impl fmt::Debug for InstanceSpec {
             .field("log_path", &self.log_path)
             .field("network", &self.network)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .field("stop_notice", &self.stop_notice)
             .field("label", &self.label)
             .finish()
     }
@@ -86,6 +90,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            stop_notice: false,
             label: String::new(),
         };
         let text = format!("{spec:?}");

@@ -167,7 +167,8 @@ async fn a_pod_that_is_half_started_can_be_deleted() {
     .await;
 }
 
-async fn finalizers(pods: &Pods, name: &str, list: Value) {
+/// Sets the finalizers of a pod.
+pub(crate) async fn finalizers(pods: &Pods, name: &str, list: Value) {
     let patch = Patch::Merge(json!({ "metadata": { "finalizers": list } }));
     pods.api().patch(name, &PatchParams::default(), &patch).await.unwrap();
 }

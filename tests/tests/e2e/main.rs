@@ -25,6 +25,7 @@ mod impatient;
 mod init_containers;
 mod lifecycle;
 mod logs;
+mod notice;
 mod outage;
 mod pods;
 mod probes;

@@ -44,7 +44,7 @@ async fn capacity_is_the_machines() {
     assert_eq!(capacity["cpu"].0, std::thread::available_parallelism().unwrap().to_string());
     assert_eq!(capacity["memory"].0, format!("{}Ki", memory_total_kib()));
     let pods: u32 = capacity["pods"].0.parse().unwrap();
-    assert!(pods >= 110, "{pods} pods");
+    assert!(pods > 1000, "{pods} pods: what one worker has room for");
     let allocatable = status.allocatable.unwrap_or_default();
     let kib = |text: &str| text.strip_suffix("Ki").map(|kib| kib.parse::<u64>().unwrap());
     assert!(kib(&allocatable["memory"].0).is_none_or(|kib| kib <= memory_total_kib()), "{allocatable:?}");

@@ -147,7 +147,7 @@ pub struct KubeletConfiguration {
     /// Who may do what on the HTTPS API.
     pub authorization: Authorization,
 
-    /// Pods per node.
+    /// Pods per node; in a file, 0 is as many as there is room for.
     pub max_pods: u32,
     /// Pods per core, where that is fewer; 0 is no such limit.
     pub pods_per_core: u32,
@@ -227,7 +227,7 @@ impl Default for KubeletConfiguration {
             rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
-            max_pods: 110,
+            max_pods: 0,
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),

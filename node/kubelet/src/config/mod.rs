@@ -93,6 +93,9 @@ pub struct Flags {
     pub healthz_port: Option<u16>,
     /// `--max-pods`
     pub max_pods: Option<u32>,
+    /// Pods that the provider has room for on this machine: what `maxPods` is when nobody says. `None` is
+    /// upstream's 110.
+    pub room_for_pods: Option<u32>,
 }
 
 /// The effective configuration.
@@ -210,6 +213,7 @@ impl Config {
 }
 
 const DEFAULT_LOG_BYTES: u64 = 10 << 20;
+const DEFAULT_MAX_PODS: u32 = 110;
 
 fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), ConfigError> {
     if let Some(address) = flags.address {
@@ -223,6 +227,8 @@ fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), C
     }
     if let Some(max_pods) = flags.max_pods {
         kubelet.max_pods = max_pods;
+    } else if kubelet.max_pods == 0 {
+        kubelet.max_pods = flags.room_for_pods.unwrap_or(DEFAULT_MAX_PODS);
     }
     if let Some(dir) = &flags.pod_logs_dir {
         kubelet.pod_logs_dir.clone_from(dir);

@@ -38,6 +38,22 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn the_room_for_pods_counts_where_nobody_says() {
+    let flags = |max_pods, room_for_pods| Flags { max_pods, room_for_pods, ..Flags::default() };
+    for (file, max_pods, room, expected) in [
+        ("", None, None, 110),
+        ("", None, Some(8776), 8776),
+        ("maxPods: 0\n", None, Some(8776), 8776),
+        ("maxPods: 500\n", None, Some(8776), 500),
+        ("maxPods: 500\n", Some(7), Some(8776), 7),
+        ("", Some(0), Some(8776), 0),
+    ] {
+        let (config, _) = resolve(file, &flags(max_pods, room)).unwrap();
+        assert_eq!(config.kubelet.max_pods, expected, "{file:?}, {max_pods:?}, {room:?}");
+    }
+}
+
+#[test]
 fn a_field_without_effect_is_one_warning() {
     let flags = Flags { config: Some("/etc/node.yaml".into()), ..Flags::default() };
     let (_, warnings) = resolve("cgroupDriver: systemd\nmaxPods: 1\n", &flags).unwrap();

@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn defaults_keep_the_eviction_thresholds_from_pods() {
-        let config = KubeletConfiguration::default();
+        let config = KubeletConfiguration { max_pods: 110, ..KubeletConfiguration::default() };
         assert_eq!(
             shown(&capacity(&machine(), &config)),
             [("cpu", "4"), ("ephemeral-storage", "104857600Ki"), ("memory", "8388608Ki"), ("pods", "110")]

@@ -1,7 +1,9 @@
 //! When a status is to be written, and whether somebody else has changed it since.
 //!
 //! At most one write is under way; while it is, newer statuses replace each other, and the last one is
-//! written next. No I/O happens here.
+//! written next. A status of a pod that is about to change again (a container is being started or stopped) is
+//! held back for a moment: a guest starts in less time than the API server takes for a write, and nobody is
+//! served by being told of it twice. No I/O happens here.
 
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ use super::lifecycle::backoff::after;
 
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// How long a status is held back at most. Starts and stops that take longer are seen as they happen.
+const HOLD: Duration = Duration::from_millis(100);
 
 /// Conditions that are the node's to set.
 const OWNED: [&str; 6] = [
@@ -34,22 +39,37 @@ pub(super) struct Publisher {
     in_flight: Option<PodStatus>,
     failures: u32,
     retry_at: Option<Timestamp>,
+    /// Until when a status is held back.
+    hold_until: Option<Timestamp>,
 }
 
 impl Publisher {
-    /// The status to be written now, if any; it counts as under way from here on.
-    pub(super) fn next(&mut self, status: &PodStatus, now: Timestamp) -> Option<PodStatus> {
+    /// The status to be written now, if any; it counts as under way from here on. One that is
+    /// `about_to_change` is held back for a moment.
+    pub(super) fn next(
+        &mut self,
+        status: &PodStatus,
+        about_to_change: bool,
+        now: Timestamp,
+    ) -> Option<PodStatus> {
+        if self.written.as_ref() == Some(status) {
+            self.hold_until = None;
+        }
         let waiting = self.retry_at.is_some_and(|at| at > now);
         if self.in_flight.is_some() || waiting || self.written.as_ref() == Some(status) {
             return None;
         }
+        if about_to_change && now < *self.hold_until.get_or_insert_with(|| after(now, HOLD)) {
+            return None;
+        }
+        self.hold_until = None;
         self.in_flight = Some(status.clone());
         self.in_flight.clone()
     }
 
-    /// When the next try is due after a failure.
-    pub(super) fn retry_at(&self) -> Option<Timestamp> {
-        self.retry_at
+    /// When the next write is due: the next try after a failure, or one that is held back.
+    pub(super) fn due_at(&self) -> Option<Timestamp> {
+        self.retry_at.into_iter().chain(self.hold_until).max()
     }
 
     /// The API has this status from us, and no write is under way.
@@ -141,15 +161,31 @@ mod tests {
     #[test]
     fn one_write_at_a_time_and_the_latest_wins() {
         let mut publisher = Publisher::default();
-        assert_eq!(publisher.next(&status("Pending"), at(0)), Some(status("Pending")));
-        assert_eq!(publisher.next(&status("Running"), at(0)), None);
-        assert_eq!(publisher.next(&status("Succeeded"), at(0)), None);
+        assert_eq!(publisher.next(&status("Pending"), false, at(0)), Some(status("Pending")));
+        assert_eq!(publisher.next(&status("Running"), false, at(0)), None);
+        assert_eq!(publisher.next(&status("Succeeded"), false, at(0)), None);
         publisher.succeeded(&pod("5", "Pending"));
         assert!(!publisher.is_settled(&status("Succeeded")));
-        assert_eq!(publisher.next(&status("Succeeded"), at(0)), Some(status("Succeeded")));
+        assert_eq!(publisher.next(&status("Succeeded"), false, at(0)), Some(status("Succeeded")));
         publisher.succeeded(&pod("6", "Succeeded"));
         assert!(publisher.is_settled(&status("Succeeded")));
-        assert_eq!(publisher.next(&status("Succeeded"), at(0)), None);
+        assert_eq!(publisher.next(&status("Succeeded"), false, at(0)), None);
+    }
+
+    #[test]
+    fn what_is_about_to_change_is_held_back_for_a_moment() {
+        let mut publisher = Publisher::default();
+        let (start, end) = (at(0), after(at(0), HOLD));
+        assert_eq!(publisher.next(&status("Pending"), true, start), None);
+        assert_eq!(publisher.due_at(), Some(end));
+        let later = after(start, HOLD / 2);
+        assert_eq!(publisher.next(&status("Pending"), true, later), None);
+        assert_eq!(publisher.due_at(), Some(end), "looking again does not put it off");
+        assert_eq!(publisher.next(&status("Running"), false, later), Some(status("Running")));
+        assert_eq!(publisher.due_at(), None);
+        publisher.succeeded(&pod("5", "Running"));
+        assert_eq!(publisher.next(&status("Failed"), true, start), None);
+        assert_eq!(publisher.next(&status("Failed"), true, end), Some(status("Failed")));
     }
 
     #[test]
@@ -158,10 +194,10 @@ mod tests {
         let mut now = at(0);
         let mut delays = Vec::new();
         for _ in 0..6 {
-            assert!(publisher.next(&status("Running"), now).is_some());
+            assert!(publisher.next(&status("Running"), false, now).is_some());
             publisher.failed(now);
-            assert_eq!(publisher.next(&status("Running"), now), None);
-            let next = publisher.retry_at().unwrap();
+            assert_eq!(publisher.next(&status("Running"), false, now), None);
+            let next = publisher.due_at().unwrap();
             delays.push(next.as_millisecond() - now.as_millisecond());
             now = next;
         }
@@ -171,23 +207,23 @@ mod tests {
     #[test]
     fn only_a_newer_and_foreign_change_is_put_right() {
         let mut publisher = Publisher::default();
-        publisher.next(&status("Running"), at(0));
+        publisher.next(&status("Running"), false, at(0));
         publisher.succeeded(&pod("10", "Running"));
         publisher.observe(&pod("9", "Pending"), &status("Running"));
         assert!(publisher.is_settled(&status("Running")), "an old view says nothing");
         publisher.observe(&pod("11", "Running"), &status("Running"));
         assert!(publisher.is_settled(&status("Running")), "nothing of ours has changed");
         publisher.observe(&pod("12", "Failed"), &status("Running"));
-        assert_eq!(publisher.next(&status("Running"), at(0)), Some(status("Running")));
+        assert_eq!(publisher.next(&status("Running"), false, at(0)), Some(status("Running")));
     }
 
     #[test]
     fn a_status_from_before_a_restart_is_not_written_again() {
         let mut publisher = Publisher::default();
         publisher.observe(&pod("3", "Running"), &status("Running"));
-        assert_eq!(publisher.next(&status("Running"), at(0)), None);
+        assert_eq!(publisher.next(&status("Running"), false, at(0)), None);
         let mut publisher = Publisher::default();
         publisher.observe(&pod("3", "Pending"), &status("Running"));
-        assert!(publisher.next(&status("Running"), at(0)).is_some());
+        assert!(publisher.next(&status("Running"), false, at(0)).is_some());
     }
 }

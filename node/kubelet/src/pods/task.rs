@@ -165,7 +165,7 @@ impl PodTask {
             if self.is_gone() && self.state.is_over() {
                 break;
             }
-            let retries = [self.publisher.retry_at(), self.finalize(now)];
+            let retries = [self.publisher.due_at(), self.finalize(now)];
             for at in retries.into_iter().flatten().filter(|at| *at > now) {
                 wake_at = wake_at.min(at);
             }

@@ -250,7 +250,7 @@ fn serving(config: &Config) -> Arc<Serving> {
     crate::identity::serving::prepare(config, &["edge".to_owned()], &connection).unwrap().0
 }
 
-const SECURE: &str = "authentication: {x509: {clientCAFile: FILE}}\n";
+const SECURE: &str = "authentication: {x509: {clientCAFile: FILE}}\nmaxPods: 110\n";
 
 #[tokio::test]
 async fn nobody_gets_nothing() {

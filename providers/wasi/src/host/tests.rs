@@ -52,13 +52,14 @@ impl Bench {
             log_path: self.dir.path().join("0.log"),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            stop_notice: false,
             label: String::new(),
         }
     }
 
     async fn instance(&self, spec: &InstanceSpec, output: &Output) -> Instance {
         let loaded = self.host.load(&spec.module, spec.kind).await.unwrap();
-        self.host.prepare(loaded, spec, &spec.argv, output).unwrap()
+        self.host.prepare(loaded, spec, &spec.argv, output, None).unwrap()
     }
 
     async fn run(&self, spec: &InstanceSpec) -> (Exit, String) {
@@ -205,7 +206,8 @@ async fn a_root_that_is_gone_is_an_error() {
     let bench = Bench::new();
     let spec = InstanceSpec { root: Some("/nonexistent/root".into()), ..bench.guest(SPINS) };
     let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let error = bench.host.prepare(loaded, &spec, &spec.argv, &Output::Capture(Capture::new(0))).unwrap_err();
+    let error =
+        bench.host.prepare(loaded, &spec, &spec.argv, &Output::Capture(Capture::new(0)), None).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/root"), "{error}");
 }
 

@@ -15,6 +15,9 @@ use crate::{
     supervisor::{self, SupervisorError},
 };
 
+/// Environment variable by which a container asks to be told when it is to end.
+const STOP_NOTICE: &str = "KUBEWASM_STOP_NOTICE";
+
 pub(super) fn image(image: kubewasm_modules::Image) -> Image {
     Image {
         id: image.id(),
@@ -35,12 +38,25 @@ pub(super) fn credential(credential: &Credential) -> kubewasm_modules::Credentia
     }
 }
 
+/// Whether a container wants to be told when it is to end: its environment says how.
+pub(super) fn stop_notice(spec: &ContainerSpec) -> Result<bool, StartError> {
+    match spec.env.iter().find(|(name, _)| name == STOP_NOTICE).map(|(_, value)| value.as_str()) {
+        None | Some("") => Ok(false),
+        Some("stdin") => Ok(true),
+        // The value may come from a Secret: it is not repeated.
+        Some(_) => Err(StartError::Config(format!(
+            "the environment variable {STOP_NOTICE} has a value that is not known; \"stdin\" is, and none at all"
+        ))),
+    }
+}
+
 /// A container as its worker is told of it.
 pub(super) fn instance_spec(
     spec: &ContainerSpec,
     module: PathBuf,
     kind: Kind,
     root: Option<PathBuf>,
+    stop_notice: bool,
 ) -> InstanceSpec {
     let mut env = spec.env.clone();
     if let Some(dir) = &spec.working_dir
@@ -62,6 +78,7 @@ pub(super) fn instance_spec(
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
+        stop_notice,
         label: String::new(),
     }
 }
@@ -168,7 +185,7 @@ mod tests {
             (&[("A", "1")], Some("/srv"), &[("A", "1"), ("PWD", "/srv")]),
             (&[("PWD", "/other")], Some("/srv"), &[("PWD", "/other")]),
         ] {
-            let spec = instance_spec(&spec(env, dir), "/m".into(), Kind::CoreCommand, None);
+            let spec = instance_spec(&spec(env, dir), "/m".into(), Kind::CoreCommand, None, false);
             let found: Vec<_> =
                 spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             assert_eq!(found, expected);
@@ -176,12 +193,33 @@ mod tests {
     }
 
     #[test]
+    fn a_container_asks_for_the_notice_by_its_environment() {
+        for (env, expected) in [
+            (&[("A", "1")][..], Some(false)),
+            (&[(STOP_NOTICE, "")], Some(false)),
+            (&[(STOP_NOTICE, "stdin")], Some(true)),
+            (&[(STOP_NOTICE, "hunter2")], None),
+        ] {
+            match (stop_notice(&spec(env, None)), expected) {
+                (Ok(found), Some(expected)) => assert_eq!(found, expected, "{env:?}"),
+                (Err(StartError::Config(message)), None) => {
+                    assert!(message.contains(STOP_NOTICE) && !message.contains("hunter2"), "{message}");
+                }
+                (found, _) => panic!("{env:?} gives {found:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn the_hosts_network_is_for_pods_that_share_it() {
         let outgoing = spec(&[], None);
         let host = ContainerSpec { host_network: true, ..outgoing.clone() };
-        let network = |spec| instance_spec(spec, "/m".into(), Kind::CoreCommand, None).network;
+        let network = |spec| instance_spec(spec, "/m".into(), Kind::CoreCommand, None, false).network;
         assert_eq!((network(&outgoing), network(&host)), (Network::Outgoing, Network::Host));
-        assert_eq!(instance_spec(&host, "/m".into(), Kind::CoreCommand, None).name, "default/web/main");
+        assert_eq!(
+            instance_spec(&host, "/m".into(), Kind::CoreCommand, None, false).name,
+            "default/web/main"
+        );
     }
 
     #[test]

@@ -132,14 +132,16 @@ impl Hosting {
         let loaded = inner.host.load(&spec.module, spec.kind).await?;
         let log = Log::open(&spec.log_path, inner.log)
             .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
-        let guest = inner.host.prepare(Arc::clone(&loaded), &spec, &spec.argv, &Output::Log(log.clone()))?;
+        let notice = spec.stop_notice.then(CancellationToken::new);
+        let output = Output::Log(log.clone());
+        let guest = inner.host.prepare(Arc::clone(&loaded), &spec, &spec.argv, &output, notice.as_ref())?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
         let running = Running { spec: Arc::new(spec), loaded, stop, ended: ended.clone() };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
-        let guest = inner.guests.spawn(until_stopped(guest, stopped));
+        let guest = inner.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
         tokio::spawn(async move {
             let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
@@ -200,7 +202,7 @@ impl Hosting {
         let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
         let capture = Capture::new(output_limit);
         let output = Output::Capture(capture.clone());
-        let guest = inner.host.prepare(Arc::clone(&running.loaded), &running.spec, argv, &output)?;
+        let guest = inner.host.prepare(Arc::clone(&running.loaded), &running.spec, argv, &output, None)?;
         let guest = AbortOnDropHandle::new(inner.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
             exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
@@ -225,14 +227,28 @@ impl Running {
     }
 }
 
-/// Runs a guest to its end or until it is asked to stop. WASI has no signals: a guest cannot be told to
-/// end, nor can it refuse, so that it ends at once and the grace is what it has at most.
-async fn until_stopped(guest: host::Instance, mut stop: watch::Receiver<Option<Instant>>) -> Exit {
+/// Runs a guest to its end or until it is asked to stop. WASI has no signals: without a `notice` a guest
+/// cannot be told to end, nor can it refuse, so that it ends at once and the grace is what it has at most. With
+/// one, it is told, and killed when its grace is over.
+async fn until_stopped(
+    guest: host::Instance,
+    mut stop: watch::Receiver<Option<Instant>>,
+    notice: Option<CancellationToken>,
+) -> Exit {
     let stopped = async move {
-        match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
-            Ok(Some(deadline)) => Instant::now() >= deadline,
-            // The sender lives in the table for as long as the guest runs.
-            Ok(None) | Err(_) => std::future::pending().await,
+        loop {
+            let deadline = match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+                Ok(Some(deadline)) => deadline,
+                // The sender lives in the table for as long as the guest runs.
+                Ok(None) | Err(_) => std::future::pending().await,
+            };
+            let Some(notice) = &notice else { return Instant::now() >= deadline };
+            notice.cancel();
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return true,
+                // The deadline may have come nearer.
+                _ = stop.changed() => {}
+            }
         }
     };
     tokio::select! {
@@ -295,6 +311,7 @@ mod tests {
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
                 memory_limit_bytes: 0,
+                stop_notice: false,
                 label: String::new(),
             }
         }

@@ -75,6 +75,7 @@ impl Node {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            stop_notice: false,
             label: format!("label-{id}"),
         }
     }

@@ -250,6 +250,16 @@ impl State {
         self.containers.entry(name.to_owned()).or_default()
     }
 
+    /// A container is on its way up or down, so that the status is likely to be another one in a moment.
+    #[must_use]
+    pub fn is_in_transit(&self) -> bool {
+        self.containers.values().any(|container| match &container.stage {
+            Stage::Pulling | Stage::Pulled | Stage::Starting => true,
+            Stage::Running(running) => running.stop.as_ref().is_some_and(|stop| stop.told.is_some()),
+            Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => false,
+        })
+    }
+
     /// No container runs or is being started.
     #[must_use]
     pub fn all_stopped(&self) -> bool {

@@ -45,7 +45,7 @@ impl PodTask {
         }
         if !self.is_gone()
             && let Some(object) = self.object.clone()
-            && let Some(status) = self.publisher.next(&status, now)
+            && let Some(status) = self.publisher.next(&status, self.state.is_in_transit(), now)
         {
             let shared = Arc::clone(&self.shared);
             self.outcomes.spawn(async move {
