@@ -45,7 +45,9 @@ fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) && is_left(&entry.path()) {
             match fs::remove_dir_all(entry.path()) {
-                Ok(()) => tracing::debug!(folder = %entry.path().display(), "removed what a killed run has left"),
+                Ok(()) => {
+                    tracing::debug!(folder = %entry.path().display(), "removed what a killed run has left")
+                }
                 Err(error) => {
                     tracing::debug!(folder = %entry.path().display(), %error, "what a killed run has left stays");
                 }
@@ -80,7 +82,9 @@ mod tests {
     fn only_folders_of_runs_that_are_no_more_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let at = |name: &str| parent.path().join(name);
-        for name in ["kubewasm-run-alive", "kubewasm-run-dead", "kubewasm-run-young", "kubewasm-run-old", "other"] {
+        for name in
+            ["kubewasm-run-alive", "kubewasm-run-dead", "kubewasm-run-young", "kubewasm-run-old", "other"]
+        {
             fs::create_dir(at(name)).unwrap();
         }
         fs::write(at("kubewasm-run-file"), "").unwrap();

@@ -36,4 +36,6 @@ mod scale;
 mod sidecars;
 mod static_pods;
 mod status;
+mod storm;
 mod suite;
+mod workers;

@@ -9,7 +9,8 @@ use super::{AN_HOUR, NOW, Node, sleeps};
 /// The fields of `/proc/PID/status`.
 fn status(pid: Pid) -> BTreeMap<String, String> {
     let text = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap();
-    let field = |line: &str| line.split_once(":\t").map(|(key, value)| (key.to_owned(), value.trim().to_owned()));
+    let field =
+        |line: &str| line.split_once(":\t").map(|(key, value)| (key.to_owned(), value.trim().to_owned()));
     text.lines().filter_map(field).collect()
 }
 

@@ -6,11 +6,7 @@ use kubewasm_wasi::{
     supervisor::{Supervisor, SupervisorOptions},
 };
 
-use super::{
-    AN_HOUR, NOW, Node, SOON, exit_of, gone, runs, sleeps,
-    support::program_of,
-    until,
-};
+use super::{AN_HOUR, NOW, Node, SOON, exit_of, gone, runs, sleeps, support::program_of, until};
 
 /// Workers of `worker`, and an agent that speaks `agent`.
 async fn agent(node: &Node, agent: Versions, worker: Versions) -> Supervisor {
@@ -69,7 +65,8 @@ async fn a_worker_of_another_age_is_replaced() {
     assert!(gone(pid), "the worker has ended when the agent is there");
     assert_eq!(exit_of(&agent, "running").await, (137, ExitReason::Lost));
     let message = agent.observe("running").unwrap().end.unwrap().exit.message;
-    let expected = format!("speaks protocol {FOREIGN}, and this version of kubewasm speaks {}", Versions::OURS);
+    let expected =
+        format!("speaks protocol {FOREIGN}, and this version of kubewasm speaks {}", Versions::OURS);
     assert!(message.contains(&expected), "{message}");
     assert_eq!(exit_of(&agent, "ended").await, (5, ExitReason::Exited), "an exit is kept as it was");
     agent.start("a", &node.spec("next", &sleeps(1, 6))).await.unwrap();
