@@ -23,10 +23,12 @@ use super::{
         resources::{self, Amounts},
     },
     lifecycle::spec::is_static,
+    records::remove_tree,
     shared::Shared,
     static_pods::{Board, FullName, is_mirror},
     task::{Desired, PodTask},
 };
+use crate::logs;
 
 /// Where a pod comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -284,7 +286,10 @@ impl PodManager {
         });
         for uid in uids.iter().filter(|uid| !is_known(uid)) {
             tracing::info!(pod = uid, "removing the folder of a pod that is gone");
-            if let Err(error) = self.shared.records.remove(uid) {
+            // Of this node's pods alone: other nodes may write their logs to the same place.
+            let logs = logs::dirs_of(&self.shared.logs_dir, uid);
+            let removed = logs.iter().map(|dir| remove_tree(dir)).chain(std::iter::once_with(|| self.shared.records.remove(uid)));
+            for error in removed.filter_map(Result::err) {
                 tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
             }
         }
