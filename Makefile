@@ -41,7 +41,7 @@ test: setup fmt-check clippy unit e2e ## Everything that CI runs
 .PHONY: unit
 unit: ## Tests that need no cluster
 	cargo test --workspace --exclude kubewasm-tests
-	cargo test -p kubewasm-tests --lib --bins --test watchdog
+	cargo test -p kubewasm-tests --lib --bins --test watchdog --test docs
 
 .PHONY: e2e
 e2e: build ## End-to-end tests on a real control plane (E2E=name for some of them)

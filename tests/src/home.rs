@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::mount::{MntFlags, umount2};
 
 use crate::{process, progress::say};
 
@@ -103,13 +104,14 @@ impl Home {
         Ok(self.logs())
     }
 
-    /// Ends all processes that belong to the folder `path` and removes it. Fine when it is not there.
+    /// Ends all processes that belong to the folder `path`, unmounts what is mounted there, and removes it. Fine when it is not there.
     /// Logs stay where [`Home::keep_logs`] was called or `KUBEWASM_KEEP` is set.
     ///
     /// # Errors
     /// When a process does not end or something cannot be removed.
     pub async fn remove(path: &Path) -> Result<()> {
         process::end_all_under(path, END).await?;
+        unmount_all_under(path)?;
         let keep = path.join(KEEP).exists()
             || std::env::var_os("KUBEWASM_KEEP").is_some_and(|value| !value.is_empty());
         let entries = match fs::read_dir(path) {
@@ -146,6 +148,19 @@ impl Drop for Home {
             say(&format!("The logs of this run stay in {}.", logs.display()));
         }
     }
+}
+
+/// Unmounts what nodes have mounted below `folder`, the newest first.
+fn unmount_all_under(folder: &Path) -> Result<()> {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot list what is mounted")?;
+    // The fifth field is where. Nothing below a home has a name that would be written in another way there.
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    for place in places.filter(|place| place.starts_with(&folder)).collect::<Vec<_>>().into_iter().rev() {
+        umount2(place, MntFlags::MNT_DETACH)
+            .with_context(|| format!("cannot unmount {}", place.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes a folder that only its owner can look into.

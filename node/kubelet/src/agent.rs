@@ -8,6 +8,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use k8s_openapi::api::{
@@ -24,15 +25,17 @@ use crate::{
     mirror::Mirror,
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, Records, Shared,
+        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
         },
         api::Cluster,
+        files::resolv_conf,
         lifecycle::Limits,
         source,
         static_pods::{Board, FileSource, Mirrors},
+        volumes::{self, Memory},
     },
     runtime::Runtime,
     server::{self, Server},
@@ -116,7 +119,9 @@ impl Agent {
             std::iter::once(config.hostname.clone()).chain(addresses.iter().map(IpAddr::to_string)).collect();
         let (serving, upkeep) = serving::prepare(&config, &names, &connection)?;
         let index = PodIndex::default();
-        let server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
+        let probes = ProbeCounts::default();
+        let mut server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
+        server.register_metrics(|registry| probes.register(registry));
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
@@ -133,16 +138,20 @@ impl Agent {
         let (services, all_services) = Mirror::new();
         let (runtime_classes, all_runtime_classes) = Mirror::new();
         let (facts, node_facts) = watch::channel(NodeFacts {
+            hostname: config.hostname.clone(),
+            cluster_domain: config.kubelet.cluster_domain.clone(),
             host_ips: addresses.clone(),
             pod_ips: addresses,
             ..NodeFacts::default()
         });
         let (view, admission) = watch::channel(NodeView::default());
+        let volumes = Volumes::new(client.clone(), volume_settings(&config));
         let shared = Arc::new(Shared {
             runtime,
             api: Arc::new(Cluster::new(client, all_services, all_runtime_classes)),
             recorder,
             records,
+            volumes: Arc::new(volumes),
             index,
             admission: Some(admission),
             node: node_facts,
@@ -151,6 +160,7 @@ impl Agent {
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
+            probes,
         });
         Ok(Self {
             config,
@@ -257,6 +267,27 @@ fn derive<T: PartialEq>(node: &Node, kept: &watch::Sender<T>, from: impl Fn(&Nod
     });
 }
 
+/// What volumes are made with. Before the first worker starts, for it has to see what is mounted here.
+fn volume_settings(config: &Config) -> volumes::Settings {
+    let memory = Memory::open(&config.root_dir).inspect_err(|error| {
+        tracing::warn!(
+            %error,
+            "nothing can be mounted here: Secrets, tokens and emptyDir volumes of medium Memory are kept on disk, \
+             where only this user can read them"
+        );
+    });
+    volumes::Settings {
+        allowed_host_paths: config.allowed_host_paths.clone(),
+        dns: resolv_conf::Settings {
+            cluster_dns: config.kubelet.cluster_dns.clone(),
+            cluster_domain: config.kubelet.cluster_domain.clone(),
+            alone: false,
+        },
+        resolv_conf: config.kubelet.resolv_conf.clone(),
+        memory: memory.ok(),
+    }
+}
+
 /// What pods may learn of the node.
 fn learn(node: &Node, facts: &NodeFacts) -> NodeFacts {
     let allocatable = allocatable(node);
@@ -292,7 +323,11 @@ impl server::Pods for PodIndex {
         Self::pods(self)
     }
 
+    fn are_all_known(&self) -> bool {
+        Self::are_all_known(self)
+    }
+
     fn healthy(&self) -> Result<(), String> {
-        Ok(())
+        self.looked_after(Instant::now())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use kube::runtime::watcher;
+
 /// What the API server said, or the whole chain of causes where it said nothing: `client error (Connect):
 /// tcp connect error: connection refused`.
 pub(crate) fn explain(error: &kube::Error) -> String {
@@ -11,6 +13,18 @@ pub(crate) fn explain(error: &kube::Error) -> String {
         }
         kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
         kube::Error::Service(source) => causes(source.as_ref()),
+        other => causes(other),
+    }
+}
+
+/// The same of a watch: what it was doing, and why it could not.
+pub(crate) fn explain_watch(error: &watcher::Error) -> String {
+    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(source) => format!("cannot list: {}", explain(source)),
+        WatchStartFailed(source) => format!("cannot watch: {}", explain(source)),
+        WatchFailed(source) => explain(source),
+        WatchError(status) => explain(&kube::Error::Api(status.clone())),
         other => causes(other),
     }
 }

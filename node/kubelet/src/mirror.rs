@@ -14,6 +14,8 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::explain::explain_watch;
+
 /// The reading side. Clones are the same.
 #[derive(Clone)]
 pub struct Mirrored<K: Resource<DynamicType = ()> + Clone + 'static> {
@@ -72,7 +74,10 @@ where
                     ready.send_replace(true);
                 }
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "the watch of {} was interrupted", K::plural(&())),
+                Err(error) => {
+                    let error = explain_watch(&error);
+                    tracing::warn!(error, "the watch of {} was interrupted", K::plural(&()));
+                }
             }
         }
     }

@@ -44,6 +44,15 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// All images in the local store, for `status.images`.
     async fn images(&self) -> Vec<Image>;
 
+    /// The folder with the files of an image that is in the local store, for a volume made of it; nobody may
+    /// write there. `None` when the image is not there, or holds no files.
+    ///
+    /// # Errors
+    /// As for [`Runtime::image`].
+    async fn image_files(&self, _image: &str) -> Result<Option<PathBuf>, ImageError> {
+        Ok(None)
+    }
+
     /// Resolves, checks and precompiles the module of a container, and starts it.
     ///
     /// When this returns, the guest's first instruction is about to run, or has run; how it goes on is
@@ -260,20 +269,6 @@ pub enum ExitReason {
     StartFailed,
     /// The process that hosted it is gone.
     Lost,
-}
-
-impl ExitReason {
-    /// The text of `state.terminated.reason`, as container runtimes word it.
-    #[must_use]
-    pub fn terminated_reason(self, exit_code: i32) -> &'static str {
-        match self {
-            Self::OutOfMemory => "OOMKilled",
-            Self::StartFailed => "StartError",
-            Self::Lost => "ContainerStatusUnknown",
-            Self::Exited | Self::Trapped | Self::Stopped if exit_code == 0 => "Completed",
-            Self::Exited | Self::Trapped | Self::Stopped => "Error",
-        }
-    }
 }
 
 /// Why an image is not there. Each variant is one waiting reason of the contract.

@@ -81,6 +81,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "namespace|node|pod", default_value_t)]
     isolation: Isolation,
 
+    /// A folder of this machine that pods may mount by hostPath volumes, with all below it. May be repeated
+    /// [default: none].
+    #[arg(long, value_name = "DIR")]
+    allow_host_path: Vec<PathBuf>,
+
     /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
@@ -116,6 +121,7 @@ fn flags(args: Args) -> Flags {
         port: args.port,
         healthz_port: args.healthz_port,
         max_pods: args.max_pods,
+        allow_host_path: args.allow_host_path,
         room_for_pods: u32::try_from(capacity::guests()).ok(),
     }
 }

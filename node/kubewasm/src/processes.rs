@@ -25,6 +25,10 @@ pub(crate) struct WorkerArgs {
     /// A file or directory that the worker must not see.
     #[arg(long)]
     hidden: Vec<PathBuf>,
+
+    /// Make no mounts, as on a host that allows none.
+    #[arg(long)]
+    no_mounts: bool,
 }
 
 /// Hosts guests until told to stop.
@@ -32,6 +36,7 @@ pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut options = worker::WorkerOptions::new(args.socket);
     options.with_parent = args.with_parent;
     options.hidden = args.hidden;
+    options.no_mounts = args.no_mounts;
     if let Some(bytes) = args.default_memory_limit {
         options.default_memory_limit = bytes;
     }

@@ -13,7 +13,13 @@ use k8s_openapi::{
 };
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
-    pods::{NodeFacts, PodIndex, PodManager, Records, Shared, Update, api::Alone, lifecycle::Limits},
+    pods::{
+        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Update, Volumes,
+        api::Alone,
+        files::resolv_conf,
+        lifecycle::Limits,
+        volumes::{self, AllowedHostPaths},
+    },
 };
 use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
@@ -38,6 +44,11 @@ pub(crate) struct Args {
     /// Where modules are kept between runs [default: kubewasm in the user's cache folder].
     #[arg(long, value_name = "DIR")]
     root_dir: Option<PathBuf>,
+
+    /// A folder of this machine that the pod may mount by hostPath volumes, with all below it. May be
+    /// repeated [default: none].
+    #[arg(long, value_name = "DIR")]
+    allow_host_path: Vec<PathBuf>,
 
     /// Say what happens to the pod, not only what goes wrong.
     #[arg(long)]
@@ -74,17 +85,27 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let logs_dir = state.path().join("logs");
     let records = Records::open(state.path()).context("cannot make a folder for the pod")?;
     let (_node, node) = watch::channel(facts());
+    let volumes = Volumes::alone(volumes::Settings {
+        allowed_host_paths: AllowedHostPaths::new(args.allow_host_path)
+            .map_err(|message| anyhow::anyhow!(message))?,
+        dns: resolv_conf::Settings { alone: true, ..resolv_conf::Settings::default() },
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        // What runs for a while in the foreground mounts nothing on the machine.
+        memory: None,
+    });
     let shared = Arc::new(Shared {
         runtime: Arc::clone(&runtime) as Arc<dyn kubewasm_kubelet::runtime::Runtime>,
         api: Arc::new(api),
         recorder: Recorder::local(sink),
         records,
+        volumes: Arc::new(volumes),
         index: PodIndex::default(),
         admission: None,
         node,
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
         limits: Limits::default(),
+        probes: ProbeCounts::default(),
     });
 
     let cancel = CancellationToken::new();
@@ -143,6 +164,8 @@ fn facts() -> NodeFacts {
     let local = vec![std::net::IpAddr::from([127, 0, 0, 1])];
     let machine = rustix::system::sysinfo();
     NodeFacts {
+        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        cluster_domain: String::new(),
         host_ips: local.clone(),
         pod_ips: local,
         cpu_millis: std::thread::available_parallelism().map_or(1, |n| n.get() as u64).saturating_mul(1000),

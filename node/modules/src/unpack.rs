@@ -8,9 +8,11 @@
 //! merged, `.wh.name` removes a name that a lower layer had, `.wh..wh..opq` removes all that lower layers had
 //! in its directory. Owners are not kept (guests have none), permissions are, but for the owner, who may
 //! always read, write and enter: the node must be able to read the file system and to remove it.
+//! Symbolic links become relative ones that lead to the same place ([`link`]).
 //!
 //! [1]: https://github.com/opencontainers/image-spec/blob/main/layer.md
 
+mod link;
 mod meter;
 
 use std::{
@@ -195,7 +197,7 @@ impl Layer<'_> {
                     return Err(PullFailure::Malformed(format!("its link {} has no target", shown(name))));
                 }
                 remove(&place)?;
-                symlink(OsStr::from_bytes(&target), &place)
+                symlink(self.inside(Path::new(OsStr::from_bytes(&target)), &place), &place)
                     .map_err(StoreError::io("make the link", &place))?;
             }
             EntryType::Link => {
@@ -221,6 +223,12 @@ impl Layer<'_> {
         }
         self.fresh.insert(place);
         Ok(written)
+    }
+
+    /// The target of a link at this place, see [`link::inside`].
+    fn inside(&self, target: &Path, place: &Path) -> PathBuf {
+        let directory = place.parent().and_then(|directory| directory.strip_prefix(self.root).ok());
+        link::inside(target, directory.map_or(0, |directory| directory.components().count()))
     }
 
     /// Where a path of the archive is on the host.

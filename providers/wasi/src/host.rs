@@ -13,11 +13,13 @@
 //! at every tick of the engine, and dropping the future ends the guest wherever it is.
 //!
 //! What a guest sees: argv and environment exactly as given; a stdin that is at its end, or ends when the guest
-//! should; stdout and stderr that say they
-//! are terminals, because programs in C hold back their lines otherwise; one read-only preopened directory,
-//! `/`; clocks and randomness of the host; sockets by [`network`] (components only, WASI 0.1 has none).
+//! should; stdout and stderr that say they are terminals, because programs in C hold back their lines otherwise;
+//! the files that [`crate::files`] made; clocks and randomness of the host; sockets by [`network`] (components
+//! only, WASI 0.1 has none).
 
 mod cache;
+mod cause;
+mod errno;
 mod memory;
 pub mod network;
 mod outcome;
@@ -43,6 +45,7 @@ pub use stdio::{Capture, Output};
 use crate::{
     engine::{self, EngineError},
     exit::Exit,
+    files::{Preopen, Root},
     inspect::Kind,
     spec::InstanceSpec,
 };
@@ -127,6 +130,9 @@ impl Host {
         let core = core_linker(&engine).map_err(link_error)?;
         let mut component = component::Linker::new(&engine);
         p2::add_to_linker_async(&mut component).map_err(link_error)?;
+        component.allow_shadowing(true);
+        errno::wrap_component(&mut component).map_err(link_error)?;
+        component.allow_shadowing(false);
         Ok(Self { engine, core, component, cache: cache::Cache::default(), options })
     }
 
@@ -145,8 +151,8 @@ impl Host {
         self.cache.get(self, path, kind).await
     }
 
-    /// Makes an instance, which does not run yet. With a `notice`, its standard input ends when that is
-    /// cancelled.
+    /// Makes an instance, which does not run yet, with the files of `root`. With a `notice`, its standard input
+    /// ends when that is cancelled.
     ///
     /// # Errors
     /// [`PrepareError`].
@@ -154,11 +160,11 @@ impl Host {
         &self,
         loaded: Arc<Loaded>,
         spec: &InstanceSpec,
+        root: &Root,
         argv: &[String],
         output: &Output,
         notice: Option<&CancellationToken>,
     ) -> Result<Instance, PrepareError> {
-        let root = spec.root.as_deref().unwrap_or(&self.options.empty_root);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(&spec.env);
         wasi.stdout(stdio::GuestStream::stdout(output)).stderr(stdio::GuestStream::stderr(output));
@@ -169,15 +175,28 @@ impl Host {
             wasi.initial_cwd(dir);
         }
         network::allow(&mut wasi, spec.network);
-        wasi.preopened_dir(root, "/", FsPerms::ReadOnly).map_err(|error| PrepareError::Root {
-            path: root.display().to_string(),
-            reason: format!("{error:#}"),
-        })?;
+        let mut preopen = |host: &Path, guest: &str, perms: FsPerms| {
+            let opened = wasi.preopened_dir(host, guest, perms);
+            opened.map(drop).map_err(|error| PrepareError::Root {
+                path: host.display().to_string(),
+                reason: format!("{error:#}"),
+            })
+        };
+        for Preopen { host, guest, writable } in root.preopens() {
+            preopen(host, guest, if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly })?;
+        }
+        if root.preopens().is_empty() {
+            preopen(&self.options.empty_root, "/", FsPerms::ReadOnly)?;
+        }
         let limit = match spec.memory_limit_bytes {
             0 => self.options.default_memory_limit,
             limit => limit,
         };
-        let state = GuestState { wasi: wasi.build_p1(), memory: memory::MemoryGuard::new(limit) };
+        let state = GuestState {
+            wasi: wasi.build_p1(),
+            memory: memory::MemoryGuard::new(limit),
+            directories: errno::Directories::new(root.preopens().iter().map(|preopen| &*preopen.host)),
+        };
         let mut store = wasmtime::Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
         store.set_epoch_deadline(TICKS_PER_TURN);
@@ -196,6 +215,7 @@ fn core_linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
         Err(I32Exit(code & 0xff).into())
     })?;
+    errno::wrap_core(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }

@@ -29,6 +29,7 @@ mod cgroup;
 pub mod compile;
 pub mod engine;
 pub mod exit;
+pub mod files;
 pub mod host;
 pub mod inspect;
 pub mod instance;

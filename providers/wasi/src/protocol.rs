@@ -8,7 +8,7 @@ use crate::{
     exit::{Exit, ExitReason},
     inspect::Kind,
     instance::{End, Instance},
-    spec::{InstanceSpec, Network},
+    spec::{InstanceSpec, Mount, Network, RootSpec},
 };
 
 /// What `proto/worker.proto` generates.
@@ -91,12 +91,12 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             argv: spec.argv.clone(),
             env,
             working_dir: spec.working_dir.clone().unwrap_or_default(),
-            root: spec.root.as_deref().map(path).unwrap_or_default(),
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
             stop_notice: spec.stop_notice,
             label: spec.label.clone(),
+            root: Some((&spec.root).into()),
         }
     }
 }
@@ -134,13 +134,47 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             argv: spec.argv,
             env: spec.env.into_iter().map(|var| (var.name, var.value)).collect(),
             working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
-            root: Some(spec.root).filter(|root| !root.is_empty()).map(Into::into),
+            root: spec.root.unwrap_or_default().into(),
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
             stop_notice: spec.stop_notice,
             label: spec.label,
         })
+    }
+}
+
+impl From<&RootSpec> for wire::Root {
+    fn from(root: &RootSpec) -> Self {
+        let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        let mount = |mount: &Mount| wire::Mount {
+            host_path: path(&mount.host_path),
+            guest_path: mount.guest_path.clone(),
+            read_only: mount.read_only,
+        };
+        Self {
+            image: root.image.as_deref().map(path).unwrap_or_default(),
+            scratch: root.scratch.as_deref().map(path).unwrap_or_default(),
+            read_only: root.read_only,
+            mounts: root.mounts.iter().map(mount).collect(),
+        }
+    }
+}
+
+impl From<wire::Root> for RootSpec {
+    fn from(root: wire::Root) -> Self {
+        let path = |path: String| (!path.is_empty()).then(|| path.into());
+        let mount = |mount: wire::Mount| Mount {
+            host_path: mount.host_path.into(),
+            guest_path: mount.guest_path,
+            read_only: mount.read_only,
+        };
+        Self {
+            image: path(root.image),
+            scratch: path(root.scratch),
+            read_only: root.read_only,
+            mounts: root.mounts.into_iter().map(mount).collect(),
+        }
     }
 }
 
@@ -231,7 +265,12 @@ mod tests {
             argv: vec!["a".into(), "b".into()],
             env: vec![("A".into(), "1".into()), ("B".into(), String::new())],
             working_dir: Some("/srv".into()),
-            root: Some("/root".into()),
+            root: RootSpec {
+                image: Some("/image".into()),
+                scratch: Some("/scratch".into()),
+                read_only: true,
+                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
+            },
             log_path: "/l".into(),
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
@@ -246,7 +285,7 @@ mod tests {
             spec(),
             InstanceSpec {
                 working_dir: None,
-                root: None,
+                root: RootSpec::default(),
                 network: Network::Outgoing,
                 kind: Kind::CoreCommand,
                 ..spec()

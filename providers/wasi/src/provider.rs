@@ -7,9 +7,8 @@
 //!   stop, remove, exec ─► supervisor;   observe, containers, wakeups ◄─ its view
 //! ```
 //!
-//! A container's root directory is the unpacked file system of its image, shared by all containers of the
-//! image and read-only. Volumes are not given to guests by this version: the log says so for each container
-//! that has some.
+//! The unpacked file system of an image is shared by all containers of the image and never written to; the
+//! worker shows it to each of them as the lower part of a root of its own ([`crate::files`]).
 
 mod compiler;
 mod convert;
@@ -213,13 +212,6 @@ impl WasiRuntime {
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, &self.compiler).await;
         let code = code.map_err(|error| convert::compile_error(&error))?;
-        if !spec.mounts.is_empty() {
-            let paths: Vec<&str> = spec.mounts.iter().map(|mount| mount.guest_path.as_str()).collect();
-            tracing::info!(
-                pod = %spec.pod_name, namespace = %spec.pod_namespace, container = %spec.name, ?paths,
-                "this version does not give volumes to guests"
-            );
-        }
         let label = image.digest.to_string();
         let notice = convert::stop_notice(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
@@ -297,6 +289,10 @@ impl Runtime for WasiRuntime {
                 Vec::new()
             }
         }
+    }
+
+    async fn image_files(&self, image: &str) -> Result<Option<PathBuf>, ImageError> {
+        Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {

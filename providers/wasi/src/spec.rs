@@ -25,8 +25,8 @@ pub struct InstanceSpec {
     pub env: Vec<(String, String)>,
     /// Initial working directory, for guests that ask (components; WASI 0.1 has no such call).
     pub working_dir: Option<String>,
-    /// Directory that the guest sees as `/`, read-only; an empty one when `None`.
-    pub root: Option<PathBuf>,
+    /// What the guest sees as `/`.
+    pub root: RootSpec,
     /// File that output is appended to, in CRI format; its directory exists.
     pub log_path: PathBuf,
     /// What the guest may do with sockets.
@@ -62,6 +62,32 @@ impl fmt::Debug for InstanceSpec {
     }
 }
 
+/// What a guest sees as `/`. The default is nothing at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RootSpec {
+    /// The unpacked file system of an image, which is not written to.
+    pub image: Option<PathBuf>,
+    /// Directory of this instance's own, for what it writes and what it takes to make its root. Its parent
+    /// exists, and nobody but this host's administrators can write there. Without one the guest sees the files of
+    /// its image or none, may not write, and has no mounts.
+    pub scratch: Option<PathBuf>,
+    /// The guest may change nothing but what is mounted.
+    pub read_only: bool,
+    /// What is mounted below the root, or as the root.
+    pub mounts: Vec<Mount>,
+}
+
+/// A directory or a single file of this host that a guest sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path on this host. What is there exists, and no part of the path is a symbolic link.
+    pub host_path: PathBuf,
+    /// Absolute path in the guest.
+    pub guest_path: String,
+    /// The guest may change nothing there.
+    pub read_only: bool,
+}
+
 /// What a guest may do with sockets. The rules are in [`crate::host::network`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
@@ -86,7 +112,7 @@ mod tests {
             argv: vec!["c".into()],
             env: vec![("PASSWORD".into(), "hunter2".into())],
             working_dir: None,
-            root: None,
+            root: RootSpec::default(),
             log_path: "/l".into(),
             network: Network::Outgoing,
             memory_limit_bytes: 0,

@@ -30,6 +30,7 @@ pub(crate) use process::{is_locked, lock_path};
 
 use crate::{
     capacity,
+    files::{self, Files, UserMapError, Way},
     host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
     logs::LogOptions,
     protocol::Versions,
@@ -51,6 +52,8 @@ pub struct WorkerOptions {
     pub default_memory_limit: u64,
     /// When log files are rotated.
     pub log: LogOptions,
+    /// Make no mounts, as on a host that allows none.
+    pub no_mounts: bool,
     /// Files and directories that it must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
     /// Protocol versions that it speaks. Not on the command line: others than its own are for tests.
@@ -65,6 +68,7 @@ impl WorkerOptions {
             with_parent: false,
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
+            no_mounts: false,
             hidden: Vec::new(),
             versions: Versions::OURS,
         }
@@ -72,7 +76,7 @@ impl WorkerOptions {
 
     /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
     /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>`, `--hidden <path>`
-    /// for each of those, and, if so, `--with-parent`.
+    /// for each of those, and, if so, `--with-parent` and `--no-mounts`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
@@ -86,8 +90,10 @@ impl WorkerOptions {
         for path in &self.hidden {
             args.extend(["--hidden".into(), path.clone().into()]);
         }
-        if self.with_parent {
-            args.push("--with-parent".into());
+        for (flag, is_set) in [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts)] {
+            if is_set {
+                args.push(flag.into());
+            }
         }
         args
     }
@@ -128,6 +134,9 @@ pub enum WorkerError {
     /// Threads or signals could not be set up.
     #[error("cannot set up the worker's threads and signals: {0}")]
     Runtime(#[source] io::Error),
+    /// The process is of no use.
+    #[error(transparent)]
+    UserMap(#[from] UserMapError),
     /// WASI could not be set up.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -136,14 +145,15 @@ pub enum WorkerError {
     Serve(String),
 }
 
-/// What the subcommand `worker` does: hosts instances until it is told to end. Must not be called from
-/// within an async runtime; it makes its own. It closes all files that the process has open, but for
-/// its standard streams.
+/// What the subcommand `worker` does: hosts instances until it is told to end. Must be called while the process
+/// has one thread, and so not from within an async runtime; it makes its own. It closes all
+/// files that the process has open, but for its standard streams.
 ///
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     confine::close_inherited().map_err(WorkerError::Runtime)?;
+    let files = enter_namespace(&options)?;
     let confinement = confine::apply();
     tracing::info!(?confinement, "the worker is confined");
     let guests = tokio::runtime::Builder::new_multi_thread()
@@ -157,15 +167,34 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
         .enable_all()
         .build()
         .map_err(WorkerError::Runtime)?;
-    let result = control.block_on(serve(options, confinement, guests.handle().clone()));
+    let result = control.block_on(serve(options, files, confinement, guests.handle().clone()));
     // Guests that would not end, and threads that hang in a disk, end with the process.
     guests.shutdown_background();
     control.shutdown_background();
     result
 }
 
+/// Finds out how guests get their files. From here on, mounts are the worker's own.
+fn enter_namespace(options: &WorkerOptions) -> Result<Files, WorkerError> {
+    let way = if options.no_mounts {
+        Way::Preopens { why: "the worker was told to make no mounts".to_owned() }
+    } else {
+        files::enter(process::make_home(&options.socket)?)?
+    };
+    match &way {
+        Way::Mounts { user_namespace } => tracing::info!(user_namespace, "guests have one root of mounts"),
+        Way::Preopens { why } => tracing::warn!(
+            why,
+            "this host allows no mounts: guests have a preopened directory for each of their volumes, images are \
+             copied, and single files cannot always be shown"
+        ),
+    }
+    Ok(Files::new(way))
+}
+
 async fn serve(
     options: WorkerOptions,
+    files: Files,
     confinement: Vec<String>,
     guests: tokio::runtime::Handle,
 ) -> Result<(), WorkerError> {
@@ -180,7 +209,7 @@ async fn serve(
         default_memory_limit: options.default_memory_limit,
         empty_root: home.empty_root(),
     })?;
-    let hosting = hosting::Hosting::new(Arc::new(host), guests, options.log, capacity::guests());
+    let hosting = hosting::Hosting::new(Arc::new(host), files, guests, options.log, capacity::guests());
     let served = CancellationToken::new();
     let listener = home.listen()?;
     let server = tonic::transport::Server::builder()

@@ -12,12 +12,6 @@ use kubewasm_wasi::{
 };
 use support::program;
 
-/// Not a test: what this program does when it is started as a compiler.
-#[test]
-fn process() {
-    support::process();
-}
-
 async fn compiled(wasm: &[u8]) -> (Result<(), CompileError>, u64) {
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("in"), dir.path().join("out"));

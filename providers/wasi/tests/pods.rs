@@ -18,12 +18,6 @@ use kubewasm_wasi::provider::{WasiOptions, WasiRuntime};
 const PATIENCE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
 
-/// Not a test: what this program does when it is started as a worker or a compiler.
-#[test]
-fn process() {
-    support::process();
-}
-
 struct Node {
     dir: tempfile::TempDir,
     runtime: WasiRuntime,

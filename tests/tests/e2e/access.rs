@@ -37,19 +37,29 @@ async fn a_user_without_rights_is_forbidden() {
 /// Who has the rights gets an answer: by client certificate here, and through the API server.
 #[tokio::test]
 async fn a_user_with_rights_is_served() {
-    let suite = suite().await;
-    let kubeconfig = suite.cluster.admin_kubeconfig();
-    let mut config = cluster::config_of(&kubeconfig).await.unwrap();
-    config.cluster_url = suite.node.url().parse().unwrap();
-    // The node signed its serving certificate itself.
-    config.accept_invalid_certs = true;
-    let admin = Client::try_from(config).unwrap();
+    let (suite, admin) = (suite().await, admin().await);
     assert_eq!(get(&admin, "/healthz").await.as_deref(), Ok("ok"));
     assert!(get(&admin, "/pods").await.unwrap().contains("PodList"));
     if !suite.cluster.node_address().is_loopback() {
         let path = format!("/api/v1/nodes/{NODE}/proxy/healthz");
         assert_eq!(suite.cluster.kubectl(&["get", "--raw", &path]).await.unwrap(), "ok");
     }
+}
+
+/// A client of the shared node's HTTPS port that may do everything.
+async fn admin() -> Client {
+    let suite = suite().await;
+    let kubeconfig = suite.cluster.admin_kubeconfig();
+    let mut config = cluster::config_of(&kubeconfig).await.unwrap();
+    config.cluster_url = suite.node.url().parse().unwrap();
+    // The node signed its serving certificate itself.
+    config.accept_invalid_certs = true;
+    Client::try_from(config).unwrap()
+}
+
+/// What the shared node tells monitoring about itself.
+pub(crate) async fn metrics() -> String {
+    get(&admin().await, "/metrics").await.unwrap()
 }
 
 async fn client(url: &str, token: Option<String>) -> Client {

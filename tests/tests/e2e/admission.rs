@@ -87,6 +87,35 @@ async fn a_pod_that_does_not_tolerate_the_node_is_rejected() {
     .await;
 }
 
+/// A pod for another operating system is not run, whichever way it says so.
+#[tokio::test]
+async fn a_pod_for_another_system_is_rejected() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let cases = [
+            (
+                "selects",
+                json!({ "nodeSelector": { "kubernetes.io/os": "windows" } }),
+                "PodOSSelectorNodeLabelDoesNotMatch",
+                "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+            ),
+            (
+                "says",
+                json!({ "os": { "name": "windows" } }),
+                "PodOSNotSupported",
+                "Failed to admit pod as the OS field doesn't match node OS",
+            ),
+        ];
+        for (name, more, reason, why) in cases {
+            pods.create(name, bound(json!({}), more).await).await;
+            let pod = pods.phase(name, "Failed").await;
+            assert_eq!(pod.status.as_ref().unwrap().reason.as_deref(), Some(reason), "{name}");
+            pods.event(name, "the rejection", |event| says(event, reason, why)).await;
+        }
+    })
+    .await;
+}
+
 /// A node takes as many pods as it is configured for, and one more as soon as one of them has finished.
 #[tokio::test]
 async fn a_full_node_takes_no_more_pods() {
@@ -138,6 +167,30 @@ async fn a_field_that_cannot_be_honoured_is_named() {
             ("host-pid", json!({}), json!({ "hostPID": true }), "spec.hostPID"),
             ("host-ipc", json!({}), json!({ "hostIPC": true }), "spec.hostIPC"),
             ("shared", json!({}), json!({ "shareProcessNamespace": true }), "spec.shareProcessNamespace"),
+            (
+                "sysctls",
+                json!({}),
+                json!({ "securityContext": { "sysctls": [{ "name": "net.ipv4.ping_group_range", "value": "0 0" }] } }),
+                "spec.securityContext.sysctls",
+            ),
+            (
+                "windows",
+                json!({}),
+                json!({ "securityContext": { "windowsOptions": { "runAsUserName": "me" } } }),
+                "spec.securityContext.windowsOptions",
+            ),
+            (
+                "windows-container",
+                json!({ "securityContext": { "windowsOptions": { "runAsUserName": "me" } } }),
+                json!({}),
+                "securityContext.windowsOptions",
+            ),
+            (
+                "device",
+                json!({ "volumeDevices": [{ "name": "disk", "devicePath": "/dev/disk" }] }),
+                json!({ "volumes": [{ "name": "disk", "persistentVolumeClaim": { "claimName": "disk" } }] }),
+                "volumeDevices",
+            ),
         ];
         for (name, main, more, _) in &cases {
             pods.create(name, bound(main.clone(), more.clone()).await).await;
@@ -161,18 +214,41 @@ async fn a_field_that_cannot_be_honoured_is_named() {
 async fn fields_that_only_narrow_are_accepted() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
+        let both = json!({
+            "appArmorProfile": { "type": "RuntimeDefault" },
+            "runAsGroup": 65532,
+            "runAsNonRoot": true,
+            "runAsUser": 65532,
+            "seLinuxOptions": { "level": "s0:c1,c2" },
+            "seccompProfile": { "type": "RuntimeDefault" },
+        });
+        let with = |more: Value| {
+            let mut all = both.clone();
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            all
+        };
         let main = json!({
             "args": ["say", "narrow"],
-            "securityContext": {
+            "lifecycle": { "stopSignal": "SIGUSR1" },
+            "securityContext": with(json!({
                 "allowPrivilegeEscalation": false,
                 "capabilities": { "drop": ["ALL"] },
+                "procMount": "Default",
                 "readOnlyRootFilesystem": true,
-                "runAsNonRoot": true,
-                "runAsUser": 65532,
-                "seccompProfile": { "type": "RuntimeDefault" },
-            },
+            })),
         });
-        pods.create("narrow", bound(main, json!({ "securityContext": { "fsGroup": 65532 } })).await).await;
+        let more = json!({
+            "hostUsers": false,
+            "os": { "name": "linux" },
+            "securityContext": with(json!({
+                "fsGroup": 65532,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seLinuxChangePolicy": "Recursive",
+                "supplementalGroups": [65533],
+                "supplementalGroupsPolicy": "Strict",
+            })),
+        });
+        pods.create("narrow", bound(main, more).await).await;
         pods.phase("narrow", "Succeeded").await;
         assert_eq!(pods.logs("narrow").await, "narrow\n");
     })

@@ -1,6 +1,7 @@
 //! What Kubernetes' own controllers make of the node's pods. Nothing here is about the controllers: each of
 //! them leans on another part of a pod's status, and goes wrong in its own way where that is not right.
 
+mod daemon_sets;
 mod deployments;
 mod drain;
 mod jobs;

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use kube::api::DeleteParams;
+use kubewasm_tests::wait;
 use serde_json::json;
 
 use crate::{
+    endpoint::{Answer, Endpoint},
     pods::{Pods, running},
-    suite::{suite, with_temp_ns},
+    suite::{SOON, suite, with_temp_ns},
 };
 
 /// Grace of the pods below, and what writing the final status and the deletion may take on top.
@@ -56,6 +58,42 @@ async fn a_forced_deletion_frees_the_name() {
         let second = pods.phase("twice", "Succeeded").await;
         assert_ne!(first.metadata.uid, second.metadata.uid);
         assert_eq!(pods.logs("twice").await, "second\n");
+        // Nobody can be told any more, and yet the first guest is stopped, and nothing is left of it.
+        let folder = format!("{ns}_twice_{}", first.metadata.uid.unwrap());
+        let folder = suite().await.node.pod_logs().join(folder);
+        wait::until("the end of the first pod", SOON, async || match folder.exists() {
+            true => Err(format!("there is still {}", folder.display())),
+            false => Ok(()),
+        })
+        .await
+        .unwrap();
+    })
+    .await;
+}
+
+/// A deletion that is under way is hurried by another one with less grace.
+#[tokio::test]
+async fn a_second_deletion_shortens_the_grace() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Silence).await;
+        let drain = json!({ "httpGet": { "path": "/drain", "port": endpoint.port() } });
+        let spec = json!({
+            "terminationGracePeriodSeconds": 600,
+            "containers": [{
+                "name": "main",
+                "image": suite().await.actor.tagged,
+                "args": ["sleep", "3600"],
+                "lifecycle": { "preStop": drain },
+            }],
+        });
+        pods.create("slow", spec).await;
+        pods.until("slow", "running", running).await;
+        pods.api().delete("slow", &DeleteParams::default()).await.unwrap();
+        endpoint.until_asked("/drain", 1).await;
+        pods.api().delete("slow", &DeleteParams::default().grace_period(1)).await.unwrap();
+        pods.gone("slow").await;
+        assert_eq!(endpoint.count("/drain"), 1);
     })
     .await;
 }

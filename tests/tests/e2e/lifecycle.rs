@@ -5,7 +5,10 @@ use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ContainerStateTerminated, Pod},
 };
-use kube::{Api, api::PostParams};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
 use kubewasm_tests::wait;
 use serde_json::json;
 
@@ -286,6 +289,29 @@ async fn a_job_completes() {
         })
         .await
         .unwrap();
+    })
+    .await;
+}
+
+/// A status says which generation of the pod it is about, also after a change of what may be changed.
+#[tokio::test]
+async fn a_status_is_about_a_generation() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        pods.act("changes", &["sleep", "600"]).await;
+        let about = |pod: &Pod| {
+            let status = pod.status.as_ref().unwrap();
+            let conditions = status.conditions.iter().flatten().map(|each| each.observed_generation);
+            (status.observed_generation, conditions.collect::<Vec<_>>())
+        };
+        let pod = pods.until("changes", "Ready", |pod| is(pod, "Ready")).await;
+        assert_eq!(about(&pod), (Some(1), vec![Some(1); 5]));
+        let patch = Patch::Merge(json!({ "spec": { "activeDeadlineSeconds": 600 } }));
+        pods.api().patch("changes", &PatchParams::default(), &patch).await.unwrap();
+        let seen = |pod: &Pod| pod.status.as_ref().and_then(|status| status.observed_generation) == Some(2);
+        let pod = pods.until("changes", "a status about the second generation", seen).await;
+        assert_eq!((pod.metadata.generation, about(&pod)), (Some(2), (Some(2), vec![Some(2); 5])));
+        assert_eq!(restarts(&pod), 0);
     })
     .await;
 }

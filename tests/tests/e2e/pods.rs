@@ -91,10 +91,14 @@ impl Pods {
         self.api().logs(name, &LogParams::default()).await.unwrap()
     }
 
-    /// What the first container has printed, as soon as an agent that has just started knows the pod.
+    /// What the first container has printed, as soon as an agent that has just started knows the pod. Until then
+    /// it asks for patience, and says of no pod that it is not there.
     pub(crate) async fn logs_once_known(&self, name: &str) -> String {
         wait::until(&format!("the log of {name}"), SOON, async || {
-            self.api().logs(name, &LogParams::default()).await.map_err(|error| error.to_string())
+            match self.api().logs(name, &LogParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 503 => Err(status.message),
+                other => Ok(other.unwrap()),
+            }
         })
         .await
         .unwrap()

@@ -1,8 +1,10 @@
 //! Probes of every kind, and what comes of their results.
 
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::{
+    access,
     endpoint::{Answer, Endpoint},
     impatient,
     pods::{Pods, container, is, phase, restarts, running},
@@ -66,6 +68,28 @@ async fn readiness_follows_an_http_probe() {
     .await;
 }
 
+/// Monitoring can tell the pods apart whose probes fail, and forgets those that are gone.
+#[tokio::test]
+async fn results_of_probes_are_counted() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let probe = every_second(&json!({ "exec": { "command": ["actor", "exit", "1"] } }));
+        pods.create("ill", probed(json!({ "readinessProbe": probe })).await).await;
+        pods.event("ill", "a failed probe", |event| says(event, "Unhealthy", "Readiness probe failed")).await;
+        let counted = |metrics: &str| {
+            metrics.lines().any(|line| {
+                line.starts_with("prober_probe_total{probe_type=\"Readiness\",result=\"failed\"")
+                    && line.contains(&format!("namespace=\"{ns}\""))
+            })
+        };
+        assert!(counted(&access::metrics().await));
+        pods.api().delete("ill", &DeleteParams::default()).await.unwrap();
+        pods.gone("ill").await;
+        assert!(!counted(&access::metrics().await));
+    })
+    .await;
+}
+
 /// A TCP probe wants a port to be open, nothing more.
 #[tokio::test]
 async fn readiness_follows_a_tcp_probe() {
@@ -98,6 +122,10 @@ async fn readiness_follows_a_grpc_probe() {
         pods.event("rpc", "what was answered", |event| says(event, "Unhealthy", why)).await;
         endpoint.answer(Answer::Health(1));
         pods.until("rpc", "Ready again", |pod| is(pod, "Ready")).await;
+        endpoint.answer(Answer::Silence);
+        pods.until("rpc", "unready for want of an answer", |pod| !is(pod, "Ready")).await;
+        let why = "Readiness probe failed: timeout: health rpc did not complete within 1s";
+        pods.event("rpc", "the timeout", |event| says(event, "Unhealthy", why)).await;
     })
     .await;
 }

@@ -120,13 +120,17 @@ async fn a_rule_restarts_the_whole_pod() {
         main["restartPolicyRules"] = rule("RestartAllContainers", 9);
         let spec = json!({
             "nodeSelector": { "kubernetes.io/hostname": impatient::node().await },
-            "initContainers": [actor("setup", &["say", "set up"]).await],
+            "initContainers": [actor("setup", &["sleep", "1"]).await],
             "containers": [main, actor("beside", &["sleep", "600"]).await],
         });
         pods.create("anew", spec).await;
         let again =
             |pod: &Pod| ["setup", "main", "beside"].iter().all(|name| status::restarts(pod, name) >= 1);
+        let waits = |pod: &Pod| status::waiting_reason(pod, "beside") == "RestartingAllContainers";
+        pods.until("anew", "a container that waits for its turn in another round", waits).await;
         let pod = pods.until("anew", "a second round of all", again).await;
+        let stopped = status::last_end(&pod, "beside").unwrap().reason.as_deref();
+        assert_eq!(stopped, Some("RestartingAllContainers"));
         code.set(0).await;
         let main_is_done = |pod: &Pod| status::end(pod, "main").is_some_and(|end| end.exit_code == 0);
         let later = pods.until("anew", "the end of main", main_is_done).await;

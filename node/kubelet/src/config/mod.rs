@@ -30,6 +30,8 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
+use crate::pods::volumes::AllowedHostPaths;
+
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
 
@@ -93,6 +95,8 @@ pub struct Flags {
     pub healthz_port: Option<u16>,
     /// `--max-pods`
     pub max_pods: Option<u32>,
+    /// `--allow-host-path`, each of them.
+    pub allow_host_path: Vec<PathBuf>,
     /// Pods that the provider has room for on this machine: what `maxPods` is when nobody says. `None` is
     /// upstream's 110.
     pub room_for_pods: Option<u32>,
@@ -119,6 +123,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// Credentials with which to ask for a certificate.
     pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Paths of this machine that pods may mount.
+    pub allowed_host_paths: AllowedHostPaths,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -182,6 +188,8 @@ impl Config {
             node_os,
             cert_dir: flags.cert_dir.clone().unwrap_or_else(|| root_dir.join("pki")),
             root_dir,
+            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
+                .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             kubelet,

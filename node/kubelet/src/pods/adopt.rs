@@ -6,8 +6,12 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 
-use super::lifecycle::{
-    ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
+use super::{
+    ephemeral,
+    lifecycle::{
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
+    },
+    reason::TerminatedReason,
 };
 use crate::runtime::{Exit, ExitReason, Image};
 
@@ -23,7 +27,8 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
         .flatten()
         .any(|condition| condition.type_ == "Initialized" && condition.status == "True");
     let all =
-        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let all = all.into_iter().flatten().flatten();
     let containers: std::collections::BTreeMap<_, _> =
         all.filter_map(|container| Some((container.name.clone(), record_of(pod, container)?))).collect();
     State {
@@ -69,14 +74,7 @@ fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
         }),
         None => Stage::Idle,
     };
-    let spec = pod.spec.as_ref()?;
-    let spec_image = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten())
-        .find(|c| c.name == status.name)
-        .and_then(|c| c.image.clone())
-        .unwrap_or_default();
+    let spec_image = ephemeral::container(pod, &status.name).and_then(|c| c.image).unwrap_or_default();
     Some(ContainerRecord {
         stage,
         attempts: restarts + 1,
@@ -94,11 +92,13 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
     let at = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
     };
-    let reason = match terminated.reason.as_deref() {
-        Some("OOMKilled") => ExitReason::OutOfMemory,
-        Some("StartError") => ExitReason::StartFailed,
-        Some("ContainerStatusUnknown") => ExitReason::Lost,
-        _ => ExitReason::Exited,
+    let said = terminated.reason.as_deref();
+    let reason = match TerminatedReason::ALL.iter().find(|reason| said == Some(reason.as_str())) {
+        Some(TerminatedReason::OOMKilled) => ExitReason::OutOfMemory,
+        Some(TerminatedReason::StartError) => ExitReason::StartFailed,
+        Some(TerminatedReason::ContainerStatusUnknown) => ExitReason::Lost,
+        Some(TerminatedReason::RestartingAllContainers) => ExitReason::Stopped,
+        Some(TerminatedReason::Completed | TerminatedReason::Error) | None => ExitReason::Exited,
     };
     let message = terminated.message.clone().unwrap_or_default();
     Finished {
@@ -114,6 +114,7 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
         },
         message,
         again: false,
+        for_all: said == Some(TerminatedReason::RestartingAllContainers.as_str()),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -11,12 +15,49 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 #[derive(Clone, Debug, Default)]
 pub struct PodIndex {
     pods: Arc<RwLock<HashMap<String, Arc<Pod>>>>,
+    all_known: Arc<AtomicBool>,
+    /// When the manager last came round.
+    round: Arc<RwLock<Option<Instant>>>,
 }
+
+/// For how long the manager may be busy with one thing: upstream's bound of its sync loop.
+const LONGEST_ROUND: Duration = Duration::from_secs(5 * 60);
 
 impl PodIndex {
     /// Puts in a pod with its newest status.
     pub(super) fn put(&self, uid: &str, pod: Arc<Pod>) {
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), pod);
+    }
+
+    /// Every source has told of all its pods, and they are in here.
+    pub(super) fn set_all_known(&self) {
+        self.all_known.store(true, Ordering::Release);
+    }
+
+    /// Whether a pod that is not in here is none of this node's. An agent that has just started does not know
+    /// yet.
+    #[must_use]
+    pub fn are_all_known(&self) -> bool {
+        self.all_known.load(Ordering::Acquire)
+    }
+
+    /// The manager looks for something to do.
+    pub(super) fn come_round(&self, now: Instant) {
+        *self.round.write().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    /// Whether pods are being looked after. They are not yet where nothing has begun.
+    ///
+    /// # Errors
+    /// Since when the manager has been busy with one and the same thing.
+    pub fn looked_after(&self, now: Instant) -> Result<(), String> {
+        let round = *self.round.read().unwrap_or_else(PoisonError::into_inner);
+        match round.map(|round| now.saturating_duration_since(round)) {
+            Some(busy) if busy > LONGEST_ROUND => {
+                Err(format!("the pods have not been looked after for {} s", busy.as_secs()))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Takes a pod out.
@@ -56,4 +97,19 @@ pub(super) fn shown(pod: &Pod, computed: &PodStatus) -> Pod {
         present.iter().filter(|c| !ours.iter().any(|o| o.type_ == c.type_)).cloned().collect();
     ours.extend(foreign);
     Pod { status: Some(status), ..pod.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_that_is_stuck_is_noticed() {
+        let (index, begun) = (PodIndex::default(), Instant::now());
+        assert_eq!(index.looked_after(begun), Ok(()));
+        index.come_round(begun);
+        assert_eq!(index.looked_after(begun + LONGEST_ROUND), Ok(()));
+        let stuck = index.looked_after(begun + Duration::from_secs(301));
+        assert_eq!(stuck, Err("the pods have not been looked after for 301 s".to_owned()));
+    }
 }

@@ -1,6 +1,9 @@
 //! From a container as the pod describes it to one that runs.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -10,15 +13,21 @@ use super::{
     api::PodApi,
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
+    files::{self, names::Names, resolv_conf::Dns},
     lifecycle::{Note, Trouble, spec::is_static},
+    reason::WaitingReason,
     records::Records,
-    refusal,
+    refusal, termination,
+    volumes::{self, Places, Volumes, plan, source},
 };
 use crate::{
     config::quantity,
     logs,
-    runtime::{ContainerSpec, Image, Runtime, StartError},
+    runtime::{ContainerSpec, Image, Mount, Runtime},
 };
+
+/// The node's own table of host names.
+const NODE_HOSTS: &str = "/etc/hosts";
 
 /// What a launch needs besides the pod.
 #[derive(Clone, Copy, Debug)]
@@ -31,20 +40,20 @@ pub(super) struct Launch<'a> {
 }
 
 fn config_error(message: impl Into<String>) -> Trouble {
-    Trouble { reason: "CreateContainerConfigError".to_owned(), message: message.into() }
+    Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
 /// What a kubelet cannot make a pod's sandbox for keeps its containers in creation; the Event says why.
-const SANDBOX_REASON: &str = "ContainerCreating";
+const SANDBOX_REASON: WaitingReason = WaitingReason::ContainerCreating;
 
 fn sandbox_trouble(message: String) -> Trouble {
-    Trouble { reason: SANDBOX_REASON.to_owned(), message }
+    Trouble { reason: SANDBOX_REASON, message }
 }
 
 /// The Event about a start that failed.
 pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
     let Trouble { reason, message } = trouble;
-    if reason == SANDBOX_REASON {
+    if *reason == SANDBOX_REASON {
         let message = format!("Failed to create pod sandbox: {message}");
         return Note { container: None, warning: true, reason: "FailedCreatePodSandBox", message };
     }
@@ -52,31 +61,44 @@ pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
     Note { container, warning: true, reason: "Failed", message: format!("Error: {message}") }
 }
 
+/// Files of variables, by volume and path.
+type EnvFiles = BTreeMap<(String, String), Option<String>>;
+
 impl Launch<'_> {
-    /// Makes everything ready and starts the attempt; returns when it was started.
+    /// Makes everything ready and starts the attempt; returns when it was started. The pod's volumes are at
+    /// `places`.
     pub(super) async fn start(
         &self,
         pod: &Pod,
         container: &Container,
         image: &Image,
         attempt: u32,
+        volumes: (&Volumes, &Places),
     ) -> Result<Timestamp, Trouble> {
         let runtime_handler = self.runtime_handler(pod)?;
-        let spec = ContainerSpec { runtime_handler, ..self.spec(pod, container, image, attempt).await? };
+        let (of_node, places) = volumes;
+        let allowed = &of_node.settings().allowed_host_paths;
+        if let Some(message) = source::refusal(pod, container, allowed, of_node.has_cluster()) {
+            return Err(config_error(message));
+        }
+        let files = volumes::env_files(References::of(container).files, places)?;
+        let mut spec = self.spec(pod, container, image, attempt, Some(&files)).await?;
+        spec.runtime_handler = runtime_handler;
+        spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
+        let own = self
+            .own_files(pod, container, attempt, of_node)
+            .map_err(|message| Trouble { reason: WaitingReason::CreateContainerError, message })?;
+        spec.mounts.extend(own);
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
-                reason: "CreateContainerError".to_owned(),
+                reason: WaitingReason::CreateContainerError,
                 message: format!("cannot make the log directory {}: {error}", dir.display()),
             })?;
         }
         drop_old_logs(&spec.log_path, attempt);
-        self.runtime.start(&spec).await.map_err(|error| {
-            let reason = match &error {
-                StartError::Config(_) => "CreateContainerConfigError",
-                StartError::Create(_) => "CreateContainerError",
-                StartError::Run(_) => "RunContainerError",
-            };
-            Trouble { reason: reason.to_owned(), message: error.to_string() }
+        self.runtime.start(&spec).await.map_err(|error| Trouble {
+            reason: WaitingReason::of_start(&error),
+            message: error.to_string(),
         })?;
         Ok(Timestamp::now())
     }
@@ -95,13 +117,51 @@ impl Launch<'_> {
         )))
     }
 
-    /// The container as the provider gets it, but for its runtime handler.
+    /// Writes the files that the node makes for a container, and returns where they are to be seen. What the
+    /// container mounts itself is left to it.
+    fn own_files(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        attempt: u32,
+        of_node: &Volumes,
+    ) -> Result<Vec<Mount>, String> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let message = self.records.termination_message(uid, &container.name, attempt);
+        let make = || {
+            if let Some(dir) = message.parent() {
+                std::fs::create_dir_all(dir)?;
+            }
+            termination::make_file(&message)
+        };
+        make().map_err(|error| format!("cannot make the file {}: {error}", message.display()))?;
+
+        let names = Names::of(pod, &self.node.hostname, &self.node.cluster_domain)?;
+        let (dns, _) = Dns::of(pod, &of_node.settings().dns, &of_node.node_dns()?);
+        let pod_dir = self.records.dir(uid);
+        let node_hosts = Path::new(NODE_HOSTS);
+        let sources = files::Sources { names: &names, pod_ips: &self.node.pod_ips, node_hosts, dns: &dns };
+        files::write(pod, &pod_dir, sources)?;
+
+        let read_only = is_root_read_only(container);
+        let mount = |guest_path: &str, host_path: PathBuf, read_only| {
+            let mount = Mount { host_path, guest_path: guest_path.to_owned(), read_only };
+            (!plan::is_taken(container, guest_path)).then_some(mount)
+        };
+        let shared = files::mounts(&pod_dir).into_iter();
+        let shared = shared.filter_map(|(guest, path)| mount(guest, path, read_only));
+        Ok(shared.chain(mount(&termination::guest_path(container), message, false)).collect())
+    }
+
+    /// The container as the provider gets it, but for its mounts and its runtime handler. Without `files`, variables that are taken
+    /// from files are left out.
     pub(super) async fn spec(
         &self,
         pod: &Pod,
         container: &Container,
         image: &Image,
         attempt: u32,
+        files: Option<&EnvFiles>,
     ) -> Result<ContainerSpec, Trouble> {
         let meta = &pod.metadata;
         let (namespace, name) =
@@ -110,7 +170,6 @@ impl Launch<'_> {
         if let Some(message) = refusal::of(pod, container) {
             return Err(config_error(message));
         }
-        refuse_volumes(pod, container)?;
         let objects = self
             .api
             .objects(&namespace, &References::of(container))
@@ -126,11 +185,12 @@ impl Launch<'_> {
             services: &services,
             config_maps: &objects.config_maps,
             secrets: &objects.secrets,
+            files,
             image: &image.env,
         };
         let mut env = environment::variables(container, sources).map_err(|error| config_error(error.0))?;
         let argv = environment::argv(container, image, &env).ok_or_else(|| Trouble {
-            reason: "CreateContainerError".to_owned(),
+            reason: WaitingReason::CreateContainerError,
             message: format!(
                 "no command specified: image \"{}\" has no entry point; name the module in the container's `command`",
                 image.reference
@@ -204,29 +264,6 @@ fn is_root_read_only(container: &Container) -> bool {
     container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true)
 }
 
-/// Prefix of the volume with the API token that the API server adds to every pod.
-const TOKEN_VOLUME: &str = "kube-api-access-";
-
-/// Volumes are not mounted yet. A container that counts on one does not start; the API token that every
-/// pod gets unasked is left out.
-fn refuse_volumes(pod: &Pod, container: &Container) -> Result<(), Trouble> {
-    let unasked = |name: &str| name.starts_with(TOKEN_VOLUME);
-    let Some(mount) = container.volume_mounts.iter().flatten().find(|m| !unasked(&m.name)) else {
-        return Ok(());
-    };
-    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
-    let kind = volumes.iter().find(|v| v.name == mount.name).and_then(|volume| {
-        let value = serde_json::to_value(volume).ok()?;
-        value.as_object()?.keys().find(|key| *key != "name").cloned()
-    });
-    Err(config_error(format!(
-        "volume \"{}\" ({}) cannot be mounted at {}: this version of the node mounts no volumes",
-        mount.name,
-        kind.as_deref().unwrap_or("unknown kind"),
-        mount.mount_path
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,32 +281,6 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["2.log", "2.log.20260101-000000", "other"]);
-    }
-
-    #[test]
-    fn volumes_are_refused_by_name_and_kind_but_for_the_token() {
-        let pod: Pod = serde_json::from_value(serde_json::json!({
-            "spec": {
-                "containers": [],
-                "volumes": [
-                    {"name": "kube-api-access-x1", "projected": {"sources": []}},
-                    {"name": "data", "emptyDir": {}},
-                ],
-            },
-        }))
-        .unwrap();
-        let container = |mounts: serde_json::Value| -> Container {
-            serde_json::from_value(serde_json::json!({"name": "c", "volumeMounts": mounts})).unwrap()
-        };
-        let token = serde_json::json!({"name": "kube-api-access-x1", "mountPath": "/var/run/secrets"});
-        assert_eq!(refuse_volumes(&pod, &container(serde_json::json!([token]))), Ok(()));
-        let data = serde_json::json!({"name": "data", "mountPath": "/data"});
-        let trouble = refuse_volumes(&pod, &container(serde_json::json!([token, data]))).unwrap_err();
-        assert_eq!(trouble.reason, "CreateContainerConfigError");
-        assert_eq!(
-            trouble.message,
-            "volume \"data\" (emptyDir) cannot be mounted at /data: this version of the node mounts no volumes"
-        );
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! given its first complete list, and never before.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -29,6 +30,9 @@ use super::{
     task::{Desired, PodTask},
 };
 use crate::logs;
+
+/// How often the manager comes round when nothing happens, for `/healthz` to see that it does.
+const LEAST_ROUND: Duration = Duration::from_secs(60);
 
 /// Where a pod comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,9 +114,12 @@ impl PodManager {
     /// Runs until `cancel`, or until the source ends. The tasks end with it; containers do not.
     pub async fn run(mut self, mut updates: mpsc::Receiver<Update>, cancel: CancellationToken) {
         let mut wakeups = self.shared.runtime.wakeups();
+        let mut rounds = tokio::time::interval(LEAST_ROUND);
         loop {
+            self.shared.index.come_round(Instant::now());
             tokio::select! {
                 () = cancel.cancelled() => break,
+                _ = rounds.tick() => {}
                 update = updates.recv() => match update {
                     Some(update) => self.update(update).await,
                     None => break,
@@ -148,6 +155,7 @@ impl PodManager {
                 }
                 self.unsynced.remove(&source);
                 if self.unsynced.is_empty() {
+                    self.shared.index.set_all_known();
                     self.show(Board::set_complete);
                     self.remove_orphans().await;
                 }
@@ -189,6 +197,8 @@ impl PodManager {
         let (desired, receiver) =
             watch::channel(Desired::Pod { pod: Arc::clone(pod), object: object.clone() });
         let wake = Arc::new(Notify::new());
+        // With the status that its source has, until the task has computed one.
+        self.shared.index.put(&uid, Arc::clone(pod));
         let (shared, task_pod) = (Arc::clone(&self.shared), Arc::clone(pod));
         let task = PodTask::new(shared, task_pod, object, receiver, Arc::clone(&wake), rejection);
         let (pod, footprint) = (Arc::clone(pod), resources::footprint(pod));
@@ -284,12 +294,19 @@ impl PodManager {
             tracing::warn!(%error, "cannot list the records of pods");
             Vec::new()
         });
+        let in_memory = self.shared.volumes.uids().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list the volumes in memory");
+            BTreeSet::new()
+        });
+        let uids: BTreeSet<String> = uids.into_iter().chain(in_memory).collect();
         for uid in uids.iter().filter(|uid| !is_known(uid)) {
             tracing::info!(pod = uid, "removing the folder of a pod that is gone");
-            // Of this node's pods alone: other nodes may write their logs to the same place.
+            let volumes = self.shared.volumes.remove(&self.shared.records, uid);
+            // Of this node's pods alone: other nodes may write their logs to the same place. The record goes last,
+            // or nobody would ask for the rest again.
             let logs = logs::dirs_of(&self.shared.logs_dir, uid);
-            let removed = logs.iter().map(|dir| remove_tree(dir)).chain(std::iter::once_with(|| self.shared.records.remove(uid)));
-            for error in removed.filter_map(Result::err) {
+            let logs = logs.iter().try_for_each(|dir| remove_tree(dir));
+            if let Err(error) = volumes.and(logs).and_then(|()| self.shared.records.remove(uid)) {
                 tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
             }
         }

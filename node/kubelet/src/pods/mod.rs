@@ -18,13 +18,18 @@ pub mod api;
 pub mod container_id;
 mod credentials;
 pub mod environment;
+mod ephemeral;
+pub mod files;
 mod handlers;
 mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
+mod objects;
+mod probe_counts;
 mod publisher;
 mod pull;
+pub mod reason;
 mod records;
 mod refusal;
 mod shared;
@@ -34,11 +39,14 @@ pub mod status;
 mod status_patch;
 mod task;
 mod termination;
+pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
     index::PodIndex,
     manager::{PodManager, Update},
+    probe_counts::ProbeCounts,
     records::Records,
     shared::Shared,
+    volumes::Volumes,
 };

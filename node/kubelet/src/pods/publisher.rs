@@ -132,6 +132,7 @@ fn owned(status: &PodStatus) -> PodStatus {
         conditions: Some(conditions),
         container_statuses: status.container_statuses.clone(),
         init_container_statuses: status.init_container_statuses.clone(),
+        ephemeral_container_statuses: status.ephemeral_container_statuses.clone(),
         host_ip: status.host_ip.clone(),
         pod_ip: status.pod_ip.clone(),
         start_time: status.start_time.clone(),

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::lifecycle::{Note, Trouble};
+use super::{
+    lifecycle::{Note, Trouble},
+    reason::WaitingReason,
+};
 use crate::runtime::{Credential, Image, ImageError, Runtime};
 
 /// `imagePullPolicy`.
@@ -60,12 +63,16 @@ pub(super) async fn pull(
                 let message = format!("Container image \"{image}\" is not present with pull policy of Never");
                 note(true, "ErrImageNeverPull", message.clone());
                 note(true, "Failed", "Error: ErrImageNeverPull".to_owned());
-                return Err(Trouble { reason: "ErrImageNeverPull".to_owned(), message });
+                return Err(Trouble { reason: WaitingReason::ErrImageNeverPull, message });
             }
             Ok(None) => {}
             Err(error) => {
                 let trouble = trouble(image, &error);
-                let reason = if trouble.reason == "InvalidImageName" { "InspectFailed" } else { "Failed" };
+                let reason = if trouble.reason == WaitingReason::InvalidImageName {
+                    "InspectFailed"
+                } else {
+                    "Failed"
+                };
                 note(true, reason, trouble.message.clone());
                 note(true, "Failed", format!("Error: {}", trouble.reason));
                 return Err(trouble);
@@ -97,16 +104,15 @@ pub(super) async fn pull(
 }
 
 fn trouble(image: &str, error: &ImageError) -> Trouble {
-    let (reason, message) = match error {
-        ImageError::InvalidName(message) => ("InvalidImageName", message.clone()),
-        ImageError::Pull(message) => ("ErrImagePull", message.clone()),
-        ImageError::RegistryUnavailable(message) => (
-            "RegistryUnavailable",
-            format!("image pull failed for {image} because the registry is unavailable: {message}"),
-        ),
-        ImageError::Store(message) => ("ImageInspectError", message.clone()),
+    let message = match error {
+        ImageError::RegistryUnavailable(message) => {
+            format!("image pull failed for {image} because the registry is unavailable: {message}")
+        }
+        ImageError::InvalidName(message) | ImageError::Pull(message) | ImageError::Store(message) => {
+            message.clone()
+        }
     };
-    Trouble { reason: reason.to_owned(), message }
+    Trouble { reason: WaitingReason::of_image(error), message }
 }
 
 /// A time as Go prints it, to the millisecond.

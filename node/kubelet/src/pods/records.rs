@@ -3,6 +3,8 @@
 //! ```text
 //! <root>/pods/<uid>/state.json                            the lifecycle's state, replaced as a whole
 //! <root>/pods/<uid>/containers/<container>/<attempt>      what an attempt writes outside its mounts
+//! <root>/pods/<uid>/containers/<container>/<attempt>.end  its termination message
+//! <root>/pods/<uid>/etc-*, volumes/                       see `files` and `volumes`
 //! ```
 //!
 //! Files are replaced by renaming, so a reader sees the old or the new one whatever happens to the agent.
@@ -30,7 +32,8 @@ impl Records {
     pub fn open(root: &Path) -> io::Result<Self> {
         let pods = root.join("pods");
         fs::create_dir_all(&pods)?;
-        Ok(Self { pods })
+        // What containers are given of it is opened without following links.
+        Ok(Self { pods: pods.canonicalize()? })
     }
 
     /// The folder of a pod.
@@ -43,6 +46,12 @@ impl Records {
     #[must_use]
     pub fn scratch(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
         self.dir(uid).join("containers").join(container).join(attempt.to_string())
+    }
+
+    /// The file in which an attempt of a container leaves its termination message.
+    #[must_use]
+    pub fn termination_message(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
+        self.dir(uid).join("containers").join(container).join(format!("{attempt}.end"))
     }
 
     /// Something is remembered of the pod: it was taken before.

@@ -11,8 +11,10 @@ use super::{
     credentials,
     environment::{NodeFacts, References},
     index::PodIndex,
-    lifecycle::{Limits, Note, Spec},
+    lifecycle::{Kind, Limits, Note, Spec},
+    probe_counts::ProbeCounts,
     records::Records,
+    volumes::Volumes,
 };
 use crate::{
     events::Recorder,
@@ -30,6 +32,8 @@ pub struct Shared {
     pub recorder: Recorder,
     /// Remembers pods.
     pub records: Records,
+    /// Volumes of pods.
+    pub volumes: Arc<Volumes>,
     /// Where the newest statuses are looked up.
     pub index: PodIndex,
     /// The node as admission sees it; `None` takes every pod.
@@ -42,6 +46,8 @@ pub struct Shared {
     pub registry_config: Option<PathBuf>,
     /// What holds for every pod.
     pub limits: Limits,
+    /// What came of probes.
+    pub probes: ProbeCounts,
 }
 
 impl Shared {
@@ -76,8 +82,11 @@ impl Shared {
 pub(super) fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note: &Note) {
     let mut about = pod.clone();
     if let Some(container) = &note.container {
-        let init = spec.init.iter().any(|c| c.name == *container);
-        let list = if init { "initContainers" } else { "containers" };
+        let list = match spec.container(container).map(|c| c.kind) {
+            Some(Kind::Init | Kind::Sidecar) => "initContainers",
+            Some(Kind::Ephemeral) => "ephemeralContainers",
+            Some(Kind::Regular) | None => "containers",
+        };
         about.field_path = Some(format!("spec.{list}{{{container}}}"));
     }
     if note.warning {

@@ -14,6 +14,7 @@ use super::{
     lifecycle::spec::CONFIG_SOURCE_ANNOTATION,
     manager::{Source, Update},
 };
+use crate::explain::explain_watch;
 
 /// Mirrors the pods that are bound to `node` into `updates`, until nobody listens. Interruptions are
 /// ridden out: the list is taken again and told as a whole. Among them are the mirrors of static pods.
@@ -42,7 +43,8 @@ pub async fn api_server(client: Client, node: &str, updates: mpsc::Sender<Update
                 None => continue,
             },
             Err(error) => {
-                tracing::warn!(%error, "the watch of this node's pods was interrupted");
+                let error = explain_watch(&error);
+                tracing::warn!(error, "the watch of this node's pods was interrupted");
                 continue;
             }
         };

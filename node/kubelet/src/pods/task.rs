@@ -10,12 +10,13 @@
 //! The state is saved before anything is acted on, so that a task that is torn off at any point can be
 //! taken up by the next agent.
 //!
-//! `actions` begins what the lifecycle asks for, `outcome` takes in what has come of it, and `report` tells the
-//! world. All three are parts of [`PodTask`]; nothing else has hold of it.
+//! `actions` begins what the lifecycle asks for, `outcome` takes in what has come of it, `storage` sees to the
+//! volumes, and `report` tells the world. All four are parts of [`PodTask`]; nothing else has hold of it.
 
 mod actions;
 mod outcome;
 mod report;
+mod storage;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -28,11 +29,13 @@ use tokio::{
 
 use outcome::Outcome;
 use report::Finalize;
+use storage::Storage;
 
 use super::{
     admission::Rejection,
     adopt,
     container_id::container_id,
+    ephemeral,
     handlers::Ongoing,
     lifecycle::{self, EndingCause, PodName, Spec, State},
     publisher::Publisher,
@@ -75,6 +78,7 @@ pub(super) struct PodTask {
     publisher: Publisher,
     status: Option<PodStatus>,
     finalize: Finalize,
+    storage: Storage,
     /// The pod was over before this node had any record of it: nothing is published for it.
     foreign: bool,
 }
@@ -120,8 +124,10 @@ impl PodTask {
             shared.recorder.warning(&reference, &rejection.reason, rejection.message.clone());
             state.record_verdict(rejection.verdict(), now);
         }
+        let storage = if foreign { Storage::Gone } else { Storage::begin(&shared, &pod, &reference, &state) };
         Self {
             saved: State::default(),
+            storage,
             shared,
             name,
             reference,
@@ -162,10 +168,13 @@ impl PodTask {
                 wake_at = after(now, Duration::from_secs(1));
             }
             self.publish(now);
+            if self.state.is_over() {
+                self.shared.probes.forget(&self.name, &self.spec);
+            }
             if self.is_gone() && self.state.is_over() {
                 break;
             }
-            let retries = [self.publisher.due_at(), self.finalize(now)];
+            let retries = [self.publisher.due_at(), self.unmount(now), self.finalize(now)];
             for at in retries.into_iter().flatten().filter(|at| *at > now) {
                 wake_at = wake_at.min(at);
             }
@@ -185,6 +194,7 @@ impl PodTask {
                 self.take_desired();
             }
             () = self.wake.notified() => {}
+            message = self.storage.excess(), if self.state.verdict.is_none() => self.evict(message),
             Some(outcome) = self.outcomes.join_next() => match outcome {
                 Ok(outcome) => self.record(outcome),
                 Err(error) if error.is_cancelled() => {}
@@ -207,6 +217,7 @@ impl PodTask {
                     self.publisher = Publisher::default();
                 }
                 self.spec = Spec::of(&pod);
+                self.storage.update(&pod);
                 (self.pod, self.object) = (pod, object);
             }
             Desired::Gone => self.state.record_vanished(Timestamp::now()),
@@ -249,7 +260,8 @@ impl PodTask {
         let attempt = self.state.container(name).newest_attempt();
         let PodName { name: pod, namespace, uid } = &self.name;
         let log = logs::file(&self.shared.logs_dir, namespace, pod, uid, name, attempt);
-        termination::message(&self.container(name)?, exit, &log)
+        let own = self.shared.records.termination_message(uid, name, attempt);
+        termination::message(&self.pod, &self.container(name)?, exit, &own, &log)
     }
 
     /// True when the state on disk is the present one.
@@ -270,8 +282,7 @@ impl PodTask {
     }
 
     fn container(&self, name: &str) -> Option<Container> {
-        let spec = self.pod.spec.as_ref()?;
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).find(|c| c.name == name).cloned()
+        ephemeral::container(&self.pod, name)
     }
 
     /// Removes everything that is left of a pod that is gone.
@@ -284,7 +295,11 @@ impl PodTask {
             }
         }
         let logs = logs::pod_dir(&self.shared.logs_dir, &self.name.namespace, &self.name.name, &uid);
-        for result in [remove_tree(&logs), self.shared.records.remove(&uid)] {
+        std::mem::replace(&mut self.storage, Storage::Gone).stop().await;
+        let volumes = self.shared.volumes.remove(&self.shared.records, &uid);
+        // What is still mounted below the folder must not be removed with it.
+        let record = volumes.and_then(|()| self.shared.records.remove(&uid));
+        for result in [remove_tree(&logs), record] {
             if let Err(error) = result {
                 tracing::warn!(pod = %self.name, %error, "something of a pod that is gone could not be removed");
             }

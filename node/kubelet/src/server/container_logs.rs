@@ -24,6 +24,10 @@ pub(super) async fn answer(
         Err(err @ OptionsError::Invalid) => return text(StatusCode::UNPROCESSABLE_ENTITY, err.to_string()),
     };
     let Some(pod) = pods.pod(namespace, pod_name) else {
+        if !pods.are_all_known() {
+            let message = "the node has just started and does not know its pods yet; try again in a moment";
+            return text(StatusCode::SERVICE_UNAVAILABLE, message);
+        }
         return text(StatusCode::NOT_FOUND, format!("pod {pod_name:?} does not exist"));
     };
     if !has_container(&pod, container) {

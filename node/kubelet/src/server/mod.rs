@@ -45,6 +45,9 @@ pub trait Pods: Send + Sync + 'static {
     /// All pods, with the statuses as they were last computed here.
     fn pods(&self) -> Vec<Arc<Pod>>;
 
+    /// Whether a pod that is not here is none of this node's. A node that has just started does not know yet.
+    fn are_all_known(&self) -> bool;
+
     /// Whether the pods are being looked after.
     ///
     /// # Errors

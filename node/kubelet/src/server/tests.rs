@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -109,6 +109,7 @@ fn api_server(reviewer: SharedReviewer) -> Client {
 struct FakePods {
     pods: Mutex<Vec<Arc<Pod>>>,
     trouble: Mutex<Option<String>>,
+    unlisted: AtomicBool,
 }
 
 impl Pods for FakePods {
@@ -120,6 +121,10 @@ impl Pods for FakePods {
 
     fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.lock().unwrap().clone()
+    }
+
+    fn are_all_known(&self) -> bool {
+        !self.unlisted.load(Ordering::Relaxed)
     }
 
     fn healthy(&self) -> Result<(), String> {
@@ -431,6 +436,19 @@ fn append(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
+}
+
+/// Before a node has seen all of its pods, it cannot say of one that it is not there.
+#[tokio::test]
+async fn logs_of_a_pod_that_is_not_known_yet() {
+    let server = Running::start(SECURE);
+    server.pods.unlisted.store(true, Ordering::Relaxed);
+    let (status, body) = server.get_allowed("/containerLogs/ns/none/c").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body.contains("try again"), "{body}");
+    // One that is known is known, whatever else there is.
+    server.set_pod(&json!({ "waiting": { "reason": "ImagePullBackOff" } }));
+    assert_eq!(server.get_allowed("/containerLogs/ns/p/c").await.0, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -128,6 +128,11 @@ fn layers_replace_merge_and_remove() {
             &[&[Dir("usr/lib"), Link("lib", "usr/lib")], &[Text("lib/x", "")]],
             &["lib -> usr/lib", "usr/", "usr/lib/", "usr/lib/x"],
         ),
+        (
+            "absolute links, also through a link",
+            &[&[Dir("usr/lib"), Link("lib", "/usr/lib")], &[Link("lib/x", "/etc/x"), Link("up", "../../y")]],
+            &["lib -> usr/lib", "up -> y", "usr/", "usr/lib/", "usr/lib/x -> ../../etc/x"],
+        ),
         ("twice in one layer", &[&[Text("x", "1"), Text("x", "2")]], &["x"]),
         ("devices are left out", &[&[Device("dev/null"), Text("x", "")]], &["dev/", "x"]),
     ];

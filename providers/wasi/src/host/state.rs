@@ -2,12 +2,13 @@
 
 use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
 
-use super::memory::MemoryGuard;
+use super::{errno::Directories, memory::MemoryGuard};
 
 /// State of one instance. The 0.1 context contains a 0.2 one, so that one type serves both.
 pub(super) struct GuestState {
     pub(super) wasi: WasiP1Ctx,
     pub(super) memory: MemoryGuard,
+    pub(super) directories: Directories,
 }
 
 impl WasiView for GuestState {

@@ -7,9 +7,10 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     exit::ExitReason,
+    files::{Files, Way},
     inspect,
     logs::{Log, LogOptions},
-    spec::Network,
+    spec::{Network, RootSpec},
 };
 
 /// What is awaited must come; how long it takes on a busy machine is not what these tests are about.
@@ -48,7 +49,7 @@ impl Bench {
             argv: vec!["guest".into()],
             env: Vec::new(),
             working_dir: None,
-            root: None,
+            root: RootSpec::default(),
             log_path: self.dir.path().join("0.log"),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
@@ -59,7 +60,7 @@ impl Bench {
 
     async fn instance(&self, spec: &InstanceSpec, output: &Output) -> Instance {
         let loaded = self.host.load(&spec.module, spec.kind).await.unwrap();
-        self.host.prepare(loaded, spec, &spec.argv, output, None).unwrap()
+        self.host.prepare(loaded, spec, &root(spec), &spec.argv, output, None).unwrap()
     }
 
     async fn run(&self, spec: &InstanceSpec) -> (Exit, String) {
@@ -72,6 +73,10 @@ impl Bench {
     async fn run_wat(&self, wat: &str) -> (Exit, String) {
         self.run(&self.guest(wat)).await
     }
+}
+
+fn root(spec: &InstanceSpec) -> Root {
+    Files::new(Way::Preopens { why: "not tried".into() }).make(&spec.root, None).unwrap()
 }
 
 fn exits(code: u32) -> String {
@@ -194,7 +199,8 @@ async fn the_only_preopen_is_the_root_and_it_is_read_only() {
     let root = bench.dir.path().join("root");
     std::fs::create_dir(&root).unwrap();
     std::fs::write(root.join("file"), "x").unwrap();
-    let (exit, _) = bench.run(&InstanceSpec { root: Some(root.clone()), ..spec.clone() }).await;
+    let image = RootSpec { image: Some(root.clone()), ..RootSpec::default() };
+    let (exit, _) = bench.run(&InstanceSpec { root: image, ..spec.clone() }).await;
     assert_eq!(exit.code, 0);
     assert!(!root.join("fil").exists());
     let (exit, _) = bench.run(&spec).await;
@@ -204,10 +210,13 @@ async fn the_only_preopen_is_the_root_and_it_is_read_only() {
 #[tokio::test]
 async fn a_root_that_is_gone_is_an_error() {
     let bench = Bench::new();
-    let spec = InstanceSpec { root: Some("/nonexistent/root".into()), ..bench.guest(SPINS) };
+    let image = RootSpec { image: Some("/nonexistent/root".into()), ..RootSpec::default() };
+    let spec = InstanceSpec { root: image, ..bench.guest(SPINS) };
     let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let error =
-        bench.host.prepare(loaded, &spec, &spec.argv, &Output::Capture(Capture::new(0)), None).unwrap_err();
+    let error = bench
+        .host
+        .prepare(loaded, &spec, &root(&spec), &spec.argv, &Output::Capture(Capture::new(0)), None)
+        .unwrap_err();
     assert!(error.to_string().contains("/nonexistent/root"), "{error}");
 }
 

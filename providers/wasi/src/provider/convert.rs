@@ -11,7 +11,7 @@ use crate::{
     exit,
     inspect::Kind,
     instance::{End, Instance},
-    spec::{InstanceSpec, Network},
+    spec::{InstanceSpec, Mount, Network, RootSpec},
     supervisor::{self, SupervisorError},
 };
 
@@ -55,7 +55,7 @@ pub(super) fn instance_spec(
     spec: &ContainerSpec,
     module: PathBuf,
     kind: Kind,
-    root: Option<PathBuf>,
+    image: Option<PathBuf>,
     stop_notice: bool,
 ) -> InstanceSpec {
     let mut env = spec.env.clone();
@@ -74,12 +74,25 @@ pub(super) fn instance_spec(
         argv: spec.argv.clone(),
         env,
         working_dir: spec.working_dir.clone(),
-        root,
+        root: RootSpec {
+            image,
+            scratch: Some(spec.scratch.clone()),
+            read_only: spec.read_only_root,
+            mounts: spec.mounts.iter().map(mount).collect(),
+        },
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
         stop_notice,
         label: String::new(),
+    }
+}
+
+fn mount(mount: &kubewasm_kubelet::runtime::Mount) -> Mount {
+    Mount {
+        host_path: mount.host_path.clone(),
+        guest_path: mount.guest_path.clone(),
+        read_only: mount.read_only,
     }
 }
 
@@ -220,6 +233,20 @@ mod tests {
             instance_spec(&host, "/m".into(), Kind::CoreCommand, None, false).name,
             "default/web/main"
         );
+    }
+
+    #[test]
+    fn the_root_is_made_of_what_the_kubelet_says() {
+        let mount = kubewasm_kubelet::runtime::Mount {
+            host_path: "/h".into(),
+            guest_path: "/g".into(),
+            read_only: true,
+        };
+        let spec = ContainerSpec { read_only_root: true, mounts: vec![mount], ..spec(&[], None) };
+        let root = instance_spec(&spec, "/m".into(), Kind::CoreCommand, Some("/image".into()), false).root;
+        let mount = Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true };
+        let (image, scratch) = (Some("/image".into()), Some("/s".into()));
+        assert_eq!(root, RootSpec { image, scratch, read_only: true, mounts: vec![mount] });
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::table::{Claim, Picture, Table};
 use crate::{
     capacity,
     exit::{CODE_TRAPPED, Exit, ExitReason},
+    files::{Files, FilesError, Root},
     host::{self, Capture, Host, Loaded, Output},
     instance::Instance,
     logs::{Log, LogOptions},
@@ -40,6 +41,9 @@ pub(super) enum StartError {
     /// The module does not run here.
     #[error(transparent)]
     Load(#[from] host::LoadError),
+    /// Its file system cannot be made.
+    #[error(transparent)]
+    Files(#[from] FilesError),
     /// Its files cannot be opened.
     #[error(transparent)]
     Prepare(#[from] host::PrepareError),
@@ -73,6 +77,7 @@ pub(super) struct Hosting(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: Arc<Host>,
+    files: Files,
     /// Where guests run.
     guests: Handle,
     log: LogOptions,
@@ -86,6 +91,7 @@ struct Inner {
 struct Running {
     spec: Arc<InstanceSpec>,
     loaded: Arc<Loaded>,
+    root: Arc<Root>,
     /// When it must have ended; nothing while nobody asked.
     stop: watch::Sender<Option<Instant>>,
     /// Cancelled when its end is in the table.
@@ -94,9 +100,9 @@ struct Running {
 
 impl Hosting {
     /// Hosts at most `most` instances on the threads of `guests`.
-    pub(super) fn new(host: Arc<Host>, guests: Handle, log: LogOptions, most: usize) -> Self {
+    pub(super) fn new(host: Arc<Host>, files: Files, guests: Handle, log: LogOptions, most: usize) -> Self {
         let (table, execs) = (Table::new(), Semaphore::new(EXECS));
-        Self(Arc::new(Inner { host, guests, log, most, table, execs }))
+        Self(Arc::new(Inner { host, files, guests, log, most, table, execs }))
     }
 
     /// All instances, and their changes.
@@ -133,11 +139,14 @@ impl Hosting {
         let log = Log::open(&spec.log_path, inner.log)
             .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
         let notice = spec.stop_notice.then(CancellationToken::new);
+        let spec = Arc::new(spec);
+        let root = Arc::new(self.root(&spec).await?);
         let output = Output::Log(log.clone());
-        let guest = inner.host.prepare(Arc::clone(&loaded), &spec, &spec.argv, &output, notice.as_ref())?;
+        let loads = Arc::clone(&loaded);
+        let guest = inner.host.prepare(loads, &spec, &root, &spec.argv, &output, notice.as_ref())?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running { spec: Arc::new(spec), loaded, stop, ended: ended.clone() };
+        let running = Running { spec, loaded, root: Arc::clone(&root), stop, ended: ended.clone() };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
@@ -147,10 +156,21 @@ impl Hosting {
             let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
             let finished_at = Timestamp::now();
             log.finish(&exit.message).await;
+            // Before anybody hears of the end: what its volumes are made of may be taken away then.
+            let _ = tokio::task::spawn_blocking(move || root.detach()).await;
             hosting.0.table.exited(&id, finished_at, exit);
             ended.cancel();
         });
         Ok(instance)
+    }
+
+    /// Makes the file system of an instance.
+    async fn root(&self, spec: &Arc<InstanceSpec>) -> Result<Root, FilesError> {
+        let (files, spec) = (self.0.files.clone(), Arc::clone(spec));
+        let make = move || files.make(&spec.root, spec.working_dir.as_deref());
+        tokio::task::spawn_blocking(make).await.unwrap_or_else(|error| {
+            Err(FilesError::Scratch { path: "of an instance".to_owned(), source: error.into() })
+        })
     }
 
     /// Asks an instance to end within `grace`.
@@ -202,7 +222,8 @@ impl Hosting {
         let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
         let capture = Capture::new(output_limit);
         let output = Output::Capture(capture.clone());
-        let guest = inner.host.prepare(Arc::clone(&running.loaded), &running.spec, argv, &output, None)?;
+        let (loaded, spec) = (Arc::clone(&running.loaded), &running.spec);
+        let guest = inner.host.prepare(loaded, spec, &running.root, argv, &output, None)?;
         let guest = AbortOnDropHandle::new(inner.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
             exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
@@ -269,9 +290,10 @@ mod tests {
 
     use super::*;
     use crate::{
+        files::Way,
         host::{DEFAULT_MEMORY_LIMIT, HostOptions},
         inspect::Kind,
-        spec::Network,
+        spec::{Network, RootSpec},
     };
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -294,7 +316,9 @@ mod tests {
                     .unwrap();
             std::fs::write(dir.path().join("spins"), host.engine().precompile_module(&spins).unwrap())
                 .unwrap();
-            Self { hosting: Hosting::new(host, Handle::current(), LogOptions::default(), most), dir }
+            let files = Files::new(Way::Preopens { why: "not tried".into() });
+            let log = LogOptions::default();
+            Self { hosting: Hosting::new(host, files, Handle::current(), log, most), dir }
         }
 
         fn spins(&self, id: &str) -> InstanceSpec {
@@ -307,7 +331,7 @@ mod tests {
                 argv: vec!["spins".into()],
                 env: Vec::new(),
                 working_dir: None,
-                root: None,
+                root: RootSpec::default(),
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
                 memory_limit_bytes: 0,
@@ -366,8 +390,9 @@ mod tests {
         let bench = Bench::new(1);
         let (stop, mut deadline) = watch::channel(None);
         let loaded = bench.hosting.0.host.load(&bench.spins("a").module, Kind::CoreCommand).await.unwrap();
-        let running =
-            Running { spec: Arc::new(bench.spins("a")), loaded, stop, ended: CancellationToken::new() };
+        let spec = Arc::new(bench.spins("a"));
+        let root = Arc::new(bench.hosting.root(&spec).await.unwrap());
+        let running = Running { spec, loaded, root, stop, ended: CancellationToken::new() };
         let mut deadlines = Vec::new();
         for seconds in [30, 60, 10] {
             running.stop_within(Duration::from_secs(seconds));

@@ -56,13 +56,7 @@ impl Home {
             let socket = socket.display().to_string();
             return Err(WorkerError::SocketPath { socket, length, most: SOCKET_PATH_LIMIT });
         }
-        let dir = socket.parent().unwrap_or(Path::new("."));
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
-            .map_err(|source| setup("create the directory", dir, source))?;
+        make_home(socket)?;
         let path = lock_path(socket);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(|source| setup("open", &path, source))?;
@@ -119,6 +113,18 @@ impl Home {
             }
         }
     }
+}
+
+/// Makes the directory of the worker with this socket, and returns it.
+pub(super) fn make_home(socket: &Path) -> Result<&Path, WorkerError> {
+    let dir = socket.parent().unwrap_or(Path::new("."));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
+        .map_err(|source| setup("create the directory", dir, source))?;
+    Ok(dir)
 }
 
 fn setup(what: &'static str, path: &Path, source: io::Error) -> WorkerError {

@@ -1,5 +1,6 @@
-//! Lets a test program be a worker or a compiler: it is started again as its own test `process`, which does
-//! nothing unless arguments follow a `--`.
+//! The program that workers and compilers of these tests are: `program.rs` here. Not the test program itself, because
+//! a worker wants to be the only thread of its process when it starts, and tests are run by other threads than the
+//! main one.
 
 use std::path::PathBuf;
 
@@ -10,12 +11,30 @@ use kubewasm_wasi::{
     worker::{self, WorkerOptions},
 };
 
-/// The running test program, as the program whose subcommands are workers and compilers. It must have a test
-/// named `process` that calls [`process`].
+/// Put behind [`program`], makes workers that mount nothing.
+#[allow(dead_code, reason = "not every user of this module needs all of it")]
+pub(crate) const NO_MOUNTS: &str = "--no-mounts";
+
+/// The program whose subcommands are workers and compilers.
+#[allow(dead_code, reason = "not every user of this module needs all of it")]
 pub(crate) fn program() -> Program {
-    let this = Program::new(std::env::current_exe().unwrap());
-    // One thread at a time makes the test run on the main thread, with no other beside it: workers want that.
-    this.arg("process").arg("--exact").arg("--nocapture").arg("-q").arg("--test-threads=1").arg("--")
+    as_process(Program::new(path()))
+}
+
+/// Where that program is.
+#[allow(dead_code, reason = "not every user of this module needs all of it")]
+#[allow(
+    clippy::option_env_unwrap,
+    reason = "the program itself, which needs no path, is compiled without it"
+)]
+pub(crate) fn path() -> PathBuf {
+    option_env!("CARGO_BIN_EXE_kubewasm-wasi-process").expect("cargo built it").into()
+}
+
+/// A program that starts that one, with what it takes to understand a subcommand.
+#[allow(dead_code, reason = "not every user of this module needs all of it")]
+pub(crate) fn as_process(program: Program) -> Program {
+    program.arg("--")
 }
 
 /// [`program`], as if it were of another age.
@@ -30,6 +49,7 @@ fn versions(text: &str) -> Versions {
 }
 
 /// What the program does when it is started as one of its subcommands.
+#[allow(dead_code, reason = "not every user of this module needs all of it")]
 pub(crate) fn process() {
     let mut args: Vec<String> = std::env::args().skip_while(|arg| arg != "--").skip(1).collect();
     let versions = args.first().and_then(|arg| arg.strip_prefix("--versions=")).map(versions);
@@ -38,7 +58,7 @@ pub(crate) fn process() {
     }
     let value = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).unwrap();
     let path = |name: &str| PathBuf::from(value(name));
-    match args.first().map(String::as_str) {
+    match args.iter().map(String::as_str).find(|arg| *arg != NO_MOUNTS) {
         None => {}
         Some("worker") => {
             let mut options = WorkerOptions::new(path("--socket"));
@@ -46,6 +66,7 @@ pub(crate) fn process() {
             options.default_memory_limit = value("--default-memory-limit").parse().unwrap();
             let hidden = args.windows(2).filter(|pair| pair[0] == "--hidden");
             options.hidden = hidden.map(|pair| PathBuf::from(&pair[1])).collect();
+            options.no_mounts = args.iter().any(|arg| arg == NO_MOUNTS);
             options.log.max_size = value("--log-max-size").parse().unwrap();
             options.versions = versions.unwrap_or(Versions::OURS);
             options.log.max_files = value("--log-max-files").parse().unwrap();

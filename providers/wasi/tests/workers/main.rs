@@ -1,6 +1,6 @@
 //! Agents and workers in processes of their own: everything that a single process cannot show.
 //!
-//! Workers and compilers are this very program, see [`support`].
+//! Workers and compilers are a small program, see [`support`].
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,7 +18,7 @@ use kubewasm_wasi::{
     inspect::{self, Kind},
     instance::Instance,
     program::Program,
-    spec::{InstanceSpec, Network},
+    spec::{InstanceSpec, Network, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -28,12 +28,6 @@ use support::program;
 const PATIENCE: Duration = Duration::from_secs(60);
 const NOW: Duration = Duration::ZERO;
 const SOON: Duration = Duration::from_secs(30);
-
-/// Not a test: what this program does when it is started as a worker or a compiler.
-#[test]
-fn process() {
-    support::process();
-}
 
 struct Node {
     dir: tempfile::TempDir,
@@ -71,7 +65,7 @@ impl Node {
             argv: vec!["guest".into()],
             env: Vec::new(),
             working_dir: None,
-            root: None,
+            root: RootSpec::default(),
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
@@ -373,7 +367,8 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let import =
         r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#;
     let import = node.spec("b", import);
-    let root = InstanceSpec { root: Some("/nonexistent/root".into()), ..good.clone() };
+    let image = RootSpec { image: Some("/nonexistent/root".into()), ..RootSpec::default() };
+    let root = InstanceSpec { root: image, ..good.clone() };
     let log = InstanceSpec { log_path: "/nonexistent/0.log".into(), ..good };
     let error = agent.start("node", &missing).await.unwrap_err();
     assert!(

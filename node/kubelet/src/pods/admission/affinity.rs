@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 /// True when the node has all labels of the pod's `nodeSelector`, and satisfies one of the terms of its
 /// required node affinity, if it has any.
@@ -15,8 +15,13 @@ pub(super) fn matches(pod: &Pod, node: &str, labels: &BTreeMap<String, String>) 
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected
-        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| term_matches(term, node, labels)))
+    selected && required.is_none_or(|required| selects(required, node, labels))
+}
+
+/// True when the node satisfies one of the selector's terms.
+#[must_use]
+pub(super) fn selects(selector: &NodeSelector, node: &str, labels: &BTreeMap<String, String>) -> bool {
+    selector.node_selector_terms.iter().any(|term| term_matches(term, node, labels))
 }
 
 /// A term without any requirement matches nothing.

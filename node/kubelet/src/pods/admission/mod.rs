@@ -8,10 +8,13 @@ pub mod resources;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
 use self::resources::Amounts;
-use super::lifecycle::{Verdict, spec::is_static};
+use super::{
+    lifecycle::{Verdict, spec::is_static},
+    reason::PodReason,
+};
 
 /// The label that says which operating system a node has.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -29,6 +32,14 @@ pub struct NodeView {
     pub allocatable: Amounts,
 }
 
+impl NodeView {
+    /// True when the node satisfies one of the terms of a selector, as a volume's node affinity has one.
+    #[must_use]
+    pub fn satisfies(&self, selector: &NodeSelector) -> bool {
+        affinity::selects(selector, &self.name, &self.labels)
+    }
+}
+
 /// Why a pod was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -43,8 +54,8 @@ impl Rejection {
         Self { reason: reason.to_owned(), message: message.into() }
     }
 
-    fn predicate(name: &str, why: &str) -> Self {
-        Self::new(name, format!("Predicate {name} failed: {why}"))
+    fn predicate(reason: PodReason, why: &str) -> Self {
+        Self::new(reason.as_str(), format!("Predicate {reason} failed: {why}"))
     }
 
     /// What the status says.
@@ -69,20 +80,23 @@ pub fn admit<'a>(
     admit_resources(pod, node, used)?;
     if !affinity::matches(pod, &node.name, &node.labels) {
         return Err(Rejection::predicate(
-            "NodeAffinity",
+            PodReason::NodeAffinity,
             "node(s) didn't match Pod's node affinity/selector",
         ));
     }
     let bound = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|name| !name.is_empty());
     if bound.is_some_and(|name| name != node.name) {
-        return Err(Rejection::predicate("NodeName", "node(s) didn't match the requested node name"));
+        return Err(Rejection::predicate(
+            PodReason::NodeName,
+            "node(s) didn't match the requested node name",
+        ));
     }
     let ports = host_ports(pod);
     let conflict =
         |other: &Pod| host_ports(other).iter().any(|port| ports.iter().any(|own| own.conflicts(port)));
     if !ports.is_empty() && others.into_iter().any(conflict) {
         let why = "node(s) didn't have free ports for the requested pod ports";
-        return Err(Rejection::predicate("NodePorts", why));
+        return Err(Rejection::predicate(PodReason::NodePorts, why));
     }
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
     let untolerated = |taint: &&Taint| {
@@ -90,7 +104,7 @@ pub fn admit<'a>(
     };
     if !is_static(pod) && node.taints.iter().any(|taint| untolerated(&taint)) {
         let why = "node(s) had taints that the pod didn't tolerate";
-        return Err(Rejection::predicate("TaintToleration", why));
+        return Err(Rejection::predicate(PodReason::TaintToleration, why));
     }
     Ok(())
 }
@@ -101,13 +115,13 @@ fn admit_os(pod: &Pod, node: &NodeView) -> Result<(), Rejection> {
     let selected = spec.node_selector.as_ref().and_then(|s| s.get(OS_LABEL));
     if selected.is_some_and(|wanted| wanted != os) {
         return Err(Rejection::new(
-            "PodOSSelectorNodeLabelDoesNotMatch",
+            PodReason::PodOSSelectorNodeLabelDoesNotMatch.as_str(),
             "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
         ));
     }
     if spec.os.as_ref().is_some_and(|wanted| wanted.name != os) {
         return Err(Rejection::new(
-            "PodOSNotSupported",
+            PodReason::PodOSNotSupported.as_str(),
             "Failed to admit pod as the OS field doesn't match node OS",
         ));
     }

@@ -1,11 +1,12 @@
 //! The environment, command and host name of a container.
 //!
-//! [`References::of`] says which objects have to be fetched; [`variables`] then puts everything together
-//! without I/O. From weakest to strongest: the image's environment, `HOSTNAME`, service variables,
+//! [`References::of`] says which objects and files have to be fetched; [`variables`] then puts everything
+//! together without I/O. From weakest to strongest: the image's environment, `HOSTNAME`, service variables,
 //! `envFrom` in its order, `env` in its order. That is upstream's `makeEnvironmentVariables`, with what a
 //! container runtime adds on Linux.
 
 mod command;
+mod env_file;
 mod expand;
 mod fields;
 mod services;
@@ -14,24 +15,31 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
 
-pub use self::{command::argv, expand::expand, fields::NodeFacts};
+pub use self::{
+    command::argv,
+    expand::expand,
+    fields::{NodeFacts, volume_field},
+};
+use super::files::names::Names;
 
 /// A container's environment cannot be made: `CreateContainerConfigError`, with this message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct EnvironmentError(pub String);
 
-/// Objects of the pod's namespace that a container's environment is made from.
+/// Objects of the pod's namespace, and files of its volumes, that a container's environment is made from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
     /// Names of config maps.
     pub config_maps: BTreeSet<String>,
     /// Names of secrets.
     pub secrets: BTreeSet<String>,
+    /// Files of variables, by volume and path.
+    pub files: BTreeSet<(String, String)>,
 }
 
 impl References {
-    /// The objects that `env` and `envFrom` of the container name.
+    /// What `env` and `envFrom` of the container name.
     #[must_use]
     pub fn of(container: &Container) -> Self {
         let mut references = Self::default();
@@ -42,6 +50,9 @@ impl References {
         for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
             references.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
             references.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
+            references
+                .files
+                .extend(source.file_key_ref.as_ref().map(|r| (r.volume_name.clone(), r.path.clone())));
         }
         references
     }
@@ -60,6 +71,9 @@ pub struct Sources<'a> {
     pub config_maps: &'a BTreeMap<String, ConfigMap>,
     /// Secrets by name, those that exist.
     pub secrets: &'a BTreeMap<String, Secret>,
+    /// Files of variables by volume and path, `None` for one that is not there. Where they are not known at
+    /// all, variables from files are left out.
+    pub files: Option<&'a BTreeMap<(String, String), Option<String>>>,
     /// The image's environment.
     pub image: &'a [(String, String)],
 }
@@ -101,7 +115,9 @@ pub fn variables(
     for (name, value) in sources.image {
         environment.set(name, value.clone());
     }
-    environment.set("HOSTNAME", hostname(sources.pod));
+    let NodeFacts { hostname, cluster_domain, .. } = sources.node;
+    let names = Names::of(sources.pod, hostname, cluster_domain).map_err(EnvironmentError)?;
+    environment.set("HOSTNAME", names.hostname);
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
     let links = sources.pod.spec.as_ref().and_then(|s| s.enable_service_links).unwrap_or(true);
     let services = services::variables(sources.services.iter().map(AsRef::as_ref), namespace, links);
@@ -209,9 +225,25 @@ fn value_from(
             ))),
         };
     }
+    if let Some(reference) = &source.file_key_ref {
+        let Some(files) = sources.files else { return Ok(None) };
+        let file = (reference.volume_name.clone(), reference.path.clone());
+        let text = files.get(&file).and_then(Option::as_ref);
+        let value = text
+            .map(|text| env_file::value(text, &reference.key))
+            .transpose()
+            .map_err(|_| EnvironmentError("couldn't parse env file".to_owned()))?;
+        let value = value.flatten().filter(|value| !value.is_empty());
+        return match value {
+            None if reference.optional != Some(true) => Err(EnvironmentError(format!(
+                "environment variable key \"{}\" not found in file \"{}\" of volume \"{}\"",
+                reference.key, reference.path, reference.volume_name
+            ))),
+            value => Ok(value),
+        };
+    }
     Err(EnvironmentError(format!(
-        "environment variable {}: this node knows valueFrom with fieldRef, resourceFieldRef, configMapKeyRef and \
-         secretKeyRef only",
+        "environment variable {}: its valueFrom is of a kind that this node does not know",
         variable.name
     )))
 }
@@ -219,21 +251,6 @@ fn value_from(
 /// Upstream's relaxed rule: printable ASCII without `=`.
 fn is_variable_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'=')
-}
-
-/// The pod's host name: `hostnameOverride`, `hostname`, or its own name, of which the first 63 characters
-/// are kept.
-#[must_use]
-pub fn hostname(pod: &Pod) -> String {
-    let spec = pod.spec.as_ref();
-    let given = spec.and_then(|s| s.hostname_override.as_deref().or(s.hostname.as_deref()));
-    match given.filter(|name| !name.is_empty()) {
-        Some(name) => name.to_owned(),
-        None => {
-            let name = pod.metadata.name.as_deref().unwrap_or_default();
-            name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -26,6 +26,11 @@ fn environment(container: serde_json::Value) -> Result<Vec<(String, String)>, St
             services: &[Arc::new(service)],
             config_maps: &BTreeMap::from([("cm".to_owned(), config_map)]),
             secrets: &BTreeMap::from([("se".to_owned(), secret)]),
+            files: Some(&BTreeMap::from([
+                (("v".to_owned(), "env".to_owned()), Some("A='1'\nEMPTY=''\n".to_owned())),
+                (("v".to_owned(), "bad".to_owned()), Some("A=1\n".to_owned())),
+                (("v".to_owned(), "none".to_owned()), None),
+            ])),
             image: &[("PATH".to_owned(), "/bin".to_owned()), ("A".to_owned(), "image".to_owned())],
         },
     )
@@ -117,22 +122,29 @@ fn what_is_missing_is_named_or_skipped() {
 }
 
 #[test]
-fn host_names() {
-    let name = |meta: &str, spec: serde_json::Value| {
-        hostname(
-            &serde_json::from_value(serde_json::json!({"metadata": {"name": meta}, "spec": spec})).unwrap(),
-        )
-    };
-    let bare = serde_json::json!({"containers": []});
-    assert_eq!(name("web-0", bare.clone()), "web-0");
-    assert_eq!(name("web-0", serde_json::json!({"containers": [], "hostname": "h"})), "h");
-    assert_eq!(
-        name(
-            "web-0",
-            serde_json::json!({"containers": [], "hostname": "h", "hostnameOverride": "o.example"})
+fn variables_from_files() {
+    let table = [
+        ("env", "A", false, Ok(Some("1"))),
+        ("env", "B", false, Err("environment variable key \"B\" not found in file \"env\" of volume \"v\"")),
+        ("env", "B", true, Ok(None)),
+        ("env", "EMPTY", true, Ok(None)),
+        (
+            "none",
+            "A",
+            false,
+            Err("environment variable key \"A\" not found in file \"none\" of volume \"v\""),
         ),
-        "o.example"
-    );
-    let long = format!("{}-{}", "a".repeat(62), "b".repeat(20));
-    assert_eq!(name(&long, bare), "a".repeat(62));
+        ("none", "A", true, Ok(None)),
+        ("bad", "A", true, Err("couldn't parse env file")),
+    ];
+    for (path, key, optional, expected) in table {
+        let reference =
+            serde_json::json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
+        let container =
+            serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": {"fileKeyRef": reference}}]});
+        let found = environment(container)
+            .map(|variables| variables.into_iter().find(|(name, _)| name == "X").map(|(_, value)| value));
+        let expected = expected.map(|value| value.map(str::to_owned)).map_err(str::to_owned);
+        assert_eq!(found, expected, "{path} {key} {optional}");
+    }
 }

@@ -12,6 +12,7 @@ use crate::{
         environment::NodeFacts,
         launch::Launch,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
+        reason::WaitingReason,
         records::Records,
     },
     runtime::{ContainerSpec, Image, Runtime},
@@ -91,7 +92,7 @@ impl Attempt {
         self.hook(handler, POST_START_LIMIT).await.map_err(|error| {
             // What the hook printed may be secret and stays out of events.
             (self.tell)(self.warning("FailedPostStartHook", "PostStartHook failed".to_owned()));
-            Trouble { reason: "PostStartHookError".to_owned(), message: error.to_string() }
+            Trouble { reason: WaitingReason::PostStartHookError, message: error.to_string() }
         })
     }
 
@@ -146,7 +147,7 @@ impl Attempt {
             let (runtime, api) = (self.runtime.as_ref(), self.api.as_ref());
             let launch =
                 Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir, records: &self.records };
-            let made = launch.spec(&self.pod, &self.container, image, self.number).await;
+            let made = launch.spec(&self.pod, &self.container, image, self.number, None).await;
             made.map_err(|trouble| trouble.message)
         };
         self.spec.get_or_try_init(make).await.map(Some)

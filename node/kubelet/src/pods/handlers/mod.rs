@@ -145,12 +145,15 @@ pub(super) async fn hook(
         } else if let Some(action) = &handler.sleep {
             tokio::time::sleep(Duration::from_secs(u64::try_from(action.seconds).unwrap_or(0))).await;
             Ok(None)
-        } else if handler.tcp_socket.is_some() {
-            // Kept in the API for old manifests' sake; it has never done anything.
-            Ok(None)
         } else {
+            // `tcpSocket` is in the API for old manifests' sake; no kubelet carries it out.
+            let what = if handler.tcp_socket.is_some() {
+                "is a tcpSocket, which no hook can be"
+            } else {
+                "names none"
+            };
             Err(HookError::Failed(format!(
-                "Cannot run handler: the lifecycle hook of Container {:?} in Pod \"{}\" names none; use exec, httpGet or sleep",
+                "Cannot run handler: the lifecycle hook of Container {:?} in Pod \"{}\" {what}; use exec, httpGet or sleep",
                 target.container.name, target.pod
             )))
         }

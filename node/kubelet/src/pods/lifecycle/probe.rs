@@ -3,6 +3,8 @@
 //! Only thresholds and times are kept here; what a probe does is up to the pod task, which hands each
 //! result to [`Probes::record`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -173,18 +175,26 @@ impl Probes {
         self.results_mut(kind).in_flight = false;
     }
 
-    /// Nobody runs the probes that were under way any more.
-    pub(super) fn interrupted(&mut self) {
+    /// Nobody runs the probes that were under way any more. What was missed meanwhile is not made up for: each
+    /// probe goes on in its old rhythm, so that an agent that starts anew does not run all of them at once. (A
+    /// kubelet draws lots for the same purpose, because it has forgotten the rhythm.)
+    pub(super) fn interrupted(&mut self, container: Option<&Container>, now: Timestamp) {
         for kind in ProbeKind::ALL {
-            self.results_mut(kind).in_flight = false;
+            let results = self.results_mut(kind);
+            results.in_flight = false;
+            let period = container.and_then(|c| kind.of(c)).map(|probe| probe.period);
+            if let (Some(begun), Some(period)) = (results.begun, period) {
+                let away = Duration::try_from(now.duration_since(begun)).unwrap_or(Duration::ZERO);
+                let missed = away.as_nanos().checked_div(period.as_nanos()).unwrap_or(0);
+                let missed = u32::try_from(missed).unwrap_or(u32::MAX);
+                results.begun = Some(after(begun, period.saturating_mul(missed)));
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::pods::lifecycle::spec::{Kind, Restart, RestartPolicy};
 
@@ -245,6 +255,25 @@ mod tests {
         assert_eq!(probes.due(ProbeKind::Readiness, &container, at(0), false, at(20)), Due::At(at(25)));
         assert!(probes.record(ProbeKind::Readiness, &container, true));
         assert!(probes.ready(&container));
+    }
+
+    #[test]
+    fn a_restart_of_the_agent_keeps_the_rhythm() {
+        let mut container = container();
+        container.startup = None;
+        // Begun at 7 and due every 10 s: at 17, 27, …
+        for (back_at, due) in
+            [(8, Due::At(at(17))), (17, Due::At(at(27))), (44, Due::At(at(47))), (6, Due::At(at(17)))]
+        {
+            let mut probes = Probes::default();
+            probes.begin(ProbeKind::Readiness, at(7));
+            probes.interrupted(Some(&container), at(back_at));
+            assert_eq!(
+                probes.due(ProbeKind::Readiness, &container, at(0), false, at(back_at)),
+                due,
+                "{back_at}"
+            );
+        }
     }
 
     #[test]

@@ -8,9 +8,10 @@ use super::{
     backoff::{Backoff, after},
     probe::ProbeKind,
     spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
-    state::{EndingCause, Hook, Running, Stage, State},
+    state::{ContainerRecord, EndingCause, Hook, Running, Stage, State},
     stop,
 };
+use crate::pods::reason::WaitingReason;
 
 /// How long a failed pull is shown as such before it is shown as a back-off.
 const ERROR_SHOWN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -78,6 +79,10 @@ impl Run<'_> {
         for container in self.spec.all() {
             self.watch_over(container);
         }
+        // They wait for nobody, so that one can be looked into that does not get past its init containers.
+        for container in &self.spec.ephemeral {
+            self.bring_up(container);
+        }
         if !self.state.initialized {
             self.initialize();
             if !self.state.initialized {
@@ -107,7 +112,7 @@ impl Run<'_> {
             }
             let done = match container.kind {
                 Kind::Sidecar => self.is_started(container),
-                Kind::Init | Kind::Regular => self.init_succeeded(container),
+                Kind::Init | Kind::Regular | Kind::Ephemeral => self.init_succeeded(container),
             };
             if !(passed || done) {
                 return;
@@ -185,14 +190,15 @@ impl Run<'_> {
                 }
                 self.step.wake(*until);
                 let shown_until = after(*since, ERROR_SHOWN);
-                let trouble = record.trouble.as_mut().filter(|t| *image && t.reason != "ImagePullBackOff");
+                let trouble =
+                    record.trouble.as_mut().filter(|t| *image && t.reason != WaitingReason::ImagePullBackOff);
                 if let Some(trouble) = trouble {
                     if shown_until > now {
                         self.step.wake(shown_until);
                     } else {
                         let message = format!("Back-off pulling image \"{}\"", container.image);
                         trouble.message = format!("{message}: {}: {}", trouble.reason, trouble.message);
-                        "ImagePullBackOff".clone_into(&mut trouble.reason);
+                        trouble.reason = WaitingReason::ImagePullBackOff;
                         self.step.event(Some(&container.name), "BackOff", message);
                         self.step.warning(Some(&container.name), "Failed", "Error: ImagePullBackOff");
                     }
@@ -255,8 +261,8 @@ impl Run<'_> {
         stop::advance(container, attempt, running, true, now, self.step);
     }
 
-    /// Stops everything, without hooks and with the least grace, as upstream does; once all is stopped,
-    /// the pod begins anew and this returns true.
+    /// Stops everything but ephemeral containers, without hooks and with the least grace, as upstream does; once
+    /// all is stopped, the pod begins anew and this returns true.
     fn begin_next_round(&mut self) -> bool {
         let now = self.now;
         for container in self.spec.all() {
@@ -268,7 +274,7 @@ impl Run<'_> {
                         let message = format!("Stopping container {}", container.name);
                         self.step.event(Some(&container.name), "Killing", message);
                     }
-                    running.stop(now, false, false);
+                    running.stop_for_all(now);
                     stop::advance(container, attempt, running, true, now, self.step);
                 }
                 Stage::Pulling => {
@@ -282,14 +288,22 @@ impl Run<'_> {
                 | Stage::Held { .. } => {}
             }
         }
-        if !self.state.all_stopped() {
+        let is_active =
+            |c: &Container| self.state.containers.get(&c.name).is_some_and(ContainerRecord::is_active);
+        if self.spec.all().any(is_active) {
             return false;
-        }
-        for record in self.state.containers.values_mut() {
-            record.stage = Stage::Idle;
         }
         self.state.round += 1;
         self.state.initialized = false;
+        let round = self.state.round;
+        for (name, record) in &mut self.state.containers {
+            if self.spec.ephemeral.iter().any(|container| container.name == *name) {
+                // The one run that it has had is its run of this round, too.
+                record.finished.iter_mut().for_each(|finished| finished.round = round);
+            } else {
+                record.stage = Stage::Idle;
+            }
+        }
         true
     }
 }
@@ -326,7 +340,7 @@ impl StopReason {
             Kind::Regular if self.starts_again(container) => {
                 format!("Container {} {what}, will be restarted", container.name)
             }
-            Kind::Regular => format!("Container {} {what}", container.name),
+            Kind::Regular | Kind::Ephemeral => format!("Container {} {what}", container.name),
             Kind::Init | Kind::Sidecar => format!("Init container {} {what}", container.name),
         })
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Pod};
 
 use super::state::Finished;
+use crate::pods::ephemeral::plain;
 
 /// Annotation that names the source of a pod that does not come from the API server.
 pub const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -17,6 +18,8 @@ pub struct Spec {
     pub init: Vec<Container>,
     /// Regular containers, in order.
     pub containers: Vec<Container>,
+    /// Ephemeral containers: each is run once, as soon as it is there, and nothing waits for it.
+    pub ephemeral: Vec<Container>,
     /// `spec.restartPolicy`.
     pub restart_policy: RestartPolicy,
     /// `spec.terminationGracePeriodSeconds`, at least one second.
@@ -63,6 +66,8 @@ pub enum Kind {
     Sidecar,
     /// One of `spec.containers`.
     Regular,
+    /// One of `spec.ephemeralContainers`.
+    Ephemeral,
 }
 
 /// `restartPolicy` of a pod or container.
@@ -173,6 +178,12 @@ impl Spec {
                 .iter()
                 .map(|c| Container::of(c, Kind::Regular, restart_policy))
                 .collect(),
+            ephemeral: spec
+                .ephemeral_containers
+                .iter()
+                .flatten()
+                .map(|c| Container::of(&plain(c), Kind::Ephemeral, RestartPolicy::Never))
+                .collect(),
             restart_policy,
             grace,
             active_deadline: spec.active_deadline_seconds.map(seconds),
@@ -182,7 +193,8 @@ impl Spec {
         }
     }
 
-    /// All containers, init containers first, each group in its order.
+    /// All containers that make up the pod, which the ephemeral ones do not: init containers first, each group in
+    /// its order.
     pub fn all(&self) -> impl DoubleEndedIterator<Item = &Container> {
         self.init.iter().chain(&self.containers)
     }
@@ -192,10 +204,10 @@ impl Spec {
         self.init.iter().filter(|c| c.kind == Kind::Sidecar)
     }
 
-    /// The container of that name.
+    /// The container of that name, an ephemeral one among them.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&Container> {
-        self.all().find(|c| c.name == name)
+        self.all().chain(&self.ephemeral).find(|c| c.name == name)
     }
 }
 

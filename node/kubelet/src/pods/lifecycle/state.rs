@@ -12,9 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     backoff::Backoff,
     probe::{ProbeKind, Probes},
-    spec::Spec,
+    spec::{Container, Spec},
 };
-use crate::runtime::{ContainerState as Observation, Exit, ExitReason, Image};
+use crate::{
+    pods::reason::WaitingReason,
+    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+};
 
 /// All that is remembered of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,13 +109,16 @@ pub struct Finished {
     pub message: String,
     /// It was stopped in order to be started again, so its exit code decides nothing ([`Stop::again`]).
     pub again: bool,
+    /// It was stopped in order that the whole pod be started again ([`Stop::for_all`]).
+    #[serde(default)]
+    pub for_all: bool,
 }
 
 /// Why a container is not running yet: becomes `state.waiting`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// Waiting reason.
-    pub reason: String,
+    pub reason: WaitingReason,
     /// Waiting message.
     pub message: String,
 }
@@ -187,6 +193,9 @@ pub struct Stop {
     /// It is started again whatever its exit code will be: its image has changed, or a probe failed
     /// where the restart policy is not `Never`.
     pub again: bool,
+    /// The whole pod is to be started again, by the rule of a container.
+    #[serde(default)]
+    pub for_all: bool,
 }
 
 impl ContainerRecord {
@@ -236,8 +245,10 @@ impl ContainerRecord {
     fn finish(&mut self, round: u32, exit: Exit, message: Option<String>) {
         let message = message.unwrap_or_else(|| exit.message.clone());
         let image = self.image.as_ref().map(|i| (i.reference.clone(), i.id.clone()));
-        let again = self.running().and_then(|r| r.stop.as_ref()).is_some_and(|stop| stop.again);
-        self.finished.push(Finished { attempt: self.newest_attempt(), round, image, exit, message, again });
+        let stop = self.running().and_then(|running| running.stop.as_ref());
+        let (again, for_all) = stop.map_or((false, false), |stop| (stop.again, stop.for_all));
+        let attempt = self.newest_attempt();
+        self.finished.push(Finished { attempt, round, image, exit, message, again, for_all });
         let surplus = self.finished.len().saturating_sub(2);
         self.finished.drain(..surplus);
         self.stage = Stage::Idle;
@@ -310,7 +321,10 @@ impl State {
             Err(trouble) => {
                 // A name that can never be right is asked for again too: the image of a pod may change.
                 let until = record.pull.fail(now);
-                let image = trouble.reason == "ErrImagePull" || trouble.reason == "RegistryUnavailable";
+                let image = matches!(
+                    trouble.reason,
+                    WaitingReason::ErrImagePull | WaitingReason::RegistryUnavailable
+                );
                 record.stage = Stage::Held { since: now, until, image };
                 record.trouble = Some(trouble);
             }
@@ -336,8 +350,10 @@ impl State {
                 // Nothing ran, so the attempt's number is free again.
                 record.attempts = record.attempts.saturating_sub(1);
                 // What is missing may be there the next moment; a module that cannot run stays so.
-                let until = match trouble.reason.as_str() {
-                    "CreateContainerConfigError" => super::backoff::after(now, super::backoff::INITIAL),
+                let until = match trouble.reason {
+                    WaitingReason::CreateContainerConfigError => {
+                        super::backoff::after(now, super::backoff::INITIAL)
+                    }
                     _ => record.start.fail(now),
                 };
                 record.stage = Stage::Held { since: now, until, image: false };
@@ -404,7 +420,7 @@ impl State {
                     }
                 },
                 Stage::Running(running) => {
-                    running.interrupted();
+                    running.interrupted(spec.container(&name), now);
                     self.record_observation(&name, observed.as_ref(), None, now);
                 }
                 Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => {}
@@ -483,13 +499,21 @@ impl Running {
             Some(stop) => stop.deadline = stop.deadline.min(deadline),
             None => {
                 let pre_stop = if pre_stop { Hook::Due } else { Hook::Done };
-                self.stop = Some(Stop { deadline, pre_stop, told: None, again });
+                self.stop = Some(Stop { deadline, pre_stop, told: None, again, for_all: false });
             }
         }
     }
 
+    /// Stops it without a hook and with the least grace, so that the whole pod can be started again.
+    pub(super) fn stop_for_all(&mut self, now: Timestamp) {
+        self.stop(now, false, false);
+        if let Some(stop) = &mut self.stop {
+            stop.for_all = true;
+        }
+    }
+
     /// The agent that ran hooks and probes is gone; what it had under way is run again or given up.
-    fn interrupted(&mut self) {
+    fn interrupted(&mut self, container: Option<&Container>, now: Timestamp) {
         if self.post_start == Hook::Running {
             self.post_start = Hook::Due;
         }
@@ -499,6 +523,6 @@ impl Running {
             }
             stop.told = None;
         }
-        self.probes.interrupted();
+        self.probes.interrupted(container, now);
     }
 }

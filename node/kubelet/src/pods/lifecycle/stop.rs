@@ -27,7 +27,7 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
         EndingCause::Completed | EndingCause::InitFailed | EndingCause::Verdict => spec.grace,
     };
     let deadline = after(now, grace);
-    for container in spec.all() {
+    for container in spec.all().chain(&spec.ephemeral) {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };
         match &mut record.stage {
             Stage::Running(running) => {
@@ -48,6 +48,14 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
             Stage::BackOff { .. } | Stage::Pulled | Stage::Held { .. } => record.stage = Stage::Idle,
             // A start under way is waited for, and then stopped.
             Stage::Idle | Stage::Starting => {}
+        }
+    }
+
+    for container in &spec.ephemeral {
+        let Some(record) = state.containers.get_mut(&container.name) else { continue };
+        let attempt = record.newest_attempt();
+        if let Stage::Running(running) = &mut record.stage {
+            advance(container, attempt, running, true, now, step);
         }
     }
 

@@ -15,11 +15,12 @@ use super::*;
 use crate::{
     events::Recorder,
     pods::{
-        NodeFacts, PodIndex, Records,
+        NodeFacts, PodIndex, ProbeCounts, Records,
         api::{ApiError, Objects, PodApi},
         container_id::container_id,
         environment::References,
         lifecycle::Limits,
+        volumes::{Settings, Volumes},
     },
     runtime::{
         ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
@@ -165,12 +166,14 @@ impl World {
             api: Arc::new(Api(api)),
             recorder: Recorder::local(sink),
             records: records.clone(),
+            volumes: Arc::new(Volumes::alone(Settings::default())),
             index: PodIndex::default(),
             admission: None,
             node: facts,
             logs_dir: root.path().join("logs"),
             registry_config: None,
             limits: Limits::default(),
+            probes: ProbeCounts::default(),
         };
         let (board, shown) = watch::channel(Board::default());
         let (updates, receiver) = mpsc::channel(10);

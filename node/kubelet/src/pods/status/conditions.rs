@@ -104,7 +104,9 @@ fn is_initialized(container: &Container, state: &State) -> bool {
     let Some(record) = state.containers.get(&container.name) else { return false };
     match container.kind {
         Kind::Sidecar => is_started(container, state),
-        Kind::Init | Kind::Regular => record.ended(state.round).is_some_and(|f| f.exit.exit_code == 0),
+        Kind::Init | Kind::Regular | Kind::Ephemeral => {
+            record.ended(state.round).is_some_and(|f| f.exit.exit_code == 0)
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    self as core, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, Pod, VolumeMountStatus,
+    ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    Pod, VolumeMountStatus,
 };
 
 use super::{
@@ -14,7 +14,9 @@ use super::{
 };
 use crate::pods::{
     container_id::container_id,
+    ephemeral,
     lifecycle::{AfterExit, ContainerRecord, Finished, Kind, PodName, Spec, Stage, State, spec::Container},
+    reason::{TerminatedReason, WaitingReason},
 };
 
 /// All that the status of one container is computed from.
@@ -44,13 +46,15 @@ impl Statuses<'_> {
         let ready = match container.kind {
             Kind::Init => record.ended(self.state.round).is_some_and(|f| f.exit.exit_code == 0),
             Kind::Sidecar | Kind::Regular => !over && is_ready(container, self.state),
+            Kind::Ephemeral => false,
         };
+        let started = (container.kind != Kind::Ephemeral).then_some(started);
         ContainerStatus {
             name: container.name.clone(),
             state: Some(state),
             last_state: last.map(|f| terminated(self.runtime, self.uid, &container.name, f)),
             ready,
-            started: Some(started),
+            started,
             restart_count: i32::try_from(attempt.unwrap_or(0)).unwrap_or(i32::MAX),
             image,
             image_id,
@@ -89,14 +93,14 @@ impl Statuses<'_> {
                 container.name,
                 self.pod
             );
-            return (waiting("CrashLoopBackOff", message), newest);
+            return (waiting(WaitingReason::CrashLoopBackOff, message), newest);
         }
         // What has ended and is not started again, by its policy or because its pod ends, waits for nothing.
         let ending = self.state.ending.is_some();
         let ended = record.ended(self.state.round);
         let stays = ended.is_some_and(|f| ending || container.after(f) == AfterExit::Stay);
         if let Some(trouble) = record.trouble.as_ref().filter(|_| !stays) {
-            return (waiting(&trouble.reason, trouble.message.clone()), newest);
+            return (waiting(trouble.reason, trouble.message.clone()), newest);
         }
         // One that was stopped in order to be started again is not shown as terminated: where its policy
         // would leave it there, the API server lets no container out of that state.
@@ -107,7 +111,7 @@ impl Statuses<'_> {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }
-            _ => (self.waiting_default(), newest),
+            _ => (self.waiting_default(container.kind, newest), newest),
         }
     }
 
@@ -126,7 +130,7 @@ impl Statuses<'_> {
             None if self.state.initialized && container.kind == Kind::Regular => {
                 let terminated = ContainerStateTerminated {
                     exit_code: 137,
-                    reason: Some("ContainerStatusUnknown".to_owned()),
+                    reason: Some(TerminatedReason::ContainerStatusUnknown.to_string()),
                     message: Some(
                         "The container could not be located when the pod was terminated".to_owned(),
                     ),
@@ -135,26 +139,30 @@ impl Statuses<'_> {
                 (ContainerState { terminated: Some(terminated), ..ContainerState::default() }, newest)
             }
             None => match &record.trouble {
-                Some(trouble) => (waiting(&trouble.reason, trouble.message.clone()), newest),
-                None => (self.waiting_default(), newest),
+                Some(trouble) => (waiting(trouble.reason, trouble.message.clone()), newest),
+                None => (self.waiting_default(container.kind, newest), newest),
             },
         }
     }
 
-    fn waiting_default(&self) -> ContainerState {
-        let initializing = !self.spec.init.is_empty() && !self.state.initialized;
-        let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
-        ContainerState {
-            waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message: None }),
-            ..ContainerState::default()
-        }
+    /// What a container waits for that nothing is wrong with; `newest` is its newest end.
+    fn waiting_default(&self, kind: Kind, newest: Option<&Finished>) -> ContainerState {
+        let initializing = kind != Kind::Ephemeral && !self.spec.init.is_empty() && !self.state.initialized;
+        let (reason, message) = if newest.is_some_and(|finished| finished.round < self.state.round) {
+            (WaitingReason::RestartingAllContainers, "it waits for its turn: the whole pod is started again")
+        } else if initializing {
+            (WaitingReason::PodInitializing, "")
+        } else {
+            (WaitingReason::ContainerCreating, "")
+        };
+        waiting(reason, message.to_owned())
     }
 }
 
-fn waiting(reason: &str, message: String) -> ContainerState {
+fn waiting(reason: WaitingReason, message: String) -> ContainerState {
     ContainerState {
         waiting: Some(ContainerStateWaiting {
-            reason: Some(reason.to_owned()),
+            reason: Some(reason.to_string()),
             message: (!message.is_empty()).then_some(message),
         }),
         ..ContainerState::default()
@@ -163,10 +171,12 @@ fn waiting(reason: &str, message: String) -> ContainerState {
 
 fn terminated(runtime: &str, uid: &str, container: &str, finished: &Finished) -> ContainerState {
     let exit = &finished.exit;
+    let reason =
+        if finished.for_all { TerminatedReason::RestartingAllContainers } else { TerminatedReason::of(exit) };
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: exit.exit_code,
-            reason: Some(exit.reason.terminated_reason(exit.exit_code).to_owned()),
+            reason: Some(reason.to_string()),
             message: (!finished.message.is_empty()).then(|| finished.message.clone()),
             started_at: Some(seconds(exit.started_at)),
             finished_at: Some(seconds(exit.finished_at)),
@@ -178,9 +188,7 @@ fn terminated(runtime: &str, uid: &str, container: &str, finished: &Finished) ->
 }
 
 fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
-    let spec = pod.spec.as_ref()?;
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let container: &core::Container = all.into_iter().find(|c| c.name == container)?;
+    let container = ephemeral::container(pod, container)?;
     let mounts: Vec<_> = container
         .volume_mounts
         .iter()

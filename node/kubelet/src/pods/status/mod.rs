@@ -49,6 +49,7 @@ pub fn of(
     let mut container_statuses: Vec<_> = spec.containers.iter().map(|c| statuses.of(pod, c)).collect();
     container_statuses.sort_by(|a, b| a.name.cmp(&b.name));
     let init_container_statuses: Vec<_> = spec.init.iter().map(|c| statuses.of(pod, c)).collect();
+    let ephemeral_container_statuses: Vec<_> = spec.ephemeral.iter().map(|c| statuses.of(pod, c)).collect();
     let conditions = conditions::of(pod, spec, state, phase, context.previous, now);
     // The reason belongs to the phase, which becomes terminal only when nothing runs any more.
     let verdict = state.verdict.as_ref().filter(|_| phase.is_terminal());
@@ -60,6 +61,8 @@ pub fn of(
         conditions: Some(conditions),
         container_statuses: Some(container_statuses),
         init_container_statuses: (!init_container_statuses.is_empty()).then_some(init_container_statuses),
+        ephemeral_container_statuses: (!ephemeral_container_statuses.is_empty())
+            .then_some(ephemeral_container_statuses),
         host_ip: context.host_ips.first().map(ToString::to_string),
         host_ips: Some(context.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
         pod_ip: context.pod_ips.first().map(ToString::to_string),

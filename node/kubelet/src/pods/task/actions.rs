@@ -3,14 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
 use super::{Outcome, PodTask};
 use crate::pods::{
     container_id::container_id,
+    ephemeral,
     handlers::Attempt,
     launch::{self, Launch},
     lifecycle::{Action, Note, ProbeKind, Trouble},
     pull::{self, PullPolicy},
+    reason::WaitingReason,
     shared::tell,
 };
 
@@ -51,12 +54,21 @@ impl PodTask {
         let pod = Arc::clone(&self.pod);
         let policy = self.container(&container).and_then(|c| c.image_pull_policy);
         let policy = PullPolicy::of(policy.as_deref(), &image);
-        let name = container.clone();
+        let (name, places) = (container.clone(), self.places());
         let handle = self.outcomes.spawn(async move {
+            // Nothing of a pod begins before its volumes are there, as upstream has it.
+            places.await;
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
-            let credentials = shared.credentials(&pod, &image, note).await;
-            let result =
-                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await;
+            let result = async {
+                for (image, policy) in volume_images(&pod, &container) {
+                    let credentials = shared.credentials(&pod, &image, note).await;
+                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note)
+                        .await?;
+                }
+                let credentials = shared.credentials(&pod, &image, note).await;
+                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await
+            };
+            let result = result.await;
             Outcome::Pulled { container, result }
         });
         self.pulls.insert(name, handle);
@@ -68,7 +80,7 @@ impl PodTask {
             // The lifecycle asks for what the spec has, once its image is there; if it ever does not, that is
             // said, and tried again.
             let trouble = Trouble {
-                reason: "CreateContainerError".to_owned(),
+                reason: WaitingReason::CreateContainerError,
                 message: format!("container {name} has no specification or no image"),
             };
             self.state.record_start(&self.spec, &name, Err(trouble), Timestamp::now());
@@ -76,6 +88,7 @@ impl PodTask {
         };
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
+        let places = self.places();
         self.outcomes.spawn(async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
@@ -85,7 +98,8 @@ impl PodTask {
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,
             };
-            let result = launch.start(&pod, &container, &image, attempt).await;
+            let volumes = (shared.volumes.as_ref(), &places.await);
+            let result = launch.start(&pod, &container, &image, attempt, volumes).await;
             let note = |reason, message: &str| {
                 let (container, message) = (Some(name.clone()), message.to_owned());
                 let note = Note { container, warning: false, reason, message };
@@ -171,4 +185,18 @@ impl PodTask {
             Outcome::Done
         });
     }
+}
+
+/// The images whose files a container mounts, and how they are pulled.
+fn volume_images(pod: &Pod, container: &str) -> Vec<(String, PullPolicy)> {
+    let Some(container) = ephemeral::container(pod, container) else { return Vec::new() };
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let is_mounted = |name: &str| container.volume_mounts.iter().flatten().any(|mount| mount.name == name);
+    let images = volumes.iter().filter(|v| is_mounted(&v.name)).filter_map(|volume| volume.image.as_ref());
+    let image = |source: &ImageVolumeSource| {
+        let image = source.reference.clone().filter(|reference| !reference.is_empty())?;
+        let policy = PullPolicy::of(source.pull_policy.as_deref(), &image);
+        Some((image, policy))
+    };
+    images.filter_map(image).collect()
 }

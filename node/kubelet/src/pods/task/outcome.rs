@@ -47,6 +47,7 @@ pub(super) enum Outcome {
         result: Result<Box<Pod>, ApiError>,
     },
     Finalized(Result<(), ApiError>),
+    Unmounted(Result<(), String>),
     Done,
 }
 
@@ -67,6 +68,7 @@ impl PodTask {
             Outcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
             Outcome::Probed { container, attempt, kind, success } => match success {
                 Some(success) => {
+                    self.shared.probes.count(&self.name, &container, kind, success);
                     self.state.record_probe(&self.spec, &container, attempt, kind, success);
                 }
                 None => self.state.record_probe_given_up(&container, attempt, kind),
@@ -87,6 +89,7 @@ impl PodTask {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
                 self.finalize = Finalize::RetryAt(after(now, FINALIZE_RETRY));
             }
+            Outcome::Unmounted(result) => self.record_unmounted(result, now),
             Outcome::Done => {}
         }
     }

@@ -56,7 +56,7 @@ impl PodTask {
         self.status = Some(status);
     }
 
-    /// Lets go of a deleted pod once its last status is in the API; returns when to try again.
+    /// Lets go of a deleted pod once its volumes are gone and its last status is in the API; returns when to try again.
     pub(super) fn finalize(&mut self, now: Timestamp) -> Option<Timestamp> {
         let settled = self.foreign || self.status.as_ref().is_some_and(|s| self.publisher.is_settled(s));
         let due = match self.finalize {
@@ -64,7 +64,7 @@ impl PodTask {
             Finalize::RetryAt(at) => at <= now,
             Finalize::InFlight | Finalize::Done => false,
         };
-        if self.spec.deletion.is_some() && self.state.is_over() && settled && due {
+        if self.spec.deletion.is_some() && self.state.is_over() && self.is_unmounted() && settled && due {
             self.finalize = Finalize::InFlight;
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
             self.outcomes.spawn(async move { Outcome::Finalized(shared.api.finalize(&pod).await) });

@@ -156,8 +156,13 @@ impl Checks {
         }
     }
 
-    /// Init containers before it have succeeded in this round, sidecars before it have been started.
+    /// Init containers before it have succeeded in this round, sidecars before it have been started. An ephemeral
+    /// container waits for nobody, and has one turn.
     fn is_its_turn(&self, spec: &Spec, state: &State, container: &str) {
+        if spec.ephemeral.iter().any(|c| c.name == container) {
+            assert!(self.last(container).is_none(), "{container} has ended and runs again");
+            return;
+        }
         for before in spec.init.iter().take_while(|c| c.name != container) {
             let done = match before.kind {
                 Kind::Sidecar => self.started.contains(&(before.name.clone(), state.round)),

@@ -15,7 +15,7 @@ fn failing(reason: &'static str, times: usize) -> Script {
 
 fn waiting(world: &World) -> (String, String) {
     let trouble = world.state.containers["c"].trouble.clone().unwrap();
-    (trouble.reason, trouble.message)
+    (trouble.reason.to_string(), trouble.message)
 }
 
 #[test]

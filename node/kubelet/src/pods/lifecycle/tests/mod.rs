@@ -11,6 +11,7 @@
 
 mod checks;
 mod ending;
+mod ephemeral;
 mod images;
 mod order;
 mod properties;
@@ -46,17 +47,18 @@ fn container(name: &str, kind: Kind, policy: RestartPolicy) -> Container {
 }
 
 /// A pod of containers named after their kind and place: `i…` is an init container, `s…` a sidecar,
-/// anything else a regular container.
+/// `e…` an ephemeral one, anything else a regular container.
 fn pod(policy: RestartPolicy, names: &[&str]) -> Spec {
     let of = |kind| {
         move |name: &&&str| match name.as_bytes().first() {
             Some(b'i') => kind == Kind::Init,
             Some(b's') => kind == Kind::Sidecar,
+            Some(b'e') => kind == Kind::Ephemeral,
             _ => kind == Kind::Regular,
         }
     };
     let init_policy = if policy == RestartPolicy::Always { RestartPolicy::OnFailure } else { policy };
-    let init = names.iter().filter(|n| !of(Kind::Regular)(n)).map(|name| {
+    let init = names.iter().filter(|n| of(Kind::Init)(n) || of(Kind::Sidecar)(n)).map(|name| {
         let kind = if of(Kind::Sidecar)(&name) { Kind::Sidecar } else { Kind::Init };
         container(name, kind, init_policy)
     });
@@ -66,6 +68,11 @@ fn pod(policy: RestartPolicy, names: &[&str]) -> Spec {
             .iter()
             .filter(of(Kind::Regular))
             .map(|n| container(n, Kind::Regular, policy))
+            .collect(),
+        ephemeral: names
+            .iter()
+            .filter(of(Kind::Ephemeral))
+            .map(|n| container(n, Kind::Ephemeral, RestartPolicy::Never))
             .collect(),
         restart_policy: policy,
         grace: secs(30),

@@ -19,7 +19,7 @@ fn finished(code: i32, again: bool) -> Finished {
         reason: ExitReason::Exited,
         message: String::new(),
     };
-    Finished { attempt: 0, round: 0, image: None, exit, message: String::new(), again }
+    Finished { attempt: 0, round: 0, image: None, exit, message: String::new(), again, for_all: false }
 }
 
 #[test]
@@ -272,6 +272,9 @@ fn one_exit_can_restart_the_whole_pod_in_place() {
     ];
     assert_eq!(world.log(), expected);
     assert_eq!(world.phase(), "Succeeded");
+    let stopped =
+        |name: &str| world.state.containers[name].finished.iter().map(|f| f.for_all).collect::<Vec<_>>();
+    assert_eq!((stopped("b"), stopped("a")), (vec![true, false], vec![false, false]));
 }
 
 /// What was stopped for the restart of all would stay as it is by its own policy; that is no end of the pod.

@@ -169,10 +169,11 @@ fn adorned(plain: Container) -> impl Strategy<Value = Container> {
 }
 
 fn names() -> impl Strategy<Value = Vec<String>> {
-    (vec(prop::bool::ANY, 0..4), 1..4usize).prop_map(|(init, regular)| {
+    (vec(prop::bool::ANY, 0..4), 1..4usize, 0..3usize).prop_map(|(init, regular, ephemeral)| {
         let init =
             init.iter().enumerate().map(|(n, sidecar)| format!("{}{n}", if *sidecar { 's' } else { 'i' }));
-        init.chain((0..regular).map(|n| format!("c{n}"))).collect()
+        let regular = (0..regular).map(|n| format!("c{n}"));
+        init.chain(regular).chain((0..ephemeral).map(|n| format!("e{n}"))).collect()
     })
 }
 
@@ -224,7 +225,7 @@ fn scenario<R: Strategy<Value = Run> + Clone, D: Strategy<Value = Deed>>(
     deed: D,
     most: usize,
 ) -> impl Strategy<Value = Scenario> {
-    let names: Vec<String> = spec.all().map(|c| c.name.clone()).collect();
+    let names: Vec<String> = spec.all().chain(&spec.ephemeral).map(|c| c.name.clone()).collect();
     let scripts: Vec<_> = names.into_iter().map(|name| (Just(name), script(run.clone()))).collect();
     let maximum = prop_oneof![Just(secs(300)), Just(secs(20))];
     (scripts, vec((seconds(200), deed), 0..=most), maximum).prop_map(

@@ -104,7 +104,7 @@ fn a_failed_hook_after_the_start_ends_its_container() {
         let record = &world.state.containers["c"];
         assert_eq!(record.running().unwrap().post_start, Hook::Failed);
         assert_eq!(record.up(), None);
-        assert_eq!(record.trouble.as_ref().unwrap().reason, "PostStartHookError");
+        assert_eq!(record.trouble.as_ref().unwrap().reason.as_str(), "PostStartHookError");
         assert_eq!(world.phase(), "Pending");
         world.go_on(secs(10));
         assert_eq!(world.told("stop "), ["2 stop c#0 within 30s"]);

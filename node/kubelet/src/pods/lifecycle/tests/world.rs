@@ -11,7 +11,10 @@ use super::{
     checks::Checks,
     script::{Deed, Run, Script},
 };
-use crate::runtime::{ContainerState as Observation, Exit, ExitReason, Image};
+use crate::{
+    pods::reason::WaitingReason,
+    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+};
 
 /// What is going to happen, as long as the agent that asked for it is there.
 #[derive(Clone, Debug)]
@@ -330,7 +333,8 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) {
-        let trouble = |reason: &str| Trouble { reason: reason.to_owned(), message: "why".to_owned() };
+        let trouble =
+            |reason: &str| Trouble { reason: WaitingReason::named(reason), message: "why".to_owned() };
         match what {
             Happening::Pulled { name, failure } => {
                 let image = self.state.container(&name).spec_image.clone();

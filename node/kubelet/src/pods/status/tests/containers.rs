@@ -20,7 +20,7 @@ fn short(state: Option<&k8s_openapi::api::core::v1::ContainerState>) -> String {
 fn state_last_state_and_restarts() {
     let pod = plain("Always", &["c"]);
     let failed_hook = ContainerRecord {
-        trouble: Some(Trouble { reason: "PostStartHookError".into(), message: "exit 1".into() }),
+        trouble: Some(Trouble { reason: WaitingReason::PostStartHookError, message: "exit 1".into() }),
         ..hooked(&[], Hook::Failed)
     };
     let mut crashed_hook = ended(&[143]);
@@ -223,7 +223,7 @@ fn nothing_waits_in_a_pod_that_ends() {
 fn what_has_ended_for_good_is_not_shown_as_waiting() {
     let pod = plain("Never", &["a", "b"]);
     let mut ended = ended(&[143]);
-    ended.trouble = Some(Trouble { reason: "PostStartHookError".into(), message: "exit 1".into() });
+    ended.trouble = Some(Trouble { reason: WaitingReason::PostStartHookError, message: "exit 1".into() });
     let seen = status(&pod, &state(&[("a", ended), ("b", running(&[]))]));
     assert_eq!(short(container(&seen, "a").state.as_ref()), "terminated 143 Error");
 }
@@ -271,4 +271,52 @@ fn what_was_stopped_to_be_restarted_is_not_shown_as_terminated() {
     }
     let over = State { ending: ending(EndingCause::Deleted), ..state(&[("c", again)]) };
     assert_eq!(short(container(&status(&pod, &over), "c").state.as_ref()), "terminated 143 Error");
+}
+
+/// What the rule of another container has stopped says so, and what waits for its turn again, too.
+#[test]
+fn a_restart_of_the_whole_pod_is_named() {
+    let pod = plain("Never", &["i", "a", "b"]);
+    let mut stopped = ended(&[143]);
+    stopped.finished[0].for_all = true;
+    let records = [("i", ended(&[0])), ("a", stopped.clone()), ("b", stopped)];
+    let stopping = status(&pod, &state(&records));
+    assert_eq!(short(container(&stopping, "a").state.as_ref()), "terminated 143 RestartingAllContainers");
+    let begun = State { round: 1, initialized: false, ..state(&records) };
+    let seen = container(&status(&pod, &begun), "b");
+    let waits = "waiting RestartingAllContainers: it waits for its turn: the whole pod is started again";
+    assert_eq!(short(seen.state.as_ref()), waits);
+    assert_eq!(short(seen.last_state.as_ref()), "terminated 143 RestartingAllContainers");
+}
+
+/// An ephemeral container has a status of its own, with neither readiness nor `started`, and is no part of the
+/// pod's phase.
+#[test]
+fn ephemeral_containers() {
+    let described = json!({
+        "restartPolicy": "Always",
+        "initContainers": [{"name": "i", "image": "i:v1"}],
+        "containers": [{"name": "c", "image": "c:v1"}],
+        "ephemeralContainers": [
+            {"name": "e", "image": "e:v1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"name": "f", "image": "f:v1"},
+        ],
+    });
+    let pod = pod(described);
+    let seen =
+        status(&pod, &State { initialized: false, ..state(&[("i", running(&[])), ("e", running(&[]))]) });
+    assert_eq!(seen.phase.as_deref(), Some("Pending"));
+    let of = |status: &PodStatus, index: usize| {
+        status.ephemeral_container_statuses.as_ref().unwrap()[index].clone()
+    };
+    let (e, f) = (of(&seen, 0), of(&seen, 1));
+    assert_eq!((e.name.as_str(), e.ready, e.started, e.restart_count), ("e", false, None, 0));
+    assert_eq!(short(e.state.as_ref()), "running");
+    assert_eq!(e.volume_mounts.unwrap()[0].mount_path, "/v");
+    assert_eq!(short(f.state.as_ref()), "waiting ContainerCreating");
+    let later = status(&pod, &state(&[("i", ended(&[0])), ("c", running(&[])), ("e", ended(&[3]))]));
+    assert_eq!(
+        (later.phase.as_deref(), short(of(&later, 0).state.as_ref()).as_str()),
+        (Some("Running"), "terminated 3 Error")
+    );
 }

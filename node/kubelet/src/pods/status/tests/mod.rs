@@ -17,6 +17,7 @@ use crate::{
         Verdict,
         probe::{ProbeKind, Probes},
     },
+    pods::reason::WaitingReason,
     runtime::{Exit, ExitReason, Image},
 };
 
@@ -87,6 +88,7 @@ fn ended(codes: &[i32]) -> ContainerRecord {
         },
         message: String::new(),
         again: false,
+        for_all: false,
     });
     let finished: Vec<_> = finished.collect();
     ContainerRecord {
@@ -145,7 +147,7 @@ fn back_off(codes: &[i32]) -> ContainerRecord {
 
 fn held(reason: &str, message: &str, codes: &[i32]) -> ContainerRecord {
     let mut record = staged(Stage::Held { since: at(40), until: at(60), image: false }, codes);
-    record.trouble = Some(Trouble { reason: reason.to_owned(), message: message.to_owned() });
+    record.trouble = Some(Trouble { reason: WaitingReason::named(reason), message: message.to_owned() });
     record
 }
 

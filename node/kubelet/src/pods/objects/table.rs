@@ -1,0 +1,176 @@
+//! Who follows which object, and what is known of it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::{sync::watch, task::AbortHandle};
+
+/// What is known of an object.
+#[derive(Debug)]
+pub(in crate::pods) enum Known<K> {
+    /// Nothing yet.
+    Unread,
+    /// Nothing yet, and this is why.
+    Unreadable(String),
+    /// It does not exist.
+    Absent,
+    /// It was last seen like this.
+    Present(Arc<K>),
+}
+
+// Not derived: the object itself need not be cloned for it.
+impl<K> Clone for Known<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Unread => Self::Unread,
+            Self::Unreadable(why) => Self::Unreadable(why.clone()),
+            Self::Absent => Self::Absent,
+            Self::Present(object) => Self::Present(Arc::clone(object)),
+        }
+    }
+}
+
+/// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
+pub(in crate::pods) struct Table<K> {
+    entries: Mutex<HashMap<(String, String), Weak<Entry<K>>>>,
+}
+
+impl<K> Default for Table<K> {
+    fn default() -> Self {
+        Self { entries: Mutex::default() }
+    }
+}
+
+struct Entry<K> {
+    known: watch::Receiver<Known<K>>,
+    task: AbortHandle,
+}
+
+impl<K> Drop for Entry<K> {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Follows one object for as long as it lives.
+pub(in crate::pods) struct Subscription<K> {
+    known: watch::Receiver<Known<K>>,
+    /// What keeps the watch alive; none where somebody else does.
+    _entry: Option<Arc<Entry<K>>>,
+}
+
+impl<K: Send + Sync + 'static> Table<K> {
+    /// Joins those who follow the object. For the first of them, `follow` makes the task that tells the
+    /// sender what it sees.
+    pub(super) fn subscribe<F>(
+        &self,
+        namespace: &str,
+        name: &str,
+        follow: impl FnOnce(watch::Sender<Known<K>>) -> F,
+    ) -> Subscription<K>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (namespace.to_owned(), name.to_owned());
+        let entry = entries.get(&key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            entries.retain(|_, entry| entry.strong_count() > 0);
+            let (sender, known) = watch::channel(Known::Unread);
+            let task = tokio::spawn(follow(sender)).abort_handle();
+            let entry = Arc::new(Entry { known, task });
+            entries.insert(key, Arc::downgrade(&entry));
+            entry
+        });
+        Subscription { known: entry.known.clone(), _entry: Some(entry) }
+    }
+}
+
+impl<K> Subscription<K> {
+    /// What is known now.
+    pub(in crate::pods) fn known(&mut self) -> Known<K> {
+        self.known.borrow_and_update().clone()
+    }
+
+    /// Waits until something else is known than what [`Subscription::known`] has returned last.
+    pub(in crate::pods) async fn changed(&mut self) {
+        if self.known.changed().await.is_err() {
+            // Nothing will ever change.
+            std::future::pending().await
+        }
+    }
+
+    /// One that nobody else shares, for tests.
+    #[cfg(test)]
+    pub(in crate::pods) fn alone(known: watch::Receiver<Known<K>>) -> Self {
+        Self { known, _entry: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Counts the tasks that run.
+    #[derive(Clone, Default)]
+    struct Tasks(Arc<(AtomicU32, AtomicU32)>);
+
+    impl Tasks {
+        fn follow(
+            &self,
+        ) -> impl FnOnce(watch::Sender<Known<u32>>) -> futures::future::BoxFuture<'static, ()> {
+            struct Running(Tasks);
+            impl Drop for Running {
+                fn drop(&mut self) {
+                    self.0.0.1.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            let tasks = self.clone();
+            move |sender| {
+                Box::pin(async move {
+                    tasks.0.0.fetch_add(1, Ordering::SeqCst);
+                    let _running = Running(tasks);
+                    let _ = sender.send(Known::Present(Arc::new(7)));
+                    std::future::pending().await
+                })
+            }
+        }
+
+        fn begun(&self) -> u32 {
+            self.0.0.load(Ordering::SeqCst)
+        }
+
+        async fn ended(&self, wanted: u32) {
+            while self.0.1.load(Ordering::SeqCst) < wanted {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn one_watch_for_all_that_ends_with_the_last() {
+        let table: Table<u32> = Table::default();
+        let tasks = Tasks::default();
+        let mut one = table.subscribe("ns", "a", tasks.follow());
+        let mut two = table.subscribe("ns", "a", tasks.follow());
+        one.changed().await;
+        assert!(matches!(one.known(), Known::Present(value) if *value == 7));
+        assert!(matches!(two.known(), Known::Present(_)));
+        let mut other = table.subscribe("other", "a", tasks.follow());
+        other.changed().await;
+        drop(one);
+        drop(other);
+        tasks.ended(1).await;
+        assert_eq!(tasks.begun(), 2);
+        assert!(matches!(two.known(), Known::Present(_)));
+        drop(two);
+        tasks.ended(2).await;
+        let mut again = table.subscribe("ns", "a", tasks.follow());
+        again.changed().await;
+        assert_eq!(tasks.begun(), 3);
+        assert_eq!(table.entries.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,152 @@
+//! The volumes of a task's pod: set up before anything starts, gone before the pod is.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+
+use super::{Outcome, PodTask, after};
+use crate::pods::{
+    files::resolv_conf::Dns,
+    lifecycle::{State, Verdict},
+    reason::PodReason,
+    shared::Shared,
+    volumes::{Keeper, Parts, Places},
+};
+
+/// How long a failed removal waits.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How far a pod's volumes are.
+pub(super) enum Storage {
+    /// They are being set up, or are there.
+    Kept(Keeper),
+    /// They are to be removed; not before this.
+    Ending(Timestamp),
+    /// They are being removed.
+    Unmounting,
+    /// None are left.
+    Gone,
+}
+
+impl Storage {
+    /// Begins to set up the volumes of a pod that has not ended, and says what is to be said of how it
+    /// resolves names.
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        pod: &Arc<Pod>,
+        reference: &ObjectReference,
+        state: &State,
+    ) -> Self {
+        if state.is_over() {
+            return Self::Ending(Timestamp::UNIX_EPOCH);
+        }
+        if state.containers.is_empty() {
+            let settings = &shared.volumes.settings().dns;
+            let node = shared.volumes.node_dns().unwrap_or_default();
+            for note in Dns::of(pod, settings, &node).1 {
+                shared.recorder.warning(reference, note.reason, note.message);
+            }
+        }
+        let (recorder, reference) = (shared.recorder.clone(), reference.clone());
+        let parts = Parts {
+            volumes: Arc::clone(&shared.volumes),
+            records: shared.records.clone(),
+            node: shared.node.clone(),
+            view: shared.admission.clone(),
+            tell: Box::new(move |note| recorder.warning(&reference, note.reason, note.message)),
+        };
+        Self::Kept(Keeper::start(Arc::clone(pod), parts))
+    }
+
+    /// The pod has changed.
+    pub(super) fn update(&self, pod: &Arc<Pod>) {
+        if let Self::Kept(keeper) = self {
+            keeper.update(pod);
+        }
+    }
+
+    /// Waits until a volume is larger than it may be.
+    pub(super) async fn excess(&mut self) -> String {
+        match self {
+            Self::Kept(keeper) => keeper.excess().await,
+            Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
+        }
+    }
+
+    /// Ends the keeping of the volumes.
+    pub(super) async fn stop(self) {
+        if let Self::Kept(keeper) = self {
+            keeper.stop().await;
+        }
+    }
+}
+
+impl PodTask {
+    /// Waits until all volumes are there; never ends where there are to be none any more.
+    pub(super) fn places(&self) -> impl Future<Output = Places> + Send + use<> {
+        let ready = match &self.storage {
+            Storage::Kept(keeper) => Some(keeper.ready()),
+            Storage::Ending(_) | Storage::Unmounting | Storage::Gone => None,
+        };
+        async move {
+            match ready {
+                Some(ready) => ready.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// The pod has taken more than it may.
+    pub(super) fn evict(&mut self, message: String) {
+        let reason = PodReason::Evicted.to_string();
+        self.shared.recorder.warning(&self.reference, &reason, message.clone());
+        self.state.record_verdict(Verdict { reason, message }, Timestamp::now());
+    }
+
+    /// Removes the volumes once nothing of the pod runs any more; returns when to try again.
+    pub(super) fn unmount(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if !self.state.is_over() {
+            return None;
+        }
+        match &self.storage {
+            Storage::Ending(at) if *at > now => return Some(*at),
+            Storage::Unmounting | Storage::Gone => return None,
+            Storage::Kept(_) | Storage::Ending(_) => {}
+        }
+        let kept = std::mem::replace(&mut self.storage, Storage::Unmounting);
+        let (shared, uid) = (Arc::clone(&self.shared), self.name.uid.clone());
+        self.outcomes.spawn(async move {
+            kept.stop().await;
+            // The last exits are on record: nobody asks the provider for them any more.
+            for container in shared.runtime.containers().into_iter().filter(|c| c.pod_uid == uid) {
+                if let Err(error) = shared.runtime.remove(&container.id).await {
+                    return Outcome::Unmounted(Err(error.to_string()));
+                }
+            }
+            let remove = move || shared.volumes.remove(&shared.records, &uid);
+            let removed = tokio::task::spawn_blocking(remove).await;
+            Outcome::Unmounted(match removed {
+                Ok(removed) => removed.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            })
+        });
+        None
+    }
+
+    /// Takes in what has come of a removal.
+    pub(super) fn record_unmounted(&mut self, result: Result<(), String>, now: Timestamp) {
+        self.storage = match result {
+            Ok(()) => Storage::Gone,
+            Err(error) => {
+                tracing::warn!(pod = %self.name, error, "the volumes of a pod that has ended could not be removed; trying again");
+                Storage::Ending(after(now, RETRY))
+            }
+        };
+    }
+
+    /// None of the pod's volumes are left.
+    pub(super) fn is_unmounted(&self) -> bool {
+        matches!(self.storage, Storage::Gone)
+    }
+}

@@ -1,0 +1,110 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::*;
+use crate::pods::volumes::payload::File;
+
+fn payload(files: &[(&str, &str, u32)]) -> Payload {
+    let file = |text: &str, mode| File { bytes: text.as_bytes().to_vec(), mode };
+    files.iter().map(|(path, text, mode)| ((*path).to_owned(), file(text, *mode))).collect()
+}
+
+/// Names in the volume, with what links point to; folders of data as `..`.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut names: Vec<String> = entries
+        .map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            match fs::read_link(entry.path()) {
+                Ok(_) if name == DATA => name,
+                Ok(target) => format!("{name} -> {}", target.display()),
+                Err(_) if name.starts_with("..2") => "..".to_owned(),
+                Err(_) => name,
+            }
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn the_layout_and_what_changes_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let first = payload(&[("a", "1", 0o644), ("b/c", "2", 0o400), ("b/d/e", "3", 0o444)]);
+    assert_eq!(write(dir, &first).unwrap(), Written::Files);
+    assert_eq!(names(dir), ["..", "..data", "a -> ..data/a", "b -> ..data/b"]);
+    assert_eq!(fs::read_to_string(dir.join("b/d/e")).unwrap(), "3");
+    let mode = |path: &str| fs::metadata(dir.join(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("a"), mode("b/c"), mode("b/d/e"), mode("b")), (0o644, 0o400, 0o444, 0o755));
+
+    let before = fs::read_link(dir.join(DATA)).unwrap();
+    assert_eq!(write(dir, &first).unwrap(), Written::Nothing);
+    assert_eq!(fs::read_link(dir.join(DATA)).unwrap(), before);
+
+    let second = payload(&[("b/c", "2", 0o400), ("new", "4", 0o644)]);
+    assert_eq!(write(dir, &second).unwrap(), Written::Files);
+    // The old files stay for a while, out of sight.
+    assert_eq!(names(dir), ["..", "..", "..data", "b -> ..data/b", "new -> ..data/new"]);
+    assert!(!dir.join("b/d").exists() && dir.join(&before).join("a").exists());
+    sweep(dir).unwrap();
+    assert_eq!(names(dir), ["..", "..data", "b -> ..data/b", "new -> ..data/new"]);
+    assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "4");
+
+    // A mode alone is a change.
+    assert_eq!(write(dir, &payload(&[("b/c", "2", 0o440), ("new", "4", 0o644)])).unwrap(), Written::Files);
+    assert_eq!(mode("b/c"), 0o440);
+    assert_eq!(write(dir, &Payload::new()).unwrap(), Written::Files);
+    assert_eq!(write(dir, &Payload::new()).unwrap(), Written::Nothing);
+    sweep(dir).unwrap();
+    assert_eq!(names(dir), ["..", "..data"]);
+}
+
+#[test]
+fn a_writer_that_was_torn_off_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let files = payload(&[("a", "1", 0o644), ("b", "2", 0o644)]);
+    write(dir, &files).unwrap();
+    // It had got as far as the data, but not to all links; another had begun and left its traces.
+    fs::remove_file(dir.join("b")).unwrap();
+    symlink("..data/old", dir.join("old")).unwrap();
+    fs::create_dir_all(dir.join("..2020_01_01_00_00_00.0000000001/half")).unwrap();
+    symlink("..2020_01_01_00_00_00.0000000001", dir.join(NEW_DATA)).unwrap();
+    assert_eq!(write(dir, &files).unwrap(), Written::Nothing);
+    assert_eq!(fs::read_to_string(dir.join("b")).unwrap(), "2");
+    assert!(fs::symlink_metadata(dir.join("old")).is_err());
+    write(dir, &payload(&[("c", "3", 0o644)])).unwrap();
+    sweep(dir).unwrap();
+    assert_eq!(names(dir), ["..", "..data", "c -> ..data/c"]);
+}
+
+#[test]
+fn a_reader_never_misses_a_file_and_never_sees_two_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let version = |n: u32| payload(&[("one", &n.to_string(), 0o644), ("two", &n.to_string(), 0o644)]);
+    write(dir.path(), &version(0)).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (path, done) = (dir.path().to_path_buf(), Arc::clone(&done));
+        std::thread::spawn(move || {
+            let mut reads = 0_u32;
+            while !done.load(Ordering::SeqCst) || reads < 10_000 {
+                // Both files through one look at the link: they are of one version.
+                let data = path.join(fs::read_link(path.join(DATA)).unwrap());
+                let one = fs::read_to_string(data.join("one")).unwrap();
+                assert_eq!(one, fs::read_to_string(data.join("two")).unwrap());
+                assert!(!fs::read_to_string(path.join("one")).unwrap().is_empty());
+                reads += 1;
+            }
+        })
+    };
+    for n in 1..20 {
+        write(dir.path(), &version(n)).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    done.store(true, Ordering::SeqCst);
+    reader.join().unwrap();
+}

@@ -1,0 +1,170 @@
+//! Volumes of pods, from what a pod asks for to paths that a container can be given.
+//!
+//! ```text
+//! pod ─► source: what each volume is made of (pure)
+//!          │
+//!          ▼
+//!        Keeper, one per pod ─┬─ objects: config maps, secrets; token, trust: the rest
+//!          │                  ├─ payload: objects ─► paths, bytes, modes (pure)
+//!          │                  └─ atomic: paths, bytes, modes ─► files, replaced as a whole
+//!          ├─ empty_dir, host_path, claim ─► folders of the node
+//!          ▼
+//!        Places ─► plan: which of them a container mounts where (pure) ─► resolve: sub-paths ─► runtime::Mount
+//! ```
+//!
+//! No container of a pod begins before all volumes that its containers mount are there; a volume that cannot
+//! be set up keeps the pod waiting, and an Event says why. A projected volume follows its objects for as long
+//! as the pod lives. Everything goes when nothing of the pod runs any more.
+//!
+//! On disk: `<root>/pods/<uid>/volumes/kubernetes.io~<kind>/<name>`, as upstream has it, and below
+//! `<root>/memory/<uid>` for what is kept in memory (see [`Memory`]).
+
+mod atomic;
+mod beneath;
+mod claim;
+mod empty_dir;
+mod host_path;
+mod keeper;
+mod memory;
+mod mountinfo;
+mod payload;
+pub(super) mod plan;
+mod resolve;
+pub(super) mod source;
+mod token;
+mod trust;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use kube::Client;
+
+pub use self::{host_path::AllowedHostPaths, memory::Memory};
+pub(super) use self::{
+    keeper::{Keeper, Parts},
+    resolve::{env_files, mounts},
+    trust::Bundle,
+};
+use super::{
+    files::resolv_conf,
+    objects::{ClusterObjects, ObjectSource},
+    records::{Records, remove_tree},
+};
+
+/// What the volumes and files of all pods of a node are made with.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Paths of the node that pods may mount.
+    pub allowed_host_paths: AllowedHostPaths,
+    /// How pods resolve names.
+    pub dns: resolv_conf::Settings,
+    /// The node's own `resolv.conf`; empty is none.
+    pub resolv_conf: PathBuf,
+    /// Where volumes are kept in memory; `None` keeps them on disk.
+    pub memory: Option<Memory>,
+}
+
+/// The volumes of a node.
+#[derive(Debug)]
+pub struct Volumes {
+    settings: Settings,
+    objects: Option<Arc<dyn ObjectSource>>,
+}
+
+/// Where volumes are, by name.
+pub(super) type Places = Arc<BTreeMap<String, Place>>;
+
+/// Where a volume is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A path of the node without links; `read_only` whatever a mount says.
+    Path { path: PathBuf, read_only: bool },
+    /// The files of an image, by its name.
+    Image(String),
+}
+
+impl Volumes {
+    /// Volumes of a node of a cluster.
+    #[must_use]
+    pub fn new(client: Client, settings: Settings) -> Self {
+        Self { settings, objects: Some(Arc::new(ClusterObjects::new(client))) }
+    }
+
+    /// Volumes of pods that no cluster knows.
+    #[must_use]
+    pub fn alone(settings: Settings) -> Self {
+        Self { settings, objects: None }
+    }
+
+    /// Volumes made from these objects, for tests.
+    #[cfg(test)]
+    pub(super) fn with(objects: Arc<dyn ObjectSource>, settings: Settings) -> Self {
+        Self { settings, objects: Some(objects) }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// There are objects to make volumes from.
+    pub(super) fn has_cluster(&self) -> bool {
+        self.objects.is_some()
+    }
+
+    /// What the node's own `resolv.conf` says.
+    ///
+    /// # Errors
+    /// The message for the user.
+    pub(super) fn node_dns(&self) -> Result<resolv_conf::Dns, String> {
+        resolv_conf::read(&self.settings.resolv_conf)
+    }
+
+    /// The folder of a volume: `memory` asks for one in memory, where there is such a place.
+    fn dir(&self, records: &Records, uid: &str, plugin: &str, name: &str, memory: bool) -> PathBuf {
+        let memory = self.settings.memory.as_ref().filter(|_| memory);
+        let root = memory.map_or_else(|| disk(records, uid), |memory| memory.pod_dir(uid));
+        root.join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    /// Removes all volumes of a pod; nothing of it may run any more. What its hostPath volumes and claims
+    /// point to is not touched: it was never below the pod's folders.
+    ///
+    /// # Errors
+    /// What the system says; to be tried again.
+    pub(super) fn remove(&self, records: &Records, uid: &str) -> io::Result<()> {
+        for dir in [Some(disk(records, uid)), self.settings.memory.as_ref().map(|m| m.pod_dir(uid))] {
+            let Some(dir) = dir.filter(|dir| dir.exists()) else { continue };
+            memory::unmount_below(&dir)?;
+            remove_tree(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// UIDs of all pods that have volumes in memory.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn uids(&self) -> io::Result<BTreeSet<String>> {
+        let uids = self.settings.memory.as_ref().map_or_else(|| Ok(Vec::new()), Memory::uids)?;
+        Ok(uids.into_iter().collect())
+    }
+}
+
+fn disk(records: &Records, uid: &str) -> PathBuf {
+    records.dir(uid).join("volumes")
+}
+
+/// Makes a folder below the pod's own, which nobody else can enter.
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if let Some(volumes) = path.parent().and_then(Path::parent) {
+        memory::make_private(volumes)?;
+    }
+    fs::create_dir_all(path)?;
+    // The process's umask has no say.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}

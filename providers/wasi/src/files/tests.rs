@@ -1,0 +1,1 @@
+//! Roots as files on this host, without guests.

@@ -1,0 +1,116 @@
+//! When a root comes and goes, and who shares it.
+
+use std::{fs, time::Duration};
+
+use kubewasm_wasi::{
+    program::Program,
+    spec::{InstanceSpec, RootSpec},
+};
+
+use crate::{
+    support,
+    world::{World, mount, mounts, ok, read_only},
+};
+
+/// Mounts are the worker's own, and end with the container. Execs see what the container sees.
+#[tokio::test]
+async fn a_root_lives_as_long_as_its_container() {
+    let world = World::new().await;
+    let (data, image) = (world.tree("data", &[]), world.tree("image", &[("file", "x")]));
+    let root =
+        RootSpec { image: Some(image), ..mounts(vec![mount(&data, "/data"), read_only(&data, "/ro")]) };
+    let spec = world.spec(root, &["write", "/own", "of the container", "say", "ready", "sleep", "3600"]);
+    world.agent.start("node", &spec).await.unwrap();
+    world.until_printed(&spec, "ready\n").await;
+    let scratch = spec.root.scratch.clone().unwrap().join("root").display().to_string();
+    assert_eq!(world.mounts(), [scratch.clone(), format!("{scratch}/data"), format!("{scratch}/ro")]);
+    assert_eq!(world.own_mounts(), [""; 0], "nobody else sees them");
+
+    let ran =
+        world.exec(&spec, &["cat", "/own", "write", "/data/exec", "x", "write", "/tmp/exec", "y"]).await;
+    assert_eq!(ran, ok("of the container"));
+    assert_eq!(world.exec(&spec, &["cat", "/ro/exec", "cat", "/tmp/exec"]).await, ok("xy"));
+
+    world.agent.stop(&spec.id, Duration::ZERO).await.unwrap();
+    assert_eq!(world.end_of(&spec).await.code, 137);
+    assert_eq!(world.mounts(), [""; 0], "gone by the time the end is known");
+    fs::remove_dir_all(spec.root.scratch.unwrap()).unwrap();
+    assert!(data.join("exec").exists());
+}
+
+/// The directory of a container can be removed while its mounts are still there, and no volume is touched.
+#[tokio::test]
+async fn removing_a_directory_touches_no_volume() {
+    let world = World::new().await;
+    let data = world.tree("data", &[("precious", "x")]);
+    let spec = world.spec(mounts(vec![mount(&data, "/data")]), &["say", "ready", "sleep", "3600"]);
+    world.agent.start("node", &spec).await.unwrap();
+    world.until_printed(&spec, "ready\n").await;
+    fs::remove_dir_all(spec.root.scratch.as_ref().unwrap()).unwrap();
+    assert!(data.join("precious").exists());
+    world.agent.remove(&spec.id).await.unwrap();
+    assert_eq!(world.mounts(), [""; 0]);
+}
+
+/// A directory that is left of an attempt that was cut short is no obstacle.
+#[tokio::test]
+async fn leftovers_are_no_obstacle() {
+    let world = World::new().await;
+    let image = world.tree("image", &[("file", "x")]);
+    let spec = world
+        .spec(RootSpec { image: Some(image), ..RootSpec::default() }, &["cat", "/file", "write", "/w", "w"]);
+    assert_eq!(world.run_spec(&spec).await, ok("x\n"));
+    let again = InstanceSpec { id: "again".into(), ..spec };
+    assert_eq!(world.run_spec(&again).await, ok("x\nx\n"), "the log is one, too");
+}
+
+/// Without root on the host, a user namespace does.
+#[tokio::test]
+async fn a_user_namespace_is_enough() {
+    let program = Program::new("setpriv").arg("--bounding-set=-sys_admin").arg(support::path());
+    let world = World::with(support::as_process(program)).await;
+    let (data, image) = (world.tree("data", &[("in", "x")]), world.tree("image", &[("etc/motd", "hello")]));
+    let files = world.tree("files", &[("hosts", "localhost\n")]);
+    let root = RootSpec {
+        image: Some(image.clone()),
+        ..mounts(vec![
+            mount(&data, "/data"),
+            read_only(&data, "/ro"),
+            mount(&files.join("hosts"), "/etc/hosts"),
+        ])
+    };
+    let argv = [
+        "cat",
+        "/etc/hosts",
+        "write",
+        "/etc/motd",
+        "changed",
+        "try",
+        "rename",
+        "/etc",
+        "/etc2",
+        "write",
+        "/data/out",
+        "y",
+        "cat",
+        "/ro/out",
+        "say",
+        "",
+        "try",
+        "write",
+        "/ro/out",
+        "z",
+        "ls",
+        "/",
+    ];
+    let spec = world.spec(root, &argv);
+    let ran = world.run_spec(&spec).await;
+    assert_eq!(
+        ran,
+        ok(
+            "localhost\ncannot rename /etc: Cross-device link\ny\ncannot open /ro/out: Read-only file system\ndata\netc\nro\ntmp\n"
+        )
+    );
+    assert_eq!(fs::read_to_string(image.join("etc/motd")).unwrap(), "hello");
+    assert!(spec.root.scratch.unwrap().join("upper").exists(), "it was an overlay");
+}
