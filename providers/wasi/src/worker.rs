@@ -154,7 +154,7 @@ pub enum WorkerError {
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     confine::close_inherited().map_err(WorkerError::Runtime)?;
     let files = enter_namespace(&options)?;
-    let confinement = confine::apply();
+    let confinement = confine::apply(&options, files.has_mounts());
     tracing::info!(?confinement, "the worker is confined");
     let guests = tokio::runtime::Builder::new_multi_thread()
         .thread_name("guests")

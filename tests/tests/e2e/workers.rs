@@ -218,6 +218,16 @@ async fn a_worker_inherits_nothing() {
         pods.until("a", "running", running).await;
         let (_, worker) = node.workers().pop_first().unwrap();
         let proc = |file: &str| format!("/proc/{}/{file}", worker.as_raw_pid());
+        // As the worker itself sees them: neither keys, nor other workers.
+        let seen = |folder: std::path::PathBuf| -> Vec<_> {
+            let folder = std::path::PathBuf::from(format!("{}{}", proc("root"), folder.display()));
+            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+            entries.map(|name| name.into_string().unwrap()).collect()
+        };
+        assert!(std::fs::read_dir(node.root().join("pki")).unwrap().count() > 0);
+        assert_eq!(seen(node.root().join("pki")), Vec::<String>::new());
+        std::fs::create_dir(node.root().join("workers/ns-another")).unwrap();
+        assert_eq!(seen(node.root().join("workers")), [format!("ns-{ns}")]);
         let environment = std::fs::read(proc("environ")).unwrap();
         let text = String::from_utf8_lossy(&environment);
         let names: Vec<_> =

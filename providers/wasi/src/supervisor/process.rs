@@ -49,7 +49,8 @@ pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<St
         with_parent,
         default_memory_limit: options.default_memory_limit,
         log: options.log,
-        hidden: options.hidden.clone(),
+        // Other groups' workers are none of its business.
+        hidden: options.hidden.iter().chain([&options.dir]).cloned().collect(),
         ..WorkerOptions::new(socket)
     };
     command.args(worker.args());

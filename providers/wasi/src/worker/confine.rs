@@ -7,14 +7,17 @@
 //!
 //! Where the host does not allow a measure, the worker runs without it, and says so: in its log, and in Hello.
 
+mod hide;
 mod syscalls;
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit},
     thread::{CapabilitySet, CapabilitySets},
 };
+
+use super::WorkerOptions;
 
 /// What a worker of root's keeps of root's power:
 /// - `SYS_ADMIN` mounts its guests' files;
@@ -47,8 +50,14 @@ pub(super) fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives up everything that can be, and says what that was.
-pub(super) fn apply() -> Vec<String> {
+/// Gives up everything that can be, and says what that was. `mounts`: the process has a mount namespace of its
+/// own.
+pub(super) fn apply(options: &WorkerOptions, mounts: bool) -> Vec<String> {
+    let home = options.socket.parent().unwrap_or(Path::new("."));
+    let hidden = match mounts {
+        true => hide::hide(&options.hidden, home),
+        false => Err(io::Error::other("it has no mount namespace of its own")),
+    };
     let measures: [(&str, fn() -> io::Result<String>); 6] = [
         ("oom score", oom_score),
         ("core dumps", core_dumps),
@@ -57,11 +66,12 @@ pub(super) fn apply() -> Vec<String> {
         ("new privileges", new_privileges),
         ("system calls", syscalls::refuse),
     ];
-    let say = |(name, measure): (&str, fn() -> io::Result<String>)| match measure() {
+    let say = |(name, result): (&str, io::Result<String>)| match result {
         Ok(text) => format!("{name}: {text}"),
         Err(error) => format!("{name}: not restricted, because the host does not allow it ({error})"),
     };
-    measures.into_iter().map(say).collect()
+    let measured = measures.into_iter().map(|(name, measure)| (name, measure()));
+    std::iter::once(("hidden files", hidden)).chain(measured).map(say).collect()
 }
 
 fn oom_score() -> io::Result<String> {
