@@ -10,7 +10,7 @@ use crate::pods::{
     container_id::container_id,
     ephemeral,
     handlers::Attempt,
-    launch::Launch,
+    launch::{self, Launch},
     lifecycle::{Action, Note, ProbeKind, Trouble},
     pull::{self, PullPolicy},
     reason::WaitingReason,
@@ -111,20 +111,17 @@ impl PodTask {
             };
             let volumes = (shared.volumes.as_ref(), &places.await);
             let result = launch.start(&pod, &container, &image, attempt, volumes).await;
-            let note = |warning, reason, message: String| {
-                tell(
-                    &shared.recorder,
-                    &reference,
-                    &spec,
-                    &Note { container: Some(name.clone()), warning, reason, message },
-                );
+            let note = |reason, message: &str| {
+                let (container, message) = (Some(name.clone()), message.to_owned());
+                let note = Note { container, warning: false, reason, message };
+                tell(&shared.recorder, &reference, &spec, &note);
             };
             match &result {
                 Ok(_) => {
-                    note(false, "Created", "Container created".to_owned());
-                    note(false, "Started", "Container started".to_owned());
+                    note("Created", "Container created");
+                    note("Started", "Container started");
                 }
-                Err(trouble) => note(true, "Failed", format!("Error: {}", trouble.message)),
+                Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
             }
             Outcome::Started { container: name, result }
         });
