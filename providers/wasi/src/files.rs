@@ -134,6 +134,12 @@ impl FilesError {
 }
 
 impl Files {
+    /// Whether they are made of mounts, in a mount namespace of this process' own.
+    #[must_use]
+    pub fn has_mounts(&self) -> bool {
+        matches!(self.way, Way::Mounts { .. })
+    }
+
     /// Makes them in this way, which [`enter`] found at the start of the process.
     #[must_use]
     pub fn new(way: Way) -> Self {

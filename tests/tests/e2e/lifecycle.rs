@@ -187,13 +187,13 @@ fn init_ends(pod: &Pod) -> impl Iterator<Item = &ContainerStateTerminated> {
     statuses.filter_map(|status| status.state.as_ref()?.terminated.as_ref())
 }
 
-/// A volume cannot be mounted yet: its container waits and says which volume it waits for.
+/// A volume that the node does not mount holds its container, which says which volume it is.
 #[tokio::test]
 async fn a_volume_is_refused_by_name() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let spec = json!({
-            "volumes": [{ "name": "scratch", "emptyDir": {} }],
+            "volumes": [{ "name": "scratch", "nfs": { "server": "192.0.2.1", "path": "/" } }],
             "containers": [{
                 "name": "main",
                 "image": suite().await.actor.tagged,
@@ -204,7 +204,7 @@ async fn a_volume_is_refused_by_name() {
         pods.create("hopeful", spec).await;
         let state = pods.waiting("hopeful", &["CreateContainerConfigError"]).await;
         let message = state.message.unwrap_or_default();
-        assert!(message.contains("\"scratch\" (emptyDir)") && message.contains("/scratch"), "{message}");
+        assert!(message.contains("\"scratch\"") && message.contains("type nfs"), "{message}");
     })
     .await;
 }

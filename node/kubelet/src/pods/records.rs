@@ -54,6 +54,18 @@ impl Records {
         self.dir(uid).join("containers").join(container).join(format!("{attempt}.end"))
     }
 
+    /// Removes what an attempt of a container has written outside its mounts, and its termination message.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn remove_attempt(&self, uid: &str, container: &str, attempt: u32) -> io::Result<()> {
+        remove_tree(&self.scratch(uid, container, attempt))?;
+        match fs::remove_file(self.termination_message(uid, container, attempt)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Something is remembered of the pod: it was taken before.
     #[must_use]
     pub fn knows(&self, uid: &str) -> bool {
@@ -146,6 +158,20 @@ mod tests {
         records.remove("u").unwrap();
         records.remove("u").unwrap();
         assert_eq!(records.load("u").unwrap(), None);
+    }
+
+    #[test]
+    fn an_attempt_goes_without_the_others() {
+        let root = tempfile::tempdir().unwrap();
+        let records = Records::open(root.path()).unwrap();
+        for attempt in [0, 1] {
+            fs::create_dir_all(records.scratch("u", "c", attempt).join("upper")).unwrap();
+            fs::write(records.termination_message("u", "c", attempt), "why").unwrap();
+        }
+        records.remove_attempt("u", "c", 0).unwrap();
+        records.remove_attempt("u", "c", 0).unwrap();
+        assert!(!records.scratch("u", "c", 0).exists() && !records.termination_message("u", "c", 0).exists());
+        assert!(records.scratch("u", "c", 1).exists() && records.termination_message("u", "c", 1).exists());
     }
 
     #[test]

@@ -154,8 +154,8 @@ impl PodTask {
             let forget = self.look(now);
             let step = lifecycle::step(&self.name, &self.spec, &mut self.state, self.shared.limits, now);
             let saved = self.save();
-            for id in forget {
-                self.forget(id);
+            for (container, attempt) in forget {
+                self.forget(container, attempt);
             }
             // What could not be noted down is not acted on: it would not be known after a restart.
             let mut wake_at = after(now, RESYNC);
@@ -232,8 +232,8 @@ impl PodTask {
         self.state.ending.as_ref().is_some_and(|e| e.cause == EndingCause::Vanished)
     }
 
-    /// Takes in what the provider sees; returns the ids of attempts that have ended.
-    fn look(&mut self, now: Timestamp) -> Vec<String> {
+    /// Takes in what the provider sees; returns the attempts that have ended.
+    fn look(&mut self, now: Timestamp) -> Vec<(String, u32)> {
         let mut ended = Vec::new();
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
@@ -241,7 +241,8 @@ impl PodTask {
             if record.running().is_none() {
                 continue;
             }
-            let id = container_id(&self.name.uid, &name, record.newest_attempt());
+            let attempt = record.newest_attempt();
+            let id = container_id(&self.name.uid, &name, attempt);
             let observed = self.shared.runtime.observe(&id);
             let message = match &observed {
                 Some(ContainerState::Exited(exit)) => self.termination_message(&name, exit),
@@ -250,7 +251,7 @@ impl PodTask {
             self.state.record_observation(&name, observed.as_ref(), message, now);
             if self.state.container(&name).running().is_none() {
                 self.ongoing.end(&id);
-                ended.push(id);
+                ended.push((name, attempt));
             }
         }
         ended

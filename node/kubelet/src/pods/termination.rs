@@ -49,7 +49,13 @@ pub(super) fn make_file(path: &Path) -> io::Result<()> {
 
 /// The message, where it is not only what the provider says of the exit. `own` is the file that the
 /// container could write to, `log` its log.
-pub(super) fn message(pod: &Pod, container: &Container, exit: &Exit, own: &Path, log: &Path) -> Option<String> {
+pub(super) fn message(
+    pod: &Pod,
+    container: &Container,
+    exit: &Exit,
+    own: &Path,
+    log: &Path,
+) -> Option<String> {
     let fall_back = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let text = match read_own(own) {
         Ok(text) if text.is_empty() => None,
@@ -229,7 +235,10 @@ mod tests {
         fs::remove_file(&own).unwrap();
         std::os::unix::fs::symlink(&log, &own).unwrap();
         let text = read(&one, &exit(0, "")).unwrap();
-        assert!(text.starts_with("Error on reading termination log") && !text.contains("from the log"), "{text}");
+        assert!(
+            text.starts_with("Error on reading termination log") && !text.contains("from the log"),
+            "{text}"
+        );
         fs::remove_file(&own).unwrap();
         fs::create_dir(&own).unwrap();
         assert!(read(&one, &exit(0, "")).unwrap().starts_with("Error on reading termination log"));
@@ -238,7 +247,10 @@ mod tests {
     #[test]
     fn where_the_guest_finds_its_file() {
         let path = |text: Option<&str>| {
-            guest_path(&Container { termination_message_path: text.map(str::to_owned), ..Container::default() })
+            guest_path(&Container {
+                termination_message_path: text.map(str::to_owned),
+                ..Container::default()
+            })
         };
         assert_eq!(path(None), "/dev/termination-log");
         assert_eq!(path(Some("")), "/dev/termination-log");

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     churn::Churn,
     files::{Files, LARGE, SMALL, Sides},
+    isolation::Isolated,
     machine::Machine,
     memory::Memory,
     starts::Starts,
@@ -28,6 +29,8 @@ pub(crate) struct Report {
     pub(crate) memory: Vec<Memory>,
     /// What files cost.
     pub(crate) files: Sides,
+    /// What idle pods cost by who shares a worker.
+    pub(crate) isolation: Vec<Isolated>,
 }
 
 /// The programs that took part.
@@ -57,12 +60,13 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
         churn(&report.churn),
         memory(&report.memory),
+        isolation(&report.isolation),
         files(&report.files)
     )
 }
@@ -225,6 +229,21 @@ pub(crate) fn files(sides: &Sides) -> Table {
             cells.extend([number(Some(theirs), 1), number((theirs > 0.0).then(|| ours / theirs), 2)]);
         }
         table.row(cells);
+    }
+    table
+}
+
+fn isolation(modes: &[Isolated]) -> Table {
+    let heads = ["--isolation", "idle pods", "workers", "workers, PSS, MiB", "together, KiB per pod"];
+    let mut table = Table::new(heads.map(str::to_owned).to_vec());
+    for mode in modes {
+        table.row(vec![
+            mode.isolation.clone(),
+            mode.full.pods.to_string(),
+            mode.full.worker_processes.to_string(),
+            number(Some(mib(mode.full.workers.pss_kib)), 1),
+            number(Some(mode.kib_per_pod()), 0),
+        ]);
     }
     table
 }

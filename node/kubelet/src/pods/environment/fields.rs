@@ -121,7 +121,10 @@ fn go_quoted(text: &str) -> String {
 
 /// Close to Go's `unicode.IsPrint`: no control characters, and no spaces but the plain one.
 fn is_printable(character: char) -> bool {
-    character == ' ' || !(character.is_control() || character.is_whitespace() || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}'))
+    character == ' '
+        || !(character.is_control()
+            || character.is_whitespace()
+            || matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{e000}'..='\u{f8ff}' | '\u{feff}'))
 }
 
 /// `metadata.labels['key']` as `("metadata.labels", "key")`.
@@ -293,15 +296,21 @@ mod tests {
             };
             resource(&pod, container, &selector, &node()).unwrap()
         };
-        assert_eq!((value("bare", "limits.cpu"), value("bare", "limits.memory")), ("500".into(), "64".into()));
+        assert_eq!(
+            (value("bare", "limits.cpu"), value("bare", "limits.memory")),
+            ("500".into(), "64".into())
+        );
         assert_eq!((value("c", "limits.cpu"), value("c", "limits.memory")), ("1500".into(), "100".into()));
     }
 
     #[test]
     fn files_of_a_volume() {
         let mut pod = pod();
-        pod.metadata.annotations =
-            Some([("b", "two \"lines\"\n\tand é\\"), ("a", "x\u{1}\u{200b}")].map(|(k, v)| (k.into(), v.into())).into());
+        pod.metadata.annotations = Some(
+            [("b", "two \"lines\"\n\tand é\\"), ("a", "x\u{1}\u{200b}")]
+                .map(|(k, v)| (k.into(), v.into()))
+                .into(),
+        );
         let file = |value: serde_json::Value| -> DownwardAPIVolumeFile {
             let mut file = value;
             file["path"] = serde_json::json!("f");

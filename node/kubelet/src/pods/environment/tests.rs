@@ -125,12 +125,7 @@ fn what_is_missing_is_named_or_skipped() {
 fn variables_from_files() {
     let table = [
         ("env", "A", false, Ok(Some("1"))),
-        (
-            "env",
-            "B",
-            false,
-            Err("environment variable key \"B\" not found in file \"env\" of volume \"v\""),
-        ),
+        ("env", "B", false, Err("environment variable key \"B\" not found in file \"env\" of volume \"v\"")),
         ("env", "B", true, Ok(None)),
         ("env", "EMPTY", true, Ok(None)),
         (
@@ -147,9 +142,8 @@ fn variables_from_files() {
             serde_json::json!({"volumeName": "v", "path": path, "key": key, "optional": optional});
         let container =
             serde_json::json!({"name": "c", "env": [{"name": "X", "valueFrom": {"fileKeyRef": reference}}]});
-        let found = environment(container).map(|variables| {
-            variables.into_iter().find(|(name, _)| name == "X").map(|(_, value)| value)
-        });
+        let found = environment(container)
+            .map(|variables| variables.into_iter().find(|(name, _)| name == "X").map(|(_, value)| value));
         let expected = expected.map(|value| value.map(str::to_owned)).map_err(str::to_owned);
         assert_eq!(found, expected, "{path} {key} {optional}");
     }

@@ -83,9 +83,10 @@ mod tests {
     #[test]
     fn files_are_written_once_and_again_when_they_differ() {
         let dir = tempfile::tempdir().unwrap();
-        let pod: Pod =
-            serde_json::from_value(serde_json::json!({"metadata": {"name": "p"}, "spec": {"containers": []}}))
-                .unwrap();
+        let pod: Pod = serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "p"}, "spec": {"containers": []}}),
+        )
+        .unwrap();
         let names = Names { hostname: "p".to_owned(), domain: None };
         let dns = Dns { servers: vec!["10.0.0.10".to_owned()], ..Dns::default() };
         let ips = ["10.1.0.7".parse().unwrap()];

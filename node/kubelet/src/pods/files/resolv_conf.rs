@@ -95,7 +95,8 @@ impl Dns {
                 // The last one counts.
                 Some("search") => {
                     let kept = words.filter(|word| *word != ".");
-                    dns.searches = kept.map(|word| word.strip_suffix('.').unwrap_or(word).to_owned()).collect();
+                    dns.searches =
+                        kept.map(|word| word.strip_suffix('.').unwrap_or(word).to_owned()).collect();
                 }
                 Some("options") => words.for_each(|word| set_option(&mut dns.options, word.to_owned())),
                 _ => {}
@@ -305,7 +306,8 @@ mod tests {
     fn limits_are_kept_and_told() {
         let servers: Vec<_> = (1..6).map(|n| format!("192.0.2.{n}")).collect();
         let searches: Vec<_> = (0..40).map(|n| format!("s{n}.example")).collect();
-        let config = json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": servers, "searches": searches}});
+        let config =
+            json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": servers, "searches": searches}});
         let (dns, notes) = Dns::of(&pod(config), &settings(), &node());
         assert_eq!((dns.servers.len(), dns.searches.len()), (3, 32));
         let texts: Vec<_> = notes.iter().map(|n| n.message.split(',').next().unwrap()).collect();

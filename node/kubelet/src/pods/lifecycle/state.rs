@@ -413,7 +413,7 @@ impl State {
                 Stage::Pulling | Stage::Pulled => record.stage = Stage::Idle,
                 Stage::Starting => match observed {
                     Some(Observation::Running { started_at }) => record.run(started_at, hook),
-                    Some(exited) => self.record_observation(&name, Some(&exited), None, now),
+                    Some(Observation::Exited(exit)) => record.run(exit.started_at, hook),
                     None => {
                         record.attempts = record.attempts.saturating_sub(1);
                         record.stage = Stage::Idle;
@@ -421,7 +421,9 @@ impl State {
                 },
                 Stage::Running(running) => {
                     running.interrupted(spec.container(&name), now);
-                    self.record_observation(&name, observed.as_ref(), None, now);
+                    if observed.is_none() {
+                        self.record_observation(&name, None, None, now);
+                    }
                 }
                 Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => {}
             }

@@ -119,7 +119,9 @@ mod tests {
     struct Tasks(Arc<(AtomicU32, AtomicU32)>);
 
     impl Tasks {
-        fn follow(&self) -> impl FnOnce(watch::Sender<Known<u32>>) -> futures::future::BoxFuture<'static, ()> {
+        fn follow(
+            &self,
+        ) -> impl FnOnce(watch::Sender<Known<u32>>) -> futures::future::BoxFuture<'static, ()> {
             struct Running(Tasks);
             impl Drop for Running {
                 fn drop(&mut self) {

@@ -121,8 +121,9 @@ mod tests {
         let (service, mut handle) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
         let api: Api<ConfigMap> = Api::namespaced(Client::new(service, "ns"), "ns");
         let (sender, mut known) = watch::channel(Known::Unread);
-        let task =
-            tokio::spawn(watch_object(api, "cm".to_owned(), sender, |cm: &ConfigMap| cm.immutable == Some(true)));
+        let task = tokio::spawn(watch_object(api, "cm".to_owned(), sender, |cm: &ConfigMap| {
+            cm.immutable == Some(true)
+        }));
         let (request, send) = handle.next_request().await.unwrap();
         assert!(request.uri().to_string().contains("fieldSelector=metadata.name%3Dcm"), "{}", request.uri());
         send.send_response(answer(
@@ -130,9 +131,12 @@ mod tests {
             &json!({"kind": "Status", "status": "Failure", "message": "no relationship found", "reason": "Forbidden", "code": 403}),
         ));
         known.changed().await.unwrap();
-        assert!(matches!(&*known.borrow_and_update(), Known::Unreadable(why) if why.contains("no relationship")));
+        assert!(
+            matches!(&*known.borrow_and_update(), Known::Unreadable(why) if why.contains("no relationship"))
+        );
         let (_, send) = handle.next_request().await.unwrap();
-        let object = json!({"metadata": {"name": "cm", "namespace": "ns", "managedFields": [{}]}, "immutable": true});
+        let object =
+            json!({"metadata": {"name": "cm", "namespace": "ns", "managedFields": [{}]}, "immutable": true});
         send.send_response(answer(
             200,
             &json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": [object]}),

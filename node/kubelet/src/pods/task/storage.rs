@@ -32,7 +32,12 @@ pub(super) enum Storage {
 impl Storage {
     /// Begins to set up the volumes of a pod that has not ended, and says what is to be said of how it
     /// resolves names.
-    pub(super) fn begin(shared: &Arc<Shared>, pod: &Arc<Pod>, reference: &ObjectReference, state: &State) -> Self {
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        pod: &Arc<Pod>,
+        reference: &ObjectReference,
+        state: &State,
+    ) -> Self {
         if state.is_over() {
             return Self::Ending(Timestamp::UNIX_EPOCH);
         }

@@ -165,7 +165,11 @@ mod tests {
                 serde_json::from_value(json!({"metadata": {"name": "pv"}, "spec": spec})).unwrap();
             match (resolve(&claim, &volume, Some(&node)), expected) {
                 (Ok(bound), Ok((path, kind))) => {
-                    assert_eq!((bound.path.path.as_str(), bound.path.type_.as_deref()), (path, kind), "{spec}");
+                    assert_eq!(
+                        (bound.path.path.as_str(), bound.path.type_.as_deref()),
+                        (path, kind),
+                        "{spec}"
+                    );
                 }
                 (Err(message), Err(part)) => assert!(message.contains(part), "{message}"),
                 (found, _) => panic!("{spec}: {found:?}"),

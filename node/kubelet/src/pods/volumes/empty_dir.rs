@@ -55,7 +55,9 @@ pub(super) fn usage(dir: &Path) -> io::Result<u64> {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
             let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.dev() != device || (metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino())) {
+            if metadata.dev() != device
+                || (metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino()))
+            {
                 continue;
             }
             bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));

@@ -31,7 +31,10 @@ impl AllowedHostPaths {
 
     /// The allowed folder that `path` is below, and the way from there: the innermost, if there are several.
     fn find<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a Path)> {
-        let matching = self.paths.iter().filter_map(|allowed| Some((allowed.as_path(), path.strip_prefix(allowed).ok()?)));
+        let matching = self
+            .paths
+            .iter()
+            .filter_map(|allowed| Some((allowed.as_path(), path.strip_prefix(allowed).ok()?)));
         matching.max_by_key(|(allowed, _)| allowed.components().count())
     }
 
@@ -90,7 +93,8 @@ pub(super) fn prepare_trusted(source: &HostPathVolumeSource) -> Result<PathBuf, 
         return Err(format!("the path {} contains '..'", source.path));
     }
     let relative = Path::new(&source.path).strip_prefix("/").unwrap_or(Path::new(&source.path));
-    let made = ["DirectoryOrCreate", "FileOrCreate", ""].contains(&source.type_.as_deref().unwrap_or_default());
+    let made =
+        ["DirectoryOrCreate", "FileOrCreate", ""].contains(&source.type_.as_deref().unwrap_or_default());
     match Path::new(&source.path).canonicalize() {
         Ok(path) => {
             let opened = Opened::trusted(&path).map_err(wrong)?;
@@ -234,7 +238,10 @@ mod tests {
             assert!(error.contains("--allow-host-path") || error.contains("'..'"), "{name}: {error}");
         }
         assert!(
-            AllowedHostPaths::default().prepare(&source(&root, "")).unwrap_err().contains("--allow-host-path")
+            AllowedHostPaths::default()
+                .prepare(&source(&root, ""))
+                .unwrap_err()
+                .contains("--allow-host-path")
         );
         assert!(AllowedHostPaths::new(vec!["data".into()]).is_err());
         assert!(AllowedHostPaths::new(vec!["/a/../b".into()]).is_err());

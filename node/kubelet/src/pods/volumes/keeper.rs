@@ -118,14 +118,18 @@ struct Work {
 }
 
 impl Work {
-    fn new(
-        parts: Parts,
-        pod: watch::Receiver<(u64, Arc<Pod>)>,
-        progress: watch::Sender<Progress>,
-    ) -> Self {
+    fn new(parts: Parts, pod: watch::Receiver<(u64, Arc<Pod>)>, progress: watch::Sender<Progress>) -> Self {
         let needs = Needs::new(&parts.volumes);
         let now = Instant::now();
-        Self { parts, pod, progress, slots: Vec::new(), needs, patience: now + PATIENCE, measure: now + MEASURE }
+        Self {
+            parts,
+            pod,
+            progress,
+            slots: Vec::new(),
+            needs,
+            patience: now + PATIENCE,
+            measure: now + MEASURE,
+        }
     }
 
     async fn run(mut self) {

@@ -43,12 +43,12 @@ use std::{
 
 use kube::Client;
 
+pub use self::{host_path::AllowedHostPaths, memory::Memory};
 pub(super) use self::{
     keeper::{Keeper, Parts},
     resolve::{env_files, mounts},
     trust::Bundle,
 };
-pub use self::{host_path::AllowedHostPaths, memory::Memory};
 use super::{
     files::resolv_conf,
     objects::{ClusterObjects, ObjectSource},

@@ -115,8 +115,7 @@ fn secret(projection: &SecretProjection, mode: u32, inputs: Inputs<'_>) -> Resul
         None => return Err(format!("secret \"{}\" has not been read yet", projection.name)),
     };
     let data = object.and_then(|o| o.data.as_ref()).into_iter().flatten();
-    let data: BTreeMap<&str, &[u8]> =
-        data.map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
+    let data: BTreeMap<&str, &[u8]> = data.map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
     select(&data, projection.items.as_deref(), mode, optional)
         .map_err(|key| format!("references non-existent secret key: {key}"))
 }
@@ -203,7 +202,10 @@ fn clean(path: &str) -> String {
 
 /// A path that stays in the volume, and that is not one of the writer's own names.
 fn is_inside(path: &str) -> bool {
-    !path.is_empty() && !path.starts_with('/') && !path.starts_with("..") && path.split('/').all(|p| p != "..")
+    !path.is_empty()
+        && !path.starts_with('/')
+        && !path.starts_with("..")
+        && path.split('/').all(|p| p != "..")
 }
 
 #[cfg(test)]

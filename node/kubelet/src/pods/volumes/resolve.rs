@@ -54,13 +54,18 @@ pub(in crate::pods) async fn mounts(
                 ))
             })?
         };
-        mounts.push(Mount { host_path, guest_path: planned.guest_path, read_only: read_only || planned.read_only });
+        mounts.push(Mount {
+            host_path,
+            guest_path: planned.guest_path,
+            read_only: read_only || planned.read_only,
+        });
     }
     Ok(mounts)
 }
 
 async fn image_root(runtime: &dyn Runtime, image: &str) -> Result<std::path::PathBuf, Trouble> {
-    let trouble = |error: ImageError| Trouble { reason: WaitingReason::of_image(&error), message: error.to_string() };
+    let trouble =
+        |error: ImageError| Trouble { reason: WaitingReason::of_image(&error), message: error.to_string() };
     match runtime.image_files(image).await.map_err(trouble)? {
         Some(path) => Opened::trusted(&path)
             .and_then(|opened| opened.path())
@@ -94,7 +99,9 @@ pub(in crate::pods) fn env_files(
     let mut files = BTreeMap::new();
     for (volume, path) in wanted {
         let Some(Place::Path { path: root, .. }) = places.get(&volume) else {
-            return Err(config_error(format!("cannot find the volume \"{volume}\" referenced by FileKeyRef")));
+            return Err(config_error(format!(
+                "cannot find the volume \"{volume}\" referenced by FileKeyRef"
+            )));
         };
         let text = match read(root, &path) {
             Ok(text) => Some(text),

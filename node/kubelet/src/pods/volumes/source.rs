@@ -223,8 +223,7 @@ mod tests {
     fn a_volume_that_cannot_be_had_is_named() {
         let allowed = AllowedHostPaths::new(vec!["/srv".into()]).unwrap();
         let token = json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
-        let certificate =
-            json!({"projected": {"sources": [{"podCertificate": {"signerName": "x", "keyType": "ED25519"}}]}});
+        let certificate = json!({"projected": {"sources": [{"podCertificate": {"signerName": "x", "keyType": "ED25519"}}]}});
         let table = [
             (json!({"emptyDir": {}}), true, None),
             (json!({"emptyDir": {"medium": "Memory"}}), false, None),

@@ -54,10 +54,7 @@ fn the_layout_and_what_changes_in_it() {
     assert_eq!(fs::read_to_string(dir.join("new")).unwrap(), "4");
 
     // A mode alone is a change.
-    assert_eq!(
-        write(dir, &payload(&[("b/c", "2", 0o440), ("new", "4", 0o644)])).unwrap(),
-        Written::Files
-    );
+    assert_eq!(write(dir, &payload(&[("b/c", "2", 0o440), ("new", "4", 0o644)])).unwrap(), Written::Files);
     assert_eq!(mode("b/c"), 0o440);
     assert_eq!(write(dir, &Payload::new()).unwrap(), Written::Files);
     assert_eq!(write(dir, &Payload::new()).unwrap(), Written::Nothing);

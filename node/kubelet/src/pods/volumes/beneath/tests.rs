@@ -57,7 +57,8 @@ fn folders_are_made_inside_and_nowhere_else() {
     assert_eq!(mode, 0o757);
     assert_eq!(made("near/new").unwrap(), root.join("v/inner/new"));
     assert_eq!(made("inner/deep").unwrap(), root.join("v/inner/deep"));
-    for path in ["far/new", "absolute/new", "root/tmp/new", "dangling", "dangling-far", "file/new", "loop/x"] {
+    for path in ["far/new", "absolute/new", "root/tmp/new", "dangling", "dangling-far", "file/new", "loop/x"]
+    {
         assert!(made(path).is_err(), "{path}");
     }
     assert_eq!(fs::read_dir(root.join("outside")).unwrap().count(), 1);
@@ -76,14 +77,7 @@ fn a_path_that_is_swapped_for_a_link_never_leads_out() {
             symlink("../outside", &aside).unwrap();
             while !done.load(std::sync::atomic::Ordering::SeqCst) {
                 // The two change places at once, as a hostile guest would do it.
-                rustix::fs::renameat_with(
-                    CWD,
-                    &at,
-                    CWD,
-                    &aside,
-                    rustix::fs::RenameFlags::EXCHANGE,
-                )
-                .unwrap();
+                rustix::fs::renameat_with(CWD, &at, CWD, &aside, rustix::fs::RenameFlags::EXCHANGE).unwrap();
             }
         })
     };

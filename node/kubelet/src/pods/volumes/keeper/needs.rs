@@ -135,14 +135,12 @@ impl Needs {
         node: &NodeFacts,
     ) -> Result<Payload, Missing> {
         let (config_maps, secrets) = (read(&mut self.config_maps), read(&mut self.secrets));
-        let tokens = self
-            .tokens
-            .iter()
-            .filter_map(|(key, renewal)| Some((key.clone(), renewal.answer()?)))
-            .collect();
+        let tokens =
+            self.tokens.iter().filter_map(|(key, renewal)| Some((key.clone(), renewal.answer()?))).collect();
         let in_grace = self.begun.elapsed() < GRACE;
         let waits = |source: &VolumeProjection| {
-            let config_map = source.config_map.as_ref().map(|r| is_waiting(config_maps.get(&r.name), in_grace));
+            let config_map =
+                source.config_map.as_ref().map(|r| is_waiting(config_maps.get(&r.name), in_grace));
             let secret = source.secret.as_ref().map(|r| is_waiting(secrets.get(&r.name), in_grace));
             let token = source.service_account_token.as_ref().map(|r| {
                 let tokens: &BTreeMap<_, Result<token::Secret, String>> = &tokens;

@@ -2,22 +2,20 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource, Pod};
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource, Pod,
+};
 use tokio::time::Instant;
 
 use super::{
-    Parts, Place,
-    empty_dir,
+    Parts, Place, empty_dir,
     needs::{Missing, Needs},
 };
 use crate::{
     pods::{
         api::ApiError,
         objects::ObjectSource,
-        volumes::{
-            Memory, Volumes, atomic, claim, host_path, make_dir,
-            source::Source,
-        },
+        volumes::{Memory, Volumes, atomic, claim, host_path, make_dir, source::Source},
     },
     retry::Backoff,
 };
@@ -199,7 +197,8 @@ impl Limited {
 
 /// Paths of the node may be on file systems that do not answer: nobody else waits for them.
 async fn host_path(source: HostPathVolumeSource, volumes: Arc<Volumes>) -> Result<Place, String> {
-    let prepared = tokio::task::spawn_blocking(move || volumes.settings().allowed_host_paths.prepare(&source));
+    let prepared =
+        tokio::task::spawn_blocking(move || volumes.settings().allowed_host_paths.prepare(&source));
     let path = prepared.await.map_err(|error| error.to_string())??;
     Ok(Place::Path { path, read_only: false })
 }

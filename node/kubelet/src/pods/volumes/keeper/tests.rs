@@ -117,7 +117,8 @@ impl Bench {
         let root = tempfile::tempdir().unwrap();
         let objects = Arc::new(Objects::default());
         prepare(&objects, root.path());
-        let allowed = AllowedHostPaths::new(vec![root.path().canonicalize().unwrap().join("allowed")]).unwrap();
+        let allowed =
+            AllowedHostPaths::new(vec![root.path().canonicalize().unwrap().join("allowed")]).unwrap();
         let settings = Settings { allowed_host_paths: allowed, ..Settings::default() };
         let of_node = Arc::new(Volumes::with(Arc::clone(&objects) as Arc<dyn ObjectSource>, settings));
         let records = Records::open(root.path()).unwrap();
@@ -226,7 +227,8 @@ async fn folders_of_the_pod_and_of_the_node() {
     let bench = Bench::new(&volumes, |objects, root| {
         let disk = root.join("disk");
         fs::create_dir(&disk).unwrap();
-        let claim = json!({"metadata": {"uid": "c-1"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+        let claim =
+            json!({"metadata": {"uid": "c-1"}, "spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
         let volume = json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"uid": "c-1"}, "local": {"path": disk}}});
         objects.claims.lock().unwrap().insert("c".to_owned(), claim);
         objects.volumes.lock().unwrap().insert("pv".to_owned(), volume);
