@@ -39,9 +39,7 @@ const NO_TEXT: Option<&str> = None;
 
 /// Makes a root, and mounts what is to be mounted.
 pub(super) fn make(plan: &Plan<'_>, scratch: &Path, user_namespace: bool) -> Result<Root, FilesError> {
-    let places = Places::new(scratch);
-    directory(scratch, 0o700)?;
-    directory(&places.root, 0o755)?;
+    let places = begin(scratch)?;
     // From here on, dropping it takes the mounts away.
     let root = Root::new(
         vec![Preopen { host: places.root.clone(), guest: "/".into(), writable: true }],
@@ -67,6 +65,22 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path, user_namespace: bool) -> Res
         seal(&places.root, top.as_fd(), plan.read_only).map_err(scratch_error(&places.root))?;
     }
     Ok(root)
+}
+
+/// Makes the directories of a container, empty. An attempt that was cut short may have left some; an overlay would
+/// not even accept them.
+pub(super) fn begin(scratch: &Path) -> Result<Places, FilesError> {
+    let places = Places::new(scratch);
+    for left in [&places.root, &places.upper, &places.work] {
+        if left.exists() {
+            // Never through a mount into a volume.
+            detach(left);
+            fs::remove_dir_all(left).map_err(scratch_error(left))?;
+        }
+    }
+    directory(scratch, 0o700)?;
+    directory(&places.root, 0o755)?;
+    Ok(places)
 }
 
 /// Takes away what is mounted at `root` and below. What is not mounted is fine: somebody who removed the
@@ -119,7 +133,13 @@ fn overlay(image: &Path, places: &Places, user_namespace: bool) -> io::Result<()
             break;
         }
     }
-    Ok(result?)
+    result?;
+    // The kernel makes these for itself, closed to everybody. Who removes the container's directory one day may be
+    // no root; where an option was not known, there are fewer.
+    for own in ["work", "work/incompat", "work/incompat/volatile"] {
+        let _ = fs::set_permissions(places.work.join(own), fs::Permissions::from_mode(0o700));
+    }
+    Ok(())
 }
 
 fn show_volume(volume: &Mount, root: &Path) -> Result<(), FilesError> {
@@ -215,8 +235,8 @@ pub(super) fn make_directory(
         .map_err(|error| FilesError::Place { guest: path.to_string(), source: error.into() })
 }
 
-/// Makes a directory of the container's own; one that is there, of an attempt that failed, is fine.
-pub(super) fn directory(path: &Path, mode: u32) -> Result<(), FilesError> {
+/// Makes a directory of the container's own; one that is there is fine.
+fn directory(path: &Path, mode: u32) -> Result<(), FilesError> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(scratch_error(path))
 }
 

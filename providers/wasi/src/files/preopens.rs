@@ -19,8 +19,8 @@ use rustix::{
 
 use super::{
     FilesError, Preopen, Root, copy,
-    mounts::{directory, is_directory, mount_error, open_source, path_of, scratch_error},
-    plan::{Base, GuestPath, Places, Plan, Planned},
+    mounts::{begin, is_directory, mount_error, open_source, path_of, scratch_error},
+    plan::{Base, GuestPath, Plan, Planned},
     walk::{self, Want},
 };
 use crate::spec::Mount;
@@ -37,9 +37,7 @@ struct Source<'a> {
 
 /// Makes a root. What must not be changed behind our back is held open, and given to the guest as it is.
 pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> {
-    let places = Places::new(scratch);
-    directory(scratch, 0o700)?;
-    directory(&places.root, 0o755)?;
+    let places = begin(scratch)?;
     let sources = plan.mounts.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let mut held = Vec::new();
     let mut preopens = Vec::new();

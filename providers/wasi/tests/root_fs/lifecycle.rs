@@ -1,6 +1,6 @@
 //! When a root comes and goes, and who shares it.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use kubewasm_wasi::{
     program::Program,
@@ -52,16 +52,23 @@ async fn removing_a_directory_touches_no_volume() {
     assert_eq!(world.mounts(), [""; 0]);
 }
 
-/// A directory that is left of an attempt that was cut short is no obstacle.
+/// What is left of an attempt that was cut short is no obstacle, and is not seen by the next.
 #[tokio::test]
 async fn leftovers_are_no_obstacle() {
     let world = World::new().await;
-    let image = world.tree("image", &[("file", "x")]);
-    let spec = world
-        .spec(RootSpec { image: Some(image), ..RootSpec::default() }, &["cat", "/file", "write", "/w", "w"]);
-    assert_eq!(world.run_spec(&spec).await, ok("x\n"));
-    let again = InstanceSpec { id: "again".into(), ..spec };
-    assert_eq!(world.run_spec(&again).await, ok("x\nx\n"), "the log is one, too");
+    let (image, data) = (world.tree("image", &[("file", "x")]), world.tree("data", &[("precious", "y")]));
+    let root = RootSpec { image: Some(image), ..mounts(vec![mount(&data, "/data")]) };
+    let spec = world.spec(root, &["ls", "/", "write", "/own", "w"]);
+    for id in ["first", "second"] {
+        let log_path = spec.log_path.with_extension(id);
+        let again = InstanceSpec { id: id.into(), log_path, ..spec.clone() };
+        assert_eq!(world.run_spec(&again).await, ok("data\nfile\ntmp\n"), "{id}");
+        let scratch = spec.root.scratch.as_ref().unwrap();
+        assert!(scratch.join("upper/own").exists(), "{id}: it is an overlay, and no copy");
+        let work = fs::metadata(scratch.join("work/work")).unwrap().permissions().mode();
+        assert_eq!(work & 0o700, 0o700, "{id}: its owner can remove it");
+    }
+    assert!(data.join("precious").exists());
 }
 
 /// Without root on the host, a user namespace does.
