@@ -47,6 +47,10 @@ unit: ## Tests that need no cluster
 e2e: build ## End-to-end tests on a real control plane (E2E=name for some of them)
 	cargo test -p kubewasm-tests --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
+.PHONY: soak
+soak: build ## A long storm: agent and workers killed 100 times each under churn of 200 pods (some 15 minutes)
+	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=100 cargo test -p kubewasm-tests --test e2e -- storm
+
 .PHONY: bench
 bench: setup ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
 	cargo build --release -p kubewasm

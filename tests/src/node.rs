@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::{
@@ -174,6 +174,21 @@ impl Node {
     /// When one does not go.
     pub async fn kill_workers(&self) -> Result<()> {
         process::end_all_under(&self.root.join("workers"), END).await
+    }
+
+    /// The workers that live: process ids by name of their group.
+    #[must_use]
+    pub fn workers(&self) -> BTreeMap<String, Pid> {
+        let alive = process::all_under(&self.root.join("workers")).unwrap_or_default();
+        let worker = |entry: fs::DirEntry| {
+            let pid = fs::read_to_string(entry.path().join("worker.lock")).ok()?;
+            let pid = Pid::from_raw(pid.trim().parse().ok()?)?;
+            // The file stays when the worker is killed.
+            let lives = alive.contains(&pid);
+            lives.then_some((entry.file_name().into_string().ok()?, pid))
+        };
+        let entries = fs::read_dir(self.root.join("workers")).into_iter().flatten().flatten();
+        entries.filter_map(worker).collect()
     }
 
     /// Name of the Node object.

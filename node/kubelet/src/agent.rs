@@ -11,10 +11,9 @@ use std::{
     time::Instant,
 };
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use kube::{
-    Api,
-    runtime::{WatchStreamExt as _, reflector, watcher},
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    node::v1::RuntimeClass,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,8 +21,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     events::{Limits as EventLimits, Recorder},
-    explain::explain_watch,
     identity::{self, Connection, IdentityError, Rotation, serving},
+    mirror::Mirror,
     node::{self, address},
     pods::{
         NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Volumes,
@@ -94,14 +93,8 @@ pub struct Agent {
     shared: Arc<Shared>,
     facts: watch::Sender<NodeFacts>,
     view: watch::Sender<NodeView>,
-    services: Services,
-}
-
-/// A mirror of all services, and what feeds it.
-#[derive(Debug)]
-struct Services {
-    writer: reflector::store::Writer<Service>,
-    ready: watch::Sender<bool>,
+    services: Mirror<Service>,
+    runtime_classes: Mirror<RuntimeClass>,
 }
 
 impl Agent {
@@ -142,8 +135,8 @@ impl Agent {
             recorder: recorder.clone(),
         });
 
-        let writer = reflector::store::Writer::default();
-        let (ready, services_ready) = watch::channel(false);
+        let (services, all_services) = Mirror::new();
+        let (runtime_classes, all_runtime_classes) = Mirror::new();
         let (facts, node_facts) = watch::channel(NodeFacts {
             hostname: config.hostname.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
@@ -155,7 +148,7 @@ impl Agent {
         let volumes = Volumes::new(client.clone(), volume_settings(&config));
         let shared = Arc::new(Shared {
             runtime,
-            api: Arc::new(Cluster::new(client, writer.as_reader(), services_ready)),
+            api: Arc::new(Cluster::new(client, all_services, all_runtime_classes)),
             recorder,
             records,
             volumes: Arc::new(volumes),
@@ -169,8 +162,20 @@ impl Agent {
             },
             probes,
         });
-        let services = Services { writer, ready };
-        Ok(Self { config, connection, rotation, upkeep, server, node, handle, shared, facts, view, services })
+        Ok(Self {
+            config,
+            connection,
+            rotation,
+            upkeep,
+            server,
+            node,
+            handle,
+            shared,
+            facts,
+            view,
+            services,
+            runtime_classes,
+        })
     }
 
     /// The port that the HTTPS API is served on.
@@ -190,6 +195,7 @@ impl Agent {
         let expected = self.node.expected();
         tasks.spawn(self.node.run(cancel.clone()));
         tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
+        tasks.spawn(stop_at(cancel.clone(), self.runtime_classes.run(self.connection.client())));
 
         // Static pods run before there is a Node, and without an API server.
         derive(&expected, &self.facts, learn);
@@ -227,31 +233,6 @@ impl Agent {
 
 async fn stop_at(cancel: CancellationToken, task: impl Future<Output = ()>) {
     cancel.run_until_cancelled(task).await;
-}
-
-impl Services {
-    /// Mirrors all services, for the environment of pods.
-    async fn run(self, client: kube::Client) {
-        use futures::StreamExt as _;
-        let Self { writer, ready } = self;
-        let stream = watcher(Api::<Service>::all(client), watcher::Config::default())
-            .default_backoff()
-            .modify(|service| service.metadata.managed_fields = None)
-            .reflect(writer);
-        let mut stream = std::pin::pin!(stream);
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(watcher::Event::InitDone) => {
-                    ready.send_replace(true);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    let error = explain_watch(&error);
-                    tracing::warn!(error, "the watch of services was interrupted");
-                }
-            }
-        }
-    }
 }
 
 /// Keeps what is derived from the Node as the API server has it.

@@ -20,6 +20,7 @@ mod explain;
 pub mod identity;
 pub mod logs;
 mod lru;
+mod mirror;
 pub mod node;
 pub mod pods;
 mod retry;

@@ -20,6 +20,12 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// also the scheme of every `containerID`.
     fn version(&self) -> String;
 
+    /// Handlers of RuntimeClasses that this provider knows, the empty one (of pods without a class) among
+    /// them. A pod with another handler does not start.
+    fn handlers(&self) -> Vec<String> {
+        vec![String::new()]
+    }
+
     /// The image as it is in the local store, without asking a registry.
     ///
     /// # Errors
@@ -151,6 +157,8 @@ pub struct ContainerSpec {
     pub name: String,
     /// `pod.spec.runtimeClassName`'s handler, empty for the default.
     pub runtime_handler: String,
+    /// Bytes that all containers of the pod may have together; 0 where one of them has no limit.
+    pub pod_memory_limit_bytes: u64,
     /// The image as named in the pod (or as resolved), present in the local store.
     pub image: String,
     /// argv, already expanded; never empty.

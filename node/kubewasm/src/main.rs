@@ -2,6 +2,7 @@
 
 mod cli;
 mod complete;
+mod folder;
 mod log;
 mod manifest;
 mod node;

@@ -7,7 +7,7 @@ use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags},
 };
-use kubewasm_wasi::{capacity, logs::LogOptions};
+use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;
@@ -76,6 +76,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT")]
     max_pods: Option<u32>,
 
+    /// Who shares a worker process: the pods of a namespace, all pods of the node, or nobody. Pods of the
+    /// RuntimeClass handler wasm-isolated share with nobody.
+    #[arg(long, value_name = "namespace|node|pod", default_value_t)]
+    isolation: Isolation,
+
     /// A folder of this machine that pods may mount by hostPath volumes, with all below it. May be repeated
     /// [default: none].
     #[arg(long, value_name = "DIR")]
@@ -88,13 +93,15 @@ pub(crate) struct Args {
 
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let insecure_registries = args.insecure_registry.clone();
+    let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
+    let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    tokio.block_on(run(config, insecure_registries))
+    secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
+    tokio.block_on(run(config, insecure_registries, isolation, secrets))
 }
 
 fn flags(args: Args) -> Flags {
@@ -119,7 +126,12 @@ fn flags(args: Args) -> Flags {
     }
 }
 
-async fn run(config: Config, insecure_registries: Vec<String>) -> anyhow::Result<ExitCode> {
+async fn run(
+    config: Config,
+    insecure_registries: Vec<String>,
+    isolation: Isolation,
+    secrets: Vec<PathBuf>,
+) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cancel = CancellationToken::new();
@@ -129,6 +141,8 @@ async fn run(config: Config, insecure_registries: Vec<String>) -> anyhow::Result
         store: config.root_dir.join("modules"),
         workers: config.root_dir.join("workers"),
         with_parent: false,
+        isolation,
+        hidden: secrets,
         allow_paths: false,
         insecure_registries,
         log: LogOptions {

@@ -22,6 +22,10 @@ pub(crate) struct WorkerArgs {
     /// Log files kept for a container.
     #[arg(long)]
     log_max_files: Option<u32>,
+    /// A file or directory that the worker must not see.
+    #[arg(long)]
+    hidden: Vec<PathBuf>,
+
     /// Make no mounts, as on a host that allows none.
     #[arg(long)]
     no_mounts: bool,
@@ -31,6 +35,7 @@ pub(crate) struct WorkerArgs {
 pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut options = worker::WorkerOptions::new(args.socket);
     options.with_parent = args.with_parent;
+    options.hidden = args.hidden;
     options.no_mounts = args.no_mounts;
     if let Some(bytes) = args.default_memory_limit {
         options.default_memory_limit = bytes;

@@ -21,11 +21,11 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths},
     },
 };
-use kubewasm_wasi::logs::LogOptions;
+use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{manifest, runtime, terminal};
+use crate::{folder::Folder, manifest, runtime, terminal};
 
 /// Events that may wait to be printed.
 const EVENTS: usize = 256;
@@ -66,14 +66,13 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
-    let state = tempfile::Builder::new()
-        .prefix("kubewasm-run-")
-        .tempdir()
-        .context("cannot make a folder for the pod")?;
+    let state = Folder::make().context("cannot make a folder for the pod")?;
     let runtime = runtime::open(runtime::Settings {
         store: root.join("modules"),
         workers: state.path().join("workers"),
         with_parent: true,
+        isolation: Isolation::Node,
+        hidden: Vec::new(),
         allow_paths: true,
         insecure_registries: Vec::new(),
         log: LogOptions::default(),

@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_wasi::{
+    isolation::Isolation,
     logs::LogOptions,
     program::Program,
     provider::{WasiOptions, WasiRuntime},
@@ -22,6 +23,10 @@ pub(crate) struct Settings {
     pub(crate) workers: PathBuf,
     /// Workers end with this process.
     pub(crate) with_parent: bool,
+    /// Who shares a worker.
+    pub(crate) isolation: Isolation,
+    /// Files and directories that workers must not see.
+    pub(crate) hidden: Vec<PathBuf>,
     /// Images may be paths.
     pub(crate) allow_paths: bool,
     /// Registries without TLS.
@@ -38,6 +43,8 @@ pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>>
     let options = WasiOptions {
         allow_paths: settings.allow_paths,
         with_parent: settings.with_parent,
+        isolation: settings.isolation,
+        hidden: settings.hidden,
         log: settings.log,
         ..WasiOptions::new(store, settings.workers, Program::current())
     };

@@ -121,16 +121,28 @@ impl Store {
     /// # Errors
     /// [`StoreError::Absent`] when it has been removed in the meantime.
     pub fn hold(&self, image: &Image) -> Result<Hold, StoreError> {
+        self.hold_as(&image.digest, &image.reference)
+    }
+
+    /// [`Store::hold`] for those who have noted down the image's digest and nothing else.
+    ///
+    /// # Errors
+    /// As for [`Store::hold`].
+    pub fn hold_digest(&self, digest: &Digest) -> Result<Hold, StoreError> {
+        self.hold_as(digest, digest)
+    }
+
+    fn hold_as(&self, digest: &Digest, name: &dyn std::fmt::Display) -> Result<Hold, StoreError> {
         let layout = &self.inner.layout;
         let _lock = layout.lock()?;
-        if !layout.image(&image.digest).exists() {
-            return Err(StoreError::Absent { image: image.reference.to_string() });
+        if !layout.image(digest).exists() {
+            return Err(StoreError::Absent { image: name.to_string() });
         }
         let mut holds = self.inner.holds.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(file) = holds.get(&image.digest).and_then(Weak::upgrade) {
+        if let Some(file) = holds.get(digest).and_then(Weak::upgrade) {
             return Ok(Hold { _file: file });
         }
-        let path = layout.hold(&image.digest);
+        let path = layout.hold(digest);
         let open = || -> std::io::Result<File> {
             let file = File::options().create(true).truncate(false).write(true).open(&path)?;
             file.lock_shared()?;
@@ -138,7 +150,7 @@ impl Store {
         };
         let file = Arc::new(open().map_err(StoreError::io("lock", &path))?);
         holds.retain(|_, file| file.strong_count() > 0);
-        holds.insert(image.digest, Arc::downgrade(&file));
+        holds.insert(*digest, Arc::downgrade(&file));
         Ok(Hold { _file: file })
     }
 }

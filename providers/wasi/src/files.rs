@@ -134,6 +134,12 @@ impl FilesError {
 }
 
 impl Files {
+    /// Whether they are made of mounts, in a mount namespace of this process' own.
+    #[must_use]
+    pub fn has_mounts(&self) -> bool {
+        matches!(self.way, Way::Mounts { .. })
+    }
+
     /// Makes them in this way, which [`enter`] found at the start of the process.
     #[must_use]
     pub fn new(way: Way) -> Self {
@@ -150,10 +156,12 @@ impl Files {
             return Ok(Root::bare(spec.image.as_deref()));
         };
         let plan = Plan::new(spec, working_dir)?;
-        match &self.way {
-            Way::Mounts { user_namespace } => mounts::make(&plan, scratch, *user_namespace),
-            Way::Preopens { .. } => preopens::make(&plan, scratch),
-        }
+        let mut root = match &self.way {
+            Way::Mounts { user_namespace } => mounts::make(&plan, scratch, *user_namespace)?,
+            Way::Preopens { .. } => preopens::make(&plan, scratch)?,
+        };
+        root.has_volumes = !spec.mounts.is_empty();
+        Ok(root)
     }
 }
 
@@ -166,11 +174,12 @@ pub struct Root {
     detached: AtomicBool,
     /// What preopens name by descriptor.
     held: Vec<OwnedFd>,
+    has_volumes: bool,
 }
 
 impl Root {
     fn new(preopens: Vec<Preopen>, mounted: Option<PathBuf>) -> Self {
-        Self { preopens, mounted, detached: AtomicBool::new(false), held: Vec::new() }
+        Self { preopens, mounted, detached: AtomicBool::new(false), held: Vec::new(), has_volumes: false }
     }
 
     /// The image's files and no more, or nothing at all; never to be written to.
@@ -183,6 +192,12 @@ impl Root {
     #[must_use]
     pub fn preopens(&self) -> &[Preopen] {
         &self.preopens
+    }
+
+    /// Whether there is something that neither an image nor a guest made: in a volume there may be anything.
+    #[must_use]
+    pub fn has_volumes(&self) -> bool {
+        self.has_volumes
     }
 
     /// Takes all mounts away; what is open stays usable until it is closed. Further calls do nothing.

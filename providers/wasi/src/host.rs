@@ -196,6 +196,7 @@ impl Host {
             wasi: wasi.build_p1(),
             memory: memory::MemoryGuard::new(limit),
             directories: errno::Directories::new(root.preopens().iter().map(|preopen| &*preopen.host)),
+            has_volumes: root.has_volumes(),
         };
         let mut store = wasmtime::Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);

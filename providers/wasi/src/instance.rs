@@ -11,6 +11,8 @@ pub struct Instance {
     pub id: String,
     /// UID of the pod it belongs to.
     pub pod_uid: String,
+    /// That of its specification; empty where the worker is too old to have kept it.
+    pub label: String,
     /// Grows with every change of any instance of one worker.
     pub revision: u64,
     /// When it was started.

@@ -25,6 +25,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod capacity;
+mod cgroup;
 pub mod compile;
 pub mod engine;
 pub mod exit;
@@ -32,10 +33,12 @@ pub mod files;
 pub mod host;
 pub mod inspect;
 pub mod instance;
+#[cfg(feature = "pods")]
+pub mod isolation;
 pub mod logs;
 mod precompiled;
 pub mod program;
-mod protocol;
+pub mod protocol;
 #[cfg(feature = "pods")]
 pub mod provider;
 pub mod spec;

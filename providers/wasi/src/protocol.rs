@@ -26,14 +26,33 @@ pub(crate) mod wire {
     tonic::include_proto!("kubewasm.worker.v1");
 }
 
-/// Oldest protocol version that this program speaks.
-pub(crate) const PROTOCOL_MIN: u32 = 1;
-/// Newest protocol version that this program speaks.
-pub(crate) const PROTOCOL_MAX: u32 = 1;
+/// A range of protocol versions; `proto/worker.proto` says what each brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// The oldest.
+    pub min: u32,
+    /// The newest.
+    pub max: u32,
+}
 
-/// Whether somebody who speaks `min` to `max` can be spoken to.
-pub(crate) fn speaks(min: u32, max: u32) -> bool {
-    min <= PROTOCOL_MAX && PROTOCOL_MIN <= max
+impl Versions {
+    /// What this program speaks: the newest version, and the one before it.
+    pub const OURS: Self = Self { min: 1, max: 2 };
+    /// The first version with labels, shutdowns of empty workers only, and confinement in Hello.
+    pub(crate) const LABELS: u32 = 2;
+
+    /// The newest version that both speak.
+    #[must_use]
+    pub fn common(self, other: Self) -> Option<u32> {
+        let newest = self.max.min(other.max);
+        (newest >= self.min.max(other.min)).then_some(newest)
+    }
+}
+
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {}", self.min, self.max)
+    }
 }
 
 /// A message that makes no sense.
@@ -76,6 +95,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
             stop_notice: spec.stop_notice,
+            label: spec.label.clone(),
             root: Some((&spec.root).into()),
         }
     }
@@ -119,6 +139,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
             stop_notice: spec.stop_notice,
+            label: spec.label,
         })
     }
 }
@@ -181,6 +202,7 @@ impl From<&Instance> for wire::Instance {
             revision: instance.revision,
             started_at: nanoseconds(instance.started_at),
             exit,
+            label: instance.label.clone(),
         }
     }
 }
@@ -212,6 +234,7 @@ impl TryFrom<wire::Instance> for Instance {
         Ok(Self {
             id: instance.id,
             pod_uid: instance.pod_uid,
+            label: instance.label,
             revision: instance.revision,
             started_at: timestamp(instance.started_at)?,
             end,
@@ -252,6 +275,7 @@ mod tests {
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
             stop_notice: true,
+            label: "image".into(),
         }
     }
 
@@ -288,7 +312,14 @@ mod tests {
     #[test]
     fn instances_survive_the_wire() {
         let started_at = Timestamp::new(1_700_000_000, 123_456_789).unwrap();
-        let running = Instance { id: "1".into(), pod_uid: "u".into(), revision: 7, started_at, end: None };
+        let running = Instance {
+            id: "1".into(),
+            pod_uid: "u".into(),
+            label: "image".into(),
+            revision: 7,
+            started_at,
+            end: None,
+        };
         assert_eq!(Instance::try_from(wire::Instance::from(&running)), Ok(running.clone()));
         for reason in [
             ExitReason::Exited,
@@ -313,9 +344,28 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_overlap_can_talk() {
-        for (min, max, expected) in [(1, 1, true), (0, 1, true), (1, 9, true), (2, 3, false), (0, 0, false)] {
-            assert_eq!(speaks(min, max), expected, "{min} to {max}");
+    fn the_newest_common_version_is_spoken() {
+        let ours = Versions { min: 2, max: 3 };
+        for (min, max, expected) in [
+            (1, 1, None),
+            (1, 2, Some(2)),
+            (2, 3, Some(3)),
+            (3, 9, Some(3)),
+            (4, 9, None),
+            (0, 0, None),
+            (3, 2, None),
+        ] {
+            let theirs = Versions { min, max };
+            assert_eq!(ours.common(theirs), expected, "{theirs}");
+            assert_eq!(theirs.common(ours), expected, "{theirs}");
         }
+    }
+
+    #[test]
+    fn neighbouring_versions_understand_each_other() {
+        let Versions { min, max } = Versions::OURS;
+        assert!(min < max, "the version before the newest is spoken too");
+        assert_eq!(Versions::OURS.common(Versions { min: max, max: max + 1 }), Some(max));
+        assert_eq!(Versions::OURS.common(Versions { min: min.saturating_sub(1), max: min }), Some(min));
     }
 }

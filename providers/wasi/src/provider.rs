@@ -33,10 +33,12 @@ use crate::{
     engine::EngineError,
     host::DEFAULT_MEMORY_LIMIT,
     inspect::{self, Kind},
+    instance::Instance,
+    isolation::{self, Isolation},
     logs::LogOptions,
     program::Program,
     spec::InstanceSpec,
-    supervisor::{Supervisor, SupervisorError, SupervisorOptions},
+    supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
 };
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
@@ -55,6 +57,10 @@ pub struct WasiOptions {
     pub allow_paths: bool,
     /// Workers end with this process.
     pub with_parent: bool,
+    /// Who shares a worker, unless the RuntimeClass says otherwise.
+    pub isolation: Isolation,
+    /// Files and directories of the agent that workers must not see, as far as the host allows it.
+    pub hidden: Vec<PathBuf>,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
     /// When log files are rotated.
@@ -70,6 +76,8 @@ impl WasiOptions {
             program,
             allow_paths: false,
             with_parent: false,
+            isolation: Isolation::default(),
+            hidden: Vec::new(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
         }
@@ -94,10 +102,10 @@ pub struct WasiRuntime {
     compiler: ChildCompiler,
     supervisor: Supervisor,
     allow_paths: bool,
+    isolation: Isolation,
     /// What modules are, by digest, so that each is read once.
     kinds: Mutex<HashMap<Digest, Kind>>,
-    /// Keeps images of containers from being removed. Of containers that an earlier agent started, nothing
-    /// is held.
+    /// Keeps images of containers from being removed, by container.
     holds: Mutex<HashMap<String, Hold>>,
 }
 
@@ -109,19 +117,23 @@ impl WasiRuntime {
     /// [`WasiError`].
     pub async fn new(options: WasiOptions) -> Result<Self, WasiError> {
         let supervisor = SupervisorOptions {
-            dir: options.dir,
-            program: options.program.clone(),
             with_parent: options.with_parent,
             default_memory_limit: options.default_memory_limit,
             log: options.log,
+            hidden: options.hidden,
+            cgroups: !options.with_parent,
+            ..SupervisorOptions::new(options.dir, options.program.clone())
         };
+        let supervisor = Supervisor::open(supervisor).await?;
+        let holds = holds(&options.store, supervisor.instances());
         Ok(Self {
             store: options.store,
             compiler: ChildCompiler::new(options.program)?,
-            supervisor: Supervisor::open(supervisor).await?,
+            supervisor,
             allow_paths: options.allow_paths,
+            isolation: options.isolation,
             kinds: Mutex::default(),
-            holds: Mutex::default(),
+            holds: Mutex::new(holds),
         })
     }
 
@@ -200,20 +212,46 @@ impl WasiRuntime {
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, &self.compiler).await;
         let code = code.map_err(|error| convert::compile_error(&error))?;
+        let label = image.digest.to_string();
         let notice = convert::stop_notice(spec)?;
-        Ok((convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice), hold))
+        let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
+        Ok((InstanceSpec { label, ..instance }, hold))
     }
 }
 
-/// Name of the worker that hosts a container. All containers of a node share one.
-fn group_of(_spec: &ContainerSpec) -> &'static str {
-    "node"
+/// Holds the images of containers that an earlier agent started: their workers tell which those are.
+fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Hold> {
+    let hold = |instance: Instance| {
+        let digest: Digest = instance.label.parse().ok()?;
+        match store.hold_digest(&digest) {
+            Ok(hold) => Some((instance.id, hold)),
+            Err(error) => {
+                tracing::warn!(container = instance.id, %error, "the image of a running container is not held");
+                None
+            }
+        }
+    };
+    instances.into_iter().filter_map(hold).collect()
+}
+
+/// Where a container runs.
+fn place_of(isolation: Isolation, spec: &ContainerSpec) -> Place {
+    let isolation = isolation.of_handler(&spec.runtime_handler);
+    Place {
+        group: isolation.group(&spec.pod_namespace, &spec.pod_uid),
+        alone: isolation == Isolation::Pod,
+        memory_limit: Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0),
+    }
 }
 
 #[async_trait]
 impl Runtime for WasiRuntime {
     fn version(&self) -> String {
         format!("wasmtime://{}", crate::WASMTIME_VERSION)
+    }
+
+    fn handlers(&self) -> Vec<String> {
+        ["", isolation::HANDLER, isolation::HANDLER_ISOLATED].map(str::to_owned).to_vec()
     }
 
     async fn image(&self, image: &str) -> Result<Option<Image>, ImageError> {
@@ -259,7 +297,7 @@ impl Runtime for WasiRuntime {
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
         let (instance, hold) = self.instance(spec).await?;
-        let started = self.supervisor.start(group_of(spec), &instance).await;
+        let started = self.supervisor.start(place_of(self.isolation, spec), &instance).await;
         started.map_err(convert::start_error)?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
         Ok(())
@@ -286,8 +324,7 @@ impl Runtime for WasiRuntime {
     }
 
     fn containers(&self) -> Vec<ContainerRef> {
-        let reference =
-            |instance: crate::instance::Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
+        let reference = |instance: Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
         self.supervisor.instances().into_iter().map(reference).collect()
     }
 

@@ -36,6 +36,8 @@ pub struct InstanceSpec {
     /// The guest is told to end by the end of its standard input, and given its grace. Without this, it is
     /// ended at once.
     pub stop_notice: bool,
+    /// Anything that the agent wants to find again in [`crate::instance::Instance`].
+    pub label: String,
 }
 
 impl fmt::Debug for InstanceSpec {
@@ -55,6 +57,7 @@ impl fmt::Debug for InstanceSpec {
             .field("network", &self.network)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
             .field("stop_notice", &self.stop_notice)
+            .field("label", &self.label)
             .finish()
     }
 }
@@ -114,6 +117,7 @@ mod tests {
             network: Network::Outgoing,
             memory_limit_bytes: 0,
             stop_notice: false,
+            label: String::new(),
         };
         let text = format!("{spec:?}");
         assert!(text.contains("PASSWORD"), "{text}");

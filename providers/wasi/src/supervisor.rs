@@ -13,31 +13,43 @@
 //! and the next start brings up another worker, later and later if workers keep dying.
 
 mod backoff;
+mod connect;
+mod death;
+mod error;
 mod group;
+mod idle;
+mod process;
+mod replace;
 mod view;
 mod watch;
 
-use std::{
-    collections::HashMap,
-    io,
-    path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, mpsc};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
 
 use crate::{
-    host::DEFAULT_MEMORY_LIMIT, instance::Instance, logs::LogOptions, program::Program, protocol::wire,
+    cgroup::Parent,
+    exit::Exit,
+    host::DEFAULT_MEMORY_LIMIT,
+    instance::Instance,
+    logs::LogOptions,
+    program::Program,
+    protocol::{Versions, wire},
     spec::InstanceSpec,
 };
-use group::{Group, GroupError};
+use error::GroupError;
+use group::{Common, Group};
+use idle::{Groups, Kept};
 use view::View;
 
 /// How long a worker that was started or found may take to answer and to tell all it knows.
 const READY: Duration = Duration::from_secs(20);
 /// How long calls may take that need no guest's help.
 const CALL: Duration = Duration::from_secs(30);
+
+/// How long a worker without instances is kept: starting one costs more than keeping one.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// How workers are kept.
 #[derive(Clone, Debug)]
@@ -52,6 +64,14 @@ pub struct SupervisorOptions {
     pub default_memory_limit: u64,
     /// When log files are rotated.
     pub log: LogOptions,
+    /// How long a worker without instances is kept.
+    pub linger: Duration,
+    /// Files and directories that workers must not see, as far as the host allows it.
+    pub hidden: Vec<PathBuf>,
+    /// Workers that are alone in their place get a cgroup of their own, where the host allows it.
+    pub cgroups: bool,
+    /// Protocol versions to speak with workers; others than its own are for tests.
+    pub versions: Versions,
 }
 
 impl SupervisorOptions {
@@ -63,7 +83,29 @@ impl SupervisorOptions {
             with_parent: false,
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
+            linger: LINGER,
+            hidden: Vec::new(),
+            cgroups: false,
+            versions: Versions::OURS,
         }
+    }
+}
+
+/// Where an instance is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the group whose worker hosts it: a plain name for a directory.
+    pub group: String,
+    /// What belongs together is alone in this group, and may get a cgroup of its own.
+    pub alone: bool,
+    /// Bytes that all guests of such a group may have together; `None` for no limit.
+    pub memory_limit: Option<u64>,
+}
+
+impl From<&str> for Place {
+    /// A group that anybody may share.
+    fn from(group: &str) -> Self {
+        Self { group: group.to_owned(), alone: false, memory_limit: None }
     }
 }
 
@@ -107,25 +149,34 @@ pub struct ExecOutput {
 /// Keeps the workers of a node.
 #[derive(Debug)]
 pub struct Supervisor {
-    options: SupervisorOptions,
-    view: Arc<View>,
-    groups: Mutex<HashMap<String, Arc<Group>>>,
+    common: Arc<Common>,
+    groups: Arc<Groups>,
 }
 
 impl Supervisor {
-    /// Adopts the workers that are there. When this returns, the view knows what they host.
+    /// Adopts the workers that are there, and removes what dead ones have left. When this returns, the view
+    /// knows what they host. A worker that cannot be spoken to is replaced: it ends, and what it hosted.
     ///
     /// # Errors
     /// [`SupervisorError::Dir`]. A worker that is there and does not answer is not an error here, but of
     /// the calls that need it.
     pub async fn open(options: SupervisorOptions) -> Result<Self, SupervisorError> {
         let dir = options.dir.clone();
-        let names = tokio::task::spawn_blocking(move || groups_with_workers(&dir)).await.unwrap_or_default();
-        let supervisor = Self { options, view: Arc::default(), groups: Mutex::default() };
+        let stock = {
+            let dir = dir.clone();
+            tokio::task::spawn_blocking(move || process::take_stock(&dir))
+        };
+        let names = stock.await.unwrap_or_default();
+        let cgroups = if options.cgroups { open_cgroups(&dir) } else { None };
+        let (view, kills) = (Arc::default(), Arc::default());
+        let common = Arc::new(Common { options, view, kills, cgroups });
+        let supervisor = Self { common, groups: Arc::default() };
         let adopt = names.iter().map(async |name| {
             let group = supervisor.group(name).await;
-            match group.client(false).await {
+            match group.client().await {
                 Ok(_) => tracing::info!(group = %name, "adopted a worker"),
+                // It was of another age, and it has been said that it is gone.
+                Err(GroupError::NoWorker { .. }) => {}
                 Err(error) => {
                     tracing::error!(group = %name, %error, "a worker is there and cannot be adopted")
                 }
@@ -140,11 +191,13 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`SupervisorError`]; the instance does not run then.
-    pub async fn start(&self, group: &str, spec: &InstanceSpec) -> Result<(), SupervisorError> {
-        let group = self.group(group).await;
-        let mut client = group.client(true).await?;
+    pub async fn start(&self, place: impl Into<Place>, spec: &InstanceSpec) -> Result<(), SupervisorError> {
+        let place = place.into();
+        let group = self.group(&place.group).await;
+        let _needed = group.need();
+        let mut client = group.client_for(&place).await?;
         // Before the answer the worker may already tell of it.
-        self.view.expect(&spec.id, group.name());
+        self.view().expect(&spec.id, group.name());
         let request = wire::StartRequest { spec: Some(spec.into()) };
         let result = call(client.worker.start(request)).await;
         let instance = result.and_then(|response| {
@@ -153,10 +206,11 @@ impl Supervisor {
         });
         match instance {
             Ok(instance) => {
-                self.view.changed(group.name(), &client.incarnation, instance);
-                if !client.alive.load(Ordering::SeqCst) {
+                self.view().changed(group.name(), &client.incarnation, instance);
+                if !client.is_alive() {
                     // Its watch may have reported the loss before this instance was known.
-                    client.lost(&self.view, group.name(), "the worker that hosted it is gone");
+                    let exit = Exit::lost("the worker that hosted it is gone");
+                    client.lost(&self.common.view, group.name(), &exit);
                 }
                 Ok(())
             }
@@ -168,7 +222,7 @@ impl Supervisor {
                         tracing::warn!(instance = %spec.name, %error, "cannot tell whether an instance started");
                     }
                 }
-                self.view.removed(&spec.id);
+                self.view().removed(&spec.id);
                 Err(error)
             }
         }
@@ -179,10 +233,10 @@ impl Supervisor {
     /// # Errors
     /// [`SupervisorError::Worker`] when its worker cannot be reached; try again.
     pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), SupervisorError> {
-        let Some(group) = self.view.running_in(id) else {
+        let Some(group) = self.view().running_in(id) else {
             return Ok(());
         };
-        let mut client = match self.group(&group).await.client(false).await {
+        let mut client = match self.group(&group).await.client().await {
             Ok(client) => client,
             Err(GroupError::NoWorker { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -197,10 +251,11 @@ impl Supervisor {
     /// # Errors
     /// [`SupervisorError::Worker`] when its worker cannot be reached; try again.
     pub async fn remove(&self, id: &str) -> Result<(), SupervisorError> {
-        let Some(group) = self.view.group_of(id) else {
+        let Some(group) = self.view().group_of(id) else {
             return Ok(());
         };
-        match self.group(&group).await.client(false).await {
+        let group = self.group(&group).await;
+        match group.client().await {
             Ok(mut client) => {
                 call(client.worker.remove(wire::RemoveRequest { id: id.to_owned() })).await?;
             }
@@ -208,7 +263,8 @@ impl Supervisor {
             Err(GroupError::NoWorker { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        self.view.removed(id);
+        self.view().removed(id);
+        group.look().notify_one();
         Ok(())
     }
 
@@ -224,8 +280,8 @@ impl Supervisor {
         output_limit: usize,
     ) -> Result<ExecOutput, SupervisorError> {
         let not_running = || SupervisorError::NotRunning(format!("container {id} does not run"));
-        let group = self.view.running_in(id).ok_or_else(not_running)?;
-        let mut client = match self.group(&group).await.client(false).await {
+        let group = self.view().running_in(id).ok_or_else(not_running)?;
+        let mut client = match self.group(&group).await.client().await {
             Ok(client) => client,
             Err(GroupError::NoWorker { .. }) => return Err(not_running()),
             Err(error) => return Err(error.into()),
@@ -245,51 +301,59 @@ impl Supervisor {
     /// What is known of an instance.
     #[must_use]
     pub fn observe(&self, id: &str) -> Option<Instance> {
-        self.view.get(id)
+        self.view().get(id)
     }
 
     /// All instances that are known, running or ended.
     #[must_use]
     pub fn instances(&self) -> Vec<Instance> {
-        self.view.all()
+        self.view().all()
     }
 
     /// Takes the channel of the pod UIDs whose instances changed. The second call returns `None`.
     pub fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
-        self.view.wakeups()
+        self.view().wakeups()
     }
 
     /// Ends all workers and what they host.
     pub async fn shutdown(&self, grace: Duration) {
-        let groups: Vec<_> = self.groups.lock().await.values().cloned().collect();
+        let kept = self.groups.lock().await;
+        let groups: Vec<_> = kept.values().map(|kept| Arc::clone(&kept.group)).collect();
+        drop(kept);
         futures::future::join_all(groups.iter().map(|group| group.shutdown(grace))).await;
     }
 
     async fn group(&self, name: &str) -> Arc<Group> {
         let mut groups = self.groups.lock().await;
-        if let Some(group) = groups.get(name) {
-            return Arc::clone(group);
+        if let Some(kept) = groups.get(name) {
+            return Arc::clone(&kept.group);
         }
-        let group = Arc::new(Group::new(name, &self.options, Arc::clone(&self.view)));
-        groups.insert(name.to_owned(), Arc::clone(&group));
+        let group = Arc::new(Group::new(name, Arc::clone(&self.common)));
+        let linger = self.common.options.linger;
+        groups.insert(name.to_owned(), Kept::new(Arc::clone(&group), &self.groups, linger));
         group
+    }
+
+    fn view(&self) -> &View {
+        &self.common.view
     }
 }
 
-/// Names of the groups under a directory whose workers live.
-fn groups_with_workers(dir: &Path) -> Vec<String> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::error!(dir = %dir.display(), %error, "cannot look for workers");
-            return Vec::new();
+/// The cgroup of all workers below `dir`: several nodes may share this machine.
+fn open_cgroups(dir: &std::path::Path) -> Option<Parent> {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+    let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    match Parent::open(&format!("kubewasm-{digits}")) {
+        Ok(parent) => {
+            parent.sweep();
+            Some(parent)
         }
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| crate::worker::is_locked(&group::socket(dir, name)))
-        .collect()
+        Err(error) => {
+            tracing::info!(%error, "isolated pods have no cgroups of their own: their limits are held by their workers");
+            None
+        }
+    }
 }
 
 /// Awaits an answer for at most [`CALL`].

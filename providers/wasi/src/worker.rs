@@ -16,6 +16,7 @@
 //! while a successor may already run the same pods. SIGINT and SIGHUP are ignored: they are meant for the
 //! program in the foreground, which is the agent.
 
+mod confine;
 mod hosting;
 mod process;
 mod service;
@@ -25,13 +26,14 @@ use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use process::is_locked;
+pub(crate) use process::{is_locked, lock_path};
 
 use crate::{
     capacity,
     files::{self, Files, UserMapError, Way},
     host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
     logs::LogOptions,
+    protocol::Versions,
 };
 
 /// How long guests have to end when the worker is told to by a signal, or by the end of its parent.
@@ -52,6 +54,10 @@ pub struct WorkerOptions {
     pub log: LogOptions,
     /// Make no mounts, as on a host that allows none.
     pub no_mounts: bool,
+    /// Files and directories that it must not see, as far as the host allows it.
+    pub hidden: Vec<PathBuf>,
+    /// Protocol versions that it speaks. Not on the command line: others than its own are for tests.
+    pub versions: Versions,
 }
 
 impl WorkerOptions {
@@ -63,12 +69,14 @@ impl WorkerOptions {
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
             no_mounts: false,
+            hidden: Vec::new(),
+            versions: Versions::OURS,
         }
     }
 
     /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
-    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>` and, if so,
-    /// `--with-parent` and `--no-mounts`.
+    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>`, `--hidden <path>`
+    /// for each of those, and, if so, `--with-parent` and `--no-mounts`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
@@ -78,6 +86,9 @@ impl WorkerOptions {
             ("--log-max-files", self.log.max_files.into()),
         ] {
             args.extend([flag.into(), value.to_string().into()]);
+        }
+        for path in &self.hidden {
+            args.extend(["--hidden".into(), path.clone().into()]);
         }
         for (flag, is_set) in [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts)] {
             if is_set {
@@ -135,12 +146,16 @@ pub enum WorkerError {
 }
 
 /// What the subcommand `worker` does: hosts instances until it is told to end. Must be called while the process
-/// has one thread, and so not from within an async runtime; it makes its own.
+/// has one thread, and so not from within an async runtime; it makes its own. It closes all
+/// files that the process has open, but for its standard streams.
 ///
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
 pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    confine::close_inherited().map_err(WorkerError::Runtime)?;
     let files = enter_namespace(&options)?;
+    let confinement = confine::apply(&options, files.has_mounts());
+    tracing::info!(?confinement, "the worker is confined");
     let guests = tokio::runtime::Builder::new_multi_thread()
         .thread_name("guests")
         .enable_all()
@@ -152,7 +167,7 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
         .enable_all()
         .build()
         .map_err(WorkerError::Runtime)?;
-    let result = control.block_on(serve(options, files, guests.handle().clone()));
+    let result = control.block_on(serve(options, files, confinement, guests.handle().clone()));
     // Guests that would not end, and threads that hang in a disk, end with the process.
     guests.shutdown_background();
     control.shutdown_background();
@@ -180,6 +195,7 @@ fn enter_namespace(options: &WorkerOptions) -> Result<Files, WorkerError> {
 async fn serve(
     options: WorkerOptions,
     files: Files,
+    confinement: Vec<String>,
     guests: tokio::runtime::Handle,
 ) -> Result<(), WorkerError> {
     let end = CancellationToken::new();
@@ -197,7 +213,7 @@ async fn serve(
     let served = CancellationToken::new();
     let listener = home.listen()?;
     let server = tonic::transport::Server::builder()
-        .add_service(service::server(hosting.clone(), served.clone()))
+        .add_service(service::server(hosting.clone(), served.clone(), options.versions, confinement))
         .serve_with_incoming_shutdown(tokio_stream::wrappers::UnixListenerStream::new(listener), {
             let served = served.clone();
             async move { served.cancelled().await }
@@ -215,6 +231,7 @@ async fn serve(
         }
     };
     hosting.stop_all(GRACE_AT_SIGNAL).await;
+    home.leave();
     served.cancel();
     let finished = match finished {
         Some(result) => result,

@@ -70,6 +70,7 @@ impl Node {
             stdin: false,
             tty: false,
             memory_limit_bytes: 0,
+            pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,
         }

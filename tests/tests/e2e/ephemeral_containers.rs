@@ -18,8 +18,11 @@ async fn an_ephemeral_container_runs_once() {
         let pods = Pods::new(&client, ns);
         pods.act("debugged", &["sleep", "600"]).await;
         let before = pods.until("debugged", "Ready", |pod| is(pod, "Ready")).await;
-        let look = json!({ "args": ["say", "seen", "env", "exit", "3"], "env": [{ "name": "COLOUR", "value": "blue" }] });
-        add(&pods, "debugged", "look", look).await;
+        let image = format!("--image={}", suite().await.actor.tagged);
+        let mut debug = vec!["--namespace", ns, "debug", "debugged", "--profile=baseline", &image];
+        debug.extend(["--container=look", "--env=COLOUR=blue", "--arguments-only"]);
+        debug.extend(["--", "say", "seen", "env", "exit", "3"]);
+        suite().await.cluster.kubectl(&debug).await.unwrap();
         let ended = |pod: &Pod| end(pod, "look").is_some();
         let pod = pods.until("debugged", "the end of the ephemeral container", ended).await;
         assert_eq!(end(&pod, "look"), Some((3, "Error")));

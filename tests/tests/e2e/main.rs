@@ -40,5 +40,7 @@ mod scale;
 mod sidecars;
 mod static_pods;
 mod status;
+mod storm;
 mod suite;
 mod volumes;
+mod workers;

@@ -122,7 +122,7 @@ async fn the_working_directory_is_made() {
         });
         pods.create("working", spec).await;
         pods.phase("working", "Succeeded").await;
-        assert_eq!(pods.logs("working").await, "directory\nx\n");
+        assert_eq!(pods.logs("working").await, "directory\nx");
     })
     .await;
 }

@@ -44,6 +44,25 @@ async fn an_interrupt_ends_it() {
     assert!(!status.success(), "{status}");
 }
 
+/// What a run that was killed has left is removed by the next one.
+#[tokio::test]
+async fn a_killed_run_leaves_nothing_for_long() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pod(folder.path(), json!(["tick", "100"])).await;
+    let mut child = command(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    tokio::time::timeout(SOON, lines.next_line()).await.expect("a first line").unwrap();
+    child.kill().await.unwrap();
+    let left = || {
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("kubewasm-run-")).count()
+    };
+    assert_eq!(left(), 1);
+    write_pod(folder.path(), json!(["say", "hello"])).await;
+    assert!(run(folder.path()).await.status.success());
+    assert_eq!(left(), 0);
+}
+
 /// The demo's pod file is one that this command takes.
 #[tokio::test]
 async fn the_demo_runs() {

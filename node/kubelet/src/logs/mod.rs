@@ -35,6 +35,16 @@ pub fn pod_dir(dir: &Path, namespace: &str, pod: &str, uid: &str) -> PathBuf {
     dir.join(format!("{namespace}_{pod}_{uid}"))
 }
 
+/// The directories of pods' logs below `dir` that belong to a pod of this UID, whatever its name was.
+#[must_use]
+pub fn dirs_of(dir: &Path, uid: &str) -> Vec<PathBuf> {
+    let is_its = |name: &std::ffi::OsStr| {
+        name.to_str().and_then(|name| name.rsplit_once('_')).is_some_and(|(_, of)| of == uid)
+    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| is_its(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
 /// The current log file of one attempt of one container. Rotated ones lie beside it, with the time of
 /// their rotation behind the name; `attempt` is the container's `restartCount`.
 #[must_use]

@@ -100,6 +100,7 @@ impl Agent {
             addresses: addresses.clone(),
             port: *port,
             runtime_version: runtime.version(),
+            runtime_handlers: runtime.handlers(),
         };
         let observed =
             Observed { machine, images: Vec::new(), problems: Problems::new(), now: Timestamp::now() };
@@ -111,7 +112,7 @@ impl Agent {
         let Parts { config, addresses, port, connection, runtime, recorder } = self.parts;
         let name = config.node_name.clone();
         let lease_seconds = config.kubelet.node_lease_duration_seconds;
-        let runtime_version = runtime.version();
+        let (runtime_version, runtime_handlers) = (runtime.version(), runtime.handlers());
         let heartbeats = connection.client_with_timeout(HEARTBEAT_TIMEOUT);
 
         let lease = lease::run(
@@ -127,7 +128,7 @@ impl Agent {
         let status = StatusLoop {
             client: heartbeats,
             connection,
-            fixed: Arc::new(Fixed { config, addresses, port, runtime_version }),
+            fixed: Arc::new(Fixed { config, addresses, port, runtime_version, runtime_handlers }),
             runtime,
             recorder,
             problems: self.problems,

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
-        DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSwapStatus,
-        NodeSystemInfo,
+        DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeRuntimeHandler,
+        NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -52,6 +52,8 @@ pub(super) struct Fixed {
     /// The port that the HTTPS server really listens on.
     pub(super) port: u16,
     pub(super) runtime_version: String,
+    /// Handlers of RuntimeClasses.
+    pub(super) runtime_handlers: Vec<String>,
 }
 
 /// What is looked at each time.
@@ -115,8 +117,20 @@ pub(super) fn status(fixed: &Fixed, observed: &Observed, before: &[NodeCondition
                 .map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
             system_uuid: machine.system_uuid.clone(),
         }),
+        runtime_handlers: Some(runtime_handlers(&fixed.runtime_handlers)),
         ..NodeStatus::default()
     }
+}
+
+/// What the node can run. None of the features is about WebAssembly.
+fn runtime_handlers(names: &[String]) -> Vec<NodeRuntimeHandler> {
+    let features =
+        NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(false), user_namespaces: Some(false) };
+    let handler = |name: &String| NodeRuntimeHandler {
+        name: Some(name.clone()).filter(|name| !name.is_empty()),
+        features: Some(features.clone()),
+    };
+    names.iter().map(handler).collect()
 }
 
 /// All labels of a Node that registers. What `--node-labels` says wins.
@@ -158,6 +172,7 @@ pub(super) mod tests {
             addresses: vec![[10, 0, 0, 1].into()],
             port: 41_000,
             runtime_version: "wasmtime://48.0.8".to_owned(),
+            runtime_handlers: vec![String::new(), "wasm".to_owned()],
         }
     }
 

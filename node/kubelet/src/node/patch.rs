@@ -63,7 +63,9 @@ pub(super) fn patch(current: &Node, labels: &BTreeMap<String, String>, wanted: &
         || !status.is_empty()
         || conditions_differ(is.conditions.as_deref().unwrap_or_default(), wanted_conditions);
     status.insert("conditions".to_owned(), json!(wanted_conditions));
-    // Sent along and no reason to send: an API server before 1.35 does not keep it, so it would always differ.
+    // Sent along and no reason to send: API servers before 1.30 and 1.35 do not keep them, so they would always
+    // differ.
+    differing(&mut status, "runtimeHandlers", &is.runtime_handlers, &wanted.runtime_handlers);
     differing(&mut status, "declaredFeatures", &is.declared_features, &wanted.declared_features);
 
     let mut body = json!({ "status": status });

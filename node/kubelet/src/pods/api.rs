@@ -5,15 +5,20 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret, Service};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Pod, PodStatus, Secret, Service},
+    node::v1::RuntimeClass,
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
-    runtime::reflector::Store,
+    runtime::reflector::ObjectRef,
 };
+
 use tokio::sync::watch;
 
 use super::{environment::References, status_patch};
+use crate::mirror::Mirrored;
 
 /// The Node authorizer learns of a new pod at the same time as its node does. For a moment, what the pod
 /// refers to is forbidden; asking again at once saves the back-off of a failed start.
@@ -44,6 +49,16 @@ pub trait PodApi: std::fmt::Debug + Send + Sync + 'static {
 
     /// All services of the cluster, or `None` before they have been read once.
     fn services(&self) -> Option<Vec<Arc<Service>>>;
+
+    /// The handler of a RuntimeClass; the default one where there is no cluster, and so no classes.
+    ///
+    /// # Errors
+    /// Says that there is no such class, in the words of the API server, or that classes have not been read
+    /// yet.
+    fn runtime_handler(&self, class: &str) -> Result<String, String> {
+        let _ = class;
+        Ok(String::new())
+    }
 }
 
 /// Objects of a pod's namespace, by name.
@@ -96,8 +111,8 @@ impl From<kube::Error> for ApiError {
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
-    services: Store<Service>,
-    services_ready: watch::Receiver<bool>,
+    services: Mirrored<Service>,
+    runtime_classes: Mirrored<RuntimeClass>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -107,10 +122,10 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// `services` mirrors all services; `services_ready` turns true once it has read them.
+    /// A cluster, with mirrors of all its services and runtime classes.
     #[must_use]
-    pub fn new(client: Client, services: Store<Service>, services_ready: watch::Receiver<bool>) -> Self {
-        Self { client, services, services_ready }
+    pub fn new(client: Client, services: Mirrored<Service>, runtime_classes: Mirrored<RuntimeClass>) -> Self {
+        Self { client, services, runtime_classes }
     }
 
     fn pods(&self, pod: &Pod) -> (Api<Pod>, String) {
@@ -173,7 +188,16 @@ impl PodApi for Cluster {
     }
 
     fn services(&self) -> Option<Vec<Arc<Service>>> {
-        self.services_ready.borrow().then(|| self.services.state())
+        self.services.store().map(|services| services.state())
+    }
+
+    fn runtime_handler(&self, class: &str) -> Result<String, String> {
+        let Some(classes) = self.runtime_classes.store() else {
+            return Err("runtime classes have not yet been read at least once".to_owned());
+        };
+        let found = classes.get(&ObjectRef::new(class));
+        let missing = || format!("runtimeclass.node.k8s.io \"{class}\" not found");
+        found.map(|class| class.handler.clone()).ok_or_else(missing)
     }
 }
 

@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{
+    admission::resources::memory_limit,
     api::PodApi,
     container_id::container_id,
     environment::{self, NodeFacts, References, Sources},
     files::{self, names::Names, resolv_conf::Dns},
-    lifecycle::{Trouble, spec::is_static},
+    lifecycle::{Note, Trouble, spec::is_static},
     reason::WaitingReason,
     records::Records,
     refusal, termination,
@@ -42,6 +43,24 @@ fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
+/// What a kubelet cannot make a pod's sandbox for keeps its containers in creation; the Event says why.
+const SANDBOX_REASON: WaitingReason = WaitingReason::ContainerCreating;
+
+fn sandbox_trouble(message: String) -> Trouble {
+    Trouble { reason: SANDBOX_REASON, message }
+}
+
+/// The Event about a start that failed.
+pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
+    let Trouble { reason, message } = trouble;
+    if *reason == SANDBOX_REASON {
+        let message = format!("Failed to create pod sandbox: {message}");
+        return Note { container: None, warning: true, reason: "FailedCreatePodSandBox", message };
+    }
+    let container = Some(container.to_owned());
+    Note { container, warning: true, reason: "Failed", message: format!("Error: {message}") }
+}
+
 /// Files of variables, by volume and path.
 type EnvFiles = BTreeMap<(String, String), Option<String>>;
 
@@ -56,6 +75,7 @@ impl Launch<'_> {
         attempt: u32,
         volumes: (&Volumes, &Places),
     ) -> Result<Timestamp, Trouble> {
+        let runtime_handler = self.runtime_handler(pod)?;
         let (of_node, places) = volumes;
         let allowed = &of_node.settings().allowed_host_paths;
         if let Some(message) = source::refusal(pod, container, allowed, of_node.has_cluster()) {
@@ -63,6 +83,7 @@ impl Launch<'_> {
         }
         let files = volumes::env_files(References::of(container).files, places)?;
         let mut spec = self.spec(pod, container, image, attempt, Some(&files)).await?;
+        spec.runtime_handler = runtime_handler;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
         let own = self
             .own_files(pod, container, attempt, of_node)
@@ -80,6 +101,20 @@ impl Launch<'_> {
             message: error.to_string(),
         })?;
         Ok(Timestamp::now())
+    }
+
+    /// The handler that the pod's RuntimeClass names, if the provider knows it.
+    fn runtime_handler(&self, pod: &Pod) -> Result<String, Trouble> {
+        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).filter(|c| !c.is_empty());
+        let Some(class) = class else { return Ok(String::new()) };
+        let handler = self.api.runtime_handler(class).map_err(sandbox_trouble)?;
+        if self.runtime.handlers().contains(&handler) {
+            return Ok(handler);
+        }
+        Err(sandbox_trouble(format!(
+            "no runtime for \"{handler}\" is configured (the handler of RuntimeClass {class}; this node has: {})",
+            self.runtime.handlers().into_iter().filter(|h| !h.is_empty()).collect::<Vec<_>>().join(", ")
+        )))
     }
 
     /// Writes the files that the node makes for a container, and returns where they are to be seen. What the
@@ -118,7 +153,7 @@ impl Launch<'_> {
         Ok(shared.chain(mount(&termination::guest_path(container), message, false)).collect())
     }
 
-    /// The container as the provider gets it, but for its mounts. Without `files`, variables that are taken
+    /// The container as the provider gets it, but for its mounts and its runtime handler. Without `files`, variables that are taken
     /// from files are left out.
     pub(super) async fn spec(
         &self,
@@ -181,6 +216,7 @@ impl Launch<'_> {
             pod_name: name,
             name: container.name.clone(),
             runtime_handler: String::new(),
+            pod_memory_limit_bytes: memory_limit(pod).unwrap_or(0),
             image: image.reference.clone(),
             argv,
             env,
@@ -245,5 +281,15 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["2.log", "2.log.20260101-000000", "other"]);
+    }
+
+    #[test]
+    fn a_failed_sandbox_is_an_event_of_the_pod_and_others_of_their_container() {
+        let sandbox = note("c", &sandbox_trouble("runtimeclass.node.k8s.io \"x\" not found".to_owned()));
+        assert_eq!((sandbox.container, sandbox.reason), (None, "FailedCreatePodSandBox"));
+        assert_eq!(sandbox.message, "Failed to create pod sandbox: runtimeclass.node.k8s.io \"x\" not found");
+        let other = note("c", &config_error("secret \"s\" not found"));
+        assert_eq!((other.container.as_deref(), other.reason), (Some("c"), "Failed"));
+        assert_eq!(other.message, "Error: secret \"s\" not found");
     }
 }

@@ -24,10 +24,12 @@ use super::{
         resources::{self, Amounts},
     },
     lifecycle::spec::is_static,
+    records::remove_tree,
     shared::Shared,
     static_pods::{Board, FullName, is_mirror},
     task::{Desired, PodTask},
 };
+use crate::logs;
 
 /// How often the manager comes round when nothing happens, for `/healthz` to see that it does.
 const LEAST_ROUND: Duration = Duration::from_secs(60);
@@ -300,7 +302,11 @@ impl PodManager {
         for uid in uids.iter().filter(|uid| !is_known(uid)) {
             tracing::info!(pod = uid, "removing the folder of a pod that is gone");
             let volumes = self.shared.volumes.remove(&self.shared.records, uid);
-            if let Err(error) = volumes.and_then(|()| self.shared.records.remove(uid)) {
+            // Of this node's pods alone: other nodes may write their logs to the same place. The record goes last,
+            // or nobody would ask for the rest again.
+            let logs = logs::dirs_of(&self.shared.logs_dir, uid);
+            let logs = logs.iter().try_for_each(|dir| remove_tree(dir));
+            if let Err(error) = volumes.and(logs).and_then(|()| self.shared.records.remove(uid)) {
                 tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
             }
         }

@@ -95,3 +95,36 @@ pub(super) fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note
         recorder.normal(&about, note.reason, note.message.clone());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// `kubectl describe` and `kubectl events --for` go by it.
+    #[tokio::test]
+    async fn an_event_names_the_part_of_the_pod_that_it_is_about() {
+        let pod = json!({"spec": {
+            "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
+            "containers": [{"name": "c"}],
+            "ephemeralContainers": [{"name": "e"}],
+        }});
+        let spec = Spec::of(&serde_json::from_value(pod).unwrap());
+        let (sink, mut events) = mpsc::channel(8);
+        let recorder = Recorder::local(sink);
+        for (container, expected) in [
+            (None, None),
+            (Some("c"), Some("spec.containers{c}")),
+            (Some("i"), Some("spec.initContainers{i}")),
+            (Some("s"), Some("spec.initContainers{s}")),
+            (Some("e"), Some("spec.ephemeralContainers{e}")),
+        ] {
+            let container = container.map(str::to_owned);
+            let note = Note { container, warning: false, reason: "Started", message: "x".to_owned() };
+            tell(&recorder, &ObjectReference::default(), &spec, &note);
+            assert_eq!(events.recv().await.unwrap().about.field_path.as_deref(), expected);
+        }
+    }
+}

@@ -90,6 +90,19 @@ fn is_read_only(fd: &impl std::os::fd::AsFd) -> rustix::io::Result<bool> {
     Ok(fstatvfs(fd)?.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
+/// Whether opening this would wait until somebody opens the other end, and block the thread for as long: a named
+/// pipe. Guests cannot make one, and images bring none, but in a volume there may be one. Blocking.
+pub(super) fn is_pipe(place: &Place) -> bool {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let open = || -> rustix::io::Result<bool> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let top = rustix::fs::openat(CWD, &place.from, flags, Mode::empty())?;
+        let itself = openat2(&top, &place.path, flags, Mode::empty(), resolve)?;
+        Ok(FileType::from_raw_mode(fstat(&itself)?.st_mode) == FileType::Fifo)
+    };
+    open().unwrap_or(false)
+}
+
 /// A directory of the guest's, as a path that stays right while the file is open.
 pub(super) fn path_of(dir: &File) -> PathBuf {
     use std::os::fd::AsRawFd as _;

@@ -30,6 +30,7 @@ use super::{
 
 /// Errno of WASI 0.1.
 const IO: i32 = 29;
+const NXIO: i32 = 60;
 const ROFS: i32 = 69;
 const XDEV: i32 = 75;
 /// In the open flags of WASI 0.1.
@@ -120,6 +121,10 @@ pub(super) fn wrap_core(linker: &mut Linker<GuestState>) -> wasmtime::Result<()>
             Box::new(async move {
                 let (fd, lookup, path, size, open, rights, inherited, flags, result) = args;
                 let (mut memory, state) = guest(&mut caller)?;
+                if state.has_volumes && is_pipe(state.directories.place(fd, text(&memory, path, size))).await
+                {
+                    return Ok(NXIO);
+                }
                 let errno = calls::path_open(
                     &mut state.wasi,
                     &mut memory,
@@ -176,6 +181,12 @@ fn text(memory: &GuestMemory<'_>, at: i32, size: i32) -> Option<String> {
     Some(memory.as_cow_str(GuestPtr::new((at, size))).ok()?.into_owned())
 }
 
+/// Whether this is a named pipe, where the place is known.
+async fn is_pipe(place: Option<Place>) -> bool {
+    let Some(place) = place else { return false };
+    tokio::task::spawn_blocking(move || cause::is_pipe(&place)).await.unwrap_or(false)
+}
+
 /// Looks for the cause where all places are known.
 async fn find<const N: usize>(places: [Option<Place>; N]) -> Option<Cause> {
     let places: Vec<Place> = places.into_iter().collect::<Option<_>>()?;
@@ -221,30 +232,49 @@ pub(super) fn wrap_component(linker: &mut wasmtime::component::Linker<GuestState
         (dir, path),
         (to_dir, to_path)
     );
-    wrap!(
+    types.func_wrap_async(
         "[method]descriptor.open-at",
-        open_at(dir, follow: PathFlags, path: String, open: OpenFlags, flags: DescriptorFlags),
-        (dir, path)
-    );
+        |mut store: StoreContextMut<'_, GuestState>,
+         (dir, follow, path, open, flags): (
+            Resource<Descriptor>,
+            PathFlags,
+            String,
+            OpenFlags,
+            DescriptorFlags,
+        )| {
+            Box::new(async move {
+                let has_volumes = store.data().has_volumes;
+                let mut files = store.data_mut().filesystem();
+                let opened = place(&files, &dir, &path);
+                if has_volumes && is_pipe(at(&opened)).await {
+                    return Ok((Err(ErrorCode::NoSuchDevice),));
+                }
+                true_code(files.open_at(dir, follow, path, open, flags).await, [opened]).await
+            })
+        },
+    )?;
     Ok(())
 }
 
-/// Where a call of WASI 0.2 is about.
-fn place(
-    files: &WasiFilesystemCtxView<'_>,
-    fd: &Resource<Descriptor>,
-    path: &str,
-) -> Option<(Arc<File>, PathBuf)> {
+/// What a call of WASI 0.2 is about: a directory, which is held open, and a path.
+type OpenPlace = Option<(Arc<File>, PathBuf)>;
+
+fn place(files: &WasiFilesystemCtxView<'_>, fd: &Resource<Descriptor>, path: &str) -> OpenPlace {
     match files.table.get(fd) {
         Ok(Descriptor::Dir(dir)) => Some((Arc::clone(&dir.dir), path.into())),
         _ => None,
     }
 }
 
+fn at(place: &OpenPlace) -> Option<Place> {
+    let (dir, path) = place.as_ref()?;
+    Some(Place { from: cause::path_of(dir), path: path.clone() })
+}
+
 /// The answer of a call with the code that the guest should have got.
 async fn true_code<T, const N: usize>(
     result: FsResult<T>,
-    places: [Option<(Arc<File>, PathBuf)>; N],
+    places: [OpenPlace; N],
 ) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
     let code = match result {
         Ok(value) => return Ok((Ok(value),)),
@@ -253,10 +283,6 @@ async fn true_code<T, const N: usize>(
     if code != ErrorCode::Io {
         return Ok((Err(code),));
     }
-    let at = |place: &Option<(Arc<File>, PathBuf)>| {
-        let (dir, path) = place.as_ref()?;
-        Some(Place { from: cause::path_of(dir), path: path.clone() })
-    };
     let cause = find(places.each_ref().map(at)).await;
     Ok((Err(match cause {
         Some(Cause::ReadOnly) => ErrorCode::ReadOnly,

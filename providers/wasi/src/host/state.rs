@@ -9,6 +9,8 @@ pub(super) struct GuestState {
     pub(super) wasi: WasiP1Ctx,
     pub(super) memory: MemoryGuard,
     pub(super) directories: Directories,
+    /// See [`crate::files::Root::has_volumes`].
+    pub(super) has_volumes: bool,
 }
 
 impl WasiView for GuestState {

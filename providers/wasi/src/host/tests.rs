@@ -54,6 +54,7 @@ impl Bench {
             network: Network::Outgoing,
             memory_limit_bytes: 0,
             stop_notice: false,
+            label: String::new(),
         }
     }
 

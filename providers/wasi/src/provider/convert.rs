@@ -84,6 +84,7 @@ pub(super) fn instance_spec(
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
         stop_notice,
+        label: String::new(),
     }
 }
 
@@ -184,6 +185,7 @@ mod tests {
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,
+            pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,
         }

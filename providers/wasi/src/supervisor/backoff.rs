@@ -30,6 +30,11 @@ impl Backoff {
         pause.checked_sub(since).filter(|rest| !rest.is_zero())
     }
 
+    /// No worker has died so lately that it would still matter.
+    pub(super) fn is_calm(&self, now: Instant) -> bool {
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= LONGEST_PAUSE + HEALTHY)
+    }
+
     /// Workers that died young, one after the other.
     pub(super) fn deaths(&self) -> u32 {
         self.deaths
@@ -56,6 +61,16 @@ mod tests {
             backoff.died(Duration::ZERO, now);
         }
         assert_eq!(backoff.pause(now), Some(LONGEST_PAUSE));
+    }
+
+    #[test]
+    fn deaths_are_forgotten_when_they_cannot_matter_any_more() {
+        let mut backoff = Backoff::default();
+        let now = Instant::now();
+        assert!(backoff.is_calm(now));
+        backoff.died(Duration::ZERO, now);
+        assert!(!backoff.is_calm(now + LONGEST_PAUSE));
+        assert!(backoff.is_calm(now + LONGEST_PAUSE + HEALTHY));
     }
 
     #[test]

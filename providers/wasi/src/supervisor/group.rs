@@ -1,221 +1,225 @@
-//! One group: its worker process, the connection to it, and the watch that feeds the view.
+//! One group: its worker, while there is one, and whether it is still needed.
 
 use std::{
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use tokio::{process::ChildStdin, sync::Mutex, task::JoinHandle};
-use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::{Channel, Endpoint};
+use tokio::sync::{Mutex, Notify};
+use tonic::Code;
 
 use super::{
-    CALL, READY, SupervisorError, SupervisorOptions,
+    CALL, Place, SupervisorOptions,
     backoff::Backoff,
-    view::{Dead, View},
-    watch::Watch,
+    connect::{Client, Link, Meeting, Met},
+    death::Kills,
+    error::GroupError,
+    process::{self, Started},
+    replace,
+    view::View,
 };
 use crate::{
-    protocol::{
-        PROTOCOL_MAX, PROTOCOL_MIN, speaks,
-        wire::{self, worker_client::WorkerClient},
-    },
-    worker::{self, WorkerOptions},
+    cgroup::{Cgroup, Parent},
+    protocol::{Versions, wire},
+    worker,
 };
 
-/// Between two looks at a worker that does not answer yet, or any more.
-const LOOK: Duration = Duration::from_millis(50);
-/// A connection on which nothing comes back for this long is given up.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// A worker says little; what it said before is thrown away beyond this, in bytes.
-const WORKER_LOG_LIMIT: u64 = 1 << 20;
-
-/// Where the worker of a group listens.
-pub(super) fn socket(dir: &Path, name: &str) -> PathBuf {
-    dir.join(name).join("worker.sock")
-}
-
-/// Why there is no worker to talk to.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum GroupError {
-    /// None lives, and none was asked for.
-    #[error("no worker runs for group {group}")]
-    NoWorker {
-        /// The group.
-        group: String,
-    },
-    /// Workers die one after the other; wait.
-    #[error(
-        "the worker of group {group} died {deaths} times in a row; the next one is started in {} s (see {log})",
-        .pause.as_secs() + 1
-    )]
-    Backoff {
-        /// The group.
-        group: String,
-        /// How many.
-        deaths: u32,
-        /// Until the next attempt.
-        pause: Duration,
-        /// Where the dead ones said why.
-        log: String,
-    },
-    /// The process could not be started.
-    #[error("cannot start a worker for group {group}: {source}")]
-    Spawn {
-        /// The group.
-        group: String,
-        #[source]
-        source: io::Error,
-    },
-    /// It ended instead of answering.
-    #[error("the worker of group {group} ended while it started ({status}); see {log}")]
-    EndedEarly {
-        /// The group.
-        group: String,
-        /// How it ended.
-        status: String,
-        /// Where it said why.
-        log: String,
-    },
-    /// It lives and does not answer.
-    #[error("the worker of group {group} does not answer: {reason}")]
-    NoAnswer {
-        /// The group.
-        group: String,
-        /// What was tried last.
-        reason: String,
-    },
-    /// It is of another age.
-    #[error(
-        "the worker of group {group} speaks protocol {min} to {max}, and this program {PROTOCOL_MIN} to {PROTOCOL_MAX}; drain the node, end the worker (process {pid}), and start again"
-    )]
-    Protocol {
-        /// The group.
-        group: String,
-        /// Oldest version it speaks.
-        min: u32,
-        /// Newest version it speaks.
-        max: u32,
-        /// Its process id.
-        pid: u32,
-    },
-}
-
-impl From<GroupError> for SupervisorError {
-    fn from(error: GroupError) -> Self {
-        Self::Worker(error.to_string())
-    }
-}
-
-/// A worker that answers.
-#[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) worker: WorkerClient<Channel>,
-    pub(super) incarnation: String,
-    pub(super) pid: u32,
-    /// False once nobody holds the worker's lock any more.
-    pub(super) alive: Arc<AtomicBool>,
-}
-
-impl Client {
-    /// Tells the view that what ran in this worker is lost.
-    pub(super) fn lost(&self, view: &View, group: &str, why: &str) {
-        view.lost(group, Dead::One(&self.incarnation), why, Timestamp::now());
-    }
+/// What all groups share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) options: SupervisorOptions,
+    pub(super) view: Arc<View>,
+    pub(super) kills: Arc<Kills>,
+    /// Where workers have cgroups of their own, if they can.
+    pub(super) cgroups: Option<Parent>,
 }
 
 /// One group of instances that share a worker.
 #[derive(Debug)]
 pub(super) struct Group {
     name: String,
-    options: SupervisorOptions,
-    view: Arc<View>,
-    /// Held while a worker is found or started, so that there is one.
+    common: Arc<Common>,
+    /// Starts that are under way.
+    starting: AtomicUsize,
+    /// Notified when the group may not be needed any more.
+    look: Arc<Notify>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    link: Option<Link>,
+    link: Option<Box<Link>>,
     backoff: Backoff,
+    /// The worker's own cgroup, and the limit that it has.
+    cgroup: Option<(Cgroup, Option<u64>)>,
 }
 
-/// The connection to a worker that lived when it was last looked at.
+/// A start that is under way: the group's worker is needed.
 #[derive(Debug)]
-struct Link {
-    client: Client,
-    since: Instant,
-    /// Feeds the view; ends with the worker.
-    _watcher: AbortOnDropHandle<()>,
-    /// The end of the pipe that the worker's life hangs on, if it does.
-    _lifeline: Option<ChildStdin>,
-}
+pub(super) struct Need<'a>(&'a Group);
 
-/// A process that was just started.
-struct Started {
-    exit: JoinHandle<io::Result<ExitStatus>>,
-    lifeline: Option<ChildStdin>,
+impl Drop for Need<'_> {
+    fn drop(&mut self) {
+        self.0.starting.fetch_sub(1, Ordering::SeqCst);
+        self.0.look.notify_one();
+    }
 }
 
 impl Group {
-    pub(super) fn new(name: &str, options: &SupervisorOptions, view: Arc<View>) -> Self {
-        Self { name: name.to_owned(), options: options.clone(), view, state: Mutex::default() }
+    pub(super) fn new(name: &str, common: Arc<Common>) -> Self {
+        Self {
+            name: name.to_owned(),
+            common,
+            starting: AtomicUsize::new(0),
+            look: Arc::default(),
+            state: Mutex::default(),
+        }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// The worker; one that lives is found, and with `start`, one is started where none lives.
-    pub(super) async fn client(&self, start: bool) -> Result<Client, GroupError> {
+    /// Notified when the group may not be needed any more.
+    pub(super) fn look(&self) -> &Notify {
+        &self.look
+    }
+
+    /// Keeps the group's worker from being stopped for want of instances.
+    pub(super) fn need(&self) -> Need<'_> {
+        self.starting.fetch_add(1, Ordering::SeqCst);
+        Need(self)
+    }
+
+    /// Nothing runs here, nothing has ended and waits to be noted, and nothing is being started.
+    pub(super) fn is_idle(&self) -> bool {
+        self.starting.load(Ordering::SeqCst) == 0 && !self.common.view.has(&self.name)
+    }
+
+    /// The worker, if one lives.
+    pub(super) async fn client(&self) -> Result<Client, GroupError> {
+        self.find(None).await
+    }
+
+    /// The worker; one is started where none lives.
+    pub(super) async fn client_for(&self, place: &Place) -> Result<Client, GroupError> {
+        self.find(Some(place)).await
+    }
+
+    async fn find(&self, place: Option<&Place>) -> Result<Client, GroupError> {
         let mut state = self.state.lock().await;
-        if let Some(link) = &state.link {
-            if link.client.alive.load(Ordering::SeqCst) {
-                return Ok(link.client.clone());
+        if let Some(client) = state.living() {
+            if let Some(place) = place {
+                self.limit(&mut state, place).await;
             }
-            let lived = link.since.elapsed();
-            state.link = None;
-            state.backoff.died(lived, Instant::now());
+            return Ok(client);
         }
-        let started = if worker::is_locked(&self.socket()) {
-            None
-        } else if start {
-            if let Some(pause) = state.backoff.pause(Instant::now()) {
-                let (group, deaths, log) = (self.name.clone(), state.backoff.deaths(), self.log());
-                return Err(GroupError::Backoff { group, deaths, pause, log });
+        let mut met = None;
+        if worker::is_locked(&self.socket()) {
+            match self.meet(&mut state, None).await? {
+                Met::Worker(link) => met = Some(link),
+                Met::Stranger(stranger) => {
+                    let ours = self.common.options.versions;
+                    if !replace::end(&self.name, &self.socket(), *stranger, ours, &self.common.view).await {
+                        let pid = process::holder(&self.socket()).map(|pid| pid.to_string());
+                        let (group, pid) = (self.name.clone(), pid.unwrap_or_default());
+                        return Err(GroupError::Stays { group, pid });
+                    }
+                }
             }
-            Some(self.spawn()?)
-        } else {
-            return Err(self.no_worker());
+        }
+        let link = match (met, place) {
+            (Some(link), _) => link,
+            (None, None) => return Err(GroupError::NoWorker { group: self.name.clone() }),
+            (None, Some(place)) => self.start(&mut state, place).await?,
         };
-        match self.connect(started).await {
-            Ok(link) => {
-                let client = link.client.clone();
-                state.link = Some(link);
-                Ok(client)
-            }
-            Err(error) => {
+        let client = link.client.clone();
+        state.link = Some(link);
+        Ok(client)
+    }
+
+    /// Starts a worker and waits until it answers.
+    async fn start(&self, state: &mut State, place: &Place) -> Result<Box<Link>, GroupError> {
+        if let Some(pause) = state.backoff.pause(Instant::now()) {
+            let log = process::log(&self.socket()).display().to_string();
+            let (group, deaths) = (self.name.clone(), state.backoff.deaths());
+            return Err(GroupError::Backoff { group, deaths, pause, log });
+        }
+        let started = process::spawn(&self.socket(), &self.common.options)
+            .map_err(|source| GroupError::Spawn { group: self.name.clone(), source })?;
+        tracing::info!(group = %self.name, pid = started.pid, "started a worker");
+        if place.alone
+            && let Some(pid) = started.pid
+        {
+            self.enter_cgroup(state, pid, place).await;
+        }
+        match self.meet(state, Some(started)).await? {
+            Met::Worker(link) => Ok(link),
+            Met::Stranger(stranger) => {
+                let (group, ours) = (self.name.clone(), self.common.options.versions);
+                let theirs = stranger.speaks();
+                process::signal(&self.socket(), rustix::process::Signal::KILL);
                 state.backoff.died(Duration::ZERO, Instant::now());
-                Err(error)
+                Err(GroupError::Protocol { group, theirs, ours })
             }
+        }
+    }
+
+    async fn meet(&self, state: &mut State, started: Option<Started>) -> Result<Met, GroupError> {
+        let Common { options, view, kills, .. } = &*self.common;
+        let meeting = Meeting { group: &self.name, options, view, kills, look: &self.look };
+        let met = meeting.meet(started).await;
+        if met.is_err() {
+            state.backoff.died(Duration::ZERO, Instant::now());
+        }
+        // Also of one that hosts nothing: it is not needed.
+        self.look.notify_one();
+        met
+    }
+
+    /// Gives a worker a cgroup of its own, where that is possible.
+    async fn enter_cgroup(&self, state: &mut State, pid: u32, place: &Place) {
+        let Some(parent) = self.common.cgroups.clone() else { return };
+        let (name, limit) = (self.name.clone(), place.memory_limit);
+        let enter = move || {
+            let cgroup = parent.child(&name)?;
+            cgroup.limit(limit)?;
+            cgroup.add(pid)?;
+            Ok::<_, crate::cgroup::CgroupError>(cgroup)
+        };
+        match tokio::task::spawn_blocking(enter).await {
+            Ok(Ok(cgroup)) => state.cgroup = Some((cgroup, limit)),
+            Ok(Err(error)) => {
+                tracing::warn!(group = %self.name, %error, "a worker has no cgroup of its own")
+            }
+            Err(error) => tracing::error!(group = %self.name, %error, "a worker has no cgroup of its own"),
+        }
+    }
+
+    /// Keeps the limit of the worker's cgroup up to date: pods can be resized.
+    async fn limit(&self, state: &mut State, place: &Place) {
+        let Some((cgroup, limit)) = &mut state.cgroup else { return };
+        if *limit == place.memory_limit {
+            return;
+        }
+        *limit = place.memory_limit;
+        let (cgroup, limit) = (cgroup.clone(), *limit);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || cgroup.limit(limit)).await {
+            tracing::warn!(group = %self.name, %error, "the memory limit of a worker was not changed");
         }
     }
 
     /// Ends the worker and what it hosts.
     pub(super) async fn shutdown(&self, grace: Duration) {
-        let Ok(mut client) = self.client(false).await else {
+        let Ok(mut client) = self.client().await else {
             return;
         };
         let grace_millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis });
+        let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis, only_if_empty: false });
         match tokio::time::timeout(grace.saturating_add(CALL), request).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
@@ -223,139 +227,76 @@ impl Group {
             }
             Err(_) => tracing::warn!(group = %self.name, "a worker takes too long to shut down"),
         }
-        let gone = async {
-            while worker::is_locked(&self.socket()) {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        if tokio::time::timeout(CALL, gone).await.is_err() {
+        if !process::is_gone(&self.socket(), CALL).await {
             tracing::warn!(group = %self.name, pid = client.pid, "a worker was told to end and still lives");
         }
     }
 
-    fn socket(&self) -> PathBuf {
-        socket(&self.options.dir, &self.name)
-    }
-
-    fn log(&self) -> String {
-        self.socket().with_extension("log").display().to_string()
-    }
-
-    fn spawn(&self) -> Result<Started, GroupError> {
-        let spawn_error = |source| GroupError::Spawn { group: self.name.clone(), source };
-        let log = self.open_log().map_err(spawn_error)?;
-        let mut command = self.options.program.command("worker");
-        let with_parent = self.options.with_parent;
-        let options = WorkerOptions {
-            socket: self.socket(),
-            with_parent,
-            default_memory_limit: self.options.default_memory_limit,
-            log: self.options.log,
-            no_mounts: false,
-        };
-        command.args(options.args());
-        // A terminal's Ctrl-C is for the process group in front, which the worker must not be in.
-        command.process_group(0).stderr(Stdio::from(log));
-        if with_parent {
-            command.stdin(Stdio::piped());
+    /// Ends the worker if nothing needs it, and removes what it leaves. True when nothing is left of the group:
+    /// no worker, no files, and no memory of workers that died.
+    ///
+    /// No start can come in between: it counts itself before it waits for the state, which is held here; and
+    /// the worker itself refuses if it hosts anything that is not known here.
+    pub(super) async fn retire(&self) -> bool {
+        let mut state = self.state.lock().await;
+        if !self.is_idle() {
+            return false;
         }
-        let mut child = command.spawn().map_err(spawn_error)?;
-        tracing::info!(group = %self.name, pid = child.id(), "started a worker");
-        let lifeline = child.stdin.take();
-        // Somebody must take note of its end, or it stays a zombie for as long as we live.
-        let exit = tokio::spawn(async move { child.wait().await });
-        Ok(Started { exit, lifeline })
-    }
-
-    fn open_log(&self) -> io::Result<std::fs::File> {
-        let path = self.socket().with_extension("log");
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
+        if let Some(mut client) = state.living() {
+            let only_if_empty = client.version >= Versions::LABELS;
+            let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis: 0, only_if_empty });
+            match tokio::time::timeout(CALL, request).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) if status.code() == Code::FailedPrecondition => return false,
+                // It may be ending for another reason.
+                Ok(Err(error)) => tracing::debug!(group = %self.name, %error, "a worker does not retire"),
+                Err(_) => tracing::warn!(group = %self.name, "a worker does not answer"),
+            }
+            if !process::is_gone(&self.socket(), CALL).await {
+                tracing::warn!(group = %self.name, pid = client.pid, "a worker that is not needed stays");
+                return false;
+            }
+            tracing::info!(group = %self.name, pid = client.pid, "stopped a worker that nobody needed");
+            state.link = None;
+        } else if worker::is_locked(&self.socket()) {
+            return false;
         }
-        let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        if log.metadata()?.len() > WORKER_LOG_LIMIT {
-            log.set_len(0)?;
+        if !state.backoff.is_calm(Instant::now()) {
+            return false;
         }
-        Ok(log)
-    }
-
-    /// Says hello and takes the first picture. A worker that lives and does not answer stays alone.
-    async fn connect(&self, started: Option<Started>) -> Result<Link, GroupError> {
-        let (mut exit, lifeline) = match started {
-            Some(Started { exit, lifeline }) => (Some(exit), lifeline),
-            None => (None, None),
-        };
-        let endpoint = Endpoint::from_shared(format!("unix:{}", self.socket().display()))
-            .map_err(|error| self.no_answer(error.to_string()))?
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true);
-        let mut worker = WorkerClient::new(endpoint.connect_lazy());
-        let hello = async {
-            loop {
-                let request = wire::HelloRequest { protocol_min: PROTOCOL_MIN, protocol_max: PROTOCOL_MAX };
-                let failure = match worker.hello(request).await {
-                    Ok(answer) => return Ok(answer.into_inner()),
-                    Err(status) => status,
-                };
-                let ended = exit.as_ref().is_some_and(JoinHandle::is_finished);
-                if let Some(exit) = exit.take_if(|_| ended) {
-                    return Err(self.ended_early(exit.await));
+        state.cgroup = None;
+        let cgroup = self.common.cgroups.as_ref().map(|parent| parent.at(&self.name));
+        if let Some(cgroup) = &cgroup {
+            self.common.kills.forget(cgroup);
+        }
+        let dir = self.common.options.dir.join(&self.name);
+        let remove = move || {
+            if let Some(cgroup) = cgroup {
+                cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
+            }
+            match std::fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!(dir = %dir.display(), %error, "what a worker has left cannot be removed");
                 }
-                if exit.is_none() && !worker::is_locked(&self.socket()) {
-                    return Err(self.no_worker());
-                }
-                tracing::debug!(group = %self.name, %failure, "the worker does not answer yet");
-                tokio::time::sleep(LOOK).await;
+                _ => {}
             }
         };
-        let hello = match tokio::time::timeout(READY, hello).await {
-            Ok(answer) => answer?,
-            Err(_) => return Err(self.no_answer(format!("no hello within {} s", READY.as_secs()))),
-        };
-        let wire::HelloResponse { protocol_min: min, protocol_max: max, pid, incarnation, .. } = hello;
-        if !speaks(min, max) {
-            return Err(GroupError::Protocol { group: self.name.clone(), min, max, pid });
-        }
-        let client = Client { worker, incarnation, pid, alive: Arc::new(AtomicBool::new(true)) };
-        self.view.lost(
-            &self.name,
-            Dead::AllBut(&client.incarnation),
-            "the worker that hosted it is gone",
-            Timestamp::now(),
-        );
-        let mut watch =
-            Watch { group: self.name.clone(), client: client.clone(), view: Arc::clone(&self.view) };
-        let (synced, first) = tokio::sync::oneshot::channel();
-        let socket = self.socket();
-        let watcher = tokio::spawn(async move { watch.until_dead(&socket, exit, synced).await });
-        let link = Link {
-            client,
-            since: Instant::now(),
-            _watcher: AbortOnDropHandle::new(watcher),
-            _lifeline: lifeline,
-        };
-        match tokio::time::timeout(READY, first).await {
-            Ok(Ok(())) => Ok(link),
-            Ok(Err(_)) | Err(_) => Err(self.no_answer("it does not tell what it hosts".to_owned())),
-        }
+        tokio::task::spawn_blocking(remove).await.is_ok()
     }
 
-    fn ended_early(&self, exit: Result<io::Result<ExitStatus>, tokio::task::JoinError>) -> GroupError {
-        let status = describe(exit.ok().and_then(Result::ok));
-        GroupError::EndedEarly { group: self.name.clone(), status, log: self.log() }
-    }
-
-    fn no_worker(&self) -> GroupError {
-        GroupError::NoWorker { group: self.name.clone() }
-    }
-
-    fn no_answer(&self, reason: String) -> GroupError {
-        GroupError::NoAnswer { group: self.name.clone(), reason }
+    fn socket(&self) -> PathBuf {
+        process::socket(&self.common.options.dir, &self.name)
     }
 }
 
-/// How a process ended, for people.
-pub(super) fn describe(status: Option<ExitStatus>) -> String {
-    status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string())
+impl State {
+    /// The worker that is linked, if it lives. One that has died is taken note of.
+    fn living(&mut self) -> Option<Client> {
+        let link = self.link.as_ref()?;
+        let Some(died) = link.client.died.get().copied() else { return Some(link.client.clone()) };
+        self.backoff.died(died.saturating_duration_since(link.since), died);
+        self.link = None;
+        self.cgroup = None;
+        None
+    }
 }

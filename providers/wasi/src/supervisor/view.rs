@@ -111,7 +111,7 @@ impl View {
     }
 
     /// Workers of a group are no more: what ran in them is lost.
-    pub(super) fn lost(&self, group: &str, dead: Dead<'_>, why: &str, now: Timestamp) {
+    pub(super) fn lost(&self, group: &str, dead: Dead<'_>, exit: &Exit, now: Timestamp) {
         let mut changed = Vec::new();
         for entry in self.lock().values_mut() {
             if entry.group == group
@@ -119,7 +119,7 @@ impl View {
                 && let Some(instance) = &mut entry.instance
                 && instance.end.is_none()
             {
-                instance.end = Some(End { finished_at: now, exit: Exit::lost(why) });
+                instance.end = Some(End { finished_at: now, exit: exit.clone() });
                 changed.push(instance.pod_uid.clone());
             }
         }
@@ -132,6 +132,11 @@ impl View {
 
     pub(super) fn all(&self) -> Vec<Instance> {
         self.lock().values().filter_map(|entry| entry.instance.clone()).collect()
+    }
+
+    /// Whether any instance of a group is known or expected.
+    pub(super) fn has(&self, group: &str) -> bool {
+        self.lock().values().any(|entry| entry.group == group)
     }
 
     /// Group of an instance that is known or expected.
@@ -195,7 +200,8 @@ mod tests {
     }
 
     fn instance(id: &str, revision: u64) -> Instance {
-        Instance { id: id.into(), pod_uid: format!("pod-{id}"), revision, started_at: now(), end: None }
+        let (pod_uid, label) = (format!("pod-{id}"), String::new());
+        Instance { id: id.into(), pod_uid, label, revision, started_at: now(), end: None }
     }
 
     fn exited(id: &str, revision: u64) -> Instance {
@@ -234,7 +240,7 @@ mod tests {
             view.changed("g", "1", exited("ended", 2));
             view.changed("h", "1", instance("elsewhere", 1));
             view.changed("g", "2", instance("successor", 1));
-            view.lost("g", dead, "the worker died", now());
+            view.lost("g", dead, &Exit::lost("the worker died"), now());
             let exit = |id| {
                 let end = view.get(id).unwrap().end;
                 end.map(|end| (end.exit.code, end.exit.reason))
@@ -257,6 +263,9 @@ mod tests {
         view.changed("g", "1", exited("a", 2));
         assert_eq!(view.running_in("a"), None);
         assert_eq!(view.group_of("a").as_deref(), Some("g"));
+        assert!(view.has("g") && !view.has("h"));
+        view.removed("a");
+        assert!(!view.has("g"));
     }
 
     #[tokio::test]

@@ -3,19 +3,25 @@
 use std::{
     collections::HashSet,
     io,
-    path::Path,
+    path::PathBuf,
     process::ExitStatus,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinHandle,
+};
 
 use super::{
-    group::{Client, describe},
+    connect::Client,
+    death::{Death, Kills, describe},
+    process,
     view::View,
 };
 use crate::{
+    cgroup::Cgroup,
     instance::Instance,
     protocol::wire::{self, watch_event::Event},
     worker,
@@ -27,8 +33,14 @@ const RETRY: Duration = Duration::from_millis(50);
 /// Feeds the view from one worker.
 pub(super) struct Watch {
     pub(super) group: String,
+    pub(super) socket: PathBuf,
     pub(super) client: Client,
     pub(super) view: Arc<View>,
+    pub(super) kills: Arc<Kills>,
+    /// The memory cgroup that the worker is in, where that is known.
+    pub(super) cgroup: Option<Cgroup>,
+    /// Told when an instance was removed, and when the worker is dead.
+    pub(super) look: Arc<Notify>,
 }
 
 impl Watch {
@@ -36,7 +48,6 @@ impl Watch {
     /// has the first picture.
     pub(super) async fn until_dead(
         &mut self,
-        socket: &Path,
         exit: Option<JoinHandle<io::Result<ExitStatus>>>,
         synced: oneshot::Sender<()>,
     ) {
@@ -45,7 +56,7 @@ impl Watch {
             if let Err(error) = self.stream(&mut synced).await {
                 tracing::debug!(group = %self.group, %error, "the watch of a worker broke");
             }
-            if !worker::is_locked(socket) {
+            if !worker::is_locked(&self.socket) {
                 break;
             }
             tokio::time::sleep(RETRY).await;
@@ -54,18 +65,19 @@ impl Watch {
             Some(exit) => exit.await.ok().and_then(Result::ok),
             None => None,
         };
-        let pid = self.client.pid;
-        let why = match how {
-            Some(status) => format!("the worker that hosted it (process {pid}) ended: {status}"),
-            None => format!("the worker that hosted it (process {pid}) is gone"),
-        };
-        if how.is_some_and(|status| status.success()) {
-            tracing::debug!(group = %self.group, pid, "a worker has ended");
+        let out_of_memory = self.cgroup.as_ref().is_some_and(|cgroup| self.kills.take(cgroup));
+        let death = Death { pid: self.client.pid, status: how, out_of_memory };
+        // One that ends well takes its socket away; of an adopted one, nothing else is known.
+        if death.is_clean() || how.is_none() && !self.socket.exists() {
+            tracing::debug!(group = %self.group, pid = death.pid, "a worker has ended");
         } else {
-            tracing::warn!(group = %self.group, pid, status = %describe(how), "a worker is gone");
+            let (status, last_words) = (describe(how), process::last_words(&self.socket));
+            tracing::warn!(group = %self.group, pid = death.pid, status, out_of_memory, last_words, "a worker is gone");
         }
-        self.client.alive.store(false, Ordering::SeqCst);
-        self.client.lost(&self.view, &self.group, &why);
+        // The first word counts; this task is the only one that says it.
+        let _ = self.client.died.set(Instant::now());
+        self.client.lost(&self.view, &self.group, &death.exit());
+        self.look.notify_one();
     }
 
     async fn stream(&mut self, synced: &mut Option<oneshot::Sender<()>>) -> Result<(), tonic::Status> {
@@ -85,10 +97,14 @@ impl Watch {
                         tracing::error!(group = %self.group, %error, "a worker cannot be understood")
                     }
                 },
-                Some(Event::Removed(id)) => self.view.removed(&id),
+                Some(Event::Removed(id)) => {
+                    self.view.removed(&id);
+                    self.look.notify_one();
+                }
                 Some(Event::Synced(_)) => {
                     if let Some((revision, named)) = picture.take() {
                         self.view.synced(&self.group, &self.client.incarnation, revision, &named);
+                        self.look.notify_one();
                     }
                     if let Some(synced) = synced.take() {
                         // Nobody may be waiting any more.

@@ -32,6 +32,9 @@ pub(super) enum StartError {
     /// Somebody else is starting it.
     #[error("the instance is being started already")]
     Starting,
+    /// Nothing more is taken in.
+    #[error("the worker is about to end; try again")]
+    Closed,
     /// As many run as may.
     #[error("the worker hosts as many guests as it can: {0}")]
     Full(String),
@@ -113,6 +116,7 @@ impl Hosting {
             Claim::Yours => {}
             Claim::Starting => return Err(StartError::Starting),
             Claim::Known(instance) => return Ok(instance),
+            Claim::Closed => return Err(StartError::Closed),
             Claim::Full => return Err(StartError::Full(capacity::advice())),
         }
         // In a task of its own: a caller who hangs up midway leaves a whole instance, or none.
@@ -143,8 +147,9 @@ impl Hosting {
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
         let running = Running { spec, loaded, root: Arc::clone(&root), stop, ended: ended.clone() };
-        let (id, pod_uid) = (running.spec.id.clone(), running.spec.pod_uid.clone());
-        let instance = inner.table.started(&id, &pod_uid, Timestamp::now(), running);
+        let spec = Arc::clone(&running.spec);
+        let id = spec.id.clone();
+        let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
         let guest = inner.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
         tokio::spawn(async move {
@@ -184,6 +189,11 @@ impl Hosting {
             }
         }
         self.0.table.remove(id)
+    }
+
+    /// Takes in nothing more, if there is nothing: true then.
+    pub(super) fn close_if_empty(&self) -> bool {
+        self.0.table.close_if_empty()
     }
 
     /// Ends all instances, and returns when they have, or when `grace` and more is over.
@@ -326,6 +336,7 @@ mod tests {
                 network: Network::Outgoing,
                 memory_limit_bytes: 0,
                 stop_notice: false,
+                label: String::new(),
             }
         }
 

@@ -26,7 +26,7 @@ const SOCKET_PATH_LIMIT: usize = 107;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// File that a worker holds locked for as long as it lives; the kernel lets go of it, however it ends.
-fn lock_path(socket: &Path) -> PathBuf {
+pub(crate) fn lock_path(socket: &Path) -> PathBuf {
     socket.with_extension("lock")
 }
 
@@ -93,6 +93,12 @@ impl Home {
         std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o600))
             .map_err(|source| setup("protect", &self.socket, source))?;
         Ok(listener)
+    }
+
+    /// Takes the socket away: nobody will answer there any more. One that is left tells of a death.
+    pub(super) fn leave(&self) {
+        // It may be gone already; that may even be why the worker ends.
+        let _ = std::fs::remove_file(&self.socket);
     }
 
     /// Returns when the directory has been deleted, or taken over by somebody else.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     host::LoadError,
     protocol::{
-        PROTOCOL_MAX, PROTOCOL_MIN, speaks,
+        Versions,
         wire::{self, watch_event::Event, worker_server},
     },
     spec::InstanceSpec,
@@ -27,10 +27,15 @@ const WATCH_BUFFER: usize = 64;
 const EXEC_OUTPUT_LIMIT: usize = 1 << 20;
 
 /// The service, which cancels `end` when it is told to shut down.
-pub(super) fn server(hosting: Hosting, end: CancellationToken) -> worker_server::WorkerServer<Service> {
+pub(super) fn server(
+    hosting: Hosting,
+    end: CancellationToken,
+    versions: Versions,
+    confinement: Vec<String>,
+) -> worker_server::WorkerServer<Service> {
     let started = jiff::Timestamp::now().as_nanosecond();
     let incarnation = format!("{}-{started}", std::process::id());
-    worker_server::WorkerServer::new(Service { hosting, end, incarnation })
+    worker_server::WorkerServer::new(Service { hosting, end, incarnation, versions, confinement })
 }
 
 #[derive(Debug)]
@@ -38,6 +43,9 @@ pub(super) struct Service {
     hosting: Hosting,
     end: CancellationToken,
     incarnation: String,
+    versions: Versions,
+    /// How the worker is confined, for people.
+    confinement: Vec<String>,
 }
 
 #[async_trait::async_trait]
@@ -47,15 +55,16 @@ impl worker_server::Worker for Service {
         request: Request<wire::HelloRequest>,
     ) -> Result<Response<wire::HelloResponse>, Status> {
         let wire::HelloRequest { protocol_min, protocol_max } = request.into_inner();
-        if !speaks(protocol_min, protocol_max) {
+        if self.versions.common(Versions { min: protocol_min, max: protocol_max }).is_none() {
             tracing::warn!(protocol_min, protocol_max, "an agent speaks no protocol version of ours");
         }
         Ok(Response::new(wire::HelloResponse {
-            protocol_min: PROTOCOL_MIN,
-            protocol_max: PROTOCOL_MAX,
+            protocol_min: self.versions.min,
+            protocol_max: self.versions.max,
             wasmtime_version: crate::WASMTIME_VERSION.to_owned(),
             pid: std::process::id(),
             incarnation: self.incarnation.clone(),
+            confinement: self.confinement.clone(),
         }))
     }
 
@@ -138,7 +147,13 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::ShutdownRequest>,
     ) -> Result<Response<wire::ShutdownResponse>, Status> {
-        let grace = Duration::from_millis(request.into_inner().grace_millis);
+        let wire::ShutdownRequest { grace_millis, only_if_empty } = request.into_inner();
+        // A worker of the first version ends whatever it hosts, and so does one that speaks like it.
+        let only_if_empty = only_if_empty && self.versions.max >= Versions::LABELS;
+        if only_if_empty && !self.hosting.close_if_empty() {
+            return Err(Status::failed_precondition("the worker hosts instances"));
+        }
+        let grace = Duration::from_millis(grace_millis);
         self.hosting.stop_all(grace).await;
         self.end.cancel();
         Ok(Response::new(wire::ShutdownResponse {}))
@@ -186,6 +201,6 @@ fn status(error: &StartError) -> Status {
         StartError::Full(_) | StartError::Busy => Status::resource_exhausted(text),
         StartError::NotRunning => Status::not_found(text),
         StartError::Starting => Status::aborted(text),
-        StartError::Log { .. } | StartError::Files(_) => Status::unavailable(text),
+        StartError::Log { .. } | StartError::Files(_) | StartError::Closed => Status::unavailable(text),
     }
 }

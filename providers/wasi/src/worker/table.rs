@@ -45,6 +45,8 @@ struct Inner<R> {
     entries: HashMap<String, Entry<R>>,
     revision: u64,
     running: usize,
+    /// Nothing more is taken in.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -66,11 +68,13 @@ pub(super) enum Claim {
     Known(Instance),
     /// As many run as may.
     Full,
+    /// The worker is about to end.
+    Closed,
 }
 
 impl<R: Clone> Table<R> {
     pub(super) fn new() -> Self {
-        let inner = Inner { entries: HashMap::new(), revision: 0, running: 0 };
+        let inner = Inner { entries: HashMap::new(), revision: 0, running: 0, closed: false };
         Self { inner: Mutex::new(inner), changes: broadcast::channel(BACKLOG).0 }
     }
 
@@ -80,6 +84,7 @@ impl<R: Clone> Table<R> {
         match inner.entries.get(id) {
             Some(Entry::Starting) => Claim::Starting,
             Some(Entry::Known { instance, .. }) => Claim::Known(instance.clone()),
+            None if inner.closed => Claim::Closed,
             None if inner.running >= most => Claim::Full,
             None => {
                 inner.running += 1;
@@ -87,6 +92,13 @@ impl<R: Clone> Table<R> {
                 Claim::Yours
             }
         }
+    }
+
+    /// Takes in nothing more, if there is nothing: true then, and for good.
+    pub(super) fn close_if_empty(&self) -> bool {
+        let mut inner = self.lock();
+        inner.closed |= inner.entries.is_empty();
+        inner.closed
     }
 
     /// Gives back an id that was claimed and not started.
@@ -99,12 +111,20 @@ impl<R: Clone> Table<R> {
     }
 
     /// Records that a claimed id runs.
-    pub(super) fn started(&self, id: &str, pod_uid: &str, at: Timestamp, running: R) -> Instance {
+    pub(super) fn started(
+        &self,
+        id: &str,
+        pod_uid: &str,
+        label: &str,
+        at: Timestamp,
+        running: R,
+    ) -> Instance {
         let mut inner = self.lock();
         inner.revision += 1;
         let instance = Instance {
             id: id.to_owned(),
             pod_uid: pod_uid.to_owned(),
+            label: label.to_owned(),
             revision: inner.revision,
             started_at: at,
             end: None,
@@ -119,7 +139,7 @@ impl<R: Clone> Table<R> {
     /// Records how an instance ended.
     pub(super) fn exited(&self, id: &str, finished_at: Timestamp, exit: Exit) {
         let mut inner = self.lock();
-        let Inner { entries, revision, running: count } = &mut *inner;
+        let Inner { entries, revision, running: count, .. } = &mut *inner;
         if let Some(Entry::Known { instance, running }) = entries.get_mut(id)
             && running.take().is_some()
         {
@@ -211,7 +231,7 @@ mod tests {
         assert_eq!(table.claim("a", 9), Claim::Starting);
         table.release("a");
         assert_eq!(table.claim("a", 9), Claim::Yours);
-        let instance = table.started("a", "uid", now(), ());
+        let instance = table.started("a", "uid", "", now(), ());
         assert_eq!(table.claim("a", 9), Claim::Known(instance));
         table.exited("a", now(), exit());
         assert!(matches!(table.claim("a", 9), Claim::Known(Instance { end: Some(_), .. })));
@@ -222,7 +242,7 @@ mod tests {
         let table = Table::new();
         assert_eq!(table.claim("a", 1), Claim::Yours);
         assert_eq!(table.claim("b", 1), Claim::Full);
-        table.started("a", "uid", now(), ());
+        table.started("a", "uid", "", now(), ());
         assert_eq!(table.claim("b", 1), Claim::Full);
         table.exited("a", now(), exit());
         assert_eq!(table.claim("b", 1), Claim::Yours);
@@ -235,7 +255,7 @@ mod tests {
         let table = Table::new();
         table.claim("a", 9);
         assert!(!table.remove("a"), "it is starting");
-        table.started("a", "uid", now(), ());
+        table.started("a", "uid", "", now(), ());
         assert!(!table.remove("a"), "it runs");
         assert!(table.running("a").is_some());
         table.exited("a", now(), exit());
@@ -247,10 +267,27 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_was_closed_takes_nothing_in() {
+        let table = Table::new();
+        table.claim("a", 9);
+        assert!(!table.close_if_empty(), "one is starting");
+        table.started("a", "uid", "", now(), ());
+        assert!(!table.close_if_empty(), "one runs");
+        table.exited("a", now(), exit());
+        assert!(!table.close_if_empty(), "one has ended, and nobody has noted it");
+        assert_eq!(table.claim("b", 9), Claim::Yours);
+        table.release("b");
+        table.remove("a");
+        assert!(table.close_if_empty());
+        assert_eq!(table.claim("c", 9), Claim::Closed);
+        assert!(table.close_if_empty(), "once and for all");
+    }
+
+    #[test]
     fn the_first_end_counts() {
         let table = Table::new();
         table.claim("a", 9);
-        table.started("a", "uid", now(), ());
+        table.started("a", "uid", "", now(), ());
         table.exited("a", now(), exit());
         table.exited("a", now(), Exit::stopped(true));
         assert_eq!(table.picture().instances[0].end.as_ref().unwrap().exit, exit());
@@ -260,7 +297,7 @@ mod tests {
     fn watchers_see_what_comes_after_their_picture_in_order() {
         let table = Table::new();
         table.claim("a", 9);
-        table.started("a", "uid", now(), ());
+        table.started("a", "uid", "", now(), ());
         let mut picture = table.picture();
         assert_eq!((picture.revision, picture.instances.len()), (1, 1));
         table.exited("a", now(), exit());

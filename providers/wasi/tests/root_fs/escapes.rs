@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink};
 use kubewasm_wasi::spec::RootSpec;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::world::{World, mount, mounts, ok};
+use crate::world::{Ran, World, mount, mounts, ok};
 
 /// Links in an image lead nowhere but into the container: mount points below them are made there.
 #[tokio::test]
@@ -92,6 +92,21 @@ async fn a_guest_does_not_get_out() {
     }
     let left: Vec<_> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["secret"]);
+}
+
+/// A named pipe in a volume blocks nobody, however often it is opened.
+#[tokio::test]
+async fn pipes_do_not_block() {
+    let world = World::new().await;
+    let data = world.linked_tree("data", &[], &[("link", "pipe")]);
+    mknodat(CWD, data.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    let root = mounts(vec![mount(&data, "/data"), mount(&data.join("pipe"), "/pipe")]);
+    for pipe in ["/data/pipe", "/data/link", "/pipe"] {
+        let ran = world.run(root.clone(), &["cat", pipe]).await;
+        assert_eq!(ran, Ran { code: 1, text: format!("cannot open {pipe}: No such device or address\n") });
+    }
+    let ran = world.run(root, &["cd", "/data", "try", "write", "pipe", "x", "stat", "pipe"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
 }
 
 /// Devices in a volume are of no use to a guest.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use kubewasm_wasi::{
     compile,
     program::Program,
+    protocol::Versions,
     worker::{self, WorkerOptions},
 };
 
@@ -36,10 +37,25 @@ pub(crate) fn as_process(program: Program) -> Program {
     program.arg("--")
 }
 
+/// [`program`], as if it were of another age.
+#[allow(dead_code, reason = "not every test program has workers of other ages")]
+pub(crate) fn program_of(versions: Versions) -> Program {
+    program().arg(format!("--versions={}-{}", versions.min, versions.max))
+}
+
+fn versions(text: &str) -> Versions {
+    let (min, max) = text.split_once('-').unwrap();
+    Versions { min: min.parse().unwrap(), max: max.parse().unwrap() }
+}
+
 /// What the program does when it is started as one of its subcommands.
 #[allow(dead_code, reason = "not every user of this module needs all of it")]
 pub(crate) fn process() {
-    let args: Vec<String> = std::env::args().skip_while(|arg| arg != "--").skip(1).collect();
+    let mut args: Vec<String> = std::env::args().skip_while(|arg| arg != "--").skip(1).collect();
+    let versions = args.first().and_then(|arg| arg.strip_prefix("--versions=")).map(versions);
+    if versions.is_some() {
+        args.remove(0);
+    }
     let value = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).unwrap();
     let path = |name: &str| PathBuf::from(value(name));
     match args.iter().map(String::as_str).find(|arg| *arg != NO_MOUNTS) {
@@ -48,8 +64,11 @@ pub(crate) fn process() {
             let mut options = WorkerOptions::new(path("--socket"));
             options.with_parent = args.iter().any(|arg| arg == "--with-parent");
             options.default_memory_limit = value("--default-memory-limit").parse().unwrap();
+            let hidden = args.windows(2).filter(|pair| pair[0] == "--hidden");
+            options.hidden = hidden.map(|pair| PathBuf::from(&pair[1])).collect();
             options.no_mounts = args.iter().any(|arg| arg == NO_MOUNTS);
             options.log.max_size = value("--log-max-size").parse().unwrap();
+            options.versions = versions.unwrap_or(Versions::OURS);
             options.log.max_files = value("--log-max-files").parse().unwrap();
             worker::run(options).unwrap();
         }

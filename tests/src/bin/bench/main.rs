@@ -6,7 +6,8 @@
 //!  starts  ── pods, one by one and many at once ──► kubewasm node, kwok ┐
 //!  churn   ── pods that come and go ─────────────► (the same two)       ├─► report ──► table, JSON
 //!             ▲ observer: when its own watch showed what                │
-//!  memory  ── 0, 100, 1000 idle pods ──► a fresh kubewasm node ─ /proc ─┘
+//!  memory  ── 0, 100, 1000 idle pods ──► a fresh kubewasm node ─ /proc ─┤
+//!  isolation ─ 50 idle pods ────────────► one for each mode ──── /proc ─┘
 //! ```
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
@@ -15,6 +16,7 @@
 
 mod calm;
 mod churn;
+mod isolation;
 mod machine;
 mod memory;
 mod observer;
@@ -51,6 +53,7 @@ use kubewasm_tests::{
 
 use self::{
     churn::{Churn, Subject},
+    isolation::Isolated,
     machine::Machine,
     memory::Memory,
     peer::Peer,
@@ -107,6 +110,10 @@ struct Args {
     #[arg(long, value_name = "PODS", value_delimiter = ',', default_values_t = [100, 1000])]
     idle: Vec<u16>,
 
+    /// How many idle pods to measure memory with by who shares a worker.
+    #[arg(long, value_name = "PODS", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
+    isolated: u16,
+
     /// Measure kubewasm alone, without kwok beside it.
     #[arg(long)]
     no_peer: bool,
@@ -152,7 +159,8 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
 
     let (starts, churn, versions) = measure_speed(home, &cluster, &pods, args).await?;
     let memory = measure_memory(home, &cluster, &pods, args).await?;
-    Ok(Report { machine: Machine::look(), versions, starts, churn, memory })
+    let isolation = measure_isolation(home, &cluster, &pods, args).await?;
+    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation })
 }
 
 /// The starts and the churn on kubewasm and on its peer, whose starts take turns so that a disturbance meets both.
@@ -166,7 +174,7 @@ async fn measure_speed(
     let in_flight: Vec<usize> = args.in_flight.iter().copied().map(usize::from).collect();
     let together = usize::from(args.single.max(args.burst)).max(in_flight.iter().copied().max().unwrap_or(0));
     let most = together + SPARE_PODS;
-    let node = start_node(home, cluster, NODE, most).await?;
+    let node = start_node(home, cluster, NODE, most, &[]).await?;
     let peer = match args.no_peer {
         true => None,
         false => start_peer(home, cluster, &client).await,
@@ -194,14 +202,37 @@ async fn measure_memory(home: &Home, cluster: &Cluster, pods: &Pods, args: &Args
     sizes.sort_unstable();
     sizes.dedup();
     let most = sizes.last().copied().unwrap_or_default() + SPARE_PODS;
-    let node = start_node(home, cluster, FRESH_NODE, most).await?;
+    let node = start_node(home, cluster, FRESH_NODE, most, &[]).await?;
     memory::measure(pods, &node, &sizes).await
 }
 
+async fn measure_isolation(
+    home: &Home,
+    cluster: &Cluster,
+    pods: &Pods,
+    args: &Args,
+) -> Result<Vec<Isolated>> {
+    let count = usize::from(args.isolated);
+    let mut measured = Vec::with_capacity(isolation::MODES.len());
+    for mode in isolation::MODES {
+        let (name, flag) = (format!("{FRESH_NODE}-{mode}"), format!("--isolation={mode}"));
+        let node = start_node(home, cluster, &name, count + SPARE_PODS, &[flag]).await?;
+        measured.push(isolation::measure(pods, &node, mode, count).await?);
+    }
+    Ok(measured)
+}
+
 /// Starts a node with room for `pods`, and waits until it is Ready.
-async fn start_node(home: &Home, cluster: &Cluster, name: &str, pods: usize) -> Result<Node> {
+async fn start_node(
+    home: &Home,
+    cluster: &Cluster,
+    name: &str,
+    pods: usize,
+    flags: &[String],
+) -> Result<Node> {
     let step = Step::begin(&format!("starting the node {name}"));
     let options = Options::default().flag(format!("--max-pods={pods}"));
+    let options = flags.iter().fold(options, |options, flag| options.flag(flag));
     let node = Node::start(home, cluster, name, &options).await?;
     await_ready(&cluster.client().await?, name).await?;
     step.done();

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     churn::Churn,
+    isolation::Isolated,
     machine::Machine,
     memory::Memory,
     starts::Starts,
@@ -25,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) churn: Peers<Vec<Churn>>,
     /// What idle pods cost on kubewasm, by rising number of pods.
     pub(crate) memory: Vec<Memory>,
+    /// What idle pods cost by who shares a worker.
+    pub(crate) isolation: Vec<Isolated>,
 }
 
 /// The programs that took part.
@@ -54,12 +57,13 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
         churn(&report.churn),
-        memory(&report.memory)
+        memory(&report.memory),
+        isolation(&report.isolation)
     )
 }
 
@@ -198,6 +202,21 @@ fn memory(levels: &[Memory]) -> Table {
     let mut idle = vec!["processor time while idle, % of a core".to_owned()];
     idle.extend(levels.iter().map(|level| number(Some(level.cpu_percent), 1)));
     table.row(idle);
+    table
+}
+
+fn isolation(modes: &[Isolated]) -> Table {
+    let heads = ["--isolation", "idle pods", "workers", "workers, PSS, MiB", "together, KiB per pod"];
+    let mut table = Table::new(heads.map(str::to_owned).to_vec());
+    for mode in modes {
+        table.row(vec![
+            mode.isolation.clone(),
+            mode.full.pods.to_string(),
+            mode.full.worker_processes.to_string(),
+            number(Some(mib(mode.full.workers.pss_kib)), 1),
+            number(Some(mode.kib_per_pod()), 0),
+        ]);
+    }
     table
 }
 

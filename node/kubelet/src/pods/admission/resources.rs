@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Container, Pod},
+    api::core::v1::{Container, Pod, ResourceRequirements},
     apimachinery::pkg::api::resource::Quantity,
 };
 
@@ -26,8 +26,30 @@ pub fn amounts(quantities: Option<&BTreeMap<String, Quantity>>) -> Amounts {
 /// needs at its moment if that is more; what the pod as a whole says goes before; its overhead comes on top.
 #[must_use]
 pub fn requests(pod: &Pod) -> Amounts {
+    total(pod, |resources| resources.requests.as_ref())
+}
+
+/// What all containers of a pod may have together of memory, in bytes; nothing where one of them has no limit
+/// and neither has the pod as a whole. The rule is that of [`requests`].
+#[must_use]
+pub fn memory_limit(pod: &Pod) -> Option<u64> {
+    let spec = pod.spec.as_ref()?;
+    let is_limited = |resources: &Option<ResourceRequirements>| {
+        resources.as_ref().and_then(|r| r.limits.as_ref()).is_some_and(|limits| limits.contains_key("memory"))
+    };
+    let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if !is_limited(&spec.resources) && !all.all(|container| is_limited(&container.resources)) {
+        return None;
+    }
+    total(pod, |resources| resources.limits.as_ref()).get("memory").copied().filter(|bytes| *bytes > 0)
+}
+
+fn total(
+    pod: &Pod,
+    select: impl Fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>,
+) -> Amounts {
     let Some(spec) = &pod.spec else { return Amounts::new() };
-    let of = |container: &Container| amounts(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let of = |container: &Container| amounts(container.resources.as_ref().and_then(&select));
     let mut total = Amounts::new();
     for container in &spec.containers {
         add(&mut total, &of(container));
@@ -46,7 +68,7 @@ pub fn requests(pod: &Pod) -> Amounts {
     }
     add(&mut total, &sidecars);
     raise(&mut total, &peak);
-    total.extend(amounts(spec.resources.as_ref().and_then(|r| r.requests.as_ref())));
+    total.extend(amounts(spec.resources.as_ref().and_then(&select)));
     add(&mut total, &amounts(spec.overhead.as_ref()));
     total
 }
@@ -97,5 +119,28 @@ mod tests {
         .unwrap();
         let expected = [("cpu".to_owned(), 1055), ("memory".to_owned(), 64 << 20)];
         assert_eq!(requests(&pod), Amounts::from(expected));
+    }
+
+    #[test]
+    fn a_pods_memory_is_limited_where_all_its_containers_is() {
+        let pod = |spec: serde_json::Value| -> Pod {
+            serde_json::from_value(serde_json::json!({ "spec": spec })).unwrap()
+        };
+        let limited =
+            |memory: &str| serde_json::json!({"name": "c", "resources": {"limits": {"memory": memory}}});
+        for (spec, expected) in [
+            (serde_json::json!({"containers": [limited("10Mi"), limited("6Mi")]}), Some(16 << 20)),
+            (
+                serde_json::json!({"containers": [limited("10Mi")], "initContainers": [limited("1Gi")]}),
+                Some(1 << 30),
+            ),
+            (serde_json::json!({"containers": [limited("10Mi"), {"name": "d"}]}), None),
+            (
+                serde_json::json!({"containers": [{"name": "d"}], "resources": {"limits": {"memory": "5Mi"}}}),
+                Some(5 << 20),
+            ),
+        ] {
+            assert_eq!(memory_limit(&pod(spec.clone())), expected, "{spec}");
+        }
     }
 }

@@ -16,7 +16,7 @@ pub(super) async fn probe(address: SocketAddr, timeout: Duration) -> ProbeOutcom
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
     use super::*;
 
@@ -30,5 +30,17 @@ mod tests {
         drop(listener);
         let expected = format!("dial tcp {address}: connect: connection refused");
         assert_eq!(probe(address, SECOND).await, ProbeOutcome::Failure(expected));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_takes_no_more_connections_is_not_waited_for() {
+        // The kernel takes as many connections as may wait to be accepted, one here, and leaves others waiting.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _waits = TcpStream::connect(address).await.unwrap();
+        let expected = format!("dial tcp {address}: i/o timeout");
+        assert_eq!(probe(address, SECOND / 10).await, ProbeOutcome::Failure(expected));
     }
 }

@@ -123,7 +123,7 @@ impl Bench {
             "image": "i", "argv": ["a"], "env": [["SECRET", "s3cret"]], "working_dir": null, "scratch": "/tmp/scratch",
             "read_only_root": false, "mounts": [],
             "log_path": "/tmp/log", "pod_ips": ["127.0.0.1"], "host_network": false, "stdin": false, "tty": false,
-            "memory_limit_bytes": 0, "cpu_limit_millis": 0, "cpu_request_millis": 0,
+            "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0, "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });
         Self {
             pod: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },

@@ -4,23 +4,26 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
 use super::{phase::Phase, seconds};
-use crate::pods::lifecycle::{Kind, Spec, State, restarts_all, spec::Container};
+use crate::pods::{
+    lifecycle::{Kind, Spec, State, restarts_all, spec::Container},
+    reason::ConditionReason,
+};
 
 /// A condition before it is compared with the previous one.
 struct Condition {
     kind: &'static str,
     status: bool,
-    reason: &'static str,
+    reason: Option<ConditionReason>,
     message: String,
 }
 
 impl Condition {
     fn new(kind: &'static str, status: bool) -> Self {
-        Self { kind, status, reason: "", message: String::new() }
+        Self { kind, status, reason: None, message: String::new() }
     }
 
-    fn because(self, reason: &'static str, message: String) -> Self {
-        Self { reason, message, ..self }
+    fn because(self, reason: impl Into<Option<ConditionReason>>, message: String) -> Self {
+        Self { reason: reason.into(), message, ..self }
     }
 }
 
@@ -57,7 +60,7 @@ pub(super) fn of(
             PodCondition {
                 type_: condition.kind.to_owned(),
                 status: status.to_owned(),
-                reason: (!condition.reason.is_empty()).then(|| condition.reason.to_owned()),
+                reason: condition.reason.map(|reason| reason.to_string()),
                 message: (!condition.message.is_empty()).then_some(condition.message),
                 last_probe_time: None,
                 last_transition_time: Some(since),
@@ -71,12 +74,14 @@ pub(super) fn of(
 fn restarting(spec: &Spec, state: &State, phase: Phase) -> Condition {
     let condition = |status| Condition::new("AllContainersRestarting", status);
     match phase {
-        Phase::Succeeded => condition(false).because("PodCompleted", String::new()),
-        Phase::Failed => condition(false).because("PodFailed", String::new()),
-        Phase::Pending | Phase::Running if state.ending.is_none() && restarts_all(spec, state) => condition(
-            true,
-        )
-        .because("RestartAllContainersStarted", "container exited with restart policy rule".to_owned()),
+        Phase::Succeeded => condition(false).because(ConditionReason::PodCompleted, String::new()),
+        Phase::Failed => condition(false).because(ConditionReason::PodFailed, String::new()),
+        Phase::Pending | Phase::Running if state.ending.is_none() && restarts_all(spec, state) => {
+            condition(true).because(
+                ConditionReason::RestartAllContainersStarted,
+                "container exited with restart policy rule".to_owned(),
+            )
+        }
         Phase::Pending | Phase::Running => condition(false),
     }
 }
@@ -84,7 +89,7 @@ fn restarting(spec: &Spec, state: &State, phase: Phase) -> Condition {
 fn initialized(spec: &Spec, state: &State, phase: Phase, previous: &[PodCondition]) -> Condition {
     let condition = |status| Condition::new("Initialized", status);
     if phase == Phase::Succeeded {
-        return condition(true).because("PodCompleted", String::new());
+        return condition(true).because(ConditionReason::PodCompleted, String::new());
     }
     // A pod that is started again in place stays initialized.
     let before = state.round > 0 && previous.iter().any(|c| c.type_ == "Initialized" && c.status == "True");
@@ -97,7 +102,7 @@ fn initialized(spec: &Spec, state: &State, phase: Phase, previous: &[PodConditio
         return condition(true);
     }
     let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
-    condition(false).because("ContainersNotInitialized", message)
+    condition(false).because(ConditionReason::ContainersNotInitialized, message)
 }
 
 fn is_initialized(container: &Container, state: &State) -> bool {
@@ -123,8 +128,8 @@ pub(super) fn is_started(container: &Container, state: &State) -> bool {
 fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {
     let condition = |status| Condition::new("ContainersReady", status);
     match phase {
-        Phase::Succeeded => return condition(false).because("PodCompleted", String::new()),
-        Phase::Failed => return condition(false).because("PodFailed", String::new()),
+        Phase::Succeeded => return condition(false).because(ConditionReason::PodCompleted, String::new()),
+        Phase::Failed => return condition(false).because(ConditionReason::PodFailed, String::new()),
         Phase::Pending | Phase::Running => {}
     }
     let unready: Vec<&str> = spec
@@ -137,7 +142,7 @@ fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {
         return condition(true);
     }
     let message = format!("containers with unready status: [{}]", unready.join(" "));
-    condition(false).because("ContainersNotReady", message)
+    condition(false).because(ConditionReason::ContainersNotReady, message)
 }
 
 fn ready(pod: &Pod, containers_ready: &Condition) -> Condition {
@@ -166,5 +171,5 @@ fn ready(pod: &Pod, containers_ready: &Condition) -> Condition {
     if unmet.is_empty() {
         return condition(true);
     }
-    condition(false).because("ReadinessGatesNotReady", unmet.join(", "))
+    condition(false).because(ConditionReason::ReadinessGatesNotReady, unmet.join(", "))
 }

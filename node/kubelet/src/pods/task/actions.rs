@@ -10,7 +10,7 @@ use crate::pods::{
     container_id::container_id,
     ephemeral,
     handlers::Attempt,
-    launch::Launch,
+    launch::{self, Launch},
     lifecycle::{Action, Note, ProbeKind, Trouble},
     pull::{self, PullPolicy},
     reason::WaitingReason,
@@ -111,20 +111,17 @@ impl PodTask {
             };
             let volumes = (shared.volumes.as_ref(), &places.await);
             let result = launch.start(&pod, &container, &image, attempt, volumes).await;
-            let note = |warning, reason, message: String| {
-                tell(
-                    &shared.recorder,
-                    &reference,
-                    &spec,
-                    &Note { container: Some(name.clone()), warning, reason, message },
-                );
+            let note = |reason, message: &str| {
+                let (container, message) = (Some(name.clone()), message.to_owned());
+                let note = Note { container, warning: false, reason, message };
+                tell(&shared.recorder, &reference, &spec, &note);
             };
             match &result {
                 Ok(_) => {
-                    note(false, "Created", "Container created".to_owned());
-                    note(false, "Started", "Container started".to_owned());
+                    note("Created", "Container created");
+                    note("Started", "Container started");
                 }
-                Err(trouble) => note(true, "Failed", format!("Error: {}", trouble.message)),
+                Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
             }
             Outcome::Started { container: name, result }
         });
@@ -183,13 +180,16 @@ impl PodTask {
 
     fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
         let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
-        let pod = self.name.clone();
+        let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
         self.outcomes.spawn(async move {
             let mut delay = Duration::from_millis(100);
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
             while let Err(error) = shared.runtime.stop(&id, grace).await {
                 tracing::warn!(%pod, container = id, %error, "cannot stop a container; trying again");
+                let message = format!("error killing pod: {error}");
+                let note = Note { container: None, warning: true, reason: "FailedKillPod", message };
+                tell(&shared.recorder, &reference, &spec, &note);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(5));
                 if shared.runtime.observe(&id).is_none() {

@@ -4,7 +4,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod confinement;
+mod groups;
+#[path = "../support/mod.rs"]
 mod support;
+mod versions;
 
 use std::time::{Duration, Instant};
 
@@ -66,6 +70,7 @@ impl Node {
             network: Network::Outgoing,
             memory_limit_bytes: 0,
             stop_notice: false,
+            label: format!("label-{id}"),
         }
     }
 
@@ -76,22 +81,29 @@ impl Node {
 
     /// Process id of the worker of group `node`.
     fn worker(&self) -> Pid {
-        let lock = std::fs::read_to_string(self.dir.path().join("workers/node/worker.lock")).unwrap();
-        Pid::from_raw(lock.trim().parse().unwrap()).unwrap()
+        self.worker_of("node").unwrap()
+    }
+
+    /// Process id of the worker that a group has or had, while its files are there.
+    fn worker_of(&self, group: &str) -> Option<Pid> {
+        let lock = self.dir.path().join("workers").join(group).join("worker.lock");
+        Pid::from_raw(std::fs::read_to_string(lock).ok()?.trim().parse().ok()?)
     }
 }
 
 impl Drop for Node {
     /// No worker outlives its test, however that ends.
     fn drop(&mut self) {
-        let lock = std::fs::read_to_string(self.dir.path().join("workers/node/worker.lock"));
-        let pid = lock.ok().and_then(|lock| Pid::from_raw(lock.trim().parse().ok()?));
-        if let Some(pid) = pid
-            && std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).is_ok_and(|cmdline| {
-                String::from_utf8_lossy(&cmdline).contains(&*self.dir.path().to_string_lossy())
-            })
-        {
-            let _ = kill_process(pid, Signal::KILL);
+        for entry in std::fs::read_dir(self.dir.path().join("workers")).into_iter().flatten().flatten() {
+            let pid = self.worker_of(&entry.file_name().to_string_lossy());
+            let command_line = |pid: Pid| std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid()));
+            if let Some(pid) = pid
+                && command_line(pid).is_ok_and(|text| {
+                    String::from_utf8_lossy(&text).contains(&*self.dir.path().to_string_lossy())
+                })
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
         }
     }
 }

@@ -1,0 +1,168 @@
+//! Who shares a worker. Pure.
+
+use std::{fmt, str::FromStr};
+
+use sha2::{Digest as _, Sha256};
+
+/// Handler of the RuntimeClass whose pods are run as the node is configured.
+pub const HANDLER: &str = "wasm";
+/// Handler of the RuntimeClass whose pods have a worker each, however the node is configured.
+pub const HANDLER_ISOLATED: &str = "wasm-isolated";
+
+/// Longest name of a group, in bytes. Groups are directories, below which there is a socket, and the paths of
+/// those are short ([`crate::worker::WorkerError::SocketPath`]).
+pub const NAME_LIMIT: usize = 32;
+/// What is left of a name that is too long, in front of its digest.
+const KEPT: usize = 11;
+/// Hexadecimal digits of a digest: so many that nobody can find a name for which another one's is the same.
+const DIGITS: usize = 20;
+
+/// Who shares a worker process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Pods of one namespace.
+    #[default]
+    Namespace,
+    /// All pods of the node: the densest.
+    Node,
+    /// The containers of one pod: the strongest.
+    Pod,
+}
+
+impl Isolation {
+    /// All of them, as they are written.
+    pub const NAMES: [&str; 3] = ["namespace", "node", "pod"];
+
+    /// How a pod of this RuntimeClass handler is isolated on a node that is configured so.
+    #[must_use]
+    pub fn of_handler(self, handler: &str) -> Self {
+        if handler == HANDLER_ISOLATED { Self::Pod } else { self }
+    }
+
+    /// Name of the group of a pod: fit for a directory, at most [`NAME_LIMIT`] bytes, and different for
+    /// pods that do not share a worker.
+    #[must_use]
+    pub fn group(self, namespace: &str, uid: &str) -> String {
+        match self {
+            Self::Namespace => name("ns", namespace),
+            Self::Node => "node".to_owned(),
+            Self::Pod => name("pod", uid),
+        }
+    }
+}
+
+/// `kind-text`; a text that is too long, or that is no plain name, is cut and followed by its digest. No
+/// plain name has a `~`, so the two never meet.
+fn name(kind: &str, text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let whole = format!("{kind}-{text}");
+    if whole.len() <= NAME_LIMIT && text.bytes().all(is_plain) {
+        return whole;
+    }
+    let kept: String = whole.chars().filter(|c| u8::try_from(*c).is_ok_and(is_plain)).take(KEPT).collect();
+    let digest = Sha256::digest(text.as_bytes());
+    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).take(DIGITS / 2).collect();
+    format!("{kept}~{digits}")
+}
+
+/// A text that names no isolation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no isolation {0:?}: it is one of namespace, node and pod")]
+pub struct UnknownIsolation(String);
+
+impl FromStr for Isolation {
+    type Err = UnknownIsolation;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "namespace" => Ok(Self::Namespace),
+            "node" => Ok(Self::Node),
+            "pod" => Ok(Self::Pod),
+            other => Err(UnknownIsolation(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Namespace => "namespace",
+            Self::Node => "node",
+            Self::Pod => "pod",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const UID: &str = "0b7f4b53-6a0c-4c53-9e7e-7d3d9f4b0a11";
+
+    #[test]
+    fn names_are_readable_where_they_are_short() {
+        for (isolation, namespace, expected) in [
+            (Isolation::Node, "default", "node"),
+            (Isolation::Namespace, "default", "ns-default"),
+            (Isolation::Namespace, "kube-system", "ns-kube-system"),
+            (Isolation::Namespace, &"x".repeat(29), &format!("ns-{}", "x".repeat(29))),
+            (Isolation::Namespace, &"x".repeat(30), "ns-xxxxxxxx~de9a59a6229452478dc9"),
+            (Isolation::Pod, "default", "pod-0b7f4b5~ad7b5a1c2b8e4d8f0a11"),
+        ] {
+            let name = isolation.group(namespace, UID);
+            let digest =
+                |name: &str| name.split_once('~').map(|(kept, digits)| (kept.to_owned(), digits.len()));
+            assert_eq!(digest(&name), digest(expected), "{name}");
+            if !expected.contains('~') {
+                assert_eq!(name, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_short_and_are_single_parts_of_paths() {
+        for text in
+            ["", "..", "a/b", "../../etc", "Ünïcode", "node", &"n".repeat(63), &"/".repeat(300), UID, "~"]
+        {
+            for isolation in [Isolation::Namespace, Isolation::Pod] {
+                let name = isolation.group(text, text);
+                assert!(name.len() <= NAME_LIMIT, "{name}");
+                assert!(!name.contains(['/', '\0', '.']), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn those_who_do_not_share_a_worker_have_different_names() {
+        let long = "n".repeat(62);
+        let texts =
+            ["node", "default", "ns-default", "default~", &long, &format!("{long}n"), "..", "a/b", "a-b", ""];
+        let names: HashSet<_> = texts
+            .iter()
+            .flat_map(|text| [Isolation::Namespace.group(text, ""), Isolation::Pod.group("", text)])
+            .chain([Isolation::Node.group("", "")])
+            .collect();
+        assert_eq!(names.len(), 2 * texts.len() + 1, "{names:?}");
+    }
+
+    #[test]
+    fn a_pod_can_ask_for_a_worker_of_its_own_and_for_no_less() {
+        for isolation in [Isolation::Namespace, Isolation::Node, Isolation::Pod] {
+            assert_eq!(isolation.of_handler(HANDLER_ISOLATED), Isolation::Pod);
+            for handler in ["", HANDLER] {
+                assert_eq!(isolation.of_handler(handler), isolation);
+            }
+        }
+    }
+
+    #[test]
+    fn isolations_are_read_as_they_are_written() {
+        for name in Isolation::NAMES {
+            assert_eq!(name.parse::<Isolation>().unwrap().to_string(), name);
+        }
+        let error = "Pod".parse::<Isolation>().unwrap_err().to_string();
+        assert!(error.contains("\"Pod\"") && error.contains("namespace, node and pod"), "{error}");
+    }
+}

@@ -1,0 +1,135 @@
+//! What the end of a worker means for what it hosted.
+
+use std::{
+    collections::HashMap,
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    cgroup::Cgroup,
+    exit::{CODE_KILLED, Exit, ExitReason},
+};
+
+const SIGKILL: i32 = 9;
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Death {
+    pub(super) pid: u32,
+    /// Known of children only; an adopted worker is none.
+    pub(super) status: Option<ExitStatus>,
+    /// The kernel killed something in its cgroup for want of memory.
+    pub(super) out_of_memory: bool,
+}
+
+impl Death {
+    /// It ended by itself, and well.
+    pub(super) fn is_clean(self) -> bool {
+        self.status.is_some_and(|status| status.success())
+    }
+
+    /// How what it hosted ended.
+    pub(super) fn exit(self) -> Exit {
+        let pid = self.pid;
+        let killed = self.status.is_none_or(|status| status.signal() == Some(SIGKILL));
+        if killed && self.out_of_memory {
+            let message = format!(
+                "the worker that hosted it (process {pid}) was killed by the kernel, which had no memory left for it"
+            );
+            return Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message);
+        }
+        Exit::lost(match self.status {
+            Some(status) => format!("the worker that hosted it (process {pid}) ended: {status}"),
+            None => format!("the worker that hosted it (process {pid}) is gone"),
+        })
+    }
+}
+
+/// How a process ended, for people.
+pub(super) fn describe(status: Option<ExitStatus>) -> String {
+    status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string())
+}
+
+/// The kernel's kills that have been noted, by cgroup: several workers may share one, and a kill is one
+/// worker's only.
+#[derive(Debug, Default)]
+pub(super) struct Kills(Mutex<HashMap<String, u64>>);
+
+impl Kills {
+    /// Notes what has been so far.
+    pub(super) fn note(&self, cgroup: &Cgroup) {
+        if let Some(count) = cgroup.kills() {
+            self.set(&key(cgroup), count);
+        }
+    }
+
+    /// Whether there has been one more than was noted; it is noted then.
+    pub(super) fn take(&self, cgroup: &Cgroup) -> bool {
+        cgroup.kills().is_some_and(|count| self.take_of(&key(cgroup), count))
+    }
+
+    /// Forgets a cgroup that is gone.
+    pub(super) fn forget(&self, cgroup: &Cgroup) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(cgroup));
+    }
+
+    fn set(&self, key: &str, count: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), count);
+    }
+
+    fn take_of(&self, key: &str, count: u64) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = noted.entry(key.to_owned()).or_insert(count);
+        let more = count > *noted;
+        if more {
+            *noted += 1;
+        }
+        more
+    }
+}
+
+fn key(cgroup: &Cgroup) -> String {
+    cgroup.dir().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_worker_is_told_as_it_was() {
+        let death = |status: Option<i32>, out_of_memory| Death {
+            pid: 7,
+            status: status.map(ExitStatus::from_raw),
+            out_of_memory,
+        };
+        for (status, out_of_memory, reason, text) in [
+            (Some(SIGKILL), false, ExitReason::Lost, "(process 7) ended: signal: 9 (SIGKILL)"),
+            (Some(SIGKILL), true, ExitReason::OutOfMemory, "(process 7) was killed by the kernel"),
+            (Some(11), false, ExitReason::Lost, "signal: 11"),
+            (Some(11), true, ExitReason::Lost, "signal: 11"),
+            (Some(1 << 8), false, ExitReason::Lost, "exit status: 1"),
+            (None, false, ExitReason::Lost, "(process 7) is gone"),
+            (None, true, ExitReason::OutOfMemory, "was killed by the kernel"),
+        ] {
+            let exit = death(status, out_of_memory).exit();
+            assert_eq!((exit.code, exit.reason), (137, reason), "{status:?}");
+            assert!(exit.message.contains(text), "{}", exit.message);
+        }
+        assert!(death(Some(0), false).is_clean());
+        assert!(!death(Some(SIGKILL), false).is_clean() && !death(None, false).is_clean());
+    }
+
+    #[test]
+    fn a_kill_is_one_workers_only() {
+        let kills = Kills::default();
+        kills.set("a", 3);
+        assert!(!kills.take_of("a", 3));
+        assert!(kills.take_of("a", 5) && kills.take_of("a", 5), "two were killed");
+        assert!(!kills.take_of("a", 5));
+        assert!(!kills.take_of("unknown", 9), "what was before is not known");
+        assert!(kills.take_of("unknown", 10));
+    }
+}

@@ -1,0 +1,189 @@
+//! Worker processes: started, found by their lock, and ended by signals.
+
+use std::{
+    io,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{process::ChildStdin, task::JoinHandle};
+
+use super::SupervisorOptions;
+use crate::worker::{self, WorkerOptions};
+
+/// A worker says little; what it said before is thrown away beyond this, in bytes.
+const LOG_LIMIT: u64 = 1 << 20;
+/// How much of a dead worker's last words is repeated, in bytes.
+const LAST_WORDS: usize = 2048;
+/// Between two looks at a process.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// What a worker inherits of the agent's environment: how much it says. All else may be secret.
+const ENVIRONMENT: [&str; 3] = ["KUBEWASM_V", "KUBEWASM_LOG", "RUST_BACKTRACE"];
+
+/// Where the worker of a group listens.
+pub(super) fn socket(dir: &Path, group: &str) -> PathBuf {
+    dir.join(group).join("worker.sock")
+}
+
+/// Where it writes what it has to say.
+pub(super) fn log(socket: &Path) -> PathBuf {
+    socket.with_extension("log")
+}
+
+/// A process that was just started.
+pub(super) struct Started {
+    pub(super) pid: Option<u32>,
+    pub(super) exit: JoinHandle<io::Result<ExitStatus>>,
+    /// The end of the pipe that the worker's life hangs on, if it does.
+    pub(super) lifeline: Option<ChildStdin>,
+}
+
+/// Starts a worker. Must be called within a tokio runtime.
+pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<Started> {
+    let mut command = options.program.command("worker");
+    let with_parent = options.with_parent;
+    let worker = WorkerOptions {
+        with_parent,
+        default_memory_limit: options.default_memory_limit,
+        log: options.log,
+        // Other groups' workers are none of its business.
+        hidden: options.hidden.iter().chain([&options.dir]).cloned().collect(),
+        ..WorkerOptions::new(socket)
+    };
+    command.args(worker.args());
+    command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    // A terminal's Ctrl-C is for the process group in front, which the worker must not be in.
+    command.process_group(0).stderr(Stdio::from(open_log(socket)?));
+    if with_parent {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn()?;
+    let (pid, lifeline) = (child.id(), child.stdin.take());
+    // Somebody must take note of its end, or it stays a zombie for as long as we live.
+    let exit = tokio::spawn(async move { child.wait().await });
+    Ok(Started { pid, exit, lifeline })
+}
+
+fn open_log(socket: &Path) -> io::Result<std::fs::File> {
+    let path = log(socket);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)?;
+    }
+    let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    if log.metadata()?.len() > LOG_LIMIT {
+        log.set_len(0)?;
+    }
+    Ok(log)
+}
+
+/// The end of what a worker wrote to its log, empty when there is nothing.
+pub(super) fn last_words(socket: &Path) -> String {
+    let bytes = std::fs::read(log(socket)).unwrap_or_default();
+    let from = bytes.len().saturating_sub(LAST_WORDS);
+    String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).trim().to_owned()
+}
+
+/// The process that holds a worker's lock, as it noted there itself, if that is still a worker on this
+/// socket. A number alone may belong to another process by now.
+pub(super) fn holder(socket: &Path) -> Option<Pid> {
+    let noted = std::fs::read_to_string(worker::lock_path(socket)).ok()?;
+    let pid = Pid::from_raw(noted.trim().parse().ok()?)?;
+    let command_line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).ok()?;
+    let is_it =
+        command_line.split(|byte| *byte == 0).any(|argument| argument == socket.as_os_str().as_bytes());
+    (is_it && worker::is_locked(socket)).then_some(pid)
+}
+
+/// Sends a signal to the process that holds a worker's lock.
+pub(super) fn signal(socket: &Path, signal: Signal) {
+    if let Some(pid) = holder(socket) {
+        // It may have ended in between.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Returns true once nobody holds a worker's lock any more, false when that takes longer than `within`.
+pub(super) async fn is_gone(socket: &Path, within: Duration) -> bool {
+    let gone = async {
+        while worker::is_locked(socket) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(within, gone).await.is_ok()
+}
+
+/// Removes what dead workers have left in the directory of workers, and returns the names of the groups whose
+/// workers live.
+pub(super) fn take_stock(dir: &Path) -> Vec<String> {
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            tracing::error!(dir = %dir.display(), %error, "cannot look for workers");
+            return Vec::new();
+        }
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let (alive, dead): (Vec<_>, Vec<_>) = names
+        .filter(|name| worker::lock_path(&socket(dir, name)).exists())
+        .partition(|name| worker::is_locked(&socket(dir, name)));
+    for group in dead {
+        let socket = socket(dir, &group);
+        if socket.exists() {
+            // One that ends well takes its socket away.
+            let last_words = last_words(&socket);
+            tracing::warn!(group, last_words, "a worker has died while no agent was here");
+        }
+        if let Err(error) = std::fs::remove_dir_all(dir.join(&group)) {
+            tracing::warn!(group, %error, "cannot remove what a dead worker has left");
+        }
+    }
+    alive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dead_workers_have_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["dead", "alive", "foreign"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(worker::lock_path(&socket(dir.path(), "dead")), "1\n").unwrap();
+        let lock = std::fs::File::create(worker::lock_path(&socket(dir.path(), "alive"))).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(take_stock(dir.path()), ["alive"]);
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["alive", "foreign"]);
+        assert_eq!(take_stock(Path::new("/nonexistent")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_number_in_a_lock_that_is_another_process_is_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = socket(dir.path(), "g");
+        std::fs::create_dir(dir.path().join("g")).unwrap();
+        assert_eq!(holder(&socket), None, "no lock");
+        let lock = std::fs::File::create(worker::lock_path(&socket)).unwrap();
+        lock.lock().unwrap();
+        std::fs::write(worker::lock_path(&socket), format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(holder(&socket), None, "this process is no worker on that socket");
+    }
+
+    #[test]
+    fn the_last_words_are_the_end_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("worker.sock");
+        assert_eq!(last_words(&socket), "");
+        std::fs::write(log(&socket), format!("{}the end\n", "x".repeat(10_000))).unwrap();
+        let words = last_words(&socket);
+        assert!(words.ends_with("xthe end") && words.len() < LAST_WORDS, "{words}");
+    }
+}

@@ -1,0 +1,123 @@
+//! What a worker gives up before it hosts anything.
+//!
+//! A guest is held by its sandbox. What is given up here is for the day on which one gets out of it: the process
+//! that it finds itself in has no credentials and no files of its parent's open, cannot become anything else,
+//! and cannot ask the kernel for what hosting guests never needs. Everything is given up by the first thread,
+//! from which all others come.
+//!
+//! Where the host does not allow a measure, the worker runs without it, and says so: in its log, and in Hello.
+
+mod hide;
+mod syscalls;
+
+use std::{fs, io, path::Path};
+
+use rustix::{
+    process::{DumpableBehavior, Resource, Rlimit},
+    thread::{CapabilitySet, CapabilitySets},
+};
+
+use super::WorkerOptions;
+
+/// What a worker of root's keeps of root's power:
+/// - `SYS_ADMIN` mounts its guests' files;
+/// - the three that follow let it use what belongs to other users, as volumes may;
+/// - `NET_BIND_SERVICE` lets guests of the host's network listen below port 1024.
+const KEPT: [(CapabilitySet, &str); 6] = [
+    (CapabilitySet::SYS_ADMIN, "sys_admin"),
+    (CapabilitySet::CHOWN, "chown"),
+    (CapabilitySet::DAC_OVERRIDE, "dac_override"),
+    (CapabilitySet::FOWNER, "fowner"),
+    (CapabilitySet::FSETID, "fsetid"),
+    (CapabilitySet::NET_BIND_SERVICE, "net_bind_service"),
+];
+/// Capabilities that a kernel may have; those that it does not know cannot be asked for.
+const CAPABILITIES: u32 = 64;
+/// The kernel that has no memory left ends workers before it ends their agent, and never the machine's own
+/// daemons before them. From -1000, never, to 1000, first.
+const OOM_SCORE: &str = "500";
+
+/// Closes whatever the process has inherited but its standard streams. Must be called before the process opens
+/// anything itself.
+pub(super) fn close_inherited() -> io::Result<()> {
+    let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for fd in open.into_iter().filter(|fd| *fd > 2) {
+        // One of them was the directory itself, and is closed already.
+        let _ = nix::unistd::close(fd);
+    }
+    Ok(())
+}
+
+/// Gives up everything that can be, and says what that was. `mounts`: the process has a mount namespace of its
+/// own.
+pub(super) fn apply(options: &WorkerOptions, mounts: bool) -> Vec<String> {
+    let home = options.socket.parent().unwrap_or(Path::new("."));
+    let hidden = match mounts {
+        true => hide::hide(&options.hidden, home),
+        false => Err(io::Error::other("it has no mount namespace of its own")),
+    };
+    let measures: [(&str, fn() -> io::Result<String>); 6] = [
+        ("oom score", oom_score),
+        ("core dumps", core_dumps),
+        ("tracing", tracing),
+        ("capabilities", capabilities),
+        ("new privileges", new_privileges),
+        ("system calls", syscalls::refuse),
+    ];
+    let say = |(name, result): (&str, io::Result<String>)| match result {
+        Ok(text) => format!("{name}: {text}"),
+        Err(error) => format!("{name}: not restricted, because the host does not allow it ({error})"),
+    };
+    let measured = measures.into_iter().map(|(name, measure)| (name, measure()));
+    std::iter::once(("hidden files", hidden)).chain(measured).map(say).collect()
+}
+
+fn oom_score() -> io::Result<String> {
+    fs::write("/proc/self/oom_score_adj", OOM_SCORE)?;
+    Ok(OOM_SCORE.to_owned())
+}
+
+/// A core holds the memory of every guest.
+fn core_dumps() -> io::Result<String> {
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok("none".to_owned())
+}
+
+/// Root's alone: for others, a process that cannot be looked at cannot look at itself either.
+fn tracing() -> io::Result<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok("by the same user".to_owned());
+    }
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok("by root".to_owned())
+}
+
+fn capabilities() -> io::Result<String> {
+    let keep = KEPT.iter().fold(CapabilitySet::empty(), |all, (capability, _)| all | *capability);
+    let has = rustix::thread::capabilities(None)?;
+    for bit in 0..CAPABILITIES {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        if !keep.contains(one) && rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false) {
+            match rustix::thread::remove_capability_from_bounding_set(one) {
+                // Who has no power has none to give up either.
+                Err(rustix::io::Errno::PERM) if has.permitted.is_empty() => break,
+                result => result?,
+            }
+        }
+    }
+    // Kernels before 4.3 have no such set.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let permitted = has.permitted & keep;
+    let inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?;
+    let names: Vec<_> =
+        KEPT.iter().filter(|(one, _)| permitted.contains(*one)).map(|(_, name)| *name).collect();
+    Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
+}
+
+fn new_privileges() -> io::Result<String> {
+    rustix::thread::set_no_new_privs(true)?;
+    Ok("none".to_owned())
+}

@@ -1,0 +1,283 @@
+//! Who shares a worker process, and what its end means for whom.
+
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::{
+    api::{
+        core::v1::{Node as NodeObject, Pod},
+        node::v1::RuntimeClass,
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt as _,
+    api::{DeleteParams, PostParams},
+};
+use kubewasm_tests::{
+    node::{Node, Options},
+    wait,
+};
+use rustix::process::{Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::{
+    pods::{Pods, container, is, restarts, running, terminated, waiting},
+    suite::{NODE, SOON, own_node, suite, with_temp_ns},
+};
+
+/// By default the pods of a namespace share a worker, and a pod whose RuntimeClass asks for one has its own. A
+/// worker that dies ends the containers that it hosts, and no others; they are restarted and told why.
+#[tokio::test]
+async fn namespaces_have_workers_of_their_own() {
+    with_temp_ns(async |client, ns| {
+        with_temp_ns(async |_, other| {
+            let node = own_node("grouped-node", &Options::default()).await;
+            let (here, there) = (Pods::new(&client, ns), Pods::new(&client, other));
+            here.create("a", spec(&node, json!({})).await).await;
+            here.create("b", spec(&node, json!({})).await).await;
+            here.create("alone", spec(&node, json!({ "runtimeClassName": "wasm-isolated" })).await).await;
+            there.create("a", spec(&node, json!({})).await).await;
+            let mut before = Vec::new();
+            for (pods, name) in [(&here, "a"), (&here, "b"), (&here, "alone"), (&there, "a")] {
+                before.push(pods.until(name, "running", running).await);
+            }
+            let workers = node.workers();
+            let group = |ns: &str| workers.get(&format!("ns-{ns}")).copied();
+            let [Some(first), Some(second)] = [ns, other].map(group) else { panic!("{workers:?}") };
+            let alone: Vec<_> = workers.iter().filter(|(group, _)| group.starts_with("pod-")).collect();
+            assert_eq!((workers.len(), alone.len()), (3, 1), "{workers:?}");
+            assert_ne!(first, second);
+
+            kill_process(first, Signal::KILL).unwrap();
+            for name in ["a", "b"] {
+                let pod = here.until(name, "a restart", |pod| restarts(pod) == 1 && running(pod)).await;
+                let last = container(&pod).unwrap().last_state.as_ref().unwrap().terminated.clone().unwrap();
+                assert_eq!((last.exit_code, last.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+                let message = last.message.unwrap();
+                let expected = format!("the worker that hosted it (process {first}) ended: signal: 9");
+                assert!(message.contains(&expected), "{message}");
+            }
+            for (pods, name, before) in [(&here, "alone", &before[2]), (&there, "a", &before[3])] {
+                let after = pods.api().get(name).await.unwrap();
+                assert!(running(&after) && restarts(&after) == 0, "{name}: {:?}", after.status);
+                assert_eq!(
+                    container(&after).unwrap().container_id,
+                    container(before).unwrap().container_id,
+                    "{name}"
+                );
+            }
+
+            // When nothing needs it, a worker ends, and so does what it has on disk.
+            there.api().delete("a", &DeleteParams::default()).await.unwrap();
+            there.gone("a").await;
+            let dir = node.root().join("workers").join(format!("ns-{other}"));
+            wait::until("the end of a worker that nobody needs", SOON, async || match dir.exists() {
+                false => Ok(()),
+                true => Err(format!("{:?}", node.workers())),
+            })
+            .await
+            .unwrap();
+            assert!(node.workers().contains_key(&format!("ns-{ns}")));
+            remove(&client, node).await;
+        })
+        .await;
+    })
+    .await;
+}
+
+/// `--isolation` says who shares a worker where the pod does not.
+#[tokio::test]
+async fn a_node_can_have_one_worker_or_one_for_each_pod() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        for (isolation, workers) in [("node", 1), ("pod", 2)] {
+            let name = format!("isolating-by-{isolation}");
+            let node = own_node(&name, &Options::default().flag(format!("--isolation={isolation}"))).await;
+            for pod in ["x", "y"] {
+                pods.create(&format!("{pod}-{isolation}"), spec(&node, json!({})).await).await;
+            }
+            for pod in ["x", "y"] {
+                pods.until(&format!("{pod}-{isolation}"), "running", running).await;
+            }
+            let found = node.workers();
+            assert_eq!(found.len(), workers, "{isolation}: {found:?}");
+            assert_eq!(found.contains_key("node"), isolation == "node", "{found:?}");
+            remove(&client, node).await;
+        }
+    })
+    .await;
+}
+
+/// What a node can run is in its status; a pod that asks for something else waits, and the Event says for what.
+#[tokio::test]
+async fn an_unknown_runtime_handler_is_told() {
+    with_temp_ns(async |client, ns| {
+        let node = Api::<NodeObject>::all(client.clone()).get(NODE).await.unwrap();
+        let handlers = node.status.unwrap().runtime_handlers.unwrap();
+        let names: Vec<_> = handlers.iter().map(|handler| handler.name.clone().unwrap_or_default()).collect();
+        assert_eq!(names, ["", "wasm", "wasm-isolated"]);
+
+        let classes: Api<RuntimeClass> = Api::all(client.clone());
+        let class = json!({
+            "metadata": { "name": ns },
+            "handler": "gvisor",
+            "scheduling": { "tolerations": [{ "operator": "Exists" }] },
+        });
+        classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
+        let pods = Pods::new(&client, ns);
+        let image = &suite().await.actor.tagged;
+        pods.create(
+            "foreign",
+            json!({ "runtimeClassName": ns, "containers": [{ "name": "main", "image": image }] }),
+        )
+        .await;
+        let sandbox = |text: String| {
+            move |event: &k8s_openapi::api::core::v1::Event| {
+                let message = event.message.as_deref().unwrap_or_default();
+                event.reason.as_deref() == Some("FailedCreatePodSandBox")
+                    && message.starts_with("Failed to create pod sandbox: ")
+                    && message.contains(&text)
+            }
+        };
+        let missing = "no runtime for \"gvisor\" is configured".to_owned();
+        pods.event("foreign", "an unknown handler", sandbox(missing)).await;
+        let pod = pods.api().get("foreign").await.unwrap();
+        assert_eq!(waiting(&pod).unwrap().reason.as_deref(), Some("ContainerCreating"));
+        classes.delete(ns, &DeleteParams::default()).await.unwrap();
+        let gone = format!("runtimeclass.node.k8s.io \"{ns}\" not found");
+        pods.event("foreign", "a class that is gone", sandbox(gone)).await;
+        pods.api().delete("foreign", &DeleteParams::default()).await.unwrap();
+        pods.gone("foreign").await;
+    })
+    .await;
+}
+
+/// An agent that was killed takes over what ran: probes go on, and what ended meanwhile ended when and as it did.
+#[tokio::test]
+async fn a_killed_agent_is_taken_up_where_it_was() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut node = own_node("taken-up-node", &Options::default()).await;
+        let act = |args: Value, more: Value| {
+            let mut container = json!({ "name": "main", "args": args });
+            container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            container
+        };
+        let probes = json!({
+            "readinessProbe": { "exec": { "command": ["actor", "exit", "0"] }, "periodSeconds": 1 },
+            "livenessProbe": {
+                "exec": { "command": ["actor", "exit", "1"] },
+                "initialDelaySeconds": 4, "periodSeconds": 1, "failureThreshold": 2,
+            },
+        });
+        let probed = spec_of(&node, &[act(json!(["sleep", "600"]), probes)]).await;
+        pods.create("probed", probed).await;
+        let ends = spec_of(&node, &[act(json!(["sleep", "3", "say", "bye", "exit", "7"]), json!({}))]).await;
+        pods.create("ends", ends).await;
+        let ends = pods.until("ends", "running", running).await;
+        pods.until("probed", "Ready", |pod| is(pod, "Ready")).await;
+        node.kill().unwrap();
+
+        let log = node.pod_logs().join(format!("{ns}_ends_{}/main/0.log", ends.uid().unwrap()));
+        // Times in statuses are whole seconds: two later, now and then are not the same.
+        wait::until("an end that the agent does not see", SOON, async || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let age = std::fs::metadata(&log).and_then(|meta| meta.modified()).unwrap().elapsed().unwrap();
+            let ended = text.ends_with("stdout F bye\n") && age > Duration::from_secs(2);
+            if ended { Ok(()) } else { Err(format!("{age:?}: {text:?}")) }
+        })
+        .await
+        .unwrap();
+        let back = Timestamp::try_from(SystemTime::now()).unwrap();
+        node.start_again().await.unwrap();
+        let ended = pods.phase("ends", "Failed").await;
+        let end = terminated(&ended).unwrap();
+        let finished_at = end.finished_at.as_ref().unwrap().0;
+        assert_eq!((end.exit_code, restarts(&ended)), (7, 0));
+        assert!(finished_at < back, "it ended at {finished_at}, before the agent was back at {back}");
+        assert_eq!(pods.logs_once_known("ends").await, "bye\n");
+        let pod = pods.until("probed", "a restart by its probe", |pod| restarts(pod) >= 1).await;
+        assert_eq!(killed_by(&pod), Some(143), "by its liveness probe, and not with its worker");
+        remove(&client, node).await;
+    })
+    .await;
+}
+
+/// The exit code of the attempt before the present one.
+fn killed_by(pod: &Pod) -> Option<i32> {
+    Some(container(pod)?.last_state.as_ref()?.terminated.as_ref()?.exit_code)
+}
+
+/// Guests and workers get none of what the agent was started with.
+#[tokio::test]
+async fn a_worker_inherits_nothing() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let node = own_node("heirless-node", &Options::default()).await;
+        pods.create("a", spec(&node, json!({})).await).await;
+        pods.until("a", "running", running).await;
+        let (_, worker) = node.workers().pop_first().unwrap();
+        let proc = |file: &str| format!("/proc/{}/{file}", worker.as_raw_pid());
+        // As the worker itself sees them: neither keys, nor other workers.
+        let seen = |folder: std::path::PathBuf| -> Vec<_> {
+            let folder = std::path::PathBuf::from(format!("{}{}", proc("root"), folder.display()));
+            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+            entries.map(|name| name.into_string().unwrap()).collect()
+        };
+        assert!(std::fs::read_dir(node.root().join("pki")).unwrap().count() > 0);
+        assert_eq!(seen(node.root().join("pki")), Vec::<String>::new());
+        std::fs::create_dir(node.root().join("workers/ns-another")).unwrap();
+        assert_eq!(seen(node.root().join("workers")), [format!("ns-{ns}")]);
+        let environment = std::fs::read(proc("environ")).unwrap();
+        let text = String::from_utf8_lossy(&environment);
+        let names: Vec<_> =
+            text.split('\0').filter_map(|pair| pair.split_once('=')).map(|(name, _)| name).collect();
+        assert!(
+            names.iter().all(|name| name.starts_with("KUBEWASM_") || *name == "RUST_BACKTRACE"),
+            "{names:?}"
+        );
+        for file in std::fs::read_dir(proc("fd")).unwrap() {
+            let Ok(target) = std::fs::read_link(file.unwrap().path()) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            let pki = node.root().join("pki");
+            assert!(!target.starts_with(&*pki.to_string_lossy()), "{target}");
+        }
+        remove(&client, node).await;
+    })
+    .await;
+}
+
+/// A pod's spec for `node`: one container that sleeps, always restarted, and what `more` says.
+async fn spec(node: &Node, more: Value) -> Value {
+    let mut spec = spec_of(node, &[json!({ "name": "main", "args": ["sleep", "600"] })]).await;
+    let fields = spec.as_object_mut().unwrap();
+    fields.insert("restartPolicy".to_owned(), json!("Always"));
+    fields.extend(more.as_object().unwrap().clone());
+    spec
+}
+
+/// A spec for `node` of containers that run the actor guest.
+async fn spec_of(node: &Node, containers: &[Value]) -> Value {
+    let image = &suite().await.actor.tagged;
+    let containers: Vec<_> = containers
+        .iter()
+        .cloned()
+        .map(|mut container| {
+            container["image"] = json!(image);
+            container
+        })
+        .collect();
+    let always = containers.iter().any(|container| container.get("livenessProbe").is_some());
+    json!({
+        "restartPolicy": if always { "Always" } else { "Never" },
+        "nodeSelector": { "kubernetes.io/hostname": node.name() },
+        "containers": containers,
+    })
+}
+
+/// Ends the node first: it would register again.
+async fn remove(client: &Client, node: Node) {
+    let name = node.name().to_owned();
+    drop(node);
+    Api::<NodeObject>::all(client.clone()).delete(&name, &DeleteParams::default()).await.unwrap();
+}
