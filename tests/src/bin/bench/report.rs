@@ -209,9 +209,12 @@ fn memory(levels: &[Memory]) -> Table {
     table
 }
 
+/// A row of the table of files: its name, and where its microseconds are.
+type Microseconds = (String, fn(&Files) -> u64);
+
 /// The table of files.
 pub(crate) fn files(sides: &Sides) -> Table {
-    let figures: [(String, fn(&Files) -> u64); 3] = [
+    let figures: [Microseconds; 3] = [
         (format!("{SMALL} small files written, read, removed, ms"), |files| files.small_us),
         (format!("{LARGE} MiB written, ms"), |files| files.write_us),
         (format!("{LARGE} MiB read, ms"), |files| files.read_us),

@@ -32,9 +32,12 @@ impl<K> Clone for Known<K> {
     }
 }
 
+/// Namespace and name.
+type Key = (String, String);
+
 /// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
 pub(in crate::pods) struct Table<K> {
-    entries: Mutex<HashMap<(String, String), Weak<Entry<K>>>>,
+    entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
 }
 
 impl<K> Default for Table<K> {

@@ -140,7 +140,8 @@ mod tests {
             json!({"required": {"nodeSelectorTerms": [term]}})
         };
         let owner = json!({"uid": "c-1"});
-        let table: Vec<(Value, Result<(&str, Option<&str>), &str>)> = vec![
+        type Expected = Result<(&'static str, Option<&'static str>), &'static str>;
+        let table: Vec<(Value, Expected)> = vec![
             (json!({"claimRef": owner, "local": {"path": "/disks/a"}}), Ok(("/disks/a", Some("Directory")))),
             (
                 json!({"claimRef": owner, "local": {"path": "/disks/a"}, "nodeAffinity": on("here")}),

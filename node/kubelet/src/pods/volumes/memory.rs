@@ -41,10 +41,10 @@ impl Memory {
         make_private(&path)?;
         let path = path.canonicalize()?;
         let present = mountinfo::read()?.into_iter().rfind(|mount| mount.path == path);
-        if !present.as_ref().is_some_and(|mount| mount.kind == "tmpfs") {
+        if present.as_ref().is_none_or(|mount| mount.kind != "tmpfs") {
             mount_tmpfs(&path, "mode=0700")?;
         }
-        if !present.is_some_and(|mount| mount.is_shared) {
+        if present.is_none_or(|mount| !mount.is_shared) {
             mount(None::<&str>, &path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
         }
         Ok(Self { root: path })
