@@ -74,6 +74,8 @@ fn is_left(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::time::SystemTime;
 
     use super::*;

@@ -50,6 +50,9 @@ pub(super) fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives something up, and says what.
+type Measure = fn() -> io::Result<String>;
+
 /// Gives up everything that can be, and says what that was. `mounts`: the process has a mount namespace of its
 /// own.
 pub(super) fn apply(options: &WorkerOptions, mounts: bool) -> Vec<String> {
@@ -58,7 +61,7 @@ pub(super) fn apply(options: &WorkerOptions, mounts: bool) -> Vec<String> {
         true => hide::hide(&options.hidden, home),
         false => Err(io::Error::other("it has no mount namespace of its own")),
     };
-    let measures: [(&str, fn() -> io::Result<String>); 6] = [
+    let measures: [(&str, Measure); 6] = [
         ("oom score", oom_score),
         ("core dumps", core_dumps),
         ("tracing", tracing),

@@ -157,7 +157,7 @@ impl World {
         Ran { code: output.exit_code, text: String::from_utf8(output.output).unwrap() }
     }
 
-    /// Mount points of the worker that are in the folder of this test.
+    /// Mount points of the worker that are in the folders of its containers.
     pub(crate) fn mounts(&self) -> Vec<String> {
         let lock = fs::read_to_string(self.dir.path().join("workers/node/worker.lock")).unwrap();
         self.mounts_of(&format!("/proc/{}/mountinfo", lock.trim()))
@@ -169,7 +169,7 @@ impl World {
     }
 
     fn mounts_of(&self, mountinfo: &str) -> Vec<String> {
-        let dir = self.dir.path().display().to_string();
+        let dir = self.dir.path().join("pods").display().to_string();
         let table = fs::read_to_string(mountinfo).unwrap();
         let points = table.lines().filter_map(|line| line.split(' ').nth(4));
         points.filter(|point| point.starts_with(&dir)).map(Into::into).collect()

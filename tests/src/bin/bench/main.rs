@@ -10,12 +10,15 @@
 //!  isolation ─ 50 idle pods ────────────► one for each mode ──── /proc ─┘
 //! ```
 //!
+//! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`.
+//!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod calm;
 mod churn;
+mod files;
 mod isolation;
 mod machine;
 mod memory;
@@ -29,6 +32,7 @@ mod report;
 mod starts;
 mod table;
 mod view;
+mod wasmtime;
 
 use std::{
     fs,
@@ -114,9 +118,13 @@ struct Args {
     #[arg(long, value_name = "PODS", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..))]
     isolated: u16,
 
-    /// Measure kubewasm alone, without kwok beside it.
+    /// Measure kubewasm alone, without kwok and wasmtime beside it.
     #[arg(long)]
     no_peer: bool,
+
+    /// Measure files alone, for which there is no need of a cluster.
+    #[arg(long)]
+    only_files: bool,
 }
 
 #[tokio::main]
@@ -132,6 +140,12 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<()> {
     let home = Home::temporary()?;
+    if args.only_files {
+        let mut registry = Registry::open(&home, "registry")?;
+        registry.start().await?;
+        println!("\n{}", report::files(&measure_files(&home, &registry, args).await?));
+        return Ok(());
+    }
     let outcome = measure(&home, args).await;
     if outcome.is_err() {
         say(&format!("The logs of this run stay in {}.", home.keep_logs()?.display()));
@@ -160,7 +174,15 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let (starts, churn, versions) = measure_speed(home, &cluster, &pods, args).await?;
     let memory = measure_memory(home, &cluster, &pods, args).await?;
     let isolation = measure_isolation(home, &cluster, &pods, args).await?;
-    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation })
+    let files = measure_files(home, &registry, args).await?;
+    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation, files })
+}
+
+async fn measure_files(home: &Home, registry: &Registry, args: &Args) -> Result<files::Sides> {
+    let module = guests::guest("actor.c").await?;
+    let image = registry.push("actor:files", &Content::program("actor", module.clone())).await?.tagged;
+    let wasmtime = if args.no_peer { None } else { wasmtime::find().await };
+    files::measure(home, &image, &module, wasmtime.as_deref()).await
 }
 
 /// The starts and the churn on kubewasm and on its peer, whose starts take turns so that a disturbance meets both.

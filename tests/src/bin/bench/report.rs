@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     churn::Churn,
+    files::{Files, LARGE, SMALL, Sides},
     isolation::Isolated,
     machine::Machine,
     memory::Memory,
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) churn: Peers<Vec<Churn>>,
     /// What idle pods cost on kubewasm, by rising number of pods.
     pub(crate) memory: Vec<Memory>,
+    /// What files cost.
+    pub(crate) files: Sides,
     /// What idle pods cost by who shares a worker.
     pub(crate) isolation: Vec<Isolated>,
 }
@@ -57,13 +60,14 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
         churn(&report.churn),
         memory(&report.memory),
-        isolation(&report.isolation)
+        isolation(&report.isolation),
+        files(&report.files)
     )
 }
 
@@ -205,6 +209,33 @@ fn memory(levels: &[Memory]) -> Table {
     table
 }
 
+/// A row of the table of files: its name, and where its microseconds are.
+type Microseconds = (String, fn(&Files) -> u64);
+
+/// The table of files.
+pub(crate) fn files(sides: &Sides) -> Table {
+    let figures: [Microseconds; 3] = [
+        (format!("{SMALL} small files written, read, removed, ms"), |files| files.small_us),
+        (format!("{LARGE} MiB written, ms"), |files| files.write_us),
+        (format!("{LARGE} MiB read, ms"), |files| files.read_us),
+    ];
+    let mut heads = vec!["files", "kubewasm"];
+    if sides.wasmtime.is_some() {
+        heads.extend(["wasmtime run", "kubewasm/wasmtime"]);
+    }
+    let mut table = Table::new(heads);
+    for (name, figure) in figures {
+        let milliseconds = |files: &Files| figure(files) as f64 / 1000.0;
+        let ours = milliseconds(&sides.kubewasm);
+        let mut cells = vec![name, number(Some(ours), 1)];
+        if let Some(theirs) = sides.wasmtime.as_ref().map(milliseconds) {
+            cells.extend([number(Some(theirs), 1), number((theirs > 0.0).then(|| ours / theirs), 2)]);
+        }
+        table.row(cells);
+    }
+    table
+}
+
 fn isolation(modes: &[Isolated]) -> Table {
     let heads = ["--isolation", "idle pods", "workers", "workers, PSS, MiB", "together, KiB per pod"];
     let mut table = Table::new(heads.map(str::to_owned).to_vec());
@@ -316,6 +347,22 @@ mod tests {
         ] {
             assert_eq!(row(&table, name), cells, "{name}");
         }
+    }
+
+    #[test]
+    fn files_are_set_against_wasmtime() {
+        let ours = Files { small_us: 3000, write_us: 2000, read_us: 1000 };
+        let theirs = Files { small_us: 1500, write_us: 2000, read_us: 0 };
+        let table = files(&Sides { kubewasm: ours, wasmtime: Some(theirs) });
+        for (name, cells) in [
+            ("files", ["kubewasm", "wasmtime run", "kubewasm/wasmtime"]),
+            ("1000 small files", ["3.0", "1.5", "2.00"]),
+            ("64 MiB written", ["2.0", "2.0", "1.00"]),
+            ("64 MiB read", ["1.0", "0.0", "-"]),
+        ] {
+            assert_eq!(row(&table, name), cells, "{name}");
+        }
+        assert_eq!(row(&files(&Sides { kubewasm: ours, wasmtime: None }), "64 MiB read"), ["1.0"]);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use seccompiler::{
 };
 
 /// What the filter answers: as if the caller had not the right.
-#[expect(clippy::cast_sign_loss, reason = "error numbers are positive")]
 const REFUSED: u32 = libc::EPERM as u32;
 
 /// Refused whatever their arguments are.
@@ -95,7 +94,6 @@ const OF_THE_ARCHITECTURE: &[i64] = &[
 const OF_THE_ARCHITECTURE: &[i64] = &[libc::SYS_kexec_file_load];
 
 /// Kinds of sockets that no guest has: the kernel's crypto, virtual machines, raw packets.
-#[expect(clippy::cast_sign_loss, reason = "families are positive")]
 const FAMILIES: [u64; 4] =
     [libc::AF_ALG as u64, libc::AF_VSOCK as u64, libc::AF_PACKET as u64, libc::AF_KEY as u64];
 
@@ -116,7 +114,6 @@ fn filters() -> Result<[BpfProgram; 2], seccompiler::BackendError> {
     };
     // The flags of clone3 are in memory, where a filter cannot see them. Whoever is told that there is no such
     // call uses clone, as on older kernels.
-    #[expect(clippy::cast_sign_loss, reason = "error numbers are positive")]
     let clone3 = filter(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS as u32)?;
     Ok([clone3, filter(rules()?, REFUSED)?])
 }
@@ -125,7 +122,6 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::BackendError>
     let mut rules: BTreeMap<_, _> =
         ALWAYS.iter().chain(OF_THE_ARCHITECTURE).map(|call| (*call, Vec::new())).collect();
     // Threads, and no processes.
-    #[expect(clippy::cast_sign_loss, reason = "it is one bit")]
     let thread = libc::CLONE_THREAD as u64;
     let no_thread = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![no_thread])?]);
