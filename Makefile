@@ -26,30 +26,35 @@ build: ## Build the kubewasm program
 	cargo build -p kubewasm
 
 .PHONY: demo
-demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm on it
-	@cargo build --quiet -p kubewasm-tests --bins
+demo: setup ## Start a cluster with a Wasm node here, and run demos/hello-wasm on it
+	cargo build -p kubewasm -p kubewasm-tests --bins
 	@target/debug/kubewasm-demo up
 
 .PHONY: demo-stop
 demo-stop: ## Stop what `make demo` started
-	@cargo build --quiet -p kubewasm-tests --bins
+	@cargo build --quiet -p kubewasm -p kubewasm-tests --bins
 	@target/debug/kubewasm-demo down
 
 .PHONY: test
 test: setup fmt-check clippy unit e2e ## Everything that CI runs
 
+# Tests are built and run for the whole workspace. Another choice of packages is another choice of their
+# dependencies' features, for which Cargo would build wasmtime anew.
+.PHONY: test-build
+test-build:
+	cargo build --workspace --all-targets
+
 .PHONY: unit
-unit: ## Tests that need no cluster
-	cargo test --workspace --exclude kubewasm-tests
-	cargo test -p kubewasm-tests --lib --bins --test watchdog --test docs
+unit: test-build ## Tests that need no cluster
+	cargo test --workspace --lib --bins --test '[!e]*'
 
 .PHONY: e2e
-e2e: build ## End-to-end tests on a real control plane (E2E=name for some of them)
-	cargo test -p kubewasm-tests --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
+e2e: test-build ## End-to-end tests on a real control plane (E2E=name for some of them)
+	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak
-soak: build ## A long storm: agent and workers killed 100 times each under churn of 200 pods (some 15 minutes)
-	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=100 cargo test -p kubewasm-tests --test e2e -- storm
+soak: test-build ## A long storm: agent and workers killed 100 times each under churn of 200 pods (some 15 minutes)
+	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=100 cargo test --workspace --test e2e -- storm
 
 .PHONY: bench
 bench: setup ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
