@@ -215,6 +215,3 @@ impl Drop for Root {
         self.detach();
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Roots as files on this host, without guests.
