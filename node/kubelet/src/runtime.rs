@@ -91,6 +91,12 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// Ids of all containers the provider knows, running or exited and not yet removed.
     fn containers(&self) -> Vec<ContainerRef>;
 
+    /// What the containers that run use. Those of a provider that does not measure, or that cannot be asked
+    /// just now, are missing.
+    async fn stats(&self) -> Vec<ContainerStats> {
+        Vec::new()
+    }
+
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.
     fn wakeups(&self) -> Option<mpsc::Receiver<String>>;
@@ -252,6 +258,23 @@ pub struct Exit {
     pub reason: ExitReason,
     /// More about it, for people: a trap's text and backtrace. Empty when there is nothing to say.
     pub message: String,
+}
+
+/// What a container uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Container id.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// When this was so.
+    pub at: Timestamp,
+    /// Processor time since the container started; never falls.
+    pub cpu: Duration,
+    /// Time for which its limit held it back since it started; never falls.
+    pub throttled: Duration,
+    /// Bytes that it has now, on the account that its memory limit is for.
+    pub memory_bytes: u64,
 }
 
 /// Why a container ended; becomes `state.terminated.reason`.

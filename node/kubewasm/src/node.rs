@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 use anyhow::Context as _;
 use kubewasm_kubelet::{
     agent::{self, Agent},
-    config::{Config, Flags},
+    config::{Config, Flags, quantity},
 };
 use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "COUNT")]
     max_pods: Option<u32>,
 
+    /// Memory that a container without a limit of its own may have.
+    #[arg(long, value_name = "QUANTITY", default_value = "1Gi", value_parser = memory)]
+    default_memory_limit: u64,
+
     /// Who shares a worker process: the pods of a namespace, all pods of the node, or nobody. Pods of the
     /// RuntimeClass handler wasm-isolated share with nobody.
     #[arg(long, value_name = "namespace|node|pod", default_value_t)]
@@ -95,13 +99,23 @@ pub(crate) struct Args {
 pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
     let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
+    let default_memory_limit = args.default_memory_limit;
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
-    tokio.block_on(run(config, insecure_registries, isolation, secrets))
+    tokio.block_on(run(config, insecure_registries, isolation, secrets, default_memory_limit))
+}
+
+/// Reads an amount of memory; none at all would let nothing start.
+fn memory(text: &str) -> Result<u64, String> {
+    match quantity::units(text) {
+        Ok(0) => Err("a container without memory cannot run; give it some, such as 256Mi".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn flags(args: Args) -> Flags {
@@ -131,6 +145,7 @@ async fn run(
     insecure_registries: Vec<String>,
     isolation: Isolation,
     secrets: Vec<PathBuf>,
+    default_memory_limit: u64,
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -145,6 +160,7 @@ async fn run(
         hidden: secrets,
         allow_paths: false,
         insecure_registries,
+        default_memory_limit,
         log: LogOptions {
             max_size: config.container_log_max_bytes(),
             max_files: config.kubelet.container_log_max_files,

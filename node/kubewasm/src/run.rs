@@ -21,7 +21,7 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths},
     },
 };
-use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{host::DEFAULT_MEMORY_LIMIT, isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +75,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         hidden: Vec::new(),
         allow_paths: true,
         insecure_registries: Vec::new(),
+        default_memory_limit: DEFAULT_MEMORY_LIMIT,
         log: LogOptions::default(),
     })
     .await?;

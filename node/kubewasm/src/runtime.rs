@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) allow_paths: bool,
     /// Registries without TLS.
     pub(crate) insecure_registries: Vec<String>,
+    /// Bytes, for containers without a limit of their own.
+    pub(crate) default_memory_limit: u64,
     /// When and how logs are rotated.
     pub(crate) log: LogOptions,
 }
@@ -43,6 +45,7 @@ pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>>
     let options = WasiOptions {
         allow_paths: settings.allow_paths,
         with_parent: settings.with_parent,
+        default_memory_limit: settings.default_memory_limit,
         isolation: settings.isolation,
         hidden: settings.hidden,
         log: settings.log,

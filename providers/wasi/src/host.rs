@@ -3,26 +3,32 @@
 //! ```text
 //!   path ──[cache]──► Loaded (code and links, shared by all instances of a module)
 //!                        │
-//!   InstanceSpec ────────┴─[state]─► Instance (one store: memory limit, WASI, output)
-//!                                        │ run().await
+//!   InstanceSpec ────────┴─[state]─► Instance (one store: WASI, output; [memory] and [bounds])
+//!   Account ─────────────────────────────┤
+//!                                        │ run().await, in turns ([cpu])
 //!                                        ▼
 //!                               wasmtime's result ──[outcome]──► Exit
 //! ```
 //!
 //! [`Instance::run`] is an ordinary future: a guest that waits costs no thread, a guest that computes yields
-//! at every tick of the engine, and dropping the future ends the guest wherever it is.
+//! at every tick of the engine, and dropping the future ends the guest wherever it is. What it uses goes on
+//! the [`Account`] of its container, which all instances of the container share.
 //!
 //! What a guest sees: argv and environment exactly as given; a stdin that is at its end, or ends when the guest
 //! should; stdout and stderr that say they are terminals, because programs in C hold back their lines otherwise;
 //! the files that [`crate::files`] made; clocks and randomness of the host; sockets by [`network`] (components
 //! only, WASI 0.1 has none).
 
+mod account;
+mod bounds;
 mod cache;
 mod cause;
+mod cpu;
 mod errno;
 mod memory;
 pub mod network;
 mod outcome;
+mod preview1;
 mod state;
 mod stdin;
 mod stdio;
@@ -31,15 +37,19 @@ mod tests;
 
 use std::{
     io,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use rustix::process::Resource;
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, Linker, component};
-use wasmtime_wasi::{FsPerms, I32Exit, WasiCtxBuilder, p1, p2};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2};
 
+pub use account::{Account, Limits, Usage};
 pub use cache::{LoadError, Loaded};
+pub use cpu::CpuShare;
 pub use stdio::{Capture, Output};
 
 use crate::{
@@ -55,6 +65,9 @@ use state::GuestState;
 /// Memory that a guest without a limit of its own may use, in bytes: 1 GiB.
 pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 
+/// Bytes that are counted for each instance besides what it says and is told: its store and the pages of its
+/// stack that a guest touches that does not recurse, measured.
+const HELD_PER_INSTANCE: u64 = 32 << 10;
 /// Ticks that a guest runs before it yields.
 const TICKS_PER_TURN: u64 = 1;
 
@@ -64,6 +77,8 @@ pub struct Host {
     core: Linker<GuestState>,
     component: component::Linker<GuestState>,
     cache: cache::Cache,
+    scheduler: Arc<cpu::Scheduler>,
+    open_files: u64,
     options: HostOptions,
 }
 
@@ -113,6 +128,33 @@ pub enum PrepareError {
         /// Why not.
         reason: String,
     },
+    /// The container has no memory left for one more instance, or too little for the first.
+    #[error(
+        "out of memory before its start: the limit is {limit} bytes, and with what the host holds for this instance the container would use {wanted}; raise limits.memory"
+    )]
+    Memory {
+        /// Bytes that would be used.
+        wanted: u64,
+        /// Bytes that may be used.
+        limit: u64,
+    },
+}
+
+/// What makes an instance of a module.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// The container that it belongs to.
+    pub spec: &'a InstanceSpec,
+    /// The container's files.
+    pub root: &'a Root,
+    /// Arguments, `argv[0]` included; the container's own, or those of an exec.
+    pub argv: &'a [String],
+    /// Where its output goes.
+    pub output: &'a Output,
+    /// What it uses goes on this account, and its limits are this account's.
+    pub account: &'a Arc<Account>,
+    /// Its standard input ends when this is cancelled; without it, it is at its end from the start.
+    pub notice: Option<&'a CancellationToken>,
 }
 
 impl Host {
@@ -127,13 +169,15 @@ impl Host {
         })?;
         let engine = engine::ticking()?;
         let link_error = |error: wasmtime::Error| HostError::Link(format!("{error:#}"));
-        let core = core_linker(&engine).map_err(link_error)?;
+        let core = preview1::linker(&engine).map_err(link_error)?;
         let mut component = component::Linker::new(&engine);
         p2::add_to_linker_async(&mut component).map_err(link_error)?;
         component.allow_shadowing(true);
         errno::wrap_component(&mut component).map_err(link_error)?;
         component.allow_shadowing(false);
-        Ok(Self { engine, core, component, cache: cache::Cache::default(), options })
+        let scheduler = Arc::new(cpu::Scheduler::new(processors()));
+        let open_files = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Ok(Self { engine, core, component, cache: cache::Cache::default(), scheduler, open_files, options })
     }
 
     /// The engine, for those who compile for this host.
@@ -151,22 +195,28 @@ impl Host {
         self.cache.get(self, path, kind).await
     }
 
-    /// Makes an instance, which does not run yet, with the files of `root`. With a `notice`, its standard input
-    /// ends when that is cancelled.
+    /// Opens the account of a container: for its instance, and for those that are executed in it.
+    #[must_use]
+    pub fn account(&self, spec: &InstanceSpec) -> Arc<Account> {
+        let memory_bytes = match spec.memory_limit_bytes {
+            0 => self.options.default_memory_limit,
+            limit => limit,
+        };
+        Arc::new(Account::new(Limits { memory_bytes, cpu: spec.cpu }))
+    }
+
+    /// Makes an instance, which does not run yet.
     ///
     /// # Errors
     /// [`PrepareError`].
-    pub fn prepare(
-        &self,
-        loaded: Arc<Loaded>,
-        spec: &InstanceSpec,
-        root: &Root,
-        argv: &[String],
-        output: &Output,
-        notice: Option<&CancellationToken>,
-    ) -> Result<Instance, PrepareError> {
+    pub fn prepare(&self, loaded: Arc<Loaded>, setup: Setup<'_>) -> Result<Instance, PrepareError> {
+        let Setup { spec, root, argv, output, account, notice } = setup;
+        let held = account
+            .hold(held_by_host(spec, argv, output))
+            .map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
+        let bounds = bounds::Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
-        wasi.args(argv).envs(&spec.env);
+        wasi.args(argv).envs(&spec.env).max_random_size(bounds.random);
         wasi.stdout(stdio::GuestStream::stdout(output)).stderr(stdio::GuestStream::stderr(output));
         if let Some(notice) = notice {
             wasi.stdin(stdin::Notice(notice.clone()));
@@ -188,43 +238,48 @@ impl Host {
         if root.preopens().is_empty() {
             preopen(&self.options.empty_root, "/", FsPerms::ReadOnly)?;
         }
-        let limit = match spec.memory_limit_bytes {
-            0 => self.options.default_memory_limit,
-            limit => limit,
-        };
+        let mut wasi = wasi.build_p1();
+        wasi.ctx().table.set_max_capacity(bounds.resources);
+        let preopens = root.preopens().len().max(1);
         let state = GuestState {
-            wasi: wasi.build_p1(),
-            memory: memory::MemoryGuard::new(limit),
+            wasi,
+            memory: memory::MemoryGuard::new(Arc::clone(account)),
             directories: errno::Directories::new(root.preopens().iter().map(|preopen| &*preopen.host)),
+            bounds,
+            descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens),
             has_volumes: root.has_volumes(),
         };
         let mut store = wasmtime::Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(bounds.call);
+        store.set_max_component_handles(bounds.resources);
         store.set_epoch_deadline(TICKS_PER_TURN);
         store.epoch_deadline_async_yield_and_update(TICKS_PER_TURN);
-        Ok(Instance { store, loaded })
+        let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
+        Ok(Instance { store, loaded, account, scheduler, _held: held })
     }
 }
 
-/// WASI 0.1, with an exit that takes every code.
-fn core_linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
-    let mut linker = Linker::new(engine);
-    p1::add_to_linker_async(&mut linker, |state: &mut GuestState| &mut state.wasi)?;
-    // wasmtime-wasi takes codes of 126 and above for an error. They are ordinary: 127 is a shell's command
-    // not found. As for any process, the lowest eight bits count.
-    linker.allow_shadowing(true);
-    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", |code: i32| -> wasmtime::Result<()> {
-        Err(I32Exit(code & 0xff).into())
-    })?;
-    errno::wrap_core(&mut linker)?;
-    linker.allow_shadowing(false);
-    Ok(linker)
+/// Processors that this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Bytes that the host holds for an instance from its start: its store and the pages of its stack, what it
+/// is told, and room for what it says.
+fn held_by_host(spec: &InstanceSpec, argv: &[String], output: &Output) -> u64 {
+    let told = argv.iter().map(String::len).sum::<usize>()
+        + spec.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    HELD_PER_INSTANCE.saturating_add(told as u64).saturating_add(output.held())
 }
 
 /// One instance, ready to run.
 pub struct Instance {
     store: wasmtime::Store<GuestState>,
     loaded: Arc<Loaded>,
+    account: Arc<Account>,
+    scheduler: Arc<cpu::Scheduler>,
+    _held: account::Held,
 }
 
 impl std::fmt::Debug for Instance {
@@ -234,8 +289,13 @@ impl std::fmt::Debug for Instance {
 }
 
 impl Instance {
-    /// Runs the guest to its end. Dropping the future ends the guest.
-    pub async fn run(mut self) -> Exit {
+    /// Runs the guest to its end, in its turns. Dropping the future ends the guest.
+    pub async fn run(self) -> Exit {
+        let (scheduler, account) = (Arc::clone(&self.scheduler), Arc::clone(&self.account));
+        cpu::Turns::new(self.run_alone(), scheduler, account).await
+    }
+
+    async fn run_alone(mut self) -> Exit {
         let mut phase = Phase::Instantiate;
         let result = self.enter(&mut phase).await;
         outcome::of(phase, &result, self.store.data().memory.refusal())

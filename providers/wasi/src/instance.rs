@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::exit::Exit;
+use crate::{exit::Exit, host::Usage};
 
 /// An instance at some moment: running, or ended and not yet removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,4 +28,17 @@ pub struct End {
     pub finished_at: Timestamp,
     /// How.
     pub exit: Exit,
+}
+
+/// What an instance that runs has used, with those that were executed in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceStats {
+    /// Id from its specification.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// When this was so.
+    pub at: Timestamp,
+    /// What it has used since it started, and has now.
+    pub usage: Usage,
 }

@@ -26,6 +26,7 @@
 
 pub mod capacity;
 mod cgroup;
+mod clock;
 pub mod compile;
 pub mod engine;
 pub mod exit;

@@ -9,7 +9,7 @@
 //! A guest's write returns when its bytes are in the file, at most [`queue::ROOM`] bytes at a time: that is
 //! the back-pressure, and nothing else is buffered but the unfinished line of each stream. One queue takes
 //! both streams, so that their order is kept. The file is written by a blocking thread that exists only
-//! while there is something to write: a disk that hangs holds up the guests that print, and nobody else.
+//! while there is something to write, and its processor time is the guest's: a disk that hangs holds up the guests that print, and nobody else.
 //! A disk that is full loses output, says so once there is room, and the guest goes on.
 //!
 //! The format, and the names of rotated files, are those of the
@@ -22,4 +22,4 @@ mod queue;
 
 pub use file::LogOptions;
 pub use format::Stream;
-pub use queue::{Log, ROOM};
+pub use queue::{Log, Meter, ROOM};

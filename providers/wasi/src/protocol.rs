@@ -1,13 +1,14 @@
 //! The worker protocol as Rust values: generated types, and the way between them and ours.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 
 use crate::{
     exit::{Exit, ExitReason},
+    host::{CpuShare, Usage},
     inspect::Kind,
-    instance::{End, Instance},
+    instance::{End, Instance, InstanceStats},
     spec::{InstanceSpec, Mount, Network, RootSpec},
 };
 
@@ -94,6 +95,8 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
+            cpu_limit_millis: spec.cpu.limit_millis,
+            cpu_request_millis: spec.cpu.request_millis,
             stop_notice: spec.stop_notice,
             label: spec.label.clone(),
             root: Some((&spec.root).into()),
@@ -138,6 +141,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
+            cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
             stop_notice: spec.stop_notice,
             label: spec.label,
         })
@@ -242,6 +246,38 @@ impl TryFrom<wire::Instance> for Instance {
     }
 }
 
+impl From<&InstanceStats> for wire::InstanceStats {
+    fn from(stats: &InstanceStats) -> Self {
+        // Of processor time, 64 bits hold centuries.
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            id: stats.id.clone(),
+            pod_uid: stats.pod_uid.clone(),
+            at: nanoseconds(stats.at),
+            cpu_nanos: nanos(stats.usage.cpu),
+            throttled_nanos: nanos(stats.usage.throttled),
+            memory_bytes: stats.usage.memory_bytes,
+        }
+    }
+}
+
+impl TryFrom<wire::InstanceStats> for InstanceStats {
+    type Error = WireError;
+
+    fn try_from(stats: wire::InstanceStats) -> Result<Self, WireError> {
+        Ok(Self {
+            id: stats.id,
+            pod_uid: stats.pod_uid,
+            at: timestamp(stats.at)?,
+            usage: Usage {
+                cpu: Duration::from_nanos(stats.cpu_nanos),
+                throttled: Duration::from_nanos(stats.throttled_nanos),
+                memory_bytes: stats.memory_bytes,
+            },
+        })
+    }
+}
+
 /// Nanoseconds since 1970; the last one that fits for times after the year 2262.
 fn nanoseconds(time: Timestamp) -> i64 {
     i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX)
@@ -274,6 +310,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
+            cpu: CpuShare { limit_millis: 500, request_millis: 100 },
             stop_notice: true,
             label: "image".into(),
         }
@@ -333,6 +370,21 @@ mod tests {
             let exited = Instance { end: Some(end), ..running.clone() };
             assert_eq!(Instance::try_from(wire::Instance::from(&exited)), Ok(exited));
         }
+    }
+
+    #[test]
+    fn stats_survive_the_wire() {
+        let stats = InstanceStats {
+            id: "1".into(),
+            pod_uid: "u".into(),
+            at: Timestamp::new(1_700_000_000, 123_456_789).unwrap(),
+            usage: Usage {
+                cpu: Duration::new(3600, 1),
+                throttled: Duration::from_millis(7),
+                memory_bytes: 64 << 20,
+            },
+        };
+        assert_eq!(InstanceStats::try_from(wire::InstanceStats::from(&stats)), Ok(stats));
     }
 
     #[test]

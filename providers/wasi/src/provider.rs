@@ -22,8 +22,8 @@ use std::{
 
 use async_trait::async_trait;
 use kubewasm_kubelet::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
-    Runtime, RuntimeError, StartError,
+    ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
+    ImageError, Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
@@ -326,6 +326,10 @@ impl Runtime for WasiRuntime {
     fn containers(&self) -> Vec<ContainerRef> {
         let reference = |instance: Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
         self.supervisor.instances().into_iter().map(reference).collect()
+    }
+
+    async fn stats(&self) -> Vec<ContainerStats> {
+        self.supervisor.stats().await.into_iter().map(convert::container_stats).collect()
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::inspect::Kind;
+use crate::{host::CpuShare, inspect::Kind};
 
 /// Everything a worker needs to run one instance.
 ///
@@ -31,8 +31,11 @@ pub struct InstanceSpec {
     pub log_path: PathBuf,
     /// What the guest may do with sockets.
     pub network: Network,
-    /// Bytes of all linear memories and tables together; 0 is the worker's default.
+    /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
+    /// default.
     pub memory_limit_bytes: u64,
+    /// What it may use of the processors.
+    pub cpu: CpuShare,
     /// The guest is told to end by the end of its standard input, and given its grace. Without this, it is
     /// ended at once.
     pub stop_notice: bool,
@@ -56,6 +59,7 @@ impl fmt::Debug for InstanceSpec {
             .field("log_path", &self.log_path)
             .field("network", &self.network)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .field("cpu", &self.cpu)
             .field("stop_notice", &self.stop_notice)
             .field("label", &self.label)
             .finish()
@@ -116,6 +120,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            cpu: CpuShare::default(),
             stop_notice: false,
             label: String::new(),
         };

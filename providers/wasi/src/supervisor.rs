@@ -32,7 +32,7 @@ use crate::{
     cgroup::Parent,
     exit::Exit,
     host::DEFAULT_MEMORY_LIMIT,
-    instance::Instance,
+    instance::{Instance, InstanceStats},
     logs::LogOptions,
     program::Program,
     protocol::{Versions, wire},
@@ -50,6 +50,8 @@ const CALL: Duration = Duration::from_secs(30);
 
 /// How long a worker without instances is kept: starting one costs more than keeping one.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long a worker may take to say what is used: whoever asks wants it now, or not at all.
+const STATS: Duration = Duration::from_secs(5);
 
 /// How workers are kept.
 #[derive(Clone, Debug)]
@@ -308,6 +310,35 @@ impl Supervisor {
     #[must_use]
     pub fn instances(&self) -> Vec<Instance> {
         self.view().all()
+    }
+
+    /// What all instances that run have used. Those of a worker that does not answer are missing.
+    pub async fn stats(&self) -> Vec<InstanceStats> {
+        let kept = self.groups.lock().await;
+        let groups: Vec<_> = kept.values().map(|kept| Arc::clone(&kept.group)).collect();
+        drop(kept);
+        let stats = groups.iter().map(async |group| {
+            let mut client = group.client().await.ok()?;
+            let answer = tokio::time::timeout(STATS, client.worker.stats(wire::StatsRequest {})).await;
+            match answer {
+                Ok(Ok(answer)) => Some(answer.into_inner().instances),
+                Ok(Err(error)) => {
+                    tracing::debug!(group = %group.name(), %error, "a worker does not say what is used");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!(group = %group.name(), "a worker takes too long to say what is used");
+                    None
+                }
+            }
+        });
+        let stats = futures::future::join_all(stats).await;
+        let readable = |stats| {
+            InstanceStats::try_from(stats)
+                .inspect_err(|error| tracing::error!(%error, "a worker cannot be understood"))
+                .ok()
+        };
+        stats.into_iter().flatten().flatten().filter_map(readable).collect()
     }
 
     /// Takes the channel of the pod UIDs whose instances changed. The second call returns `None`.

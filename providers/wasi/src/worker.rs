@@ -7,8 +7,8 @@
 //!            (control threads)
 //! ```
 //!
-//! Guests have a runtime of their own, with a thread per core; everything else runs on another one, so that
-//! however busy the guests are, the worker answers, notices exits and writes logs.
+//! Guests have threads of their own, at a lower priority than those that do everything else ([threads]), so
+//! that however busy the guests are, the worker answers, notices exits and stops them.
 //!
 //! The table keeps what happened until the agent says `Remove`: an agent that comes back learns the
 //! true exit codes and times of what ended meanwhile. The worker ends on `Shutdown`, on SIGTERM, with its
@@ -21,6 +21,7 @@ mod hosting;
 mod process;
 mod service;
 mod table;
+mod threads;
 
 use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -156,21 +157,9 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     let files = enter_namespace(&options)?;
     let confinement = confine::apply(&options, files.has_mounts());
     tracing::info!(?confinement, "the worker is confined");
-    let guests = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("guests")
-        .enable_all()
-        .build()
-        .map_err(WorkerError::Runtime)?;
-    let control = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(WorkerError::Runtime)?;
-    let result = control.block_on(serve(options, files, confinement, guests.handle().clone()));
-    // Guests that would not end, and threads that hang in a disk, end with the process.
-    guests.shutdown_background();
-    control.shutdown_background();
+    let runtimes = threads::Runtimes::new().map_err(WorkerError::Runtime)?;
+    let result = runtimes.control().block_on(serve(options, files, confinement, runtimes.threads()));
+    runtimes.shutdown();
     result
 }
 
@@ -196,7 +185,7 @@ async fn serve(
     options: WorkerOptions,
     files: Files,
     confinement: Vec<String>,
-    guests: tokio::runtime::Handle,
+    threads: hosting::Threads,
 ) -> Result<(), WorkerError> {
     let end = CancellationToken::new();
     process::catch_signals(&end).map_err(WorkerError::Runtime)?;
@@ -209,7 +198,7 @@ async fn serve(
         default_memory_limit: options.default_memory_limit,
         empty_root: home.empty_root(),
     })?;
-    let hosting = hosting::Hosting::new(Arc::new(host), files, guests, options.log, capacity::guests());
+    let hosting = hosting::Hosting::new(Arc::new(host), files, threads, options.log, capacity::guests());
     let served = CancellationToken::new();
     let listener = home.listen()?;
     let server = tonic::transport::Server::builder()

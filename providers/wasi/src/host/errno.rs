@@ -30,6 +30,7 @@ use super::{
 
 /// Errno of WASI 0.1.
 const IO: i32 = 29;
+const MFILE: i32 = 33;
 const NXIO: i32 = 60;
 const ROFS: i32 = 69;
 const XDEV: i32 = 75;
@@ -121,6 +122,9 @@ pub(super) fn wrap_core(linker: &mut Linker<GuestState>) -> wasmtime::Result<()>
             Box::new(async move {
                 let (fd, lookup, path, size, open, rights, inherited, flags, result) = args;
                 let (mut memory, state) = guest(&mut caller)?;
+                if state.descriptors >= state.bounds.files {
+                    return Ok(MFILE);
+                }
                 if state.has_volumes && is_pipe(state.directories.place(fd, text(&memory, path, size))).await
                 {
                     return Ok(NXIO);
@@ -141,6 +145,7 @@ pub(super) fn wrap_core(linker: &mut Linker<GuestState>) -> wasmtime::Result<()>
                 .await?;
                 match errno {
                     0 => {
+                        state.descriptors += 1;
                         let opened = memory.read(GuestPtr::<i32>::new(result.cast_unsigned()))?;
                         let is_directory = open & OPEN_DIRECTORY != 0;
                         let path = if is_directory { text(&memory, path, size) } else { None };
@@ -160,7 +165,7 @@ pub(super) fn wrap_core(linker: &mut Linker<GuestState>) -> wasmtime::Result<()>
 }
 
 /// Memory and state of the guest that calls, prepared as for any call of WASI 0.1.
-fn guest<'a>(
+pub(super) fn guest<'a>(
     caller: &'a mut Caller<'_, GuestState>,
 ) -> wasmtime::Result<(GuestMemory<'a>, &'a mut GuestState)> {
     let fuel = caller.as_context_mut().hostcall_fuel();

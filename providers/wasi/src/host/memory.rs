@@ -1,8 +1,10 @@
 //! The memory limit of one instance.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use wasmtime::ResourceLimiter;
+
+use super::account::{Account, Exceeded};
 
 /// What one table element takes on the host.
 const TABLE_ELEMENT: usize = size_of::<usize>();
@@ -13,14 +15,16 @@ const TABLES: usize = 256;
 /// Most core instances that a component may be made of.
 const INSTANCES: usize = 1024;
 
-/// Counts the bytes of all linear memories and tables of one instance, and refuses growth beyond a limit.
+/// Counts the bytes of all linear memories and tables of one instance, on the account of its container, and
+/// refuses growth beyond the container's limit.
 ///
-/// What was granted is never given back: memories do not shrink, and growth that fails after it was granted
-/// (for want of memory on the host) stays counted, which errs on the safe side.
+/// What was granted is given back with the instance: memories do not shrink, and growth that fails after it
+/// was granted (for want of memory on the host) stays counted, which errs on the safe side.
 #[derive(Debug)]
 pub(super) struct MemoryGuard {
-    limit: u64,
-    used: u64,
+    account: Arc<Account>,
+    /// What this instance took.
+    taken: u64,
     refused: Option<Refusal>,
 }
 
@@ -36,9 +40,9 @@ pub(super) struct Refusal {
 }
 
 impl MemoryGuard {
-    /// A guard that grants `limit` bytes in all.
-    pub(super) fn new(limit: u64) -> Self {
-        Self { limit, used: 0, refused: None }
+    /// A guard that takes from this account.
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        Self { account, taken: 0, refused: None }
     }
 
     /// The last growth, if it was refused; a later growth that is granted makes it history.
@@ -53,14 +57,24 @@ impl MemoryGuard {
             // lack of memory.
             return true;
         }
-        let wanted = self.used.saturating_add(desired.saturating_sub(current) as u64);
-        if wanted > self.limit {
-            self.refused = Some(Refusal { at: Instant::now(), wanted, limit: self.limit });
-            return false;
+        let more = desired.saturating_sub(current) as u64;
+        match self.account.take_memory(more) {
+            Ok(()) => {
+                self.taken = self.taken.saturating_add(more);
+                self.refused = None;
+                true
+            }
+            Err(Exceeded { wanted, limit }) => {
+                self.refused = Some(Refusal { at: Instant::now(), wanted, limit });
+                false
+            }
         }
-        self.used = wanted;
-        self.refused = None;
-        true
+    }
+}
+
+impl Drop for MemoryGuard {
+    fn drop(&mut self) {
+        self.account.give_memory(self.taken);
     }
 }
 
@@ -100,10 +114,15 @@ impl ResourceLimiter for MemoryGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{CpuShare, Limits};
+
+    fn guard(memory_bytes: u64) -> MemoryGuard {
+        MemoryGuard::new(Arc::new(Account::new(Limits { memory_bytes, cpu: CpuShare::default() })))
+    }
 
     #[test]
     fn memories_and_tables_share_one_limit() {
-        let mut guard = MemoryGuard::new(1000);
+        let mut guard = guard(1000);
         assert!(guard.memory_growing(0, 600, None).unwrap());
         assert!(guard.table_growing(0, 50, None).unwrap());
         assert!(!guard.memory_growing(600, 601, None).unwrap());
@@ -113,8 +132,19 @@ mod tests {
     }
 
     #[test]
+    fn instances_of_a_container_share_its_limit_and_give_back() {
+        let mut first = guard(1000);
+        let mut second = MemoryGuard::new(Arc::clone(&first.account));
+        assert!(first.memory_growing(0, 600, None).unwrap());
+        assert!(!second.memory_growing(0, 600, None).unwrap());
+        drop(first);
+        assert!(second.memory_growing(0, 600, None).unwrap());
+        assert_eq!(second.account.usage().memory_bytes, 600);
+    }
+
+    #[test]
     fn a_refusal_is_history_after_growth_that_was_granted() {
-        let mut guard = MemoryGuard::new(1000);
+        let mut guard = guard(1000);
         assert!(!guard.memory_growing(0, 2000, None).unwrap());
         assert!(guard.refusal().is_some());
         assert!(guard.memory_growing(0, 500, None).unwrap());
@@ -123,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_modules_own_maximum_is_no_refusal_of_ours() {
-        let mut guard = MemoryGuard::new(1000);
+        let mut guard = guard(1000);
         assert!(guard.memory_growing(0, 5000, Some(4000)).unwrap());
         assert!(guard.refusal().is_none());
         assert!(guard.memory_growing(0, 1000, None).unwrap(), "and it was not counted");
@@ -131,8 +161,8 @@ mod tests {
 
     #[test]
     fn sizes_at_the_edge_do_not_wrap() {
-        let mut guard = MemoryGuard::new(u64::MAX);
+        let mut guard = guard(u64::MAX);
         assert!(guard.memory_growing(0, usize::MAX, None).unwrap());
-        assert!(guard.table_growing(0, usize::MAX, None).unwrap());
+        assert!(!guard.table_growing(0, usize::MAX, None).unwrap());
     }
 }

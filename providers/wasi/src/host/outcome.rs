@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use wasmtime::{Trap, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::{I32Exit, ResourceTableError};
 
 use super::memory::Refusal;
 use crate::exit::{CODE_KILLED, CODE_START_FAILED, CODE_TRAPPED, Exit, ExitReason};
@@ -58,9 +58,12 @@ fn out_of_memory(refusal: Refusal, then: &str) -> Exit {
 
 /// What happened, and where in the guest.
 fn describe(error: &wasmtime::Error) -> String {
-    let mut text = match error.downcast_ref::<Trap>() {
-        Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
+    let mut text = if let Some(trap) = error.downcast_ref::<Trap>() {
+        trap.to_string()
+    } else if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        "the guest holds more files, streams, sockets and pollables than one container may; see \"What a guest can grab\" in docs/configuration.md".to_owned()
+    } else {
+        error.root_cause().to_string()
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>()
         && !backtrace.frames().is_empty()

@@ -27,6 +27,14 @@ pub enum Output {
 }
 
 impl Output {
+    /// Bytes that it may hold for the guest.
+    pub(super) fn held(&self) -> u64 {
+        match self {
+            Self::Log(_) => ROOM as u64,
+            Self::Capture(capture) => capture.limit as u64,
+        }
+    }
+
     fn room(&self) -> usize {
         match self {
             Self::Log(log) => log.room(),
@@ -198,7 +206,13 @@ mod tests {
     async fn polled_writes_arrive_in_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let log = Log::open(&path, crate::logs::LogOptions::default()).unwrap();
+        let log = Log::open(
+            &path,
+            crate::logs::LogOptions::default(),
+            &tokio::runtime::Handle::current(),
+            Box::new(|_| {}),
+        )
+        .unwrap();
         let mut stream = Box::into_pin(GuestStream::stdout(&Output::Log(log)).async_stream());
         let text = "0123456\n".repeat(3 * ROOM / 8);
         stream.write_all(text.as_bytes()).await.unwrap();

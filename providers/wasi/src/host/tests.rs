@@ -1,5 +1,7 @@
 //! Guests in text, run in this process.
 
+mod limits;
+
 use std::{io::Write, time::Duration};
 
 use tokio::time::timeout;
@@ -16,6 +18,9 @@ use crate::{
 /// What is awaited must come; how long it takes on a busy machine is not what these tests are about.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Bytes of output that are kept of a guest.
+const CAPTURE: usize = 1 << 20;
+
 struct Bench {
     dir: tempfile::TempDir,
     host: Arc<Host>,
@@ -23,10 +28,17 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with_turns(processors())
+    }
+
+    /// Runs so many guests at a time.
+    fn with_turns(turns: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options =
             HostOptions { default_memory_limit: DEFAULT_MEMORY_LIMIT, empty_root: dir.path().join("empty") };
-        Self { host: Arc::new(Host::new(options).unwrap()), dir }
+        let mut host = Host::new(options).unwrap();
+        host.scheduler = Arc::new(cpu::Scheduler::new(turns));
+        Self { host: Arc::new(host), dir }
     }
 
     /// Compiles a guest and describes an instance of it.
@@ -53,6 +65,7 @@ impl Bench {
             log_path: self.dir.path().join("0.log"),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            cpu: CpuShare::default(),
             stop_notice: false,
             label: String::new(),
         }
@@ -60,11 +73,13 @@ impl Bench {
 
     async fn instance(&self, spec: &InstanceSpec, output: &Output) -> Instance {
         let loaded = self.host.load(&spec.module, spec.kind).await.unwrap();
-        self.host.prepare(loaded, spec, &root(spec), &spec.argv, output, None).unwrap()
+        let account = self.host.account(spec);
+        let root = root(spec);
+        self.host.prepare(loaded, setup(spec, &root, output, &account)).unwrap()
     }
 
     async fn run(&self, spec: &InstanceSpec) -> (Exit, String) {
-        let capture = Capture::new(1 << 20);
+        let capture = Capture::new(CAPTURE);
         let instance = self.instance(spec, &Output::Capture(capture.clone())).await;
         let exit = timeout(PATIENCE, instance.run()).await.expect("the guest ends");
         (exit, String::from_utf8(capture.take()).unwrap())
@@ -77,6 +92,15 @@ impl Bench {
 
 fn root(spec: &InstanceSpec) -> Root {
     Files::new(Way::Preopens { why: "not tried".into() }).make(&spec.root, None).unwrap()
+}
+
+fn setup<'a>(
+    spec: &'a InstanceSpec,
+    root: &'a Root,
+    output: &'a Output,
+    account: &'a Arc<Account>,
+) -> Setup<'a> {
+    Setup { spec, root, argv: &spec.argv, output, account, notice: None }
 }
 
 fn exits(code: u32) -> String {
@@ -213,10 +237,10 @@ async fn a_root_that_is_gone_is_an_error() {
     let image = RootSpec { image: Some("/nonexistent/root".into()), ..RootSpec::default() };
     let spec = InstanceSpec { root: image, ..bench.guest(SPINS) };
     let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let error = bench
-        .host
-        .prepare(loaded, &spec, &root(&spec), &spec.argv, &Output::Capture(Capture::new(0)), None)
-        .unwrap_err();
+    let account = bench.host.account(&spec);
+    let output = Output::Capture(Capture::new(0));
+    let root = root(&spec);
+    let error = bench.host.prepare(loaded, setup(&spec, &root, &output, &account)).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/root"), "{error}");
 }
 
@@ -259,7 +283,13 @@ async fn output_of_both_streams_is_in_the_log_in_order() {
               (br_if $again (i32.lt_u (local.get $n) (i32.const 20))))
             (call $say (i32.const 1) (i32.const 9))))"#,
     );
-    let log = Log::open(&spec.log_path, LogOptions::default()).unwrap();
+    let log = Log::open(
+        &spec.log_path,
+        LogOptions::default(),
+        &tokio::runtime::Handle::current(),
+        Box::new(|_| {}),
+    )
+    .unwrap();
     let exit = bench.instance(&spec, &Output::Log(log.clone())).await.run().await;
     assert_eq!(exit.code, 0);
     let read = || {
@@ -295,49 +325,6 @@ async fn a_sleeping_guest_ends_when_it_is_dropped() {
     let spec = bench.guest(SLEEPS);
     let guest = bench.instance(&spec, &Output::Capture(Capture::new(0))).await.run();
     assert!(timeout(Duration::from_millis(200), guest).await.is_err());
-}
-
-/// Grows its memory by this many pages, a page at a time, and traps when it cannot.
-fn grows(pages: u32, when_refused: &str) -> String {
-    format!(
-        r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32))) (memory (export "memory") 1)
-          (func (export "_start") (local $n i32)
-            (loop $again
-              (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then {when_refused}))
-              (local.set $n (i32.add (local.get $n) (i32.const 1)))
-              (br_if $again (i32.lt_u (local.get $n) (i32.const {pages}))))))"#
-    )
-}
-
-#[tokio::test]
-async fn memory_ends_at_the_limit() {
-    const PAGE: u64 = 64 << 10;
-    let bench = Bench::new();
-    for (wat, limit, code, reason) in [
-        (grows(9, "unreachable"), 10 * PAGE, 0, ExitReason::Exited),
-        (grows(10, "unreachable"), 10 * PAGE, 137, ExitReason::OutOfMemory),
-        (grows(10, "(call $exit (i32.const 2))"), 10 * PAGE, 137, ExitReason::OutOfMemory),
-        (grows(10, "return"), 10 * PAGE, 0, ExitReason::Exited),
-        (
-            "(module (memory 20) (func (export \"_start\")))".to_owned(),
-            10 * PAGE,
-            137,
-            ExitReason::OutOfMemory,
-        ),
-        (
-            "(module (table 100000 funcref) (func (export \"_start\")))".to_owned(),
-            10 * PAGE,
-            137,
-            ExitReason::OutOfMemory,
-        ),
-    ] {
-        let spec = InstanceSpec { memory_limit_bytes: limit, ..bench.guest(&wat) };
-        let (exit, _) = bench.run(&spec).await;
-        assert_eq!((exit.code, exit.reason), (code, reason), "{wat}: {}", exit.message);
-        if reason == ExitReason::OutOfMemory {
-            assert!(exit.message.contains("the limit is 655360 bytes"), "{}", exit.message);
-        }
-    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Between a guest's streams and its log file: a queue that is written out by a blocking thread.
 
 use std::{
-    io,
+    fmt, io,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,6 +10,8 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::{runtime::Handle, sync::Notify};
+
+use crate::clock;
 
 use super::{
     file::{LogFile, LogOptions},
@@ -27,6 +29,9 @@ const QUEUE_LIMIT: usize = 5 * ROOM;
 /// How long the end of a guest waits for its last output; a disk that hangs for longer loses it.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Told of the processor time that writing has taken.
+pub type Meter = Box<dyn Fn(Duration) + Send + Sync>;
+
 /// The log of one instance. Clones are the same log.
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -35,13 +40,19 @@ pub struct Log {
     runtime: Handle,
 }
 
-#[derive(Debug)]
 struct Shared {
     queue: Mutex<Queue>,
     /// Notified whenever the queue has become empty and all of it is in the file.
     idle: Notify,
     /// Held by the one thread that writes.
     file: Mutex<LogFile>,
+    meter: Meter,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -60,15 +71,14 @@ enum Item {
 }
 
 impl Log {
-    /// Opens or creates the file, and writes to it on blocking threads of the present runtime.
+    /// Opens or creates the file, and writes to it on blocking threads of `runtime`. Blocks shortly.
     ///
     /// # Errors
-    /// Those of opening the file. Must be called within a tokio runtime; it blocks shortly.
-    pub fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let runtime = Handle::try_current().map_err(io::Error::other)?;
+    /// Those of opening the file.
+    pub fn open(path: &Path, options: LogOptions, runtime: &Handle, meter: Meter) -> io::Result<Self> {
         let file = Mutex::new(LogFile::open(path, options)?);
-        let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file };
-        Ok(Self { shared: Arc::new(shared), runtime })
+        let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file, meter };
+        Ok(Self { shared: Arc::new(shared), runtime: runtime.clone() })
     }
 
     /// How many bytes may be pushed now: [`ROOM`] when all that was pushed is in the file, else 0.
@@ -135,6 +145,7 @@ impl Log {
 impl Shared {
     /// Writes until the queue is empty.
     fn write_out(&self) {
+        let started = clock::thread_time();
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let items = {
@@ -160,6 +171,8 @@ impl Shared {
             file.append(&batch, now);
         }
         drop(file);
+        // Before the guest goes on, so that it cannot outrun its account.
+        (self.meter)(clock::thread_time().saturating_sub(started));
         self.idle.notify_waiters();
     }
 
@@ -172,10 +185,14 @@ impl Shared {
 mod tests {
     use super::*;
 
+    fn open(path: &Path) -> Log {
+        Log::open(path, LogOptions::default(), &Handle::current(), Box::new(|_| {})).unwrap()
+    }
+
     async fn logged(writes: &[(Stream, &'static str)], last_words: &str) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let log = Log::open(&path, LogOptions::default()).unwrap();
+        let log = open(&path);
         for (stream, text) in writes {
             assert!(log.push(*stream, Bytes::from_static(text.as_bytes())));
         }
@@ -201,7 +218,7 @@ mod tests {
     async fn what_is_ready_is_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let log = Log::open(&path, LogOptions::default()).unwrap();
+        let log = open(&path);
         for n in 1..=50 {
             log.ready().await;
             assert_eq!(log.room(), ROOM);
@@ -212,9 +229,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_time_that_writing_takes_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Arc::new(Mutex::new(Duration::ZERO));
+        let meter = {
+            let told = Arc::clone(&told);
+            Box::new(move |used| *told.lock().unwrap() += used)
+        };
+        let path = dir.path().join("0.log");
+        let log = Log::open(&path, LogOptions::default(), &Handle::current(), meter).unwrap();
+        assert!(log.push(Stream::Stdout, Bytes::from_static(b"line\n")));
+        log.ready().await;
+        assert!(*told.lock().unwrap() > Duration::ZERO);
+    }
+
+    #[tokio::test]
     async fn a_guest_cannot_fill_the_queue_of_a_disk_that_hangs() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(&dir.path().join("0.log"), LogOptions::default()).unwrap();
+        let log = open(&dir.path().join("0.log"));
         let hanging = log.shared.file.lock().unwrap();
         let mut taken = 0;
         while log.push(Stream::Stdout, Bytes::from(vec![b'x'; ROOM])) {

@@ -3,14 +3,16 @@
 use std::path::PathBuf;
 
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, Credential, ExecOutput, Exit, ExitReason, Image, ImageError, StartError,
+    ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, Exit, ExitReason, Image,
+    ImageError, StartError,
 };
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
     exit,
+    host::{CpuShare, Usage},
     inspect::Kind,
-    instance::{End, Instance},
+    instance::{End, Instance, InstanceStats},
     spec::{InstanceSpec, Mount, Network, RootSpec},
     supervisor::{self, SupervisorError},
 };
@@ -83,6 +85,7 @@ pub(super) fn instance_spec(
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
+        cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
         stop_notice,
         label: String::new(),
     }
@@ -112,6 +115,11 @@ pub(super) fn container_state(instance: Instance) -> ContainerState {
             ContainerState::Exited(Exit { started_at, finished_at, exit_code: code, reason, message })
         }
     }
+}
+
+pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
+    let InstanceStats { id, pod_uid, at, usage: Usage { cpu, throttled, memory_bytes } } = stats;
+    ContainerStats { id, pod_uid, at, cpu, throttled, memory_bytes }
 }
 
 pub(super) fn exec_output(output: supervisor::ExecOutput) -> ExecOutput {

@@ -15,8 +15,8 @@ use crate::{
     capacity,
     exit::{CODE_TRAPPED, Exit, ExitReason},
     files::{Files, FilesError, Root},
-    host::{self, Capture, Host, Loaded, Output},
-    instance::Instance,
+    host::{self, Account, Capture, Host, Loaded, Output, Setup},
+    instance::{Instance, InstanceStats},
     logs::{Log, LogOptions},
     spec::InstanceSpec,
 };
@@ -70,6 +70,15 @@ pub(super) struct ExecOutcome {
     pub(super) timed_out: bool,
 }
 
+/// Who does the work.
+#[derive(Clone, Debug)]
+pub(super) struct Threads {
+    /// Where guests run.
+    pub(super) guests: Handle,
+    /// Whose blocking threads write logs.
+    pub(super) logs: Handle,
+}
+
 /// All that the worker hosts. Clones are the same.
 #[derive(Clone, Debug)]
 pub(super) struct Hosting(Arc<Inner>);
@@ -78,8 +87,7 @@ pub(super) struct Hosting(Arc<Inner>);
 struct Inner {
     host: Arc<Host>,
     files: Files,
-    /// Where guests run.
-    guests: Handle,
+    threads: Threads,
     log: LogOptions,
     most: usize,
     table: Table<Running>,
@@ -92,6 +100,7 @@ struct Running {
     spec: Arc<InstanceSpec>,
     loaded: Arc<Loaded>,
     root: Arc<Root>,
+    account: Arc<Account>,
     /// When it must have ended; nothing while nobody asked.
     stop: watch::Sender<Option<Instant>>,
     /// Cancelled when its end is in the table.
@@ -99,10 +108,10 @@ struct Running {
 }
 
 impl Hosting {
-    /// Hosts at most `most` instances on the threads of `guests`.
-    pub(super) fn new(host: Arc<Host>, files: Files, guests: Handle, log: LogOptions, most: usize) -> Self {
+    /// Hosts at most `most` instances.
+    pub(super) fn new(host: Arc<Host>, files: Files, threads: Threads, log: LogOptions, most: usize) -> Self {
         let (table, execs) = (Table::new(), Semaphore::new(EXECS));
-        Self(Arc::new(Inner { host, files, guests, log, most, table, execs }))
+        Self(Arc::new(Inner { host, files, threads, log, most, table, execs }))
     }
 
     /// All instances, and their changes.
@@ -136,21 +145,35 @@ impl Hosting {
     async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
         let inner = &self.0;
         let loaded = inner.host.load(&spec.module, spec.kind).await?;
-        let log = Log::open(&spec.log_path, inner.log)
+        let account = inner.host.account(&spec);
+        let meter = {
+            let account = Arc::clone(&account);
+            Box::new(move |used| account.charge(used))
+        };
+        let log = Log::open(&spec.log_path, inner.log, &inner.threads.logs, meter)
             .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
         let notice = spec.stop_notice.then(CancellationToken::new);
         let spec = Arc::new(spec);
         let root = Arc::new(self.root(&spec).await?);
         let output = Output::Log(log.clone());
-        let loads = Arc::clone(&loaded);
-        let guest = inner.host.prepare(loads, &spec, &root, &spec.argv, &output, notice.as_ref())?;
+        let guest = inner.host.prepare(
+            Arc::clone(&loaded),
+            Setup {
+                spec: &spec,
+                root: &root,
+                argv: &spec.argv,
+                output: &output,
+                account: &account,
+                notice: notice.as_ref(),
+            },
+        )?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running { spec, loaded, root: Arc::clone(&root), stop, ended: ended.clone() };
+        let running = Running { spec, loaded, root: Arc::clone(&root), account, stop, ended: ended.clone() };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
-        let guest = inner.guests.spawn(until_stopped(guest, stopped, notice));
+        let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
         tokio::spawn(async move {
             let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
@@ -162,6 +185,18 @@ impl Hosting {
             ended.cancel();
         });
         Ok(instance)
+    }
+
+    /// What the instances that run have used.
+    pub(super) fn stats(&self) -> Vec<InstanceStats> {
+        let at = Timestamp::now();
+        let stats = |running: Running| InstanceStats {
+            id: running.spec.id.clone(),
+            pod_uid: running.spec.pod_uid.clone(),
+            at,
+            usage: running.account.usage(),
+        };
+        self.0.table.all_running().into_iter().map(stats).collect()
     }
 
     /// Makes the file system of an instance.
@@ -222,9 +257,12 @@ impl Hosting {
         let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
         let capture = Capture::new(output_limit);
         let output = Output::Capture(capture.clone());
-        let (loaded, spec) = (Arc::clone(&running.loaded), &running.spec);
-        let guest = inner.host.prepare(loaded, spec, &running.root, argv, &output, None)?;
-        let guest = AbortOnDropHandle::new(inner.guests.spawn(guest.run()));
+        let Running { spec, loaded, root, account, .. } = &running;
+        let guest = inner.host.prepare(
+            Arc::clone(loaded),
+            Setup { spec, root, argv, output: &output, account, notice: None },
+        )?;
+        let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
             exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
             () = running.ended.cancelled() => (Exit::stopped(true), false),
@@ -291,7 +329,7 @@ mod tests {
     use super::*;
     use crate::{
         files::Way,
-        host::{DEFAULT_MEMORY_LIMIT, HostOptions},
+        host::{CpuShare, DEFAULT_MEMORY_LIMIT, HostOptions},
         inspect::Kind,
         spec::{Network, RootSpec},
     };
@@ -317,8 +355,8 @@ mod tests {
             std::fs::write(dir.path().join("spins"), host.engine().precompile_module(&spins).unwrap())
                 .unwrap();
             let files = Files::new(Way::Preopens { why: "not tried".into() });
-            let log = LogOptions::default();
-            Self { hosting: Hosting::new(host, files, Handle::current(), log, most), dir }
+            let threads = Threads { guests: Handle::current(), logs: Handle::current() };
+            Self { hosting: Hosting::new(host, files, threads, LogOptions::default(), most), dir }
         }
 
         fn spins(&self, id: &str) -> InstanceSpec {
@@ -335,6 +373,7 @@ mod tests {
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
                 memory_limit_bytes: 0,
+                cpu: CpuShare::default(),
                 stop_notice: false,
                 label: String::new(),
             }
@@ -392,7 +431,8 @@ mod tests {
         let loaded = bench.hosting.0.host.load(&bench.spins("a").module, Kind::CoreCommand).await.unwrap();
         let spec = Arc::new(bench.spins("a"));
         let root = Arc::new(bench.hosting.root(&spec).await.unwrap());
-        let running = Running { spec, loaded, root, stop, ended: CancellationToken::new() };
+        let account = bench.hosting.0.host.account(&spec);
+        let running = Running { spec, loaded, root, account, stop, ended: CancellationToken::new() };
         let mut deadlines = Vec::new();
         for seconds in [30, 60, 10] {
             running.stop_within(Duration::from_secs(seconds));

@@ -143,6 +143,14 @@ impl worker_server::Worker for Service {
         Ok(Response::new(wire::ExecResponse { exit_code, output, timed_out }))
     }
 
+    async fn stats(
+        &self,
+        _request: Request<wire::StatsRequest>,
+    ) -> Result<Response<wire::StatsResponse>, Status> {
+        let instances = self.hosting.stats().iter().map(Into::into).collect();
+        Ok(Response::new(wire::StatsResponse { instances }))
+    }
+
     async fn shutdown(
         &self,
         request: Request<wire::ShutdownRequest>,

@@ -115,6 +115,7 @@ impl World {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            cpu: kubewasm_wasi::host::CpuShare::default(),
             label: String::new(),
             stop_notice: false,
             id,

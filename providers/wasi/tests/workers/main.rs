@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use kubewasm_wasi::{
     engine,
     exit::ExitReason,
+    host::CpuShare,
     inspect::{self, Kind},
     instance::Instance,
     program::Program,
@@ -69,6 +70,7 @@ impl Node {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            cpu: CpuShare::default(),
             stop_notice: false,
             label: format!("label-{id}"),
         }

@@ -1,0 +1,94 @@
+//! WASI 0.1, as wasmtime-wasi has it, but for a few calls.
+//!
+//! - `proc_exit` takes every code. wasmtime-wasi takes codes of 126 and above for an error, and they are
+//!   ordinary: 127 is a shell's command not found. As for any process, the lowest eight bits count.
+//! - Calls that change directories answer with true errors; see [`errno`].
+//! - `path_open` answers EMFILE when the guest has as many files open as it may. wasmtime-wasi has no such
+//!   bound but the one on all resources, and to run into that ends the guest. `fd_close` and `fd_renumber`
+//!   are here to count.
+//! - `random_get` takes any length. wasmtime-wasi makes all bytes at once, with everybody waiting, and ends
+//!   the guest that wants too many.
+
+use wasmtime::{Caller, Engine, Linker};
+use wasmtime_wasi::{
+    I32Exit,
+    p1::{self, types, wasi_snapshot_preview1 as wasi},
+};
+
+use super::{errno, state::GuestState};
+
+const MODULE: &str = "wasi_snapshot_preview1";
+const SUCCESS: i32 = types::Errno::Success as i32;
+/// Standard input, output and error.
+pub(super) const STANDARD_STREAMS: usize = 3;
+/// Random bytes that are made before others have a turn.
+const RANDOM_PIECE: u32 = 64 << 10;
+
+/// Everything that a guest of WASI 0.1 imports.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
+    let mut linker = Linker::new(engine);
+    p1::add_to_linker_async(&mut linker, |state: &mut GuestState| &mut state.wasi)?;
+    linker.allow_shadowing(true);
+    linker.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+        Err(I32Exit(code & 0xff).into())
+    })?;
+    errno::wrap_core(&mut linker)?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_close",
+        |mut caller: Caller<'_, GuestState>, (descriptor,): (i32,)| {
+            Box::new(async move { fd_close(&mut caller, descriptor).await })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_renumber",
+        |mut caller: Caller<'_, GuestState>, (from, to): (i32, i32)| {
+            Box::new(async move { fd_renumber(&mut caller, from, to).await })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "random_get",
+        |mut caller: Caller<'_, GuestState>, (buffer, length): (i32, i32)| {
+            Box::new(async move { random_get(&mut caller, buffer, length).await })
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+async fn fd_close(caller: &mut Caller<'_, GuestState>, descriptor: i32) -> wasmtime::Result<i32> {
+    let (mut memory, state) = errno::guest(caller)?;
+    let errno = wasi::fd_close(&mut state.wasi, &mut memory, descriptor).await?;
+    if errno == SUCCESS {
+        state.descriptors = state.descriptors.saturating_sub(1);
+    }
+    Ok(errno)
+}
+
+/// Closes `to` and gives its number to `from`.
+async fn fd_renumber(caller: &mut Caller<'_, GuestState>, from: i32, to: i32) -> wasmtime::Result<i32> {
+    let (mut memory, state) = errno::guest(caller)?;
+    let errno = wasi::fd_renumber(&mut state.wasi, &mut memory, from, to).await?;
+    if errno == SUCCESS && from != to {
+        state.descriptors = state.descriptors.saturating_sub(1);
+    }
+    Ok(errno)
+}
+
+async fn random_get(caller: &mut Caller<'_, GuestState>, buffer: i32, length: i32) -> wasmtime::Result<i32> {
+    let (mut at, mut left) = (buffer.cast_unsigned(), length.cast_unsigned());
+    loop {
+        let piece = left.min(RANDOM_PIECE);
+        let (mut memory, state) = errno::guest(caller)?;
+        let errno = wasi::random_get(&mut state.wasi, &mut memory, at.cast_signed(), piece.cast_signed())?;
+        left -= piece;
+        if errno != SUCCESS || left == 0 {
+            return Ok(errno);
+        }
+        // The piece was inside the memory, so that there is an address behind it, or none is left to fill.
+        at = at.wrapping_add(piece);
+        tokio::task::yield_now().await;
+    }
+}
