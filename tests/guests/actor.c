@@ -10,6 +10,8 @@
  *   sleep S           sleep
  *   wait              read standard input to its end
  *   spin              never end, never yield
+ *   compute N         do N million steps of arithmetic
+ *   race FROM TO      compute from one time to another (seconds since 1970), and print how far it came
  *   trap              trap
  *   exit N            exit
  *   time              print the microseconds since the last `time`, or since the start
@@ -192,6 +194,31 @@ static void take(long megabytes) {
     printf("allocated %ld MiB\n", megabytes);
 }
 
+/* Arithmetic that no compiler can do beforehand, and that needs nothing but a processor. */
+static unsigned long long mixed = 88172645463325252ULL;
+
+static void compute(long steps) {
+    for (long n = 0; n < steps; n++) {
+        mixed ^= mixed << 13;
+        mixed ^= mixed >> 7;
+        mixed ^= mixed << 17;
+    }
+}
+
+static void race(long from, long to) {
+    struct timespec now;
+    long long rounds = 0;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (now.tv_sec < from)
+        pause_for((from - now.tv_sec) * 1000 - now.tv_nsec / 1000000);
+    do {
+        compute(100000);
+        rounds++;
+        clock_gettime(CLOCK_REALTIME, &now);
+    } while (now.tv_sec < to);
+    printf("counted %lld\n", rounds);
+}
+
 static void tell_time(void) {
     static struct timespec last;
     struct timespec now;
@@ -250,6 +277,9 @@ static int with_one(const char *verb, const char *arg) {
         }
     } else if (!strcmp(verb, "alloc")) {
         take(atol(arg));
+    } else if (!strcmp(verb, "compute")) {
+        compute(atol(arg) * 1000000);
+        fprintf(stderr, "mixed %llx\n", mixed);
     } else if (!strcmp(verb, "sleep")) {
         pause_for(atol(arg) * 1000);
     } else if (!strcmp(verb, "exit")) {
@@ -292,6 +322,8 @@ static int with_two(const char *verb, const char *first, const char *second) {
         check(symlink(first, second), verb, second);
     } else if (!strcmp(verb, "files")) {
         small_files(first, atol(second));
+    } else if (!strcmp(verb, "race")) {
+        race(atol(first), atol(second));
     } else if (!strcmp(verb, "flood")) {
         flood(first, atol(second));
     } else {

@@ -21,6 +21,7 @@ mod ephemeral_containers;
 mod exit_code;
 mod history;
 mod hooks;
+mod hostile;
 mod images;
 mod impatient;
 mod init_containers;
