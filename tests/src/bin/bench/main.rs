@@ -18,6 +18,7 @@
 
 mod calm;
 mod churn;
+mod cpu;
 mod files;
 mod isolation;
 mod machine;
@@ -125,6 +126,10 @@ struct Args {
     /// Measure files alone, for which there is no need of a cluster.
     #[arg(long)]
     only_files: bool,
+
+    /// Measure computing alone, for which there is no need of a cluster.
+    #[arg(long)]
+    only_cpu: bool,
 }
 
 #[tokio::main]
@@ -140,6 +145,12 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<()> {
     let home = Home::temporary()?;
+    if args.only_cpu {
+        let mut registry = Registry::open(&home, "registry")?;
+        registry.start().await?;
+        println!("\n{}", report::cpu(&measure_cpu(&home, &registry, args).await?));
+        return Ok(());
+    }
     if args.only_files {
         let mut registry = Registry::open(&home, "registry")?;
         registry.start().await?;
@@ -175,7 +186,8 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let memory = measure_memory(home, &cluster, &pods, args).await?;
     let isolation = measure_isolation(home, &cluster, &pods, args).await?;
     let files = measure_files(home, &registry, args).await?;
-    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation, files })
+    let cpu = measure_cpu(home, &registry, args).await?;
+    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation, files, cpu })
 }
 
 async fn measure_files(home: &Home, registry: &Registry, args: &Args) -> Result<files::Sides> {
@@ -183,6 +195,13 @@ async fn measure_files(home: &Home, registry: &Registry, args: &Args) -> Result<
     let image = registry.push("actor:files", &Content::program("actor", module.clone())).await?.tagged;
     let wasmtime = if args.no_peer { None } else { wasmtime::find().await };
     files::measure(home, &image, &module, wasmtime.as_deref()).await
+}
+
+async fn measure_cpu(home: &Home, registry: &Registry, args: &Args) -> Result<cpu::Cpu> {
+    let module = guests::guest("actor.c").await?;
+    let image = registry.push("actor:cpu", &Content::program("actor", module.clone())).await?.tagged;
+    let wasmtime = if args.no_peer { None } else { wasmtime::find().await };
+    cpu::measure(home, &image, &module, wasmtime.as_deref()).await
 }
 
 /// The starts and the churn on kubewasm and on its peer, whose starts take turns so that a disturbance meets both.

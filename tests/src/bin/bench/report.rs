@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     churn::Churn,
+    cpu::{Cpu, SHARING},
     files::{Files, LARGE, SMALL, Sides},
     isolation::Isolated,
     machine::Machine,
@@ -29,6 +30,8 @@ pub(crate) struct Report {
     pub(crate) memory: Vec<Memory>,
     /// What files cost.
     pub(crate) files: Sides,
+    /// What computing costs.
+    pub(crate) cpu: Cpu,
     /// What idle pods cost by who shares a worker.
     pub(crate) isolation: Vec<Isolated>,
 }
@@ -60,14 +63,15 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
         churn(&report.churn),
         memory(&report.memory),
         isolation(&report.isolation),
-        files(&report.files)
+        files(&report.files),
+        cpu(&report.cpu)
     )
 }
 
@@ -236,6 +240,25 @@ pub(crate) fn files(sides: &Sides) -> Table {
     table
 }
 
+/// The table of computing.
+pub(crate) fn cpu(cpu: &Cpu) -> Table {
+    let mut heads = vec!["computing", "kubewasm"];
+    if cpu.wasmtime_ms.is_some() {
+        heads.extend(["wasmtime run", "wasmtime/kubewasm"]);
+    }
+    let mut table = Table::new(heads);
+    let mut cells = vec!["a guest that is alone, ms".to_owned(), number(Some(cpu.kubewasm_ms), 0)];
+    if let Some(theirs) = cpu.wasmtime_ms {
+        let ratio = (cpu.kubewasm_ms > 0.0).then(|| theirs / cpu.kubewasm_ms);
+        cells.extend([number(Some(theirs), 0), number(ratio, 2)]);
+    }
+    table.row(cells);
+    for (which, share) in [("least", cpu.shares.least), ("most", cpu.shares.most)] {
+        table.row(vec![format!("{SHARING} guests that share, {which} of the mean"), number(Some(share), 2)]);
+    }
+    table
+}
+
 fn isolation(modes: &[Isolated]) -> Table {
     let heads = ["--isolation", "idle pods", "workers", "workers, PSS, MiB", "together, KiB per pod"];
     let mut table = Table::new(heads.map(str::to_owned).to_vec());
@@ -260,7 +283,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{procfs::Footprint, quantiles::Quantiles, starts::Burst};
+    use crate::{cpu::Shares, procfs::Footprint, quantiles::Quantiles, starts::Burst};
 
     fn starts_of(milliseconds: u64) -> Starts {
         let each = Quantiles::of(vec![Duration::from_millis(milliseconds); 200]).unwrap();
@@ -285,6 +308,16 @@ mod tests {
         let found = text.lines().find(|line| line.starts_with(&format!("| {name}"))).unwrap();
         let cells: Vec<String> = found.split('|').map(|cell| cell.trim().to_owned()).collect();
         cells[2..cells.len() - 1].to_vec()
+    }
+
+    #[test]
+    fn computing_is_set_against_wasmtime() {
+        let shares = Shares { least: 0.98, most: 1.02 };
+        let table = cpu(&Cpu { kubewasm_ms: 2000.0, wasmtime_ms: Some(1960.0), shares });
+        assert_eq!(row(&table, "a guest that is alone"), ["2000", "1960", "0.98"]);
+        assert_eq!(row(&table, "100 guests that share, least")[0], "0.98");
+        let table = cpu(&Cpu { kubewasm_ms: 2000.0, wasmtime_ms: None, shares });
+        assert_eq!(row(&table, "computing"), ["kubewasm"]);
     }
 
     #[test]
