@@ -15,6 +15,10 @@ const OF_ITS_OWN: u64 = 64 << 20;
 /// A cgroup whose last process has just ended is busy for a moment.
 const RETRY: Duration = Duration::from_millis(20);
 const TRIES: u32 = 50;
+/// How the names of our cgroups at the top of the hierarchy begin.
+const PREFIX: &str = "kubewasm-";
+/// What is younger than this may belong to a node that starts beside this one.
+const YOUNG: Duration = Duration::from_secs(60);
 
 /// Why there are no cgroups of our own.
 #[derive(Debug, thiserror::Error)]
@@ -90,31 +94,40 @@ impl Cgroup {
     }
 }
 
-/// The cgroup below which workers have theirs.
+/// The cgroup below which workers have theirs. It is there while one of them is.
 #[derive(Clone, Debug)]
-pub(crate) struct Parent(Cgroup);
+pub(crate) struct Parent {
+    /// Where the hierarchy is mounted.
+    top: PathBuf,
+    own: Cgroup,
+}
 
 impl Parent {
-    /// Makes it at the top of the hierarchy, where the kubelet has its own. `name` is different for every node
-    /// of this machine.
+    /// Finds out whether cgroups with limits can be made, at the top of the hierarchy, where the kubelet has its
+    /// own. `name` follows [`PREFIX`], and is different for every node of this machine. What nodes that are no
+    /// more have left there is removed.
     pub(crate) fn open(name: &str) -> Result<Self, CgroupError> {
         let mounts = Path::new("/proc/self/mountinfo");
         let text = fs::read_to_string(mounts).map_err(failed("read", mounts))?;
         let mount = memory_mount(&text).ok_or_else(|| {
             failed("find the memory controller in", mounts)(io::Error::from(io::ErrorKind::Unsupported))
         })?;
-        let parent = Self(Cgroup { dir: mount.dir.join(name), unified: mount.unified });
-        make(&parent.0.dir)?;
-        if mount.unified {
-            // Controllers are handed down step by step; the top needs it too.
-            Cgroup { dir: mount.dir, unified: true }.write("cgroup.subtree_control", "+memory")?;
-            parent.0.write("cgroup.subtree_control", "+memory")?;
+        let own = Cgroup { dir: mount.dir.join(format!("{PREFIX}{name}")), unified: mount.unified };
+        sweep(&own.dir);
+        for entry in fs::read_dir(&mount.dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) && is_old(&entry) {
+                sweep(&entry.path());
+            }
         }
+        let parent = Self { top: mount.dir, own };
+        parent.make()?;
+        parent.leave();
         Ok(parent)
     }
 
     /// Makes the cgroup of a worker, or finds it.
     pub(crate) fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
+        self.make()?;
         let child = self.at(name);
         make(&child.dir)?;
         Ok(child)
@@ -122,16 +135,39 @@ impl Parent {
 
     /// The cgroup of a worker, which may not be there.
     pub(crate) fn at(&self, name: &str) -> Cgroup {
-        Cgroup { dir: self.0.dir.join(name), unified: self.0.unified }
+        Cgroup { dir: self.own.dir.join(name), unified: self.own.unified }
     }
 
-    /// Removes those of workers that are gone. One with processes stays.
-    pub(crate) fn sweep(&self) {
-        for entry in fs::read_dir(&self.0.dir).into_iter().flatten().flatten() {
-            // Files of the kernel's are no directories, and what is in use is busy.
-            let _ = fs::remove_dir(entry.path());
-        }
+    /// Removes the cgroup if no worker has one below it.
+    pub(crate) fn leave(&self) {
+        // One that is needed is busy.
+        let _ = fs::remove_dir(&self.own.dir);
     }
+
+    fn make(&self) -> Result<(), CgroupError> {
+        make(&self.own.dir)?;
+        if self.own.unified {
+            // Controllers are handed down step by step; the top needs it too.
+            Cgroup { dir: self.top.clone(), unified: true }.write("cgroup.subtree_control", "+memory")?;
+            self.own.write("cgroup.subtree_control", "+memory")?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a cgroup and those below it, as far as they have no processes.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        // Files of the kernel's are no directories, and what is in use is busy.
+        let _ = fs::remove_dir(entry.path());
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+/// A cgroup without processes may be one that is just being made.
+fn is_old(entry: &fs::DirEntry) -> bool {
+    let made = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+    made.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > YOUNG)
 }
 
 fn make(dir: &Path) -> Result<(), CgroupError> {

@@ -375,11 +375,8 @@ fn open_cgroups(dir: &std::path::Path) -> Option<Parent> {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
     let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    match Parent::open(&format!("kubewasm-{digits}")) {
-        Ok(parent) => {
-            parent.sweep();
-            Some(parent)
-        }
+    match Parent::open(&digits) {
+        Ok(parent) => Some(parent),
         Err(error) => {
             tracing::info!(%error, "isolated pods have no cgroups of their own: their limits are held by their workers");
             None

@@ -136,6 +136,32 @@ async fn a_container_is_stopped() {
     assert!(matches!(node.runtime.exec(&exec).await, Err(StartError::Run(_))));
 }
 
+/// The image of a container that runs stays, although another agent started the container.
+#[tokio::test]
+async fn images_of_adopted_containers_are_held() {
+    let node = Node::with(|options| {
+        options.allow_paths = true;
+        options.with_parent = false;
+    })
+    .await;
+    let path = node.module("spins.wasm", SPINS);
+    node.runtime.start(&node.spec("a", &path)).await.unwrap();
+    let Node { dir, runtime: first } = node;
+    drop(first);
+
+    let store = Store::open(&dir.path().join("modules"), StoreOptions::default()).unwrap();
+    let mut options = WasiOptions::new(store.clone(), dir.path().join("workers"), support::program());
+    options.allow_paths = true;
+    let second = WasiRuntime::new(options).await.unwrap();
+    assert!(matches!(second.observe("a"), Some(ContainerState::Running { .. })));
+    let name = path.display().to_string().parse().unwrap();
+    let error = store.remove(&name).unwrap_err().to_string();
+    assert!(error.contains("in use"), "{error}");
+    second.remove("a").await.unwrap();
+    store.remove(&name).unwrap();
+    second.shutdown(SOON).await;
+}
+
 #[tokio::test]
 async fn a_small_memory_limit_is_met() {
     let node = Node::new().await;

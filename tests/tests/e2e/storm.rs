@@ -97,40 +97,38 @@ struct Storm {
 impl Storm {
     async fn run(mut self, pods: usize, kills: usize) {
         self.make(pods).await;
-        let (mut agents, mut workers) = (0, 0);
-        while agents < kills || workers < kills {
-            let kills_agent = agents < kills;
-            if kills_agent {
-                self.node.kill().unwrap();
-                agents += 1;
-            }
-            // Some pods come and go while the agent is away, and others while it comes back.
+        for round in 1..=kills {
+            self.node.kill().unwrap();
+            // Some pods come and go while the agent is away, and others when it is back.
             self.replace(pods / 20 + 1).await;
-            if agents % 2 == 0 {
-                workers += self.kill_a_worker();
-            }
-            // An agent that is never left alone may not get to the start of any worker.
-            if kills_agent {
-                self.node.start_again().await.unwrap();
-            }
+            // By turns a worker dies before its agent's eyes, and behind its back.
+            let unseen = round % 2 == 0 && self.kill_a_worker();
+            self.node.start_again().await.unwrap();
             self.replace(pods / 20 + 1).await;
-            workers += self.kill_a_worker();
-            if agents.is_multiple_of(10) {
-                say(&format!("storm: {agents} kills of the agent, {workers} of workers"));
+            if !unseen {
+                wait::until("a worker to kill", CALM, async || match self.kill_a_worker() {
+                    true => Ok(()),
+                    false => Err("there is none".to_owned()),
+                })
+                .await
+                .unwrap();
+            }
+            if round.is_multiple_of(10) {
+                say(&format!("storm: {round} kills of the agent, and as many of workers"));
             }
         }
         self.judge().await;
         self.clear().await;
     }
 
-    /// Kills the worker of some group; 0 when there is none right now.
-    fn kill_a_worker(&mut self) -> usize {
+    /// Kills the worker of some group; false when there is none right now.
+    fn kill_a_worker(&mut self) -> bool {
         let workers: Vec<_> = self.node.workers().into_values().collect();
         if workers.is_empty() {
-            return 0;
+            return false;
         }
         let victim = workers[self.random.random_range(0..workers.len())];
-        usize::from(kill_process(victim, Signal::KILL).is_ok())
+        kill_process(victim, Signal::KILL).is_ok()
     }
 
     async fn make(&mut self, count: usize) {

@@ -158,7 +158,12 @@ impl Meeting<'_> {
             let stranger = Stranger { worker, versions: Some(theirs), incarnation };
             return Ok(Met::Stranger(Box::new(stranger)));
         };
-        tracing::info!(group = self.group, pid, version, ?confinement, "a worker is ready");
+        if self.options.with_parent {
+            // Nobody is told of a worker that ends with the command that has started it.
+            tracing::debug!(group = self.group, pid, version, ?confinement, "a worker is ready");
+        } else {
+            tracing::info!(group = self.group, pid, version, ?confinement, "a worker is ready");
+        }
         let client = Client { worker, incarnation, pid, version, died: Arc::default() };
         self.view.lost(
             self.group,

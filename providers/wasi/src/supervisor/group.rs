@@ -151,7 +151,7 @@ impl Group {
         }
         let started = process::spawn(&self.socket(), &self.common.options)
             .map_err(|source| GroupError::Spawn { group: self.name.clone(), source })?;
-        tracing::info!(group = %self.name, pid = started.pid, "started a worker");
+        tracing::debug!(group = %self.name, pid = started.pid, "started a worker");
         if place.alone
             && let Some(pid) = started.pid
         {
@@ -265,14 +265,15 @@ impl Group {
             return false;
         }
         state.cgroup = None;
-        let cgroup = self.common.cgroups.as_ref().map(|parent| parent.at(&self.name));
-        if let Some(cgroup) = &cgroup {
+        let cgroup = self.common.cgroups.clone().map(|parent| (parent.at(&self.name), parent));
+        if let Some((cgroup, _)) = &cgroup {
             self.common.kills.forget(cgroup);
         }
         let dir = self.common.options.dir.join(&self.name);
         let remove = move || {
-            if let Some(cgroup) = cgroup {
+            if let Some((cgroup, parent)) = cgroup {
                 cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
+                parent.leave();
             }
             match std::fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

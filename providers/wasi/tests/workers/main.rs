@@ -6,6 +6,7 @@
 
 mod confinement;
 mod groups;
+mod memory;
 #[path = "../support/mod.rs"]
 mod support;
 mod versions;
