@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     events::Recorder,
     pods::{
-        NodeFacts, PodIndex, ProbeCounts, Records,
+        NodeFacts, PodIndex, ProbeMetrics, Records,
         api::{ApiError, Objects, PodApi},
         container_id::container_id,
         environment::References,
@@ -173,7 +173,7 @@ impl World {
             logs_dir: root.path().join("logs"),
             registry_config: None,
             limits: Limits::default(),
-            probes: ProbeCounts::default(),
+            probes: ProbeMetrics::default(),
         };
         let (board, shown) = watch::channel(Board::default());
         let (updates, receiver) = mpsc::channel(10);
