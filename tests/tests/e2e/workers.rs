@@ -141,8 +141,10 @@ async fn an_unknown_runtime_handler_is_told() {
         };
         let missing = "no runtime for \"gvisor\" is configured".to_owned();
         pods.event("foreign", "an unknown handler", sandbox(missing)).await;
-        let pod = pods.api().get("foreign").await.unwrap();
-        assert_eq!(waiting(&pod).unwrap().reason.as_deref(), Some("ContainerCreating"));
+        pods.until("foreign", "waiting", |pod| {
+            waiting(pod).is_some_and(|waiting| waiting.reason.as_deref() == Some("ContainerCreating"))
+        })
+        .await;
         classes.delete(ns, &DeleteParams::default()).await.unwrap();
         let gone = format!("runtimeclass.node.k8s.io \"{ns}\" not found");
         pods.event("foreign", "a class that is gone", sandbox(gone)).await;
