@@ -249,7 +249,7 @@ pub(super) fn wild() -> impl Strategy<Value = Scenario> {
         let ephemeral = std::mem::take(&mut scenario.spec.ephemeral);
         for (container, arrival) in ephemeral.into_iter().zip(arrivals) {
             match arrival {
-                Some(delay) => scenario.deeds.push((delay, Deed::Attach(container))),
+                Some(delay) => scenario.deeds.push((delay, Deed::Attach(Box::new(container)))),
                 None => scenario.spec.ephemeral.push(container),
             }
         }

@@ -61,7 +61,7 @@ pub(super) enum Deed {
     Image(String),
     Deadline(Duration),
     /// The pod gets an ephemeral container.
-    Attach(Container),
+    Attach(Box<Container>),
     /// The agent is away for so long. A start that is under way has come about or not.
     Restart {
         away: Duration,

@@ -394,7 +394,7 @@ impl World {
                 let container = super::find(&mut self.spec, &name);
                 container.image.push('+');
             }
-            Deed::Attach(container) => self.spec.ephemeral.push(container),
+            Deed::Attach(container) => self.spec.ephemeral.push(*container),
             Deed::Deadline(deadline) => self.spec.active_deadline = Some(deadline),
             Deed::Restart { away, starts_happen } => self.restart(away, starts_happen),
             Deed::Tear { away } => self.tear = Some(away),
