@@ -100,13 +100,16 @@ async fn hidden_files_stay_hidden_when_they_are_replaced() {
         return;
     }
     let worker = fs::read_to_string(dir.join("workers/node/worker.lock")).unwrap().trim().to_owned();
-    let seen = |name: &str| fs::read_to_string(format!("/proc/{worker}/root{}", dir.join(name).display())).ok();
+    let seen =
+        |name: &str| fs::read_to_string(format!("/proc/{worker}/root{}", dir.join(name).display())).ok();
     let hidden = ["kubeconfig", "later", "pki/key", "link", "config/linked"];
     for name in hidden {
         assert_eq!(seen(name), None, "{name}");
     }
 
-    for (name, text) in [("kubeconfig", "a new token"), ("later", "a late token"), ("config/linked", "a third")] {
+    for (name, text) in
+        [("kubeconfig", "a new token"), ("later", "a late token"), ("config/linked", "a third")]
+    {
         fs::write(dir.join("new"), text).unwrap();
         fs::rename(dir.join("new"), dir.join(name)).unwrap();
     }

@@ -144,7 +144,10 @@ async fn variables_and_files_of_all_pods_share_a_watch() {
     for _ in 0..10 {
         let objects = cluster.objects("ns", &references).await.unwrap();
         let names = (objects.config_maps.keys().cloned(), objects.secrets.keys().cloned());
-        assert_eq!((names.0.collect(), names.1.collect()), (vec!["shared".to_owned()], vec!["fixed".to_owned(), "fixed-pull".to_owned()]));
+        assert_eq!(
+            (names.0.collect(), names.1.collect()),
+            (vec!["shared".to_owned()], vec!["fixed".to_owned(), "fixed-pull".to_owned()])
+        );
     }
     let fixed = [("fixed", (1, 0, 0)), ("fixed-pull", (1, 0, 0))];
     let asked = |shared| [fixed[0], fixed[1], ("shared", shared)];

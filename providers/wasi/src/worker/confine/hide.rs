@@ -54,7 +54,10 @@ pub(super) fn hide(hidden: &[PathBuf], home: &Path) -> io::Result<String> {
                 covered.push(path.display().to_string());
             } else if path.exists() {
                 cover_file(&path)?;
-                covered.push(format!("{} (until it is replaced: its directory holds much else)", path.display()));
+                covered.push(format!(
+                    "{} (until it is replaced: its directory holds much else)",
+                    path.display()
+                ));
             }
         }
     }
@@ -70,7 +73,8 @@ pub(super) fn hide(hidden: &[PathBuf], home: &Path) -> io::Result<String> {
 
 /// The directory that a path is in, without links, and its name there.
 fn place(path: &Path) -> Option<(PathBuf, OsString)> {
-    let parent = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let parent =
+        path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
     Some((fs::canonicalize(parent?).ok()?, path.file_name()?.to_owned()))
 }
 
