@@ -185,7 +185,8 @@ impl Cluster {
         self.node_address
     }
 
-    /// What nodes have asked the API server for, of config maps and secrets of `namespace`, oldest first.
+    /// What nodes have asked the API server for and were granted, of config maps and secrets of `namespace`, oldest
+    /// first.
     ///
     /// # Errors
     /// When the log cannot be read.

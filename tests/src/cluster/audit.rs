@@ -23,6 +23,12 @@ struct Entry {
     stage: String,
     verb: String,
     object_ref: Option<Reference>,
+    response_status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    code: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -53,8 +59,8 @@ pub(super) fn write_policy(path: &Path) -> Result<()> {
     fs::write(path, policy.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The requests in the log at `path` for objects of `namespace`, oldest first. Both what is begun and what is
-/// over of a watch is there, as two.
+/// The requests in the log at `path` for objects of `namespace` that were granted, oldest first. Of a watch, there are
+/// two: that it has begun, and that it is over.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -64,7 +70,9 @@ pub(super) fn requests(path: &Path, namespace: &str) -> Result<Vec<Request>> {
     let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
     let requests = entries.filter_map(|entry| {
         let object = entry.object_ref?;
-        let is_here = object.namespace.as_deref() == Some(namespace);
+        // The Node authorizer learns of a new pod at the same time as its node does, which may have to ask again.
+        let is_granted = entry.response_status.and_then(|status| status.code).is_none_or(|code| code < 400);
+        let is_here = is_granted && object.namespace.as_deref() == Some(namespace);
         is_here.then(|| Request {
             verb: entry.verb,
             object: format!("{}/{}", object.resource, object.name.unwrap_or_default()),
@@ -88,7 +96,11 @@ mod tests {
             })
             .to_string()
         };
+        let mut refused: serde_json::Value =
+            serde_json::from_str(&line("ResponseComplete", "list", "a")).unwrap();
+        refused["responseStatus"] = json!({ "code": 403 });
         let lines = [
+            refused.to_string(),
             line("ResponseComplete", "list", "a"),
             line("ResponseStarted", "watch", "a"),
             line("ResponseStarted", "watch", "b"),

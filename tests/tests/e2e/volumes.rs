@@ -49,9 +49,9 @@ pub(crate) fn main(image: &Pushed, args: &[&str]) -> Value {
     json!({ "name": "main", "image": image.tagged, "args": args, "volumeMounts": [mount] })
 }
 
-/// A container named `holds` that does nothing, so that its pod and its volumes stay.
+/// A container that does nothing, so that its pod and its volumes stay. Its status comes after that of `main`.
 pub(crate) async fn holds() -> Value {
-    json!({ "name": "holds", "image": suite().await.actor.tagged, "args": ["sleep", "600"] })
+    json!({ "name": "waits", "image": suite().await.actor.tagged, "args": ["sleep", "600"] })
 }
 
 pub(crate) async fn create_config_map(client: &Client, ns: &str, name: &str, data: Value) {
@@ -109,7 +109,8 @@ async fn a_config_map_is_followed() {
             change(["b", "a"][changes % 2]).await;
             changes += 1;
         }
-        change("c").await;
+        // The last one ends the pod, and with it its volumes.
+        change_config_map(&client, ns, "cm", letters("c")).await;
         pods.phase("reader", "Succeeded").await;
         let log = logs_of(&pods, "reader", "main").await;
         assert_eq!(log, "10000 reads, some changes\n", "after {changes} changes");

@@ -121,7 +121,7 @@ async fn missing_objects_of_volumes_are_named_and_waited_for() {
         for (pod, error) in [
             ("secret", "references non-existent secret key: k"),
             ("projected", "references non-existent secret key: k"),
-            ("cm", "references non-existent config key: k"),
+            ("cm", "configmap references non-existent config key: k"),
         ] {
             told(pod, error).await;
         }
@@ -165,12 +165,12 @@ async fn kinds_of_volumes_that_are_not_mounted_are_named() {
             ("projected", certificate, "podCertificate"),
         ];
         for (kind, source, _) in &table {
-            let beside = json!({ "name": "beside", "image": image.tagged, "args": ["say", "runs"] });
+            let other = json!({ "name": "other", "image": image.tagged, "args": ["say", "runs"] });
             let spec = json!({
                 // The scheduler would wait for the claim of an ephemeral volume.
                 "nodeName": crate::suite::NODE,
                 "volumes": [{ "name": "v", (*kind): source }],
-                "containers": [main(image, &[]), beside],
+                "containers": [main(image, &[]), other],
             });
             pods.create(&kind.to_lowercase(), spec).await;
         }
@@ -186,7 +186,7 @@ async fn kinds_of_volumes_that_are_not_mounted_are_named() {
                 let statuses =
                     pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
                 statuses
-                    .filter(|status| status.name == "beside")
+                    .filter(|status| status.name == "other")
                     .any(|status| status.state.as_ref().is_some_and(|state| state.terminated.is_some()))
             });
             assert_eq!(phase(&pod.await), "Pending", "{kind}");
