@@ -185,7 +185,9 @@ impl Node {
             let pid = Pid::from_raw(pid.trim().parse().ok()?)?;
             // The file stays when the worker is killed.
             let lives = alive.contains(&pid);
-            lives.then_some((entry.file_name().into_string().ok()?, pid))
+            let name = entry.file_name().into_string().ok()?;
+            let (group, _age) = name.rsplit_once('.')?;
+            lives.then(|| (group.to_owned(), pid))
         };
         let entries = fs::read_dir(self.root.join("workers")).into_iter().flatten().flatten();
         entries.filter_map(worker).collect()

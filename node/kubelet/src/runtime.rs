@@ -59,6 +59,9 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// seen by [`Runtime::observe`]. Dropping the future before it is done leaves the container either
     /// not started or started; `observe` tells which.
     ///
+    /// The log file of the container is there from the moment on from which its guest may have run, and a start
+    /// that fails before that leaves none: it tells of containers whose process is gone.
+    ///
     /// # Errors
     /// See [`StartError`]. After an error nothing of this id runs.
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError>;

@@ -127,10 +127,16 @@ impl Parent {
 
     /// Makes the cgroup of a worker, or finds it.
     pub(crate) fn child(&self, name: &str) -> Result<Cgroup, CgroupError> {
-        self.make()?;
         let child = self.at(name);
-        make(&child.dir)?;
-        Ok(child)
+        let mut tries = TRIES;
+        loop {
+            self.make()?;
+            match make(&child.dir) {
+                // The last of the others has just left, and taken the parent along.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
+                made => return made.map(|()| child),
+            }
+        }
     }
 
     /// The cgroup of a worker, which may not be there.

@@ -12,10 +12,37 @@ pub const HANDLER_ISOLATED: &str = "wasm-isolated";
 /// Longest name of a group, in bytes. Groups are directories, below which there is a socket, and the paths of
 /// those are short ([`crate::worker::WorkerError::SocketPath`]).
 pub const NAME_LIMIT: usize = 32;
+/// Longest name without the age of its worker.
+const BASE_LIMIT: usize = NAME_LIMIT - 1 - AGE_DIGITS;
+/// Hexadecimal digits of an age.
+const AGE_DIGITS: usize = 5;
 /// What is left of a name that is too long, in front of its digest.
-const KEPT: usize = 11;
+const KEPT: usize = 5;
 /// Hexadecimal digits of a digest: so many that nobody can find a name for which another one's is the same.
 const DIGITS: usize = 20;
+
+/// What workers of one build have in common: the code that they can load, and what they know of a container's
+/// specification. Containers do not share a worker of another age than their agent's, so that an upgrade leaves
+/// alone what runs, and does not place what is new where it could not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Age(String);
+
+impl Age {
+    /// The age of workers that load code for this compiler key ([`crate::engine::key`]) and whose newest
+    /// version of the protocol is this.
+    #[must_use]
+    pub fn new(compiler_key: &str, protocol: u32) -> Self {
+        let digest = Sha256::digest(format!("{compiler_key} {protocol}"));
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self(digits.chars().take(AGE_DIGITS).collect())
+    }
+}
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Who shares a worker process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,15 +66,16 @@ impl Isolation {
         if handler == HANDLER_ISOLATED { Self::Pod } else { self }
     }
 
-    /// Name of the group of a pod: fit for a directory, at most [`NAME_LIMIT`] bytes, and different for
-    /// pods that do not share a worker.
+    /// Name of the group of a pod whose containers start in workers of this age: fit for a directory, at most
+    /// [`NAME_LIMIT`] bytes, and different for pods that do not share a worker.
     #[must_use]
-    pub fn group(self, namespace: &str, uid: &str) -> String {
-        match self {
+    pub fn group(self, namespace: &str, uid: &str, age: &Age) -> String {
+        let base = match self {
             Self::Namespace => name("ns", namespace),
             Self::Node => "node".to_owned(),
             Self::Pod => name("pod", uid),
-        }
+        };
+        format!("{base}.{age}")
     }
 }
 
@@ -56,7 +84,7 @@ impl Isolation {
 fn name(kind: &str, text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let whole = format!("{kind}-{text}");
-    if whole.len() <= NAME_LIMIT && text.bytes().all(is_plain) {
+    if whole.len() <= BASE_LIMIT && text.bytes().all(is_plain) {
         return whole;
     }
     let kept: String = whole.chars().filter(|c| u8::try_from(*c).is_ok_and(is_plain)).take(KEPT).collect();
@@ -101,17 +129,27 @@ mod tests {
 
     const UID: &str = "0b7f4b53-6a0c-4c53-9e7e-7d3d9f4b0a11";
 
+    fn age() -> Age {
+        Age::new("wasmtime-48.0.8-0123456789abcdef", 2)
+    }
+
+    /// A name without its age.
+    fn base(isolation: Isolation, namespace: &str, uid: &str) -> String {
+        let name = isolation.group(namespace, uid, &age());
+        name.strip_suffix(&format!(".{}", age())).unwrap().to_owned()
+    }
+
     #[test]
     fn names_are_readable_where_they_are_short() {
         for (isolation, namespace, expected) in [
             (Isolation::Node, "default", "node"),
             (Isolation::Namespace, "default", "ns-default"),
             (Isolation::Namespace, "kube-system", "ns-kube-system"),
-            (Isolation::Namespace, &"x".repeat(29), &format!("ns-{}", "x".repeat(29))),
-            (Isolation::Namespace, &"x".repeat(30), "ns-xxxxxxxx~de9a59a6229452478dc9"),
-            (Isolation::Pod, "default", "pod-0b7f4b5~ad7b5a1c2b8e4d8f0a11"),
+            (Isolation::Namespace, &"x".repeat(23), &format!("ns-{}", "x".repeat(23))),
+            (Isolation::Namespace, &"x".repeat(24), "ns-xx~de9a59a6229452478dc9"),
+            (Isolation::Pod, "default", "pod-0~ad7b5a1c2b8e4d8f0a11"),
         ] {
-            let name = isolation.group(namespace, UID);
+            let name = base(isolation, namespace, UID);
             let digest =
                 |name: &str| name.split_once('~').map(|(kept, digits)| (kept.to_owned(), digits.len()));
             assert_eq!(digest(&name), digest(expected), "{name}");
@@ -127,9 +165,10 @@ mod tests {
             ["", "..", "a/b", "../../etc", "Ünïcode", "node", &"n".repeat(63), &"/".repeat(300), UID, "~"]
         {
             for isolation in [Isolation::Namespace, Isolation::Pod] {
-                let name = isolation.group(text, text);
+                let name = isolation.group(text, text, &age());
                 assert!(name.len() <= NAME_LIMIT, "{name}");
-                assert!(!name.contains(['/', '\0', '.']), "{name}");
+                assert!(!name.contains(['/', '\0']) && !name.starts_with('.'), "{name}");
+                assert!(!base(isolation, text, text).contains('.'), "{name}");
             }
         }
     }
@@ -141,10 +180,19 @@ mod tests {
             ["node", "default", "ns-default", "default~", &long, &format!("{long}n"), "..", "a/b", "a-b", ""];
         let names: HashSet<_> = texts
             .iter()
-            .flat_map(|text| [Isolation::Namespace.group(text, ""), Isolation::Pod.group("", text)])
-            .chain([Isolation::Node.group("", "")])
+            .flat_map(|text| [base(Isolation::Namespace, text, ""), base(Isolation::Pod, "", text)])
+            .chain([base(Isolation::Node, "", "")])
             .collect();
         assert_eq!(names.len(), 2 * texts.len() + 1, "{names:?}");
+    }
+
+    #[test]
+    fn what_code_needs_or_a_specification_says_makes_another_age() {
+        let other_code = Age::new("wasmtime-49.0.0-0123456789abcdef", 2);
+        let other_protocol = Age::new("wasmtime-48.0.8-0123456789abcdef", 3);
+        let names = [age(), other_code, other_protocol].map(|age| Isolation::Node.group("", "", &age));
+        assert_eq!(names.iter().collect::<HashSet<_>>().len(), 3, "{names:?}");
+        assert_eq!(age(), age());
     }
 
     #[test]

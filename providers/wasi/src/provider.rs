@@ -34,9 +34,10 @@ use crate::{
     host::DEFAULT_MEMORY_LIMIT,
     inspect::{self, Kind},
     instance::Instance,
-    isolation::{self, Isolation},
+    isolation::{self, Age, Isolation},
     logs::LogOptions,
     program::Program,
+    protocol::Versions,
     spec::InstanceSpec,
     supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
 };
@@ -65,6 +66,8 @@ pub struct WasiOptions {
     pub default_memory_limit: u64,
     /// When log files are rotated.
     pub log: LogOptions,
+    /// Versions of the protocol that are spoken with workers; for tests.
+    pub versions: Versions,
 }
 
 impl WasiOptions {
@@ -80,6 +83,7 @@ impl WasiOptions {
             hidden: Vec::new(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
+            versions: Versions::OURS,
         }
     }
 }
@@ -103,6 +107,8 @@ pub struct WasiRuntime {
     supervisor: Supervisor,
     allow_paths: bool,
     isolation: Isolation,
+    /// Of the workers in which containers are started.
+    age: Age,
     /// What modules are, by digest, so that each is read once.
     kinds: Mutex<HashMap<Digest, Kind>>,
     /// Keeps images of containers from being removed, by container.
@@ -121,17 +127,21 @@ impl WasiRuntime {
             default_memory_limit: options.default_memory_limit,
             log: options.log,
             hidden: options.hidden,
+            versions: options.versions,
             cgroups: !options.with_parent,
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
+        let compiler = ChildCompiler::new(options.program)?;
+        let age = Age::new(compiler.key(), options.versions.max);
         let supervisor = Supervisor::open(supervisor).await?;
         let holds = holds(&options.store, supervisor.instances());
         Ok(Self {
             store: options.store,
-            compiler: ChildCompiler::new(options.program)?,
+            compiler,
             supervisor,
             allow_paths: options.allow_paths,
             isolation: options.isolation,
+            age,
             kinds: Mutex::default(),
             holds: Mutex::new(holds),
         })
@@ -196,6 +206,16 @@ impl WasiRuntime {
         Ok(kind)
     }
 
+    /// Where a container runs.
+    fn place(&self, spec: &ContainerSpec) -> Place {
+        let isolation = self.isolation.of_handler(&spec.runtime_handler);
+        Place {
+            group: isolation.group(&spec.pod_namespace, &spec.pod_uid, &self.age),
+            alone: isolation == Isolation::Pod,
+            memory_limit: Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0),
+        }
+    }
+
     /// Everything about a container that does not need its worker.
     async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Hold), StartError> {
         let image = match self.find(&spec.image).await {
@@ -232,16 +252,6 @@ fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Hold> {
         }
     };
     instances.into_iter().filter_map(hold).collect()
-}
-
-/// Where a container runs.
-fn place_of(isolation: Isolation, spec: &ContainerSpec) -> Place {
-    let isolation = isolation.of_handler(&spec.runtime_handler);
-    Place {
-        group: isolation.group(&spec.pod_namespace, &spec.pod_uid),
-        alone: isolation == Isolation::Pod,
-        memory_limit: Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0),
-    }
 }
 
 #[async_trait]
@@ -297,7 +307,7 @@ impl Runtime for WasiRuntime {
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
         let (instance, hold) = self.instance(spec).await?;
-        let started = self.supervisor.start(place_of(self.isolation, spec), &instance).await;
+        let started = self.supervisor.start(self.place(spec), &instance).await;
         started.map_err(convert::start_error)?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
         Ok(())

@@ -13,7 +13,10 @@ use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ExecSpec, Exit, ExitReason, ImageError, Runtime, StartError,
 };
 use kubewasm_modules::{Store, StoreOptions};
-use kubewasm_wasi::provider::{WasiOptions, WasiRuntime};
+use kubewasm_wasi::{
+    protocol::Versions,
+    provider::{WasiOptions, WasiRuntime},
+};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
@@ -160,6 +163,52 @@ async fn images_of_adopted_containers_are_held() {
     second.remove("a").await.unwrap();
     store.remove(&name).unwrap();
     second.shutdown(SOON).await;
+}
+
+/// Names of the groups that have workers, or had them a moment ago.
+fn workers(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir.join("workers")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// After an upgrade, what runs goes on in the worker that it is in, whose code and protocol are those of before.
+/// What starts does so in a worker of today's; the one of before ends with the last container in it.
+#[tokio::test]
+async fn an_upgrade_leaves_running_containers_alone_and_starts_others_elsewhere() {
+    let before = Versions { min: Versions::OURS.min, max: Versions::OURS.max - 1 };
+    let node = Node::with(|options| {
+        options.allow_paths = true;
+        options.with_parent = false;
+        options.program = support::program_of(before);
+        options.versions = before;
+    })
+    .await;
+    let path = node.module("spins.wasm", SPINS);
+    node.runtime.start(&node.spec("a", &path)).await.unwrap();
+    let Node { dir, runtime } = node;
+    drop(runtime);
+    let old = workers(dir.path());
+    assert_eq!(old.len(), 1, "{old:?}");
+
+    let store = Store::open(&dir.path().join("modules"), StoreOptions::default()).unwrap();
+    let mut options = WasiOptions::new(store, dir.path().join("workers"), support::program());
+    options.allow_paths = true;
+    let node = Node { runtime: WasiRuntime::new(options).await.unwrap(), dir };
+    assert!(matches!(node.runtime.observe("a"), Some(ContainerState::Running { .. })));
+    node.runtime.start(&node.spec("b", &path)).await.unwrap();
+    let workers = || workers(node.dir.path());
+    assert_eq!(workers().len(), 2, "{:?}", workers());
+    node.runtime.stop("a", Duration::ZERO).await.unwrap();
+    node.exit("a").await;
+    assert!(matches!(node.runtime.observe("b"), Some(ContainerState::Running { .. })));
+    node.runtime.remove("a").await.unwrap();
+    let started = Instant::now();
+    while workers().contains(&old[0]) {
+        assert!(started.elapsed() < PATIENCE, "{:?}", workers());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(matches!(node.runtime.observe("b"), Some(ContainerState::Running { .. })));
+    node.runtime.shutdown(SOON).await;
 }
 
 #[tokio::test]

@@ -65,7 +65,8 @@ pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
 type EnvFiles = BTreeMap<(String, String), Option<String>>;
 
 impl Launch<'_> {
-    /// Makes everything ready and starts the attempt; returns when it was started. The pod's volumes are at
+    /// Makes everything ready and starts the attempt; returns when it was started. One that has run and whose
+    /// process is gone before it could say so was started, too. The pod's volumes are at
     /// `places`.
     pub(super) async fn start(
         &self,
@@ -96,11 +97,18 @@ impl Launch<'_> {
             })?;
         }
         drop_old_logs(&spec.log_path, attempt);
-        self.runtime.start(&spec).await.map_err(|error| Trouble {
-            reason: WaitingReason::of_start(&error),
-            message: error.to_string(),
-        })?;
-        Ok(Timestamp::now())
+        let had_log = spec.log_path.exists();
+        match self.runtime.start(&spec).await {
+            Ok(()) => Ok(Timestamp::now()),
+            Err(error) if !had_log && spec.log_path.exists() => {
+                // It is not known to the provider, so that it is found to be lost, and counts.
+                tracing::warn!(container = %spec.id, %error, "a container may have run before its start failed");
+                Ok(Timestamp::now())
+            }
+            Err(error) => {
+                Err(Trouble { reason: WaitingReason::of_start(&error), message: error.to_string() })
+            }
+        }
     }
 
     /// The handler that the pod's RuntimeClass names, if the provider knows it.

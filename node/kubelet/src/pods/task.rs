@@ -118,6 +118,10 @@ impl PodTask {
         state.resume(
             &spec,
             |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),
+            |container, attempt| {
+                let PodName { name, namespace, uid } = &name;
+                logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
+            },
             now,
         );
         if let Some(rejection) = rejection {

@@ -9,7 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::cpu::{Budget, CpuShare, Weight};
+use super::cpu::{Arrival, Budget, CpuShare, Weight};
+use crate::engine::TICK;
 
 /// What a container may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,10 +133,12 @@ impl Account {
         self.cpu().age
     }
 
-    /// Makes it older, if that is what `least` does with its age, and answers with the age it has then.
-    pub(super) fn aged_at_least(&self, least: impl FnOnce(u128) -> u128) -> u128 {
+    /// It wants a turn again, or for the first time: its age becomes what `arrive` says, which is told who comes
+    /// and what a tick is in its virtual time.
+    pub(super) fn arrive(&self, arrive: impl FnOnce(Arrival, u128) -> u128) -> u128 {
         let mut cpu = self.cpu();
-        cpu.age = least(cpu.age);
+        let arrival = if cpu.used.is_zero() { Arrival::New } else { Arrival::Back(cpu.age) };
+        cpu.age = arrive(arrival, cpu.weight.virtual_time(TICK));
         cpu.age
     }
 
@@ -187,6 +190,21 @@ mod tests {
         let heavy = Account::new(Limits { memory_bytes: 0, cpu: share });
         heavy.charge(Duration::from_millis(7));
         assert!(heavy.age() < one.age());
-        assert_eq!(heavy.aged_at_least(|age| age + 5), heavy.age());
+    }
+
+    #[test]
+    fn who_has_used_nothing_is_new() {
+        let account = account(0);
+        assert_eq!(
+            account.arrive(|arrival, tick| if arrival == Arrival::New { tick } else { 0 }),
+            account.age()
+        );
+        assert_eq!(account.age(), TICK.as_nanos() * 512);
+        account.charge(Duration::from_millis(1));
+        let age = account.age();
+        account.arrive(|arrival, _| {
+            assert_eq!(arrival, Arrival::Back(age));
+            age
+        });
     }
 }

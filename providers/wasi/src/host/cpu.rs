@@ -24,6 +24,7 @@ mod share;
 mod turn;
 
 pub(super) use budget::Budget;
+pub(super) use queue::Arrival;
 pub(super) use share::Weight;
 pub(super) use turn::{Scheduler, Turns};
 

@@ -1,6 +1,6 @@
 //! Starting, stopping and accounting for instances.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use tokio::{
@@ -152,6 +152,23 @@ impl Hosting {
         };
         let log = Log::open(&spec.log_path, inner.log, &inner.threads.logs, meter)
             .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
+        let path = spec.log_path.clone();
+        let result = self.start_logged(spec, loaded, account, log).await;
+        if result.is_err() {
+            // Nothing has run: there is no log of it, unless somebody else had begun one.
+            remove_if_empty(&path);
+        }
+        result
+    }
+
+    async fn start_logged(
+        &self,
+        spec: InstanceSpec,
+        loaded: Arc<Loaded>,
+        account: Arc<Account>,
+        log: Log,
+    ) -> Result<Instance, StartError> {
+        let inner = &self.0;
         let notice = spec.stop_notice.then(CancellationToken::new);
         let spec = Arc::new(spec);
         let root = Arc::new(self.root(&spec).await?);
@@ -317,6 +334,13 @@ async fn until_stopped(
     }
 }
 
+/// Removes a file that nothing was written to. What does not go stays; an empty log is no lie.
+fn remove_if_empty(path: &Path) {
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// A panic on the guest's thread: the host failed, not the guest.
 fn fault_of_ours() -> Exit {
     Exit::new(CODE_TRAPPED, ExitReason::Trapped, "the host failed while it ran this guest; its log has more")
@@ -411,6 +435,20 @@ mod tests {
             bench.hosting.stop("a", Duration::ZERO);
         });
         assert!(!outcome.unwrap().timed_out);
+    }
+
+    #[tokio::test]
+    async fn there_is_a_log_of_what_has_run_and_of_nothing_else() {
+        let bench = Bench::new(9);
+        let tight = InstanceSpec { memory_limit_bytes: 1, ..bench.spins("tight") };
+        assert!(bench.hosting.start(tight.clone()).await.is_err());
+        assert!(!tight.log_path.exists());
+        std::fs::write(&tight.log_path, "an earlier one\n").unwrap();
+        assert!(bench.hosting.start(tight.clone()).await.is_err());
+        assert!(tight.log_path.exists(), "what another one has written stays");
+        let other = InstanceSpec { log_path: bench.dir.path().join("1.log"), ..bench.spins("a") };
+        bench.hosting.start(other.clone()).await.unwrap();
+        assert!(other.log_path.exists());
     }
 
     #[tokio::test]

@@ -118,8 +118,9 @@ async fn on_kubewasm(pod: &Path) -> Result<String> {
 
 /// The last time that a guest printed.
 fn milliseconds(output: &str) -> Result<f64> {
-    let times = output.lines().filter_map(|line| line.trim().strip_suffix(" us")?.parse::<u32>().ok());
-    let last = times.last().with_context(|| format!("the guest did not print its time, but: {output}"))?;
+    let mut times = output.lines().filter_map(|line| line.trim().strip_suffix(" us")?.parse::<u32>().ok());
+    let last =
+        times.next_back().with_context(|| format!("the guest did not print its time, but: {output}"))?;
     Ok(f64::from(last) / 1000.0)
 }
 

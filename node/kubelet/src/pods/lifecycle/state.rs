@@ -397,23 +397,30 @@ impl State {
     }
 
     /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
-    /// the provider, by `observe`.
+    /// the provider, by `observe`. Of an attempt that the provider does not know, `began` says whether it may
+    /// have run: its process can be gone, and then it is not made to run once more under its number.
     pub fn resume(
         &mut self,
         spec: &Spec,
         observe: impl Fn(&str, u32) -> Option<Observation>,
+        began: impl Fn(&str, u32) -> bool,
         now: Timestamp,
     ) {
         let names: Vec<String> = self.containers.keys().cloned().collect();
         for name in names {
             let hook = spec.container(&name).is_some_and(|c| c.post_start);
             let record = self.container(&name);
-            let observed = observe(&name, record.newest_attempt());
+            let attempt = record.newest_attempt();
+            let observed = observe(&name, attempt);
             match &mut record.stage {
                 Stage::Pulling | Stage::Pulled => record.stage = Stage::Idle,
                 Stage::Starting => match observed {
                     Some(Observation::Running { started_at }) => record.run(started_at, hook),
                     Some(Observation::Exited(exit)) => record.run(exit.started_at, hook),
+                    None if began(&name, attempt) => {
+                        record.run(now, hook);
+                        self.record_observation(&name, None, None, now);
+                    }
                     None => {
                         record.attempts = record.attempts.saturating_sub(1);
                         record.stage = Stage::Idle;

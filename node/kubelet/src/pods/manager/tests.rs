@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Containers by id, with the UID of their pod and whether they run.
 type Containers = BTreeMap<String, (String, bool)>;
 
+/// Name of a pod whose containers are gone before their start is answered.
+const TORN: &str = "torn";
+
 /// Runs what it is told to. What is to be stopped goes on until [`World::let_end`].
 #[derive(Debug)]
 struct Provider {
@@ -61,6 +64,10 @@ impl Runtime for Provider {
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+        if spec.pod_name == TORN {
+            std::fs::write(&spec.log_path, "it has run\n").unwrap();
+            return Err(StartError::Run("the process that runs it has died".to_owned()));
+        }
         self.containers.send_modify(|all| {
             all.insert(spec.id.clone(), (spec.pod_uid.clone(), true));
         });
@@ -381,4 +388,23 @@ async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
     world.synced(Source::Api, &[]).await;
     world.shown(|board| board.mirrors.is_empty()).await;
     world.runs(&[]).await;
+}
+
+/// A container whose process died before it could say that it had started it has run all the same: a pod that
+/// runs once does not run twice.
+#[tokio::test]
+async fn what_has_run_counts_though_its_start_has_failed() {
+    let mut world = World::with(&[]);
+    let mut torn = static_pod(TORN, "s1");
+    torn["spec"]["restartPolicy"] = json!("Never");
+    world.set(torn.clone()).await;
+    let mut mirrored = mirror(TORN, "m1", "s1");
+    mirrored["spec"] = torn["spec"].clone();
+    world.set(mirrored).await;
+    world.told("m1", "Failed").await;
+    let (_, status) = world.written.borrow().last().cloned().unwrap();
+    let statuses = status.container_statuses.unwrap();
+    let end = statuses[0].state.clone().unwrap().terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
+    assert_eq!(statuses[0].restart_count, 0);
 }

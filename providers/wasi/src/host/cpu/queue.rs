@@ -11,6 +11,15 @@ pub(super) struct Place {
     number: u64,
 }
 
+/// Somebody who does not stand in the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::host) enum Arrival {
+    /// It has had no turn yet.
+    New,
+    /// It has had turns, and is of this age.
+    Back(u128),
+}
+
 /// What the line answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -43,12 +52,25 @@ impl<W> Queue<W> {
         Self { free: turns.max(1), waiting: BTreeMap::new(), running: HashMap::new(), next: 0, floor: 0 }
     }
 
-    /// The age at which somebody joins who was away: its own, but not so young that the time in which it
-    /// did not want a turn would count as if it had been kept waiting.
-    pub(super) fn age_of_return(&mut self, age: u128) -> u128 {
+    /// The age at which somebody joins who does not stand in the line. `tick` is the virtual time of one tick,
+    /// for somebody of its weight.
+    ///
+    /// Who was away comes back at its own age, but not younger than all others by more than a tick: the time in
+    /// which it did not want a turn does not count as if it had been kept waiting. Who is new is older by a tick
+    /// than the youngest, so that those who come back, and have used little, go before any number of new ones.
+    pub(super) fn age_of_arrival(&mut self, arrival: Arrival, tick: u128) -> u128 {
         let youngest = self.running.values().copied().chain(self.waiting.keys().next().map(|p| p.age)).min();
-        self.floor = self.floor.max(youngest.unwrap_or(0));
-        age.max(self.floor)
+        match (arrival, youngest) {
+            (Arrival::Back(age), youngest) => {
+                // Virtual time goes on with who is alone.
+                self.floor = self.floor.max(youngest.unwrap_or(age));
+                age.max(self.floor.saturating_sub(tick))
+            }
+            (Arrival::New, youngest) => {
+                self.floor = self.floor.max(youngest.unwrap_or(0));
+                self.floor.saturating_add(tick)
+            }
+        }
     }
 
     /// Somebody of this age wants a turn.
@@ -187,14 +209,16 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_is_first_and_no_younger_than_the_others() {
+    fn who_was_away_is_first_and_next_to_no_younger_than_the_others() {
         let mut queue = Queue::new(1);
-        assert_eq!(queue.age_of_return(0), 0);
+        assert_eq!(queue.age_of_arrival(Arrival::New, 100), 100);
         let first = turn(queue.ask(1_000, "first"));
         let (answer, _) = queue.rotate(first, 1_500, "first");
         let _waits = place(queue.ask(1_400, "waits"));
-        assert_eq!(queue.age_of_return(0), 1_400);
-        assert_eq!(queue.age_of_return(9_000), 9_000, "who has used much does not get younger by sleeping");
+        assert_eq!(queue.age_of_arrival(Arrival::Back(0), 100), 1_300);
+        assert_eq!(queue.age_of_arrival(Arrival::Back(1_350), 100), 1_350);
+        let age = queue.age_of_arrival(Arrival::Back(9_000), 100);
+        assert_eq!(age, 9_000, "who has used much does not get younger by sleeping");
         let (_, next) = queue.rotate(turn(answer), 1_600, "first");
         assert_eq!(next, Some("waits"));
     }
@@ -204,7 +228,40 @@ mod tests {
         let mut queue = Queue::new(2);
         let _light = turn(queue.ask(5_000_000, "light"));
         let _heavy = turn(queue.ask(10, "heavy"));
-        assert_eq!(queue.age_of_return(0), 10);
+        assert_eq!(queue.age_of_arrival(Arrival::Back(0), 0), 10);
+    }
+
+    /// One sleeps and wakes up again and again, first alone, and then while many come that never sleep.
+    #[test]
+    fn any_number_of_new_ones_hold_up_nobody_who_was_there() {
+        const TICK: u128 = 1_000;
+        let mut queue = Queue::new(1);
+        let mut age = queue.age_of_arrival(Arrival::New, TICK);
+        for _ in 0..100 {
+            age = queue.age_of_arrival(Arrival::Back(age), TICK) + 5;
+            let turn = turn(queue.ask(age, "sleeper"));
+            assert_eq!(queue.finish(turn), None);
+        }
+        let new = queue.age_of_arrival(Arrival::New, TICK);
+        let mut running = turn(queue.ask(new, "new"));
+        let mut running_age = new;
+        for _ in 0..100 {
+            for _ in 0..20 {
+                let new = queue.age_of_arrival(Arrival::New, TICK);
+                place(queue.ask(new, "new"));
+            }
+            age = queue.age_of_arrival(Arrival::Back(age), TICK) + 5;
+            let sleeper = place(queue.ask(age, "sleeper"));
+            running_age += TICK;
+            let (_, next) = queue.rotate(running, running_age, "old");
+            assert_eq!(next, Some("sleeper"), "it is its turn as soon as there is one");
+            let sleeper = queue.claim(sleeper, "sleeper").unwrap();
+            // Who is told next is somebody else, whose turn this is then.
+            let next = queue.waiting.keys().next().copied().unwrap();
+            assert!(queue.finish(sleeper).is_some());
+            running = queue.claim(next, "").unwrap();
+            running_age = next.age;
+        }
     }
 
     /// Guests that always want to run, each of a weight, on some turns: how often each has run.

@@ -34,7 +34,7 @@ impl Scheduler {
 
     fn ask(&self, account: &Account, waker: &Waker) -> Answer {
         let mut queue = self.queue();
-        let age = account.aged_at_least(|age| queue.age_of_return(age));
+        let age = account.arrive(|arrival, tick| queue.age_of_arrival(arrival, tick));
         queue.ask(age, waker.clone())
     }
 

@@ -151,6 +151,24 @@ fn a_restarted_agent_runs_the_hook_after_the_start_again() {
     assert_eq!(world.phase(), "Running");
 }
 
+/// A start that came about while nobody looked, of a container that is gone when somebody looks again: it has run,
+/// and counts.
+#[test]
+fn a_restarted_agent_does_not_run_an_attempt_twice() {
+    for (policy, phase, attempts) in
+        [(RestartPolicy::Always, "Running", 2), (RestartPolicy::Never, "Failed", 1)]
+    {
+        let slow = Script { starts: vec![(secs(5), None)], ..Script::default() };
+        let world = World::new(pod(policy, &["c"]))
+            .with("c", slow)
+            .at(2, Deed::Restart { away: secs(4), starts_happen: true })
+            .at(3, Deed::Lose)
+            .run(60);
+        assert_eq!((world.phase().as_str(), world.told("runs").len()), (phase, attempts), "{policy:?}");
+        assert_eq!(world.state.containers["c"].finished[0].exit.reason, crate::runtime::ExitReason::Lost);
+    }
+}
+
 /// A start that came about while nobody looked is found; one that did not is made again under its number.
 #[test]
 fn a_restarted_agent_finds_out_what_has_become_of_a_start() {

@@ -1,6 +1,9 @@
 //! A pretend node: it carries out the actions of `step` after a script, in virtual time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -49,6 +52,8 @@ pub(super) struct World {
     order: u64,
     /// What the provider knows.
     provider: BTreeMap<(String, u32), Observation>,
+    /// What has ever run.
+    begun: BTreeSet<(String, u32)>,
     /// The end of what runs.
     fates: BTreeMap<(String, u32), Fate>,
     pulls: BTreeMap<String, usize>,
@@ -91,6 +96,7 @@ impl World {
             agenda: BTreeMap::new(),
             order: 0,
             provider: BTreeMap::new(),
+            begun: BTreeSet::new(),
             fates: BTreeMap::new(),
             pulls: BTreeMap::new(),
             starts: BTreeMap::new(),
@@ -329,6 +335,7 @@ impl World {
             None => (Timestamp::MAX, 0),
         };
         self.fates.insert(key.clone(), Fate { at, code, reason: ExitReason::Exited });
+        self.begun.insert(key.clone());
         self.provider.insert(key, Observation::Running { started_at: self.now });
     }
 
@@ -443,6 +450,7 @@ impl World {
         self.state.resume(
             &self.spec,
             |name, attempt| self.provider.get(&(name.to_owned(), attempt)).cloned(),
+            |name, attempt| self.begun.contains(&(name.to_owned(), attempt)),
             back,
         );
         if vanished.is_some_and(|e| e.cause == super::super::EndingCause::Vanished) {
