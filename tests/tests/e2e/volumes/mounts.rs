@@ -29,7 +29,7 @@ async fn mounts_are_nested_and_repeated() {
                     { "name": "a", "mountPath": "/data/inner/deep", "subPath": "sub" },
                     { "name": "b", "mountPath": "/data/inner/closed", "subPath": "closed", "readOnly": true },
                     { "name": "b", "mountPath": "/data/inner" },
-                    { "name": "a", "mountPath": "/data" },
+                    { "name": "a", "mountPath": "/data", "mountPropagation": "HostToContainer" },
                     { "name": "a", "mountPath": "/again", "readOnly": true, "recursiveReadOnly": "IfPossible" },
                 ],
             }],
