@@ -53,13 +53,15 @@ e2e: test-build ## End-to-end tests on a real control plane (E2E=name for some o
 	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak
-soak: test-build ## A long storm: agent and workers killed 100 times each under churn of 200 pods (some 15 minutes)
+soak: test-build ## The long tests: a storm of 200 pods and 100 kills each, 1,000 that compute, hostile guests (some 10 minutes)
 	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=100 cargo test --workspace --test e2e -- storm
+	KUBEWASM_TEST_SPINNERS=1000 cargo test --workspace --test e2e -- many_pods_that_compute
+	KUBEWASM_TEST_SIZE=full cargo test --workspace --test hostile -- --test-threads=1
 
 .PHONY: bench
 bench: setup ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
 	cargo build --release -p kubewasm
-	cargo build -p kubewasm-tests --bins
+	cargo build --workspace --bins
 	@KUBEWASM_BIN=$(CURDIR)/target/release/kubewasm target/debug/kubewasm-bench $(BENCH)
 
 .PHONY: fmt-check
