@@ -5,6 +5,7 @@
  *   steady FILE N     read a file N times: each time it must be there, of one size, and all of one letter
  *   write FILE TEXT   write a file
  *   print FILE        print a file
+ *   say TEXT          print a line
  *
  * It exits with 0 at the end of its arguments, with 1 and the reason when something is not so, and with 64 when it
  * does not understand one.
@@ -91,6 +92,8 @@ int main(int argc, char **argv) {
             if (size_of(argv[++i]) < 0)
                 give_up("cannot be read", argv[i]);
             fputs(text, stdout);
+        } else if (!strcmp(verb, "say") && left >= 1) {
+            puts(argv[++i]);
         } else if (!strcmp(verb, "until") && left >= 2) {
             await_text(argv[i + 1], argv[i + 2]);
             i += 2;

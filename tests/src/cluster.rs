@@ -3,9 +3,11 @@
 //! [`Cluster::start`] makes certificates ([`pki`]), starts the programs one after the other, each awaited by
 //! its own health endpoint, and applies what a node needs to join ([`bootstrap`]). The programs come from
 //! `tests/cluster/build.sh` ([`programs`]). Nothing is configured that a production cluster would do
-//! otherwise, except that etcd does not sync to disk.
+//! otherwise, except that etcd does not sync to disk, that requests for config maps and secrets are noted down
+//! ([`audit`]), and that what pods may ask for on clusters that enable it (trust bundles, certificates) is enabled.
 
 pub mod address;
+pub mod audit;
 pub mod bootstrap;
 pub mod kubeconfig;
 pub mod pki;
@@ -49,6 +51,9 @@ const SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
 /// Addresses of pods; every node gets a part of it.
 const POD_RANGE: &str = "10.244.0.0/16";
+
+/// What a node may be asked for that API servers do not take by default.
+const FEATURES: &str = "ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true";
 
 /// Ports of one cluster, all on 127.0.0.1.
 #[derive(Debug)]
@@ -109,9 +114,11 @@ impl Cluster {
             scheduler: home.log("kube-scheduler"),
         };
         start_etcd(&programs, &pki, &ports, &folder, &logs.etcd).await?;
+        audit::write_policy(&audit_policy(&folder))?;
         let service = service_endpoint(node_address);
         let apiserver =
-            start_apiserver(&programs, &pki, ports.etcd, ports.apiserver, service, &logs.apiserver).await?;
+            start_apiserver(&programs, &pki, &folder, ports.etcd, ports.apiserver, service, &logs.apiserver)
+                .await?;
         let cluster =
             Self { programs, pki, ports, folder, logs, node_address, apiserver: Mutex::new(apiserver) };
         cluster.write_kubeconfig("admin", cluster.ports.apiserver, cluster.as_admin())?;
@@ -186,6 +193,15 @@ impl Cluster {
         self.node_address
     }
 
+    /// What nodes have asked the API server for and were granted, of config maps and secrets of `namespace`, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn requests_of_nodes(&self, namespace: &str) -> Result<Vec<audit::Request>> {
+        audit::requests(&audit_log(&self.folder), namespace)
+    }
+
     /// Takes the API server away, as in an outage.
     ///
     /// # Errors
@@ -220,7 +236,7 @@ impl Cluster {
     }
 
     async fn start_apiserver_at(&self, port: u16, service: Option<IpAddr>, log: &Path) -> Result<Process> {
-        start_apiserver(&self.programs, &self.pki, self.ports.etcd, port, service, log).await
+        start_apiserver(&self.programs, &self.pki, &self.folder, self.ports.etcd, port, service, log).await
     }
 
     fn as_admin(&self) -> Credentials<'_> {
@@ -327,6 +343,7 @@ fn service_endpoint(address: IpAddr) -> Option<IpAddr> {
 async fn start_apiserver(
     programs: &Programs,
     pki: &Pki,
+    folder: &Path,
     etcd_port: u16,
     port: u16,
     service: Option<IpAddr>,
@@ -349,6 +366,10 @@ async fn start_apiserver(
         .arg(flag("service-account-key-file", pki.service_account.certificate.display()))
         .arg(flag("service-account-signing-key-file", pki.service_account.key.display()))
         .arg(flag("service-cluster-ip-range", SERVICE_RANGE))
+        .arg(flag("audit-policy-file", audit_policy(folder).display()))
+        .arg(flag("audit-log-path", audit_log(folder).display()))
+        .arg(flag("runtime-config", "certificates.k8s.io/v1beta1=true"))
+        .arg(flag("feature-gates", FEATURES))
         .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
         .args(["--bind-address=127.0.0.1", "--enable-bootstrap-token-auth", "--allow-privileged"]);
     match service {
@@ -372,6 +393,14 @@ async fn await_healthy(process: &mut Process, port: u16, path: &str) -> Result<(
             client.request_text(request).await.map(drop).map_err(|error| error.to_string())
         })
         .await
+}
+
+fn audit_policy(folder: &Path) -> PathBuf {
+    folder.join("audit-policy.json")
+}
+
+fn audit_log(folder: &Path) -> PathBuf {
+    folder.join("audit.log")
 }
 
 fn http_get(path: &str) -> Result<http::Request<Vec<u8>>> {

@@ -146,10 +146,11 @@ impl Agent {
             ..NodeFacts::default()
         });
         let (view, admission) = watch::channel(NodeView::default());
-        let volumes = Volumes::new(client.clone(), volume_settings(&config));
+        let cluster = Cluster::new(client, all_services, all_runtime_classes);
+        let volumes = Volumes::new(&cluster, volume_settings(&config));
         let shared = Arc::new(Shared {
             runtime,
-            api: Arc::new(Cluster::new(client, all_services, all_runtime_classes)),
+            api: Arc::new(cluster),
             recorder,
             records,
             volumes: Arc::new(volumes),

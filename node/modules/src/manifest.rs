@@ -269,9 +269,10 @@ impl ImageConfig {
         })
     }
 
-    /// True when the first word of the command names a module file.
-    pub(crate) fn starts_module(&self) -> bool {
-        self.entrypoint.first().or(self.cmd.first()).is_some_and(|program| program.ends_with(".wasm"))
+    /// True when the first word of the command names a file that is no module. An image without a command is one
+    /// of files alone, for volumes, and these are the same on every platform.
+    pub(crate) fn starts_other_than_module(&self) -> bool {
+        self.entrypoint.first().or(self.cmd.first()).is_some_and(|program| !program.ends_with(".wasm"))
     }
 }
 

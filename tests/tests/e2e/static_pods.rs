@@ -93,6 +93,69 @@ async fn a_static_pod_goes_by_its_file() {
     .await;
 }
 
+/// A static pod has the volumes that need no API server; one that refers to an object of it is refused, and says which
+/// kind in the node's log.
+#[tokio::test]
+async fn a_static_pod_has_volumes_of_its_node() {
+    with_temp_ns(async |client, ns| {
+        let home = &suite().await.home;
+        let files = Files::new(home, "with-volumes");
+        let shared = home.folder("static-host-path").unwrap();
+        fs::write(shared.join("note"), "of the node").unwrap();
+        let image = &suite().await.actor.tagged;
+        let args = [
+            "write",
+            "/disk/a",
+            "x",
+            "same",
+            "/pod/namespace",
+            ns,
+            "stat",
+            "/image/actor",
+            "same",
+            "/host/note",
+            "of the node",
+            "say",
+            "well",
+            "sleep",
+            "600",
+        ];
+        let mut web = pod("web", ns, image, &args);
+        web["spec"]["volumes"] = json!([
+            { "name": "disk", "emptyDir": {} },
+            { "name": "pod", "downwardAPI": { "items": [
+                { "path": "namespace", "fieldRef": { "fieldPath": "metadata.namespace" } },
+            ] } },
+            { "name": "image", "image": { "reference": image } },
+            { "name": "host", "hostPath": { "path": shared } },
+        ]);
+        web["spec"]["containers"][0]["volumeMounts"] = ["disk", "pod", "image", "host"]
+            .map(|name| json!({ "name": name, "mountPath": format!("/{name}") }))
+            .into_iter()
+            .collect();
+        files.write("web.yaml", &web);
+        let mut refers = pod("refers", ns, image, &["say", "never"]);
+        refers["spec"]["volumes"] = json!([{ "name": "v", "configMap": { "name": "c" } }]);
+        files.write("refers.yaml", &refers);
+        let options = files.options().flag(format!("--allow-host-path={}", shared.display()));
+        let node = own_node("with-volumes-node", &options).await;
+        let pods = Pods::new(&client, ns);
+        let name = "web-with-volumes-node";
+        pods.until(name, "running", running).await;
+        let said = async || match pods.logs(name).await {
+            log if log.ends_with("well\n") => Ok(()),
+            log => Err(log),
+        };
+        wait::until("what the static pod says", SOON, said).await.unwrap();
+        let log = fs::read_to_string(home.log(node.name())).unwrap();
+        let refused =
+            log.lines().find(|line| line.contains("refers.yaml")).unwrap_or_else(|| panic!("{log}"));
+        assert!(refused.contains("configmaps (via configmap volumes)"), "{refused}");
+        remove(&client, node).await;
+    })
+    .await;
+}
+
 /// A mirror whose file was removed while the node was down goes when the node is back; a pod whose file is
 /// still there has gone on meanwhile.
 #[tokio::test]

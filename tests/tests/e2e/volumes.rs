@@ -1,15 +1,26 @@
-//! Volumes, as guests see them.
+//! Volumes, as guests see them and as they are on the node.
 
-use std::{path::PathBuf, time::Duration};
+mod host_paths;
+mod leftovers;
+mod missing;
+mod mounts;
+mod projected;
+mod tokens;
+mod watches;
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use kubewasm_tests::{
     guests,
-    node::Options,
+    node::{Node, Options},
     registry::{Pushed, image::Content},
     wait,
 };
@@ -21,7 +32,7 @@ use crate::{
 };
 
 /// `tests/guests/follower.c` as an image, with a file of its own beside the program.
-async fn follower() -> Pushed {
+pub(crate) async fn follower() -> Pushed {
     let module = guests::guest("follower.c").await.unwrap();
     let image = Content::Image {
         files: vec![("follower".to_owned(), module), ("data/note".to_owned(), b"from the image".to_vec())],
@@ -33,18 +44,29 @@ async fn follower() -> Pushed {
 }
 
 /// A container named `main` that runs `image` with `args` and mounts the volume `v` at `/v`.
-fn main(image: &Pushed, args: &[&str]) -> Value {
+pub(crate) fn main(image: &Pushed, args: &[&str]) -> Value {
     let mount = json!({ "name": "v", "mountPath": "/v" });
     json!({ "name": "main", "image": image.tagged, "args": args, "volumeMounts": [mount] })
 }
 
-async fn create_config_map(client: &Client, ns: &str, name: &str, data: Value) {
+/// A container that does nothing, so that its pod and its volumes stay. Its status comes after that of `main`.
+pub(crate) async fn holds() -> Value {
+    json!({ "name": "waits", "image": suite().await.actor.tagged, "args": ["sleep", "600"] })
+}
+
+pub(crate) async fn create_config_map(client: &Client, ns: &str, name: &str, data: Value) {
     let object = serde_json::from_value(json!({ "metadata": { "name": name }, "data": data })).unwrap();
     let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), ns);
     config_maps.create(&PostParams::default(), &object).await.unwrap();
 }
 
-async fn change_config_map(client: &Client, ns: &str, name: &str, data: Value) {
+pub(crate) async fn create_secret(client: &Client, ns: &str, name: &str, data: Value) {
+    let object = serde_json::from_value(json!({ "metadata": { "name": name }, "stringData": data })).unwrap();
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), ns);
+    secrets.create(&PostParams::default(), &object).await.unwrap();
+}
+
+pub(crate) async fn change_config_map(client: &Client, ns: &str, name: &str, data: Value) {
     let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), ns);
     let patch = Patch::Merge(json!({ "data": data }));
     config_maps.patch(name, &PatchParams::default(), &patch).await.unwrap();
@@ -75,19 +97,29 @@ async fn a_config_map_is_followed() {
         });
         pods.create("reader", spec).await;
         pods.until("reader", "running", running).await;
-        for letter in ["b", "a", "b", "a", "b", "c"] {
+        // Each change as soon as the one before is there: the reader meets them at every moment.
+        let folder = folder(&pods.api().get("reader").await.unwrap(), "configmap", "v").await;
+        let mut changes = 0;
+        let change = async |letter: &str| {
             change_config_map(&client, ns, "cm", letters(letter)).await;
-            // Not awaited by any condition: the reader is to meet changes at every moment.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            holds_text(&folder.join("state"), letter).await;
+        };
+        let has_read = async || logs_of(&pods, "reader", "main").await.contains("reads");
+        while changes < 20 || !has_read().await {
+            change(["b", "a"][changes % 2]).await;
+            changes += 1;
         }
+        // The last one ends the pod, and with it its volumes.
+        change_config_map(&client, ns, "cm", letters("c")).await;
         pods.phase("reader", "Succeeded").await;
-        assert!(logs_of(&pods, "reader", "main").await.starts_with("10000 reads"));
+        let log = logs_of(&pods, "reader", "main").await;
+        assert_eq!(log, "10000 reads, some changes\n", "after {changes} changes");
         assert_eq!(logs_of(&pods, "reader", "part").await, "a");
     })
     .await;
 }
 
-async fn logs_of(pods: &Pods, pod: &str, container: &str) -> String {
+pub(crate) async fn logs_of(pods: &Pods, pod: &str, container: &str) -> String {
     let params =
         kube::api::LogParams { container: Some(container.to_owned()), ..kube::api::LogParams::default() };
     pods.api().logs(pod, &params).await.unwrap()
@@ -114,7 +146,7 @@ async fn a_missing_config_map_is_waited_for() {
         let state = pods.waiting("wants", &["ContainerCreating"]).await;
         assert_eq!(state.message, None);
 
-        let args = ["until", "/v/key", "there", "gone", "/v/key"];
+        let args = ["until", "/v/key", "there", "say", "seen", "gone", "/v/key"];
         let spec = json!({ "volumes": volume("maybe", true), "containers": [main(&image, &args)] });
         pods.create("takes", spec).await;
         pods.until("takes", "running", running).await;
@@ -123,7 +155,11 @@ async fn a_missing_config_map_is_waited_for() {
         pods.phase("wants", "Succeeded").await;
         let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), ns);
         // The guest has to have seen it before it goes.
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        let has_seen = async || match pods.logs("takes").await.as_str() {
+            "seen\n" => Ok(()),
+            log => Err(format!("its log is {log:?}")),
+        };
+        wait::until("what the guest has seen", SOON, has_seen).await.unwrap();
         config_maps.delete("maybe", &DeleteParams::default()).await.unwrap();
         pods.phase("takes", "Succeeded").await;
     })
@@ -219,7 +255,7 @@ async fn a_path_of_the_node_is_for_those_who_may() {
     with_temp_ns(async |client, ns| {
         let (pods, image) = (Pods::new(&client, ns), follower().await);
         let folder = suite().await.home.folder("host-path").unwrap();
-        std::fs::write(folder.join("note"), "of the node").unwrap();
+        fs::write(folder.join("note"), "of the node").unwrap();
         let spec = |node: &str| {
             json!({
                 "nodeSelector": { "kubernetes.io/hostname": node },
@@ -236,53 +272,71 @@ async fn a_path_of_the_node_is_for_those_who_may() {
         let node = own_node("host-path-node", &options).await;
         pods.create("allowed", spec(node.name())).await;
         pods.phase("allowed", "Succeeded").await;
-        assert_eq!(std::fs::read_to_string(folder.join("answer")).unwrap(), "of the guest");
+        assert_eq!(fs::read_to_string(folder.join("answer")).unwrap(), "of the guest");
     })
     .await;
 }
 
-/// A claim that is bound to a local volume of the node is mounted, and outlives its pod.
+/// Claims that are bound to a local volume of the node, or to one of its folders, are mounted, and outlive their
+/// pods. What an administrator has made a volume needs no other permission.
 #[tokio::test]
 async fn a_claim_is_mounted() {
     with_temp_ns(async |client, ns| {
         let (pods, image) = (Pods::new(&client, ns), follower().await);
-        let folder = suite().await.home.folder("local-volume").unwrap();
-        let volumes: Api<PersistentVolume> = Api::all(client.clone());
-        let volume = json!({
-            "metadata": { "name": format!("{ns}-local") },
-            "spec": {
-                "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-                "local": { "path": folder },
-                "claimRef": { "namespace": ns, "name": "data" },
-                "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
-                    { "key": "kubernetes.io/hostname", "operator": "In", "values": [NODE] },
-                ] }] } },
-            },
-        });
-        let volume =
-            volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), ns);
-        let claim = json!({
-            "metadata": { "name": "data" },
-            "spec": {
-                "accessModes": ["ReadWriteOnce"], "storageClassName": "",
-                "volumeName": volume.metadata.name, "resources": { "requests": { "storage": "1Gi" } },
-            },
-        });
-        claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
-        for (name, args) in [("writes", ["write", "/v/kept", "yes"]), ("reads", ["until", "/v/kept", "yes"])]
-        {
-            let spec = json!({
-                "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }],
-                "containers": [main(&image, &args)],
-            });
-            pods.create(name, spec).await;
-            pods.phase(name, "Succeeded").await;
+        for (kind, source) in [("local", json!({})), ("hostPath", json!({ "type": "DirectoryOrCreate" }))] {
+            let folder = suite().await.home.folder("volumes").unwrap().join(kind);
+            if kind == "local" {
+                fs::create_dir(&folder).unwrap();
+            }
+            claim_and_mount(&client, ns, &pods, &image, (kind, source, &folder)).await;
         }
-        assert_eq!(std::fs::read_to_string(folder.join("kept")).unwrap(), "yes");
-        volumes.delete(&volume.metadata.name.unwrap(), &DeleteParams::default()).await.unwrap();
     })
     .await;
+}
+
+async fn claim_and_mount(
+    client: &Client,
+    ns: &str,
+    pods: &Pods,
+    image: &Pushed,
+    (kind, mut source, folder): (&str, Value, &Path),
+) {
+    let name = kind.to_lowercase();
+    source["path"] = json!(folder);
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let volume = json!({
+        "metadata": { "name": format!("{ns}-{name}") },
+        "spec": {
+            "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "storageClassName": "",
+            kind: source,
+            "claimRef": { "namespace": ns, "name": name },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
+                { "key": "kubernetes.io/hostname", "operator": "In", "values": [NODE] },
+            ] }] } },
+        },
+    });
+    let volume =
+        volumes.create(&PostParams::default(), &serde_json::from_value(volume).unwrap()).await.unwrap();
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), ns);
+    let claim = json!({
+        "metadata": { "name": name },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "",
+            "volumeName": volume.metadata.name, "resources": { "requests": { "storage": "1Gi" } },
+        },
+    });
+    claims.create(&PostParams::default(), &serde_json::from_value(claim).unwrap()).await.unwrap();
+    for (verb, args) in [("writes", ["write", "/v/kept", "yes"]), ("reads", ["until", "/v/kept", "yes"])] {
+        let pod = format!("{name}-{verb}");
+        let spec = json!({
+            "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": name } }],
+            "containers": [main(image, &args)],
+        });
+        pods.create(&pod, spec).await;
+        pods.phase(&pod, "Succeeded").await;
+    }
+    assert_eq!(fs::read_to_string(folder.join("kept")).unwrap(), "yes");
+    volumes.delete(&volume.metadata.name.unwrap(), &DeleteParams::default()).await.unwrap();
 }
 
 /// The files of an image are mounted read-only.
@@ -354,20 +408,50 @@ async fn volumes_go_with_their_pod() {
         let pod = pods.phase("short", "Succeeded").await;
         assert!(container(&pod).is_some());
         for folder in folders(&pod).await {
-            wait::until(&format!("the end of {}", folder.display()), SOON, async || match folder.exists() {
-                true => Err("it is still there".to_owned()),
-                false => Ok(()),
-            })
-            .await
-            .unwrap();
+            has_gone(&folder).await;
         }
     })
     .await;
 }
 
+/// The folder of a volume on the shared node.
+pub(crate) async fn folder(pod: &Pod, plugin: &str, name: &str) -> PathBuf {
+    of_volume(&folders(pod).await, plugin, name)
+}
+
+/// The folder of a volume in one of these folders of its pod: on disk or in memory.
+pub(crate) fn of_volume(folders: &[PathBuf; 2], plugin: &str, name: &str) -> PathBuf {
+    let found = folders.iter().map(|folder| folder.join(format!("kubernetes.io~{plugin}")).join(name));
+    found.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| panic!("no {name} in {folders:?}"))
+}
+
+/// Waits until a file of the node holds this text.
+pub(crate) async fn holds_text(path: &Path, text: &str) {
+    wait::until(&format!("the text of {}", path.display()), SOON, async || match fs::read_to_string(path) {
+        Ok(found) if found == text => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await
+    .unwrap();
+}
+
+/// Waits until there is no such file on the node any more.
+pub(crate) async fn has_gone(path: &Path) {
+    wait::until(&format!("the end of {}", path.display()), SOON, async || match path.exists() {
+        true => Err("it is still there".to_owned()),
+        false => Ok(()),
+    })
+    .await
+    .unwrap();
+}
+
 /// Where the shared node keeps the volumes of a pod.
-async fn folders(pod: &Pod) -> [PathBuf; 2] {
-    let root = suite().await.node.root();
+pub(crate) async fn folders(pod: &Pod) -> [PathBuf; 2] {
+    folders_of(&suite().await.node, pod)
+}
+
+/// Where a node keeps the volumes of a pod.
+pub(crate) fn folders_of(node: &Node, pod: &Pod) -> [PathBuf; 2] {
     let uid = pod.metadata.uid.as_deref().unwrap();
-    [root.join("pods").join(uid).join("volumes"), root.join("memory").join(uid)]
+    [node.root().join("pods").join(uid).join("volumes"), node.root().join("memory").join(uid)]
 }

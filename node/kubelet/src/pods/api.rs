@@ -2,9 +2,10 @@
 //!
 //! There are two: [`Cluster`], an API server, and [`Alone`], none at all.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
+use futures::future::{try_join, try_join_all};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Pod, PodStatus, Secret, Service},
     node::v1::RuntimeClass,
@@ -17,13 +18,12 @@ use kube::{
 
 use tokio::sync::watch;
 
-use super::{environment::References, status_patch};
+use super::{
+    environment::References,
+    objects::{ClusterObjects, ObjectSource},
+    status_patch,
+};
 use crate::mirror::Mirrored;
-
-/// The Node authorizer learns of a new pod at the same time as its node does. For a moment, what the pod
-/// refers to is forbidden; asking again at once saves the back-off of a failed start.
-const FORBIDDEN_TRIES: u32 = 5;
-const FORBIDDEN_DELAY: Duration = Duration::from_millis(100);
 
 /// The cluster as a pod task sees it.
 #[async_trait]
@@ -41,7 +41,7 @@ pub trait PodApi: std::fmt::Debug + Send + Sync + 'static {
     /// As for [`PodApi::publish`].
     async fn finalize(&self, pod: &Pod) -> Result<(), ApiError>;
 
-    /// Fetches what a container's environment refers to. What does not exist is left out.
+    /// What a container's environment refers to, as it is now. What does not exist is left out.
     ///
     /// # Errors
     /// [`ApiError::Later`] when an object could not be read.
@@ -65,9 +65,9 @@ pub trait PodApi: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Clone, Default)]
 pub struct Objects {
     /// Config maps.
-    pub config_maps: BTreeMap<String, ConfigMap>,
+    pub config_maps: BTreeMap<String, Arc<ConfigMap>>,
     /// Secrets.
-    pub secrets: BTreeMap<String, Secret>,
+    pub secrets: BTreeMap<String, Arc<Secret>>,
 }
 
 // Contents of secrets stay out of logs.
@@ -111,6 +111,7 @@ impl From<kube::Error> for ApiError {
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    objects: Arc<ClusterObjects>,
     services: Mirrored<Service>,
     runtime_classes: Mirrored<RuntimeClass>,
 }
@@ -125,31 +126,18 @@ impl Cluster {
     /// A cluster, with mirrors of all its services and runtime classes.
     #[must_use]
     pub fn new(client: Client, services: Mirrored<Service>, runtime_classes: Mirrored<RuntimeClass>) -> Self {
-        Self { client, services, runtime_classes }
+        let objects = Arc::new(ClusterObjects::new(client.clone()));
+        Self { client, objects, services, runtime_classes }
+    }
+
+    /// The objects that pods refer to: one watch of each for all who ask here.
+    pub(super) fn object_source(&self) -> Arc<dyn ObjectSource> {
+        Arc::clone(&self.objects) as Arc<dyn ObjectSource>
     }
 
     fn pods(&self, pod: &Pod) -> (Api<Pod>, String) {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         (Api::namespaced(self.client.clone(), namespace), pod.metadata.name.clone().unwrap_or_default())
-    }
-
-    async fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, ApiError>
-    where
-        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
-        K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
-    {
-        let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        let mut tries = FORBIDDEN_TRIES;
-        loop {
-            tries -= 1;
-            match api.get_opt(name).await {
-                Err(kube::Error::Api(status)) if status.code == 403 && tries > 0 => {
-                    tokio::time::sleep(FORBIDDEN_DELAY).await;
-                }
-                Err(kube::Error::Api(status)) => return Err(ApiError::Later(status.message.clone())),
-                other => return other.map_err(|error| ApiError::Later(error.to_string())),
-            }
-        }
     }
 }
 
@@ -173,18 +161,20 @@ impl PodApi for Cluster {
     }
 
     async fn objects(&self, namespace: &str, references: &References) -> Result<Objects, ApiError> {
-        let mut objects = Objects::default();
-        for name in &references.config_maps {
-            if let Some(object) = self.get(namespace, name).await? {
-                objects.config_maps.insert(name.clone(), object);
-            }
-        }
-        for name in &references.secrets {
-            if let Some(object) = self.get(namespace, name).await? {
-                objects.secrets.insert(name.clone(), object);
-            }
-        }
-        Ok(objects)
+        // All at once: the first of a pod's containers to be started asks for each of them for the first time.
+        let config_maps = references.config_maps.iter().map(async |name| {
+            let object = self.objects.config_map(namespace, name).answer("configmap").await?;
+            Ok::<_, ApiError>(object.map(|object| (name.clone(), object)))
+        });
+        let secrets = references.secrets.iter().map(async |name| {
+            let object = self.objects.secret(namespace, name).answer("secret").await?;
+            Ok::<_, ApiError>(object.map(|object| (name.clone(), object)))
+        });
+        let (config_maps, secrets) = try_join(try_join_all(config_maps), try_join_all(secrets)).await?;
+        Ok(Objects {
+            config_maps: config_maps.into_iter().flatten().collect(),
+            secrets: secrets.into_iter().flatten().collect(),
+        })
     }
 
     fn services(&self) -> Option<Vec<Arc<Service>>> {

@@ -4,7 +4,7 @@
 //! `pkg/credentialprovider` does: by host, which may hold `*` in its parts, port, and leading path, the
 //! longest key first.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::Secret;
@@ -32,7 +32,7 @@ struct Entry {
 /// The credentials that apply to `image`, best first: from `secrets` in their order, then from `file`, the
 /// text of the node's `config.json`. What cannot be understood is left out, and said without its content.
 #[must_use]
-pub(super) fn for_image(image: &str, secrets: &[Secret], file: Option<&str>) -> Vec<Credential> {
+pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>) -> Vec<Credential> {
     let mut found = Vec::new();
     for secret in secrets {
         match entries(secret) {
@@ -167,7 +167,7 @@ mod tests {
         let broken: Secret =
             serde_json::from_value(serde_json::json!({"data": {".dockerconfigjson": "e30xMjM="}})).unwrap();
         let file = r#"{"auths": {"r.io": {"username": "node", "password": "n"}, "x.io": {"username": "x", "password": "x"}}}"#;
-        let found = for_image("r.io/team/a:v1", &[broken, secret, old], Some(file));
+        let found = for_image("r.io/team/a:v1", &[broken, secret, old].map(Arc::new), Some(file));
         let pairs: Vec<_> = found.iter().map(|c| (c.username.as_str(), c.password.as_str())).collect();
         assert_eq!(pairs, [("t", "s"), ("u", "p:q"), ("", "tok"), ("node", "n")]);
         assert!(!format!("{found:?}").contains("p:q"));

@@ -12,6 +12,7 @@ pub(super) fn of(pod: &Pod, container: &Container) -> Option<String> {
     let pod_security = spec.security_context.as_ref();
     let security = container.security_context.as_ref();
     let set = |value: Option<bool>| value == Some(true);
+    let mut mounts = container.volume_mounts.iter().flatten();
     let added = security.and_then(|s| s.capabilities.as_ref()).and_then(|c| c.add.as_ref());
     let refused = [
         (set(spec.host_pid), "spec.hostPID", "a guest is not a process"),
@@ -51,6 +52,11 @@ pub(super) fn of(pod: &Pod, container: &Container) -> Option<String> {
             container.volume_devices.as_ref().is_some_and(|l| !l.is_empty()),
             "volumeDevices",
             "a guest cannot use block devices",
+        ),
+        (
+            mounts.any(|mount| mount.recursive_read_only.as_deref() == Some("Enabled")),
+            "volumeMounts.recursiveReadOnly",
+            "what is mounted inside a volume keeps its own settings",
         ),
     ];
     let (_, field, why) = refused.into_iter().find(|(refused, ..)| *refused)?;
@@ -104,6 +110,22 @@ mod tests {
                 json!({}),
                 json!({"volumeDevices": [{"name": "d", "devicePath": "/dev/x"}]}),
                 Some("volumeDevices"),
+            ),
+            (
+                json!({}),
+                json!({"volumeMounts": [
+                    {"name": "v", "mountPath": "/v"},
+                    {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Enabled"},
+                ]}),
+                Some("volumeMounts.recursiveReadOnly"),
+            ),
+            (
+                json!({}),
+                json!({"volumeMounts": [
+                    {"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": "IfPossible"},
+                    {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"},
+                ]}),
+                None,
             ),
         ];
         for (mut spec, mut container, expected) in table {

@@ -81,7 +81,7 @@ async fn fill(
     } else {
         ImageConfig::default()
     };
-    if source.last_resort && !config.starts_module() {
+    if source.last_resort && config.starts_other_than_module() {
         return Err(PullFailure::Unsupported(
             "it is built for Linux, and what it starts is no .wasm file; build it with --platform wasi/wasm"
                 .to_owned(),

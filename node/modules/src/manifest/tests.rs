@@ -125,7 +125,7 @@ fn an_image_configuration() {
     let text = r#"{"os": "wasi", "config": {"Entrypoint": ["/hello.wasm"], "Cmd": ["a"], "WorkingDir": "/srv",
                    "Env": ["A=1", "B=x=y", "C"], "User": "1000"}}"#;
     let config = ImageConfig::parse(text.as_bytes()).unwrap();
-    assert!(config.starts_module());
+    assert!(!config.starts_other_than_module());
     assert_eq!(
         config,
         ImageConfig {
@@ -136,4 +136,19 @@ fn an_image_configuration() {
             user: Some("1000".into()),
         }
     );
+}
+
+#[test]
+fn what_an_image_for_linux_may_start() {
+    for (config, expected) in [
+        (json!({"Entrypoint": ["/app.wasm"], "Cmd": ["x"]}), false),
+        (json!({"Cmd": ["/app.wasm"]}), false),
+        (json!({"Entrypoint": ["/bin/sh", "/app.wasm"]}), true),
+        (json!({"Cmd": ["nginx"]}), true),
+        // Files alone, for a volume.
+        (json!({}), false),
+    ] {
+        let parsed = ImageConfig::parse(json!({"config": config}).to_string().as_bytes()).unwrap();
+        assert_eq!(parsed.starts_other_than_module(), expected, "{config}");
+    }
 }

@@ -1,8 +1,12 @@
 //! The files of an image, and what a container writes over them.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use kubewasm_wasi::spec::{InstanceSpec, RootSpec};
+use nix::{
+    errno::Errno,
+    mount::{MntFlags, MsFlags, mount, umount2},
+};
 
 use crate::world::{Ran, World, ok};
 
@@ -189,4 +193,67 @@ async fn failures_have_their_names() {
     ] {
         assert_eq!(world.run(image(&world), argv).await, Ran { code: 1, text: expected.into() });
     }
+}
+
+/// The place where containers are made, on a file system that cannot be the upper layer of an overlay: another overlay.
+struct NoUpperLayer(PathBuf);
+
+impl NoUpperLayer {
+    /// `None`, with a line that says so, where this process may not mount.
+    fn below(world: &World) -> Option<Self> {
+        let layer = |name: &str| world.tree(name, &[]).display().to_string();
+        let place = world.tree("pods", &[]);
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
+        match mount(Some("overlay"), &place, Some("overlay"), MsFlags::empty(), Some(options.as_str())) {
+            Ok(()) => Some(Self(place)),
+            Err(Errno::EPERM) => {
+                eprintln!("not tested: this process may not mount");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl Drop for NoUpperLayer {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// Where the kernel makes no overlay, the files of the image are copied for each container, which makes no difference to
+/// a guest.
+#[tokio::test]
+async fn without_an_overlay_the_image_is_copied() {
+    let world = World::new().await;
+    let Some(_place) = NoUpperLayer::below(&world) else { return };
+    let image =
+        world.linked_tree("image", &[("etc/motd", "hello"), ("srv/list", "one")], &[("link", "etc/motd")]);
+    let argv = [
+        "cat",
+        "/link",
+        "write",
+        "/etc/motd",
+        "changed",
+        "rename",
+        "/srv",
+        "/moved",
+        "cat",
+        "/moved/list",
+        "say",
+        "",
+        "ls",
+        "/",
+    ];
+    for attempt in ["first", "second"] {
+        let spec = world.spec(RootSpec { image: Some(image.clone()), ..RootSpec::default() }, &argv);
+        assert_eq!(world.run_spec(&spec).await, ok("helloone\netc\nlink\nmoved\ntmp\n"), "{attempt}");
+        let scratch = spec.root.scratch.unwrap();
+        assert_eq!(fs::read_to_string(scratch.join("root/etc/motd")).unwrap(), "changed", "it is a copy");
+    }
+    let root = RootSpec { image: Some(image.clone()), read_only: true, ..RootSpec::default() };
+    let ran = world.run(root, &["try", "write", "/etc/motd", "changed", "cat", "/etc/motd"]).await;
+    assert_eq!(ran, ok("cannot open /etc/motd: Read-only file system\nhello\n"));
+    assert_eq!(fs::read_to_string(image.join("etc/motd")).unwrap(), "hello");
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod components;
 mod escapes;
 mod image;
 mod lifecycle;

@@ -1,10 +1,11 @@
 //! What a worker has given up before it hosts anything.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, os::unix::fs::symlink};
 
+use kubewasm_wasi::supervisor::{Supervisor, SupervisorOptions};
 use rustix::process::Pid;
 
-use super::{AN_HOUR, NOW, Node, sleeps};
+use super::{AN_HOUR, NOW, Node, exit_of, sleeps, support::program};
 
 /// The fields of `/proc/PID/status`.
 fn status(pid: Pid) -> BTreeMap<String, String> {
@@ -66,5 +67,62 @@ async fn a_worker_has_none_of_the_agents_environment() {
         .collect();
     let allowed = ["KUBEWASM_V", "KUBEWASM_LOG", "RUST_BACKTRACE"];
     assert!(names.iter().all(|name| allowed.contains(&name.as_str())), "{names:?}");
+    agent.shutdown(NOW).await;
+}
+
+/// What a worker is not to see of its agent's stays hidden when it is replaced, as every rotation of a certificate
+/// does, and when it appears later; everything beside it is there as before.
+#[tokio::test]
+async fn hidden_files_stay_hidden_when_they_are_replaced() {
+    let node = Node::new();
+    // The worker's own folder is beside the secrets, as in a node's root folder.
+    let dir = node.dir.path().canonicalize().unwrap().join("root");
+    for folder in ["pki", "config"] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+    }
+    for (name, text) in [
+        ("kubeconfig", "a token"),
+        ("beside", "no secret"),
+        ("pki/key", "a key"),
+        ("config/linked", "another token"),
+    ] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    symlink("config/linked", dir.join("link")).unwrap();
+    let mut options = SupervisorOptions::new(dir.join("workers"), program());
+    options.with_parent = true;
+    options.hidden = ["kubeconfig", "later", "pki", "link"].map(|name| dir.join(name)).into();
+    let agent = Supervisor::open(options).await.unwrap();
+    agent.start("node", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
+    let log = fs::read_to_string(dir.join("workers/node/worker.log")).unwrap();
+    if log.contains("it has no mount namespace of its own") {
+        eprintln!("not tested: workers may not mount here");
+        return;
+    }
+    let worker = fs::read_to_string(dir.join("workers/node/worker.lock")).unwrap().trim().to_owned();
+    let seen =
+        |name: &str| fs::read_to_string(format!("/proc/{worker}/root{}", dir.join(name).display())).ok();
+    let hidden = ["kubeconfig", "later", "pki/key", "link", "config/linked"];
+    for name in hidden {
+        assert_eq!(seen(name), None, "{name}");
+    }
+
+    for (name, text) in
+        [("kubeconfig", "a new token"), ("later", "a late token"), ("config/linked", "a third")]
+    {
+        fs::write(dir.join("new"), text).unwrap();
+        fs::rename(dir.join("new"), dir.join(name)).unwrap();
+    }
+    fs::write(dir.join("pki/new"), "a new key").unwrap();
+    fs::rename(dir.join("pki/new"), dir.join("pki/key")).unwrap();
+    for name in hidden {
+        assert_eq!(seen(name), None, "{name} has been replaced");
+    }
+    assert_eq!(seen("beside").as_deref(), Some("no secret"));
+    assert_eq!(seen("workers/node/worker.log"), Some(log));
+
+    // It works on where it is, with what is made after its start.
+    agent.start("node", &node.spec("b", &sleeps(1, 3))).await.unwrap();
+    assert_eq!(exit_of(&agent, "b").await.0, 3);
     agent.shutdown(NOW).await;
 }

@@ -11,9 +11,14 @@ mod expand;
 mod fields;
 mod services;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, EnvVarSource, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvFromSource, EnvVar, EnvVarSource, Pod, Secret, Service,
+};
 
 pub use self::{
     command::argv,
@@ -43,18 +48,36 @@ impl References {
     #[must_use]
     pub fn of(container: &Container) -> Self {
         let mut references = Self::default();
-        for from in container.env_from.iter().flatten() {
-            references.config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
-            references.secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
-        }
-        for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
-            references.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
-            references.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
-            references
-                .files
-                .extend(source.file_key_ref.as_ref().map(|r| (r.volume_name.clone(), r.path.clone())));
-        }
+        references.add(container.env_from.as_deref(), container.env.as_deref());
         references
+    }
+
+    /// What all containers of the pod name, and the secrets that its images are pulled with.
+    #[must_use]
+    pub fn of_pod(pod: &Pod) -> Self {
+        let mut references = Self::default();
+        let Some(spec) = &pod.spec else { return references };
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+            references.add(container.env_from.as_deref(), container.env.as_deref());
+        }
+        for container in spec.ephemeral_containers.iter().flatten() {
+            references.add(container.env_from.as_deref(), container.env.as_deref());
+        }
+        let pull_secrets = spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone());
+        references.secrets.extend(pull_secrets.filter(|name| !name.is_empty()));
+        references
+    }
+
+    fn add(&mut self, env_from: Option<&[EnvFromSource]>, env: Option<&[EnvVar]>) {
+        for from in env_from.unwrap_or_default() {
+            self.config_maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
+            self.secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
+        }
+        for source in env.unwrap_or_default().iter().filter_map(|e| e.value_from.as_ref()) {
+            self.config_maps.extend(source.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+            self.secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.clone()));
+            self.files.extend(source.file_key_ref.as_ref().map(|r| (r.volume_name.clone(), r.path.clone())));
+        }
     }
 }
 
@@ -66,11 +89,11 @@ pub struct Sources<'a> {
     /// The pod's and node's addresses and the node's resources.
     pub node: &'a NodeFacts,
     /// All services of the cluster.
-    pub services: &'a [std::sync::Arc<Service>],
+    pub services: &'a [Arc<Service>],
     /// Config maps by name, those that exist.
-    pub config_maps: &'a BTreeMap<String, ConfigMap>,
+    pub config_maps: &'a BTreeMap<String, Arc<ConfigMap>>,
     /// Secrets by name, those that exist.
-    pub secrets: &'a BTreeMap<String, Secret>,
+    pub secrets: &'a BTreeMap<String, Arc<Secret>>,
     /// Files of variables by volume and path, `None` for one that is not there. Where they are not known at
     /// all, variables from files are left out.
     pub files: Option<&'a BTreeMap<(String, String), Option<String>>>,

@@ -24,8 +24,8 @@ fn environment(container: serde_json::Value) -> Result<Vec<(String, String)>, St
             pod: &pod,
             node: &NodeFacts::default(),
             services: &[Arc::new(service)],
-            config_maps: &BTreeMap::from([("cm".to_owned(), config_map)]),
-            secrets: &BTreeMap::from([("se".to_owned(), secret)]),
+            config_maps: &BTreeMap::from([("cm".to_owned(), Arc::new(config_map))]),
+            secrets: &BTreeMap::from([("se".to_owned(), Arc::new(secret))]),
             files: Some(&BTreeMap::from([
                 (("v".to_owned(), "env".to_owned()), Some("A='1'\nEMPTY=''\n".to_owned())),
                 (("v".to_owned(), "bad".to_owned()), Some("A=1\n".to_owned())),

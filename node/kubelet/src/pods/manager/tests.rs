@@ -20,7 +20,7 @@ use crate::{
         container_id::container_id,
         environment::References,
         lifecycle::Limits,
-        volumes::{Settings, Volumes},
+        volumes::{Memory, Settings, Volumes},
     },
     runtime::{
         ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
@@ -164,7 +164,8 @@ impl PodApi for Api {
 }
 
 struct World {
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
+    memory: Option<Memory>,
     _node: watch::Sender<NodeFacts>,
     records: Records,
     runtime: Arc<Provider>,
@@ -179,13 +180,22 @@ struct World {
 impl Drop for World {
     fn drop(&mut self) {
         self.cancel.cancel();
+        if let Some(Err(error)) = self.memory.take().map(Memory::close) {
+            eprintln!("a tmpfs stays behind: {error}");
+        }
     }
 }
 
 impl World {
     /// A manager; what runs from before it came is given by UIDs of pods.
     fn with(running: &[&str]) -> Self {
+        Self::new(running, false)
+    }
+
+    /// The same, with volumes in memory where this process may mount any.
+    fn new(running: &[&str], in_memory: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
+        let memory = in_memory.then(|| Memory::open(root.path()).ok()).flatten();
         let (wake, wakeups) = mpsc::channel(10);
         let before =
             running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
@@ -202,7 +212,7 @@ impl World {
             api: Arc::clone(&api) as Arc<dyn PodApi>,
             recorder: Recorder::local(sink),
             records: records.clone(),
-            volumes: Arc::new(Volumes::alone(Settings::default())),
+            volumes: Arc::new(Volumes::alone(Settings { memory: memory.clone(), ..Settings::default() })),
             index: PodIndex::default(),
             admission: None,
             node: facts,
@@ -217,7 +227,8 @@ impl World {
         let manager = PodManager::new(Arc::new(shared)).with_static_pods(board);
         tokio::spawn(manager.run(receiver, cancel.clone()));
         Self {
-            _root: root,
+            root,
+            memory,
             _node: node,
             records,
             runtime,
@@ -313,6 +324,37 @@ async fn nothing_is_an_orphan_before_every_source_has_told_all() {
         }
     });
     removed.await.unwrap();
+}
+
+/// What an agent that was killed has left in memory goes when it is known to be nobody's, and not before: until then,
+/// a worker may still show it to a guest.
+#[tokio::test]
+async fn volumes_in_memory_are_no_orphans_before_that_either() {
+    let world = World::new(&["kept"], true);
+    if world.memory.is_none() {
+        eprintln!("not tested: this process may not mount");
+        return;
+    }
+    let memory = world.root.path().join("memory");
+    for uid in ["kept", "orphan"] {
+        let volume = memory.join(uid).join("kubernetes.io~secret/v");
+        std::fs::create_dir_all(&volume).unwrap();
+        std::fs::write(volume.join("key"), uid).unwrap();
+    }
+    world.synced(Source::File, &["static"]).await;
+    world.set(static_pod("p", "static")).await;
+    // The static pod runs, so that the list of files has been taken in.
+    world.runs(&["kept", "static"]).await;
+    assert!(memory.join("orphan/kubernetes.io~secret/v/key").exists());
+    world.set(pod("q", "kept", json!({}))).await;
+    world.synced(Source::Api, &["kept"]).await;
+    let removed = tokio::time::timeout(PATIENCE, async {
+        while memory.join("orphan").exists() {
+            tokio::task::yield_now().await;
+        }
+    });
+    removed.await.unwrap();
+    assert!(memory.join("kept/kubernetes.io~secret/v/key").exists());
 }
 
 #[tokio::test]

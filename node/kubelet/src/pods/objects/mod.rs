@@ -1,4 +1,4 @@
-//! Objects that pods' volumes are made from, as the API server has them.
+//! Objects that pods' volumes and environments are made from, as the API server has them.
 //!
 //! ```text
 //! Subscription ─┐
@@ -33,7 +33,7 @@ pub(super) use self::table::{Known, Subscription};
 use self::{table::Table, watching::watch_object};
 use super::{api::ApiError, volumes::Bundle};
 
-/// The cluster as volumes need it.
+/// The cluster as volumes and environments need it.
 #[async_trait]
 pub(super) trait ObjectSource: std::fmt::Debug + Send + Sync + 'static {
     /// Follows a config map.
@@ -148,3 +148,6 @@ impl ObjectSource for ClusterObjects {
         Ok(bundles.items.into_iter().map(bundle).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,19 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
+use crate::pods::api::ApiError;
+
+/// How long the first answer of the API server about an object is waited for.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a refusal is not taken for an answer: the Node authorizer learns of a new pod at the same time as
+/// its node does, and until then all that the pod refers to is forbidden.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What is known of an object.
 #[derive(Debug)]
@@ -104,6 +114,27 @@ impl<K> Subscription<K> {
         }
     }
 
+    /// The object, or that there is none, as soon as one or the other is known. `kind` is for messages.
+    ///
+    /// # Errors
+    /// [`ApiError::Later`] when the API server refuses to tell, or does not answer.
+    pub(in crate::pods) async fn answer(mut self, kind: &str) -> Result<Option<Arc<K>>, ApiError> {
+        let begun = Instant::now();
+        loop {
+            let (patience, trouble) = match self.known() {
+                Known::Present(object) => return Ok(Some(object)),
+                Known::Absent => return Ok(None),
+                Known::Unreadable(why) => (GRACE, why),
+                Known::Unread => {
+                    (ANSWER, format!("failed to sync {kind} cache: timed out waiting for the condition"))
+                }
+            };
+            if tokio::time::timeout_at(begun + patience, self.changed()).await.is_err() {
+                return Err(ApiError::Later(trouble));
+            }
+        }
+    }
+
     /// One that nobody else shares, for tests.
     #[cfg(test)]
     pub(in crate::pods) fn alone(known: watch::Receiver<Known<K>>) -> Self {
@@ -151,6 +182,26 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_and_a_refusal_is_not_the_first_word() {
+        let (sender, known) = watch::channel(Known::<u32>::Unread);
+        let answer = || Subscription::alone(known.clone()).answer("configmap");
+        let error = answer().await.unwrap_err().to_string();
+        assert_eq!(error, "failed to sync configmap cache: timed out waiting for the condition");
+
+        sender.send_replace(Known::Unreadable("no relationship found".to_owned()));
+        let later = tokio::spawn(answer());
+        tokio::time::sleep(GRACE / 2).await;
+        assert!(!later.is_finished());
+        sender.send_replace(Known::Present(Arc::new(7)));
+        assert_eq!(later.await.unwrap().unwrap().as_deref(), Some(&7));
+
+        sender.send_replace(Known::Unreadable("no relationship found".to_owned()));
+        assert_eq!(answer().await.unwrap_err().to_string(), "no relationship found");
+        sender.send_replace(Known::Absent);
+        assert_eq!(answer().await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -137,6 +137,7 @@ impl Work {
     async fn run(mut self) {
         loop {
             let (version, pod) = self.pod.borrow_and_update().clone();
+            self.needs.follow_environment(&pod);
             self.add_slots(&pod);
             self.needs.refresh(&pod).await;
             for index in 0..self.slots.len() {

@@ -41,8 +41,6 @@ use std::{
     sync::Arc,
 };
 
-use kube::Client;
-
 pub use self::{host_path::AllowedHostPaths, memory::Memory};
 pub(super) use self::{
     keeper::{Keeper, Parts},
@@ -50,8 +48,9 @@ pub(super) use self::{
     trust::Bundle,
 };
 use super::{
+    api::Cluster,
     files::resolv_conf,
-    objects::{ClusterObjects, ObjectSource},
+    objects::ObjectSource,
     records::{Records, remove_tree},
 };
 
@@ -90,8 +89,8 @@ pub(super) enum Place {
 impl Volumes {
     /// Volumes of a node of a cluster.
     #[must_use]
-    pub fn new(client: Client, settings: Settings) -> Self {
-        Self { settings, objects: Some(Arc::new(ClusterObjects::new(client))) }
+    pub fn new(cluster: &Cluster, settings: Settings) -> Self {
+        Self { settings, objects: Some(cluster.object_source()) }
     }
 
     /// Volumes of pods that no cluster knows.

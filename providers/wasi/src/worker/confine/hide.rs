@@ -1,33 +1,112 @@
 //! Files of the agent that a worker cannot see: they are covered by something empty in its own mount namespace.
+//!
+//! A directory is covered as a whole. A single file is not: whoever replaces a file renames another one over it, and
+//! the kernel takes away what was mounted there. Instead, its directory is covered, and everything else in it is
+//! shown again; the name is not there then, whatever happens to the file.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs, io,
-    os::fd::AsRawFd,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{PermissionsExt as _, symlink},
+    },
     path::{Path, PathBuf},
 };
 
 use nix::mount::{MsFlags, mount};
 
-/// Covers all of `hidden` that is there, but for `home`, which stays where it is. The process must be in a mount
-/// namespace of its own.
+/// Directories with more in them are shared with the rest of the machine (`/etc`): what is shown again is what is
+/// there today, and each entry is a mount.
+const ENTRIES_LIMIT: usize = 64;
+
+const NONE: Option<&str> = None;
+
+/// What no worker needs of what covers something.
+const RESTRICTED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// Covers all of `hidden`, but for `home`, which stays where it is. What is not there yet must not appear later
+/// either. The process must be in a mount namespace of its own.
 pub(super) fn hide(hidden: &[PathBuf], home: &Path) -> io::Result<String> {
     let home = fs::canonicalize(home)?;
-    let mut covered = Vec::new();
+    let mut names: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
+    let mut folders = BTreeSet::new();
     for path in hidden {
-        // What is not there today may be tomorrow: a kubeconfig that the bootstrap writes. It is the agent's to
-        // make its folders private; here, what is there is covered.
-        let Ok(path) = fs::canonicalize(path) else { continue };
-        if path.is_dir() {
-            cover_dir(&path, &home)?
-        } else {
-            cover_file(&path)?
+        let found = fs::canonicalize(path).ok();
+        match found {
+            Some(folder) if folder.is_dir() => {
+                folders.insert(folder);
+            }
+            // Of a link, both ends.
+            found => [Some(path.clone()), found].iter().flatten().filter_map(|path| place(path)).for_each(
+                |(folder, name)| {
+                    names.entry(folder).or_default().insert(name);
+                },
+            ),
         }
-        covered.push(path.display().to_string());
+    }
+    let mut covered = Vec::new();
+    for (folder, names) in &names {
+        let is_gone = leave_out(folder, names)?;
+        for path in names.iter().map(|name| folder.join(name)) {
+            if is_gone {
+                covered.push(path.display().to_string());
+            } else if path.exists() {
+                cover_file(&path)?;
+                covered.push(format!(
+                    "{} (until it is replaced: its directory holds much else)",
+                    path.display()
+                ));
+            }
+        }
+    }
+    for folder in &folders {
+        // Its name may have been left out with others.
+        if folder.exists() {
+            cover_dir(folder, &home)?;
+        }
+        covered.push(folder.display().to_string());
     }
     Ok(if covered.is_empty() { "none".to_owned() } else { covered.join(", ") })
 }
 
-const NONE: Option<&str> = None;
+/// The directory that a path is in, without links, and its name there.
+fn place(path: &Path) -> Option<(PathBuf, OsString)> {
+    let parent =
+        path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    Some((fs::canonicalize(parent?).ok()?, path.file_name()?.to_owned()))
+}
+
+/// Covers a directory by one that has all of its entries but these; false where it holds too many.
+fn leave_out(folder: &Path, names: &BTreeSet<OsString>) -> io::Result<bool> {
+    let entries: Vec<fs::DirEntry> = fs::read_dir(folder)?.collect::<io::Result<_>>()?;
+    if entries.len() > ENTRIES_LIMIT || folder.parent().is_none() {
+        return Ok(false);
+    }
+    // Open before it is covered: the way back to what is in it.
+    let inside = fs::File::open(folder)?;
+    let mode = inside.metadata()?.permissions().mode() & 0o777;
+    cover(folder, &format!("size=64k,nr_inodes=128,mode={mode:o}"))?;
+    for entry in entries.iter().filter(|entry| !names.contains(&entry.file_name())) {
+        let source = beneath(&inside).join(entry.file_name());
+        let target = folder.join(entry.file_name());
+        // What has gone meanwhile need not be shown.
+        let Ok(kind) = fs::symlink_metadata(&source).map(|metadata| metadata.file_type()) else { continue };
+        if kind.is_symlink() {
+            symlink(fs::read_link(&source)?, &target)?;
+            continue;
+        }
+        if kind.is_dir() {
+            fs::create_dir(&target)?;
+        } else {
+            fs::File::create(&target)?;
+        }
+        show(&source, &target)?;
+    }
+    close(folder)?;
+    Ok(true)
+}
 
 fn cover_file(path: &Path) -> io::Result<()> {
     mount(Some("/dev/null"), path, NONE, MsFlags::MS_BIND, NONE)?;
@@ -35,17 +114,35 @@ fn cover_file(path: &Path) -> io::Result<()> {
 }
 
 fn cover_dir(path: &Path, home: &Path) -> io::Result<()> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     // Open before it is covered: the way back to it.
     let inside = home.strip_prefix(path).ok().map(|below| Ok::<_, io::Error>((below, fs::File::open(home)?)));
     let inside = inside.transpose()?;
-    mount(Some("none"), path, Some("tmpfs"), flags, Some("size=4k,nr_inodes=16,mode=0700"))?;
+    cover(path, "size=4k,nr_inodes=16,mode=0700")?;
     if let Some((below, dir)) = inside {
         let target = path.join(below);
         fs::create_dir_all(&target)?;
-        let source = format!("/proc/self/fd/{}", dir.as_raw_fd());
-        mount(Some(source.as_str()), &target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?;
+        show(&beneath(&dir), &target)?;
     }
-    mount(NONE, path, NONE, flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY, NONE)?;
-    Ok(())
+    close(path)
+}
+
+/// Puts an empty directory over one.
+fn cover(path: &Path, options: &str) -> io::Result<()> {
+    Ok(mount(Some("none"), path, Some("tmpfs"), RESTRICTED, Some(options))?)
+}
+
+/// Shows something with all that is mounted in it.
+fn show(source: &Path, target: &Path) -> io::Result<()> {
+    Ok(mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE)?)
+}
+
+/// Nothing is added to what covers a directory any more.
+fn close(path: &Path) -> io::Result<()> {
+    let flags = RESTRICTED | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    Ok(mount(NONE, path, NONE, flags, NONE)?)
+}
+
+/// A path that means what is open, whatever covers it.
+fn beneath(dir: &fs::File) -> PathBuf {
+    format!("/proc/self/fd/{}", dir.as_raw_fd()).into()
 }

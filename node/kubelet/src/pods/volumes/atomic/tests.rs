@@ -1,6 +1,6 @@
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU32, Ordering},
 };
 
 use super::*;
@@ -86,25 +86,29 @@ fn a_reader_never_misses_a_file_and_never_sees_two_versions() {
     let dir = tempfile::tempdir().unwrap();
     let version = |n: u32| payload(&[("one", &n.to_string(), 0o644), ("two", &n.to_string(), 0o644)]);
     write(dir.path(), &version(0)).unwrap();
-    let done = Arc::new(AtomicBool::new(false));
+    let (done, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let reader = {
-        let (path, done) = (dir.path().to_path_buf(), Arc::clone(&done));
+        let (path, done, reads) = (dir.path().to_path_buf(), Arc::clone(&done), Arc::clone(&reads));
         std::thread::spawn(move || {
-            let mut reads = 0_u32;
-            while !done.load(Ordering::SeqCst) || reads < 10_000 {
+            while !done.load(Ordering::SeqCst) {
                 // Both files through one look at the link: they are of one version.
                 let data = path.join(fs::read_link(path.join(DATA)).unwrap());
                 let one = fs::read_to_string(data.join("one")).unwrap();
                 assert_eq!(one, fs::read_to_string(data.join("two")).unwrap());
                 assert!(!fs::read_to_string(path.join("one")).unwrap().is_empty());
-                reads += 1;
+                reads.fetch_add(1, Ordering::SeqCst);
             }
         })
     };
-    for n in 1..20 {
+    // A hundred updates, each after a hundred reads at least; the reader must not have given up before.
+    for n in 1..=100 {
         write(dir.path(), &version(n)).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        let enough = reads.load(Ordering::SeqCst) + 100;
+        while reads.load(Ordering::SeqCst) < enough && !reader.is_finished() {
+            std::thread::yield_now();
+        }
     }
     done.store(true, Ordering::SeqCst);
     reader.join().unwrap();
+    assert!(reads.load(Ordering::SeqCst) >= 10_000);
 }

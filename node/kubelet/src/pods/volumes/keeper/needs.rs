@@ -1,5 +1,6 @@
 //! What the volumes of a pod are made from: objects that are followed, tokens that are renewed, and trust
-//! bundles that are read again from time to time.
+//! bundles that are read again from time to time. What the environments of its containers are made from is
+//! followed here, too, for as long as the pod has not ended.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use crate::{
     pods::{
         api::ApiError,
-        environment::NodeFacts,
+        environment::{NodeFacts, References},
         objects::{Known, ObjectSource, Subscription},
         volumes::{
             Volumes,
@@ -76,6 +77,22 @@ impl Needs {
             tokens: BTreeMap::new(),
             trust: None,
             begun: Instant::now(),
+        }
+    }
+
+    /// Follows what the environments of the pod's containers are made from. They are read when a container
+    /// starts, and whoever reads them then finds what this has kept up to date.
+    pub(super) fn follow_environment(&mut self, pod: &Pod) {
+        let Some(objects) = self.objects.clone() else { return };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let references = References::of_pod(pod);
+        for name in references.config_maps {
+            let follow = || objects.config_map(namespace, &name);
+            self.config_maps.entry(name.clone()).or_insert_with(follow);
+        }
+        for name in references.secrets {
+            let follow = || objects.secret(namespace, &name);
+            self.secrets.entry(name.clone()).or_insert_with(follow);
         }
     }
 

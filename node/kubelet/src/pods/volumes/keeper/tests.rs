@@ -146,11 +146,16 @@ impl Bench {
         }
     }
 
-    /// Waits until a file reads like this.
-    async fn reads(path: &Path, expected: &str) {
-        while fs::read_to_string(path).ok().as_deref() != Some(expected) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    /// Waits until a file reads like this, or is not there. Nothing tells of a change on disk, so that it is looked at
+    /// again and again.
+    async fn reads(path: &Path, expected: Option<&str>) {
+        let reads = async {
+            while fs::read_to_string(path).ok().as_deref() != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let seen = tokio::time::timeout(Duration::from_secs(60), reads).await;
+        assert!(seen.is_ok(), "{expected:?}, but {}: {:?}", path.display(), fs::read_to_string(path));
     }
 }
 
@@ -167,7 +172,7 @@ async fn a_missing_object_is_told_of_and_waited_for() {
 
     // Whatever becomes of the object: the files follow, and stay when they cannot.
     bench.objects.set("cm", Some(json!({"a": "2", "b": "3"})));
-    Bench::reads(&place.join("a"), "2").await;
+    Bench::reads(&place.join("a"), Some("2")).await;
     assert_eq!(fs::read_to_string(place.join("b")).unwrap(), "3");
     bench.objects.set("cm", None);
     let told = bench.notes.recv().await.unwrap();
@@ -182,11 +187,9 @@ async fn an_optional_object_comes_and_goes() {
     let place = bench.place("v").await;
     assert!(!place.join("a").exists());
     bench.objects.set("cm", Some(json!({"a": "1"})));
-    Bench::reads(&place.join("a"), "1").await;
+    Bench::reads(&place.join("a"), Some("1")).await;
     bench.objects.set("cm", None);
-    while place.join("a").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    Bench::reads(&place.join("a"), None).await;
 }
 
 #[tokio::test]
@@ -198,7 +201,7 @@ async fn labels_follow_the_pod() {
     let place = bench.place("v").await;
     assert_eq!(fs::read_to_string(place.join("labels")).unwrap(), "app=\"web\"");
     bench.keeper.update(&pod(&volumes, "api"));
-    Bench::reads(&place.join("labels"), "app=\"api\"").await;
+    Bench::reads(&place.join("labels"), Some("app=\"api\"")).await;
 }
 
 #[tokio::test]
@@ -210,7 +213,7 @@ async fn a_token_is_renewed_in_time() {
         Bench::new(&volumes, |objects, _| objects.life.store(1500, std::sync::atomic::Ordering::SeqCst));
     let place = bench.place("v").await;
     assert_eq!(fs::read_to_string(place.join("token")).unwrap(), "token-1");
-    Bench::reads(&place.join("token"), "token-2").await;
+    Bench::reads(&place.join("token"), Some("token-2")).await;
     let asked = bench.objects.asked.lock().unwrap();
     let bound = asked[0].bound_object_ref.as_ref().unwrap();
     assert_eq!((asked[0].expiration_seconds, bound.uid.as_deref()), (Some(600), Some("u-1")));
