@@ -81,6 +81,7 @@ pub struct Cluster {
 struct Logs {
     etcd: PathBuf,
     apiserver: PathBuf,
+    second_apiserver: PathBuf,
     controller_manager: PathBuf,
     scheduler: PathBuf,
 }
@@ -108,22 +109,29 @@ impl Cluster {
         let logs = Logs {
             etcd: home.log("etcd"),
             apiserver: home.log("kube-apiserver"),
+            second_apiserver: home.log("kube-apiserver-2"),
             controller_manager: home.log("kube-controller-manager"),
             scheduler: home.log("kube-scheduler"),
         };
         start_etcd(&programs, &pki, &ports, &folder, &logs.etcd).await?;
         audit::write_policy(&audit_policy(&folder))?;
+        let service = service_endpoint(node_address);
+        let (etcd, port) = (ports.etcd, ports.apiserver);
         let apiserver =
-            start_apiserver(&programs, &pki, &ports, &folder, node_address, &logs.apiserver).await?;
+            start_apiserver(&programs, &pki, etcd, port, service, &folder, &logs.apiserver).await?;
         let cluster =
             Self { programs, pki, ports, folder, logs, node_address, apiserver: Mutex::new(apiserver) };
-        cluster.write_kubeconfig("admin", Credentials::Certificate(&cluster.pki.admin))?;
+        cluster.write_kubeconfig("admin", cluster.ports.apiserver, cluster.as_admin())?;
         let client = cluster.client().await?;
         cluster.start_controller_manager().await?;
         cluster.start_scheduler().await?;
         let token = Token::random();
         bootstrap::apply(&client, &token).await?;
-        cluster.write_kubeconfig("bootstrap", Credentials::Token(&token.bearer()))?;
+        cluster.write_kubeconfig(
+            "bootstrap",
+            cluster.ports.apiserver,
+            Credentials::Token(&token.bearer()),
+        )?;
         await_default_service_account(&client, "default").await?;
         step.done();
         Ok(cluster)
@@ -208,28 +216,45 @@ impl Cluster {
     /// When it does not become ready.
     pub async fn start_apiserver(&self) -> Result<()> {
         let mut apiserver = self.apiserver.lock().await;
-        *apiserver = start_apiserver(
-            &self.programs,
-            &self.pki,
-            &self.ports,
-            &self.folder,
-            self.node_address,
-            &self.logs.apiserver,
-        )
-        .await?;
+        let (port, service) = (self.ports.apiserver, service_endpoint(self.node_address));
+        *apiserver = self.start_apiserver_at(port, service, &self.logs.apiserver).await?;
         Ok(())
     }
 
-    fn write_kubeconfig(&self, name: &str, credentials: Credentials<'_>) -> Result<PathBuf> {
+    /// Starts another API server on the same store, which no node and no controller knows of: it sees and
+    /// changes what they have, also while [`Cluster::stop_apiserver`] keeps the first one from them. Returns
+    /// a client of it with all rights. It ends with the cluster.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_second_apiserver(&self) -> Result<Client> {
+        let port = ports::free()?;
+        self.start_apiserver_at(port, None, &self.logs.second_apiserver).await?;
+        let kubeconfig = self.write_kubeconfig("second-admin", port, self.as_admin())?;
+        let config = config_of(&kubeconfig).await?;
+        Client::try_from(config).with_context(|| format!("{} makes no client", kubeconfig.display()))
+    }
+
+    async fn start_apiserver_at(&self, port: u16, service: Option<IpAddr>, log: &Path) -> Result<Process> {
+        let etcd = self.ports.etcd;
+        start_apiserver(&self.programs, &self.pki, etcd, port, service, &self.folder, log).await
+    }
+
+    fn as_admin(&self) -> Credentials<'_> {
+        Credentials::Certificate(&self.pki.admin)
+    }
+
+    fn write_kubeconfig(&self, name: &str, port: u16, credentials: Credentials<'_>) -> Result<PathBuf> {
         let path = self.folder.join(name).with_extension("kubeconfig");
-        let server = local_url(self.ports.apiserver);
+        let server = local_url(port);
         kubeconfig::write(&path, &server, &self.pki.ca.certificate, credentials)?;
         Ok(path)
     }
 
     async fn start_controller_manager(&self) -> Result<()> {
         let pair = &self.pki.controller_manager;
-        let kubeconfig = self.write_kubeconfig("controller-manager", Credentials::Certificate(pair))?;
+        let (port, credentials) = (self.ports.apiserver, Credentials::Certificate(pair));
+        let kubeconfig = self.write_kubeconfig("controller-manager", port, credentials)?;
         let mut command = Command::new(self.programs.path("kube-controller-manager"));
         command
             .arg(flag("kubeconfig", kubeconfig.display()))
@@ -250,7 +275,8 @@ impl Cluster {
 
     async fn start_scheduler(&self) -> Result<()> {
         let pair = &self.pki.scheduler;
-        let kubeconfig = self.write_kubeconfig("scheduler", Credentials::Certificate(pair))?;
+        let (port, credentials) = (self.ports.apiserver, Credentials::Certificate(pair));
+        let kubeconfig = self.write_kubeconfig("scheduler", port, credentials)?;
         let mut command = Command::new(self.programs.path("kube-scheduler"));
         command
             .arg(flag("kubeconfig", kubeconfig.display()))
@@ -309,21 +335,28 @@ async fn start_etcd(programs: &Programs, pki: &Pki, ports: &Ports, folder: &Path
         .await
 }
 
+/// Where the Service `kubernetes` leads to, on a machine of that address. An endpoint may not be on loopback,
+/// and nothing here needs one.
+fn service_endpoint(address: IpAddr) -> Option<IpAddr> {
+    Some(address).filter(|address| !address.is_loopback())
+}
+
 async fn start_apiserver(
     programs: &Programs,
     pki: &Pki,
-    ports: &Ports,
+    etcd_port: u16,
+    port: u16,
+    service: Option<IpAddr>,
     folder: &Path,
-    node_address: IpAddr,
     log: &Path,
 ) -> Result<Process> {
     let mut command = Command::new(programs.path("kube-apiserver"));
     command
-        .arg(flag("etcd-servers", local_url(ports.etcd)))
+        .arg(flag("etcd-servers", local_url(etcd_port)))
         .arg(flag("etcd-cafile", pki.ca.certificate.display()))
         .arg(flag("etcd-certfile", pki.etcd.certificate.display()))
         .arg(flag("etcd-keyfile", pki.etcd.key.display()))
-        .arg(flag("secure-port", ports.apiserver))
+        .arg(flag("secure-port", port))
         .arg(flag("tls-cert-file", pki.apiserver.certificate.display()))
         .arg(flag("tls-private-key-file", pki.apiserver.key.display()))
         .arg(flag("client-ca-file", pki.ca.certificate.display()))
@@ -340,14 +373,12 @@ async fn start_apiserver(
         .arg(flag("feature-gates", FEATURES))
         .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
         .args(["--bind-address=127.0.0.1", "--enable-bootstrap-token-auth", "--allow-privileged"]);
-    if node_address.is_loopback() {
-        // An endpoint may not be on loopback, and nothing here needs that of the API server.
-        command.arg("--endpoint-reconciler-type=none");
-    } else {
-        command.arg(flag("advertise-address", node_address));
-    }
+    match service {
+        Some(address) => command.arg(flag("advertise-address", address)),
+        None => command.arg("--endpoint-reconciler-type=none"),
+    };
     let mut process = Process::start("kube-apiserver", &mut command, log)?;
-    await_healthy(&mut process, ports.apiserver, "/readyz").await?;
+    await_healthy(&mut process, port, "/readyz").await?;
     Ok(process)
 }
 

@@ -25,7 +25,7 @@ use crate::{
     mirror::Mirror,
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Volumes,
+        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -38,7 +38,7 @@ use crate::{
         volumes::{self, Memory},
     },
     runtime::Runtime,
-    server::{self, Server},
+    server::{self, Ports, Server},
 };
 
 /// Pod updates that may wait for the manager.
@@ -98,7 +98,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Gets the node its identity, its address and its port. This may take as long as the approval of its
+    /// Gets the node its address, its ports and then its identity. This may take as long as the approval of its
     /// certificate takes.
     ///
     /// # Errors
@@ -112,6 +112,7 @@ impl Agent {
         let records = Records::open(&config.root_dir)
             .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
         let addresses = address::find(&config.node_ip, &config.hostname)?;
+        let ports = Ports::bind(&config)?;
         let (connection, rotation) = identity::establish(&config, cancel).await?;
         let client = connection.client();
 
@@ -119,8 +120,8 @@ impl Agent {
             std::iter::once(config.hostname.clone()).chain(addresses.iter().map(IpAddr::to_string)).collect();
         let (serving, upkeep) = serving::prepare(&config, &names, &connection)?;
         let index = PodIndex::default();
-        let probes = ProbeCounts::default();
-        let mut server = Server::bind(&config, serving, client.clone(), Arc::new(index.clone()))?;
+        let probes = ProbeMetrics::default();
+        let mut server = Server::new(&config, ports, serving, client.clone(), Arc::new(index.clone()))?;
         server.register_metrics(|registry| probes.register(registry));
 
         let limits =

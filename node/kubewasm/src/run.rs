@@ -14,7 +14,7 @@ use k8s_openapi::{
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeCounts, Records, Shared, Update, Volumes,
+        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
         api::Alone,
         files::resolv_conf,
         lifecycle::Limits,
@@ -106,7 +106,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
         limits: Limits::default(),
-        probes: ProbeCounts::default(),
+        probes: ProbeMetrics::default(),
     });
 
     let cancel = CancellationToken::new();

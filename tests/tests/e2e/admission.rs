@@ -186,6 +186,12 @@ async fn a_field_that_cannot_be_honoured_is_named() {
                 "securityContext.windowsOptions",
             ),
             (
+                "claims",
+                json!({ "resources": { "claims": [{ "name": "gpu" }] } }),
+                json!({ "resourceClaims": [{ "name": "gpu", "resourceClaimName": "gpu" }] }),
+                "spec.resourceClaims",
+            ),
+            (
                 "device",
                 json!({ "volumeDevices": [{ "name": "disk", "devicePath": "/dev/disk" }] }),
                 json!({ "volumes": [{ "name": "disk", "persistentVolumeClaim": { "claimName": "disk" } }] }),

@@ -2,6 +2,8 @@
 
 use std::{fs, process::Output, time::Duration};
 
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
 use kubewasm_tests::{guests, node, registry::image::Content};
 
 use crate::{
@@ -64,8 +66,9 @@ async fn files_that_do_not_parse() {
 /// A file that is not there is named.
 #[tokio::test]
 async fn files_that_are_not_there() {
-    for arguments in [["run", "/nonexistent/pod.yaml"], ["node", "--kubeconfig=/nonexistent/kubeconfig"]] {
-        let output = refused(&arguments).await;
+    let node = ["node", "--kubeconfig=/nonexistent/kubeconfig", "--port=0", "--healthz-port=0"];
+    for arguments in [["run", "/nonexistent/pod.yaml"].as_slice(), &node] {
+        let output = refused(arguments).await;
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(message.contains("/nonexistent/"), "{arguments:?}: {message}");
     }
@@ -89,6 +92,37 @@ async fn a_root_folder_that_cannot_be_made() {
     .await;
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(message.contains(root.to_str().unwrap()), "{message}");
+}
+
+/// A port that somebody else has is named before anything is asked for: the node has no key, no credentials and
+/// no object then.
+#[tokio::test]
+async fn a_port_that_is_taken() {
+    let suite = suite().await;
+    let address = suite.cluster.node_address();
+    let taken = std::net::TcpListener::bind((address, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let root = tempfile::tempdir().unwrap();
+    let file = |name| root.path().join(name);
+    let output = refused(&[
+        "node",
+        "--hostname-override=portless-node",
+        &format!("--bootstrap-kubeconfig={}", suite.cluster.bootstrap_kubeconfig().display()),
+        &format!("--kubeconfig={}", file("kubeconfig").display()),
+        &format!("--root-dir={}", root.path().display()),
+        &format!("--cert-dir={}", file("pki").display()),
+        &format!("--node-ip={address}"),
+        &format!("--address={address}"),
+        &format!("--port={port}"),
+        "--healthz-port=0",
+    ])
+    .await;
+    let message = String::from_utf8_lossy(&output.stderr);
+    let expected = format!("cannot listen on {address}:{port} for the HTTPS API: ");
+    assert!(message.contains(&expected) && message.contains("--port"), "{message}");
+    assert!(!file("pki").exists() && !file("kubeconfig").exists(), "it has asked for a certificate");
+    let nodes: Api<Node> = Api::all(suite.cluster.client().await.unwrap());
+    assert!(nodes.get_opt("portless-node").await.unwrap().is_none());
 }
 
 /// Runs a command that must fail by itself, without a panic.

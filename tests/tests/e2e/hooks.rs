@@ -49,6 +49,24 @@ async fn a_post_start_hook_holds_back_its_container_and_the_next() {
     .await;
 }
 
+/// A hook that is to be asked by https and answers http is asked once more without, and that is told.
+#[tokio::test]
+async fn a_hook_that_speaks_no_tls_is_asked_without() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Http(200)).await;
+        let mut hook = http(&endpoint, "/started");
+        hook["httpGet"]["scheme"] = json!("HTTPS");
+        let main = hooked("main", json!({ "postStart": hook })).await;
+        pods.create("plain", json!({ "containers": [main] })).await;
+        pods.until("plain", "Ready", |pod| is(pod, "Ready")).await;
+        assert_eq!(endpoint.count("/started"), 1);
+        let retried = "got HTTP response, retry with HTTP succeeded";
+        pods.event("plain", "the second try", |event| says(event, "LifecycleHTTPFallback", retried)).await;
+    })
+    .await;
+}
+
 /// An exec hook runs the container's module anew; where it succeeds, the container goes on.
 #[tokio::test]
 async fn an_exec_hook_succeeds() {

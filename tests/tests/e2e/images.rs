@@ -39,6 +39,35 @@ async fn both_layouts_by_tag_and_by_digest() {
     .await;
 }
 
+/// The Events of a container follow it from its image to its start. An image that is there already is not
+/// pulled again, and that is told, too.
+#[tokio::test]
+async fn a_start_is_told_step_by_step() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let module = guests::guest("actor.c").await.unwrap();
+        let image = suite().await.registry.push("told:v1", &Content::Artifact(module)).await.unwrap().tagged;
+        let pulling = format!("Pulling image \"{image}\"");
+        let pulled = format!("Successfully pulled image \"{image}\" in ");
+        let present =
+            format!("Container image \"{image}\" already present on machine and can be accessed by the pod");
+        for (name, pull) in [
+            ("first", [("Pulling", &pulling), ("Pulled", &pulled)].as_slice()),
+            ("second", &[("Pulled", &present)]),
+        ] {
+            pods.run(name, &image, &["say", "hello"]).await;
+            pods.phase(name, "Succeeded").await;
+            for (reason, message) in pull {
+                pods.event(name, reason, |event| says(event, reason, message)).await;
+            }
+            for (reason, message) in [("Created", "Container created"), ("Started", "Container started")] {
+                pods.event(name, reason, |event| says(event, reason, message)).await;
+            }
+        }
+    })
+    .await;
+}
+
 /// Two digests of one repository are two modules.
 #[tokio::test]
 async fn a_digest_names_one_module() {
@@ -86,6 +115,8 @@ async fn a_name_that_is_none() {
         pods.run("misnamed", "No Image/Name::", &[]).await;
         let state = pods.waiting("misnamed", &["InvalidImageName"]).await;
         assert!(state.message.unwrap_or_default().contains("No Image/Name::"));
+        pods.event("misnamed", "what is wrong", |event| says(event, "InspectFailed", "No Image/Name::"))
+            .await;
     })
     .await;
 }
@@ -144,7 +175,7 @@ async fn a_private_registry_wants_a_pull_secret() {
         let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap();
         pull_secret(&client, ns, "right", &registry.host(), PASSWORD).await;
         pull_secret(&client, ns, "wrong", &registry.host(), "looking-glass").await;
-        for secret in [None, Some("wrong"), Some("right")] {
+        for secret in [None, Some("missing"), Some("wrong"), Some("right")] {
             let name = format!("secret-{}", secret.unwrap_or("none"));
             let spec = json!({
                 "imagePullSecrets": secret.map(|name| json!({ "name": name })).into_iter().collect::<Vec<_>>(),
@@ -157,6 +188,11 @@ async fn a_private_registry_wants_a_pull_secret() {
                 let state = pods.waiting(&name, &["ErrImagePull", "ImagePullBackOff"]).await;
                 let message = state.message.unwrap_or_default();
                 assert!(!message.contains("looking-glass"), "{message}");
+            }
+            if secret == Some("missing") {
+                let why = "Unable to retrieve some image pull secrets (missing); attempting to pull the image may not succeed.";
+                let told = |event: &_| says(event, "FailedToRetrieveImagePullSecret", why);
+                pods.event(&name, "the missing secret", told).await;
             }
         }
         registry.stop().unwrap();
@@ -174,7 +210,9 @@ async fn never_pulling() {
         let spec = json!({ "containers": [{ "name": "main", "image": image, "imagePullPolicy": "Never" }] });
         pods.create("unseen", spec).await;
         let state = pods.waiting("unseen", &["ErrImageNeverPull"]).await;
-        assert!(state.message.unwrap_or_default().contains("is not present with pull policy of Never"));
+        let message = state.message.unwrap_or_default();
+        assert!(message.contains("is not present with pull policy of Never"), "{message}");
+        pods.event("unseen", "why", |event| says(event, "ErrImageNeverPull", &message)).await;
     })
     .await;
 }

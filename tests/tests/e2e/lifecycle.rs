@@ -283,12 +283,14 @@ async fn a_job_completes() {
             },
         });
         jobs.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
-        wait::object(jobs, "batch", "completion", SOON, |job| {
+        wait::object(jobs.clone(), "batch", "completion", SOON, |job| {
             let conditions = job.and_then(|job| job.status.as_ref()).and_then(|status| status.conditions.as_ref());
             conditions.is_some_and(|all| all.iter().any(|each| each.type_ == "Complete" && each.status == "True"))
         })
         .await
         .unwrap();
+        let status = jobs.get("batch").await.unwrap().status.unwrap();
+        assert_eq!((status.succeeded, status.failed), (Some(3), None));
     })
     .await;
 }

@@ -1,10 +1,16 @@
 //! The files that a node writes for a pod, and the one that a guest leaves behind.
 
+use std::fs;
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::{Api, api::DeleteParams};
+use kubewasm_tests::node::Options;
 use serde_json::json;
 
 use crate::{
     pods::{Pods, terminated},
-    suite::{suite, with_temp_ns},
+    status::says,
+    suite::{own_node, suite, with_temp_ns},
 };
 
 /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` are what the pod asks for.
@@ -33,6 +39,42 @@ async fn files_of_the_node() {
             "{ip}\tweb-0.db.{ns}.svc\tweb-0\n\n# Entries added by HostAliases.\n192.0.2.9\tone\ttwo\n"
         );
         assert!(logs.ends_with(&end), "{logs}");
+    })
+    .await;
+}
+
+/// A pod that wants the cluster's DNS, on a node that was not told of it, gets the node's own, and is told; so is one
+/// that has more servers than resolvers ask.
+#[tokio::test]
+async fn name_resolution_that_is_not_as_wished_is_told() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let resolv_conf = tempfile::NamedTempFile::new().unwrap();
+        fs::write(resolv_conf.path(), "nameserver 192.0.2.1\n").unwrap();
+        let options = Options::default().config("resolvConf", json!(resolv_conf.path()));
+        let node = own_node("nameless-node", &options).await;
+        let servers = json!(["192.0.2.2", "192.0.2.3", "192.0.2.4"]);
+        let spec = json!({
+            "nodeSelector": { "kubernetes.io/hostname": node.name() },
+            "dnsPolicy": "ClusterFirst",
+            "dnsConfig": { "nameservers": servers },
+            "containers": [{
+                "name": "main", "image": suite().await.actor.tagged, "args": ["cat", "/etc/resolv.conf"],
+            }],
+        });
+        pods.create("asks", spec).await;
+        pods.phase("asks", "Succeeded").await;
+        let applied = "192.0.2.1 192.0.2.2 192.0.2.3";
+        let lines: String = applied.split(' ').map(|server| format!("nameserver {server}\n")).collect();
+        assert_eq!(pods.logs("asks").await, lines);
+        let missing = "Falling back to \"Default\" policy.";
+        pods.event("asks", "the other policy", |event| says(event, "MissingClusterDNS", missing)).await;
+        let omitted =
+            format!("some nameservers have been omitted, the applied nameserver line is: {applied}");
+        pods.event("asks", "what is left", |event| says(event, "DNSConfigForming", &omitted)).await;
+        let name = node.name().to_owned();
+        drop(node);
+        Api::<NodeObject>::all(client).delete(&name, &DeleteParams::default()).await.unwrap();
     })
     .await;
 }

@@ -1,7 +1,9 @@
 //! Probes of every kind, and what comes of their results.
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 
 use crate::{
     access,
@@ -68,24 +70,34 @@ async fn readiness_follows_an_http_probe() {
     .await;
 }
 
-/// Monitoring can tell the pods apart whose probes fail, and forgets those that are gone.
+/// Monitoring can tell the pods apart whose probes fail, and how long those take that succeed; it forgets those that
+/// are gone.
 #[tokio::test]
 async fn results_of_probes_are_counted() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        let probe = every_second(&json!({ "exec": { "command": ["actor", "exit", "1"] } }));
-        pods.create("ill", probed(json!({ "readinessProbe": probe })).await).await;
+        for (name, code) in [("ill", "1"), ("well", "0")] {
+            let probe = every_second(&json!({ "exec": { "command": ["actor", "exit", code] } }));
+            pods.create(name, probed(json!({ "readinessProbe": probe })).await).await;
+        }
         pods.event("ill", "a failed probe", |event| says(event, "Unhealthy", "Readiness probe failed")).await;
+        pods.until("well", "Ready", |pod| is(pod, "Ready")).await;
         let counted = |metrics: &str| {
-            metrics.lines().any(|line| {
-                line.starts_with("prober_probe_total{probe_type=\"Readiness\",result=\"failed\"")
-                    && line.contains(&format!("namespace=\"{ns}\""))
-            })
+            let begins = [
+                "prober_probe_total{probe_type=\"Readiness\",result=\"failed\"",
+                "prober_probe_total{probe_type=\"Readiness\",result=\"successful\"",
+                "prober_probe_duration_seconds_bucket{le=\"10.0\",probe_type=\"Readiness\"",
+            ];
+            let of_ours = |line: &&str| line.contains(&format!("namespace=\"{ns}\""));
+            let lines: Vec<_> = metrics.lines().filter(of_ours).collect();
+            begins.map(|begin| lines.iter().any(|line| line.starts_with(begin)))
         };
-        assert!(counted(&access::metrics().await));
-        pods.api().delete("ill", &DeleteParams::default()).await.unwrap();
-        pods.gone("ill").await;
-        assert!(!counted(&access::metrics().await));
+        assert_eq!(counted(&access::metrics().await), [true; 3]);
+        for name in ["ill", "well"] {
+            pods.api().delete(name, &DeleteParams::default()).await.unwrap();
+            pods.gone(name).await;
+        }
+        assert_eq!(counted(&access::metrics().await), [false; 3]);
     })
     .await;
 }
@@ -103,6 +115,46 @@ async fn readiness_follows_a_tcp_probe() {
         pods.until("port", "unready", |pod| !is(pod, "Ready")).await;
         let refused = |event: &_| says(event, "Unhealthy", "connect: connection refused");
         pods.event("port", "a refused connection", refused).await;
+    })
+    .await;
+}
+
+/// A port that takes no more connections is one that does not answer in time.
+#[tokio::test]
+async fn a_tcp_probe_has_a_time_limit() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        // The kernel lets two connections wait to be accepted here, and then none until that has happened.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((suite().await.cluster.node_address(), 0).into()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe = every_second(&json!({ "tcpSocket": { "port": port } }));
+        pods.create("full", probed(json!({ "readinessProbe": probe })).await).await;
+        pods.until("full", "Ready", |pod| is(pod, "Ready")).await;
+        pods.until("full", "unready", |pod| !is(pod, "Ready")).await;
+        let late = |event: &_| {
+            says(event, "Unhealthy", "Readiness probe failed: dial tcp ")
+                && says(event, "Unhealthy", ": i/o timeout")
+        };
+        pods.event("full", "a timeout", late).await;
+        let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        pods.until("full", "Ready again", |pod| is(pod, "Ready")).await;
+        accepting.abort();
+    })
+    .await;
+}
+
+/// A redirect that leads nowhere is a success, and worth a warning.
+#[tokio::test]
+async fn a_probe_that_is_sent_elsewhere_warns() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let endpoint = Endpoint::start(Answer::Http(302)).await;
+        pods.create("moved", probed(json!({ "readinessProbe": http(&endpoint, "/ready") })).await).await;
+        pods.until("moved", "Ready", |pod| is(pod, "Ready")).await;
+        let warning = "Readiness probe warning: Probe terminated redirects, Response body: ";
+        pods.event("moved", "the redirect", |event| says(event, "ProbeWarning", warning)).await;
     })
     .await;
 }
@@ -180,6 +232,29 @@ async fn a_failing_liveness_probe_restarts() {
             .await;
         let killing = "Container main failed liveness probe, will be restarted";
         pods.event("ill", "the restart", |event| says(event, "Killing", killing)).await;
+    })
+    .await;
+}
+
+/// A container that its liveness probe restarts again and again is slowed down like one that ends by itself: the
+/// first restart is at once, each one after that later than the one before.
+#[tokio::test]
+async fn restarts_by_liveness_are_slowed_down() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let probe = every_second(&json!({ "exec": { "command": ["actor", "exit", "1"] } }));
+        let mut spec = probed(json!({ "livenessProbe": probe })).await;
+        spec["restartPolicy"] = json!("Always");
+        pods.create("ill", spec).await;
+        for (count, delay) in [(1, "10s"), (2, "20s")] {
+            let backing_off = |pod: &Pod| {
+                restarts(pod) == count && status::waiting_reason(pod, "main") == "CrashLoopBackOff"
+            };
+            let pod = pods.until("ill", &format!("back-off {count}"), backing_off).await;
+            let message = status::waiting(&pod, "main").unwrap().message.clone().unwrap_or_default();
+            assert!(message.starts_with(&format!("back-off {delay} restarting")), "{message}");
+            assert_eq!(status::last_end(&pod, "main").unwrap().exit_code, 143);
+        }
     })
     .await;
 }

@@ -3,12 +3,16 @@
 use std::{fs, path::Path};
 
 use k8s_openapi::api::core::v1::Node as NodeObject;
-use kube::{Api, api::DeleteParams};
-use kubewasm_tests::{node::Options, registry::image::Content};
+use kube::{Api, Client, api::DeleteParams};
+use kubewasm_tests::{
+    node::{Node, Options},
+    registry::image::Content,
+};
+use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 use crate::{
-    pods::{Pods, restarts, terminated},
+    pods::{Pods, restarts, running, terminated},
     status::says,
     suite::{own_node, suite, with_temp_ns},
 };
@@ -79,11 +83,46 @@ async fn a_module_store_that_fails() {
         fs::remove_file(&names).unwrap();
         fs::rename(&aside, &names).unwrap();
         pods.phase("patient", "Succeeded").await;
-        let name = node.name().to_owned();
-        drop(node);
-        Api::<NodeObject>::all(client).delete(&name, &DeleteParams::default()).await.unwrap();
+        remove(client, node).await;
     })
     .await;
+}
+
+/// A worker that does not answer holds up the end of its pods. That is told, and the end comes when it answers
+/// again.
+#[tokio::test]
+async fn a_worker_that_does_not_answer() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let node = own_node("hung-node", &Options::default()).await;
+        let spec = json!({
+            "nodeSelector": { "kubernetes.io/hostname": node.name() },
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{ "name": "main", "image": suite().await.actor.tagged, "args": ["sleep", "600"] }],
+        });
+        pods.create("held-up", spec).await;
+        pods.until("held-up", "running", running).await;
+        let (_, worker) = node.workers().pop_first().unwrap();
+        kill_process(worker, Signal::STOP).unwrap();
+        pods.api().delete("held-up", &DeleteParams::default()).await.unwrap();
+        let exceeded = "Container runtime did not kill the pod within specified grace period.";
+        pods.event("held-up", "the delay", |event| says(event, "ExceededGracePeriod", exceeded)).await;
+        pods.event("held-up", "the failure", |event| says(event, "FailedKillPod", "error killing pod: "))
+            .await;
+        let pod = pods.api().get("held-up").await.unwrap();
+        assert!(pod.metadata.deletion_timestamp.is_some() && running(&pod), "{:?}", pod.status);
+        kill_process(worker, Signal::CONT).unwrap();
+        pods.gone("held-up").await;
+        remove(client, node).await;
+    })
+    .await;
+}
+
+/// Ends the node first: it would register again.
+async fn remove(client: Client, node: Node) {
+    let name = node.name().to_owned();
+    drop(node);
+    Api::<NodeObject>::all(client).delete(&name, &DeleteParams::default()).await.unwrap();
 }
 
 fn replace_by_a_file(folder: &Path, aside: &Path) {

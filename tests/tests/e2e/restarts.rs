@@ -141,6 +141,31 @@ async fn a_rule_restarts_the_whole_pod() {
     .await;
 }
 
+/// While a pod is on its way to be started again in place, it says so; a container that takes no notice of its end
+/// makes that last here.
+#[tokio::test]
+async fn a_pod_on_its_way_to_another_round_says_so() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut main = actor("main", &["exit", "9"]).await;
+        main["restartPolicy"] = json!("Never");
+        main["restartPolicyRules"] = rule("RestartAllContainers", 9);
+        let mut beside = actor("beside", &["sleep", "600"]).await;
+        beside["env"] = json!([{ "name": "KUBEWASM_STOP_NOTICE", "value": "stdin" }]);
+        pods.create("anew", json!({ "containers": [beside, main] })).await;
+        let is_on_its_way = |pod: &Pod| is(pod, "AllContainersRestarting");
+        let pod = pods.until("anew", "the way to another round", is_on_its_way).await;
+        let (_, reason, message) = status::condition(&pod, "AllContainersRestarting");
+        assert_eq!(reason, "RestartAllContainersStarted");
+        assert_eq!(message, "container exited with restart policy rule");
+        let again = |pod: &Pod| status::restarts(pod, "beside") == 1 && status::runs(pod, "beside");
+        let pod = pods.until("anew", "another round", again).await;
+        let last = status::last_end(&pod, "beside").unwrap();
+        assert_eq!((last.exit_code, last.reason.as_deref()), (137, Some("RestartingAllContainers")));
+    })
+    .await;
+}
+
 /// A container whose image is changed is restarted with the new one, whatever its policy.
 #[tokio::test]
 async fn a_new_image_restarts_its_container() {

@@ -225,14 +225,17 @@ async fn an_empty_dir_is_shared_and_survives_restarts() {
     .await;
 }
 
-/// An emptyDir that grows beyond its limit costs its pod its life.
+/// An emptyDir that grows beyond its limit costs its pod its life, and hardly any of its grace is left to it.
 #[tokio::test]
 async fn an_empty_dir_beyond_its_limit_is_evicted() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
+        let mut greedy = main(&suite().await.actor, &["flood", "/v/file", "1", "sleep", "600"]);
+        greedy["lifecycle"] = json!({ "preStop": { "sleep": { "seconds": 600 } } });
         let spec = json!({
+            "terminationGracePeriodSeconds": 600,
             "volumes": [{ "name": "v", "emptyDir": { "sizeLimit": "64Ki" } }],
-            "containers": [main(&suite().await.actor, &["flood", "/v/file", "1", "sleep", "600"])],
+            "containers": [greedy],
         });
         pods.create("greedy", spec).await;
         let pod = pods.phase("greedy", "Failed").await;

@@ -36,9 +36,9 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
         // The condition is also set where nothing has run yet.
         initialized: initialized && !containers.is_empty(),
         round: 0,
-        ending: terminal.then_some(Ending { cause: EndingCause::Completed, since: now }),
+        ending: terminal.then_some(Ending { cause: EndingCause::Completed, since: now, overdue: false }),
         verdict: terminal
-            .then(|| Some(Verdict { reason: status.reason.clone()?, message: status.message.clone()? }))
+            .then(|| Some(Verdict::new(status.reason.as_ref()?, status.message.as_ref()?)))
             .flatten(),
         containers,
     }

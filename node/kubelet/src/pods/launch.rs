@@ -15,7 +15,7 @@ use super::{
     environment::{self, NodeFacts, References, Sources},
     files::{self, names::Names, resolv_conf::Dns},
     lifecycle::{Note, Trouble, spec::is_static},
-    reason::WaitingReason,
+    reason::{EventReason, WaitingReason},
     records::Records,
     refusal, termination,
     volumes::{self, Places, Volumes, plan, source},
@@ -55,10 +55,10 @@ pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
     let Trouble { reason, message } = trouble;
     if *reason == SANDBOX_REASON {
         let message = format!("Failed to create pod sandbox: {message}");
-        return Note { container: None, warning: true, reason: "FailedCreatePodSandBox", message };
+        return Note { container: None, warning: true, reason: EventReason::FailedCreatePodSandBox, message };
     }
     let container = Some(container.to_owned());
-    Note { container, warning: true, reason: "Failed", message: format!("Error: {message}") }
+    Note { container, warning: true, reason: EventReason::Failed, message: format!("Error: {message}") }
 }
 
 /// Files of variables, by volume and path.
@@ -294,10 +294,10 @@ mod tests {
     #[test]
     fn a_failed_sandbox_is_an_event_of_the_pod_and_others_of_their_container() {
         let sandbox = note("c", &sandbox_trouble("runtimeclass.node.k8s.io \"x\" not found".to_owned()));
-        assert_eq!((sandbox.container, sandbox.reason), (None, "FailedCreatePodSandBox"));
+        assert_eq!((sandbox.container, sandbox.reason), (None, EventReason::FailedCreatePodSandBox));
         assert_eq!(sandbox.message, "Failed to create pod sandbox: runtimeclass.node.k8s.io \"x\" not found");
         let other = note("c", &config_error("secret \"s\" not found"));
-        assert_eq!((other.container.as_deref(), other.reason), (Some("c"), "Failed"));
+        assert_eq!((other.container.as_deref(), other.reason), (Some("c"), EventReason::Failed));
         assert_eq!(other.message, "Error: secret \"s\" not found");
     }
 }

@@ -26,7 +26,7 @@ mod launch;
 pub mod lifecycle;
 pub mod manager;
 mod objects;
-mod probe_counts;
+mod probe_metrics;
 mod publisher;
 mod pull;
 pub mod reason;
@@ -45,7 +45,7 @@ pub use self::{
     environment::NodeFacts,
     index::PodIndex,
     manager::{PodManager, Update},
-    probe_counts::ProbeCounts,
+    probe_metrics::ProbeMetrics,
     records::Records,
     shared::Shared,
     volumes::Volumes,

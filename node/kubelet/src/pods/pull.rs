@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     lifecycle::{Note, Trouble},
-    reason::WaitingReason,
+    reason::{EventReason, WaitingReason},
 };
 use crate::runtime::{Credential, Image, ImageError, Runtime};
 
@@ -56,30 +56,30 @@ pub(super) async fn pull(
                 let message = format!(
                     "Container image \"{image}\" already present on machine and can be accessed by the pod"
                 );
-                note(false, "Pulled", message);
+                note(false, EventReason::Pulled, message);
                 return Ok(found);
             }
             Ok(None) if policy == PullPolicy::Never => {
                 let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-                note(true, "ErrImageNeverPull", message.clone());
-                note(true, "Failed", "Error: ErrImageNeverPull".to_owned());
+                note(true, EventReason::ErrImageNeverPull, message.clone());
+                note(true, EventReason::Failed, "Error: ErrImageNeverPull".to_owned());
                 return Err(Trouble { reason: WaitingReason::ErrImageNeverPull, message });
             }
             Ok(None) => {}
             Err(error) => {
                 let trouble = trouble(image, &error);
                 let reason = if trouble.reason == WaitingReason::InvalidImageName {
-                    "InspectFailed"
+                    EventReason::InspectFailed
                 } else {
-                    "Failed"
+                    EventReason::Failed
                 };
                 note(true, reason, trouble.message.clone());
-                note(true, "Failed", format!("Error: {}", trouble.reason));
+                note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
                 return Err(trouble);
             }
         }
     }
-    note(false, "Pulling", format!("Pulling image \"{image}\""));
+    note(false, EventReason::Pulling, format!("Pulling image \"{image}\""));
     let begun = Instant::now();
     match runtime.pull(image, credentials).await {
         Ok(pulled) => {
@@ -88,16 +88,16 @@ pub(super) async fn pull(
                 "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
                 pulled.size_bytes
             );
-            note(false, "Pulled", message);
+            note(false, EventReason::Pulled, message);
             Ok(pulled)
         }
         Err(error) => {
             let trouble = trouble(image, &error);
             match &error {
-                ImageError::InvalidName(message) => note(true, "InspectFailed", message.clone()),
-                _ => note(true, "Failed", format!("Failed to pull image \"{image}\": {error}")),
+                ImageError::InvalidName(message) => note(true, EventReason::InspectFailed, message.clone()),
+                _ => note(true, EventReason::Failed, format!("Failed to pull image \"{image}\": {error}")),
             }
-            note(true, "Failed", format!("Error: {}", trouble.reason));
+            note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
             Err(trouble)
         }
     }

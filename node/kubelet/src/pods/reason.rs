@@ -1,4 +1,5 @@
-//! Reasons, as statuses give them. Each is spelled once, here, and has its line in `docs/troubleshooting.md`.
+//! Reasons, as statuses and Events give them. Each is spelled once, here, and has its line in
+//! `docs/troubleshooting.md`.
 //!
 //! They are the kubelet's own, word for word: tools and people look for them. What carries a reason of its own
 //! making, such as `OutOf` followed by the name of a resource, is not here.
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::{Exit, ExitReason, ImageError, StartError};
 
-/// An enumeration whose variants are spelled as statuses spell them.
+/// An enumeration whose variants are spelled as the API shows them.
 macro_rules! reasons {
     ($(#[$about:meta])* $name:ident { $($(#[$variant_about:meta])* $variant:ident,)* }) => {
         $(#[$about])*
@@ -20,7 +21,7 @@ macro_rules! reasons {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// As statuses spell it.
+            /// As the API shows it.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -129,6 +130,57 @@ reasons! {
     }
 }
 
+reasons! {
+    /// `reason` of an Event about a pod. Those that tell of a pod's end by a [`PodReason`], or of its rejection,
+    /// carry that.
+    EventReason {
+        /// The registry is asked for an image.
+        Pulling,
+        /// An image is here.
+        Pulled,
+        /// An attempt of a container has been made.
+        Created,
+        /// It runs.
+        Started,
+        /// A container is being stopped, and why.
+        Killing,
+        /// The next start, or the next pull, is due later.
+        BackOff,
+        /// A container, or what it takes to run it, is not to be had.
+        Failed,
+        /// `image` is no image reference.
+        InspectFailed,
+        /// It is not here, and may not be pulled.
+        ErrImageNeverPull,
+        /// A Secret that `imagePullSecrets` names is missing.
+        FailedToRetrieveImagePullSecret,
+        /// A volume is not there yet.
+        FailedMount,
+        /// The RuntimeClass of the pod is missing, or none of this node's.
+        FailedCreatePodSandBox,
+        /// A probe has failed, or could not be carried out.
+        Unhealthy,
+        /// A probe has succeeded in a way that is worth a look.
+        ProbeWarning,
+        /// A postStart hook has failed.
+        FailedPostStartHook,
+        /// A preStop hook has failed.
+        FailedPreStopHook,
+        /// A hook was to be asked by https and answers http.
+        LifecycleHTTPFallback,
+        /// What runs a container could not be asked to stop it.
+        FailedKillPod,
+        /// A pod runs although its grace has long been over.
+        ExceededGracePeriod,
+        /// `activeDeadlineSeconds` is over.
+        DeadlineExceeded,
+        /// The pod wants the cluster's DNS, and the node was not told where it is.
+        MissingClusterDNS,
+        /// Not all of the pod's DNS settings fit into a `resolv.conf`.
+        DNSConfigForming,
+    }
+}
+
 impl WaitingReason {
     /// The one of that spelling.
     #[cfg(test)]
@@ -189,12 +241,13 @@ mod tests {
     }
 
     /// The spellings of all reasons, by the section of `docs/troubleshooting.md` that they belong to.
-    fn all() -> [(&'static str, Vec<&'static str>); 4] {
+    fn all() -> [(&'static str, Vec<&'static str>); 5] {
         [
             ("A container waits", WaitingReason::ALL.iter().map(|reason| reason.as_str()).collect()),
             ("A container has ended", TerminatedReason::ALL.iter().map(|reason| reason.as_str()).collect()),
             ("A pod is not ready", ConditionReason::ALL.iter().map(|reason| reason.as_str()).collect()),
             ("A pod has failed", PodReason::ALL.iter().map(|reason| reason.as_str()).collect()),
+            ("What Events say", EventReason::ALL.iter().map(|reason| reason.as_str()).collect()),
         ]
     }
 
@@ -217,11 +270,9 @@ mod tests {
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let text: String =
             files.filter(|path| path.is_file()).map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        // No source tells of pods that are bound to another node, so that reason guards what cannot come; the other
-        // one is over before it can be read with certainty.
-        let unseen = [PodReason::NodeName.as_str(), ConditionReason::RestartAllContainersStarted.as_str()];
-        let reasons =
-            all().into_iter().flat_map(|(_, reasons)| reasons).filter(|name| !unseen.contains(name));
+        // No source tells of pods that are bound to another node: that reason guards what cannot come.
+        let unseen = PodReason::NodeName.as_str();
+        let reasons = all().into_iter().flat_map(|(_, reasons)| reasons).filter(|name| *name != unseen);
         let missing: Vec<_> = reasons.filter(|name| !text.contains(&format!("\"{name}\""))).collect();
         assert!(missing.is_empty(), "no end-to-end test asserts {missing:?}");
     }

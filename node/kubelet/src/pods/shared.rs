@@ -12,7 +12,8 @@ use super::{
     environment::{NodeFacts, References},
     index::PodIndex,
     lifecycle::{Kind, Limits, Note, Spec},
-    probe_counts::ProbeCounts,
+    probe_metrics::ProbeMetrics,
+    reason::EventReason,
     records::Records,
     volumes::Volumes,
 };
@@ -47,7 +48,7 @@ pub struct Shared {
     /// What holds for every pod.
     pub limits: Limits,
     /// What came of probes.
-    pub probes: ProbeCounts,
+    pub probes: ProbeMetrics,
 }
 
 impl Shared {
@@ -70,7 +71,7 @@ impl Shared {
                 "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                 missing.join(", ")
             );
-            let reason = "FailedToRetrieveImagePullSecret";
+            let reason = EventReason::FailedToRetrieveImagePullSecret;
             tell(Note { container: None, warning: true, reason, message });
         }
         let file = self.registry_config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
@@ -90,9 +91,9 @@ pub(super) fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note
         about.field_path = Some(format!("spec.{list}{{{container}}}"));
     }
     if note.warning {
-        recorder.warning(&about, note.reason, note.message.clone());
+        recorder.warning(&about, note.reason.as_str(), note.message.clone());
     } else {
-        recorder.normal(&about, note.reason, note.message.clone());
+        recorder.normal(&about, note.reason.as_str(), note.message.clone());
     }
 }
 
@@ -122,7 +123,8 @@ mod tests {
             (Some("e"), Some("spec.ephemeralContainers{e}")),
         ] {
             let container = container.map(str::to_owned);
-            let note = Note { container, warning: false, reason: "Started", message: "x".to_owned() };
+            let note =
+                Note { container, warning: false, reason: EventReason::Started, message: "x".to_owned() };
             tell(&recorder, &ObjectReference::default(), &spec, &note);
             assert_eq!(events.recv().await.unwrap().about.field_path.as_deref(), expected);
         }

@@ -83,39 +83,20 @@ pub enum ServerError {
     Tls(#[source] rustls::Error),
 }
 
-/// The server, with its ports taken and nothing served yet.
-pub struct Server {
+/// The ports, taken and not answered on yet. A node takes them before all else, so that one which finds them
+/// taken has asked for nothing and registered nowhere.
+#[derive(Debug)]
+pub struct Ports {
     https: Option<Listener>,
-    port: u16,
     healthz: Option<Listener>,
-    acceptor: TlsAcceptor,
-    gate: Gate,
-    state: State,
 }
 
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server")
-            .field("https", &self.https)
-            .field("healthz", &self.healthz)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Server {
-    /// Takes the ports and reads what the configuration names. `certificate` is what handshakes are
-    /// answered with; `reviews` is whom to ask about callers.
-    ///
-    /// Must be called within a tokio runtime.
+impl Ports {
+    /// Takes the ports that the configuration names. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ServerError`].
-    pub fn bind(
-        config: &Config,
-        certificate: Arc<dyn ResolvesServerCert>,
-        reviews: Client,
-        pods: Arc<dyn Pods>,
-    ) -> Result<Self, ServerError> {
+    /// [`ServerError::Listen`].
+    pub fn bind(config: &Config) -> Result<Self, ServerError> {
         let kubelet = &config.kubelet;
         let bind = |address: SocketAddr, what: &'static str, flag: &'static str| {
             Listener::bind(address).map_err(|source| ServerError::Listen { address, what, flag, source })
@@ -130,13 +111,45 @@ impl Server {
                 bind(address, "health checks", "--healthz-port")
             })
             .transpose()?;
+        Ok(Self { https, healthz })
+    }
+}
+
+/// The server, with nothing served yet.
+pub struct Server {
+    ports: Ports,
+    port: u16,
+    acceptor: TlsAcceptor,
+    gate: Gate,
+    state: State,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("ports", &self.ports).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Reads what the configuration names. `certificate` is what handshakes are answered with; `reviews` is
+    /// whom to ask about callers.
+    ///
+    /// # Errors
+    /// [`ServerError::ClientCa`] and [`ServerError::Tls`].
+    pub fn new(
+        config: &Config,
+        ports: Ports,
+        certificate: Arc<dyn ResolvesServerCert>,
+        reviews: Client,
+        pods: Arc<dyn Pods>,
+    ) -> Result<Self, ServerError> {
+        let kubelet = &config.kubelet;
         let gate = Gate::new(config, reviews)?;
         let acceptor =
             TlsAcceptor::from(Arc::new(tls::server_config(&kubelet.tls_min_version, certificate)?));
         Ok(Self {
-            port: https.as_ref().map_or(kubelet.port, |https| https.address().port()),
-            https,
-            healthz,
+            port: ports.https.as_ref().map_or(kubelet.port, |https| https.address().port()),
+            ports,
             acceptor,
             gate,
             state: State::new(config, pods),
@@ -152,7 +165,7 @@ impl Server {
     /// The address of the plain health checks; `None` when they are off.
     #[must_use]
     pub fn healthz_address(&self) -> Option<SocketAddr> {
-        self.healthz.as_ref().map(Listener::address)
+        self.ports.healthz.as_ref().map(Listener::address)
     }
 
     /// Adds metrics to what `/metrics` shows, before the server runs.
@@ -162,7 +175,7 @@ impl Server {
 
     /// Serves until cancelled; answers that are under way get a moment to end.
     pub async fn run(self, cancel: CancellationToken) {
-        let Self { https, port: _, healthz, acceptor, gate, state } = self;
+        let Self { ports: Ports { https, healthz }, port: _, acceptor, gate, state } = self;
         let state = Arc::new(state);
         let https_serving = async {
             if let Some(https) = https {

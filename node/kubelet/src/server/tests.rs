@@ -172,8 +172,8 @@ impl Running {
         let (config, _) = Config::resolve(&file, &flags, "edge").unwrap();
         let reviewer = SharedReviewer::default();
         let pods = Arc::new(FakePods::default());
-        let server =
-            Server::bind(&config, serving(&config), api_server(Arc::clone(&reviewer)), pods.clone()).unwrap();
+        let (ports, reviews) = (Ports::bind(&config).unwrap(), api_server(Arc::clone(&reviewer)));
+        let server = Server::new(&config, ports, serving(&config), reviews, pods.clone()).unwrap();
         let (port, healthz) = (server.port(), server.healthz_address().unwrap());
         let cancel = CancellationToken::new();
         tokio::spawn(server.run(cancel.clone()));
@@ -526,12 +526,6 @@ async fn a_taken_port_is_named() {
         ..Flags::default()
     };
     let (config, _) = Config::resolve("", &flags, "edge").unwrap();
-    let bound = Server::bind(
-        &config,
-        serving(&config),
-        api_server(SharedReviewer::default()),
-        Arc::new(FakePods::default()),
-    );
-    let message = bound.unwrap_err().to_string();
+    let message = Ports::bind(&config).unwrap_err().to_string();
     assert!(message.contains("for the HTTPS API") && message.contains("--port"), "{message}");
 }

@@ -1,10 +1,12 @@
 //! Jobs and CronJobs: exit codes, restart counts, and phases that are final.
 
+use std::time::Duration;
+
 use k8s_openapi::api::{
     batch::v1::{CronJob, Job, JobCondition},
     core::v1::Pod,
 };
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use kubewasm_tests::wait;
 use serde_json::{Value, json};
 
@@ -127,6 +129,36 @@ async fn a_cron_job_runs_on_demand() {
         until(&Api::namespaced(client.clone(), ns), "now", "Complete").await;
         for pod in of_job(&client, ns, "now").await {
             assert_eq!(pods.logs(&pod.metadata.name.unwrap()).await, "midnight\n");
+        }
+    })
+    .await;
+}
+
+/// A CronJob makes its Job by its schedule, at the next full minute, and takes notice of its success.
+#[tokio::test]
+async fn a_cron_job_runs_by_its_schedule() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let spec = json!({
+            "schedule": "* * * * *",
+            "concurrencyPolicy": "Forbid",
+            "jobTemplate": { "spec": { "template": template("OnFailure", &["say", "on time"]).await } },
+        });
+        let cron_jobs = create::<CronJob>(&client, ns, "minutely", spec).await;
+        let succeeded = |cron_job: Option<&CronJob>| {
+            cron_job.and_then(|c| c.status.as_ref()).is_some_and(|s| s.last_successful_time.is_some())
+        };
+        // It may have just missed a minute.
+        let limit = Duration::from_secs(60) + SOON;
+        let cron_job =
+            wait::object(cron_jobs, "minutely", "a success", limit, succeeded).await.unwrap().unwrap();
+        assert!(cron_job.status.unwrap().last_schedule_time.is_some());
+        let jobs: Api<Job> = Api::namespaced(client.clone(), ns);
+        let job = jobs.list(&ListParams::default()).await.unwrap().items.remove(0);
+        assert_eq!(job.owner_references()[0].name, "minutely");
+        assert_eq!(condition(&job, "Complete").unwrap().status, "True");
+        for pod in of_job(&client, ns, &job.name_any()).await {
+            assert_eq!((phase(&pod), pods.logs(&pod.name_any()).await.as_str()), ("Succeeded", "on time\n"));
         }
     })
     .await;

@@ -61,7 +61,7 @@ impl Rejection {
     /// What the status says.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        Verdict { reason: self.reason.clone(), message: format!("Pod was rejected: {}", self.message) }
+        Verdict::new(&self.reason, &format!("Pod was rejected: {}", self.message))
     }
 }
 

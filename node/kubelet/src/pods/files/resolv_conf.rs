@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
 
-use crate::pods::lifecycle::Note;
+use crate::pods::{lifecycle::Note, reason::EventReason};
 
 /// What resolvers of C libraries take; upstream's limits.
 const SERVERS: usize = 3;
@@ -156,7 +156,8 @@ impl Dns {
     /// Cuts what is more than resolvers take, and tells of it.
     fn cut(&mut self) -> Vec<Note> {
         let mut notes = Vec::new();
-        let note = |message| Note { container: None, warning: true, reason: "DNSConfigForming", message };
+        let note =
+            |message| Note { container: None, warning: true, reason: EventReason::DNSConfigForming, message };
         if self.servers.len() > SERVERS {
             self.servers.truncate(SERVERS);
             notes.push(note(format!(
@@ -199,7 +200,7 @@ fn missing_cluster_dns(pod: &Pod) -> Note {
         "pod: \"{name}_{namespace}({uid})\". kubelet does not have ClusterDNS IP configured and cannot create Pod using \
          \"ClusterFirst\" policy. Falling back to \"Default\" policy."
     );
-    Note { container: None, warning: true, reason: "MissingClusterDNS", message }
+    Note { container: None, warning: true, reason: EventReason::MissingClusterDNS, message }
 }
 
 /// Sets an option; one of its name that is there already is replaced in its place.
@@ -295,7 +296,7 @@ mod tests {
         let (dns, notes) = Dns::of(&pod(json!({})), &none, &node());
         assert_eq!(dns, node());
         let [note] = notes.as_slice() else { panic!("{notes:?}") };
-        assert_eq!(note.reason, "MissingClusterDNS");
+        assert_eq!(note.reason, EventReason::MissingClusterDNS);
         assert!(note.message.starts_with("pod: \"p_ns(u)\". kubelet does not have"), "{}", note.message);
         let alone = Settings { alone: true, ..none.clone() };
         assert_eq!(Dns::of(&pod(json!({})), &alone, &node()).1, []);

@@ -12,7 +12,7 @@ use crate::{
         environment::NodeFacts,
         launch::Launch,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
-        reason::WaitingReason,
+        reason::{EventReason, WaitingReason},
         records::Records,
     },
     runtime::{ContainerSpec, Image, Runtime},
@@ -91,7 +91,7 @@ impl Attempt {
         let handler = self.container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref());
         self.hook(handler, POST_START_LIMIT).await.map_err(|error| {
             // What the hook printed may be secret and stays out of events.
-            (self.tell)(self.warning("FailedPostStartHook", "PostStartHook failed".to_owned()));
+            (self.tell)(self.warning(EventReason::FailedPostStartHook, "PostStartHook failed".to_owned()));
             Trouble { reason: WaitingReason::PostStartHookError, message: error.to_string() }
         })
     }
@@ -103,7 +103,7 @@ impl Attempt {
             Ok(()) => {}
             Err(HookError::Failed(error)) => {
                 tracing::debug!(pod = %self.name, container = self.container.name, error, "a preStop hook has failed");
-                (self.tell)(self.warning("FailedPreStopHook", "PreStopHook failed".to_owned()));
+                (self.tell)(self.warning(EventReason::FailedPreStopHook, "PreStopHook failed".to_owned()));
             }
             Err(error @ HookError::CutOff(_)) => {
                 tracing::info!(pod = %self.name, container = self.container.name, %error, "going on without a preStop hook");
@@ -120,7 +120,10 @@ impl Attempt {
         };
         let warning = tokio::time::timeout(within, run).await.unwrap_or(Err(HookError::CutOff(within)))?;
         if let Some(message) = warning {
-            (self.tell)(Note { container: None, ..self.warning("LifecycleHTTPFallback", message) });
+            (self.tell)(Note {
+                container: None,
+                ..self.warning(EventReason::LifecycleHTTPFallback, message)
+            });
         }
         Ok(())
     }
@@ -153,22 +156,25 @@ impl Attempt {
         self.spec.get_or_try_init(make).await.map(Some)
     }
 
-    fn warning(&self, reason: &'static str, message: String) -> Note {
+    fn warning(&self, reason: EventReason, message: String) -> Note {
         Note { container: Some(self.container.name.clone()), warning: true, reason, message }
     }
 }
 
 /// Reason and message of the event about a probe; a plain success is none.
-fn event(kind: ProbeKind, outcome: &ProbeOutcome) -> Option<(&'static str, String)> {
+fn event(kind: ProbeKind, outcome: &ProbeOutcome) -> Option<(EventReason, String)> {
     let kind = kind.name();
     match outcome {
         ProbeOutcome::Success { warning: None } => None,
         ProbeOutcome::Success { warning: Some(text) } => {
-            Some(("ProbeWarning", format!("{kind} probe warning: {text}")))
+            Some((EventReason::ProbeWarning, format!("{kind} probe warning: {text}")))
         }
-        ProbeOutcome::Failure(output) => Some(("Unhealthy", format!("{kind} probe failed: {output}"))),
-        ProbeOutcome::Error(error) => {
-            Some(("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {error}")))
+        ProbeOutcome::Failure(output) => {
+            Some((EventReason::Unhealthy, format!("{kind} probe failed: {output}")))
         }
+        ProbeOutcome::Error(error) => Some((
+            EventReason::Unhealthy,
+            format!("{kind} probe errored and resulted in unknown state: {error}"),
+        )),
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         NodeFacts,
         api::Alone,
         lifecycle::{Note, ProbeKind},
+        reason::EventReason,
         records::Records,
     },
     runtime::{ExecOutput, Image, StartError},
@@ -141,7 +142,7 @@ impl Case {
     }
 
     /// The events so far: reason and message, all of them warnings about the container.
-    fn warnings(&self) -> Vec<(&'static str, String)> {
+    fn warnings(&self) -> Vec<(EventReason, String)> {
         let notes = std::mem::take(&mut *self.notes.lock().unwrap());
         assert!(notes.iter().all(|note| note.warning && note.container.as_deref() == Some("c")), "{notes:?}");
         notes.into_iter().map(|note| (note.reason, note.message)).collect()
@@ -159,12 +160,12 @@ async fn probes_are_told_of_when_they_do_not_succeed() {
     assert_eq!(case.attempt.probe(ProbeKind::Readiness).await, Some(true));
     assert_eq!(case.warnings(), []);
     assert_eq!(case.attempt.probe(ProbeKind::Startup).await, Some(false));
-    assert_eq!(case.warnings(), [("Unhealthy", "Startup probe failed: cold".to_owned())]);
+    assert_eq!(case.warnings(), [(EventReason::Unhealthy, "Startup probe failed: cold".to_owned())]);
     assert_eq!(case.attempt.probe(ProbeKind::Readiness).await, Some(false));
-    assert_eq!(case.warnings(), [("Unhealthy", "Readiness probe failed: stuck".to_owned())]);
+    assert_eq!(case.warnings(), [(EventReason::Unhealthy, "Readiness probe failed: stuck".to_owned())]);
     assert_eq!(case.attempt.probe(ProbeKind::Liveness).await, None);
     let message = "Liveness probe errored and resulted in unknown state: no worker".to_owned();
-    assert_eq!(case.warnings(), [("Unhealthy", message)]);
+    assert_eq!(case.warnings(), [(EventReason::Unhealthy, message)]);
     // Another instance of the module that the container was started with.
     let calls = case.runtime.calls.lock().unwrap();
     assert!(
@@ -196,11 +197,11 @@ async fn hooks_that_fail_are_told_of_without_their_output() {
         "{}",
         trouble.message
     );
-    assert_eq!(case.warnings(), [("FailedPostStartHook", "PostStartHook failed".to_owned())]);
+    assert_eq!(case.warnings(), [(EventReason::FailedPostStartHook, "PostStartHook failed".to_owned())]);
     case.attempt.pre_stop(PLENTY).await;
     assert_eq!(case.warnings(), []);
     case.attempt.pre_stop(PLENTY).await;
-    assert_eq!(case.warnings(), [("FailedPreStopHook", "PreStopHook failed".to_owned())]);
+    assert_eq!(case.warnings(), [(EventReason::FailedPreStopHook, "PreStopHook failed".to_owned())]);
     // One that takes too long is left alone: there is no more answer than there is time.
     case.attempt.pre_stop(Duration::from_millis(20)).await;
     assert_eq!(case.warnings(), []);

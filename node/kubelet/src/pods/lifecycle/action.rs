@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::probe::ProbeKind;
+use crate::pods::reason::EventReason;
 
 /// The outcome of one [`step`](super::step).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,8 +78,8 @@ pub struct Note {
     pub container: Option<String>,
     /// Warning rather than Normal.
     pub warning: bool,
-    /// Reason, in the contract's words.
-    pub reason: &'static str,
+    /// Reason.
+    pub reason: EventReason,
     /// Message.
     pub message: String,
 }
@@ -88,12 +89,7 @@ impl Step {
         self.actions.push(action);
     }
 
-    pub(super) fn event(
-        &mut self,
-        container: Option<&str>,
-        reason: &'static str,
-        message: impl Into<String>,
-    ) {
+    pub(super) fn event(&mut self, container: Option<&str>, reason: EventReason, message: impl Into<String>) {
         self.push(Action::Event(Note {
             container: container.map(str::to_owned),
             warning: false,
@@ -105,7 +101,7 @@ impl Step {
     pub(super) fn warning(
         &mut self,
         container: Option<&str>,
-        reason: &'static str,
+        reason: EventReason,
         message: impl Into<String>,
     ) {
         self.push(Action::Event(Note {

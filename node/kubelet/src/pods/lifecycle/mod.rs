@@ -39,7 +39,7 @@ pub use self::{
     state::{ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Trouble, Verdict},
 };
 
-use super::reason::PodReason;
+use super::reason::{EventReason, PodReason};
 
 /// What the node's configuration says about every pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +91,9 @@ pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: 
     {
         if deadline <= now {
             let message = "Pod was active on the node longer than the specified deadline";
+            step.event(None, EventReason::DeadlineExceeded, message);
             let reason = PodReason::DeadlineExceeded.as_str();
-            step.event(None, reason, message);
-            let verdict = Verdict { reason: reason.to_owned(), message: message.to_owned() };
-            state.record_verdict(verdict, now);
+            state.record_verdict(Verdict::new(reason, message), now);
         } else {
             step.wake(deadline);
         }

@@ -11,7 +11,7 @@ use super::{
     state::{ContainerRecord, EndingCause, Hook, Running, Stage, State},
     stop,
 };
-use crate::pods::reason::WaitingReason;
+use crate::pods::reason::{EventReason, WaitingReason};
 
 /// How long a failed pull is shown as such before it is shown as a back-off.
 const ERROR_SHOWN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -164,7 +164,7 @@ impl Run<'_> {
                             "Back-off restarting failed container {} in pod {}",
                             container.name, self.pod
                         );
-                        self.step.warning(Some(&container.name), "BackOff", message);
+                        self.step.warning(Some(&container.name), EventReason::BackOff, message);
                         Turn::Next
                     }
                     None => {
@@ -199,8 +199,12 @@ impl Run<'_> {
                         let message = format!("Back-off pulling image \"{}\"", container.image);
                         trouble.message = format!("{message}: {}: {}", trouble.reason, trouble.message);
                         trouble.reason = WaitingReason::ImagePullBackOff;
-                        self.step.event(Some(&container.name), "BackOff", message);
-                        self.step.warning(Some(&container.name), "Failed", "Error: ImagePullBackOff");
+                        self.step.event(Some(&container.name), EventReason::BackOff, message);
+                        self.step.warning(
+                            Some(&container.name),
+                            EventReason::Failed,
+                            "Error: ImagePullBackOff",
+                        );
                     }
                 }
                 Turn::Next
@@ -253,7 +257,7 @@ impl Run<'_> {
                 StopReason::ImageChanged | StopReason::PostStartFailed => None,
             };
             if let Some(message) = reason.message(container) {
-                self.step.event(Some(&container.name), "Killing", message);
+                self.step.event(Some(&container.name), EventReason::Killing, message);
             }
             let deadline = after(now, own.unwrap_or(self.spec.grace));
             running.stop(deadline, container.pre_stop, reason.starts_again(container));
@@ -272,7 +276,7 @@ impl Run<'_> {
                 Stage::Running(running) => {
                     if running.stop.is_none() {
                         let message = format!("Stopping container {}", container.name);
-                        self.step.event(Some(&container.name), "Killing", message);
+                        self.step.event(Some(&container.name), EventReason::Killing, message);
                     }
                     running.stop_for_all(now);
                     stop::advance(container, attempt, running, true, now, self.step);

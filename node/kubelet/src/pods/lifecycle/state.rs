@@ -4,7 +4,7 @@
 //! changed in two places only: by [`step`](super::step), which decides, and by the `record_*` methods
 //! here, which take in what happened.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,9 @@ pub struct Ending {
     pub cause: EndingCause,
     /// Since when.
     pub since: Timestamp,
+    /// It takes far longer than it may, and that has been told.
+    #[serde(default)]
+    pub overdue: bool,
 }
 
 /// Why a pod is on its way out. A deletion overtakes every other cause.
@@ -69,6 +72,17 @@ pub struct Verdict {
     pub reason: String,
     /// `status.message`.
     pub message: String,
+    /// What it leaves the pod of its grace; `None` is all of it.
+    #[serde(default)]
+    pub grace: Option<Duration>,
+}
+
+impl Verdict {
+    /// A verdict that leaves the pod all of its grace.
+    #[must_use]
+    pub fn new(reason: &str, message: &str) -> Self {
+        Self { reason: reason.to_owned(), message: message.to_owned(), grace: None }
+    }
 }
 
 /// What is remembered of one container.
@@ -302,7 +316,7 @@ impl State {
         match &mut self.ending {
             Some(ending) if ending.cause < cause => ending.cause = cause,
             Some(_) => {}
-            None => self.ending = Some(Ending { cause, since: now }),
+            None => self.ending = Some(Ending { cause, since: now, overdue: false }),
         }
     }
 

@@ -10,12 +10,16 @@ use super::{
     spec::{Container, Kind, Spec},
     state::{EndingCause, Hook, Running, Stage, State},
 };
+use crate::pods::reason::EventReason;
 
 /// What a container gets at the least when its grace was used up before its turn came.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 
 /// What a pod that nobody asked to end gracefully gets: its object is gone.
 const VANISHED_GRACE: Duration = Duration::from_secs(1);
+
+/// A pod that takes half as long again as its grace is told of, and this long at the least; upstream's numbers.
+const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Stops whatever runs: regular and init containers at once, sidecars after them in reverse order, with
 /// all preStop hooks begun at once.
@@ -26,6 +30,8 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
         EndingCause::Deleted => spec.deletion.unwrap_or(spec.grace),
         EndingCause::Completed | EndingCause::InitFailed | EndingCause::Verdict => spec.grace,
     };
+    // Who ends it for the node's sake may leave it less, and nobody more.
+    let grace = state.verdict.as_ref().and_then(|v| v.grace).map_or(grace, |less| less.min(grace));
     let deadline = after(now, grace);
     for container in spec.all().chain(&spec.ephemeral) {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };
@@ -34,7 +40,7 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
                 if running.stop.is_none() {
                     step.event(
                         Some(&container.name),
-                        "Killing",
+                        EventReason::Killing,
                         format!("Stopping container {}", container.name),
                     );
                 }
@@ -73,6 +79,20 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
             advance(container, attempt, running, turn, now, step);
         }
     }
+    tell_if_overdue(state, after(ending.since, OVERDUE.max(grace + grace / 2)), now, step);
+}
+
+/// Tells once of a pod that has not ended at `limit`: what runs it does not do what it is asked to.
+fn tell_if_overdue(state: &mut State, limit: Timestamp, now: Timestamp, step: &mut Step) {
+    let ended = state.all_stopped();
+    let Some(ending) = state.ending.as_mut().filter(|ending| !(ended || ending.overdue)) else { return };
+    if limit > now {
+        step.wake(limit);
+        return;
+    }
+    ending.overdue = true;
+    let message = "Container runtime did not kill the pod within specified grace period.";
+    step.warning(None, EventReason::ExceededGracePeriod, message);
 }
 
 /// Takes the stop of one container further: hook first, then the request, once it is its turn.

@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     events::Recorder,
     pods::{
-        NodeFacts, PodIndex, ProbeCounts, Records,
+        NodeFacts, PodIndex, ProbeMetrics, Records,
         api::{ApiError, Objects, PodApi},
         container_id::container_id,
         environment::References,
@@ -111,29 +111,55 @@ impl Runtime for Provider {
     }
 }
 
+/// What an API server was asked for a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// To take a status.
+    Status,
+    /// To let go of it.
+    Finalize,
+}
+
 /// An API server that notes down which object each status was written to.
 #[derive(Debug)]
-struct Api(watch::Sender<Vec<(String, PodStatus)>>);
+struct Api {
+    written: watch::Sender<Vec<(String, PodStatus)>>,
+    /// What it was asked, and whether it did it.
+    asked: watch::Sender<Vec<(Asked, bool)>>,
+    /// Requests that fail from now on, each once.
+    failing: Mutex<Vec<Asked>>,
+    /// `None` as long as it has never been reached.
+    services: Mutex<Option<Vec<Arc<Service>>>>,
+}
+
+impl Api {
+    fn ask(&self, what: Asked) -> Result<(), ApiError> {
+        let mut failing = self.failing.lock().unwrap();
+        let fails = failing.iter().position(|other| *other == what).map(|index| failing.remove(index));
+        self.asked.send_modify(|asked| asked.push((what, fails.is_none())));
+        fails.map_or(Ok(()), |_| Err(ApiError::Later("it is away".to_owned())))
+    }
+}
 
 #[async_trait]
 impl PodApi for Api {
     async fn publish(&self, pod: &Pod, status: &PodStatus) -> Result<Pod, ApiError> {
+        self.ask(Asked::Status)?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        self.0.send_modify(|written| written.push((uid, status.clone())));
+        self.written.send_modify(|written| written.push((uid, status.clone())));
         Ok(Pod { status: Some(status.clone()), ..pod.clone() })
     }
 
     async fn finalize(&self, _: &Pod) -> Result<(), ApiError> {
-        Ok(())
+        self.ask(Asked::Finalize)
     }
 
     async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
         Ok(Objects::default())
     }
 
-    /// It cannot be reached, so services were never read.
     fn services(&self) -> Option<Vec<Arc<Service>>> {
-        None
+        self.services.lock().unwrap().clone()
     }
 }
 
@@ -143,6 +169,7 @@ struct World {
     _node: watch::Sender<NodeFacts>,
     records: Records,
     runtime: Arc<Provider>,
+    api: Arc<Api>,
     wake: mpsc::Sender<String>,
     written: watch::Receiver<Vec<(String, PodStatus)>>,
     board: watch::Receiver<Board>,
@@ -174,13 +201,15 @@ impl World {
             running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
         let (containers, _) = watch::channel(before);
         let runtime = Arc::new(Provider { containers, wakeups: Mutex::new(Some(wakeups)) });
-        let (api, written) = watch::channel(Vec::new());
+        let (written, seen) = watch::channel(Vec::new());
+        let (asked, _) = watch::channel(Vec::new());
+        let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
         let (sink, _) = mpsc::channel(1);
         let (node, facts) = watch::channel(NodeFacts::default());
         let records = Records::open(root.path()).unwrap();
         let shared = Shared {
             runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
-            api: Arc::new(Api(api)),
+            api: Arc::clone(&api) as Arc<dyn PodApi>,
             recorder: Recorder::local(sink),
             records: records.clone(),
             volumes: Arc::new(Volumes::alone(Settings { memory: memory.clone(), ..Settings::default() })),
@@ -190,14 +219,26 @@ impl World {
             logs_dir: root.path().join("logs"),
             registry_config: None,
             limits: Limits::default(),
-            probes: ProbeCounts::default(),
+            probes: ProbeMetrics::default(),
         };
         let (board, shown) = watch::channel(Board::default());
         let (updates, receiver) = mpsc::channel(10);
         let cancel = CancellationToken::new();
         let manager = PodManager::new(Arc::new(shared)).with_static_pods(board);
         tokio::spawn(manager.run(receiver, cancel.clone()));
-        Self { root, memory, _node: node, records, runtime, wake, written, board: shown, updates, cancel }
+        Self {
+            root,
+            memory,
+            _node: node,
+            records,
+            runtime,
+            api,
+            wake,
+            written: seen,
+            board: shown,
+            updates,
+            cancel,
+        }
     }
 
     async fn tell(&self, update: Update) {
@@ -376,6 +417,35 @@ async fn a_mirror_is_no_pod_to_run_but_is_told_how_its_pod_is() {
         HashSet::from(["m1".to_owned(), "m2".to_owned()]),
         "the mirror of another version is not told"
     );
+}
+
+/// The final DELETE comes when the last status is there, and not before; each is asked for until it is done.
+#[tokio::test]
+async fn a_deleted_pod_is_let_go_after_its_last_status() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.synced(Source::File, &[]).await;
+    let mut p = pod("p", "u", json!({}));
+    world.set(p.clone()).await;
+    world.synced(Source::Api, &["u"]).await;
+    world.told("u", "Running").await;
+    let mut asked = world.api.asked.subscribe();
+    let before = asked.borrow().len();
+    *world.api.failing.lock().unwrap() = vec![Asked::Status, Asked::Status, Asked::Finalize];
+    p["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    p["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    world.set(p).await;
+    world.let_end("u").await;
+    let done = |asked: &Vec<(Asked, bool)>| asked.contains(&(Asked::Finalize, true));
+    tokio::time::timeout(PATIENCE, asked.wait_for(done)).await.unwrap().unwrap();
+    let asked = asked.borrow()[before..].to_vec();
+    let finalize = asked.iter().position(|(what, _)| *what == Asked::Finalize).unwrap();
+    assert_eq!(asked[..2], [(Asked::Status, false); 2]);
+    assert_eq!(asked[finalize - 1], (Asked::Status, true));
+    assert_eq!(asked[finalize..], [(Asked::Finalize, false), (Asked::Finalize, true)]);
+    let written = world.written.borrow().last().unwrap().1.clone();
+    let end = written.container_statuses.unwrap()[0].state.clone().unwrap().terminated;
+    assert_eq!((written.phase.as_deref(), end.map(|end| end.exit_code)), (Some("Failed"), Some(143)));
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The carrying out of what the lifecycle asks for: each action is spawned, and comes back as an [`Outcome`].
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
@@ -13,7 +16,7 @@ use crate::pods::{
     launch::{self, Launch},
     lifecycle::{Action, Note, ProbeKind, Trouble},
     pull::{self, PullPolicy},
-    reason::WaitingReason,
+    reason::{EventReason, WaitingReason},
     shared::tell,
 };
 
@@ -118,8 +121,8 @@ impl PodTask {
             };
             match &result {
                 Ok(_) => {
-                    note("Created", "Container created");
-                    note("Started", "Container started");
+                    note(EventReason::Created, "Container created");
+                    note(EventReason::Started, "Container started");
                 }
                 Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
             }
@@ -174,7 +177,9 @@ impl PodTask {
     fn probe(&mut self, container: String, kind: ProbeKind) {
         let attempt = self.attempt(&container);
         self.outcomes.spawn(async move {
-            Outcome::Probed { container, attempt: attempt.number, kind, success: attempt.probe(kind).await }
+            let begun = Instant::now();
+            let success = attempt.probe(kind).await;
+            Outcome::Probed { container, attempt: attempt.number, kind, success, took: begun.elapsed() }
         });
     }
 
@@ -188,7 +193,8 @@ impl PodTask {
             while let Err(error) = shared.runtime.stop(&id, grace).await {
                 tracing::warn!(%pod, container = id, %error, "cannot stop a container; trying again");
                 let message = format!("error killing pod: {error}");
-                let note = Note { container: None, warning: true, reason: "FailedKillPod", message };
+                let note =
+                    Note { container: None, warning: true, reason: EventReason::FailedKillPod, message };
                 tell(&shared.recorder, &reference, &spec, &note);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(5));

@@ -1,5 +1,7 @@
 //! What comes back from what a task has spawned, and how it is taken in.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -40,6 +42,7 @@ pub(super) enum Outcome {
         attempt: u32,
         kind: ProbeKind,
         success: Option<bool>,
+        took: Duration,
     },
     /// The UID is that of the object it was written to.
     Published {
@@ -66,9 +69,9 @@ impl PodTask {
                 self.state.record_post_start(&container, attempt, result);
             }
             Outcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
-            Outcome::Probed { container, attempt, kind, success } => match success {
+            Outcome::Probed { container, attempt, kind, success, took } => match success {
                 Some(success) => {
-                    self.shared.probes.count(&self.name, &container, kind, success);
+                    self.shared.probes.record(&self.name, &container, kind, success, took);
                     self.state.record_probe(&self.spec, &container, attempt, kind, success);
                 }
                 None => self.state.record_probe_given_up(&container, attempt, kind),

@@ -17,6 +17,9 @@ use crate::pods::{
 /// How long a failed removal waits.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// What is left of the grace of a pod that takes more than it may, as upstream has it.
+const EVICTED_GRACE: Duration = Duration::from_secs(1);
+
 /// How far a pod's volumes are.
 pub(super) enum Storage {
     /// They are being set up, or are there.
@@ -45,7 +48,7 @@ impl Storage {
             let settings = &shared.volumes.settings().dns;
             let node = shared.volumes.node_dns().unwrap_or_default();
             for note in Dns::of(pod, settings, &node).1 {
-                shared.recorder.warning(reference, note.reason, note.message);
+                shared.recorder.warning(reference, note.reason.as_str(), note.message);
             }
         }
         let (recorder, reference) = (shared.recorder.clone(), reference.clone());
@@ -54,7 +57,7 @@ impl Storage {
             records: shared.records.clone(),
             node: shared.node.clone(),
             view: shared.admission.clone(),
-            tell: Box::new(move |note| recorder.warning(&reference, note.reason, note.message)),
+            tell: Box::new(move |note| recorder.warning(&reference, note.reason.as_str(), note.message)),
         };
         Self::Kept(Keeper::start(Arc::clone(pod), parts))
     }
@@ -101,7 +104,8 @@ impl PodTask {
     pub(super) fn evict(&mut self, message: String) {
         let reason = PodReason::Evicted.to_string();
         self.shared.recorder.warning(&self.reference, &reason, message.clone());
-        self.state.record_verdict(Verdict { reason, message }, Timestamp::now());
+        let verdict = Verdict { reason, message, grace: Some(EVICTED_GRACE) };
+        self.state.record_verdict(verdict, Timestamp::now());
     }
 
     /// Removes the volumes once nothing of the pod runs any more; returns when to try again.

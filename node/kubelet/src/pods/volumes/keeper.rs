@@ -17,7 +17,9 @@ use self::{
     slot::{Limited, Outcome, Slot},
 };
 use super::{Place, Places, Volumes, empty_dir, source};
-use crate::pods::{admission::NodeView, environment::NodeFacts, lifecycle::Note, records::Records};
+use crate::pods::{
+    admission::NodeView, environment::NodeFacts, lifecycle::Note, reason::EventReason, records::Records,
+};
 
 /// How long a pod may wait for its volumes before that is told; upstream's number.
 const PATIENCE: Duration = Duration::from_secs(123);
@@ -170,7 +172,7 @@ impl Work {
             Outcome::Nothing => {}
             Outcome::Failed(error) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{}\" : {error}", slot.name);
-                (self.parts.tell)(warning("FailedMount", message));
+                (self.parts.tell)(warning(EventReason::FailedMount, message));
             }
         }
     }
@@ -197,7 +199,7 @@ impl Work {
                  volumes=[]: timed out waiting for the condition",
                 missing.join(" ")
             );
-            (self.parts.tell)(warning("FailedMount", message));
+            (self.parts.tell)(warning(EventReason::FailedMount, message));
             self.patience = now + PATIENCE;
         }
         let ready = missing.is_empty();
@@ -238,7 +240,7 @@ impl Work {
     }
 }
 
-fn warning(reason: &'static str, message: String) -> Note {
+fn warning(reason: EventReason, message: String) -> Note {
     Note { container: None, warning: true, reason, message }
 }
 

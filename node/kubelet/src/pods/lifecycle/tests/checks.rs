@@ -6,14 +6,22 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::{
+    api::core::v1::{Pod, PodCondition, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 
 use super::{
-    super::{Action, Limits, ProbeKind, Stage, State, Step, backoff::after, spec::Kind, spec::Spec, step},
-    world::{epoch, name},
+    super::{
+        Action, Limits, ProbeKind, Running, Stage, State, Step, backoff::after, spec::Kind, spec::Spec, step,
+    },
+    world::name,
 };
 use crate::{
-    pods::status::{self, Context},
+    pods::{
+        reason::EventReason,
+        status::{self, Context},
+    },
     runtime::Exit,
 };
 
@@ -48,6 +56,14 @@ pub(super) struct Checks {
     started: BTreeSet<(String, u32)>,
     /// What the provider was told last of the end of an attempt.
     told: BTreeMap<(String, u32), Timestamp>,
+    /// Attempts whose preStop hook was begun.
+    pre_stops: BTreeSet<(String, u32)>,
+    /// When each probe of an attempt was run last.
+    probed: BTreeMap<(String, u32, ProbeKind), Timestamp>,
+    /// Container ids that were published, by name and restart count.
+    ids: BTreeMap<(String, i32), String>,
+    start_time: Option<Time>,
+    overdue: bool,
     delays: BTreeMap<String, Delay>,
     /// Exits that a restart has answered, and the image then.
     answered: BTreeMap<String, (usize, String)>,
@@ -134,11 +150,22 @@ impl Checks {
                 let stop = state.containers.get(container).and_then(|r| r.running()).map(|r| &r.stop);
                 assert_eq!(stop, Some(&None), "{action:?} of a container that is stopped");
             }
-            Action::PreStop { within, .. } => assert!(!within.is_zero(), "{action:?}"),
+            Action::PreStop { container, within } => {
+                let record = state.containers.get(container).unwrap();
+                let attempt = record.newest_attempt();
+                let stop = record.running().and_then(|running| running.stop.as_ref());
+                assert!(stop.is_some(), "{action:?} of a container that is not stopped");
+                assert!(!within.is_zero(), "{action:?}");
+                assert!(
+                    self.pre_stops.insert((container.clone(), attempt)),
+                    "{action:?} for the second time"
+                );
+            }
             Action::Stop { container, attempt, grace } => {
                 let deadline = after(now, *grace);
                 let before = self.told.insert((container.clone(), *attempt), deadline);
                 let least = after(now, Duration::from_secs(2));
+                assert!(deadline >= least, "{action:?} leaves less than two seconds");
                 assert!(
                     before.is_none_or(|before| deadline <= before.max(least)),
                     "{action:?} is longer than before"
@@ -148,9 +175,22 @@ impl Checks {
                 }
             }
             Action::Probe { container, kind } => {
-                let running = state.containers.get(container).and_then(|r| r.up()).unwrap();
+                let (attempt, running) = up(state, container);
                 let goes_on = state.ending.is_none() && running.stop.is_none();
                 assert!(goes_on || *kind == ProbeKind::Readiness, "{action:?} of what is stopped");
+                let container = spec.container(container).unwrap();
+                let started = running.probes.started(container);
+                assert_eq!(started, *kind != ProbeKind::Startup, "{action:?} before or after its time");
+                let probe = kind.of(container).unwrap();
+                let due = match self.probed.insert((container.name.clone(), attempt, *kind), now) {
+                    Some(before) => after(before, probe.period),
+                    None => after(running.started_at, probe.initial_delay),
+                };
+                assert!(due <= now, "{action:?} comes too soon");
+            }
+            Action::Event(note) if note.reason == EventReason::ExceededGracePeriod => {
+                assert!(state.ending.is_some() && !state.all_stopped(), "{note:?} of what has ended");
+                assert!(!std::mem::replace(&mut self.overdue, true), "{note:?} once more");
             }
             Action::AbortPull { .. } | Action::Event(_) => {}
         }
@@ -208,6 +248,13 @@ impl Checks {
         let terminal = phase == "Succeeded" || phase == "Failed";
         let runs = state.containers.values().any(|r| matches!(r.stage, Stage::Starting | Stage::Running(_)));
         assert!(!(terminal && runs), "{phase} while something runs");
+        for container in spec.all() {
+            let running = state.containers.get(&container.name).and_then(|r| r.running());
+            let failed = running.filter(|r| r.stop.is_none()).and_then(|r| r.probes.failed(container));
+            assert_eq!(failed, None, "{} goes on although its probe has failed", container.name);
+        }
+        let start_time = self.start_time.get_or_insert_with(|| status.start_time.clone().unwrap());
+        assert_eq!(status.start_time.as_ref(), Some(&*start_time), "another start of the pod");
         let waits = state.containers.values().any(|r| !r.is_active() && r.stage != Stage::Idle);
         assert!(!(waits && state.ending.is_some()), "something waits in a pod that ends: {state:?}");
         assert_eq!(
@@ -230,6 +277,13 @@ impl Checks {
                 "restarts of {}",
                 container.name
             );
+            if let Some(id) = &container.container_id {
+                let before = self.ids.insert((container.name.clone(), container.restart_count), id.clone());
+                assert!(
+                    before.is_none_or(|before| before == *id),
+                    "another id without a restart: {container:?}"
+                );
+            }
             let shown = container.state.as_ref().unwrap();
             let sidecar_or_regular = spec.container(&container.name).unwrap().kind != Kind::Init;
             if container.ready && sidecar_or_regular {
@@ -243,19 +297,32 @@ impl Checks {
             }
             assert!(container.restart_count == 0 || container.container_id.is_some(), "{container:?}");
         }
-        self.conditions = status.conditions.clone().unwrap();
+        let before = std::mem::replace(&mut self.conditions, status.conditions.clone().unwrap());
         let condition =
             |kind: &str| self.conditions.iter().find(|c| c.type_ == kind).map(|c| c.status.as_str());
         let ready = condition("Ready") == Some("True");
         assert!(!(ready && (terminal || phase == "Pending")), "ready and {phase}");
         for condition in &self.conditions {
             let since = condition.last_transition_time.as_ref().unwrap().0;
-            assert!(since <= now && since >= epoch(), "{condition:?}");
+            let unchanged =
+                before.iter().find(|c| c.type_ == condition.type_ && c.status == condition.status);
+            let expected = unchanged.map_or(now.as_second(), |c| seconds(c.last_transition_time.as_ref()));
+            assert_eq!(since.as_second(), expected, "{condition:?} after {before:?}");
         }
         if terminal {
             self.terminal = Some(status);
         }
     }
+}
+
+/// The container runs, and is past its postStart hook; the number of the attempt.
+fn up<'a>(state: &'a State, container: &str) -> (u32, &'a Running) {
+    let record = state.containers.get(container).unwrap();
+    (record.newest_attempt(), record.up().unwrap_or_else(|| panic!("{container} is not up: {record:?}")))
+}
+
+fn seconds(time: Option<&Time>) -> i64 {
+    time.unwrap().0.as_second()
 }
 
 /// Sidecars are stopped when everything that comes after them has ended, or their grace is over.

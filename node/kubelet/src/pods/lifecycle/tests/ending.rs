@@ -101,13 +101,25 @@ fn grace_by_cause() {
         (Deed::Delete(secs(5)), 5),
         (Deed::Delete(secs(90)), 90),
         (Deed::Vanish, 30),
-        (Deed::Verdict, 30),
+        // An eviction has a grace of its own, here of 5 s.
+        (Deed::Verdict, 5),
         (Deed::Deadline(secs(10)), 30),
     ];
     for (deed, grace) in table {
         let world = World::new(pod(RestartPolicy::Always, &["c"])).at(10, deed.clone()).run(60);
         assert_eq!(ends(&world)[0], format!("10 stop c#0 within {grace}s"), "{deed:?}");
         assert!(world.state.is_over(), "{deed:?}");
+    }
+    // A verdict hurries a pod that is being deleted, and leaves it no more than it has.
+    let hurried = ["10 stop c#0 within 30s", "12 stop c#0 within 5s"];
+    for (deletion, told) in [(30, hurried.as_slice()), (4, &["10 stop c#0 within 4s"])] {
+        let stubborn = Run { obeys: None, ..Run::default() };
+        let world = World::new(pod(RestartPolicy::Always, &["c"]))
+            .runs("c", &[stubborn])
+            .at(10, Deed::Delete(secs(deletion)))
+            .at(12, Deed::Verdict)
+            .run(60);
+        assert_eq!(world.told("stop "), told);
     }
     // A pod that was being deleted when its object went keeps what the deletion left it.
     let stubborn = Run { obeys: None, ..Run::default() };
@@ -144,6 +156,33 @@ fn what_is_under_way_when_a_pod_ends_is_given_up_or_waited_for() {
         "20 c#0 exits 143",
     ];
     assert_eq!(world.log(), expected);
+}
+
+/// What takes half as long again as it may, and ten seconds at the least, is told of, and told once, whoever is
+/// there to tell.
+#[test]
+fn a_pod_that_does_not_end_is_told_of() {
+    let exceeded =
+        "Warning ExceededGracePeriod: Container runtime did not kill the pod within specified grace period.";
+    for (grace, at) in [(4, 15), (60, 95)] {
+        // A start that hangs is the one thing that neither hook nor grace can end.
+        let hangs = Script { starts: vec![(secs(200), None)], ..Script::default() };
+        let world = World::new(pod(RestartPolicy::Always, &["c"]))
+            .with("c", hangs)
+            .at(5, Deed::Delete(secs(grace)))
+            .at(120, Deed::Restart { away: secs(1), starts_happen: true })
+            .run(300);
+        assert_eq!(world.told("Exceeded"), [format!("{at} {exceeded}")]);
+        assert!(world.state.is_over(), "{:#?}", world.log());
+    }
+    // Whoever ends in time is not told of, and neither is a grace that is all used up.
+    let stubborn = Run { obeys: None, ..Run::default() };
+    let world = World::new(pod(RestartPolicy::Always, &["s", "c"]))
+        .runs("s", std::slice::from_ref(&stubborn))
+        .runs("c", &[stubborn])
+        .at(5, Deed::Delete(secs(30)))
+        .run(300);
+    assert_eq!(world.told("Exceeded"), [""; 0]);
 }
 
 #[test]
@@ -208,7 +247,7 @@ fn a_deadline_does_not_undo_what_has_ended_by_itself() {
 
 #[test]
 fn the_first_verdict_stays_and_none_comes_after_the_end() {
-    let verdict = |reason: &str| Verdict { reason: reason.to_owned(), message: String::new() };
+    let verdict = |reason: &str| Verdict::new(reason, "");
     let mut state = State::default();
     state.record_verdict(verdict("Evicted"), epoch());
     state.record_verdict(verdict("NodeShutdown"), epoch());

@@ -12,7 +12,7 @@ use super::{
     scenario::{Scenario, tame, wild},
     script::Deed,
     secs,
-    world::World,
+    world::{EVICTED, World},
 };
 
 /// The same cases on every run, unless the environment says otherwise.
@@ -44,14 +44,21 @@ fn after(world: &World, name: &str) -> Option<AfterExit> {
 proptest! {
     #![proptest_config(config(500))]
 
-    /// Whatever happens before, a pod that is deleted ends within its grace, and what becomes of it is
+    /// Whatever happens before, and whoever makes a pod end, it does so within its grace, and what becomes of it is
     /// told by how its containers ended.
     #[test]
-    fn every_deleted_pod_ends_within_its_grace(scenario in wild(), grace in 1..40u64) {
+    fn every_pod_ends_within_its_grace(scenario in wild(), grace in 1..40u64, cause in 0..4u8) {
         let mut world = scenario.world();
         world.go_on(secs(300));
         world.calm();
-        world.plan(Duration::ZERO, Deed::Delete(secs(grace)));
+        let own = world.spec.grace.as_secs();
+        let (deed, grace) = match cause {
+            0 => (Deed::Delete(secs(grace)), grace),
+            1 => (Deed::Vanish, own),
+            2 => (Deed::Verdict, own.min(EVICTED)),
+            _ => (Deed::Deadline(secs(0)), own),
+        };
+        world.plan(Duration::ZERO, deed);
         // A start may be under way; and each stop gets two seconds at the least.
         world.go_on(secs(6 + grace + 3));
         prop_assert!(world.state.is_over(), "goes on: {:#?}", world.log());

@@ -238,11 +238,22 @@ fn scenario<R: Strategy<Value = Run> + Clone, D: Strategy<Value = Deed>>(
     )
 }
 
-/// Anything may happen.
+/// Anything may happen. Ephemeral containers come when they are asked for, most of them later than their pod.
 pub(super) fn wild() -> impl Strategy<Value = Scenario> {
-    adorned_pod().prop_flat_map(|spec| {
+    let scenario = adorned_pod().prop_flat_map(|spec| {
         let names = spec.all().map(|c| c.name.clone()).collect();
-        scenario(spec, wild_run().boxed(), deed(names), 5)
+        let arrivals = vec(option::weighted(0.8, seconds(200)), spec.ephemeral.len());
+        (scenario(spec, wild_run().boxed(), deed(names), 5), arrivals)
+    });
+    scenario.prop_map(|(mut scenario, arrivals)| {
+        let ephemeral = std::mem::take(&mut scenario.spec.ephemeral);
+        for (container, arrival) in ephemeral.into_iter().zip(arrivals) {
+            match arrival {
+                Some(delay) => scenario.deeds.push((delay, Deed::Attach(Box::new(container)))),
+                None => scenario.spec.ephemeral.push(container),
+            }
+        }
+        scenario
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::super::spec::Container;
+
 /// How a hook goes: the time it takes, and whether it succeeds; `None` never ends by itself.
 pub(super) type HookPlan = Option<(Duration, bool)>;
 
@@ -58,6 +60,8 @@ pub(super) enum Deed {
     /// The container gets another image.
     Image(String),
     Deadline(Duration),
+    /// The pod gets an ephemeral container.
+    Attach(Box<Container>),
     /// The agent is away for so long. A start that is under way has come about or not.
     Restart {
         away: Duration,

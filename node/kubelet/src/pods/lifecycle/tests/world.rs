@@ -19,6 +19,9 @@ use crate::{
     runtime::{ContainerState as Observation, Exit, ExitReason, Image},
 };
 
+/// Seconds that an eviction leaves a pod here.
+pub(super) const EVICTED: u64 = 5;
+
 /// What is going to happen, as long as the agent that asked for it is there.
 #[derive(Clone, Debug)]
 enum Happening {
@@ -390,13 +393,15 @@ impl World {
                 self.state.record_vanished(self.now);
             }
             Deed::Verdict => {
-                let verdict = Verdict { reason: "Evicted".to_owned(), message: "why".to_owned() };
+                let verdict =
+                    Verdict { grace: Some(Duration::from_secs(EVICTED)), ..Verdict::new("Evicted", "why") };
                 self.state.record_verdict(verdict, self.now);
             }
             Deed::Image(name) => {
                 let container = super::find(&mut self.spec, &name);
                 container.image.push('+');
             }
+            Deed::Attach(container) => self.spec.ephemeral.push(*container),
             Deed::Deadline(deadline) => self.spec.active_deadline = Some(deadline),
             Deed::Restart { away, starts_happen } => self.restart(away, starts_happen),
             Deed::Tear { away } => self.tear = Some(away),

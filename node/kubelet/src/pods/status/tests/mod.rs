@@ -59,14 +59,11 @@ fn state(containers: &[(&str, ContainerRecord)]) -> State {
 }
 
 fn ending(cause: EndingCause) -> Option<Ending> {
-    Some(Ending { cause, since: at(50) })
+    Some(Ending { cause, since: at(50), overdue: false })
 }
 
 fn verdict() -> Option<Verdict> {
-    Some(Verdict {
-        reason: "Evicted".to_owned(),
-        message: "The node was low on resource: memory.".to_owned(),
-    })
+    Some(Verdict::new("Evicted", "The node was low on resource: memory."))
 }
 
 fn image() -> Image {
