@@ -23,7 +23,13 @@ mod service;
 mod table;
 mod threads;
 
-use std::{ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -152,8 +158,9 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
-pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+pub fn run(mut options: WorkerOptions) -> Result<(), WorkerError> {
     confine::close_inherited().map_err(WorkerError::Runtime)?;
+    leave_directory(&mut options)?;
     let files = enter_namespace(&options)?;
     let confinement = confine::apply(&options, files.has_mounts());
     tracing::info!(?confinement, "the worker is confined");
@@ -161,6 +168,18 @@ pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
     let result = runtimes.control().block_on(serve(options, files, confinement, runtimes.threads()));
     runtimes.shutdown();
     result
+}
+
+/// Leaves the agent's working directory, from which a path leads to what is going to be hidden below it.
+fn leave_directory(options: &mut WorkerOptions) -> Result<(), WorkerError> {
+    let failed = |what, path: &Path| {
+        let path = path.display().to_string();
+        move |source| WorkerError::Setup { what, path, source }
+    };
+    for path in std::iter::once(&mut options.socket).chain(&mut options.hidden) {
+        *path = std::path::absolute(&path).map_err(failed("find", path))?;
+    }
+    std::env::set_current_dir("/").map_err(failed("enter", Path::new("/")))
 }
 
 /// Finds out how guests get their files. From here on, mounts are the worker's own.

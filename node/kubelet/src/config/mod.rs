@@ -166,7 +166,10 @@ impl Config {
         fold_flags(&mut kubelet, flags)?;
         check(&kubelet)?;
 
-        let root_dir = flags.root_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_ROOT_DIR));
+        // Workers have another working directory.
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let root_dir = absolute(flags.root_dir.as_deref().unwrap_or(Path::new(DEFAULT_ROOT_DIR)));
+        kubelet.pod_logs_dir = absolute(&kubelet.pod_logs_dir);
         let hostname = flags.hostname_override.as_deref().unwrap_or(hostname).trim().to_lowercase();
         if !labels::is_dns_subdomain(&hostname) {
             return Err(ConfigError::Invalid(format!(
@@ -186,7 +189,7 @@ impl Config {
             node_ip: flags.node_ip.clone(),
             node_labels,
             node_os,
-            cert_dir: flags.cert_dir.clone().unwrap_or_else(|| root_dir.join("pki")),
+            cert_dir: absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki"))),
             root_dir,
             allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
                 .map_err(ConfigError::Invalid)?,

@@ -38,6 +38,21 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn folders_are_absolute() {
+    let flags = Flags {
+        root_dir: Some("node".into()),
+        cert_dir: Some("keys".into()),
+        pod_logs_dir: Some("logs".into()),
+        ..Flags::default()
+    };
+    let (config, _) = resolve("", &flags).unwrap();
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(config.root_dir, here.join("node"));
+    assert_eq!(config.cert_dir, here.join("keys"));
+    assert_eq!(config.kubelet.pod_logs_dir, here.join("logs"));
+}
+
+#[test]
 fn the_room_for_pods_counts_where_nobody_says() {
     let flags = |max_pods, room_for_pods| Flags { max_pods, room_for_pods, ..Flags::default() };
     for (file, max_pods, room, expected) in [

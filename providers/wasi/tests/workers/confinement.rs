@@ -1,6 +1,6 @@
 //! What a worker has given up before it hosts anything.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::symlink};
+use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
 
 use kubewasm_wasi::supervisor::{Supervisor, SupervisorOptions};
 use rustix::process::Pid;
@@ -102,6 +102,8 @@ async fn hidden_files_stay_hidden_when_they_are_replaced() {
     let worker = fs::read_to_string(dir.join("workers/node/worker.lock")).unwrap().trim().to_owned();
     let seen =
         |name: &str| fs::read_to_string(format!("/proc/{worker}/root{}", dir.join(name).display())).ok();
+    // A directory that was entered before is a way around what covers it.
+    assert_eq!(fs::read_link(format!("/proc/{worker}/cwd")).unwrap(), Path::new("/"));
     let hidden = ["kubeconfig", "later", "pki/key", "link", "config/linked"];
     for name in hidden {
         assert_eq!(seen(name), None, "{name}");

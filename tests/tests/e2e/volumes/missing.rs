@@ -105,9 +105,11 @@ async fn missing_objects_of_volumes_are_named_and_waited_for() {
                 (event.reason.as_deref(), event.message.as_deref()) == (Some("FailedMount"), Some(&message))
             })
             .await;
-            let pod = pods.api().get(pod).await.unwrap();
-            let state = crate::pods::waiting(&pod).unwrap();
-            assert_eq!((phase(&pod), state.reason.as_deref()), ("Pending", Some("ContainerCreating")));
+            pods.until(pod, "waiting", |pod| {
+                let reason = crate::pods::waiting(pod).and_then(|waiting| waiting.reason.as_deref());
+                (phase(pod), reason) == ("Pending", Some("ContainerCreating"))
+            })
+            .await;
         };
         for (pod, error) in [
             ("secret", "secret \"keys\" not found"),
