@@ -32,9 +32,7 @@ impl Age {
     /// version of the protocol is this.
     #[must_use]
     pub fn new(compiler_key: &str, protocol: u32) -> Self {
-        let digest = Sha256::digest(format!("{compiler_key} {protocol}"));
-        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self(digits.chars().take(AGE_DIGITS).collect())
+        Self(digest(format!("{compiler_key} {protocol}"), AGE_DIGITS))
     }
 }
 
@@ -88,9 +86,14 @@ fn name(kind: &str, text: &str) -> String {
         return whole;
     }
     let kept: String = whole.chars().filter(|c| u8::try_from(*c).is_ok_and(is_plain)).take(KEPT).collect();
-    let digest = Sha256::digest(text.as_bytes());
-    let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).take(DIGITS / 2).collect();
-    format!("{kept}~{digits}")
+    format!("{kept}~{}", digest(text, DIGITS))
+}
+
+/// So many hexadecimal digits of the SHA-256 of a text, at most 64.
+pub(crate) fn digest(text: impl AsRef<[u8]>, digits: usize) -> String {
+    let mut all: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    all.truncate(digits);
+    all
 }
 
 /// A text that names no isolation.

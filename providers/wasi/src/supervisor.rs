@@ -25,7 +25,6 @@ mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -33,6 +32,7 @@ use crate::{
     exit::Exit,
     host::DEFAULT_MEMORY_LIMIT,
     instance::{Instance, InstanceStats},
+    isolation,
     logs::LogOptions,
     program::Program,
     protocol::{Versions, wire},
@@ -373,9 +373,7 @@ impl Supervisor {
 /// The cgroup of all workers below `dir`: several nodes may share this machine.
 fn open_cgroups(dir: &std::path::Path) -> Option<Parent> {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-    let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    match Parent::open(&digits) {
+    match Parent::open(&isolation::digest(dir.as_os_str().as_encoded_bytes(), 8)) {
         Ok(parent) => Some(parent),
         Err(error) => {
             tracing::info!(%error, "isolated pods have no cgroups of their own: their limits are held by their workers");

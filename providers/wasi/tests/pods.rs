@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kubewasm_kubelet::runtime::{
@@ -80,14 +80,11 @@ impl Node {
     }
 
     async fn exit(&self, id: &str) -> Exit {
-        let started = Instant::now();
-        loop {
-            if let Some(ContainerState::Exited(exit)) = self.runtime.observe(id) {
-                return exit;
-            }
-            assert!(started.elapsed() < PATIENCE, "container {id} does not end");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let ended = || match self.runtime.observe(id) {
+            Some(ContainerState::Exited(exit)) => Some(exit),
+            _ => None,
+        };
+        support::until(&format!("the end of container {id}"), PATIENCE, ended).await
     }
 }
 
@@ -202,11 +199,8 @@ async fn an_upgrade_leaves_running_containers_alone_and_starts_others_elsewhere(
     node.exit("a").await;
     assert!(matches!(node.runtime.observe("b"), Some(ContainerState::Running { .. })));
     node.runtime.remove("a").await.unwrap();
-    let started = Instant::now();
-    while workers().contains(&old[0]) {
-        assert!(started.elapsed() < PATIENCE, "{:?}", workers());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let is_gone = || (!workers().contains(&old[0])).then_some(());
+    support::until("the end of the old worker", PATIENCE, is_gone).await;
     assert!(matches!(node.runtime.observe("b"), Some(ContainerState::Running { .. })));
     node.runtime.shutdown(SOON).await;
 }

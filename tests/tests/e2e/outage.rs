@@ -8,10 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, api::DeleteParams};
 use kubewasm_tests::{
     cluster::Cluster,
-    guests,
     home::Home,
     node::{Node, Options},
-    registry::{Registry, image::Content},
+    registry::Registry,
     wait,
 };
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ use crate::{
     endings::finalizers,
     history::History,
     pods::{Pods, container, is, restarts, running, terminated},
-    suite::{SOON, await_ready},
+    suite::{SOON, await_ready, start_registry},
 };
 
 /// How long the API server is away: longer than a lease lasts, and than every time limit of a request.
@@ -150,10 +149,7 @@ impl World {
     async fn start() -> Self {
         let home = Home::temporary().unwrap();
         let cluster = Cluster::start(&home).await.unwrap();
-        let mut registry = Registry::open(&home, "registry").unwrap();
-        registry.start().await.unwrap();
-        let module = guests::guest("actor.c").await.unwrap();
-        let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap().tagged;
+        let (registry, actor) = start_registry(&home).await.unwrap();
         let options =
             Options::default().config("crashLoopBackOff", json!({ "maxContainerRestartPeriod": "1s" }));
         let client = cluster.client().await.unwrap();
@@ -164,7 +160,7 @@ impl World {
         };
         let nodes = [start("cut-off-node").await, start("cut-off-and-killed-node").await];
         let pods = Pods::new(&client, "default");
-        Self { image, pods, nodes, cluster, _registry: registry, _home: home }
+        Self { image: actor.tagged, pods, nodes, cluster, _registry: registry, _home: home }
     }
 
     /// The node that the pods of that number are on.

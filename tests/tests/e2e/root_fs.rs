@@ -116,8 +116,8 @@ async fn the_working_directory_is_made() {
             "containers": [{
                 "name": "main",
                 "image": image().await,
-                "workingDir": "/work/here",
-                "args": ["stat", "/work/here", "cd", "/work/here", "write", "file", "x", "cat", "/work/here/file"],
+                "workingDir": "/job/here",
+                "args": ["stat", "/job/here", "cd", "/job/here", "write", "file", "x", "cat", "/job/here/file"],
             }],
         });
         pods.create("working", spec).await;

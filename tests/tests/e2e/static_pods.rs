@@ -9,17 +9,15 @@ use kube::{
 };
 use kubewasm_tests::{
     cluster::Cluster,
-    guests,
     home::Home,
     node::{Node, Options},
-    registry::{Registry, image::Content},
     wait,
 };
 use serde_json::{Value, json};
 
 use crate::{
     pods::{Pods, container, restarts, running},
-    suite::{SOON, await_ready, own_node, suite, with_temp_ns},
+    suite::{SOON, await_ready, own_node, start_registry, suite, with_temp_ns},
 };
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -189,21 +187,19 @@ async fn mirrors_are_set_right_after_a_restart() {
 async fn no_api_server_is_needed() {
     let home = Home::temporary().unwrap();
     let cluster = Cluster::start(&home).await.unwrap();
-    let mut registry = Registry::open(&home, "registry").unwrap();
-    registry.start().await.unwrap();
-    let module = guests::guest("actor.c").await.unwrap();
-    let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap().tagged;
+    let (_registry, actor) = start_registry(&home).await.unwrap();
+    let image = &actor.tagged;
     let files = Files::new(&home, "files");
     let mut node = Node::start(&home, &cluster, "alone-node", &files.options()).await.unwrap();
     let client = cluster.client().await.unwrap();
     await_ready(&client, node.name()).await.unwrap();
 
     cluster.stop_apiserver().await.unwrap();
-    files.write("early.yaml", &pod("early", "default", &image, &["say", "early", "sleep", "600"]));
+    files.write("early.yaml", &pod("early", "default", image, &["say", "early", "sleep", "600"]));
     await_log(&node, "early").await;
     assert!(node.stop().await.unwrap().success());
     node.start_again().await.unwrap();
-    files.write("late.yaml", &pod("late", "default", &image, &["say", "late", "sleep", "600"]));
+    files.write("late.yaml", &pod("late", "default", image, &["say", "late", "sleep", "600"]));
     await_log(&node, "late").await;
 
     cluster.start_apiserver().await.unwrap();

@@ -61,12 +61,18 @@ async fn start_in(home: &Home) -> anyhow::Result<(Cluster, Registry, Pushed, Nod
     let cluster = Cluster::start(home).await?;
     let classes = guests::repository().join("manifests/runtimeclass.yaml");
     cluster.kubectl(&["apply", "-f", &classes.to_string_lossy()]).await?;
+    let (registry, actor) = start_registry(home).await?;
+    let node = start_node(home, &cluster, NODE, &Options::default()).await?;
+    Ok((cluster, registry, actor, node))
+}
+
+/// Starts a registry that has [`Suite::actor`].
+pub(crate) async fn start_registry(home: &Home) -> anyhow::Result<(Registry, Pushed)> {
     let mut registry = Registry::open(home, "registry")?;
     registry.start().await?;
     let actor = Content::program("actor", guests::guest("actor.c").await?);
     let actor = registry.push("actor:v1", &actor).await?;
-    let node = start_node(home, &cluster, NODE, &Options::default()).await?;
-    Ok((cluster, registry, actor, node))
+    Ok((registry, actor))
 }
 
 /// Starts a node of the test's own and waits until it is Ready.

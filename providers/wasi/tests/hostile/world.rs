@@ -144,11 +144,7 @@ impl World {
     }
 
     pub(crate) async fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let started = Instant::now();
-        while !condition() {
-            assert!(started.elapsed() < PATIENCE, "waited in vain for: {what}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        support::until(what, PATIENCE, || condition().then_some(())).await;
     }
 
     pub(crate) async fn end(self) {

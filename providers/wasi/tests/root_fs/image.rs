@@ -158,8 +158,8 @@ async fn the_working_directory_is_there() {
     let world = World::new().await;
     for read_only in [false, true] {
         let root = RootSpec { read_only, ..image(&world) };
-        let spec = world.spec(root, &["stat", "/work/here", "ls", "/work"]);
-        let spec = InstanceSpec { working_dir: Some("/work/here".into()), ..spec };
+        let spec = world.spec(root, &["stat", "/job/here", "ls", "/job"]);
+        let spec = InstanceSpec { working_dir: Some("/job/here".into()), ..spec };
         assert_eq!(world.run_spec(&spec).await, ok("directory\nhere\n"));
     }
     let spec = world.spec(image(&world), &["say", "started"]);

@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, symlink},
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use kubewasm_tests::guests;
@@ -197,15 +197,8 @@ pub(crate) fn ok(text: &str) -> Ran {
     Ran { code: 0, text: text.to_owned() }
 }
 
-pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(started.elapsed() < PATIENCE, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+pub(crate) async fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    support::until(what, PATIENCE, look).await
 }
 
 /// The lines of a log without what is in front of each of them.

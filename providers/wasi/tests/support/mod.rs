@@ -2,7 +2,10 @@
 //! a worker wants to be the only thread of its process when it starts, and tests are run by other threads than the
 //! main one.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use kubewasm_wasi::{
     compile,
@@ -10,6 +13,19 @@ use kubewasm_wasi::{
     protocol::Versions,
     worker::{self, WorkerOptions},
 };
+
+/// Waits until there is what is looked for. What does not come `within` this fails the test.
+#[allow(dead_code, reason = "the program that this is a part of awaits nothing")]
+pub(crate) async fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < within, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 /// Put behind [`program`], makes workers that mount nothing.
 #[allow(dead_code, reason = "not every user of this module needs all of it")]

@@ -112,11 +112,7 @@ impl Drop for Node {
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    support::until(what, PATIENCE, || condition().then_some(())).await;
 }
 
 async fn exit_of(agent: &Supervisor, id: &str) -> (i32, ExitReason) {
