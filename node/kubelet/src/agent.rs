@@ -21,11 +21,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     events::{Limits as EventLimits, Recorder},
+    eviction::{EvictionDesk, Watcher, WatcherParts},
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Volumes,
+        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -91,6 +92,7 @@ pub struct Agent {
     node: node::Agent,
     handle: node::Handle,
     shared: Arc<Shared>,
+    watcher: Watcher,
     facts: watch::Sender<NodeFacts>,
     view: watch::Sender<NodeView>,
     services: Mirror<Service>,
@@ -127,6 +129,7 @@ impl Agent {
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
         let recorder = Recorder::new(client.clone(), &config.node_name, limits);
+        let desk = EvictionDesk::default();
         let (node, handle) = node::Agent::new(node::Parts {
             config: config.clone(),
             addresses: addresses.clone(),
@@ -134,6 +137,7 @@ impl Agent {
             connection: connection.clone(),
             runtime: Arc::clone(&runtime),
             recorder: recorder.clone(),
+            pressure: desk.pressure(),
         });
 
         let (services, all_services) = Mirror::new();
@@ -163,6 +167,19 @@ impl Agent {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
             probes,
+            desk,
+        });
+        let claims = StorageClaims {
+            index: shared.index.clone(),
+            records: shared.records.clone(),
+            logs_dir: shared.logs_dir.clone(),
+        };
+        let watcher = Watcher::new(WatcherParts {
+            config: config.clone(),
+            runtime: Arc::clone(&shared.runtime),
+            recorder: shared.recorder.clone(),
+            desk: shared.desk.clone(),
+            pods: Arc::new(claims),
         });
         Ok(Self {
             config,
@@ -173,6 +190,7 @@ impl Agent {
             node,
             handle,
             shared,
+            watcher,
             facts,
             view,
             services,
@@ -204,6 +222,7 @@ impl Agent {
         derive(&expected, &self.view, view);
         let (updates, receiver) = mpsc::channel(UPDATES);
         let (board, shown) = watch::channel(Board::default());
+        tasks.spawn(stop_at(cancel.clone(), self.watcher.run()));
         tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));

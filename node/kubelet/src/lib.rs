@@ -4,6 +4,7 @@
 //! config ──► identity ──► kube client ─┬─► node     registers the Node, renews its lease, keeps its status
 //!                                      ├─► pods     source ─► manager ─► one task per pod ─► runtime::Runtime
 //!                                      │                                  └─ lifecycle::step (pure), status::of (pure)
+//!                                      ├─► eviction watches the disk, removes images, sends pods away
 //!                                      ├─► events   tells people
 //! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
 //! ```
@@ -16,6 +17,7 @@
 pub mod agent;
 pub mod config;
 pub mod events;
+pub mod eviction;
 mod explain;
 pub mod identity;
 pub mod logs;
@@ -26,3 +28,4 @@ pub mod pods;
 mod retry;
 pub mod runtime;
 pub mod server;
+mod supply;

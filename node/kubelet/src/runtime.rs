@@ -44,6 +44,28 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// All images in the local store, for `status.images`.
     async fn images(&self) -> Vec<Image>;
 
+    /// All images in the local store, with what is known of their use.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when the store cannot be read.
+    async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes an image by its id under all its names, unless a container uses it, or it was pulled or looked up after
+    /// `unused_since`; says whether it is gone.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when the store cannot be changed.
+    async fn remove_image(&self, _id: &str, _unused_since: Timestamp) -> Result<bool, ImageError> {
+        Ok(false)
+    }
+
+    /// The directory of the local store, for the size of its file system; `None` where it has none of its own.
+    fn image_dir(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// The folder with the files of an image that is in the local store, for a volume made of it; nobody may
     /// write there. `None` when the image is not there, or holds no files.
     ///
@@ -133,6 +155,19 @@ pub struct Image {
     pub env: Vec<(String, String)>,
     /// The image's WORKDIR.
     pub working_dir: Option<String>,
+}
+
+/// An image in the local store, with what is known of its use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageUse {
+    /// The image.
+    pub image: Image,
+    /// When the store first had it.
+    pub arrived_at: Timestamp,
+    /// When it was last pulled, looked up, or used by a container.
+    pub last_used_at: Timestamp,
+    /// A container uses it, as its image or as a volume.
+    pub in_use: bool,
 }
 
 /// User and password for a registry. Its `Debug` shows neither password nor token.

@@ -13,6 +13,7 @@ use k8s_openapi::{
 };
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
+    eviction::EvictionDesk,
     pods::{
         NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
         api::Alone,
@@ -107,6 +108,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
         limits: Limits::default(),
         probes: ProbeMetrics::default(),
+        desk: EvictionDesk::default(),
     });
 
     let cancel = CancellationToken::new();

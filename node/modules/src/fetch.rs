@@ -26,6 +26,7 @@ use crate::{
     reference::Reference,
     registry::{RawManifest, Resolved, Session},
     store::Inner,
+    usage,
 };
 
 /// How often a pull starts over because somebody removed, meanwhile, what it was going to share.
@@ -136,6 +137,7 @@ impl Source {
             env: config.env,
             working_dir: config.working_dir,
             user: config.user,
+            arrived: usage::now(),
         }
     }
 }

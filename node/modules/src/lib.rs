@@ -42,6 +42,7 @@ mod store;
 mod testing;
 mod text;
 mod unpack;
+mod usage;
 
 pub use compile::Compiler;
 pub use digest::{Digest, InvalidDigest};
@@ -52,3 +53,4 @@ pub use options::StoreOptions;
 pub use progress::{Progress, PullProgress};
 pub use reference::{InvalidReference, Reference};
 pub use store::{Hold, Store};
+pub use usage::ImageUse;

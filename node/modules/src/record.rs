@@ -27,6 +27,9 @@ pub(crate) struct Record {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) working_dir: Option<String>,
     pub(crate) user: Option<String>,
+    /// When the store first had it, in seconds since 1970; 0 where that was not noted.
+    #[serde(default)]
+    pub(crate) arrived: u64,
 }
 
 /// A file below `blobs`.

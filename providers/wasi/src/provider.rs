@@ -21,9 +21,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use kubewasm_kubelet::runtime::{
     ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, Runtime, RuntimeError, StartError,
+    ImageError, ImageUse, Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
@@ -44,6 +45,9 @@ use crate::{
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
 const KINDS: usize = 1024;
+
+/// Between the digests of a container's images in its label.
+const LABEL_SEPARATOR: &str = ",";
 
 /// How containers are run.
 #[derive(Clone, Debug)]
@@ -111,8 +115,8 @@ pub struct WasiRuntime {
     age: Age,
     /// What modules are, by digest, so that each is read once.
     kinds: Mutex<HashMap<Digest, Kind>>,
-    /// Keeps images of containers from being removed, by container.
-    holds: Mutex<HashMap<String, Hold>>,
+    /// Keeps images of containers, and those that they mount, from being removed, by container.
+    holds: Mutex<HashMap<String, Vec<Hold>>>,
 }
 
 impl WasiRuntime {
@@ -177,9 +181,17 @@ impl WasiRuntime {
             },
             name @ ImageName::Reference(_) => {
                 let store = self.store.clone();
-                match tokio::task::spawn_blocking(move || store.get(&name)).await {
-                    Ok(found) => found.map_err(|error| ImageError::Store(error.to_string())),
-                    Err(error) => Err(ImageError::Store(format!("the module store failed: {error}"))),
+                // Whoever looks it up is about to use it.
+                let find = move || {
+                    let found = store.get(&name)?;
+                    Ok(match found {
+                        Some(image) if store.touch(&image)? => Some(image),
+                        Some(_) | None => None,
+                    })
+                };
+                match tokio::task::spawn_blocking(find).await {
+                    Ok(found) => found.map_err(|error: StoreError| ImageError::Store(error.to_string())),
+                    Err(error) => Err(store_failed(&error)),
                 }
             }
         }
@@ -217,7 +229,7 @@ impl WasiRuntime {
     }
 
     /// Everything about a container that does not need its worker.
-    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Hold), StartError> {
+    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Vec<Hold>), StartError> {
         let image = match self.find(&spec.image).await {
             Ok(Some(image)) => image,
             Ok(None) => {
@@ -225,33 +237,55 @@ impl WasiRuntime {
             }
             Err(error) => return Err(StartError::Create(error.to_string())),
         };
-        let hold = self.store.hold(&image).map_err(|error| StartError::Create(error.to_string()))?;
+        let absent = |error: StoreError| StartError::Create(error.to_string());
+        let hold = self.store.hold(&image).map_err(absent)?;
+        let mut volumes = Vec::new();
+        for mount in &spec.mounts {
+            volumes.extend(self.store.hold_files(&mount.host_path).map_err(absent)?);
+        }
         let argv0 =
             spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
         let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, &self.compiler).await;
         let code = code.map_err(|error| convert::compile_error(&error))?;
-        let label = image.digest.to_string();
+        let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        Ok((InstanceSpec { label, ..instance }, hold))
+        let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
+        Ok((InstanceSpec { label, ..instance }, holds))
     }
 }
 
 /// Holds the images of containers that an earlier agent started: their workers tell which those are.
-fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Hold> {
-    let hold = |instance: Instance| {
-        let digest: Digest = instance.label.parse().ok()?;
-        match store.hold_digest(&digest) {
-            Ok(hold) => Some((instance.id, hold)),
-            Err(error) => {
-                tracing::warn!(container = instance.id, %error, "the image of a running container is not held");
-                None
-            }
+fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Vec<Hold>> {
+    let hold = |digest: Digest, container: &str| match store.hold_digest(&digest) {
+        Ok(hold) => Some(hold),
+        Err(error) => {
+            tracing::warn!(container, %error, "an image of a running container is not held");
+            None
         }
     };
-    instances.into_iter().filter_map(hold).collect()
+    let held = |instance: Instance| {
+        let digests = digests(&instance.label);
+        let holds = digests.filter_map(|digest| hold(digest, &instance.id)).collect();
+        (instance.id, holds)
+    };
+    instances.into_iter().map(held).collect()
+}
+
+/// The label of a container: the digests of its image and of the images that it mounts.
+fn label(image: Digest, volumes: &[(Digest, Hold)]) -> String {
+    let volumes = volumes.iter().map(|(digest, _)| digest.to_string());
+    std::iter::once(image.to_string()).chain(volumes).collect::<Vec<_>>().join(LABEL_SEPARATOR)
+}
+
+fn digests(label: &str) -> impl Iterator<Item = Digest> {
+    label.split(LABEL_SEPARATOR).filter_map(|digest| digest.parse().ok())
+}
+
+fn store_failed(error: &tokio::task::JoinError) -> ImageError {
+    ImageError::Store(format!("the module store failed: {error}"))
 }
 
 #[async_trait]
@@ -301,16 +335,40 @@ impl Runtime for WasiRuntime {
         }
     }
 
+    async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
+        let store = self.store.clone();
+        let uses = tokio::task::spawn_blocking(move || store.uses()).await;
+        let uses = uses.map_err(|error| store_failed(&error))?;
+        let uses = uses.map_err(|error| ImageError::Store(error.to_string()))?;
+        Ok(uses.into_iter().map(convert::image_use).collect())
+    }
+
+    async fn remove_image(&self, id: &str, unused_since: Timestamp) -> Result<bool, ImageError> {
+        let digest: Option<Digest> = id.rsplit_once('@').and_then(|(_, digest)| digest.parse().ok());
+        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id")))?;
+        let store = self.store.clone();
+        let remove = move || store.remove_unused(&digest, unused_since.into());
+        let removed = tokio::task::spawn_blocking(remove).await.map_err(|error| store_failed(&error))?;
+        removed.map_err(|error| ImageError::Store(error.to_string()))
+    }
+
+    fn image_dir(&self) -> Option<PathBuf> {
+        Some(self.store.root().to_path_buf())
+    }
+
     async fn image_files(&self, image: &str) -> Result<Option<PathBuf>, ImageError> {
         Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
-        let (instance, hold) = self.instance(spec).await?;
+        let (instance, holds) = self.instance(spec).await?;
+        // Before the start, which may succeed although nobody waits for it any more.
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
         let started = self.supervisor.start(self.place(spec), &instance).await;
-        started.map_err(convert::start_error)?;
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
-        Ok(())
+        started.map_err(|error| {
+            self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
+            convert::start_error(error)
+        })
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -344,5 +402,19 @@ impl Runtime for WasiRuntime {
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         self.supervisor.wakeups()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_tells_all_images_and_that_of_an_older_agent_its_one() {
+        let [image, volume] = ["a", "b"].map(|text| Digest::of(text.as_bytes()));
+        assert_eq!(digests(&image.to_string()).collect::<Vec<_>>(), [image]);
+        let both = format!("{image}{LABEL_SEPARATOR}{volume}");
+        assert_eq!(digests(&both).collect::<Vec<_>>(), [image, volume]);
+        assert_eq!(digests("").count(), 0);
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 const MOMENT: Duration = Duration::from_secs(3);
 
 /// Checks that a pod that ticks went on doing so since `since`, and waits for more of it.
-async fn goes_on(pods: &Pods, name: &str, since: Timestamp) {
+pub(crate) async fn goes_on(pods: &Pods, name: &str, since: Timestamp) {
     let params = LogParams { timestamps: true, ..LogParams::default() };
     let now = Timestamp::now();
     let times = wait::until("more lines of a pod that ticks", SOON, async || {
@@ -143,7 +143,7 @@ async fn many_pods_that_compute_for_ever() {
     .await;
 }
 
-async fn lease_age(client: &Client, node: &str) -> Duration {
+pub(crate) async fn lease_age(client: &Client, node: &str) -> Duration {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let lease = leases.get(node).await.unwrap();
     let renewed = lease.spec.and_then(|spec| spec.renew_time).unwrap().0;

@@ -40,20 +40,11 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "enableSystemLogHandler",
     "enableSystemLogQuery",
     "enforceNodeAllocatable",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
     "failCgroupV1",
     "failSwapOn",
     "featureGates",
     "hairpinMode",
     "httpCheckFrequency",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "imageMaximumGCAge",
-    "imageMinimumGCAge",
     "imagePullCredentialsVerificationPolicy",
     "imagePullServiceAccountTokenPolicy",
     "imageServiceEndpoint",
@@ -155,8 +146,32 @@ pub struct KubeletConfiguration {
     pub kube_reserved: BTreeMap<String, String>,
     /// Resources kept from pods for the operating system.
     pub system_reserved: BTreeMap<String, String>,
-    /// Thresholds, subtracted from what pods may have: `memory.available`, `nodefs.available`.
+    /// What must be left, by signal: less of it is pressure, and costs pods their place at once. Those of memory
+    /// and of the root directory are subtracted from what pods may have.
     pub eviction_hard: BTreeMap<String, String>,
+    /// The same for pressure that has to last as long as [`Self::eviction_soft_grace_period`] says.
+    pub eviction_soft: BTreeMap<String, String>,
+    /// How long, by signal, as durations.
+    pub eviction_soft_grace_period: BTreeMap<String, String>,
+    /// How much more than its threshold must be free before reclaiming ends, by signal.
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// How long pressure is told of after it was last seen.
+    #[serde(with = "duration")]
+    pub eviction_pressure_transition_period: Duration,
+    /// Seconds of grace that a soft threshold leaves a pod at the most.
+    pub eviction_max_pod_grace_period: u32,
+    /// Percent of the images' file system in use above which images are removed; 100 never removes any for that.
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u32,
+    /// Percent in use at which removing images ends.
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u32,
+    /// How long an image has been here at the least before it is removed.
+    #[serde(rename = "imageMinimumGCAge", with = "duration")]
+    pub image_minimum_gc_age: Duration,
+    /// How long an image that nobody uses stays at the most; zero is for ever.
+    #[serde(rename = "imageMaximumGCAge", with = "duration")]
+    pub image_maximum_gc_age: Duration,
     /// Register the Node object, or count on an administrator to.
     pub register_node: bool,
     /// Taints of a Node that registers for the first time. Absent: the two of this node's architecture.
@@ -240,6 +255,15 @@ impl Default for KubeletConfiguration {
             ]
             .map(threshold)
             .into(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_pressure_transition_period: Duration::from_mins(5),
+            eviction_max_pod_grace_period: 0,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age: Duration::from_mins(2),
+            image_maximum_gc_age: Duration::ZERO,
             register_node: true,
             register_with_taints: None,
             provider_id: String::new(),

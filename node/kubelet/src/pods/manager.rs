@@ -248,6 +248,7 @@ impl PodManager {
         if self.shared.records.knows(uid) || pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
             return Ok(());
         }
+        admission::admit_under(pod, *self.shared.desk.pressure().borrow())?;
         let taken =
             self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
         let mut used = Amounts::new();
@@ -313,7 +314,7 @@ impl PodManager {
     }
 }
 
-fn is_over(pod: &Pod) -> bool {
+pub(super) fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

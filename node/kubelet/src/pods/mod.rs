@@ -37,6 +37,7 @@ pub mod source;
 pub mod static_pods;
 pub mod status;
 mod status_patch;
+mod storage_claims;
 mod task;
 mod termination;
 pub mod volumes;
@@ -48,5 +49,6 @@ pub use self::{
     probe_metrics::ProbeMetrics,
     records::Records,
     shared::Shared,
+    storage_claims::StorageClaims,
     volumes::Volumes,
 };

@@ -127,6 +127,8 @@ reasons! {
         PodFailed,
         /// The whole pod is on its way to be started again.
         RestartAllContainersStarted,
+        /// The node ends the pod for its own sake.
+        TerminationByKubelet,
     }
 }
 

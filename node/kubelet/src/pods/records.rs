@@ -42,10 +42,16 @@ impl Records {
         self.pods.join(uid)
     }
 
+    /// The folder for all that a container writes outside its mounts, one folder per attempt.
+    #[must_use]
+    pub fn container_dir(&self, uid: &str, container: &str) -> PathBuf {
+        self.dir(uid).join("containers").join(container)
+    }
+
     /// The folder for what an attempt of a container writes outside its mounts.
     #[must_use]
     pub fn scratch(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.dir(uid).join("containers").join(container).join(attempt.to_string())
+        self.container_dir(uid, container).join(attempt.to_string())
     }
 
     /// The file in which an attempt of a container leaves its termination message.

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     events::Recorder,
+    eviction::EvictionDesk,
     runtime::{Credential, Runtime},
 };
 
@@ -49,6 +50,8 @@ pub struct Shared {
     pub limits: Limits,
     /// What came of probes.
     pub probes: ProbeMetrics,
+    /// What the node runs short of, and which pods have to go for it.
+    pub desk: EvictionDesk,
 }
 
 impl Shared {

@@ -44,6 +44,7 @@ use super::{
     termination,
 };
 use crate::{
+    eviction::Orders,
     logs,
     runtime::{ContainerState, Exit},
 };
@@ -79,6 +80,8 @@ pub(super) struct PodTask {
     status: Option<PodStatus>,
     finalize: Finalize,
     storage: Storage,
+    /// To be told to go.
+    orders: Orders,
     /// The pod was over before this node had any record of it: nothing is published for it.
     foreign: bool,
 }
@@ -132,6 +135,7 @@ impl PodTask {
         Self {
             saved: State::default(),
             storage,
+            orders: shared.desk.orders(&name.uid),
             shared,
             name,
             reference,
@@ -198,7 +202,8 @@ impl PodTask {
                 self.take_desired();
             }
             () = self.wake.notified() => {}
-            message = self.storage.excess(), if self.state.verdict.is_none() => self.evict(message),
+            order = self.storage.excess(), if self.state.verdict.is_none() => self.evict(order),
+            order = self.orders.next(), if self.state.verdict.is_none() => self.evict(order),
             Some(outcome) = self.outcomes.join_next() => match outcome {
                 Ok(outcome) => self.record(outcome),
                 Err(error) if error.is_cancelled() => {}

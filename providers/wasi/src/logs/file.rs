@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
@@ -13,6 +14,12 @@ use super::format::{Lines, Stream};
 
 /// The kubelet reads logs as root; collectors by group.
 const MODE: u32 = 0o640;
+
+/// How long a line waits for room on a full disk. Less than the end of a guest waits for its last lines.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Between two tries of a line that waits.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// When a log file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +94,23 @@ impl LogFile {
             }
             self.lost = 0;
         }
-        if let Err(error) = self.write_whole(out) {
+        if let Err(error) = self.write_patiently(out) {
             tracing::warn!(log = %self.path.display(), %error, "a container's output is being lost");
             self.lost = self.lost.saturating_add(out.len() as u64);
+        }
+    }
+
+    /// Writes all or nothing. While the disk is full, it waits for a while, and the guest with it, because the node
+    /// is about to end whoever has filled it. Once something was lost, nothing waits until a line finds room again.
+    fn write_patiently(&mut self, out: &[u8]) -> io::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.write_whole(out) {
+                Err(error) if is_full(&error) && self.lost == 0 && Instant::now() < until => {
+                    std::thread::sleep(RETRY);
+                }
+                written => return written,
+            }
         }
     }
 
@@ -133,6 +154,10 @@ impl LogFile {
         self.size = size;
         Ok(())
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {

@@ -1,10 +1,11 @@
 //! Between the values of the kubelet, of the module store and of this crate. Pure.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
+use jiff::Timestamp;
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, Exit, ExitReason, Image,
-    ImageError, StartError,
+    ImageError, ImageUse, StartError,
 };
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
@@ -30,6 +31,16 @@ pub(super) fn image(image: kubewasm_modules::Image) -> Image {
         cmd: image.cmd,
         env: image.env,
         working_dir: image.working_dir,
+    }
+}
+
+pub(super) fn image_use(used: kubewasm_modules::ImageUse) -> ImageUse {
+    let timestamp = |time: SystemTime| Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+    ImageUse {
+        arrived_at: timestamp(used.arrived_at),
+        last_used_at: timestamp(used.last_used_at),
+        in_use: used.held,
+        image: image(used.image),
     }
 }
 

@@ -207,6 +207,7 @@ async fn start(server: &ApiServer) -> Running {
         connection: server.listen().await,
         runtime: Arc::new(NoRuntime),
         recorder: Recorder::local(sink),
+        pressure: watch::channel(Pressure::default()).1,
     });
     let cancel = CancellationToken::new();
     tokio::spawn(agent.run(cancel.clone()));

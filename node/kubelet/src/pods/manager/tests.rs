@@ -220,6 +220,7 @@ impl World {
             registry_config: None,
             limits: Limits::default(),
             probes: ProbeMetrics::default(),
+            desk: crate::eviction::EvictionDesk::default(),
         };
         let (board, shown) = watch::channel(Board::default());
         let (updates, receiver) = mpsc::channel(10);
