@@ -24,8 +24,7 @@ impl Disk {
     /// # Errors
     /// What the system says.
     pub fn of(dir: &Path) -> io::Result<Self> {
-        let there: PathBuf =
-            dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")).to_path_buf();
+        let there: PathBuf = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/")).to_path_buf();
         let stat = rustix::fs::statvfs(&there)?;
         Ok(Self {
             capacity: stat.f_blocks.saturating_mul(stat.f_frsize),

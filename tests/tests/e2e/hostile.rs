@@ -21,7 +21,7 @@ use crate::{
 const MOMENT: Duration = Duration::from_secs(3);
 
 /// Checks that a pod that ticks went on doing so since `since`, and waits for more of it.
-pub(crate) async fn goes_on(pods: &Pods, name: &str, since: Timestamp) {
+async fn goes_on(pods: &Pods, name: &str, since: Timestamp) {
     let params = LogParams { timestamps: true, ..LogParams::default() };
     let now = Timestamp::now();
     let times = wait::until("more lines of a pod that ticks", SOON, async || {

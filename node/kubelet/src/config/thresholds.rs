@@ -174,11 +174,12 @@ fn signal(field: &str, name: &str) -> Result<Signal, String> {
 
 /// Reads a quantity or a percentage; `0%` and `100%` are how upstream's users switch a threshold off.
 fn value(text: &str) -> Result<Option<ThresholdValue>, String> {
-    let refusal = || {
-        format!("{text:?} is neither a quantity such as \"100Mi\" nor a percentage such as \"10%\"")
-    };
+    let refusal =
+        || format!("{text:?} is neither a quantity such as \"100Mi\" nor a percentage such as \"10%\"");
     let Some(percent) = text.strip_suffix('%') else {
-        return quantity::units(text).map(|amount| Some(ThresholdValue::Quantity(amount))).map_err(|_| refusal());
+        return quantity::units(text)
+            .map(|amount| Some(ThresholdValue::Quantity(amount)))
+            .map_err(|_| refusal());
     };
     // In hundredths of a percent, so that whole numbers do; finer was never meant.
     let digits = percent.chars().all(|c| c.is_ascii_digit() || c == '.');
@@ -245,13 +246,34 @@ mod tests {
     fn what_is_wrong_is_named_by_its_path() {
         type Change = fn(&mut KubeletConfiguration);
         let table: [(Change, &str); 7] = [
-            (|c| c.eviction_hard = map(&[("disk.available", "1Gi")]), "evictionHard.disk.available: there is no such"),
-            (|c| c.eviction_hard = map(&[("nodefs.available", "110%")]), "evictionHard.nodefs.available: \"110%\""),
-            (|c| c.eviction_hard = map(&[("nodefs.available", "0")]), "evictionHard.nodefs.available must be above"),
-            (|c| c.eviction_soft = map(&[("nodefs.available", "1Gi")]), "set evictionSoftGracePeriod.nodefs.available"),
-            (|c| c.eviction_soft_grace_period = map(&[("x", "1m")]), "evictionSoftGracePeriod.x: there is no such"),
-            (|c| c.eviction_soft_grace_period = map(&[("nodefs.available", "1")]), "evictionSoftGracePeriod.nodefs"),
-            (|c| c.eviction_minimum_reclaim = map(&[("nodefs.available", "-1")]), "evictionMinimumReclaim.nodefs"),
+            (
+                |c| c.eviction_hard = map(&[("disk.available", "1Gi")]),
+                "evictionHard.disk.available: there is no such",
+            ),
+            (
+                |c| c.eviction_hard = map(&[("nodefs.available", "110%")]),
+                "evictionHard.nodefs.available: \"110%\"",
+            ),
+            (
+                |c| c.eviction_hard = map(&[("nodefs.available", "0")]),
+                "evictionHard.nodefs.available must be above",
+            ),
+            (
+                |c| c.eviction_soft = map(&[("nodefs.available", "1Gi")]),
+                "set evictionSoftGracePeriod.nodefs.available",
+            ),
+            (
+                |c| c.eviction_soft_grace_period = map(&[("x", "1m")]),
+                "evictionSoftGracePeriod.x: there is no such",
+            ),
+            (
+                |c| c.eviction_soft_grace_period = map(&[("nodefs.available", "1")]),
+                "evictionSoftGracePeriod.nodefs",
+            ),
+            (
+                |c| c.eviction_minimum_reclaim = map(&[("nodefs.available", "-1")]),
+                "evictionMinimumReclaim.nodefs",
+            ),
         ];
         for (change, expected) in table {
             let mut config = KubeletConfiguration::default();

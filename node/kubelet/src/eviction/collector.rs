@@ -6,9 +6,9 @@ use jiff::Timestamp;
 
 use super::images::ImagePolicy;
 use crate::{
-    supply::Disk,
     events::{Recorder, node_reference},
     runtime::{ImageUse, Runtime},
+    supply::Disk,
 };
 
 /// Removes images by their policy.
@@ -106,11 +106,17 @@ impl ImageCollector {
             }
             match self.runtime.remove_image(&image.id, unused_since).await {
                 Ok(true) => {
-                    tracing::info!(image = image.id, bytes = image.size_bytes, "removed an image that nobody uses");
+                    tracing::info!(
+                        image = image.id,
+                        bytes = image.size_bytes,
+                        "removed an image that nobody uses"
+                    );
                     freed = freed.saturating_add(image.size_bytes);
                 }
                 Ok(false) => tracing::debug!(image = image.id, "an image came into use and stays"),
-                Err(error) => tracing::warn!(image = image.id, %error, "an unused image could not be removed"),
+                Err(error) => {
+                    tracing::warn!(image = image.id, %error, "an unused image could not be removed")
+                }
             }
         }
         freed

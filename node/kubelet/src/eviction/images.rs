@@ -45,7 +45,9 @@ impl ImagePolicy {
     ) -> Vec<ImageUse> {
         let mut removable: Vec<ImageUse> = images
             .into_iter()
-            .filter(|image| !image.in_use && !is_wanted(image) && since(image.arrived_at, now) >= self.minimum_age)
+            .filter(|image| {
+                !image.in_use && !is_wanted(image) && since(image.arrived_at, now) >= self.minimum_age
+            })
             .collect();
         removable.sort_by_key(|image| (image.last_used_at, image.arrived_at));
         removable
@@ -89,7 +91,9 @@ mod tests {
     #[test]
     fn from_the_high_threshold_down_to_the_low_one() {
         let disk = |available| Disk { capacity: 1000, available, ..Disk::default() };
-        for (available, expected) in [(161, None), (160, None), (159, Some(41)), (150, Some(50)), (0, Some(200))] {
+        for (available, expected) in
+            [(161, None), (160, None), (159, Some(41)), (150, Some(50)), (0, Some(200))]
+        {
             assert_eq!(POLICY.excess(&disk(available)), expected, "{available}");
         }
         assert_eq!(ImagePolicy { high_percent: 100, ..POLICY }.excess(&disk(0)), None);

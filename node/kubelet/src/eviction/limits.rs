@@ -15,7 +15,10 @@ pub(crate) fn excess(pod: &Candidate, usage: &PodUsage) -> Option<String> {
         let limit = container.limit.as_ref()?;
         let used = usage.containers.get(&container.name)?;
         (used.bytes > limit.bytes).then(|| {
-            format!("Container {} exceeded its local ephemeral storage limit \"{}\". ", container.name, limit.text)
+            format!(
+                "Container {} exceeded its local ephemeral storage limit \"{}\". ",
+                container.name, limit.text
+            )
         })
     })
 }

@@ -36,14 +36,16 @@ impl Measuring {
                 Err(_) => (candidate, None, Some(handle)),
             }
         };
-        let measured: Vec<_> = futures::stream::iter(begun).map(measure).buffer_unordered(AT_ONCE).collect().await;
-        let keep = |(candidate, usage, handle): (Candidate, Option<PodUsage>, Option<JoinHandle<PodUsage>>)| {
-            if let Some(handle) = handle {
-                tracing::warn!(pod = candidate.name, "the files of a pod take long to measure");
-                self.slow.insert(candidate.uid.clone(), handle);
-            }
-            (candidate, usage)
-        };
+        let measured: Vec<_> =
+            futures::stream::iter(begun).map(measure).buffer_unordered(AT_ONCE).collect().await;
+        let keep =
+            |(candidate, usage, handle): (Candidate, Option<PodUsage>, Option<JoinHandle<PodUsage>>)| {
+                if let Some(handle) = handle {
+                    tracing::warn!(pod = candidate.name, "the files of a pod take long to measure");
+                    self.slow.insert(candidate.uid.clone(), handle);
+                }
+                (candidate, usage)
+            };
         measured.into_iter().map(keep).collect()
     }
 }

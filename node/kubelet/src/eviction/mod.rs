@@ -25,10 +25,10 @@ mod ranking;
 mod signal;
 mod watcher;
 
+pub(crate) use self::desk::Orders;
 pub use self::{
     candidate::{Candidate, ContainerStorage, DiskUsage, PodUsage, StorageLimit},
     desk::{EvictionDesk, EvictionOrder},
     pressure::Pressure,
     watcher::{CandidateSource, Watcher, WatcherParts},
 };
-pub(crate) use self::desk::Orders;

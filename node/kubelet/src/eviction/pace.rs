@@ -21,9 +21,14 @@ const INODES_PER_SECOND: u64 = 200_000;
 /// The time in which the given room, in bytes and in inodes, cannot be used up.
 pub(crate) fn next_look(bytes: Option<u64>, inodes: Option<u64>) -> Duration {
     let time = |room: Option<u64>, rate: u64| {
-        room.map(|room| Duration::from_millis(u64::try_from(u128::from(room) * 1000 / u128::from(rate)).unwrap_or(u64::MAX)))
+        room.map(|room| {
+            Duration::from_millis(
+                u64::try_from(u128::from(room) * 1000 / u128::from(rate)).unwrap_or(u64::MAX),
+            )
+        })
     };
-    let soonest = [time(bytes, BYTES_PER_SECOND), time(inodes, INODES_PER_SECOND)].into_iter().flatten().min();
+    let soonest =
+        [time(bytes, BYTES_PER_SECOND), time(inodes, INODES_PER_SECOND)].into_iter().flatten().min();
     soonest.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST)
 }
 

@@ -116,7 +116,9 @@ impl PressureTracker {
 
 /// Whether less is left than a threshold wants; once it was met, its minimum to reclaim comes on top.
 pub(crate) fn is_crossed(threshold: &Threshold, seen: &Observations, once_met: bool) -> bool {
-    let Some(Observation { available, capacity }) = seen.get(&threshold.signal).copied() else { return false };
+    let Some(Observation { available, capacity }) = seen.get(&threshold.signal).copied() else {
+        return false;
+    };
     let reclaim = threshold.minimum_reclaim.filter(|_| once_met).map_or(0, |value| value.of(capacity));
     available < threshold.value.of(capacity).saturating_add(reclaim)
 }

@@ -41,8 +41,7 @@ pub(crate) fn message(
     let met = met.iter().find(|threshold| resource(threshold.signal) == Some(of));
     if let Some((threshold, observed)) = met.and_then(|t| Some((t, seen.get(&t.signal)?))) {
         let quantity = canonical(threshold.value.of(observed.capacity), true);
-        let counts_bytes =
-            !matches!(threshold.signal, Signal::NodefsInodesFree | Signal::ImagefsInodesFree);
+        let counts_bytes = !matches!(threshold.signal, Signal::NodefsInodesFree | Signal::ImagefsInodesFree);
         let available = canonical(observed.available, counts_bytes);
         message.push_str(&format!("Threshold quantity: {quantity}, available: {available}. "));
     }
@@ -87,7 +86,8 @@ mod tests {
 
     #[test]
     fn those_beyond_their_requests_go_first_then_by_priority_then_by_how_far() {
-        let unmeasured = (Candidate { uid: "unmeasured".to_owned(), priority: 99, ..Candidate::default() }, None);
+        let unmeasured =
+            (Candidate { uid: "unmeasured".to_owned(), priority: 99, ..Candidate::default() }, None);
         let pods = vec![
             unmeasured,
             pod("within", -5, 100, 100, 1),

@@ -296,7 +296,8 @@ impl Watcher {
             let (seen, _) = self.observe().await;
             let candidate = pod.clone();
             let has_files = tokio::task::spawn_blocking(move || measure::has_files(&candidate)).await;
-            if !has_files.unwrap_or(false) || !met.iter().any(|threshold| is_crossed(threshold, &seen, true)) {
+            if !has_files.unwrap_or(false) || !met.iter().any(|threshold| is_crossed(threshold, &seen, true))
+            {
                 return;
             }
         }
@@ -304,5 +305,6 @@ impl Watcher {
 }
 
 fn used_bytes(seen: &Observations) -> u64 {
-    seen.get(&Signal::NodefsAvailable).map_or(0, |observed| observed.capacity.saturating_sub(observed.available))
+    seen.get(&Signal::NodefsAvailable)
+        .map_or(0, |observed| observed.capacity.saturating_sub(observed.available))
 }

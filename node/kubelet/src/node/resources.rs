@@ -32,8 +32,7 @@ pub(super) fn allocatable(machine: &Machine, config: &KubeletConfiguration) -> R
             .filter_map(|reserved| read(reserved.get(resource)?).ok())
             .fold(0, u64::saturating_add)
     };
-    let threshold =
-        |signal, capacity| thresholds::hard(config, signal).map_or(0, |value| value.of(capacity));
+    let threshold = |signal, capacity| thresholds::hard(config, signal).map_or(0, |value| value.of(capacity));
 
     let cpu = machine.cpus.saturating_mul(1000).saturating_sub(reserved("cpu", quantity::millis));
     let memory = machine

@@ -89,7 +89,8 @@ impl StorageClaims {
         });
         let containers: Vec<ContainerStorage> = containers.collect();
         let is_limited = containers.iter().any(|container| container.limit.is_some());
-        let binary = containers.iter().find_map(|c| c.limit.as_ref()).is_none_or(|l| quantity::is_binary(&l.text));
+        let binary =
+            containers.iter().find_map(|c| c.limit.as_ref()).is_none_or(|l| quantity::is_binary(&l.text));
         let limit = resources::limits(pod).get(RESOURCE).copied().filter(|_| is_limited);
         Candidate {
             uid: uid.to_owned(),
@@ -105,13 +106,15 @@ impl StorageClaims {
     }
 
     fn remove_attempts(&self, pod: &Pod, uid: &str, container: &str, newest: u32) {
-        for (_, attempt) in numbered(&self.records.container_dir(uid, container)).filter(|(_, n)| *n < newest) {
+        for (_, attempt) in numbered(&self.records.container_dir(uid, container)).filter(|(_, n)| *n < newest)
+        {
             if let Err(error) = self.records.remove_attempt(uid, container, attempt) {
                 tracing::debug!(pod = uid, container, attempt, %error, "files of an ended container stay");
             }
         }
         let (namespace, name) = (&pod.metadata.namespace, &pod.metadata.name);
-        let (namespace, name) = (namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default());
+        let (namespace, name) =
+            (namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default());
         let dir = logs::pod_dir(&self.logs_dir, namespace, name, uid).join(container);
         for (path, _) in numbered(&dir).filter(|(_, attempt)| *attempt < newest) {
             if let Err(error) = fs::remove_file(&path) {
@@ -135,7 +138,8 @@ fn containers(pod: &Pod) -> Vec<(&str, Option<&ResourceRequirements>)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let containers = containers.map(|c: &Container| (c.name.as_str(), c.resources.as_ref()));
-    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| (c.name.as_str(), c.resources.as_ref()));
+    let ephemeral =
+        spec.ephemeral_containers.iter().flatten().map(|c| (c.name.as_str(), c.resources.as_ref()));
     containers.chain(ephemeral).collect()
 }
 
@@ -180,9 +184,7 @@ mod tests {
     #[test]
     fn a_pod_is_what_its_containers_ask_for() {
         let root = tempfile::tempdir().unwrap();
-        let resources = |request: &str, limit: &str| {
-            json!({"requests": {"ephemeral-storage": request}, "limits": {"ephemeral-storage": limit}})
-        };
+        let resources = |request: &str, limit: &str| json!({"requests": {"ephemeral-storage": request}, "limits": {"ephemeral-storage": limit}});
         let claims = claims(
             root.path(),
             json!({
@@ -201,7 +203,10 @@ mod tests {
             }),
         );
         let pod = claims.candidates().pop().unwrap();
-        assert_eq!((pod.name.as_str(), pod.priority, pod.grace.as_secs(), pod.request), ("ns/p", 7, 5, 1 << 20));
+        assert_eq!(
+            (pod.name.as_str(), pod.priority, pod.grace.as_secs(), pod.request),
+            ("ns/p", 7, 5, 1 << 20)
+        );
         assert_eq!(pod.limit, Some(StorageLimit { bytes: 3 << 20, text: "3Mi".to_owned() }));
         let containers: Vec<_> = pod
             .containers

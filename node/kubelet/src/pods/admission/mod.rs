@@ -145,8 +145,7 @@ fn is_best_effort(pod: &Pod) -> bool {
 }
 
 fn tolerates_taint(pod: &Pod, key: &str) -> bool {
-    let taint =
-        Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+    let taint = Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
     let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
     tolerations.iter().any(|toleration| tolerates(toleration, &taint))
 }
