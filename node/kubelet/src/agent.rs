@@ -31,14 +31,15 @@ use crate::{
             resources::{self, Amounts},
         },
         api::Cluster,
+        board::Board,
         files::resolv_conf,
         lifecycle::Limits,
         source,
-        static_pods::{Board, FileSource, Mirrors},
         volumes::{self, Memory},
     },
     runtime::Runtime,
     server::{self, Ports, Server},
+    static_pods::{FileSource, Mirrors},
 };
 
 /// Pod updates that may wait for the manager.

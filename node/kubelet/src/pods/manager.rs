@@ -23,10 +23,10 @@ use super::{
         self, Rejection,
         resources::{self, Amounts},
     },
+    board::{Board, FullName, is_mirror},
     lifecycle::spec::is_static,
     records::remove_tree,
     shared::Shared,
-    static_pods::{Board, FullName, is_mirror},
     task::{Desired, PodTask},
 };
 use crate::logs;

@@ -10,7 +10,7 @@ use crate::runtime::{Credential, Image, ImageError, Runtime};
 
 /// `imagePullPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PullPolicy {
+pub(crate) enum PullPolicy {
     /// The registry is asked each time.
     Always,
     /// The registry is asked when the image is not there.
@@ -23,7 +23,7 @@ impl PullPolicy {
     /// The policy of a container; where it names none, the API server's default for its image: `Always`
     /// for `latest`, which is also what no tag means.
     #[must_use]
-    pub(super) fn of(policy: Option<&str>, image: &str) -> Self {
+    pub(crate) fn of(policy: Option<&str>, image: &str) -> Self {
         match policy {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,

@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{source::Projected, token::TokenKey, trust};
-use crate::pods::environment::{NodeFacts, volume_field};
+use crate::pods::{
+    environment::{NodeFacts, volume_field},
+    objects::TrustBundle,
+};
 
 /// One file.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,7 +43,7 @@ pub(super) struct Inputs<'a> {
     pub(super) secrets: &'a BTreeMap<String, Result<Option<Arc<Secret>>, String>>,
     pub(super) tokens: &'a BTreeMap<TokenKey, Result<super::token::Secret, String>>,
     /// All bundles of the cluster, where they were asked for.
-    pub(super) trust: Result<&'a [trust::Bundle], &'a str>,
+    pub(super) trust: Result<&'a [TrustBundle], &'a str>,
 }
 
 /// The files of a volume.
