@@ -142,8 +142,7 @@ impl Agent {
         let (facts, node_facts) = watch::channel(NodeFacts {
             hostname: config.hostname.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
-            host_ips: addresses.clone(),
-            pod_ips: addresses,
+            host_ips: addresses,
             ..NodeFacts::default()
         });
         let (view, admission) = watch::channel(NodeView::default());

@@ -162,13 +162,11 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 /// A pod without a node has this machine's loopback as its address.
 fn facts() -> NodeFacts {
-    let local = vec![std::net::IpAddr::from([127, 0, 0, 1])];
     let machine = rustix::system::sysinfo();
     NodeFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         cluster_domain: String::new(),
-        host_ips: local.clone(),
-        pod_ips: local,
+        host_ips: vec![std::net::IpAddr::from([127, 0, 0, 1])],
         cpu_millis: std::thread::available_parallelism().map_or(1, |n| n.get() as u64).saturating_mul(1000),
         memory_bytes: (machine.totalram as u64).saturating_mul(u64::from(machine.mem_unit)),
         storage_bytes: 0,

@@ -31,8 +31,10 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
     let all = all.into_iter().flatten().flatten();
     let containers: std::collections::BTreeMap<_, _> =
         all.filter_map(|container| Some((container.name.clone(), record_of(pod, container)?))).collect();
+    let addresses = status.pod_ips.iter().flatten().filter_map(|pod_ip| pod_ip.ip.parse().ok()).collect();
     State {
         start_time,
+        addresses,
         // The condition is also set where nothing has run yet.
         initialized: initialized && !containers.is_empty(),
         round: 0,

@@ -15,6 +15,7 @@
 //! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.
 //! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
 
+mod addresses;
 pub mod admission;
 mod adopt;
 pub mod api;

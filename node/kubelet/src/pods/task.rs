@@ -32,6 +32,7 @@ use report::Finalize;
 use storage::Storage;
 
 use super::{
+    addresses,
     admission::Rejection,
     adopt,
     container_id::container_id,
@@ -115,6 +116,7 @@ impl PodTask {
         });
         let foreign = record.is_none() && adopt::is_terminal(&pod);
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
+        state.addresses = addresses::decide(&state.addresses, &shared.node.borrow().host_ips);
         state.resume(
             &spec,
             |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),

@@ -4,7 +4,7 @@
 //! changed in two places only: by [`step`](super::step), which decides, and by the `record_*` methods
 //! here, which take in what happened.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,10 @@ use crate::{
 pub struct State {
     /// When this node first took notice of the pod; never changes.
     pub start_time: Option<Timestamp>,
+    /// Addresses of the pod, the primary first; empty as long as it has none. Decided when the node takes the pod,
+    /// and kept while it runs.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     /// Every init container has done its part once; they do not run again.
     pub initialized: bool,
     /// Counts the in-place restarts of the whole pod. Exits of earlier rounds say nothing about init

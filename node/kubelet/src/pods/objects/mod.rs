@@ -30,11 +30,11 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
+use self::{table::Table, watching::watch_object};
 pub(super) use self::{
     table::{Known, Subscription},
     trust_bundle::TrustBundle,
 };
-use self::{table::Table, watching::watch_object};
 use super::api_error::ApiError;
 
 /// The cluster as volumes and environments need it.

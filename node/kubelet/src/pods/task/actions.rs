@@ -103,11 +103,13 @@ impl PodTask {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
+        let addresses = self.state.addresses.clone();
         self.outcomes.spawn(async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
                 runtime: shared.runtime.as_ref(),
                 api: shared.api.as_ref(),
+                addresses: &addresses,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,
@@ -141,6 +143,7 @@ impl PodTask {
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
             api: Arc::clone(&self.shared.api),
+            addresses: self.state.addresses.clone(),
             node: self.shared.node.borrow().clone(),
             logs_dir: self.shared.logs_dir.clone(),
             records: self.shared.records.clone(),
