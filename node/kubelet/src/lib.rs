@@ -16,6 +16,7 @@
 
 pub mod agent;
 pub mod config;
+mod duration;
 pub mod events;
 mod explain;
 pub mod identity;
@@ -24,6 +25,7 @@ mod lru;
 mod mirror;
 pub mod node;
 pub mod pods;
+pub mod quantity;
 mod retry;
 pub mod runtime;
 pub mod server;

@@ -22,8 +22,7 @@ use super::{
     volumes::{self, Places, Volumes, plan, source},
 };
 use crate::{
-    config::quantity,
-    logs,
+    logs, quantity,
     runtime::{ContainerSpec, Image, Mount, Runtime},
 };
 

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::EnvironmentError;
-use crate::config::quantity;
+use crate::quantity;
 
 /// What a pod may learn of its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
