@@ -18,6 +18,7 @@ use kubewasm_kubelet::{
         api::Alone,
         files::resolv_conf,
         lifecycle::Limits,
+        status::is_terminal,
         volumes::{self, AllowedHostPaths},
     },
 };
@@ -120,7 +121,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             changed = statuses.changed() => {
                 let status = statuses.borrow_and_update().clone();
-                if changed.is_err() || is_terminal(&status) {
+                if changed.is_err() || is_terminal(Some(&status)) {
                     break status;
                 }
             }
@@ -171,10 +172,6 @@ fn facts() -> NodeFacts {
         memory_bytes: (machine.totalram as u64).saturating_mul(u64::from(machine.mem_unit)),
         storage_bytes: 0,
     }
-}
-
-fn is_terminal(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// 0 for a pod that succeeded; otherwise the exit code of the first container that failed, or 1 when none

@@ -12,6 +12,7 @@ use super::{
         ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
     },
     reason::TerminatedReason,
+    status::is_terminal,
 };
 use crate::runtime::{Exit, ExitReason, Image};
 
@@ -20,7 +21,7 @@ use crate::runtime::{Exit, ExitReason, Image};
 pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
     let Some(status) = &pod.status else { return State::default() };
     let start_time = status.start_time.as_ref().map(|t| t.0);
-    let terminal = is_terminal(pod);
+    let terminal = is_terminal(Some(status));
     let initialized = status
         .conditions
         .iter()
@@ -44,13 +45,6 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
             .flatten(),
         containers,
     }
-}
-
-/// The API has a terminal phase for the pod: it never runs again.
-#[must_use]
-pub(super) fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {

@@ -27,6 +27,7 @@ use super::{
     lifecycle::spec::is_static,
     records::remove_tree,
     shared::Shared,
+    status::is_terminal,
     task::{Desired, PodTask},
 };
 use crate::logs;
@@ -314,8 +315,7 @@ impl PodManager {
 }
 
 fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    is_terminal(pod.status.as_ref())
 }
 
 /// The next wake-up; none for ever when there is no channel.

@@ -42,7 +42,7 @@ use super::{
     publisher::Publisher,
     records::remove_tree,
     shared::Shared,
-    termination,
+    status, termination,
 };
 use crate::{
     logs,
@@ -114,7 +114,7 @@ impl PodTask {
             tracing::error!(pod = %name, %error, "cannot read the pod's record; going by its status");
             None
         });
-        let foreign = record.is_none() && adopt::is_terminal(&pod);
+        let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
         state.addresses = addresses::decide(&state.addresses, &shared.node.borrow().host_ips);
         state.resume(

@@ -17,7 +17,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-pub use self::phase::Phase;
+pub use self::phase::{Phase, is_terminal};
 use super::lifecycle::{PodName, Spec, State};
 
 /// What a status says besides the pod itself.
