@@ -26,7 +26,7 @@ mod mirror;
 pub mod node;
 pub mod pods;
 pub mod quantity;
-mod retry;
+pub mod retry;
 pub mod runtime;
 pub mod server;
 pub mod static_pods;
