@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{
-    conditions::{is_ready, is_started},
     phase::Phase,
+    readiness::{is_ready, is_started},
     seconds,
 };
 use crate::{

@@ -6,6 +6,7 @@
 mod conditions;
 mod containers;
 mod phase;
+mod readiness;
 #[cfg(test)]
 mod tests;
 

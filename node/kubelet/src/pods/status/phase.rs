@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::PodStatus;
 
-use super::conditions::is_started;
+use super::readiness::is_started;
 use crate::pods::lifecycle::{AfterExit, Finished, Kind, Spec, State, spec::Container};
 
 /// `status.phase`.
