@@ -299,7 +299,7 @@ fn mirror(name: &str, uid: &str, of: &str) -> Value {
 #[tokio::test]
 async fn nothing_is_an_orphan_before_every_source_has_told_all() {
     let world = World::with(&["from-api", "orphan"]);
-    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world.records.save("orphan", &State::default()).unwrap();
     world.synced(Source::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     world.runs(&["from-api", "orphan", "static"]).await;
