@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{duration, file::KubeletConfiguration, quantity};
+use super::file::KubeletConfiguration;
+use crate::{duration, quantity};
 
 /// What is observed and compared with thresholds. Upstream's signals, in upstream's order of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

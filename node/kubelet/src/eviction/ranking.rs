@@ -7,9 +7,9 @@ use super::{
     pressure::Observations,
     signal::{Resource, resource},
 };
-use crate::config::{
+use crate::{
+    config::thresholds::{Signal, Threshold},
     quantity::canonical,
-    thresholds::{Signal, Threshold},
 };
 
 /// A pod with what it takes; nothing where that could not be measured in time.

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::machine::Machine;
-use crate::config::{
-    KubeletConfiguration,
+use crate::{
+    config::{
+        KubeletConfiguration,
+        thresholds::{self, Signal},
+    },
     quantity::{self, from_bytes, from_millis},
-    thresholds::{self, Signal},
 };
 
 /// What the scheduler reads: resource name to amount.

@@ -15,13 +15,12 @@ use k8s_openapi::{
 use super::{
     admission::{is_critical, resources},
     index::PodIndex,
-    manager::is_over,
     records::Records,
+    status::is_terminal,
 };
 use crate::{
-    config::quantity,
     eviction::{Candidate, CandidateSource, ContainerStorage, StorageLimit},
-    logs,
+    logs, quantity,
 };
 
 const RESOURCE: &str = "ephemeral-storage";
@@ -43,7 +42,7 @@ pub struct StorageClaims {
 impl CandidateSource for StorageClaims {
     fn candidates(&self) -> Vec<Candidate> {
         let pods = self.index.pods();
-        pods.iter().filter(|pod| !is_over(pod)).map(|pod| self.candidate(pod)).collect()
+        pods.iter().filter(|pod| !is_terminal(pod.status.as_ref())).map(|pod| self.candidate(pod)).collect()
     }
 
     fn wanted_images(&self) -> Option<BTreeSet<String>> {
@@ -51,7 +50,7 @@ impl CandidateSource for StorageClaims {
             return None;
         }
         let pods = self.index.pods();
-        let pods = pods.iter().filter(|pod| !is_over(pod));
+        let pods = pods.iter().filter(|pod| !is_terminal(pod.status.as_ref()));
         Some(pods.flat_map(|pod| images(pod)).filter(|image| !image.is_empty()).collect())
     }
 
