@@ -189,13 +189,13 @@ async fn images_that_nobody_uses_are_removed() {
             .config("imageGCLowThresholdPercent", json!(30))
             .config("imageMinimumGCAge", json!("1s"));
         let Some(mut node) = node_with_disk("few-images-node", 64, &options).await else { return };
-        let pods = Pods::new(&client, ns);
+        let (pods, name) = (Pods::new(&client, ns), node.name().to_owned());
         // Packed and unpacked, each takes some 8 MiB.
         let [unused, used, mounted, last] =
             [filler("unused").await, filler("used").await, filler("mounted").await, filler("last").await];
         let spec = |image: &str, policy: &str, args: &[&str]| {
             json!({
-                "nodeSelector": { "kubernetes.io/hostname": node.name() },
+                "nodeSelector": { "kubernetes.io/hostname": name },
                 "containers": [{ "name": "main", "image": image, "imagePullPolicy": policy, "args": args }],
             })
         };
