@@ -68,8 +68,11 @@ impl Node {
             root: RootSpec::default(),
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
+            denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
             cpu: CpuShare::default(),
+            stack: kubewasm_host::Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
             label: format!("label-{id}"),
         }
