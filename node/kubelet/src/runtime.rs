@@ -6,7 +6,7 @@
 //! by the kubelet and recorded on disk before [`Runtime::start`] is called with it, so that after a
 //! restart of the agent every container that may be running can be asked about by name.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -174,6 +174,8 @@ pub struct ContainerSpec {
     pub argv: Vec<String>,
     /// The whole environment, in order, without duplicates.
     pub env: Vec<(String, String)>,
+    /// Annotations of the pod, for what a provider understands beyond Kubernetes' fields.
+    pub annotations: BTreeMap<String, String>,
     /// Initial working directory of the guest.
     pub working_dir: Option<String>,
     /// Directory on the host for whatever the guest writes outside its mounts. It belongs to this attempt

@@ -298,6 +298,8 @@ fn timestamp(nanoseconds: i64) -> Result<Timestamp, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use kubewasm_host::DeniedNetwork;
+
     use super::*;
 
     fn spec() -> InstanceSpec {

@@ -10,6 +10,7 @@
 //! The unpacked file system of an image is shared by all containers of the image and never written to; the
 //! worker shows it to each of them as the lower part of a root of its own ([`crate::files`]).
 
+pub(crate) mod annotations;
 mod compiler;
 mod convert;
 
@@ -21,7 +22,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Kind, compile, engine::EngineError, inspect, program::Program};
+use kubewasm_host::{
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Kind, compile, engine::EngineError, inspect, program::Program,
+};
 use kubewasm_kubelet::runtime::{
     ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
     ImageError, Runtime, RuntimeError, StartError,
@@ -37,6 +40,7 @@ use crate::{
     spec::InstanceSpec,
     supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
 };
+use annotations::Wishes;
 use compiler::Compilers;
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
@@ -61,6 +65,8 @@ pub struct WasiOptions {
     pub hidden: Vec<PathBuf>,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
+    /// What containers without the host's network do not reach.
+    pub denied_networks: DeniedNetworks,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -79,6 +85,7 @@ impl WasiOptions {
             isolation: Isolation::default(),
             hidden: Vec::new(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            denied_networks: DeniedNetworks::default(),
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -103,6 +110,7 @@ pub struct WasiRuntime {
     compilers: Compilers,
     supervisor: Supervisor,
     allow_paths: bool,
+    denied_networks: DeniedNetworks,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
@@ -137,6 +145,7 @@ impl WasiRuntime {
             compilers,
             supervisor,
             allow_paths: options.allow_paths,
+            denied_networks: options.denied_networks,
             isolation: options.isolation,
             age,
             kinds: Mutex::default(),
@@ -231,8 +240,10 @@ impl WasiRuntime {
         let code = code.map_err(|error| convert::compile_error(&error))?;
         let label = image.digest.to_string();
         let notice = convert::stop_notice(spec)?;
+        let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        Ok((InstanceSpec { label, ..instance }, hold))
+        let denied_networks = self.denied_networks.clone();
+        Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, hold))
     }
 }
 

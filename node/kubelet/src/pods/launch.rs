@@ -228,6 +228,7 @@ impl Launch<'_> {
             image: image.reference.clone(),
             argv,
             env,
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
             working_dir,
             read_only_root: is_root_read_only(container),
             mounts: Vec::new(),

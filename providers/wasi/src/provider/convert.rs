@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kubewasm_host::{CpuShare, Kind, Network, Usage, exit};
+use kubewasm_host::{CpuShare, DeniedNetworks, Kind, Network, Stack, Usage, exit};
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, Exit, ExitReason, Image,
     ImageError, StartError,
@@ -82,8 +82,11 @@ pub(super) fn instance_spec(
         },
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
+        denied_networks: DeniedNetworks::default(),
         memory_limit_bytes: spec.memory_limit_bytes,
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
+        stack: Stack::DEFAULT,
+        terminal: true,
         stop_notice,
         label: String::new(),
     }
@@ -181,6 +184,7 @@ mod tests {
             image: "r.io/web:v1".into(),
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            annotations: Default::default(),
             working_dir: working_dir.map(Into::into),
             scratch: "/s".into(),
             read_only_root: false,

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     cgroup::{Cgroup, Parent},
-    protocol::{Versions, wire},
+    protocol::wire,
     worker,
 };
 

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, Stack, capacity,
+    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, capacity,
     exit::{CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
@@ -371,7 +371,7 @@ mod tests {
 
     use super::*;
     use crate::{files::Way, spec::RootSpec};
-    use kubewasm_host::{CpuShare, HostOptions, Kind, Network};
+    use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, Kind, Network, Stack};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -410,10 +410,10 @@ mod tests {
                 root: RootSpec::default(),
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
-                denied_networks: kubewasm_host::DeniedNetworks::default(),
+                denied_networks: DeniedNetworks::default(),
                 memory_limit_bytes: 0,
                 cpu: CpuShare::default(),
-                stack: kubewasm_host::Stack::DEFAULT,
+                stack: Stack::DEFAULT,
                 terminal: true,
                 stop_notice: false,
                 label: String::new(),
