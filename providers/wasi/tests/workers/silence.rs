@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use kubewasm_wasi::{
-    exit::ExitReason,
-    supervisor::{Sighting, Supervisor, SupervisorOptions},
-};
+use kubewasm_host::exit::ExitReason;
+use kubewasm_wasi::supervisor::{Sighting, Supervisor, SupervisorOptions};
 use rustix::process::{Signal, kill_process};
 
 use super::{AN_HOUR, NOW, Node, SOON, exit_of, sleeps, until};
