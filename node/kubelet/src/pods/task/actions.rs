@@ -9,15 +9,18 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
 use super::{Outcome, PodTask};
-use crate::pods::{
-    container_id::container_id,
-    ephemeral,
-    handlers::Attempt,
-    launch::{self, Launch},
-    lifecycle::{Action, Note, ProbeKind, Trouble},
-    pull::{self, PullPolicy},
-    reason::{EventReason, WaitingReason},
-    shared::tell,
+use crate::{
+    pods::{
+        container_id::container_id,
+        ephemeral,
+        handlers::Attempt,
+        launch::{self, Launch},
+        lifecycle::{Action, Note, ProbeKind, Trouble},
+        pull::{self, PullPolicy},
+        reason::{EventReason, WaitingReason},
+        shared::tell,
+    },
+    runtime::Presence,
 };
 
 impl PodTask {
@@ -103,6 +106,7 @@ impl PodTask {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
+        self.starting.insert(name.clone());
         self.outcomes.spawn(async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
@@ -134,22 +138,17 @@ impl PodTask {
     fn attempt(&mut self, name: &str) -> Attempt {
         let container = self.container(name).unwrap_or_default();
         let record = self.state.container(name);
-        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let number = record.newest_attempt();
         let id = container_id(&self.name.uid, name, number);
         let (recorder, reference, spec) =
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
-            api: Arc::clone(&self.shared.api),
             node: self.shared.node.borrow().clone(),
-            logs_dir: self.shared.logs_dir.clone(),
-            records: self.shared.records.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,
             number,
-            image,
-            spec: self.ongoing.spec(&id),
             id,
             tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
         }
@@ -198,7 +197,7 @@ impl PodTask {
                 tell(&shared.recorder, &reference, &spec, &note);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(5));
-                if shared.runtime.observe(&id).is_none() {
+                if shared.runtime.observe(&id) == Presence::Absent {
                     break;
                 }
             }
