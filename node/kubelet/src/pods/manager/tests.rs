@@ -467,7 +467,7 @@ async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
 #[tokio::test]
 async fn what_cannot_be_told_changes_nothing() {
     let mut world = World::with(&["orphan"]);
-    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world.records.save("orphan", &State::default()).unwrap();
     let mut p = static_pod("p", "s1");
     p["spec"]["restartPolicy"] = json!("Never");
     let mut mirrored = mirror("p", "m1", "s1");
