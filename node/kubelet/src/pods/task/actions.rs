@@ -20,6 +20,7 @@ use crate::{
         reason::{EventReason, WaitingReason},
         shared::tell,
     },
+    retry::Backoff,
     runtime::Presence,
 };
 
@@ -107,11 +108,13 @@ impl PodTask {
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
         self.starting.insert(name.clone());
+        let addresses = self.state.addresses.clone();
         self.outcomes.spawn(async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
                 runtime: shared.runtime.as_ref(),
                 api: shared.api.as_ref(),
+                addresses: &addresses,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,
@@ -144,7 +147,7 @@ impl PodTask {
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
-            node: self.shared.node.borrow().clone(),
+            addresses: self.state.addresses.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,
@@ -186,7 +189,7 @@ impl PodTask {
         let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
         let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
         self.outcomes.spawn(async move {
-            let mut delay = Duration::from_millis(100);
+            let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
             while let Err(error) = shared.runtime.stop(&id, grace).await {
@@ -195,8 +198,7 @@ impl PodTask {
                 let note =
                     Note { container: None, warning: true, reason: EventReason::FailedKillPod, message };
                 tell(&shared.recorder, &reference, &spec, &note);
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(5));
+                tokio::time::sleep(waits.next()).await;
                 if shared.runtime.observe(&id) == Presence::Absent {
                     break;
                 }
