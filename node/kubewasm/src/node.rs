@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use kubewasm_host::capacity;
+use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags},
@@ -92,6 +92,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     allow_host_path: Vec<PathBuf>,
 
+    /// What pods without hostNetwork do not reach: a network, an address, or `node` for all addresses of this
+    /// machine. May be repeated [default: none].
+    #[arg(long, value_name = "CIDR|node")]
+    deny_network: Vec<DeniedNetwork>,
+
     /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
@@ -102,13 +107,21 @@ pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
     let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
     let default_memory_limit = args.default_memory_limit;
+    let denied_networks = args.deny_network.iter().copied().collect();
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
-    tokio.block_on(run(config, insecure_registries, isolation, secrets, default_memory_limit))
+    tokio.block_on(run(
+        config,
+        insecure_registries,
+        isolation,
+        secrets,
+        default_memory_limit,
+        denied_networks,
+    ))
 }
 
 /// Reads an amount of memory; none at all would let nothing start.
@@ -148,6 +161,7 @@ async fn run(
     isolation: Isolation,
     secrets: Vec<PathBuf>,
     default_memory_limit: u64,
+    denied_networks: DeniedNetworks,
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -163,6 +177,7 @@ async fn run(
         allow_paths: false,
         insecure_registries,
         default_memory_limit,
+        denied_networks,
         log: LogOptions {
             max_size: config.container_log_max_bytes(),
             max_files: config.kubelet.container_log_max_files,

@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kubewasm_host::DEFAULT_MEMORY_LIMIT;
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, DeniedNetworks};
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     eviction::EvictionDesk,
@@ -79,6 +79,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         allow_paths: true,
         insecure_registries: Vec::new(),
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
+        denied_networks: DeniedNetworks::default(),
         log: LogOptions::default(),
     })
     .await?;

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kubewasm_host::program::Program;
+use kubewasm_host::{DeniedNetworks, program::Program};
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_wasi::{
     isolation::Isolation,
@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) insecure_registries: Vec<String>,
     /// Bytes, for containers without a limit of their own.
     pub(crate) default_memory_limit: u64,
+    /// What pods without the host's network do not reach.
+    pub(crate) denied_networks: DeniedNetworks,
     /// When and how logs are rotated.
     pub(crate) log: LogOptions,
 }
@@ -46,6 +48,7 @@ pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>>
         allow_paths: settings.allow_paths,
         with_parent: settings.with_parent,
         default_memory_limit: settings.default_memory_limit,
+        denied_networks: settings.denied_networks,
         isolation: settings.isolation,
         hidden: settings.hidden,
         log: settings.log,

@@ -40,6 +40,7 @@ use crate::{
     files::{self, Files, UserMapError, Way},
     logs::LogOptions,
     protocol::Versions,
+    provider::annotations::STACK_ADVICE,
 };
 
 /// How long guests have to end when the worker is told to by a signal, or by the end of its parent.
@@ -214,6 +215,7 @@ async fn serve(
     }
     let host = Host::new(HostOptions {
         default_memory_limit: options.default_memory_limit,
+        stack_advice: STACK_ADVICE,
         ..HostOptions::new(home.empty_root())
     })?;
     let hosting = hosting::Hosting::new(Arc::new(host), files, threads, options.log, capacity::guests());

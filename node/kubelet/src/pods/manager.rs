@@ -30,7 +30,7 @@ use super::{
     status::is_terminal,
     task::{Desired, PodTask},
 };
-use crate::logs;
+use crate::{logs, runtime::ContainerList};
 
 /// How often the manager comes round when nothing happens, for `/healthz` to see that it does.
 const LEAST_ROUND: Duration = Duration::from_secs(60);
@@ -279,7 +279,8 @@ impl PodManager {
     /// Removes what belongs to pods that no source knows.
     async fn remove_orphans(&self) {
         let is_known = |uid: &str| self.handles.contains_key(uid) || self.waiting.contains_key(uid);
-        for container in self.shared.runtime.containers() {
+        let ContainerList { containers, is_complete } = self.shared.runtime.containers();
+        for container in containers {
             if is_known(&container.pod_uid) {
                 continue;
             }
@@ -291,6 +292,11 @@ impl PodManager {
             if let Err(error) = self.shared.runtime.remove(&container.id).await {
                 tracing::warn!(container = container.id, %error, "a container without a pod could not be removed");
             }
+        }
+        if !is_complete {
+            // What cannot be asked may run one of these, on its volumes.
+            tracing::warn!("the folders of pods that are gone stay: a worker does not answer");
+            return;
         }
         let uids = self.shared.records.uids().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot list the records of pods");

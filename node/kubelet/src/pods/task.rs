@@ -18,7 +18,11 @@ mod outcome;
 mod report;
 mod storage;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodStatus};
@@ -29,7 +33,7 @@ use tokio::{
 
 use outcome::Outcome;
 use report::Finalize;
-use storage::Storage;
+use storage::{Storage, remove_containers};
 
 use super::{
     addresses,
@@ -38,7 +42,7 @@ use super::{
     container_id::container_id,
     ephemeral,
     handlers::Ongoing,
-    lifecycle::{self, EndingCause, PodName, Spec, State},
+    lifecycle::{self, EndingCause, PodName, Spec, Stage, State},
     publisher::Publisher,
     records::remove_tree,
     shared::Shared,
@@ -47,11 +51,14 @@ use super::{
 use crate::{
     eviction::Orders,
     logs,
-    runtime::{ContainerState, Exit},
+    runtime::{ContainerState, Exit, Presence},
 };
 
 /// How often a pod is looked at when nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
+
+/// How soon the provider is asked again about what it cannot tell, and about a start of an earlier agent's.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a pod should be.
 #[derive(Clone, Debug)]
@@ -61,6 +68,15 @@ pub(super) enum Desired {
     Pod { pod: Arc<Pod>, object: Option<Arc<Pod>> },
     /// Its source does not have it any more.
     Gone,
+}
+
+/// What a look at the containers has brought.
+#[derive(Default)]
+struct Look {
+    /// The attempts that have ended.
+    ended: Vec<(String, u32)>,
+    /// Something was not to be told yet: look again soon.
+    unclear: bool,
 }
 
 pub(super) struct PodTask {
@@ -76,6 +92,8 @@ pub(super) struct PodTask {
     wake: Arc<Notify>,
     outcomes: JoinSet<Outcome>,
     pulls: HashMap<String, AbortHandle>,
+    /// Containers whose start is under way here.
+    starting: HashSet<String>,
     ongoing: Ongoing,
     publisher: Publisher,
     status: Option<PodStatus>,
@@ -123,10 +141,7 @@ impl PodTask {
         state.resume(
             &spec,
             |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),
-            |container, attempt| {
-                let PodName { name, namespace, uid } = &name;
-                logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
-            },
+            |container, attempt| has_log(&shared, &name, container, attempt),
             now,
         );
         if let Some(rejection) = rejection {
@@ -149,6 +164,7 @@ impl PodTask {
             wake,
             outcomes: JoinSet::new(),
             pulls: HashMap::new(),
+            starting: HashSet::new(),
             ongoing: Ongoing::default(),
             publisher: Publisher::default(),
             status: None,
@@ -161,10 +177,10 @@ impl PodTask {
     pub(super) async fn run(mut self) -> String {
         loop {
             let now = Timestamp::now();
-            let forget = self.look(now);
+            let Look { ended, unclear } = self.look(now);
             let step = lifecycle::step(&self.name, &self.spec, &mut self.state, self.shared.limits, now);
             let saved = self.save();
-            for (container, attempt) in forget {
+            for (container, attempt) in ended {
                 self.forget(container, attempt);
             }
             // What could not be noted down is not acted on: it would not be known after a restart.
@@ -184,7 +200,8 @@ impl PodTask {
             if self.is_gone() && self.state.is_over() {
                 break;
             }
-            let retries = [self.publisher.due_at(), self.unmount(now), self.finalize(now)];
+            let look_again = unclear.then(|| after(now, LOOK_AGAIN));
+            let retries = [look_again, self.publisher.due_at(), self.unmount(now), self.finalize(now)];
             for at in retries.into_iter().flatten().filter(|at| *at > now) {
                 wake_at = wake_at.min(at);
             }
@@ -243,29 +260,37 @@ impl PodTask {
         self.state.ending.as_ref().is_some_and(|e| e.cause == EndingCause::Vanished)
     }
 
-    /// Takes in what the provider sees; returns the attempts that have ended.
-    fn look(&mut self, now: Timestamp) -> Vec<(String, u32)> {
-        let mut ended = Vec::new();
+    /// Takes in what the provider sees.
+    fn look(&mut self, now: Timestamp) -> Look {
+        let mut look = Look::default();
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
             let record = self.state.container(&name);
-            if record.running().is_none() {
+            let inherited = record.stage == Stage::Starting && !self.starting.contains(&name);
+            if record.running().is_none() && !inherited {
                 continue;
             }
             let attempt = record.newest_attempt();
             let id = container_id(&self.name.uid, &name, attempt);
-            let observed = self.shared.runtime.observe(&id);
-            let message = match &observed {
-                Some(ContainerState::Exited(exit)) => self.termination_message(&name, exit),
+            let presence = self.shared.runtime.observe(&id);
+            if inherited {
+                let began = has_log(&self.shared, &self.name, &name, attempt);
+                self.state.record_inherited_start(&self.spec, &name, &presence, began, now);
+                look.unclear |= self.state.container(&name).stage == Stage::Starting;
+                continue;
+            }
+            look.unclear |= presence == Presence::CannotTell;
+            let message = match &presence {
+                Presence::Known(ContainerState::Exited(exit)) => self.termination_message(&name, exit),
                 _ => None,
             };
-            self.state.record_observation(&name, observed.as_ref(), message, now);
+            self.state.record_observation(&name, &presence, message, now);
             if self.state.container(&name).running().is_none() {
                 self.ongoing.end(&id);
-                ended.push((name, attempt));
+                look.ended.push((name, attempt));
             }
         }
-        ended
+        look
     }
 
     fn termination_message(&mut self, name: &str, exit: &Exit) -> Option<String> {
@@ -301,10 +326,10 @@ impl PodTask {
     async fn clean_up(mut self) -> String {
         self.outcomes.abort_all();
         let uid = self.name.uid.clone();
-        for container in self.shared.runtime.containers().into_iter().filter(|c| c.pod_uid == uid) {
-            if let Err(error) = self.shared.runtime.remove(&container.id).await {
-                tracing::warn!(pod = %self.name, %error, "a container of a pod that is gone could not be removed");
-            }
+        // What may run keeps its volumes.
+        while let Err(error) = remove_containers(&self.shared, &uid).await {
+            tracing::warn!(pod = %self.name, error, "a pod that is gone cannot be cleaned up; trying again");
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         let logs = logs::pod_dir(&self.shared.logs_dir, &self.name.namespace, &self.name.name, &uid);
         std::mem::replace(&mut self.storage, Storage::Gone).stop().await;
@@ -319,6 +344,12 @@ impl PodTask {
         self.shared.index.remove(&uid);
         uid
     }
+}
+
+/// An attempt may have run: its log is made before its guest's first instruction.
+fn has_log(shared: &Shared, pod: &PodName, container: &str, attempt: u32) -> bool {
+    let PodName { name, namespace, uid } = pod;
+    logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
 }
 
 fn uid(pod: Option<&Pod>) -> Option<&str> {

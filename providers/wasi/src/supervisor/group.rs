@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     cgroup::{Cgroup, Parent},
-    protocol::{Versions, wire},
+    protocol::wire,
     worker,
 };
 
@@ -243,8 +243,8 @@ impl Group {
             return false;
         }
         if let Some(mut client) = state.living() {
-            let only_if_empty = client.version >= Versions::LABELS;
-            let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis: 0, only_if_empty });
+            let request = wire::ShutdownRequest { grace_millis: 0, only_if_empty: true };
+            let request = client.worker.shutdown(request);
             match tokio::time::timeout(CALL, request).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) if status.code() == Code::FailedPrecondition => return false,

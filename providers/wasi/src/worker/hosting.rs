@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, Stack, capacity,
+    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, capacity,
     exit::{CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
@@ -129,8 +129,9 @@ fn setup<'a>(
         preopens: root.preopens(),
         has_volumes: root.has_volumes(),
         network: spec.network,
+        denied_networks: &spec.denied_networks,
         output,
-        terminal: true,
+        terminal: spec.terminal,
         account,
         notice: None,
     }
@@ -173,7 +174,7 @@ impl Hosting {
 
     async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
         let inner = &self.0;
-        let loaded = inner.host.load(&spec.module, spec.kind, Stack::DEFAULT).await?;
+        let loaded = inner.host.load(&spec.module, spec.kind, spec.stack).await?;
         let account = inner.account(&spec);
         let meter = {
             let account = Arc::clone(&account);
@@ -370,7 +371,7 @@ mod tests {
 
     use super::*;
     use crate::{files::Way, spec::RootSpec};
-    use kubewasm_host::{CpuShare, HostOptions, Kind, Network};
+    use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, Kind, Network, Stack};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -409,8 +410,11 @@ mod tests {
                 root: RootSpec::default(),
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
+                denied_networks: DeniedNetworks::default(),
                 memory_limit_bytes: 0,
                 cpu: CpuShare::default(),
+                stack: Stack::DEFAULT,
+                terminal: true,
                 stop_notice: false,
                 label: String::new(),
             }

@@ -156,8 +156,6 @@ impl worker_server::Worker for Service {
         request: Request<wire::ShutdownRequest>,
     ) -> Result<Response<wire::ShutdownResponse>, Status> {
         let wire::ShutdownRequest { grace_millis, only_if_empty } = request.into_inner();
-        // A worker of the first version ends whatever it hosts, and so does one that speaks like it.
-        let only_if_empty = only_if_empty && self.versions.max >= Versions::LABELS;
         if only_if_empty && !self.hosting.close_if_empty() {
             return Err(Status::failed_precondition("the worker hosts instances"));
         }

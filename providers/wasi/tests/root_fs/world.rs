@@ -112,9 +112,12 @@ impl World {
             root: RootSpec { scratch: Some(scratch), ..root },
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
+            denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
             cpu: kubewasm_host::CpuShare::default(),
             label: String::new(),
+            stack: kubewasm_host::Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
             id,
         }

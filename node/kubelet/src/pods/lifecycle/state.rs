@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
 };
 
 /// All that is remembered of one pod.
@@ -383,27 +383,27 @@ impl State {
         }
     }
 
-    /// Takes in what the provider sees of a container's newest attempt; `None` is that it knows nothing.
+    /// Takes in what the provider says of a container's newest attempt. What it cannot tell changes nothing.
     /// `termination` is what the guest left as termination message.
     pub fn record_observation(
         &mut self,
         name: &str,
-        observation: Option<&Observation>,
+        presence: &Presence,
         termination: Option<String>,
         now: Timestamp,
     ) {
         let round = self.round;
         let record = self.container(name);
-        match (&record.stage, observation) {
-            (Stage::Running(_), Some(Observation::Exited(exit))) => {
+        match (&record.stage, presence) {
+            (Stage::Running(_), Presence::Known(ContainerState::Exited(exit))) => {
                 record.finish(round, exit.clone(), termination);
             }
-            (Stage::Starting, Some(Observation::Exited(exit))) => {
+            (Stage::Starting, Presence::Known(ContainerState::Exited(exit))) => {
                 record.trouble = None;
                 record.start = BackoffRecord::default();
                 record.finish(round, exit.clone(), termination);
             }
-            (Stage::Running(running), None) => {
+            (Stage::Running(running), Presence::Absent) => {
                 let exit = Exit {
                     started_at: running.started_at,
                     finished_at: now,
@@ -417,40 +417,60 @@ impl State {
         }
     }
 
+    /// Takes in what the provider says of a start that an earlier agent has asked for and whose end it has not seen.
+    /// Of an attempt that is absent, `began` says whether it may have run: its process can be gone, and then it is
+    /// not made to run once more under its number.
+    pub fn record_inherited_start(
+        &mut self,
+        spec: &Spec,
+        name: &str,
+        presence: &Presence,
+        began: bool,
+        now: Timestamp,
+    ) {
+        let hook = spec.container(name).is_some_and(|c| c.post_start);
+        let record = self.container(name);
+        if record.stage != Stage::Starting {
+            return;
+        }
+        match presence {
+            Presence::Known(ContainerState::Starting) | Presence::CannotTell => {}
+            Presence::Known(ContainerState::Running { started_at }) => record.run(*started_at, hook),
+            Presence::Known(ContainerState::Exited(exit)) => record.run(exit.started_at, hook),
+            Presence::Absent if began => {
+                record.run(now, hook);
+                self.record_observation(name, &Presence::Absent, None, now);
+            }
+            Presence::Absent => {
+                record.attempts = record.attempts.saturating_sub(1);
+                record.stage = Stage::Idle;
+            }
+        }
+    }
+
     /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
-    /// the provider, by `observe`. Of an attempt that the provider does not know, `began` says whether it may
-    /// have run: its process can be gone, and then it is not made to run once more under its number.
+    /// the provider, by `observe`. For `began`, see [`State::record_inherited_start`].
     pub fn resume(
         &mut self,
         spec: &Spec,
-        observe: impl Fn(&str, u32) -> Option<Observation>,
+        observe: impl Fn(&str, u32) -> Presence,
         began: impl Fn(&str, u32) -> bool,
         now: Timestamp,
     ) {
         let names: Vec<String> = self.containers.keys().cloned().collect();
         for name in names {
-            let hook = spec.container(&name).is_some_and(|c| c.post_start);
             let record = self.container(&name);
             let attempt = record.newest_attempt();
-            let observed = observe(&name, attempt);
             match &mut record.stage {
                 Stage::Pulling | Stage::Pulled => record.stage = Stage::Idle,
-                Stage::Starting => match observed {
-                    Some(Observation::Running { started_at }) => record.run(started_at, hook),
-                    Some(Observation::Exited(exit)) => record.run(exit.started_at, hook),
-                    None if began(&name, attempt) => {
-                        record.run(now, hook);
-                        self.record_observation(&name, None, None, now);
-                    }
-                    None => {
-                        record.attempts = record.attempts.saturating_sub(1);
-                        record.stage = Stage::Idle;
-                    }
-                },
+                Stage::Starting => {
+                    let began = began(&name, attempt);
+                    self.record_inherited_start(spec, &name, &observe(&name, attempt), began, now);
+                }
                 Stage::Running(running) => {
                     running.interrupted(spec.container(&name), now);
-                    if observed.is_none() {
-                        self.record_observation(&name, None, None, now);
+                    if observe(&name, attempt) == Presence::Absent {
+                        self.record_observation(&name, &Presence::Absent, None, now);
                     }
                 }
                 Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => {}

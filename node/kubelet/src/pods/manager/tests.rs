@@ -24,8 +24,8 @@ use crate::{
         volumes::{Memory, Settings, Volumes},
     },
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
-        Image, ImageError, Runtime, RuntimeError, StartError,
+        ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
+        Exit, ExitReason, Image, ImageError, Presence, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -42,6 +42,8 @@ const TORN: &str = "torn";
 #[derive(Debug)]
 struct Provider {
     containers: watch::Sender<Containers>,
+    /// It cannot tell anything; how often it has said so.
+    mute: watch::Sender<Option<usize>>,
     wakeups: Mutex<Option<mpsc::Receiver<String>>>,
 }
 
@@ -57,22 +59,22 @@ impl Runtime for Provider {
     }
 
     async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
-        Err(ImageError::Pull("there is no registry".to_owned()))
+        Err(ImageError::Pull("there is no registry".into()))
     }
 
     async fn images(&self) -> Vec<Image> {
         Vec::new()
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
         if spec.pod_name == TORN {
             std::fs::write(&spec.log_path, "it has run\n").unwrap();
-            return Err(StartError::Run("the process that runs it has died".to_owned()));
+            return Err(StartError::Run("the process that runs it has died".into()));
         }
         self.containers.send_modify(|all| {
             all.insert(spec.id.clone(), (spec.pod_uid.clone(), true));
         });
-        Ok(())
+        Ok(Timestamp::UNIX_EPOCH)
     }
 
     async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
@@ -86,25 +88,35 @@ impl Runtime for Provider {
         Ok(())
     }
 
-    async fn exec(&self, _: &ExecSpec) -> Result<ExecOutput, StartError> {
-        Err(StartError::Run("not here".to_owned()))
+    async fn exec(&self, id: &str, _: &[String], _: ExecIo) -> Result<ExecEnd, ExecError> {
+        Err(ExecError::NotRunning(id.to_owned()))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
-        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
-        let (_, running) = *self.containers.borrow().get(id)?;
-        if running {
-            return Some(ContainerState::Running { started_at });
+    fn observe(&self, id: &str) -> Presence {
+        if self.mute.send_if_modified(|mute| mute.as_mut().map(|asked| *asked += 1).is_some()) {
+            return Presence::CannotTell;
         }
+        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         let (exit_code, reason, message) = (143, ExitReason::Stopped, String::new());
-        Some(ContainerState::Exited(Exit { started_at, finished_at, exit_code, reason, message }))
+        match self.containers.borrow().get(id) {
+            None => Presence::Absent,
+            Some((_, true)) => Presence::Known(ContainerState::Running { started_at }),
+            Some((_, false)) => {
+                let exit = Exit { started_at, finished_at, exit_code, reason, message };
+                Presence::Known(ContainerState::Exited(exit))
+            }
+        }
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
+    fn containers(&self) -> ContainerList {
+        let mute = self.mute.borrow().is_some();
         let all = self.containers.borrow();
-        all.iter()
-            .map(|(id, (pod_uid, _))| ContainerRef { id: id.clone(), pod_uid: pod_uid.clone() })
-            .collect()
+        let known = all.iter().filter(|_| !mute);
+        let reference = |(id, (pod_uid, _)): (&String, &(String, bool))| ContainerRef {
+            id: id.clone(),
+            pod_uid: pod_uid.clone(),
+        };
+        ContainerList { containers: known.map(reference).collect(), is_complete: !mute }
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
@@ -201,7 +213,8 @@ impl World {
         let before =
             running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
         let (containers, _) = watch::channel(before);
-        let runtime = Arc::new(Provider { containers, wakeups: Mutex::new(Some(wakeups)) });
+        let (mute, _) = watch::channel(None);
+        let runtime = Arc::new(Provider { containers, mute, wakeups: Mutex::new(Some(wakeups)) });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
         let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
@@ -448,6 +461,36 @@ async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
     world.synced(Source::Api, &[]).await;
     world.shown(|board| board.mirrors.is_empty()).await;
     world.runs(&[]).await;
+}
+
+/// What the provider cannot tell is neither lost nor an orphan: a pod goes on as it was, and a folder stays in which
+/// something may run.
+#[tokio::test]
+async fn what_cannot_be_told_changes_nothing() {
+    let mut world = World::with(&["orphan"]);
+    world.records.save("orphan", &State::default()).unwrap();
+    let mut p = static_pod("p", "s1");
+    p["spec"]["restartPolicy"] = json!("Never");
+    let mut mirrored = mirror("p", "m1", "s1");
+    mirrored["spec"] = p["spec"].clone();
+    world.runtime.mute.send_replace(Some(0));
+    world.synced(Source::File, &["s1"]).await;
+    world.synced(Source::Api, &["m1"]).await;
+    world.set(p).await;
+    world.set(mirrored).await;
+    world.told("m1", "Running").await;
+    world.runs(&["orphan", "s1"]).await;
+    assert!(world.records.knows("orphan"));
+
+    let mut mute = world.runtime.mute.subscribe();
+    let before = *mute.borrow();
+    world.let_end("s1").await;
+    tokio::time::timeout(PATIENCE, mute.wait_for(|asked| *asked > before)).await.unwrap().unwrap();
+    world.runtime.mute.send_replace(None);
+    world.told("m1", "Failed").await;
+    let (_, status) = world.written.borrow().last().cloned().unwrap();
+    let end = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (143, Some("Error")));
 }
 
 /// A container whose process died before it could say that it had started it has run all the same: a pod that

@@ -21,6 +21,7 @@ use crate::{
         shared::tell,
     },
     retry::Backoff,
+    runtime::Presence,
 };
 
 impl PodTask {
@@ -106,6 +107,7 @@ impl PodTask {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
+        self.starting.insert(name.clone());
         let addresses = self.state.addresses.clone();
         self.outcomes.spawn(async move {
             let node = shared.node.borrow().clone();
@@ -139,23 +141,17 @@ impl PodTask {
     fn attempt(&mut self, name: &str) -> Attempt {
         let container = self.container(name).unwrap_or_default();
         let record = self.state.container(name);
-        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let number = record.newest_attempt();
         let id = container_id(&self.name.uid, name, number);
         let (recorder, reference, spec) =
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
-            api: Arc::clone(&self.shared.api),
             addresses: self.state.addresses.clone(),
-            node: self.shared.node.borrow().clone(),
-            logs_dir: self.shared.logs_dir.clone(),
-            records: self.shared.records.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,
             number,
-            image,
-            spec: self.ongoing.spec(&id),
             id,
             tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
         }
@@ -203,7 +199,7 @@ impl PodTask {
                     Note { container: None, warning: true, reason: EventReason::FailedKillPod, message };
                 tell(&shared.recorder, &reference, &spec, &note);
                 tokio::time::sleep(waits.next()).await;
-                if shared.runtime.observe(&id).is_none() {
+                if shared.runtime.observe(&id) == Presence::Absent {
                     break;
                 }
             }

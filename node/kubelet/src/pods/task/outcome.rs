@@ -63,6 +63,7 @@ impl PodTask {
                 self.state.record_pull(&container, result, now);
             }
             Outcome::Started { container, result } => {
+                self.starting.remove(&container);
                 self.state.record_start(&self.spec, &container, result, now);
             }
             Outcome::PostStarted { container, attempt, result } => {

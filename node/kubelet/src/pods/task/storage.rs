@@ -91,6 +91,18 @@ impl Storage {
     }
 }
 
+/// Removes all containers of a pod from the provider. When this succeeds, nothing of the pod runs.
+pub(super) async fn remove_containers(shared: &Shared, uid: &str) -> Result<(), String> {
+    let list = shared.runtime.containers();
+    for container in list.containers.iter().filter(|c| c.pod_uid == uid) {
+        shared.runtime.remove(&container.id).await.map_err(|error| error.to_string())?;
+    }
+    if list.is_complete {
+        return Ok(());
+    }
+    Err("it cannot be told whether anything of it still runs: a worker does not answer".to_owned())
+}
+
 impl PodTask {
     /// Waits until all volumes are there; never ends where there are to be none any more.
     pub(super) fn places(&self) -> impl Future<Output = Places> + Send + use<> {
@@ -130,10 +142,8 @@ impl PodTask {
         self.outcomes.spawn(async move {
             kept.stop().await;
             // The last exits are on record: nobody asks the provider for them any more.
-            for container in shared.runtime.containers().into_iter().filter(|c| c.pod_uid == uid) {
-                if let Err(error) = shared.runtime.remove(&container.id).await {
-                    return Outcome::Unmounted(Err(error.to_string()));
-                }
+            if let Err(error) = remove_containers(&shared, &uid).await {
+                return Outcome::Unmounted(Err(error));
             }
             let remove = move || shared.volumes.remove(&shared.records, &uid);
             let removed = tokio::task::spawn_blocking(remove).await;

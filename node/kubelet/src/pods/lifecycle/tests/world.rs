@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
 };
 
 /// Seconds that an eviction leaves a pod here.
@@ -54,7 +54,7 @@ pub(super) struct World {
     agenda: BTreeMap<(Timestamp, u64), Happening>,
     order: u64,
     /// What the provider knows.
-    provider: BTreeMap<(String, u32), Observation>,
+    provider: BTreeMap<(String, u32), ContainerState>,
     /// What has ever run.
     begun: BTreeSet<(String, u32)>,
     /// The end of what runs.
@@ -207,7 +207,8 @@ impl World {
                 continue;
             }
             let key = (name.clone(), record.newest_attempt());
-            self.state.record_observation(&name, self.provider.get(&key), None, self.now);
+            let presence = self.presence(&key);
+            self.state.record_observation(&name, &presence, None, self.now);
             if self.state.container(&name).running().is_none() {
                 ended.push(key);
             }
@@ -229,6 +230,10 @@ impl World {
             self.checks.action(&self.spec, &self.state, self.limits, self.now, &running, &action);
             self.act(action);
         }
+    }
+
+    fn presence(&self, attempt: &(String, u32)) -> Presence {
+        self.provider.get(attempt).cloned().map_or(Presence::Absent, Presence::Known)
     }
 
     fn act(&mut self, action: Action) {
@@ -315,7 +320,7 @@ impl World {
     fn exit(&mut self, key: &(String, u32), fate: Fate) {
         self.note(format_args!("{}#{} exits {}", key.0, key.1, fate.code));
         self.fates.remove(key);
-        let Some(Observation::Running { started_at }) = self.provider.get(key) else {
+        let Some(ContainerState::Running { started_at }) = self.provider.get(key) else {
             panic!("{key:?} does not run")
         };
         let exit = Exit {
@@ -326,7 +331,7 @@ impl World {
             message: String::new(),
         };
         self.checks.exited(&key.0, &exit);
-        self.provider.insert(key.clone(), Observation::Exited(exit));
+        self.provider.insert(key.clone(), ContainerState::Exited(exit));
     }
 
     fn begin(&mut self, name: &str, attempt: u32) {
@@ -339,7 +344,7 @@ impl World {
         };
         self.fates.insert(key.clone(), Fate { at, code, reason: ExitReason::Exited });
         self.begun.insert(key.clone());
-        self.provider.insert(key, Observation::Running { started_at: self.now });
+        self.provider.insert(key, ContainerState::Running { started_at: self.now });
     }
 
     fn happen(&mut self, what: Happening) {
@@ -369,11 +374,13 @@ impl World {
             Happening::PreStopped { name, attempt } => self.state.record_pre_stop(&name, attempt),
             Happening::Probed { name, attempt, kind } => {
                 let plan = self.plan_of(&name, attempt);
-                let since = self.provider.get(&(name.clone(), attempt)).map_or(Duration::ZERO, |seen| {
-                    let (Observation::Running { started_at } | Observation::Exited(Exit { started_at, .. })) =
-                        seen;
-                    Duration::try_from(self.now.duration_since(*started_at)).unwrap_or_default()
-                });
+                let since = match self.provider.get(&(name.clone(), attempt)) {
+                    None | Some(ContainerState::Starting) => Duration::ZERO,
+                    Some(
+                        ContainerState::Running { started_at }
+                        | ContainerState::Exited(Exit { started_at, .. }),
+                    ) => Duration::try_from(self.now.duration_since(*started_at)).unwrap_or_default(),
+                };
                 let success = plan.healthy.0 <= since && since < plan.healthy.1;
                 self.state.record_probe(&self.spec, &name, attempt, kind, success);
             }
@@ -454,7 +461,10 @@ impl World {
         assert_eq!(self.state, self.saved, "not the same from disk");
         self.state.resume(
             &self.spec,
-            |name, attempt| self.provider.get(&(name.to_owned(), attempt)).cloned(),
+            |name, attempt| {
+                let known = self.provider.get(&(name.to_owned(), attempt)).cloned();
+                known.map_or(Presence::Absent, Presence::Known)
+            },
             |name, attempt| self.begun.contains(&(name.to_owned(), attempt)),
             back,
         );
