@@ -45,7 +45,7 @@ fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
-/// What a kubelet cannot make a pod's sandbox for keeps its containers in creation; the Event says why.
+/// Waiting reason of containers whose pod sandbox cannot be created, as upstream has it; the Event says why.
 const SANDBOX_REASON: WaitingReason = WaitingReason::ContainerCreating;
 
 fn sandbox_trouble(message: String) -> Trouble {
@@ -103,7 +103,7 @@ impl Launch<'_> {
         match self.runtime.start(&spec).await {
             Ok(started_at) => Ok(started_at),
             Err(error) if !had_log && spec.log_path.exists() => {
-                // It is not known to the provider, so that it is found to be lost, and counts.
+                // Counted as started: the provider does not know it, so the next observation records it as lost.
                 tracing::warn!(container = %spec.id, %error, "a container may have run before its start failed");
                 Ok(Timestamp::now())
             }

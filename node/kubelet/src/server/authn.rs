@@ -14,10 +14,10 @@ use crate::lru::Lru;
 
 /// Tokens whose answers are remembered.
 const REMEMBERED: usize = 1024;
-/// Every caller who is somebody is in this group.
+/// Group of all callers but anonymous ones.
 const AUTHENTICATED: &str = "system:authenticated";
 
-/// The ways in that the configuration allows.
+/// The authentication methods that the configuration enables.
 #[derive(Debug)]
 pub(super) struct Authenticator {
     pub(super) certificates: Option<ClientCa>,
@@ -26,8 +26,8 @@ pub(super) struct Authenticator {
 }
 
 impl Authenticator {
-    /// Who it is. `None` is nobody, which is refused: also a caller whose credential is not believed, even
-    /// where callers without any are welcome.
+    /// Authenticates a request. `None` is answered 401. A caller with an invalid credential is refused even where
+    /// anonymous requests are allowed.
     pub(super) async fn authenticate(
         &self,
         certificates: Option<&[CertificateDer<'static>]>,

@@ -22,7 +22,7 @@ use crate::config::{AuthorizationMode, Config, is_set};
 pub(super) struct Gate {
     node: String,
     authenticator: Authenticator,
-    /// `None`: whoever is somebody may do everything.
+    /// `None` with `AlwaysAllow`: every authenticated caller may do everything.
     decisions: Option<Decisions>,
     reviews: Reviews,
 }

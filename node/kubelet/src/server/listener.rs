@@ -98,7 +98,7 @@ impl Listener {
     ) {
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let connections = TaskTracker::new();
-        // Ends what is left after the goodbye.
+        // Aborts connections that are still open after the graceful shutdown.
         let abandon = CancellationToken::new();
         loop {
             let accepted = cancel.run_until_cancelled(async {

@@ -35,7 +35,7 @@ struct File {
     complaint: Option<String>,
 }
 
-/// What a look at the files calls for.
+/// What is to be done after a look at the files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Files to be read.

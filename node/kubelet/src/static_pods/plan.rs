@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::pods::board::{Board, shows};
 
-/// A request that brings the API nearer to what runs.
+/// A create or delete request that reconciles the mirrors in the API with the static pods that run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Action {
     /// Creates the mirror of this static pod.

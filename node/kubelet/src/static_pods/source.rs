@@ -53,7 +53,7 @@ impl FileSource {
     /// Tells `updates` of the pods, until nobody listens.
     pub async fn run(self, updates: mpsc::Sender<Update>) {
         if self.path.as_os_str().is_empty() {
-            // There is nothing to come; a listener that is gone wants to hear nothing.
+            // The one update there is; a closed channel means that the agent is ending.
             let _ = updates.send(Update::Synced(Source::File, HashSet::new())).await;
             return;
         }
@@ -139,7 +139,7 @@ impl Told {
     }
 }
 
-/// Runs what may wait for a disk where waiting holds up nobody.
+/// Runs blocking file operations on a thread of the blocking pool.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use super::{
     CALL, Place, SupervisorOptions,
-    backoff::Backoff,
+    backoff::WorkerDeaths,
     connect::{Client, Link, Meeting, Met},
     death::Kills,
     error::GroupError,
@@ -53,7 +53,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 struct State {
     link: Option<Box<Link>>,
-    backoff: Backoff,
+    backoff: WorkerDeaths,
     /// The worker's own cgroup, and the limit that it has.
     cgroup: Option<(Cgroup, Option<u64>)>,
 }

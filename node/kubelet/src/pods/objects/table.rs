@@ -1,4 +1,4 @@
-//! Who follows which object, and what is known of it.
+//! The shared watches of objects, by namespace and name, and their newest answers.
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ pub(in crate::pods) enum Known<K> {
     Present(Arc<K>),
 }
 
-// Not derived: the object itself need not be cloned for it.
+// Not derived, because that would demand `K: Clone`; objects are shared by reference count.
 impl<K> Clone for Known<K> {
     fn clone(&self) -> Self {
         match self {
@@ -70,7 +70,7 @@ impl<K> Drop for Entry<K> {
 /// Follows one object for as long as it lives.
 pub(in crate::pods) struct Subscription<K> {
     known: watch::Receiver<Known<K>>,
-    /// What keeps the watch alive; none where somebody else does.
+    /// Holds a reference count of the shared watch, which ends with the last one; `None` in tests.
     _entry: Option<Arc<Entry<K>>>,
 }
 
@@ -109,7 +109,7 @@ impl<K> Subscription<K> {
     /// Waits until something else is known than what [`Subscription::known`] has returned last.
     pub(in crate::pods) async fn changed(&mut self) {
         if self.known.changed().await.is_err() {
-            // Nothing will ever change.
+            // The watch has ended because the object is immutable: no update can come.
             std::future::pending().await
         }
     }

@@ -73,7 +73,7 @@ pub(super) fn of(spec: &Spec, state: &State) -> Phase {
             let started = spec.containers.iter().any(|c| !matches!(seen(state, c), Seen::Waiting));
             if started { Phase::Running } else { Phase::Pending }
         }
-        // It ended before it got anywhere. A static pod's phase is left as it was.
+        // No container has run, and none will. A static pod's phase is left as it was.
         (false, true) if !spec.is_static => Phase::Failed,
         _ => phase,
     }
