@@ -4,18 +4,29 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use tokio::task::{AbortHandle, JoinError};
 
 use super::{
-    PodTask, after,
+    PodTask,
     report::{FINALIZE_RETRY, Finalize},
 };
 use crate::{
     pods::{
         api::ApiError,
+        clock,
         lifecycle::{ProbeKind, Trouble},
+        panics::caught,
+        reason::WaitingReason,
     },
     runtime::Image,
 };
+
+/// What a task has spawned, when it has ended.
+pub(super) struct Spawned {
+    outcome: Outcome,
+    /// What it was, and what its panic said, where it did not come to an end of its own.
+    panic: Option<(&'static str, String)>,
+}
 
 /// What has come of something that the task had spawned.
 pub(super) enum Outcome {
@@ -54,9 +65,44 @@ pub(super) enum Outcome {
     Done,
 }
 
+/// Why something that panicked is to be tried again.
+pub(super) fn panicked(panic: String) -> Trouble {
+    Trouble { reason: WaitingReason::RunContainerError, message: format!("internal error: {panic}") }
+}
+
 impl PodTask {
-    pub(super) fn record(&mut self, outcome: Outcome) {
-        let now = Timestamp::now();
+    /// Does something beside the task; what comes of it is taken in by [`PodTask::take_in`]. Where it panics, the
+    /// outcome is `failed` of what the panic said, so that whatever waits for it goes on.
+    pub(super) fn spawn(
+        &mut self,
+        what: &'static str,
+        failed: impl FnOnce(String) -> Outcome + Send + 'static,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) -> AbortHandle {
+        self.outcomes.spawn(async move {
+            match caught(work).await {
+                Ok(outcome) => Spawned { outcome, panic: None },
+                Err(panic) => Spawned { outcome: failed(panic.clone()), panic: Some((what, panic)) },
+            }
+        })
+    }
+
+    pub(super) fn take_in(&mut self, ended: Result<Spawned, JoinError>) {
+        match ended {
+            Ok(Spawned { outcome, panic }) => {
+                if let Some((what, panic)) = panic {
+                    tracing::error!(pod = %self.name, panic, "{what} has panicked");
+                    self.warn(format!("internal error: {what} has ended in a {panic}"));
+                }
+                self.record(outcome);
+            }
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => tracing::error!(pod = %self.name, %error, "something done for a pod has panicked"),
+        }
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        let now = clock::now();
         match outcome {
             Outcome::Pulled { container, result } => {
                 self.pulls.remove(&container);
@@ -81,18 +127,18 @@ impl PodTask {
             Outcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
             Outcome::Published { result: Err(ApiError::Gone), .. } => {
                 // The source will say so too; until then there is nobody to tell.
-                self.publisher.failed(now);
+                self.publisher.failed(now.steady);
             }
             Outcome::Published { result: Err(ApiError::Later(error)), .. } => {
                 tracing::debug!(pod = %self.name, error, "the status could not be written; trying again");
-                self.publisher.failed(now);
+                self.publisher.failed(now.steady);
             }
             Outcome::Finalized(Ok(()) | Err(ApiError::Gone)) => self.finalize = Finalize::Done,
             Outcome::Finalized(Err(ApiError::Later(error))) => {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
-                self.finalize = Finalize::RetryAt(after(now, FINALIZE_RETRY));
+                self.finalize = Finalize::RetryAt(now.steady.after(FINALIZE_RETRY));
             }
-            Outcome::Unmounted(result) => self.record_unmounted(result, now),
+            Outcome::Unmounted(result) => self.record_unmounted(result, now.steady),
             Outcome::Done => {}
         }
     }
