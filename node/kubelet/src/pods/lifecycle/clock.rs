@@ -66,6 +66,13 @@ impl Now {
         self.steady.before(Moment(self.wall).since(Moment(wall)))
     }
 
+    /// Between `before` and now, in the same run of the agent, nobody has set the wall clock by more than a second.
+    #[must_use]
+    pub fn agrees_with(self, before: Self) -> bool {
+        let ahead = |now: Self| now.wall.duration_since(now.steady.0);
+        ahead(self).as_secs().abs_diff(ahead(before).as_secs()) <= 1
+    }
+
     /// A moment of another run of the agent, which read its clocks as `then`, on the clock of this one. The wall
     /// clock is what connects them; how far it was set in between nobody can tell, so that the result is to be
     /// bounded.
@@ -98,6 +105,14 @@ mod tests {
         assert_eq!(now.moment_of(at(3690)), Moment(at(90)));
         assert_eq!(now.moment_of(at(3700)), Moment(at(100)));
         assert_eq!(now.moment_of(at(9999)), Moment(at(100)));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_is_noticed() {
+        let before = now(100, 3700);
+        for (later, agrees) in [(now(200, 3800), true), (now(200, 3801), true), (now(200, 4000), false), (now(200, 200), false)] {
+            assert_eq!(later.agrees_with(before), agrees, "{later:?}");
+        }
     }
 
     #[test]

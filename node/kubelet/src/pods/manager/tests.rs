@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    events::Recorder,
+    events::{Occurrence, Recorder},
     pods::{
         NodeFacts, PodIndex, ProbeMetrics, Records,
         api::{ApiError, Objects, PodApi},
@@ -42,6 +42,29 @@ const TORN: &str = "torn";
 struct Provider {
     containers: watch::Sender<Containers>,
     wakeups: Mutex<Option<mpsc::Receiver<String>>>,
+    /// Calls that panic from now on, each once.
+    panicking: Mutex<Vec<Call>>,
+    /// Ids of all that was ever started.
+    started: Mutex<Vec<String>>,
+}
+
+/// What a provider is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Start,
+    Stop,
+    Observe,
+}
+
+impl Provider {
+    fn called(&self, call: Call) {
+        let mut panicking = self.panicking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = panicking.iter().position(|other| *other == call) {
+            panicking.remove(index);
+            drop(panicking);
+            panic!("{call:?} is too much");
+        }
+    }
 }
 
 #[async_trait]
@@ -64,6 +87,8 @@ impl Runtime for Provider {
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+        self.called(Call::Start);
+        self.started.lock().unwrap().push(spec.id.clone());
         if spec.pod_name == TORN {
             std::fs::write(&spec.log_path, "it has run\n").unwrap();
             return Err(StartError::Run("the process that runs it has died".to_owned()));
@@ -75,6 +100,7 @@ impl Runtime for Provider {
     }
 
     async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
+        self.called(Call::Stop);
         Ok(())
     }
 
@@ -90,6 +116,7 @@ impl Runtime for Provider {
     }
 
     fn observe(&self, id: &str) -> Option<ContainerState> {
+        self.called(Call::Observe);
         let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         let (_, running) = *self.containers.borrow().get(id)?;
         if running {
@@ -171,6 +198,7 @@ struct World {
     runtime: Arc<Provider>,
     api: Arc<Api>,
     wake: mpsc::Sender<String>,
+    events: mpsc::Receiver<Occurrence>,
     written: watch::Receiver<Vec<(String, PodStatus)>>,
     board: watch::Receiver<Board>,
     updates: mpsc::Sender<Update>,
@@ -200,11 +228,13 @@ impl World {
         let before =
             running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
         let (containers, _) = watch::channel(before);
-        let runtime = Arc::new(Provider { containers, wakeups: Mutex::new(Some(wakeups)) });
+        let wakeups = Mutex::new(Some(wakeups));
+        let (panicking, started) = Default::default();
+        let runtime = Arc::new(Provider { containers, wakeups, panicking, started });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
         let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
-        let (sink, _) = mpsc::channel(1);
+        let (sink, events) = mpsc::channel(1000);
         let (node, facts) = watch::channel(NodeFacts::default());
         let records = Records::open(root.path()).unwrap();
         let shared = Shared {
@@ -234,6 +264,7 @@ impl World {
             runtime,
             api,
             wake,
+            events,
             written: seen,
             board: shown,
             updates,
@@ -285,6 +316,43 @@ impl World {
         assert_eq!(reached, Ok(true), "{phase} for {uid}");
     }
 
+    /// Waits until something is told of the pod of that name by an event of that reason; returns the message.
+    async fn event(&mut self, pod: &str, reason: &str) -> String {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let event = self.events.recv().await.unwrap();
+                if event.about.name.as_deref() == Some(pod) && event.reason == reason {
+                    return event.message;
+                }
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("no {reason} of {pod}"))
+    }
+
+    /// Nothing can be saved of the pod from now on, or it can again.
+    fn let_save(&self, uid: &str, can: bool) {
+        let in_the_way = self.records.dir(uid).join(".state.json.new/in-the-way");
+        if can {
+            std::fs::remove_dir_all(in_the_way.parent().unwrap()).unwrap();
+        } else {
+            std::fs::create_dir_all(in_the_way).unwrap();
+        }
+    }
+
+    /// Asks for the pod to be deleted.
+    async fn delete(&self, mut pod: Value) {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+        self.set(pod).await;
+    }
+
+    /// Waits until the API server has let go of a pod.
+    async fn let_go(&self) {
+        let done = |asked: &Vec<(Asked, bool)>| asked.contains(&(Asked::Finalize, true));
+        let reached = tokio::time::timeout(PATIENCE, self.api.asked.subscribe().wait_for(done)).await.is_ok();
+        assert!(reached, "{:?}", self.api.asked.borrow());
+    }
+
     /// Waits until the board is as it is asked for.
     async fn shown(&mut self, is: impl Fn(&Board) -> bool) {
         let reached = tokio::time::timeout(PATIENCE, self.board.wait_for(|board| is(board))).await;
@@ -310,7 +378,10 @@ fn mirror(name: &str, uid: &str, of: &str) -> Value {
 #[tokio::test]
 async fn nothing_is_an_orphan_before_every_source_has_told_all() {
     let world = World::with(&["from-api", "orphan"]);
-    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world
+        .records
+        .save("orphan", &crate::pods::lifecycle::State::default(), false, crate::pods::clock::now())
+        .unwrap();
     world.synced(Source::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     world.runs(&["from-api", "orphan", "static"]).await;
@@ -477,4 +548,107 @@ async fn what_has_run_counts_though_its_start_has_failed() {
     let end = statuses[0].state.clone().unwrap().terminated.unwrap();
     assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
     assert_eq!(statuses[0].restart_count, 0);
+}
+
+/// A task that panics is said to have, by the pod's name, and another one goes on from the record: nothing is started
+/// twice, and the pod can be deleted.
+#[tokio::test]
+async fn a_pod_whose_task_panics_is_taken_up_again() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.synced(Source::File, &[]).await;
+    world.set(pod("p", "u", json!({}))).await;
+    world.set(pod("other", "o", json!({}))).await;
+    world.synced(Source::Api, &["u", "o"]).await;
+    world.told("u", "Running").await;
+    world.runs(&["o", "u"]).await;
+    world.runtime.panicking.lock().unwrap().push(Call::Observe);
+    world.wake.send("u".to_owned()).await.unwrap();
+    let message = world.event("p", "FailedSync").await;
+    assert_eq!(message, "internal error: panic: Observe is too much; the pod is taken up again in 1 s");
+    world.delete(pod("p", "u", json!({}))).await;
+    world.event("p", "Killing").await;
+    world.let_end("u").await;
+    world.let_go().await;
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 2);
+}
+
+/// So is one that ends in the middle of being taken up, also where its pod is deleted meanwhile.
+#[tokio::test]
+async fn a_pod_that_is_gone_before_its_task_is_back_ends() {
+    let mut world = World::with(&["u"]);
+    world.synced(Source::File, &[]).await;
+    let mut running = pod("p", "u", json!({}));
+    running["status"] = json!({"phase": "Running", "containerStatuses": [{
+        "name": "c", "image": "i:v1", "imageID": "", "ready": true, "restartCount": 0, "containerID": "fake://x",
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+    }]});
+    world.runtime.panicking.lock().unwrap().extend([Call::Observe, Call::Observe]);
+    world.set(running).await;
+    world.event("p", "FailedSync").await;
+    world.tell(Update::Gone("u".to_owned())).await;
+    world.event("p", "FailedSync").await;
+    world.event("p", "Killing").await;
+    world.let_end("u").await;
+    world.runs(&[]).await;
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+}
+
+/// What a task has spawned comes to an outcome even if it panics: the container waits for its next start, or is asked
+/// to stop once more.
+#[tokio::test]
+async fn a_panic_in_what_a_task_has_begun_is_a_failure_of_that() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.runtime.panicking.lock().unwrap().push(Call::Start);
+    world.synced(Source::File, &[]).await;
+    world.set(pod("p", "u", json!({}))).await;
+    world.synced(Source::Api, &["u"]).await;
+    let message = world.event("p", "FailedSync").await;
+    assert_eq!(message, "internal error: a start has ended in a panic: Start is too much");
+    let waiting = |written: &Vec<(String, PodStatus)>| {
+        let status = written.iter().rev().find(|(uid, _)| uid == "u");
+        let container = status.and_then(|(_, s)| s.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.clone());
+        container.is_some_and(|w| w.message.as_deref() == Some("internal error: panic: Start is too much"))
+    };
+    tokio::time::timeout(PATIENCE, world.written.wait_for(waiting)).await.unwrap().unwrap();
+    world.set(pod("q", "v", json!({}))).await;
+    world.runs(&["v"]).await;
+    world.runtime.panicking.lock().unwrap().push(Call::Stop);
+    world.delete(pod("q", "v", json!({}))).await;
+    assert_eq!(world.event("q", "FailedKillPod").await, "error killing pod: panic: Stop is too much");
+    world.let_end("v").await;
+    world.let_go().await;
+}
+
+/// A record that cannot be written holds up what is to begin, and what has ended is not told; a deletion is carried out
+/// all the same.
+#[tokio::test]
+async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.let_save("u", false);
+    world.synced(Source::File, &[]).await;
+    let mut once = pod("p", "u", json!({}));
+    once["spec"]["restartPolicy"] = json!("Never");
+    world.set(once.clone()).await;
+    world.synced(Source::Api, &["u"]).await;
+    let message = world.event("p", "FailedSync").await;
+    assert!(message.starts_with("cannot save the record of the pod; nothing is begun until then: "), "{message}");
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+    world.let_save("u", true);
+    world.runs(&["u"]).await;
+    world.told("u", "Running").await;
+
+    // Its end is not told, nor forgotten by the provider, before it is on disk.
+    world.let_save("u", false);
+    world.let_end("u").await;
+    world.event("p", "FailedSync").await;
+    assert!(world.runtime.containers.borrow().contains_key(&container_id("u", "c", 0)));
+    let ended = |(_, status): &(String, PodStatus)| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    assert!(!world.written.borrow().iter().any(ended));
+    world.delete(once).await;
+    world.let_go().await;
+    assert!(world.written.borrow().iter().any(ended));
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 1);
 }

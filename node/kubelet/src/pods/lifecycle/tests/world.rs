@@ -164,11 +164,22 @@ impl World {
         (self.tear, self.failing) = (None, 0);
     }
 
+    /// So many saves fail from now on.
+    pub(super) fn fail_saves(mut self, count: u32) -> Self {
+        self.failing = count;
+        self
+    }
+
     /// What the agent reads on its clocks.
     pub(super) fn clocks(&self) -> Now {
         let elapsed = SignedDuration::try_from(self.now.since(beginning().steady)).unwrap();
         let wall = epoch() + elapsed + self.wall_ahead;
         Now { steady: ahead(self.now, self.agent_ahead), wall }
+    }
+
+    /// Somebody sets the wall clock forward by so many seconds, or back, and the agent will not get to read it.
+    pub(super) fn set_clock(&mut self, seconds: i64) {
+        self.wall_ahead += SignedDuration::from_secs(seconds);
     }
 
     /// What the agent remembers is what is on disk.
@@ -259,7 +270,7 @@ impl World {
             self.unsaved_deeds = false;
         }
         if !self.state.is_over() || self.state.is_settled(saved) {
-            self.checks.published(&self.spec, &self.state, now.wall);
+            self.checks.published(&self.spec, &self.state, saved, now.wall);
             // The API server remembers it, too.
             let start_time = self.state.start_time;
             self.spec.start_time = self.spec.start_time.or(start_time);
@@ -484,7 +495,11 @@ impl World {
                 self.note(format_args!("{count} saves fail"));
                 self.failing = count;
             }
-            Deed::SetClock(seconds) => self.wall_ahead += SignedDuration::from_secs(seconds),
+            Deed::SetClock(seconds) => {
+                self.set_clock(seconds);
+                // An agent that notices it writes what its clocks show now.
+                self.saved.1 = self.clocks();
+            }
         }
     }
 
