@@ -221,7 +221,8 @@ mod tests {
                     let mut buffer = [0; 4096];
                     while socket.read(&mut buffer).await.is_ok_and(|n| n > 0) {
                         let body = r#"{"metadata":{"name":"n"}}"#;
-                        let whole = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                        let whole =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                         let head = match answers {
                             Answers::Whole => whole.as_str(),
                             Answers::Head => whole.strip_suffix(body).unwrap(),
@@ -266,7 +267,8 @@ mod tests {
             let (access, mut connections) = api_server(answers).await;
             let connection = Connection::new(access).unwrap();
             let pods: Api<Pod> = Api::default_namespaced(connection.client());
-            let (post, patch, delete) = (PostParams::default(), PatchParams::default(), DeleteParams::default());
+            let (post, patch, delete) =
+                (PostParams::default(), PatchParams::default(), DeleteParams::default());
             let status = Patch::Strategic(serde_json::json!({}));
             let (pod, token) = (Pod::default(), TokenRequest::default());
             let accounts: Api<ServiceAccount> = Api::default_namespaced(connection.client());

@@ -38,7 +38,11 @@ pub(super) fn state_of(pod: &Pod, now: Now) -> State {
         // The condition is also set where nothing has run yet.
         initialized: initialized && !containers.is_empty(),
         round: 0,
-        ending: terminal.then_some(Ending { cause: EndingCause::Completed, since: now.steady, overdue: false }),
+        ending: terminal.then_some(Ending {
+            cause: EndingCause::Completed,
+            since: now.steady,
+            overdue: false,
+        }),
         verdict: terminal
             .then(|| Some(Verdict::new(status.reason.as_ref()?, status.message.as_ref()?)))
             .flatten(),

@@ -15,7 +15,11 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 pub(super) async fn remove_pod(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) {
     let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
     while let Err(error) = try_to_remove(shared, uid, logs.clone()).await {
-        tracing::warn!(pod = uid, error, "something of a pod that is gone could not be removed; trying again");
+        tracing::warn!(
+            pod = uid,
+            error,
+            "something of a pod that is gone could not be removed; trying again"
+        );
         tokio::time::sleep(backoff.next()).await;
     }
 }

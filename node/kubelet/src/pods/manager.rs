@@ -239,7 +239,8 @@ impl PodManager {
     }
 
     fn begin_task(&mut self, uid: String, handle: &Handle, delay: Duration) {
-        let (shared, pod, wake) = (Arc::clone(&self.shared), Arc::clone(&handle.pod), Arc::clone(&handle.wake));
+        let (shared, pod, wake) =
+            (Arc::clone(&self.shared), Arc::clone(&handle.pod), Arc::clone(&handle.wake));
         let (desired, rejection) = (handle.desired.subscribe(), handle.rejection.clone());
         let task = async move {
             tokio::time::sleep(delay).await;
@@ -398,7 +399,11 @@ impl PodManager {
             let shared = Arc::clone(&self.shared);
             self.tasks.spawn(async move {
                 while let Err(panic) = caught(remove_pod(&shared, &uid, None)).await {
-                    tracing::error!(pod = uid, panic, "what is left of a pod could not be removed; trying again");
+                    tracing::error!(
+                        pod = uid,
+                        panic,
+                        "what is left of a pod could not be removed; trying again"
+                    );
                     tokio::time::sleep(LATEST_RESTART).await;
                 }
                 Ended::Removal(uid)

@@ -188,8 +188,7 @@ impl PodTask {
             if self.is_gone() && self.state.is_over() {
                 break;
             }
-            let retries =
-                [self.publisher.due_at(), self.unmount(now.steady), self.finalize(now.steady)];
+            let retries = [self.publisher.due_at(), self.unmount(now.steady), self.finalize(now.steady)];
             for at in retries.into_iter().flatten().filter(|at| *at > now.steady) {
                 wake_at = wake_at.min(at);
             }
@@ -229,7 +228,8 @@ impl PodTask {
             Err(error) => {
                 tracing::error!(pod = %self.name, error, "cannot save the pod's record; nothing is begun until then");
                 if !std::mem::replace(&mut self.told_of_disk, true) {
-                    let message = format!("cannot save the record of the pod; nothing is begun until then: {error}");
+                    let message =
+                        format!("cannot save the record of the pod; nothing is begun until then: {error}");
                     self.warn(message);
                 }
                 false

@@ -110,7 +110,9 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_is_noticed() {
         let before = now(100, 3700);
-        for (later, agrees) in [(now(200, 3800), true), (now(200, 3801), true), (now(200, 4000), false), (now(200, 200), false)] {
+        for (later, agrees) in
+            [(now(200, 3800), true), (now(200, 3801), true), (now(200, 4000), false), (now(200, 200), false)]
+        {
             assert_eq!(later.agrees_with(before), agrees, "{later:?}");
         }
     }

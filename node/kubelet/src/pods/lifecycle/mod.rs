@@ -28,9 +28,9 @@ mod run;
 pub mod spec;
 pub mod state;
 mod stop;
-pub mod turn;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 
 use std::time::Duration;
 

@@ -369,13 +369,7 @@ impl State {
     }
 
     /// Takes in the outcome of a start. What the guest did since is seen by [`State::record_observation`].
-    pub fn record_start(
-        &mut self,
-        spec: &Spec,
-        name: &str,
-        outcome: Result<Timestamp, Trouble>,
-        now: Now,
-    ) {
+    pub fn record_start(&mut self, spec: &Spec, name: &str, outcome: Result<Timestamp, Trouble>, now: Now) {
         let hook = spec.container(name).is_some_and(|c| c.post_start);
         let record = self.container(name);
         if record.stage != Stage::Starting {
@@ -388,9 +382,7 @@ impl State {
                 record.attempts = record.attempts.saturating_sub(1);
                 // What is missing may be there the next moment; a module that cannot run stays so.
                 let until = match trouble.reason {
-                    WaitingReason::CreateContainerConfigError => {
-                        now.steady.after(super::backoff::INITIAL)
-                    }
+                    WaitingReason::CreateContainerConfigError => now.steady.after(super::backoff::INITIAL),
                     _ => record.start.fail(now.steady),
                 };
                 record.stage = Stage::Held { since: now.steady, until, image: false };

@@ -608,7 +608,8 @@ async fn a_panic_in_what_a_task_has_begun_is_a_failure_of_that() {
     assert_eq!(message, "internal error: a start has ended in a panic: Start is too much");
     let waiting = |written: &Vec<(String, PodStatus)>| {
         let status = written.iter().rev().find(|(uid, _)| uid == "u");
-        let container = status.and_then(|(_, s)| s.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.clone());
+        let container =
+            status.and_then(|(_, s)| s.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.clone());
         container.is_some_and(|w| w.message.as_deref() == Some("internal error: panic: Start is too much"))
     };
     tokio::time::timeout(PATIENCE, world.written.wait_for(waiting)).await.unwrap().unwrap();
@@ -634,7 +635,10 @@ async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
     world.set(once.clone()).await;
     world.synced(Source::Api, &["u"]).await;
     let message = world.event("p", "FailedSync").await;
-    assert!(message.starts_with("cannot save the record of the pod; nothing is begun until then: "), "{message}");
+    assert!(
+        message.starts_with("cannot save the record of the pod; nothing is begun until then: "),
+        "{message}"
+    );
     assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
     world.let_save("u", true);
     world.runs(&["u"]).await;
@@ -645,7 +649,8 @@ async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
     world.let_end("u").await;
     world.event("p", "FailedSync").await;
     assert!(world.runtime.containers.borrow().contains_key(&container_id("u", "c", 0)));
-    let ended = |(_, status): &(String, PodStatus)| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let ended =
+        |(_, status): &(String, PodStatus)| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     assert!(!world.written.borrow().iter().any(ended));
     world.delete(once).await;
     world.let_go().await;

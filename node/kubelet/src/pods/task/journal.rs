@@ -97,7 +97,8 @@ mod tests {
         let mut state = State::default();
         journal.save(state.clone(), false, now).await.unwrap();
         std::fs::remove_file(&file).unwrap();
-        let later = Now { steady: now.steady.after(Duration::from_secs(9)), wall: now.wall + Duration::from_secs(9) };
+        let later =
+            Now { steady: now.steady.after(Duration::from_secs(9)), wall: now.wall + Duration::from_secs(9) };
         journal.save(state.clone(), false, later).await.unwrap();
         assert!(!file.exists(), "it is known to be there");
         let set = Now { wall: later.wall + Duration::from_secs(3600), ..later };

@@ -109,14 +109,7 @@ impl Checks {
     }
 
     /// A second look at the same moment finds nothing to do, and the next one is in the future.
-    pub(super) fn is_settled(
-        &self,
-        spec: &Spec,
-        state: &State,
-        limits: Limits,
-        now: Now,
-        first: &Step,
-    ) {
+    pub(super) fn is_settled(&self, spec: &Spec, state: &State, limits: Limits, now: Now, first: &Step) {
         assert!(first.wake_at.is_none_or(|at| at > now.steady), "a busy loop: {first:?}");
         let mut again = state.clone();
         let second = step(&name(), spec, &mut again, limits, now);

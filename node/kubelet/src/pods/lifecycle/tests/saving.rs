@@ -15,10 +15,8 @@ fn what_cannot_be_saved_is_not_done_until_it_can() {
     assert_eq!(world.log(), ["5 pull c:v1", "5 start c#0", "5 c#0 runs"]);
     // The same with a record that could be written until then.
     let slow = Script { pulls: vec![(secs(2), None)], ..Script::default() };
-    let world = World::new(pod(RestartPolicy::Always, &["c"]))
-        .with("c", slow)
-        .at(1, Deed::FailSaves(4))
-        .run(20);
+    let world =
+        World::new(pod(RestartPolicy::Always, &["c"])).with("c", slow).at(1, Deed::FailSaves(4)).run(20);
     assert_eq!(world.told("start "), ["6 start c#0"], "{:#?}", world.log());
 }
 

@@ -428,11 +428,7 @@ impl World {
             Happening::Pulled { name, failure } => {
                 let image = self.state.container(&name).spec_image.clone();
                 let image = Image { id: format!("{image}@sha256:0"), reference: image, ..Image::default() };
-                self.state.record_pull(
-                    &name,
-                    failure.map_or(Ok(image), |reason| Err(trouble(reason))),
-                    now,
-                );
+                self.state.record_pull(&name, failure.map_or(Ok(image), |reason| Err(trouble(reason))), now);
             }
             Happening::Started { name, attempt, failure } => {
                 if failure.is_none() {
@@ -526,7 +522,8 @@ impl World {
             self.now = next.max(self.now);
             if let Some(entry) = self.agenda.first_entry()
                 && entry.key().0 <= self.now
-                && let Happening::Done(Deed::Restart { .. } | Deed::Tear { .. } | Deed::SetClock(_)) = entry.get()
+                && let Happening::Done(Deed::Restart { .. } | Deed::Tear { .. } | Deed::SetClock(_)) =
+                    entry.get()
             {
                 // It is away already. (Of what the wall clock does meanwhile it can tell nothing.)
                 entry.remove();

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::{Context, of};
 use crate::{
     pods::lifecycle::{
-        ContainerRecord, Ending, EndingCause, Finished, Hook, Moment, PodName, Running, Spec, Stage, State, Trouble,
-        Verdict,
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Moment, PodName, Running, Spec, Stage, State,
+        Trouble, Verdict,
         probe::{ProbeKind, Probes},
     },
     pods::reason::WaitingReason,
