@@ -143,7 +143,7 @@ fn staged(stage: Stage, codes: &[i32]) -> ContainerRecord {
 fn back_off(codes: &[i32]) -> ContainerRecord {
     let mut record = staged(Stage::BackOff { until: moment(60) }, codes);
     for _ in codes {
-        record.crash.next(at(0), at(0), Duration::from_secs(300));
+        record.crash.next(moment(0), moment(0), Duration::from_secs(300));
     }
     record
 }
