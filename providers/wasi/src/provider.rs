@@ -21,10 +21,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Kind, compile, engine::EngineError, inspect, program::Program};
 use kubewasm_kubelet::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, Runtime, RuntimeError, StartError,
+    ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
+    Image, ImageError, Presence, Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
@@ -150,13 +151,14 @@ impl WasiRuntime {
     }
 
     fn name(&self, image: &str) -> Result<ImageName, ImageError> {
-        let name: ImageName = image.parse().map_err(|error: kubewasm_modules::InvalidReference| {
-            ImageError::InvalidName(error.to_string())
-        })?;
+        let name: ImageName = image
+            .parse()
+            .map_err(|error: kubewasm_modules::InvalidReference| ImageError::InvalidName(error.into()))?;
         if matches!(name, ImageName::Path(_)) && !self.allow_paths {
-            return Err(ImageError::InvalidName(format!(
+            let error = format!(
                 "couldn't parse image name \"{image}\": paths of files are for `kubewasm run` only; push the module to a registry"
-            )));
+            );
+            return Err(ImageError::InvalidName(error.into()));
         }
         Ok(name)
     }
@@ -168,15 +170,15 @@ impl WasiRuntime {
             ImageName::Path(path) => match self.store.import(&path).await {
                 Ok(image) => Ok(Some(image)),
                 Err(error @ (StoreError::Import(_) | StoreError::TooLarge { .. })) => {
-                    Err(ImageError::Pull(error.to_string()))
+                    Err(ImageError::Pull(error.into()))
                 }
-                Err(error) => Err(ImageError::Store(error.to_string())),
+                Err(error) => Err(ImageError::Store(error.into())),
             },
             name @ ImageName::Reference(_) => {
                 let store = self.store.clone();
                 match tokio::task::spawn_blocking(move || store.get(&name)).await {
-                    Ok(found) => found.map_err(|error| ImageError::Store(error.to_string())),
-                    Err(error) => Err(ImageError::Store(format!("the module store failed: {error}"))),
+                    Ok(found) => found.map_err(|error| ImageError::Store(error.into())),
+                    Err(error) => Err(ImageError::Store(error.into())),
                 }
             }
         }
@@ -189,12 +191,10 @@ impl WasiRuntime {
         }
         let path = module.path.clone();
         let inspected = tokio::task::spawn_blocking(move || {
-            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
-            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.to_string()))
+            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.into()))?;
+            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.into()))
         });
-        let kind = inspected
-            .await
-            .map_err(|error| StartError::Run(format!("cannot inspect the module: {error}")))??;
+        let kind = inspected.await.map_err(|error| StartError::Run(error.into()))??;
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if kinds.len() >= KINDS {
             kinds.clear();
@@ -218,17 +218,17 @@ impl WasiRuntime {
         let image = match self.find(&spec.image).await {
             Ok(Some(image)) => image,
             Ok(None) => {
-                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image)));
+                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image).into()));
             }
-            Err(error) => return Err(StartError::Create(error.to_string())),
+            Err(error) => return Err(StartError::Create(error.into())),
         };
-        let hold = self.store.hold(&image).map_err(|error| StartError::Create(error.to_string()))?;
+        let hold = self.store.hold(&image).map_err(|error| StartError::Create(error.into()))?;
         let argv0 =
-            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
-        let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
+            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
+        let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, self.compilers.of(kind.generation())).await;
-        let code = code.map_err(|error| convert::compile_error(&error))?;
+        let code = code.map_err(convert::compile_error)?;
         let label = image.digest.to_string();
         let notice = convert::stop_notice(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
@@ -274,13 +274,13 @@ impl Runtime for WasiRuntime {
         let reference = match self.name(image)? {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
-                let missing = || ImageError::Store(format!("{image} is not there"));
+                let missing = || ImageError::Store(format!("{image} is not there").into());
                 return self.find(image).await?.map(convert::image).ok_or_else(missing);
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
         let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled.map(convert::image).map_err(|error| convert::pull_error(&error))
+        pulled.map(convert::image).map_err(convert::pull_error)
     }
 
     async fn images(&self) -> Vec<Image> {
@@ -302,37 +302,38 @@ impl Runtime for WasiRuntime {
         Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
         let (instance, hold) = self.instance(spec).await?;
         let started = self.supervisor.start(self.place(spec), &instance).await;
-        started.map_err(convert::start_error)?;
+        let started_at = started.map_err(convert::start_error)?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
-        Ok(())
+        Ok(started_at)
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.to_string()))
+        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.to_string()))?;
+        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.into()))?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        let ExecSpec { container, argv, timeout, output_limit } = spec;
-        let output = self.supervisor.exec(&container.id, argv, *timeout, *output_limit).await;
-        output.map(convert::exec_output).map_err(convert::start_error)
+    async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError> {
+        let ExecIo::Collect { limit } = io;
+        let output = self.supervisor.exec(id, argv, limit).await;
+        output.map(convert::exec_end).map_err(|error| convert::exec_error(id, error))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
-        self.supervisor.observe(id).map(convert::container_state)
+    fn observe(&self, id: &str) -> Presence {
+        convert::presence(self.supervisor.sighting(id))
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
-        let reference = |instance: Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
-        self.supervisor.instances().into_iter().map(reference).collect()
+    fn containers(&self) -> ContainerList {
+        let (ids, is_complete) = self.supervisor.ids();
+        let containers = ids.into_iter().map(|(id, pod_uid)| ContainerRef { id, pod_uid }).collect();
+        ContainerList { containers, is_complete }
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {

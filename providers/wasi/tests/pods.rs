@@ -10,7 +10,8 @@ use std::{
 };
 
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, ExecSpec, Exit, ExitReason, ImageError, Runtime, StartError,
+    ContainerSpec, ContainerState, ExecError, ExecIo, Exit, ExitReason, ImageError, Presence, Runtime,
+    StartError,
 };
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_wasi::{
@@ -81,11 +82,15 @@ impl Node {
 
     async fn exit(&self, id: &str) -> Exit {
         let ended = || match self.runtime.observe(id) {
-            Some(ContainerState::Exited(exit)) => Some(exit),
+            Presence::Known(ContainerState::Exited(exit)) => Some(exit),
             _ => None,
         };
         support::until(&format!("the end of container {id}"), PATIENCE, ended).await
     }
+}
+
+fn runs(runtime: &WasiRuntime, id: &str) -> bool {
+    matches!(runtime.observe(id), Presence::Known(ContainerState::Running { .. }))
 }
 
 fn exits(code: u32) -> String {
@@ -106,15 +111,18 @@ async fn a_file_becomes_a_container_that_ends() {
     assert_eq!(node.runtime.images().await.len(), 1);
 
     let mut wakeups = node.runtime.wakeups().unwrap();
-    node.runtime.start(&node.spec("a", &path)).await.unwrap();
-    assert!(node.runtime.observe("a").is_some());
+    let started_at = node.runtime.start(&node.spec("a", &path)).await.unwrap();
+    assert!(matches!(node.runtime.observe("a"), Presence::Known(_)));
     let exit = node.exit("a").await;
+    assert_eq!(exit.started_at, started_at, "one start, one time");
     assert_eq!((exit.exit_code, exit.reason), (42, ExitReason::Exited));
     assert!(exit.finished_at >= exit.started_at);
     assert_eq!(wakeups.recv().await.unwrap(), "pod-a");
-    assert_eq!(node.runtime.containers().len(), 1);
+    let list = node.runtime.containers();
+    assert_eq!((list.containers.len(), list.is_complete), (1, true));
     node.runtime.remove("a").await.unwrap();
-    assert!(node.runtime.containers().is_empty());
+    assert!(node.runtime.containers().containers.is_empty());
+    assert_eq!(node.runtime.observe("a"), Presence::Absent);
     assert_eq!(node.runtime.version(), "wasmtime://48.0.8");
 }
 
@@ -123,17 +131,13 @@ async fn a_container_is_stopped() {
     let node = Node::new().await;
     let path = node.module("spins.wasm", SPINS);
     node.runtime.start(&node.spec("a", &path)).await.unwrap();
-    let exec = ExecSpec {
-        container: node.spec("a", &path),
-        argv: vec!["probe".into()],
-        timeout: Duration::from_millis(50),
-        output_limit: 100,
-    };
-    assert!(node.runtime.exec(&exec).await.unwrap().timed_out);
+    let argv = ["probe".to_owned()];
+    let exec = || node.runtime.exec("a", &argv, ExecIo::Collect { limit: 100 });
+    assert!(tokio::time::timeout(Duration::from_millis(50), exec()).await.is_err());
     node.runtime.stop("a", SOON).await.unwrap();
     let exit = node.exit("a").await;
     assert_eq!((exit.exit_code, exit.reason), (143, ExitReason::Stopped));
-    assert!(matches!(node.runtime.exec(&exec).await, Err(StartError::Run(_))));
+    assert!(matches!(exec().await, Err(ExecError::NotRunning(_))));
 }
 
 /// The image of a container that runs stays, although another agent started the container.
@@ -153,7 +157,7 @@ async fn images_of_adopted_containers_are_held() {
     let mut options = WasiOptions::new(store.clone(), dir.path().join("workers"), support::program());
     options.allow_paths = true;
     let second = WasiRuntime::new(options).await.unwrap();
-    assert!(matches!(second.observe("a"), Some(ContainerState::Running { .. })));
+    assert!(runs(&second, "a"));
     let name = path.display().to_string().parse().unwrap();
     let error = store.remove(&name).unwrap_err().to_string();
     assert!(error.contains("in use"), "{error}");
@@ -191,17 +195,17 @@ async fn an_upgrade_leaves_running_containers_alone_and_starts_others_elsewhere(
     let mut options = WasiOptions::new(store, dir.path().join("workers"), support::program());
     options.allow_paths = true;
     let node = Node { runtime: WasiRuntime::new(options).await.unwrap(), dir };
-    assert!(matches!(node.runtime.observe("a"), Some(ContainerState::Running { .. })));
+    assert!(runs(&node.runtime, "a"));
     node.runtime.start(&node.spec("b", &path)).await.unwrap();
     let workers = || workers(node.dir.path());
     assert_eq!(workers().len(), 2, "{:?}", workers());
     node.runtime.stop("a", Duration::ZERO).await.unwrap();
     node.exit("a").await;
-    assert!(matches!(node.runtime.observe("b"), Some(ContainerState::Running { .. })));
+    assert!(runs(&node.runtime, "b"));
     node.runtime.remove("a").await.unwrap();
     let is_gone = || (!workers().contains(&old[0])).then_some(());
     support::until("the end of the old worker", PATIENCE, is_gone).await;
-    assert!(matches!(node.runtime.observe("b"), Some(ContainerState::Running { .. })));
+    assert!(runs(&node.runtime, "b"));
     node.runtime.shutdown(SOON).await;
 }
 
@@ -238,8 +242,11 @@ async fn what_cannot_run_is_refused_with_the_reason() {
         ),
     ] {
         let error = node.runtime.start(&node.spec(name, &node.module(name, wat))).await.unwrap_err();
-        assert!(matches!(&error, StartError::Create(text) if text.contains(expected)), "{name}: {error}");
-        assert_eq!(node.runtime.observe(name), None, "{name}");
+        assert!(
+            matches!(&error, StartError::Create(why) if why.to_string().contains(expected)),
+            "{name}: {error}"
+        );
+        assert_eq!(node.runtime.observe(name), Presence::Absent, "{name}");
     }
 }
 
@@ -254,9 +261,9 @@ async fn files_that_are_no_modules_are_bad_images() {
         let image = path.display().to_string();
         assert_eq!(node.runtime.image(&image).await.unwrap(), None, "{image}");
         let error = node.runtime.pull(&image, &[]).await.unwrap_err();
-        assert!(matches!(&error, ImageError::Pull(text) if text.contains(expected)), "{error}");
+        assert!(matches!(&error, ImageError::Pull(why) if why.to_string().contains(expected)), "{error}");
         let error = node.runtime.start(&node.spec("a", &path)).await.unwrap_err();
-        assert!(matches!(&error, StartError::Create(text) if text.contains(expected)), "{error}");
+        assert!(matches!(&error, StartError::Create(why) if why.to_string().contains(expected)), "{error}");
     }
 }
 
@@ -265,10 +272,16 @@ async fn images_that_are_not_there_or_not_allowed() {
     let node = Node::with(|options| options.allow_paths = false).await;
     let path = node.module("hello.wasm", &exits(0)).display().to_string();
     let error = node.runtime.image(&path).await.unwrap_err();
-    assert!(matches!(&error, ImageError::InvalidName(text) if text.contains("`kubewasm run`")), "{error}");
+    assert!(
+        matches!(&error, ImageError::InvalidName(why) if why.to_string().contains("`kubewasm run`")),
+        "{error}"
+    );
     let error = node.runtime.pull("r.io/UPPER", &[]).await.unwrap_err();
     assert!(matches!(error, ImageError::InvalidName(_)), "{error}");
     assert_eq!(node.runtime.image("r.io/web:v1").await.unwrap(), None);
     let error = node.runtime.start(&node.spec("a", Path::new("r.io/web:v1"))).await.unwrap_err();
-    assert!(matches!(&error, StartError::Create(text) if text.contains("is not on this node")), "{error}");
+    assert!(
+        matches!(&error, StartError::Create(why) if why.to_string().contains("is not on this node")),
+        "{error}"
+    );
 }

@@ -38,14 +38,19 @@ async fn try_to_remove(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) -
     removed.map_err(|error| error.to_string())
 }
 
-/// Removes all containers of a pod that the provider knows; those that run are killed.
+/// Removes all containers of a pod that the provider knows; those that run are killed. When this succeeds, nothing of
+/// the pod runs.
 ///
 /// # Errors
-/// One that could not be removed: it may run.
+/// One that could not be removed, or that the provider cannot tell of all: something may run.
 pub(super) async fn remove_containers(shared: &Shared, uid: &str) -> Result<(), String> {
-    for container in shared.runtime.containers().into_iter().filter(|c| c.pod_uid == uid) {
+    let list = shared.runtime.containers_of(uid);
+    for container in &list.containers {
         let removed = shared.runtime.remove(&container.id).await;
         removed.map_err(|error| format!("cannot remove container {}: {error}", container.id))?;
     }
-    Ok(())
+    if list.is_complete {
+        return Ok(());
+    }
+    Err("it cannot be told whether anything of it still runs: a worker does not answer".to_owned())
 }

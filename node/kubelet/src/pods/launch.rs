@@ -83,7 +83,7 @@ impl Launch<'_> {
             return Err(config_error(message));
         }
         let files = volumes::env_files(References::of(container).files, places)?;
-        let mut spec = self.spec(pod, container, image, attempt, Some(&files)).await?;
+        let mut spec = self.spec(pod, container, image, attempt, &files).await?;
         spec.runtime_handler = runtime_handler;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
         let own = self
@@ -99,7 +99,7 @@ impl Launch<'_> {
         drop_old_logs(&spec.log_path, attempt);
         let had_log = spec.log_path.exists();
         match self.runtime.start(&spec).await {
-            Ok(()) => Ok(Timestamp::now()),
+            Ok(started_at) => Ok(started_at),
             Err(error) if !had_log && spec.log_path.exists() => {
                 // It is not known to the provider, so that it is found to be lost, and counts.
                 tracing::warn!(container = %spec.id, %error, "a container may have run before its start failed");
@@ -161,15 +161,14 @@ impl Launch<'_> {
         Ok(shared.chain(mount(&termination::guest_path(container), message, false)).collect())
     }
 
-    /// The container as the provider gets it, but for its mounts and its runtime handler. Without `files`, variables that are taken
-    /// from files are left out.
-    pub(super) async fn spec(
+    /// The container as the provider gets it, but for its mounts and its runtime handler.
+    async fn spec(
         &self,
         pod: &Pod,
         container: &Container,
         image: &Image,
         attempt: u32,
-        files: Option<&EnvFiles>,
+        files: &EnvFiles,
     ) -> Result<ContainerSpec, Trouble> {
         let meta = &pod.metadata;
         let (namespace, name) =

@@ -379,7 +379,8 @@ impl PodManager {
                 tracing::warn!(%error, "cannot list the volumes in memory");
                 BTreeSet::new()
             });
-            let containers = shared.runtime.containers().into_iter().map(|container| container.pod_uid);
+            let containers =
+                shared.runtime.containers().containers.into_iter().map(|container| container.pod_uid);
             uids.into_iter().chain(in_memory).chain(containers).collect::<BTreeSet<String>>()
         };
         let uids = tokio::task::spawn_blocking(list).await.unwrap_or_else(|error| {

@@ -94,7 +94,7 @@ pub(super) async fn pull(
         Err(error) => {
             let trouble = trouble(image, &error);
             match &error {
-                ImageError::InvalidName(message) => note(true, EventReason::InspectFailed, message.clone()),
+                ImageError::InvalidName(cause) => note(true, EventReason::InspectFailed, cause.to_string()),
                 _ => note(true, EventReason::Failed, format!("Failed to pull image \"{image}\": {error}")),
             }
             note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
@@ -105,12 +105,10 @@ pub(super) async fn pull(
 
 fn trouble(image: &str, error: &ImageError) -> Trouble {
     let message = match error {
-        ImageError::RegistryUnavailable(message) => {
-            format!("image pull failed for {image} because the registry is unavailable: {message}")
+        ImageError::RegistryUnavailable(cause) => {
+            format!("image pull failed for {image} because the registry is unavailable: {cause}")
         }
-        ImageError::InvalidName(message) | ImageError::Pull(message) | ImageError::Store(message) => {
-            message.clone()
-        }
+        ImageError::InvalidName(_) | ImageError::Pull(_) | ImageError::Store(_) => error.to_string(),
     };
     Trouble { reason: WaitingReason::of_image(error), message }
 }

@@ -13,15 +13,20 @@
 //!
 //! `actions` begins what the lifecycle asks for, `outcome` takes in what has come of it, `storage` sees to the
 //! volumes, and `report` tells the world. All four are parts of [`PodTask`]; nothing else has hold of it. `journal`
-//! writes the record.
+//! writes the record, `strays` ends what runs and should not.
 
 mod actions;
 mod journal;
 mod outcome;
 mod report;
 mod storage;
+mod strays;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodStatus};
 use tokio::{
@@ -33,6 +38,7 @@ use journal::Journal;
 use outcome::{Outcome, Spawned};
 use report::Finalize;
 use storage::Storage;
+use strays::Strays;
 
 use super::{
     admission::Rejection,
@@ -40,7 +46,7 @@ use super::{
     container_id::container_id,
     ephemeral,
     handlers::Ongoing,
-    lifecycle::{EndingCause, Moment, Note, Now, PodName, Spec, State, Turn},
+    lifecycle::{EndingCause, Moment, Note, Now, PodName, Spec, Stage, State, Turn},
     publisher::Publisher,
     reason::EventReason,
     shared::{Shared, tell},
@@ -49,7 +55,7 @@ use super::{
 use crate::{
     logs,
     retry::Backoff,
-    runtime::{ContainerState, Exit},
+    runtime::{ContainerState, Exit, Presence},
 };
 
 /// How often a pod is looked at when nothing happens.
@@ -58,6 +64,8 @@ const RESYNC: Duration = Duration::from_secs(60);
 /// How soon a record that could not be written is tried again, at first and at last.
 const FIRST_SAVE_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_SAVE_DELAY: Duration = Duration::from_secs(10);
+/// How soon the provider is asked again about what it cannot tell, and about a start of an earlier agent's.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a pod should be.
 #[derive(Clone, Debug)]
@@ -90,6 +98,9 @@ pub(super) struct PodTask {
     wake: Arc<Notify>,
     outcomes: JoinSet<Spawned>,
     pulls: HashMap<String, AbortHandle>,
+    /// Containers whose start is under way here.
+    starting: HashSet<String>,
+    strays: Strays,
     ongoing: Ongoing,
     publisher: Publisher,
     status: Option<PodStatus>,
@@ -132,10 +143,7 @@ impl PodTask {
             &spec,
             shared.limits,
             |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),
-            |container, attempt| {
-                let PodName { name, namespace, uid } = &name;
-                logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
-            },
+            |container, attempt| has_log(&shared, &name, container, attempt),
             now,
         );
         if let Some(rejection) = rejection {
@@ -164,6 +172,8 @@ impl PodTask {
             wake,
             outcomes: JoinSet::new(),
             pulls: HashMap::new(),
+            starting: HashSet::new(),
+            strays: Strays::default(),
             ongoing: Ongoing::default(),
             publisher: Publisher::default(),
             status: None,
@@ -176,8 +186,8 @@ impl PodTask {
     pub(super) async fn run(mut self) {
         loop {
             let now = clock::now();
-            self.look(now).await;
-            let mut wake_at = now.steady.after(RESYNC);
+            let unclear = self.look(now).await;
+            let mut wake_at = now.steady.after(if unclear { LOOK_AGAIN } else { RESYNC });
             if let Some(at) = self.turn(now).await {
                 wake_at = wake_at.min(at);
             }
@@ -199,8 +209,10 @@ impl PodTask {
 
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
+        let stray = self.end_strays(now.steady);
         let turn = Turn::of(&self.name, &self.spec, &self.state, self.shared.limits, now);
-        self.on_disk = self.save(&turn, now).await;
+        let held = stray && !turn.is_ending();
+        self.on_disk = !held && self.save(&turn, now).await;
         let step = if self.on_disk { turn.saved(&mut self.state) } else { turn.unsaved(&mut self.state) };
         if self.on_disk {
             for (container, attempt) in std::mem::take(&mut self.ended) {
@@ -210,8 +222,9 @@ impl PodTask {
         for action in step.actions {
             self.act(action);
         }
-        let retry = (!self.on_disk).then(|| now.steady.after(self.save_backoff.next()));
-        step.wake_at.into_iter().chain(retry).min()
+        let retry = (!self.on_disk && !held).then(|| now.steady.after(self.save_backoff.next()));
+        let look = stray.then(|| now.steady.after(LOOK_AGAIN));
+        step.wake_at.into_iter().chain(retry).chain(look).min()
     }
 
     /// True when what was decided is on disk.
@@ -288,27 +301,39 @@ impl PodTask {
         self.state.ending.as_ref().is_some_and(|e| e.cause == EndingCause::Vanished)
     }
 
-    /// Takes in what the provider sees.
-    async fn look(&mut self, now: Now) {
+    /// Takes in what the provider sees; true when something was not to be told yet.
+    async fn look(&mut self, now: Now) -> bool {
+        let mut unclear = false;
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
             let record = self.state.container(&name);
-            if record.running().is_none() {
+            let inherited = record.stage == Stage::Starting && !self.starting.contains(&name);
+            if record.running().is_none() && !inherited {
                 continue;
             }
             let attempt = record.newest_attempt();
             let id = container_id(&self.name.uid, &name, attempt);
-            let observed = self.shared.runtime.observe(&id);
-            let message = match &observed {
-                Some(ContainerState::Exited(exit)) => self.termination_message(&name, attempt, exit).await,
+            let presence = self.shared.runtime.observe(&id);
+            if inherited {
+                let began = has_log(&self.shared, &self.name, &name, attempt);
+                self.state.record_inherited_start(&self.spec, &name, &presence, began, now);
+                unclear |= self.state.container(&name).stage == Stage::Starting;
+                continue;
+            }
+            unclear |= presence == Presence::CannotTell;
+            let message = match &presence {
+                Presence::Known(ContainerState::Exited(exit)) => {
+                    self.termination_message(&name, attempt, exit).await
+                }
                 _ => None,
             };
-            self.state.record_observation(&name, observed.as_ref(), message, now);
+            self.state.record_observation(&name, &presence, message, now);
             if self.state.container(&name).running().is_none() {
                 self.ongoing.end(&id);
                 self.ended.push((name, attempt));
             }
         }
+        unclear
     }
 
     async fn termination_message(&self, name: &str, attempt: u32, exit: &Exit) -> Option<String> {
@@ -351,6 +376,12 @@ pub(super) fn reference(pod: &Pod) -> ObjectReference {
         resource_version: meta.resource_version.clone(),
         field_path: None,
     }
+}
+
+/// An attempt may have run: its log is made before its guest's first instruction.
+fn has_log(shared: &Shared, pod: &PodName, container: &str, attempt: u32) -> bool {
+    let PodName { name, namespace, uid } = pod;
+    logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
 }
 
 fn uid(pod: Option<&Pod>) -> Option<&str> {

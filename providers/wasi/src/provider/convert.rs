@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use kubewasm_host::{CpuShare, Kind, Network, Usage, exit};
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, Exit, ExitReason, Image,
-    ImageError, StartError,
+    ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
+    ImageError, Presence, StartError,
 };
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
     spec::{InstanceSpec, Mount, RootSpec},
-    supervisor::{self, SupervisorError},
+    supervisor::{self, Sighting, SupervisorError},
 };
 
 /// Environment variable by which a container asks to be told when it is to end.
@@ -44,9 +44,12 @@ pub(super) fn stop_notice(spec: &ContainerSpec) -> Result<bool, StartError> {
         None | Some("") => Ok(false),
         Some("stdin") => Ok(true),
         // The value may come from a Secret: it is not repeated.
-        Some(_) => Err(StartError::Config(format!(
-            "the environment variable {STOP_NOTICE} has a value that is not known; \"stdin\" is, and none at all"
-        ))),
+        Some(_) => {
+            let error = format!(
+                "the environment variable {STOP_NOTICE} has a value that is not known; \"stdin\" is, and none at all"
+            );
+            Err(StartError::Config(error.into()))
+        }
     }
 }
 
@@ -97,7 +100,16 @@ fn mount(mount: &kubewasm_kubelet::runtime::Mount) -> Mount {
     }
 }
 
-pub(super) fn container_state(instance: Instance) -> ContainerState {
+pub(super) fn presence(sighting: Sighting) -> Presence {
+    match sighting {
+        Sighting::Known(instance) => Presence::Known(container_state(instance)),
+        Sighting::Starting => Presence::Known(ContainerState::Starting),
+        Sighting::Absent => Presence::Absent,
+        Sighting::CannotTell => Presence::CannotTell,
+    }
+}
+
+fn container_state(instance: Instance) -> ContainerState {
     let started_at = instance.started_at;
     match instance.end {
         None => ContainerState::Running { started_at },
@@ -120,49 +132,56 @@ pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
     ContainerStats { id, pod_uid, at, cpu, throttled, memory_bytes }
 }
 
-pub(super) fn exec_output(output: supervisor::ExecOutput) -> ExecOutput {
-    let supervisor::ExecOutput { exit_code, output, timed_out } = output;
-    ExecOutput { exit_code, output, timed_out }
+pub(super) fn exec_end(output: supervisor::ExecOutput) -> ExecEnd {
+    let supervisor::ExecOutput { exit_code, output } = output;
+    ExecEnd { exit_code, output }
 }
 
-pub(super) fn pull_error(error: &PullError) -> ImageError {
-    let text = error.to_string();
+pub(super) fn exec_error(id: &str, error: SupervisorError) -> ExecError {
+    match error {
+        SupervisorError::NotRunning(_) => ExecError::NotRunning(id.to_owned()),
+        error => ExecError::Failed(error.into()),
+    }
+}
+
+pub(super) fn pull_error(error: PullError) -> ImageError {
     match error.reason {
-        PullFailure::Unavailable(_) => ImageError::RegistryUnavailable(text),
-        PullFailure::Store(_) => ImageError::Store(text),
+        PullFailure::Unavailable(_) => ImageError::RegistryUnavailable(error.into()),
+        PullFailure::Store(_) => ImageError::Store(error.into()),
         PullFailure::Denied(_)
         | PullFailure::NotFound(_)
         | PullFailure::Mismatch(_)
         | PullFailure::Unsupported(_)
         | PullFailure::TooLarge(_)
         | PullFailure::EmptyLayer(_)
-        | PullFailure::Malformed(_) => ImageError::Pull(text),
+        | PullFailure::Malformed(_) => ImageError::Pull(error.into()),
     }
 }
 
-pub(super) fn module_error(error: &ModuleError) -> StartError {
+pub(super) fn module_error(error: ModuleError) -> StartError {
     match error {
-        ModuleError::Store { .. } => StartError::Run(error.to_string()),
+        ModuleError::Store { .. } => StartError::Run(error.into()),
         ModuleError::NotFound { .. }
         | ModuleError::NoFile { .. }
         | ModuleError::NotWasm { .. }
-        | ModuleError::Empty { .. } => StartError::Create(error.to_string()),
+        | ModuleError::Empty { .. } => StartError::Create(error.into()),
     }
 }
 
-pub(super) fn compile_error(error: &CompileError) -> StartError {
+pub(super) fn compile_error(error: CompileError) -> StartError {
     match error {
-        CompileError::Invalid(_) => StartError::Create(error.to_string()),
-        CompileError::Failed(_) | CompileError::Store(_) => StartError::Run(error.to_string()),
+        CompileError::Invalid(_) => StartError::Create(error.into()),
+        CompileError::Failed(_) | CompileError::Store(_) => StartError::Run(error.into()),
     }
 }
 
 pub(super) fn start_error(error: SupervisorError) -> StartError {
     match error {
-        SupervisorError::Module(text) => StartError::Create(text),
-        SupervisorError::Config(text) => StartError::Config(text),
-        SupervisorError::Worker(text) | SupervisorError::NotRunning(text) => StartError::Run(text),
-        SupervisorError::Dir { .. } => StartError::Run(error.to_string()),
+        SupervisorError::Module(_) => StartError::Create(error.into()),
+        SupervisorError::Config(_) => StartError::Config(error.into()),
+        SupervisorError::Worker(_) | SupervisorError::NotRunning(_) | SupervisorError::Dir { .. } => {
+            StartError::Run(error.into())
+        }
     }
 }
 
@@ -221,7 +240,8 @@ mod tests {
         ] {
             match (stop_notice(&spec(env, None)), expected) {
                 (Ok(found), Some(expected)) => assert_eq!(found, expected, "{env:?}"),
-                (Err(StartError::Config(message)), None) => {
+                (Err(error @ StartError::Config(_)), None) => {
+                    let message = error.to_string();
                     assert!(message.contains(STOP_NOTICE) && !message.contains("hunter2"), "{message}");
                 }
                 (found, _) => panic!("{env:?} gives {found:?}"),
@@ -257,7 +277,7 @@ mod tests {
 
     #[test]
     fn failed_pulls_are_told_apart() {
-        let error = |reason| pull_error(&PullError { image: "r.io/web:v1".into(), reason });
+        let error = |reason| pull_error(PullError { image: "r.io/web:v1".into(), reason });
         assert!(matches!(error(PullFailure::Unavailable("x".into())), ImageError::RegistryUnavailable(_)));
         assert!(matches!(error(PullFailure::Denied("x".into())), ImageError::Pull(_)));
         let text = error(PullFailure::NotFound("x".into())).to_string();

@@ -117,16 +117,16 @@ pub(super) async fn is_gone(socket: &Path, within: Duration) -> bool {
 
 /// Removes what dead workers have left in the directory of workers, and returns the names of the groups whose
 /// workers live.
-pub(super) fn take_stock(dir: &Path) -> Vec<String> {
+///
+/// # Errors
+/// What the system says: it is not known then which workers live.
+pub(super) fn take_stock(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::error!(dir = %dir.display(), %error, "cannot look for workers");
-            return Vec::new();
-        }
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
     let (alive, dead): (Vec<_>, Vec<_>) = names
         .filter(|name| worker::lock_path(&socket(dir, name)).exists())
         .partition(|name| worker::is_locked(&socket(dir, name)));
@@ -141,7 +141,7 @@ pub(super) fn take_stock(dir: &Path) -> Vec<String> {
             tracing::warn!(group, %error, "cannot remove what a dead worker has left");
         }
     }
-    alive
+    Ok(alive)
 }
 
 #[cfg(test)]
@@ -157,12 +157,14 @@ mod tests {
         std::fs::write(worker::lock_path(&socket(dir.path(), "dead")), "1\n").unwrap();
         let lock = std::fs::File::create(worker::lock_path(&socket(dir.path(), "alive"))).unwrap();
         lock.lock().unwrap();
-        assert_eq!(take_stock(dir.path()), ["alive"]);
+        assert_eq!(take_stock(dir.path()).unwrap(), ["alive"]);
         let mut left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["alive", "foreign"]);
-        assert_eq!(take_stock(Path::new("/nonexistent")), Vec::<String>::new());
+        assert_eq!(take_stock(Path::new("/nonexistent")).unwrap(), Vec::<String>::new());
+        assert!(take_stock(&dir.path().join("foreign/file")).is_ok(), "nothing is there yet");
+        assert!(take_stock(&worker::lock_path(&socket(dir.path(), "alive"))).is_err(), "no directory");
     }
 
     #[test]

@@ -30,12 +30,23 @@ pub(crate) fn lock_path(socket: &Path) -> PathBuf {
     socket.with_extension("lock")
 }
 
-/// Whether a worker lives that holds the lock of this socket.
+/// Whether a worker lives that holds the lock of this socket. A lock that cannot be looked at (no descriptor is left,
+/// say) may be held: nobody is declared dead for want of something here.
 pub(crate) fn is_locked(socket: &Path) -> bool {
-    match OpenOptions::new().read(true).write(true).open(lock_path(socket)) {
-        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-        Err(_) => false,
-    }
+    let path = lock_path(socket);
+    let looked = match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
+    looked.unwrap_or_else(|error| {
+        tracing::warn!(lock = %path.display(), %error, "cannot tell whether a worker lives; going by that it does");
+        true
+    })
 }
 
 /// The worker's directory, which it alone uses.
@@ -182,6 +193,13 @@ mod tests {
         drop(home);
         assert!(!is_locked(&socket));
         Home::take(&socket).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_looked_at_may_be_held() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("worker.lock")).unwrap();
+        assert!(is_locked(&dir.path().join("worker.sock")), "a directory cannot be opened for writing");
     }
 
     #[test]

@@ -94,9 +94,8 @@ pub struct Sources<'a> {
     pub config_maps: &'a BTreeMap<String, Arc<ConfigMap>>,
     /// Secrets by name, those that exist.
     pub secrets: &'a BTreeMap<String, Arc<Secret>>,
-    /// Files of variables by volume and path, `None` for one that is not there. Where they are not known at
-    /// all, variables from files are left out.
-    pub files: Option<&'a BTreeMap<(String, String), Option<String>>>,
+    /// Files of variables by volume and path, `None` for one that is not there.
+    pub files: &'a BTreeMap<(String, String), Option<String>>,
     /// The image's environment.
     pub image: &'a [(String, String)],
 }
@@ -249,9 +248,8 @@ fn value_from(
         };
     }
     if let Some(reference) = &source.file_key_ref {
-        let Some(files) = sources.files else { return Ok(None) };
         let file = (reference.volume_name.clone(), reference.path.clone());
-        let text = files.get(&file).and_then(Option::as_ref);
+        let text = sources.files.get(&file).and_then(Option::as_ref);
         let value = text
             .map(|text| env_file::value(text, &reference.key))
             .transpose()

@@ -12,7 +12,7 @@ use super::{
     spec::{Container, Spec},
     state::{ContainerRecord, Hook, Running, Stage, State},
 };
-use crate::runtime::ContainerState as Observation;
+use crate::runtime::{ContainerState, Presence};
 
 impl State {
     /// Puts what an agent has remembered that read its clocks as `then` onto the clock of this one.
@@ -47,42 +47,62 @@ impl State {
         }
     }
 
+    /// Takes in what the provider says of a start that nobody waits for any more: its agent was ended before it had an
+    /// answer. Of an attempt that is absent, `began` says whether it may have run: its process can be gone, and then it
+    /// is not made to run once more under its number.
+    pub fn record_inherited_start(
+        &mut self,
+        spec: &Spec,
+        name: &str,
+        presence: &Presence,
+        began: bool,
+        now: Now,
+    ) {
+        let hook = spec.container(name).is_some_and(|c| c.post_start);
+        let record = self.container(name);
+        if record.stage != Stage::Starting {
+            return;
+        }
+        match presence {
+            Presence::Known(ContainerState::Starting) | Presence::CannotTell => {}
+            Presence::Known(ContainerState::Running { started_at }) => record.run(*started_at, hook, now),
+            Presence::Known(ContainerState::Exited(exit)) => record.run(exit.started_at, hook, now),
+            Presence::Absent if began => {
+                record.run(now.wall, hook, now);
+                self.record_observation(name, &Presence::Absent, None, now);
+            }
+            Presence::Absent => {
+                record.attempts = record.attempts.saturating_sub(1);
+                record.stage = Stage::Idle;
+            }
+        }
+    }
+
     /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
-    /// the provider, by `observe`. Of an attempt that the provider does not know, `began` says whether it may
-    /// have run: its process can be gone, and then it is not made to run once more under its number.
+    /// the provider, by `observe`. For `began`, see [`State::record_inherited_start`].
     pub fn resume(
         &mut self,
         spec: &Spec,
         limits: Limits,
-        observe: impl Fn(&str, u32) -> Option<Observation>,
+        observe: impl Fn(&str, u32) -> Presence,
         began: impl Fn(&str, u32) -> bool,
         now: Now,
     ) {
         self.bound(spec, limits, now.steady);
         let names: Vec<String> = self.containers.keys().cloned().collect();
         for name in names {
-            let hook = spec.container(&name).is_some_and(|c| c.post_start);
             let record = self.container(&name);
             let attempt = record.newest_attempt();
-            let observed = observe(&name, attempt);
             match &mut record.stage {
                 Stage::Pulling | Stage::Pulled => record.stage = Stage::Idle,
-                Stage::Starting => match observed {
-                    Some(Observation::Running { started_at }) => record.run(started_at, hook, now),
-                    Some(Observation::Exited(exit)) => record.run(exit.started_at, hook, now),
-                    None if began(&name, attempt) => {
-                        record.run(now.wall, hook, now);
-                        self.record_observation(&name, None, None, now);
-                    }
-                    None => {
-                        record.attempts = record.attempts.saturating_sub(1);
-                        record.stage = Stage::Idle;
-                    }
-                },
+                Stage::Starting => {
+                    let began = began(&name, attempt);
+                    self.record_inherited_start(spec, &name, &observe(&name, attempt), began, now);
+                }
                 Stage::Running(running) => {
                     running.interrupted(spec.container(&name), now.steady);
-                    if observed.is_none() {
-                        self.record_observation(&name, None, None, now);
+                    if observe(&name, attempt) == Presence::Absent {
+                        self.record_observation(&name, &Presence::Absent, None, now);
                     }
                 }
                 Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => {}

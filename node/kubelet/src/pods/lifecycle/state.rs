@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
 };
 
 /// All that is remembered of one pod.
@@ -391,27 +391,27 @@ impl State {
         }
     }
 
-    /// Takes in what the provider sees of a container's newest attempt; `None` is that it knows nothing.
+    /// Takes in what the provider says of a container's newest attempt. What it cannot tell changes nothing.
     /// `termination` is what the guest left as termination message.
     pub fn record_observation(
         &mut self,
         name: &str,
-        observation: Option<&Observation>,
+        presence: &Presence,
         termination: Option<String>,
         now: Now,
     ) {
         let round = self.round;
         let record = self.container(name);
-        match (&record.stage, observation) {
-            (Stage::Running(_), Some(Observation::Exited(exit))) => {
+        match (&record.stage, presence) {
+            (Stage::Running(_), Presence::Known(ContainerState::Exited(exit))) => {
                 record.finish(round, exit.clone(), termination, now);
             }
-            (Stage::Starting, Some(Observation::Exited(exit))) => {
+            (Stage::Starting, Presence::Known(ContainerState::Exited(exit))) => {
                 record.trouble = None;
                 record.start = Backoff::default();
                 record.finish(round, exit.clone(), termination, now);
             }
-            (Stage::Running(running), None) => {
+            (Stage::Running(running), Presence::Absent) => {
                 let exit = Exit {
                     started_at: running.started_at,
                     finished_at: now.wall,

@@ -35,11 +35,17 @@ impl Turn {
         self.next.durable()
     }
 
+    /// The pod is to end: nothing of it is begun any more.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.next.ending.is_some()
+    }
+
     /// It ends something. The node keeps room for saving that.
     #[must_use]
     pub fn ends_something(&self) -> bool {
         let ends = |action: &Action| matches!(action, Action::Stop { .. } | Action::AbortPull { .. });
-        self.next.ending.is_some() || self.step.actions.iter().any(ends)
+        self.is_ending() || self.step.actions.iter().any(ends)
     }
 
     /// It is on disk: takes it over. What is returned is to be done.
@@ -48,9 +54,9 @@ impl Turn {
         self.step
     }
 
-    /// It could not be saved. What is returned is to be done all the same: it is nothing unless the pod is to end.
+    /// It could not be saved, or must not be done yet. What is returned is to be done all the same: it is nothing unless the pod is to end.
     pub fn unsaved(self, state: &mut State) -> Step {
-        if self.next.ending.is_none() {
+        if !self.is_ending() {
             return Step::default();
         }
         self.saved(state)

@@ -23,8 +23,8 @@ use crate::{
         volumes::{Memory, Settings, Volumes},
     },
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
-        Image, ImageError, Runtime, RuntimeError, StartError,
+        ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
+        Exit, ExitReason, Image, ImageError, Presence, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -41,11 +41,15 @@ const TORN: &str = "torn";
 #[derive(Debug)]
 struct Provider {
     containers: watch::Sender<Containers>,
+    /// It cannot tell anything; how often it has said so.
+    mute: watch::Sender<Option<usize>>,
     wakeups: Mutex<Option<mpsc::Receiver<String>>>,
     /// Calls that panic from now on, each once.
     panicking: Mutex<Vec<Call>>,
     /// Ids of all that was ever started.
     started: Mutex<Vec<String>>,
+    /// Ids of all that was to be stopped.
+    stopped: watch::Sender<Vec<String>>,
 }
 
 /// What a provider is asked.
@@ -79,28 +83,29 @@ impl Runtime for Provider {
     }
 
     async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
-        Err(ImageError::Pull("there is no registry".to_owned()))
+        Err(ImageError::Pull("there is no registry".into()))
     }
 
     async fn images(&self) -> Vec<Image> {
         Vec::new()
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
         self.called(Call::Start);
         self.started.lock().unwrap().push(spec.id.clone());
         if spec.pod_name == TORN {
             std::fs::write(&spec.log_path, "it has run\n").unwrap();
-            return Err(StartError::Run("the process that runs it has died".to_owned()));
+            return Err(StartError::Run("the process that runs it has died".into()));
         }
         self.containers.send_modify(|all| {
             all.insert(spec.id.clone(), (spec.pod_uid.clone(), true));
         });
-        Ok(())
+        Ok(Timestamp::UNIX_EPOCH)
     }
 
-    async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
+    async fn stop(&self, id: &str, _: Duration) -> Result<(), RuntimeError> {
         self.called(Call::Stop);
+        self.stopped.send_modify(|stopped| stopped.push(id.to_owned()));
         Ok(())
     }
 
@@ -111,26 +116,36 @@ impl Runtime for Provider {
         Ok(())
     }
 
-    async fn exec(&self, _: &ExecSpec) -> Result<ExecOutput, StartError> {
-        Err(StartError::Run("not here".to_owned()))
+    async fn exec(&self, id: &str, _: &[String], _: ExecIo) -> Result<ExecEnd, ExecError> {
+        Err(ExecError::NotRunning(id.to_owned()))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
+    fn observe(&self, id: &str) -> Presence {
         self.called(Call::Observe);
-        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
-        let (_, running) = *self.containers.borrow().get(id)?;
-        if running {
-            return Some(ContainerState::Running { started_at });
+        if self.mute.send_if_modified(|mute| mute.as_mut().map(|asked| *asked += 1).is_some()) {
+            return Presence::CannotTell;
         }
+        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         let (exit_code, reason, message) = (143, ExitReason::Stopped, String::new());
-        Some(ContainerState::Exited(Exit { started_at, finished_at, exit_code, reason, message }))
+        match self.containers.borrow().get(id) {
+            None => Presence::Absent,
+            Some((_, true)) => Presence::Known(ContainerState::Running { started_at }),
+            Some((_, false)) => {
+                let exit = Exit { started_at, finished_at, exit_code, reason, message };
+                Presence::Known(ContainerState::Exited(exit))
+            }
+        }
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
+    fn containers(&self) -> ContainerList {
+        let mute = self.mute.borrow().is_some();
         let all = self.containers.borrow();
-        all.iter()
-            .map(|(id, (pod_uid, _))| ContainerRef { id: id.clone(), pod_uid: pod_uid.clone() })
-            .collect()
+        let known = all.iter().filter(|_| !mute);
+        let reference = |(id, (pod_uid, _)): (&String, &(String, bool))| ContainerRef {
+            id: id.clone(),
+            pod_uid: pod_uid.clone(),
+        };
+        ContainerList { containers: known.map(reference).collect(), is_complete: !mute }
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
@@ -228,9 +243,11 @@ impl World {
         let before =
             running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
         let (containers, _) = watch::channel(before);
+        let (mute, _) = watch::channel(None);
         let wakeups = Mutex::new(Some(wakeups));
         let (panicking, started) = Default::default();
-        let runtime = Arc::new(Provider { containers, wakeups, panicking, started });
+        let (stopped, _) = watch::channel(Vec::new());
+        let runtime = Arc::new(Provider { containers, mute, wakeups, panicking, started, stopped });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
         let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
@@ -531,6 +548,36 @@ async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
     world.runs(&[]).await;
 }
 
+/// What the provider cannot tell is neither lost nor an orphan: a pod goes on as it was, and a folder stays in which
+/// something may run.
+#[tokio::test]
+async fn what_cannot_be_told_changes_nothing() {
+    let mut world = World::with(&["orphan"]);
+    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    let mut p = static_pod("p", "s1");
+    p["spec"]["restartPolicy"] = json!("Never");
+    let mut mirrored = mirror("p", "m1", "s1");
+    mirrored["spec"] = p["spec"].clone();
+    world.runtime.mute.send_replace(Some(0));
+    world.synced(Source::File, &["s1"]).await;
+    world.synced(Source::Api, &["m1"]).await;
+    world.set(p).await;
+    world.set(mirrored).await;
+    world.told("m1", "Running").await;
+    world.runs(&["orphan", "s1"]).await;
+    assert!(world.records.knows("orphan"));
+
+    let mut mute = world.runtime.mute.subscribe();
+    let before = *mute.borrow();
+    world.let_end("s1").await;
+    tokio::time::timeout(PATIENCE, mute.wait_for(|asked| *asked > before)).await.unwrap().unwrap();
+    world.runtime.mute.send_replace(None);
+    world.told("m1", "Failed").await;
+    let (_, status) = world.written.borrow().last().cloned().unwrap();
+    let end = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (143, Some("Error")));
+}
+
 /// A container whose process died before it could say that it had started it has run all the same: a pod that
 /// runs once does not run twice.
 #[tokio::test]
@@ -656,4 +703,30 @@ async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
     world.let_go().await;
     assert!(world.written.borrow().iter().any(ended));
     assert_eq!(world.runtime.started.lock().unwrap().len(), 1);
+}
+
+/// What an agent has left behind that did not know of it is stopped, and nothing is begun beside it.
+#[tokio::test]
+async fn an_attempt_that_is_not_the_newest_ends_before_another_begins() {
+    let world = World::with(&["u"]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.synced(Source::File, &[]).await;
+    // The API server tells of the second attempt, which is gone; the first one runs.
+    let mut running = pod("p", "u", json!({}));
+    running["status"] = json!({"phase": "Running", "containerStatuses": [{
+        "name": "c", "image": "i:v1", "imageID": "", "ready": true, "restartCount": 1, "containerID": "fake://x",
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+    }]});
+    world.set(running).await;
+    world.synced(Source::Api, &["u"]).await;
+    let first = container_id("u", "c", 0);
+    let mut stopped = world.runtime.stopped.subscribe();
+    tokio::time::timeout(PATIENCE, stopped.wait_for(|all| *all == [first.clone()])).await.unwrap().unwrap();
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+    world.let_end("u").await;
+    world.runs(&["u"]).await;
+    assert_eq!(*world.runtime.started.lock().unwrap(), [container_id("u", "c", 2)]);
+    let mut containers = world.runtime.containers.subscribe();
+    let removed = containers.wait_for(|all| !all.contains_key(&first));
+    tokio::time::timeout(PATIENCE, removed).await.unwrap().unwrap();
 }

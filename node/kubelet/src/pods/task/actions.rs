@@ -8,17 +8,20 @@ use std::{
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
 use super::{Outcome, PodTask, outcome::panicked};
-use crate::pods::{
-    clock,
-    container_id::container_id,
-    ephemeral,
-    handlers::Attempt,
-    launch::{self, Launch},
-    lifecycle::{Action, Note, ProbeKind, Trouble},
-    panics::caught,
-    pull::{self, PullPolicy},
-    reason::{EventReason, WaitingReason},
-    shared::tell,
+use crate::{
+    pods::{
+        clock,
+        container_id::container_id,
+        ephemeral,
+        handlers::Attempt,
+        launch::{self, Launch},
+        lifecycle::{Action, Note, ProbeKind, Trouble},
+        panics::caught,
+        pull::{self, PullPolicy},
+        reason::{EventReason, WaitingReason},
+        shared::tell,
+    },
+    runtime::Presence,
 };
 
 impl PodTask {
@@ -38,6 +41,17 @@ impl PodTask {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(container = id, %error, "files of an ended container could not be removed"),
                 Err(error) => tracing::error!(container = id, %error, "the removal of a container's files has panicked"),
+            }
+            Outcome::Done
+        });
+    }
+
+    /// Removes an attempt of which nothing is known but that it has ended.
+    pub(super) fn remove_stray(&mut self, id: String) {
+        let shared = Arc::clone(&self.shared);
+        self.spawn("the removal of an ended container", |_| Outcome::Done, async move {
+            if let Err(error) = shared.runtime.remove(&id).await {
+                tracing::debug!(container = id, %error, "an ended container could not be removed");
             }
             Outcome::Done
         });
@@ -110,8 +124,9 @@ impl PodTask {
         let places = self.places();
         let failed = {
             let container = name.clone();
-            move |panic| Outcome::Started { container, result: Err(panicked(panic)) }
+            move |panic| Outcome::StartPanicked { container, attempt, trouble: panicked(panic) }
         };
+        self.starting.insert(name.clone());
         self.spawn("a start", failed, async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
@@ -143,22 +158,17 @@ impl PodTask {
     fn attempt(&mut self, name: &str) -> Attempt {
         let container = self.container(name).unwrap_or_default();
         let record = self.state.container(name);
-        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let number = record.newest_attempt();
         let id = container_id(&self.name.uid, name, number);
         let (recorder, reference, spec) =
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
-            api: Arc::clone(&self.shared.api),
             node: self.shared.node.borrow().clone(),
-            logs_dir: self.shared.logs_dir.clone(),
-            records: self.shared.records.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,
             number,
-            image,
-            spec: self.ongoing.spec(&id),
             id,
             tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
         }
@@ -208,7 +218,12 @@ impl PodTask {
     }
 
     fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
-        let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
+        self.stop_container(container_id(&self.name.uid, container, attempt), grace);
+    }
+
+    /// Asks the provider to stop a container, until it is asked.
+    pub(super) fn stop_container(&mut self, id: String, grace: Duration) {
+        let shared = Arc::clone(&self.shared);
         let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
         self.spawn("a stop", |_| Outcome::Done, async move {
             let mut delay = Duration::from_millis(100);
@@ -228,7 +243,7 @@ impl PodTask {
                 tell(&shared.recorder, &reference, &spec, &note);
                 tokio::time::sleep(delay).await;
                 delay = (delay * 2).min(Duration::from_secs(5));
-                if shared.runtime.observe(&id).is_none() {
+                if shared.runtime.observe(&id) == Presence::Absent {
                     break;
                 }
             }

@@ -7,18 +7,19 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::task::{AbortHandle, JoinError};
 
 use super::{
-    PodTask,
+    PodTask, has_log,
     report::{FINALIZE_RETRY, Finalize},
 };
 use crate::{
     pods::{
         api::ApiError,
         clock,
+        container_id::container_id,
         lifecycle::{ProbeKind, Trouble},
         panics::caught,
         reason::WaitingReason,
     },
-    runtime::Image,
+    runtime::{Image, Presence},
 };
 
 /// What a task has spawned, when it has ended.
@@ -37,6 +38,12 @@ pub(super) enum Outcome {
     Started {
         container: String,
         result: Result<Timestamp, Trouble>,
+    },
+    /// The provider may have begun it all the same.
+    StartPanicked {
+        container: String,
+        attempt: u32,
+        trouble: Trouble,
     },
     PostStarted {
         container: String,
@@ -109,7 +116,17 @@ impl PodTask {
                 self.state.record_pull(&container, result, now);
             }
             Outcome::Started { container, result } => {
+                self.starting.remove(&container);
                 self.state.record_start(&self.spec, &container, result, now);
+            }
+            Outcome::StartPanicked { container, attempt, trouble } => {
+                // What has become of it otherwise is seen by the next look.
+                self.starting.remove(&container);
+                let id = container_id(&self.name.uid, &container, attempt);
+                let began = has_log(&self.shared, &self.name, &container, attempt);
+                if self.shared.runtime.observe(&id) == Presence::Absent && !began {
+                    self.state.record_start(&self.spec, &container, Err(trouble), now);
+                }
             }
             Outcome::PostStarted { container, attempt, result } => {
                 self.state.record_post_start(&container, attempt, result);

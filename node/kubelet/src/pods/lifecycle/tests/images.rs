@@ -108,6 +108,7 @@ fn an_outcome_that_nobody_waits_for_is_ignored() {
     world.state.record_start(&world.spec, "c", Ok(now.wall), now);
     world.state.record_post_start("c", 0, Ok(()));
     world.state.record_pre_stop("c", 0);
+    world.state.record_inherited_start(&world.spec, "c", &crate::runtime::Presence::Absent, true, now);
     assert_eq!(world.state, before);
     assert!(matches!(before.containers["c"].stage, Stage::Running(_)));
 }

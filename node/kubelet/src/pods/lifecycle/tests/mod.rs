@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A [`world::World`] carries out what `step` asks for, in a time of its own. The tables (`restarts`,
-//! `order`, `ending`, `images`, `watching`, `saving`, `clocks`) tell a story each and compare the log; the properties make up
+//! `order`, `ending`, `images`, `presence`, `watching`, `saving`, `clocks`) tell a story each and compare the log;
+//! the properties make up
 //! pods, scripts and deeds at random ([`scenario`]) and hold them against [`checks`].
 
 mod checks;
@@ -15,6 +16,7 @@ mod ending;
 mod ephemeral;
 mod images;
 mod order;
+mod presence;
 mod properties;
 mod reading;
 mod restarts;

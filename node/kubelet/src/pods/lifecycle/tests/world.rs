@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
 };
 
 /// Seconds that an eviction leaves a pod here.
@@ -64,7 +64,7 @@ pub(super) struct World {
     agenda: BTreeMap<(Moment, u64), Happening>,
     order: u64,
     /// What the provider knows.
-    provider: BTreeMap<(String, u32), Observation>,
+    provider: BTreeMap<(String, u32), ContainerState>,
     /// What has ever run.
     begun: BTreeSet<(String, u32)>,
     /// Since when.
@@ -257,7 +257,8 @@ impl World {
                 continue;
             }
             let key = (name.clone(), record.newest_attempt());
-            self.state.record_observation(&name, self.provider.get(&key), None, now);
+            let presence = self.presence(&key);
+            self.state.record_observation(&name, &presence, None, now);
             if self.state.container(&name).running().is_none() {
                 self.ended.push(key);
             }
@@ -306,6 +307,10 @@ impl World {
         }
         self.saved = (state, self.clocks());
         true
+    }
+
+    fn presence(&self, attempt: &(String, u32)) -> Presence {
+        self.provider.get(attempt).cloned().map_or(Presence::Absent, Presence::Known)
     }
 
     fn act(&mut self, action: Action) {
@@ -392,7 +397,7 @@ impl World {
     fn exit(&mut self, key: &(String, u32), fate: Fate) {
         self.note(format_args!("{}#{} exits {}", key.0, key.1, fate.code));
         self.fates.remove(key);
-        let Some(Observation::Running { started_at }) = self.provider.get(key) else {
+        let Some(ContainerState::Running { started_at }) = self.provider.get(key) else {
             panic!("{key:?} does not run")
         };
         let exit = Exit {
@@ -403,7 +408,7 @@ impl World {
             message: String::new(),
         };
         self.checks.ended(&key.0, exit.exit_code, self.now);
-        self.provider.insert(key.clone(), Observation::Exited(exit));
+        self.provider.insert(key.clone(), ContainerState::Exited(exit));
     }
 
     fn begin(&mut self, name: &str, attempt: u32) {
@@ -417,7 +422,7 @@ impl World {
         self.fates.insert(key.clone(), Fate { at, code, reason: ExitReason::Exited });
         self.begun.insert(key.clone());
         self.since.insert(key.clone(), self.now);
-        self.provider.insert(key, Observation::Running { started_at: self.clocks().wall });
+        self.provider.insert(key, ContainerState::Running { started_at: self.clocks().wall });
     }
 
     fn happen(&mut self, what: Happening) {
@@ -543,7 +548,10 @@ impl World {
         self.state.resume(
             &self.spec,
             self.limits,
-            |name, attempt| self.provider.get(&(name.to_owned(), attempt)).cloned(),
+            |name, attempt| {
+                let known = self.provider.get(&(name.to_owned(), attempt)).cloned();
+                known.map_or(Presence::Absent, Presence::Known)
+            },
             |name, attempt| self.begun.contains(&(name.to_owned(), attempt)),
             now,
         );
