@@ -17,9 +17,10 @@ use crate::{
     pods::{
         NodeFacts, PodIndex, ProbeMetrics, Records,
         api::{ApiError, Objects, PodApi},
+        clock,
         container_id::container_id,
         environment::References,
-        lifecycle::Limits,
+        lifecycle::{Limits, State},
         volumes::{Memory, Settings, Volumes},
     },
     runtime::{
@@ -346,6 +347,11 @@ impl World {
         found.await.unwrap_or_else(|_| panic!("no {reason} of {pod}"))
     }
 
+    /// An agent that was here before has left a record of a pod.
+    fn remember(&self, uid: &str) {
+        self.records.save(uid, &State::default(), false, clock::now()).unwrap();
+    }
+
     /// Nothing can be saved of the pod from now on, or it can again.
     fn let_save(&self, uid: &str, can: bool) {
         let in_the_way = self.records.dir(uid).join(".state.json.new/in-the-way");
@@ -395,10 +401,7 @@ fn mirror(name: &str, uid: &str, of: &str) -> Value {
 #[tokio::test]
 async fn nothing_is_an_orphan_before_every_source_has_told_all() {
     let world = World::with(&["from-api", "orphan"]);
-    world
-        .records
-        .save("orphan", &crate::pods::lifecycle::State::default(), false, crate::pods::clock::now())
-        .unwrap();
+    world.remember("orphan");
     world.synced(Source::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     world.runs(&["from-api", "orphan", "static"]).await;
@@ -553,7 +556,7 @@ async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
 #[tokio::test]
 async fn what_cannot_be_told_changes_nothing() {
     let mut world = World::with(&["orphan"]);
-    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world.remember("orphan");
     let mut p = static_pod("p", "s1");
     p["spec"]["restartPolicy"] = json!("Never");
     let mut mirrored = mirror("p", "m1", "s1");
