@@ -272,7 +272,9 @@ impl ContainerRecord {
         let stop = self.running().and_then(|running| running.stop.as_ref());
         let (again, for_all) = stop.map_or((false, false), |stop| (stop.again, stop.for_all));
         let attempt = self.newest_attempt();
-        let ended = now.moment_of(exit.finished_at);
+        // Not before it began, whatever has become of the wall clock since.
+        let since = self.running().map_or(Moment::default(), |running| running.since);
+        let ended = now.moment_of(exit.finished_at).max(since);
         self.finished.push(Finished { attempt, round, image, exit, ended, message, again, for_all });
         let surplus = self.finished.len().saturating_sub(2);
         self.finished.drain(..surplus);

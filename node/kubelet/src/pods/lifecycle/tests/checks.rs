@@ -103,6 +103,11 @@ impl Checks {
         }
     }
 
+    /// Nobody can tell any more how long a restart has to wait.
+    pub(super) fn forget_delays(&mut self) {
+        self.delays.clear();
+    }
+
     /// The newest end of a container.
     pub(super) fn last(&self, name: &str) -> Option<&Ended> {
         self.ended.iter().rev().find(|ended| ended.name == name)

@@ -72,7 +72,9 @@ proptest! {
         let mut world = scenario.world();
         world.go_on(secs(300));
         world.calm();
-        prop_assume!(world.state.ending.is_none());
+        if world.state.ending.is_some() {
+            return Ok(());
+        }
         let own = world.spec.grace.as_secs();
         let (deed, grace) = match cause {
             0 => (Deed::Delete(secs(grace)), grace),

@@ -179,6 +179,7 @@ impl World {
 
     /// Somebody sets the wall clock forward by so many seconds, or back, and the agent will not get to read it.
     pub(super) fn set_clock(&mut self, seconds: i64) {
+        self.checks.forget_delays();
         self.wall_ahead += SignedDuration::from_secs(seconds);
     }
 
@@ -497,7 +498,9 @@ impl World {
                 self.failing = count;
             }
             Deed::SetClock(seconds) => {
-                self.set_clock(seconds);
+                // What came before it was seen before it.
+                self.look();
+                self.wall_ahead += SignedDuration::from_secs(seconds);
                 // An agent that notices it writes what its clocks show now.
                 self.saved.1 = self.clocks();
             }
