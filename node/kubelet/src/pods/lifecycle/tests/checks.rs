@@ -103,9 +103,10 @@ impl Checks {
         }
     }
 
-    /// Nobody can tell any more how long a restart has to wait.
-    pub(super) fn forget_delays(&mut self) {
+    /// Nobody can tell any more how long a restart has to wait, and what is left of a grace.
+    pub(super) fn forget_times(&mut self) {
         self.delays.clear();
+        self.told.clear();
     }
 
     /// The newest end of a container.

@@ -179,7 +179,7 @@ impl World {
 
     /// Somebody sets the wall clock forward by so many seconds, or back, and the agent will not get to read it.
     pub(super) fn set_clock(&mut self, seconds: i64) {
-        self.checks.forget_delays();
+        self.checks.forget_times();
         self.wall_ahead += SignedDuration::from_secs(seconds);
     }
 
