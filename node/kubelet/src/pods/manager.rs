@@ -23,12 +23,13 @@ use super::{
         self, Rejection,
         resources::{self, Amounts},
     },
+    board::{Board, FullName, is_mirror},
     cleanup::remove_pod,
     lifecycle::spec::is_static,
     panics::{self, caught},
     reason::EventReason,
     shared::Shared,
-    static_pods::{Board, FullName, is_mirror},
+    status::is_terminal,
     task::{self, Desired, PodTask},
 };
 use crate::retry::Backoff;
@@ -414,8 +415,7 @@ impl PodManager {
 }
 
 fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    is_terminal(pod.status.as_ref())
 }
 
 /// The next wake-up; none for ever when there is no channel.

@@ -41,6 +41,7 @@ use storage::Storage;
 use strays::Strays;
 
 use super::{
+    addresses,
     admission::Rejection,
     adopt, cleanup, clock,
     container_id::container_id,
@@ -50,7 +51,7 @@ use super::{
     publisher::Publisher,
     reason::EventReason,
     shared::{Shared, tell},
-    termination,
+    status, termination,
 };
 use crate::{
     logs,
@@ -137,8 +138,9 @@ impl PodTask {
             tracing::error!(pod = %name, %error, "cannot read the pod's record; going by its status");
             None
         });
-        let foreign = record.is_none() && adopt::is_terminal(&pod);
+        let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
+        state.addresses = addresses::decide(&state.addresses, &shared.node.borrow().host_ips);
         state.resume(
             &spec,
             shared.limits,

@@ -1,13 +1,12 @@
 //! A running attempt of a container, as its probes and hooks find it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
 
 use super::{Addresses, HookError, ProbeOutcome, Target, hook, probe};
 use crate::{
     pods::{
-        environment::NodeFacts,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
         reason::{EventReason, WaitingReason},
     },
@@ -22,8 +21,8 @@ const POST_START_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 pub(in crate::pods) struct Attempt {
     /// Runs what `exec` names.
     pub(in crate::pods) runtime: Arc<dyn Runtime>,
-    /// Addresses of the pod, as the node has them now.
-    pub(in crate::pods) node: NodeFacts,
+    /// Addresses of the pod.
+    pub(in crate::pods) addresses: Vec<IpAddr>,
     /// The pod as it is now.
     pub(in crate::pods) pod: Arc<Pod>,
     /// The pod, for messages.
@@ -110,7 +109,7 @@ impl Attempt {
         Target {
             pod: &self.name,
             container: &self.container,
-            addresses: Addresses { pod_ips: &self.node.pod_ips, host_network },
+            addresses: Addresses { pod_ips: &self.addresses, host_network },
             id: &self.id,
             runtime: self.runtime.as_ref(),
         }

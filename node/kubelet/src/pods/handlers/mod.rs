@@ -34,7 +34,7 @@ use k8s_openapi::{
 
 pub(super) use self::{address::Addresses, attempt::Attempt, ongoing::Ongoing};
 use super::lifecycle::PodName;
-use crate::{config::duration, runtime::Runtime};
+use crate::{duration, runtime::Runtime};
 
 /// How often a probe that could not be carried out is tried, as upstream's `maxProbeRetries` has it.
 const TRIES: usize = 3;

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{
     pods::{
-        NodeFacts,
         lifecycle::{Note, ProbeKind},
         reason::EventReason,
     },
@@ -119,7 +118,7 @@ impl Case {
         let told = Arc::clone(&notes);
         let attempt = Attempt {
             runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
-            node: NodeFacts { pod_ips: vec!["127.0.0.1".parse().unwrap()], ..NodeFacts::default() },
+            addresses: vec!["127.0.0.1".parse().unwrap()],
             pod: Arc::new(pod),
             name: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container,

@@ -3,7 +3,7 @@
 use super::{
     Limits, PodName,
     action::{Action, Step},
-    backoff::Backoff,
+    backoff::BackoffRecord,
     clock::Moment,
     probe::ProbeKind,
     spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
@@ -152,7 +152,7 @@ impl Run<'_> {
                 };
                 if record.spec_image != container.image {
                     // A delay belongs to a container with an image; another image starts afresh.
-                    record.crash = Backoff::default();
+                    record.crash = BackoffRecord::default();
                 }
                 let maximum = self.limits.crash_backoff_max;
                 match record.crash.blocked_until(ended, maximum).filter(|until| *until > now) {
@@ -174,7 +174,7 @@ impl Run<'_> {
             }
             Stage::BackOff { until } => {
                 if record.spec_image != container.image {
-                    record.crash = Backoff::default();
+                    record.crash = BackoffRecord::default();
                 } else if *until > now {
                     self.step.wake(*until);
                     return Turn::Next;
@@ -232,8 +232,8 @@ impl Run<'_> {
     fn pull(&mut self, container: &Container) -> Turn {
         let record = self.state.container(&container.name);
         if record.spec_image != container.image {
-            record.pull = Backoff::default();
-            record.start = Backoff::default();
+            record.pull = BackoffRecord::default();
+            record.start = BackoffRecord::default();
             container.image.clone_into(&mut record.spec_image);
         }
         record.stage = Stage::Pulling;

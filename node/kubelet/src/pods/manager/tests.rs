@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -209,7 +210,7 @@ impl PodApi for Api {
 struct World {
     root: tempfile::TempDir,
     memory: Option<Memory>,
-    _node: watch::Sender<NodeFacts>,
+    node: watch::Sender<NodeFacts>,
     records: Records,
     runtime: Arc<Provider>,
     api: Arc<Api>,
@@ -277,7 +278,7 @@ impl World {
         Self {
             root,
             memory,
-            _node: node,
+            node,
             records,
             runtime,
             api,
@@ -732,4 +733,23 @@ async fn an_attempt_that_is_not_the_newest_ends_before_another_begins() {
     let mut containers = world.runtime.containers.subscribe();
     let removed = containers.wait_for(|all| !all.contains_key(&first));
     tokio::time::timeout(PATIENCE, removed).await.unwrap().unwrap();
+}
+
+/// A pod that ran before an agent came keeps the address that its guests were told of.
+#[tokio::test]
+async fn an_address_is_decided_once_and_kept_in_the_record() {
+    let mut world = World::with(&[]);
+    let ips = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+    let host_ips = ips(&["10.0.0.9", "10.0.0.7"]);
+    world.node.send_replace(NodeFacts { host_ips: host_ips.clone(), ..NodeFacts::default() });
+    let old = State { addresses: ips(&["10.0.0.7"]), ..State::default() };
+    world.records.save("old", &old, false, clock::now()).unwrap();
+    for (uid, expected) in [("old", ips(&["10.0.0.7"])), ("new", host_ips)] {
+        world.set(pod(uid, uid, json!({}))).await;
+        world.told(uid, "Running").await;
+        let (_, status) = world.written.borrow().last().cloned().unwrap();
+        let seen: Vec<IpAddr> = status.pod_ips.iter().flatten().map(|ip| ip.ip.parse().unwrap()).collect();
+        assert_eq!((seen, status.host_ip.as_deref()), (expected.clone(), Some("10.0.0.9")), "{uid}");
+        assert_eq!(world.records.load(uid, clock::now()).unwrap().unwrap().addresses, expected);
+    }
 }

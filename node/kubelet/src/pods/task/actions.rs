@@ -21,6 +21,7 @@ use crate::{
         reason::{EventReason, WaitingReason},
         shared::tell,
     },
+    retry::Backoff,
     runtime::Presence,
 };
 
@@ -122,6 +123,7 @@ impl PodTask {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
+        let addresses = self.state.addresses.clone();
         let failed = {
             let container = name.clone();
             move |panic| Outcome::StartPanicked { container, attempt, trouble: panicked(panic) }
@@ -132,6 +134,7 @@ impl PodTask {
             let launch = Launch {
                 runtime: shared.runtime.as_ref(),
                 api: shared.api.as_ref(),
+                addresses: &addresses,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,
@@ -164,7 +167,7 @@ impl PodTask {
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
-            node: self.shared.node.borrow().clone(),
+            addresses: self.state.addresses.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,
@@ -226,7 +229,7 @@ impl PodTask {
         let shared = Arc::clone(&self.shared);
         let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
         self.spawn("a stop", |_| Outcome::Done, async move {
-            let mut delay = Duration::from_millis(100);
+            let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
             let stop = || async {
@@ -241,8 +244,7 @@ impl PodTask {
                 let note =
                     Note { container: None, warning: true, reason: EventReason::FailedKillPod, message };
                 tell(&shared.recorder, &reference, &spec, &note);
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(5));
+                tokio::time::sleep(waits.next()).await;
                 if shared.runtime.observe(&id) == Presence::Absent {
                     break;
                 }
