@@ -121,6 +121,13 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// All containers the provider knows, starting, running or exited and not yet removed.
     fn containers(&self) -> ContainerList;
 
+    /// Those of one pod.
+    fn containers_of(&self, pod_uid: &str) -> ContainerList {
+        let mut list = self.containers();
+        list.containers.retain(|container| container.pod_uid == pod_uid);
+        list
+    }
+
     /// What the containers that run use. Those of a provider that does not measure, or that cannot be asked
     /// just now, are missing.
     async fn stats(&self) -> Vec<ContainerStats> {

@@ -14,6 +14,7 @@
 mod bootstrap;
 mod connection;
 mod csr;
+mod deadline;
 mod kubeconfig;
 mod pair;
 mod rotation;

@@ -172,6 +172,8 @@ reasons! {
         LifecycleHTTPFallback,
         /// What runs a container could not be asked to stop it.
         FailedKillPod,
+        /// The pod could not be looked after for a moment, and why.
+        FailedSync,
         /// A pod runs although its grace has long been over.
         ExceededGracePeriod,
         /// `activeDeadlineSeconds` is over.

@@ -77,7 +77,10 @@ impl Shared {
             let reason = EventReason::FailedToRetrieveImagePullSecret;
             tell(Note { container: None, warning: true, reason, message });
         }
-        let file = self.registry_config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        let file = match &self.registry_config {
+            Some(path) => tokio::fs::read_to_string(path).await.ok(),
+            None => None,
+        };
         credentials::for_image(image, &secrets, file.as_deref())
     }
 }

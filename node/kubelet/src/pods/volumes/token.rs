@@ -73,7 +73,7 @@ impl Token {
     pub(super) fn renew_at(&self) -> Timestamp {
         let life = Duration::try_from(self.expires_at.duration_since(self.requested_at)).unwrap_or_default();
         let keep = life.mul_f64(RENEW_AT).clamp(KEEP_AT_LEAST, KEEP_AT_MOST);
-        crate::pods::lifecycle::backoff::after(self.requested_at, keep)
+        self.requested_at.checked_add(keep).unwrap_or(Timestamp::MAX)
     }
 
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {

@@ -3,14 +3,18 @@
 use jiff::Timestamp;
 
 use super::{
-    super::{Spec, Stage, State, spec::RestartPolicy},
+    super::{Limits, Now, Spec, Stage, State, spec::RestartPolicy},
     pod, secs,
-    world::{World, epoch},
+    world::{World, beginning, epoch},
 };
 use crate::runtime::{ContainerState, Exit, ExitReason, Presence};
 
 fn at(seconds: u64) -> Timestamp {
-    super::super::backoff::after(epoch(), secs(seconds))
+    epoch() + secs(seconds)
+}
+
+fn now() -> Now {
+    Now { steady: beginning().steady.after(secs(9)), wall: at(9) }
 }
 
 fn exited(started_at: Timestamp) -> Presence {
@@ -31,12 +35,12 @@ fn starting() -> (Spec, State) {
 fn what_cannot_be_told_changes_nothing() {
     let mut running = World::new(pod(RestartPolicy::Always, &["c"])).run(5);
     let before = running.state.clone();
-    running.state.record_observation("c", &Presence::CannotTell, None, at(9));
+    running.state.record_observation("c", &Presence::CannotTell, None, now());
     assert_eq!(running.state, before);
     let (spec, mut state) = starting();
     let before = state.clone();
-    state.record_inherited_start(&spec, "c", &Presence::CannotTell, true, at(9));
-    state.resume(&spec, |_, _| Presence::CannotTell, |_, _| true, at(9));
+    state.record_inherited_start(&spec, "c", &Presence::CannotTell, true, now());
+    state.resume(&spec, Limits::default(), |_, _| Presence::CannotTell, |_, _| true, now());
     assert_eq!(state, before);
 }
 
@@ -56,9 +60,9 @@ fn a_start_of_an_earlier_agent_is_taken_as_it_is_found() {
     ];
     for (presence, began, started_at, attempts) in table {
         let (spec, mut state) = starting();
-        state.resume(&spec, |_, _| presence.clone(), |_, _| began, at(9));
+        state.resume(&spec, Limits::default(), |_, _| presence.clone(), |_, _| began, now());
         let (spec, mut later) = starting();
-        later.record_inherited_start(&spec, "c", &presence, began, at(9));
+        later.record_inherited_start(&spec, "c", &presence, began, now());
         assert_eq!(later, state, "at once or later: {presence:?}");
         let record = &state.containers["c"];
         let seen = record.running().map(|running| running.started_at);
