@@ -145,7 +145,7 @@ impl Agent {
             pod_ips: addresses,
             ..NodeFacts::default()
         });
-        let (view, admission) = watch::channel(NodeView::default());
+        let (view, admission) = watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
         let shared = Arc::new(Shared {
@@ -303,12 +303,13 @@ fn learn(node: &Node, facts: &NodeFacts) -> NodeFacts {
 }
 
 /// What decides which pods are taken.
-fn view(node: &Node, _: &NodeView) -> NodeView {
+fn view(node: &Node, view: &NodeView) -> NodeView {
     NodeView {
         name: node.metadata.name.clone().unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
         allocatable: allocatable(node),
+        sysctls: view.sysctls.clone(),
     }
 }
 

@@ -19,7 +19,6 @@ use super::duration;
 
 /// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
-    "allowedUnsafeSysctls",
     "cgroupDriver",
     "cgroupRoot",
     "cgroupsPerQOS",
@@ -147,6 +146,8 @@ pub struct KubeletConfiguration {
     /// Who may do what on the HTTPS API.
     pub authorization: Authorization,
 
+    /// Kernel parameters, or beginnings of them and `*`, that pods may ask for beyond the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Pods per node; in a file, 0 is as many as there is room for.
     pub max_pods: u32,
     /// Pods per core, where that is fewer; 0 is no such limit.
@@ -227,6 +228,7 @@ impl Default for KubeletConfiguration {
             rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
+            allowed_unsafe_sysctls: Vec::new(),
             max_pods: 0,
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),

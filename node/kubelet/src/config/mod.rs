@@ -30,7 +30,7 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
-use crate::pods::volumes::AllowedHostPaths;
+use crate::pods::{admission::sysctls::SysctlAllowlist, volumes::AllowedHostPaths};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
@@ -125,6 +125,8 @@ pub struct Config {
     pub bootstrap_kubeconfig: Option<PathBuf>,
     /// Paths of this machine that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
+    /// Kernel parameters that pods may ask for.
+    pub allowed_sysctls: SysctlAllowlist,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -193,6 +195,8 @@ impl Config {
             root_dir,
             allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
                 .map_err(ConfigError::Invalid)?,
+            allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
+                .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             kubelet,

@@ -86,6 +86,7 @@ fn every_refusal_says_what_and_why() {
         ("containerLogMaxSize: big", "containerLogMaxSize: \"big\" is not a quantity"),
         ("kubeReserved: {cpu: lots}", "kubeReserved.cpu: \"lots\""),
         ("evictionHard: {memory.available: 110%}", "evictionHard.memory.available"),
+        ("allowedUnsafeSysctls: [kernel.panic]", "allowedUnsafeSysctls: the sysctls \"kernel.panic\" are not known"),
         ("tlsCertFile: /x", "tlsCertFile and tlsPrivateKeyFile"),
         ("tlsMinVersion: VersionTLS10", "tlsMinVersion"),
         ("registerWithTaints: [{key: x, effect: Sometimes}]", "registerWithTaints: effect \"Sometimes\""),

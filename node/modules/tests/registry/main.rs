@@ -5,6 +5,7 @@
 mod artifacts;
 mod containers;
 mod downloads;
+mod hostile;
 mod refusals;
 mod support;
 
