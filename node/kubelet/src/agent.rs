@@ -25,7 +25,7 @@ use crate::{
     mirror::Mirror,
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Volumes,
+        ImageAccess, NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -109,10 +109,13 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
         check_root(&config.root_dir)?;
-        let records = Records::open(&config.root_dir)
-            .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
+        let unusable = |source| AgentError::Root { path: config.root_dir.clone(), source };
+        let records = Records::open(&config.root_dir).map_err(unusable)?;
+        let image_access =
+            ImageAccess::open(&config.root_dir, config.image_verification.clone()).map_err(unusable)?;
         let addresses = address::find(&config.node_ip, &config.hostname)?;
         let ports = Ports::bind(&config)?;
+        image_access.settle(runtime.as_ref()).await;
         let (connection, rotation) = identity::establish(&config, cancel).await?;
         let client = connection.client();
 
@@ -159,6 +162,7 @@ impl Agent {
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             registry_config: Some(config.root_dir.join("config.json")),
+            image_access: Some(image_access),
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },

@@ -23,9 +23,9 @@ use std::{
 use async_trait::async_trait;
 use kubewasm_kubelet::runtime::{
     ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, Runtime, RuntimeError, StartError,
+    ImageError, PulledImage, Runtime, RuntimeError, StartError,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
+use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -273,17 +273,18 @@ impl Runtime for WasiRuntime {
         }
     }
 
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError> {
         let reference = match self.name(image)? {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
                 let missing = || ImageError::Store(format!("{image} is not there"));
-                return self.find(image).await?.map(convert::image).ok_or_else(missing);
+                return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled.map(convert::image).map_err(|error| convert::pull_error(&error))
+        let fetched = self.store.pull(&reference, &credentials, None).await;
+        let Fetched { image, credential } = fetched.map_err(|error| convert::pull_error(&error))?;
+        Ok(PulledImage { image: convert::image(image), credential })
     }
 
     async fn images(&self) -> Vec<Image> {

@@ -53,7 +53,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "imageGCLowThresholdPercent",
     "imageMaximumGCAge",
     "imageMinimumGCAge",
-    "imagePullCredentialsVerificationPolicy",
     "imagePullServiceAccountTokenPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
@@ -75,7 +74,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "oomScoreAdj",
     "podCIDR",
     "podPidsLimit",
-    "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
@@ -183,6 +181,11 @@ pub struct KubeletConfiguration {
     /// Events that may be sent at once.
     pub event_burst: u32,
 
+    /// Which images that are here a pod has to show credentials for.
+    pub image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy,
+    /// Images that it need not show any for, where the policy is the one that has a list.
+    pub preloaded_images_verification_allowlist: Vec<String>,
+
     /// How often every pod is looked at without a reason.
     #[serde(with = "duration")]
     pub sync_frequency: Duration,
@@ -251,6 +254,8 @@ impl Default for KubeletConfiguration {
             node_lease_duration_seconds: 40,
             event_record_qps: 50,
             event_burst: 100,
+            image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy::default(),
+            preloaded_images_verification_allowlist: Vec::new(),
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),
@@ -366,4 +371,18 @@ impl Default for CrashLoopBackOff {
     fn default() -> Self {
         Self { max_container_restart_period: Duration::from_mins(5) }
     }
+}
+
+/// Which images that are on the node already a pod has to show credentials for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImagePullCredentialsVerificationPolicy {
+    /// For none.
+    NeverVerify,
+    /// For those that were pulled for a pod.
+    #[default]
+    NeverVerifyPreloadedImages,
+    /// For all but those of a list.
+    NeverVerifyAllowlistedImages,
+    /// For all.
+    AlwaysVerify,
 }

@@ -27,10 +27,14 @@ use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::{
     AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
-    KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
+    ImagePullCredentialsVerificationPolicy, KubeletConfiguration, WebhookAuthentication,
+    WebhookAuthorization, X509Authentication,
 };
 
-use crate::pods::{admission::sysctls::SysctlAllowlist, volumes::AllowedHostPaths};
+use crate::pods::{
+    admission::sysctls::SysctlAllowlist, image_access::verification::ImageVerification,
+    volumes::AllowedHostPaths,
+};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
@@ -127,6 +131,8 @@ pub struct Config {
     pub allowed_host_paths: AllowedHostPaths,
     /// Kernel parameters that pods may ask for.
     pub allowed_sysctls: SysctlAllowlist,
+    /// Which images that are here pods have to show credentials for.
+    pub image_verification: ImageVerification,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -197,6 +203,11 @@ impl Config {
                 .map_err(ConfigError::Invalid)?,
             allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
                 .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,
+            image_verification: ImageVerification::new(
+                kubelet.image_pull_credentials_verification_policy,
+                &kubelet.preloaded_images_verification_allowlist,
+            )
+            .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             kubelet,

@@ -87,6 +87,8 @@ fn every_refusal_says_what_and_why() {
         ("kubeReserved: {cpu: lots}", "kubeReserved.cpu: \"lots\""),
         ("evictionHard: {memory.available: 110%}", "evictionHard.memory.available"),
         ("allowedUnsafeSysctls: [kernel.panic]", "allowedUnsafeSysctls: the sysctls \"kernel.panic\" are not known"),
+        ("imagePullCredentialsVerificationPolicy: Sometimes", "imagePullCredentialsVerificationPolicy"),
+        ("preloadedImagesVerificationAllowlist: [r.io/app]", "NeverVerifyAllowlistedImages alone"),
         ("tlsCertFile: /x", "tlsCertFile and tlsPrivateKeyFile"),
         ("tlsMinVersion: VersionTLS10", "tlsMinVersion"),
         ("registerWithTaints: [{key: x, effect: Sometimes}]", "registerWithTaints: effect \"Sometimes\""),

@@ -27,7 +27,7 @@ use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
 pub(crate) use answer::next_chunk;
 use session::Connector;
-pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Resolved, Session};
+pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Resolution, Resolved, Session};
 
 use crate::{
     digest::Digest,
@@ -98,12 +98,13 @@ impl Registry {
         reference: &Reference,
         credentials: &[Credential],
         known: Option<Digest>,
-    ) -> Result<Resolved, PullFailure> {
+    ) -> Result<Resolution, PullFailure> {
         let mut denied = None;
         let mut absent = None;
-        for credential in credentials.iter().map(Some).chain([None]) {
+        for position in (0..credentials.len()).map(Some).chain([None]) {
+            let credential = position.and_then(|position| credentials.get(position));
             match self.open(reference, credential, known).await {
-                Ok(found) => return Ok(found),
+                Ok(resolved) => return Ok(Resolution { resolved, credential: position }),
                 Err(PullFailure::Denied(detail)) => denied = denied.or(Some(detail)),
                 Err(PullFailure::NotFound(detail)) => absent = absent.or(Some(detail)),
                 Err(other) => return Err(other),

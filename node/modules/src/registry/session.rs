@@ -35,6 +35,13 @@ pub(crate) struct RawManifest {
     pub(crate) digest: Digest,
 }
 
+/// What a registry makes of a reference, and of who asks.
+pub(crate) struct Resolution {
+    pub(crate) resolved: Resolved,
+    /// Position of the credential that was taken; `None`: nobody's.
+    pub(crate) credential: Option<usize>,
+}
+
 /// What a registry makes of a reference.
 pub(crate) enum Resolved {
     /// It means what it was known to mean.

@@ -29,7 +29,7 @@ use crate::{
     pods::lifecycle::PodName,
     runtime::{
         ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
-        Runtime, RuntimeError, StartError,
+        PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -65,7 +65,7 @@ impl Runtime for FakeRuntime {
         Ok(None)
     }
 
-    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
         Ok(Image::default())
     }
 

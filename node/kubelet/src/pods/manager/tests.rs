@@ -24,7 +24,7 @@ use crate::{
     },
     runtime::{
         ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
-        Image, ImageError, Runtime, RuntimeError, StartError,
+        Image, ImageError, PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -55,7 +55,7 @@ impl Runtime for Provider {
         Ok(Some(Image { reference: image.to_owned(), entrypoint, ..Image::default() }))
     }
 
-    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
         Err(ImageError::Pull("there is no registry".to_owned()))
     }
 
@@ -218,6 +218,7 @@ impl World {
             node: facts,
             logs_dir: root.path().join("logs"),
             registry_config: None,
+            image_access: None,
             limits: Limits::default(),
             probes: ProbeMetrics::default(),
         };
