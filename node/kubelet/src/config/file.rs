@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
+use crate::pods::image_access::verification::ImagePullCredentialsVerificationPolicy;
 
 /// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
@@ -371,18 +372,4 @@ impl Default for CrashLoopBackOff {
     fn default() -> Self {
         Self { max_container_restart_period: Duration::from_mins(5) }
     }
-}
-
-/// Which images that are on the node already a pod has to show credentials for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ImagePullCredentialsVerificationPolicy {
-    /// For none.
-    NeverVerify,
-    /// For those that were pulled for a pod.
-    #[default]
-    NeverVerifyPreloadedImages,
-    /// For all but those of a list.
-    NeverVerifyAllowlistedImages,
-    /// For all.
-    AlwaysVerify,
 }

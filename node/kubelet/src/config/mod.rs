@@ -27,8 +27,7 @@ use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::{
     AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
-    ImagePullCredentialsVerificationPolicy, KubeletConfiguration, WebhookAuthentication,
-    WebhookAuthorization, X509Authentication,
+    KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
 use crate::pods::{

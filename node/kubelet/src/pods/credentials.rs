@@ -66,7 +66,7 @@ pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>
     let mut found = Vec::new();
     for secret in secrets {
         match entries(secret) {
-            Some(auths) => found.extend(of(Some(secret), &auths)),
+            Some(auths) => found.extend(of(Some(secret.as_ref()), &auths)),
             None => {
                 let name = secret.metadata.name.as_deref().unwrap_or_default();
                 tracing::warn!(

@@ -121,7 +121,7 @@ async fn a_token_service_passes_nobody_on() {
 #[tokio::test]
 async fn a_registry_that_speaks_tls_cannot_have_credentials_sent_in_the_clear() {
     let eavesdropper = Hostile::start("127.0.0.1", |_| Answer("401 Unauthorized", String::new())).await;
-    let registry = support::Registry::start_with_token_service(&format!("http://{}/token", eavesdropper.address));
+    let registry = Registry::start_with_token_service(&format!("http://{}/token", eavesdropper.address));
     let node = Node::with(StoreOptions {
         certificate_authorities: vec![registry.authority()],
         // Even where the registry might be spoken to in the clear, its own TLS decides.

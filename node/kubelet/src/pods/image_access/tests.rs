@@ -3,13 +3,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use super::{super::credentials::SecretCoordinates, *};
-use crate::{
-    config::ImagePullCredentialsVerificationPolicy as Policy,
-    runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, ImageError, PulledImage,
-        RuntimeError, StartError,
-    },
+use super::{
+    super::credentials::SecretCoordinates, verification::ImagePullCredentialsVerificationPolicy as Policy, *,
+};
+use crate::runtime::{
+    ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, ImageError, PulledImage,
+    RuntimeError, StartError,
 };
 
 const ID: &str = "r.io/app@sha256:0";

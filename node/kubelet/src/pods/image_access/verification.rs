@@ -2,7 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::ImagePullCredentialsVerificationPolicy as Policy;
+use serde::{Deserialize, Serialize};
+
+use self::ImagePullCredentialsVerificationPolicy as Policy;
+
+/// Which images that are on the node already a pod has to show credentials for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImagePullCredentialsVerificationPolicy {
+    /// For none.
+    NeverVerify,
+    /// For those that were pulled for a pod.
+    #[default]
+    NeverVerifyPreloadedImages,
+    /// For all but those of a list.
+    NeverVerifyAllowlistedImages,
+    /// For all.
+    AlwaysVerify,
+}
 
 /// The policy, and the images that it leaves out.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,7 +58,9 @@ impl ImageVerification {
             }
             match prefix {
                 Some(prefix) => verification.prefixes.push(prefix.to_owned()),
-                None => drop(verification.repositories.insert(entry.clone())),
+                None => {
+                    verification.repositories.insert(entry.clone());
+                }
             }
         }
         Ok(verification)
