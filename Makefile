@@ -11,7 +11,8 @@ E2E ?=
 BENCH ?=
 
 CARGO_DENY_VERSION := 0.20.2
-TOOLS := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)/tools
+CACHE := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)
+CARGO_DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
 .PHONY: help
 help: ## Show this menu
@@ -38,6 +39,9 @@ demo-stop: ## Stop what `make demo` started
 
 .PHONY: test
 test: setup features fmt-check clippy unit e2e ## Formatting, lints, and all tests
+
+.PHONY: ci
+ci: test deny ## Everything that CI runs
 
 .PHONY: test-build
 test-build:
@@ -78,12 +82,14 @@ features: ## Check that programs and tests are built with the same features of a
 lint: features fmt-check clippy deny ## Formatting, lints, and the licences and sources of dependencies
 
 .PHONY: deny
-deny: $(TOOLS)/bin/cargo-deny
+deny: $(CARGO_DENY)
 	$< check bans licenses sources
-	@# Advisories come from a database on GitHub: without that, there is nothing to check against.
-	@if $< fetch db >/dev/null 2>&1; then $< check advisories; \
+	@# Advisories come from a database on GitHub, and no registry has them as a package: without that, there is
+	@# nothing to check against.
+	@if timeout 120 $< fetch db >/dev/null 2>&1; then $< check advisories; \
 	else echo "advisories: not checked, because https://github.com/RustSec/advisory-db cannot be fetched here"; fi
 
-$(TOOLS)/bin/cargo-deny:
+# Not optimized: it is built once and runs for seconds.
+$(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION), once ..."
-	cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+	cargo install --debug --locked --root $(@D)/.. cargo-deny@$(CARGO_DENY_VERSION)
