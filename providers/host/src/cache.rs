@@ -1,0 +1,134 @@
+//! Loaded modules, shared by all their instances for as long as there are any.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+use tokio::sync::Mutex;
+use wasmtime::InstancePre;
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use crate::{
+    host::{Host, Linked},
+    kind::Kind,
+    precompiled::{self, PrecompiledError},
+    stack::Stack,
+    state::GuestState,
+};
+
+/// A module with its imports resolved, ready for any number of instances.
+pub struct Loaded {
+    pub(super) entry: Entry,
+    pub(super) linked: Arc<Linked>,
+}
+
+/// What is called to run it.
+pub(super) enum Entry {
+    /// `_start` of a WASI 0.1 command.
+    Core(InstancePre<GuestState>),
+    /// `wasi:cli/run@0.2` of a component.
+    Component(CommandPre<GuestState>),
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.entry {
+            Entry::Core(_) => "Loaded(core module)",
+            Entry::Component(_) => "Loaded(component)",
+        })
+    }
+}
+
+/// A module could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The precompiled file is missing, not ours, or of another version.
+    #[error("{0}")]
+    Precompiled(String),
+    /// It imports what WASI does not have, or its entry point has another type.
+    #[error("the module cannot be linked: {0}")]
+    Link(String),
+}
+
+impl From<PrecompiledError> for LoadError {
+    fn from(error: PrecompiledError) -> Self {
+        Self::Precompiled(error.to_string())
+    }
+}
+
+/// One place per module that is in use, or was the last time somebody looked. The outer lock is held for
+/// moments; the inner one while the module loads, so that it loads once.
+#[derive(Default)]
+pub(super) struct Cache {
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+}
+
+/// A module on an engine.
+type Key = (PathBuf, Stack);
+
+type Slot = Mutex<Weak<Loaded>>;
+
+impl Cache {
+    pub(super) async fn get(
+        &self,
+        host: &Arc<Host>,
+        path: &Path,
+        kind: Kind,
+        stack: Stack,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        let slot = self.slot((path.to_owned(), stack)).await;
+        let mut slot = slot.lock().await;
+        if let Some(loaded) = slot.upgrade() {
+            return Ok(loaded);
+        }
+        let task = {
+            let (host, path) = (Arc::clone(host), path.to_owned());
+            tokio::task::spawn_blocking(move || load(&host, &path, kind, stack))
+        };
+        let loaded =
+            task.await.map_err(|error| LoadError::Precompiled(format!("cannot load: {error}")))??;
+        let loaded = Arc::new(loaded);
+        *slot = Arc::downgrade(&loaded);
+        Ok(loaded)
+    }
+
+    async fn slot(&self, key: Key) -> Arc<Slot> {
+        let mut slots = self.slots.lock().await;
+        if let Some(slot) = slots.get(&key) {
+            return Arc::clone(slot);
+        }
+        // A new module is rare enough to look over the old ones. A slot that cannot be looked into is in use.
+        slots.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
+        });
+        let slot = Arc::<Slot>::default();
+        slots.insert(key, Arc::clone(&slot));
+        slot
+    }
+}
+
+fn load(host: &Host, path: &Path, kind: Kind, stack: Stack) -> Result<Loaded, LoadError> {
+    let linked = host.linked(kind.generation(), stack).map_err(|error| LoadError::Link(error.to_string()))?;
+    let link_error = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
+    match kind {
+        Kind::CoreCommand => {
+            let module = precompiled::module(&linked.engine, path)?;
+            let entry = module.get_export("_start").and_then(|export| export.func().cloned());
+            if !entry.is_some_and(|entry| entry.params().len() == 0 && entry.results().len() == 0) {
+                return Err(LoadError::Link(
+                    "`_start` is not a function without parameters and results".to_owned(),
+                ));
+            }
+            let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
+            Ok(Loaded { entry: Entry::Core(pre), linked })
+        }
+        Kind::CliComponent => {
+            let component = precompiled::component(&linked.engine, path)?;
+            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = CommandPre::new(pre).map_err(link_error)?;
+            Ok(Loaded { entry: Entry::Component(pre), linked })
+        }
+    }
+}

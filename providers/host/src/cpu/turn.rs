@@ -1,0 +1,276 @@
+//! A guest's future that runs only when it is its turn.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Instant,
+};
+
+use futures::task::AtomicWaker;
+use tokio::time::Sleep;
+
+use super::queue::{self, Answer, Place, Queue};
+use crate::{account::Account, clock};
+
+/// Hands out turns. One per worker.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    queue: Mutex<Queue<Waker>>,
+}
+
+impl Scheduler {
+    /// As many turns as this many threads can use at a time.
+    pub(crate) fn new(turns: usize) -> Self {
+        Self { queue: Mutex::new(Queue::new(turns)) }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<Waker>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, account: &Account, waker: &Waker) -> Answer {
+        let mut queue = self.queue();
+        let age = account.arrive(|arrival, tick| queue.age_of_arrival(arrival, tick));
+        queue.ask(age, waker.clone())
+    }
+
+    fn claim(&self, place: Place, waker: &Waker) -> Option<queue::Turn> {
+        self.queue().claim(place, waker.clone())
+    }
+
+    fn finish(&self, turn: queue::Turn) {
+        let next = self.queue().finish(turn);
+        tell(next);
+    }
+
+    fn rotate(&self, turn: queue::Turn, account: &Account, waker: &Waker) -> Answer {
+        let (answer, next) = self.queue().rotate(turn, account.age(), waker.clone());
+        tell(next);
+        answer
+    }
+
+    fn leave(&self, place: Place) {
+        let next = self.queue().leave(place);
+        tell(next);
+    }
+}
+
+/// Wakes who is next, with no lock held.
+fn tell(next: Option<Waker>) {
+    if let Some(next) = next {
+        next.wake();
+    }
+}
+
+/// Runs a future in turns, on the account of a container.
+pub(crate) struct Turns<F> {
+    guest: Pin<Box<F>>,
+    scheduler: Arc<Scheduler>,
+    account: Arc<Account>,
+    state: State,
+    signal: Arc<Signal>,
+    /// Of `signal`, kept because the guest takes it at every poll.
+    waker: Waker,
+}
+
+enum State {
+    /// It waits for something of its own, or has just been woken.
+    Away,
+    /// Its container has used up its limit; until the time is over. Since then.
+    Parked(Pin<Box<Sleep>>, Instant),
+    /// It stands in the line.
+    Waits(Place),
+    /// It has its turn, and is about to be polled.
+    Has(queue::Turn),
+}
+
+/// Tells a guest that wants to go on from one that waits for something: the former has woken itself before
+/// its poll returned.
+#[derive(Default)]
+struct Signal {
+    woken: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl<F: Future> Turns<F> {
+    /// Runs `guest` in turns of `scheduler`.
+    pub(crate) fn new(guest: F, scheduler: Arc<Scheduler>, account: Arc<Account>) -> Self {
+        let signal = Arc::<Signal>::default();
+        let waker = Waker::from(Arc::clone(&signal));
+        Self { guest: Box::pin(guest), scheduler, account, state: State::Away, signal, waker }
+    }
+
+    /// Comes to its turn.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<queue::Turn> {
+        loop {
+            match std::mem::replace(&mut self.state, State::Away) {
+                State::Has(turn) => return Poll::Ready(turn),
+                State::Waits(place) => match self.scheduler.claim(place, cx.waker()) {
+                    Some(turn) => return Poll::Ready(turn),
+                    None => {
+                        self.state = State::Waits(place);
+                        return Poll::Pending;
+                    }
+                },
+                State::Parked(mut sleep, since) => {
+                    if sleep.as_mut().poll(cx).is_pending() {
+                        self.state = State::Parked(sleep, since);
+                        return Poll::Pending;
+                    }
+                    self.account.was_parked(since.elapsed());
+                }
+                State::Away => match self.account.pause() {
+                    Some(pause) => {
+                        self.state = State::Parked(Box::pin(tokio::time::sleep(pause)), Instant::now());
+                    }
+                    None => match self.scheduler.ask(&self.account, cx.waker()) {
+                        Answer::Turn(turn) => return Poll::Ready(turn),
+                        Answer::Wait(place) => {
+                            self.state = State::Waits(place);
+                            return Poll::Pending;
+                        }
+                    },
+                },
+            }
+        }
+    }
+}
+
+impl<F: Future> Future for Turns<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let turn = std::task::ready!(this.poll_turn(cx));
+        this.signal.task.register(cx.waker());
+        this.signal.woken.store(false, Ordering::Release);
+        // The turn is given back even if the guest panics.
+        this.state = State::Has(turn);
+        let started = clock::thread_time();
+        let poll = this.guest.as_mut().poll(&mut Context::from_waker(&this.waker));
+        this.account.charge(clock::thread_time().saturating_sub(started));
+        let State::Has(turn) = std::mem::replace(&mut this.state, State::Away) else {
+            return poll;
+        };
+        let goes_on = poll.is_pending() && this.signal.woken.load(Ordering::Acquire);
+        if goes_on && this.account.pause().is_none() {
+            this.state = match this.scheduler.rotate(turn, &this.account, cx.waker()) {
+                Answer::Turn(turn) => State::Has(turn),
+                Answer::Wait(place) => State::Waits(place),
+            };
+        } else {
+            this.scheduler.finish(turn);
+        }
+        poll
+    }
+}
+
+impl<F> Drop for Turns<F> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.state, State::Away) {
+            State::Away => {}
+            State::Parked(_, since) => self.account.was_parked(since.elapsed()),
+            State::Waits(place) => self.scheduler.leave(place),
+            State::Has(turn) => self.scheduler.finish(turn),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{CpuShare, account::Limits};
+
+    const MEMORY: u64 = 1 << 20;
+
+    fn account(cpu: CpuShare) -> Arc<Account> {
+        Arc::new(Account::new(Limits { memory_bytes: MEMORY, cpu }))
+    }
+
+    /// Computes for this long and lets others have a turn, again and again.
+    async fn spin(turn: Duration) {
+        loop {
+            let until = clock::thread_time() + turn;
+            while clock::thread_time() < until {
+                std::hint::spin_loop();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_account_has_the_time_that_was_used() {
+        let scheduler = Arc::new(Scheduler::new(1));
+        let account = account(CpuShare::default());
+        let guest = Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account));
+        let before = clock::thread_time();
+        assert!(tokio::time::timeout(Duration::from_millis(200), guest).await.is_err());
+        let used = clock::thread_time() - before;
+        let accounted = account.usage().cpu;
+        assert!(accounted <= used && accounted >= used * 9 / 10, "{accounted:?} of {used:?}");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_waits_for_an_event_gives_its_turn_back() {
+        let scheduler = Arc::new(Scheduler::new(1));
+        let waits =
+            Turns::new(std::future::pending::<()>(), Arc::clone(&scheduler), account(CpuShare::default()));
+        let waits = tokio::spawn(waits);
+        tokio::task::yield_now().await;
+        Turns::new(async {}, scheduler, account(CpuShare::default())).await;
+        waits.abort();
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_not_lost_with_its_owner() {
+        let scheduler = Arc::new(Scheduler::new(1));
+        let turns = || {
+            Turns::new(spin(Duration::from_millis(1)), Arc::clone(&scheduler), account(CpuShare::default()))
+        };
+        // Each is dropped somewhere: with its turn, in the line, or never polled.
+        let mut guests: Vec<_> = (0..5).map(|_| Box::pin(turns())).collect();
+        for guest in guests.iter_mut().take(4) {
+            assert!(futures::poll!(guest.as_mut()).is_pending());
+        }
+        drop(guests);
+        Turns::new(async {}, Arc::clone(&scheduler), account(CpuShare::default())).await;
+
+        let panics = Turns::new(
+            async { panic!("a guest that panics") },
+            Arc::clone(&scheduler),
+            account(CpuShare::default()),
+        );
+        assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
+        Turns::new(async {}, scheduler, account(CpuShare::default())).await;
+    }
+
+    #[tokio::test]
+    async fn a_limit_parks_the_guest_and_says_for_how_long() {
+        let scheduler = Arc::new(Scheduler::new(1));
+        let account = account(CpuShare { limit_millis: 100, request_millis: 100 });
+        let guest = Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account));
+        let started = Instant::now();
+        assert!(tokio::time::timeout(Duration::from_secs(1), guest).await.is_err());
+        let (usage, wall) = (account.usage(), started.elapsed());
+        // A period more, for the one that had begun; and a turn.
+        assert!(usage.cpu <= wall / 10 + Duration::from_millis(15), "{usage:?} in {wall:?}");
+        assert!(usage.throttled >= wall / 2, "{usage:?} in {wall:?}");
+    }
+}

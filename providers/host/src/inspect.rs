@@ -1,0 +1,408 @@
+//! What a file is: bytes in, [`Kind`] or the reason why it cannot run out.
+//!
+//! Only the top level is read (imports and exports); function bodies and nested modules are skipped, so that
+//! a module of many megabytes takes microseconds. Whether the code is valid, and whether every import
+//! exists, is found when it is compiled and linked.
+//!
+//! Components of today's toolchains often export more than one entry: a 0.3 program also has a 0.2 stub
+//! that panics, an HTTP service a stub `run`. [`ENTRIES`] is the order in which they count.
+
+use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
+
+use crate::{kind::Kind, names::FUNCTION_NAME_LIMIT};
+
+/// Why a file cannot run. The texts are for the person who built it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InspectError {
+    /// No bytes at all.
+    #[error("the module is empty (0 bytes): build or push it again")]
+    Empty,
+    /// Something other than WebAssembly.
+    #[error("not a WebAssembly module: it is {found}")]
+    NotWasm {
+        /// What it looks like.
+        found: &'static str,
+    },
+    /// Begins like WebAssembly and goes on like something else.
+    #[error("the WebAssembly module is damaged: {reason}")]
+    Malformed {
+        /// Where and what, from the parser.
+        reason: String,
+    },
+    /// A core module without the entry point of a command.
+    #[error("the module has no `_start` function: it is a library (reactor); build it as a command")]
+    NoStart,
+    /// A core module made for the WASI of 2019.
+    #[error(
+        "the module imports `wasi_unstable::{name}`, the WASI of 2019; rebuild it with a toolchain that targets wasm32-wasip1"
+    )]
+    UnstableWasi {
+        /// The first such import.
+        name: String,
+    },
+    /// A core module that wants a host that is not WASI.
+    #[error(
+        "the module imports `{module}::{name}`, which is not part of WASI 0.1; only `wasi_snapshot_preview1` is provided{hint}"
+    )]
+    UnknownImport {
+        /// Module part of the import.
+        module: String,
+        /// Name part of the import.
+        name: String,
+        /// What that import points at.
+        hint: &'static str,
+    },
+    /// A component with an entry that is known but not run here.
+    #[error(
+        "the component exports `{export}`, which is not served by this version yet; `wasi:cli/run@0.2` is"
+    )]
+    NotServedYet {
+        /// The entry that counts.
+        export: String,
+    },
+    /// A function with a name that nobody wrote.
+    #[error(
+        "the module's name section gives function {function} a name of {length} bytes, and at most {FUNCTION_NAME_LIMIT} are kept; remove the names with `wasm-tools strip`"
+    )]
+    LongName {
+        /// Index of the function in its module.
+        function: u32,
+        /// Bytes of its name.
+        length: usize,
+    },
+    /// A component without any entry.
+    #[error(
+        "the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run@0.2` is run"
+    )]
+    NoEntry {
+        /// Names of the exports, for people.
+        exports: String,
+    },
+}
+
+/// Entries of components, in the order in which they count: interface and version prefix.
+const ENTRIES: [(&str, &str, Option<Kind>); 4] = [
+    ("wasi:http/handler", "0.3.", None),
+    ("wasi:http/incoming-handler", "0.2.", None),
+    ("wasi:cli/run", "0.3.", None),
+    ("wasi:cli/run", "0.2.", Some(Kind::CliComponent)),
+];
+
+const WASI_0_1: &str = "wasi_snapshot_preview1";
+/// Most exports that an error names.
+const NAMED_EXPORTS: usize = 8;
+/// Longest name from a module that an error repeats, in bytes.
+const NAME_LIMIT: usize = 128;
+
+/// Reads what `bytes` are.
+///
+/// # Errors
+/// [`InspectError`], whose text says what the file is instead and what to do.
+pub fn inspect(bytes: &[u8]) -> Result<Kind, InspectError> {
+    if Parser::is_core_wasm(bytes) {
+        core(bytes)
+    } else if Parser::is_component(bytes) {
+        component(bytes)
+    } else {
+        Err(not_wasm(bytes))
+    }
+}
+
+fn not_wasm(bytes: &[u8]) -> InspectError {
+    let found = match bytes {
+        [] => return InspectError::Empty,
+        [0, b'a', b's', b'm', ..] => {
+            let version = bytes
+                .get(4..8)
+                .map_or("cut off".to_owned(), |version| format!("of unknown version {version:?}"));
+            return InspectError::Malformed { reason: format!("its header is {version}") };
+        }
+        [0x7f, b'E', b'L', b'F', ..] => {
+            "a Linux program (ELF), made for a container runtime; build it for wasm32-wasip1 or wasm32-wasip2"
+        }
+        [b'#', b'!', ..] => "a script",
+        [0x1f, 0x8b, ..] => "a gzip archive",
+        [b'P', b'K', 3, 4, ..] => "a zip archive",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "a zstd archive",
+        [b'M', b'Z', ..] => "a Windows program",
+        [0xcf, 0xfa, 0xed, 0xfe, ..] => "a macOS program",
+        _ if is_wat(bytes) => "WebAssembly text; encode it first (wat2wasm, wasm-tools parse)",
+        _ if is_text(bytes) => "text",
+        _ => "some other binary file",
+    };
+    InspectError::NotWasm { found }
+}
+
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.iter().take(512).all(|byte| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..))
+}
+
+fn is_wat(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    text.starts_with(b"(module") || text.starts_with(b"(component")
+}
+
+fn core(bytes: &[u8]) -> Result<Kind, InspectError> {
+    let mut starts = false;
+    let mut refused = None;
+    top_level(bytes, |payload| {
+        match payload {
+            Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    let import = import?;
+                    if import.module != WASI_0_1 && refused.is_none() {
+                        refused = Some(refused_import(import.module, import.name));
+                    }
+                }
+            }
+            Payload::ExportSection(exports) => {
+                for export in exports {
+                    let export = export?;
+                    starts |= export.name == "_start" && export.kind == ExternalKind::Func;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    match (refused, starts) {
+        (Some(refused), _) => Err(refused),
+        (None, false) => Err(InspectError::NoStart),
+        (None, true) => Ok(Kind::CoreCommand),
+    }
+}
+
+fn refused_import(module: &str, name: &str) -> InspectError {
+    if module == "wasi_unstable" {
+        return InspectError::UnstableWasi { name: short(name) };
+    }
+    let hint = match module {
+        "env" => " (built by Emscripten, or with undefined symbols?)",
+        "wbg" | "__wbindgen_placeholder__" => " (built by wasm-bindgen, for browsers and Node.js)",
+        "go" | "gojs" => " (built with GOOS=js; use GOOS=wasip1)",
+        _ if module.starts_with("wasi:") || module.starts_with("cm32p2|") => {
+            " (the core of a component; encode it with `wasm-tools component new`)"
+        }
+        _ => "",
+    };
+    InspectError::UnknownImport { module: short(module), name: short(name), hint }
+}
+
+fn component(bytes: &[u8]) -> Result<Kind, InspectError> {
+    let mut names: Vec<String> = Vec::new();
+    let mut best: Option<usize> = None;
+    let mut best_name = String::new();
+    let mut count = 0_usize;
+    top_level(bytes, |payload| {
+        if let Payload::ComponentExportSection(exports) = payload {
+            for export in exports {
+                let export = export?;
+                count += 1;
+                let name = export.name.name;
+                if names.len() < NAMED_EXPORTS {
+                    names.push(format!("`{}`", short(name)));
+                }
+                if export.kind == ComponentExternalKind::Instance
+                    && let Some(rank) = rank(name)
+                    && best.is_none_or(|best| rank < best)
+                {
+                    best = Some(rank);
+                    best_name = short(name);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    match best.and_then(|rank| ENTRIES.get(rank)) {
+        Some((_, _, Some(kind))) => Ok(*kind),
+        Some((_, _, None)) => Err(InspectError::NotServedYet { export: best_name }),
+        None => Err(InspectError::NoEntry { exports: list(&names, count) }),
+    }
+}
+
+fn rank(export: &str) -> Option<usize> {
+    let (interface, version) = export.split_once('@')?;
+    ENTRIES.iter().position(|(entry, prefix, _)| interface == *entry && version.starts_with(prefix))
+}
+
+fn list(names: &[String], count: usize) -> String {
+    match count.saturating_sub(names.len()) {
+        _ if names.is_empty() => "nothing".to_owned(),
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
+    }
+}
+
+/// A name from the module, fit for an error.
+fn short(name: &str) -> String {
+    match name.get(..name.floor_char_boundary(NAME_LIMIT)) {
+        Some(cut) if cut.len() < name.len() => format!("{cut}…"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Hands every payload of the outermost module or component to `visit`, skipping what is nested in it and
+/// the bodies of functions.
+fn top_level<'a>(
+    bytes: &'a [u8],
+    mut visit: impl FnMut(Payload<'a>) -> wasmparser::Result<()>,
+) -> Result<(), InspectError> {
+    let mut parser = Parser::new(0);
+    let mut rest = bytes;
+    loop {
+        let (consumed, payload) = match parser.parse(rest, true) {
+            Ok(wasmparser::Chunk::Parsed { consumed, payload }) => (consumed, payload),
+            // Never asked for when told that there is no more; said rather than assumed.
+            Ok(wasmparser::Chunk::NeedMoreData(_)) => return Err(cut_off()),
+            Err(error) => return Err(malformed(&error)),
+        };
+        let skip = match &payload {
+            Payload::CodeSectionStart { size, .. } => {
+                parser.skip_section();
+                usize::try_from(*size).unwrap_or(usize::MAX)
+            }
+            Payload::ModuleSection { unchecked_range, .. }
+            | Payload::ComponentSection { unchecked_range, .. } => unchecked_range.len(),
+            Payload::End(_) => return Ok(()),
+            _ => 0,
+        };
+        rest = rest.get(consumed.saturating_add(skip)..).ok_or_else(cut_off)?;
+        visit(payload).map_err(|error| malformed(&error))?;
+    }
+}
+
+fn cut_off() -> InspectError {
+    InspectError::Malformed { reason: "it ends too early".to_owned() }
+}
+
+fn malformed(error: &wasmparser::BinaryReaderError) -> InspectError {
+    InspectError::Malformed { reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wat(text: &str) -> Vec<u8> {
+        wat::parse_str(text).unwrap()
+    }
+
+    /// A component that exports instances of these names.
+    fn exporting(names: &[&str]) -> Vec<u8> {
+        let exports: String = names.iter().map(|name| format!("(export \"{name}\" (instance $i))")).collect();
+        wat(&format!("(component (instance $i) {exports})"))
+    }
+
+    #[test]
+    fn what_runs() {
+        let start = r#"(func (export "_start"))"#;
+        let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
+        for (text, kind) in [
+            (format!("(module {start})"), Kind::CoreCommand),
+            (format!("(module {import} {start} (memory (export \"memory\") 1))"), Kind::CoreCommand),
+        ] {
+            assert_eq!(inspect(&wat(&text)), Ok(kind), "{text}");
+        }
+        for names in
+            [&["wasi:cli/run@0.2.0"][..], &["wasi:cli/run@0.2.12"], &["other:thing/it", "wasi:cli/run@0.2.3"]]
+        {
+            assert_eq!(inspect(&exporting(names)), Ok(Kind::CliComponent), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_webassembly_is_named() {
+        let found = |bytes: &[u8]| match inspect(bytes) {
+            Err(InspectError::NotWasm { found }) => found,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(inspect(b""), Err(InspectError::Empty));
+        assert!(found(b"\x7fELF\x02\x01\x01").contains("Linux program"));
+        assert_eq!(found(b"#!/bin/sh\necho"), "a script");
+        assert_eq!(found(b"hello, world\n"), "text");
+        assert!(found(b"\n (module)").contains("WebAssembly text"));
+        assert_eq!(found(&[0x1f, 0x8b, 8, 0]), "a gzip archive");
+        assert_eq!(found(&[0, 1, 2, 3, 4, 5, 6, 7]), "some other binary file");
+    }
+
+    #[test]
+    fn core_modules_that_cannot_run_say_why() {
+        let start = r#"(func (export "_start"))"#;
+        for (text, expected) in [
+            ("(module)".to_owned(), "has no `_start` function: it is a library (reactor)"),
+            (
+                "(module (global (export \"_start\") i32 (i32.const 0)))".to_owned(),
+                "has no `_start` function",
+            ),
+            (
+                format!(r#"(module (import "wasi_unstable" "fd_write" (func)) {start})"#),
+                "`wasi_unstable::fd_write`, the WASI of 2019",
+            ),
+            (
+                format!(r#"(module (import "env" "emscripten_x" (func)) {start})"#),
+                "`env::emscripten_x`, which is not",
+            ),
+            (
+                format!(r#"(module (import "wasi:cli/stdout@0.2.0" "x" (func)) {start})"#),
+                "the core of a component",
+            ),
+        ] {
+            let error = inspect(&wat(&text)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn entries_of_components_count_in_order() {
+        for (names, expected) in [
+            (&["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"][..], "`wasi:cli/run@0.3.0`"),
+            (
+                &["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"],
+                "`wasi:http/incoming-handler@0.2.4`",
+            ),
+            (
+                &["wasi:http/incoming-handler@0.2.4", "wasi:http/handler@0.3.0", "wasi:cli/run@0.3.0"],
+                "`wasi:http/handler@0.3.0`",
+            ),
+        ] {
+            let error = inspect(&exporting(names)).unwrap_err();
+            assert!(matches!(error, InspectError::NotServedYet { .. }), "{names:?}: {error}");
+            assert!(error.to_string().contains(expected), "{names:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_component_without_an_entry_is_told_what_it_exports() {
+        let error = inspect(&exporting(&["a:b/c", "wasi:cli/run@0.1.0"])).unwrap_err().to_string();
+        assert!(error.contains("it exports `a:b/c`, `wasi:cli/run@0.1.0`;"), "{error}");
+        let error = inspect(&wat("(component)")).unwrap_err().to_string();
+        assert!(error.contains("it exports nothing;"), "{error}");
+        let many: Vec<String> = (0..20).map(|n| format!("a:b/c{n}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let error = inspect(&exporting(&many)).unwrap_err().to_string();
+        assert!(error.contains("`a:b/c7` and 12 more;"), "{error}");
+    }
+
+    #[test]
+    fn damage_never_panics() {
+        let module =
+            wat(r#"(module (import "wasi_snapshot_preview1" "x" (func)) (func (export "_start") nop nop))"#);
+        let component = wat(
+            "(component (core module (func nop)) (instance $i) (export \"wasi:cli/run@0.2.0\" (instance $i)))",
+        );
+        for whole in [&module, &component] {
+            assert!(inspect(whole).is_ok());
+            for end in 0..whole.len() {
+                let _ = inspect(&whole[..end]);
+            }
+            for at in 8..whole.len() {
+                let mut changed = whole.clone();
+                changed[at] ^= 0xff;
+                let _ = inspect(&changed);
+            }
+        }
+        assert!(matches!(inspect(&module[..9]), Err(InspectError::Malformed { .. })));
+        assert!(matches!(inspect(b"\0asm\x02\0\0\0"), Err(InspectError::Malformed { .. })));
+        assert!(matches!(inspect(b"\0asm"), Err(InspectError::Malformed { .. })));
+    }
+}

@@ -1,0 +1,104 @@
+//! What a guest may do with sockets.
+//!
+//! WASI 0.1 has no sockets of its own, so that these rules concern components. Until a pod has an address
+//! of its own, a guest either shares the host's network, with everything in it, or is a client: it resolves
+//! names, connects and sends to the outside, but reaches nothing that listens on this host's loopback or is
+//! on its link only, among which are the metadata services of clouds, and does not listen itself.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use wasmtime_wasi::{WasiCtxBuilder, sockets::SocketAddrUse};
+
+/// What a guest may do with sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Connections to the outside; nothing of this host's own, and nothing that listens.
+    Outgoing,
+    /// All that a process on this host may do.
+    Host,
+}
+
+/// Applies the rules to a guest.
+pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: Network) {
+    wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
+    wasi.socket_addr_check(move |address, what| {
+        Box::pin(std::future::ready(allowed(network, address, what)))
+    });
+}
+
+/// Whether a guest may use an address so.
+fn allowed(network: Network, address: SocketAddr, what: SocketAddrUse) -> bool {
+    use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
+    match network {
+        Network::Host => true,
+        Network::Outgoing => match what {
+            TcpConnect | UdpSend | UdpReceive => is_outside(address.ip()),
+            // A client's socket is bound before it connects or sends; to any address and a port that the
+            // system chooses, which is what these say.
+            TcpBind | UdpBind => address.ip().is_unspecified() && address.port() == 0,
+            TcpListen | TcpAccept => false,
+        },
+    }
+}
+
+/// The metadata service that is on no link: EC2's, by IPv6.
+const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// Whether an address is neither this host by definition (Linux takes the unspecified address for loopback) nor on its
+/// link only, nor a metadata service, which hands the machine's own credentials to whoever asks.
+fn is_outside(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let is_near = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == METADATA,
+    };
+    !ip.is_loopback() && !ip.is_unspecified() && !is_near
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
+
+    #[test]
+    fn a_client_reaches_the_outside_only() {
+        for (address, what, expected) in [
+            ("192.0.2.1:80", TcpConnect, true),
+            ("[2001:db8::1]:80", TcpConnect, true),
+            ("127.0.0.1:10250", TcpConnect, false),
+            ("127.9.9.9:1", TcpConnect, false),
+            ("[::1]:10250", TcpConnect, false),
+            ("[::ffff:127.0.0.1]:10250", TcpConnect, false),
+            ("0.0.0.0:10250", TcpConnect, false),
+            ("[::]:10250", TcpConnect, false),
+            ("169.254.169.254:80", TcpConnect, false),
+            ("169.254.0.1:53", UdpSend, false),
+            ("[::ffff:169.254.169.254]:80", TcpConnect, false),
+            ("[fe80::1]:80", TcpConnect, false),
+            ("[febf::1]:80", TcpConnect, false),
+            ("[fec0::1]:80", TcpConnect, true),
+            ("[fd00:ec2::254]:80", TcpConnect, false),
+            ("[fd00:ec2::253]:80", TcpConnect, true),
+            ("192.0.2.1:53", UdpSend, true),
+            ("127.0.0.53:53", UdpSend, false),
+            ("192.0.2.1:53", UdpReceive, true),
+            ("127.0.0.53:53", UdpReceive, false),
+            ("0.0.0.0:0", TcpBind, true),
+            ("[::]:0", UdpBind, true),
+            ("0.0.0.0:8080", TcpBind, false),
+            ("192.0.2.9:0", UdpBind, false),
+            ("0.0.0.0:0", TcpListen, false),
+            ("192.0.2.1:5000", TcpAccept, false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(allowed(Network::Outgoing, address, what), expected, "{address} {what:?}");
+        }
+    }
+
+    #[test]
+    fn with_the_hosts_network_everything_goes() {
+        for what in [TcpBind, TcpListen, TcpAccept, TcpConnect, UdpBind, UdpSend, UdpReceive] {
+            assert!(allowed(Network::Host, "127.0.0.1:80".parse().unwrap(), what), "{what:?}");
+        }
+    }
+}
