@@ -131,7 +131,7 @@ impl Listener {
     async fn accept<F: Future<Output = ()> + Send + 'static>(
         self,
         cancel: CancellationToken,
-        serve: impl Fn(TcpStream, Arc<Ticket>, CancellationToken) -> F + Clone + Send + 'static,
+        serve: impl Fn(TcpStream, Arc<Ticket>, CancellationToken) -> F + Clone + Send + Sync + 'static,
     ) {
         let connections = Connections::new(STRANGERS, STRANGERS_OF_PEER);
         let first_byte = self.times.first_byte;

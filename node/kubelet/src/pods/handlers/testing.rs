@@ -66,7 +66,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
-        Ok(Image::default())
+        Ok(Image::default().into())
     }
 
     async fn images(&self) -> Vec<Image> {
