@@ -1,6 +1,6 @@
 //! Who a caller is: by client certificate, by bearer token, or nobody.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use rustls_pki_types::CertificateDer;
@@ -9,30 +9,12 @@ use super::{
     connections::Peer,
     reviews::Reviews,
     tokens::{Identified, Tokens},
+    user::User,
     x509::ClientCa,
 };
 
 /// Every caller who is somebody is in this group.
 const AUTHENTICATED: &str = "system:authenticated";
-
-/// Somebody.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: Option<String>,
-    pub(super) groups: Vec<String>,
-    pub(super) extra: BTreeMap<String, Vec<String>>,
-}
-
-impl User {
-    fn anonymous() -> Self {
-        Self {
-            name: "system:anonymous".to_owned(),
-            groups: vec!["system:unauthenticated".to_owned()],
-            ..Self::default()
-        }
-    }
-}
 
 /// The ways in that the configuration allows.
 #[derive(Debug)]

@@ -9,12 +9,14 @@ use warp::reply::Response;
 
 use super::{
     ServerError,
-    authn::{Authenticator, User},
-    authz::{self, Attributes, Decisions},
+    attributes::{self, Attributes},
+    authn::Authenticator,
+    authz::Decisions,
     connections::Peer,
     reply::text,
     reviews::Reviews,
     tokens::{Identified, Tokens},
+    user::User,
     x509::ClientCa,
 };
 use crate::config::{AuthorizationMode, Config, is_set};
@@ -73,8 +75,8 @@ impl Gate {
         let Some(decisions) = &self.decisions else {
             return Ok(());
         };
-        let verb = authz::verb(request.method());
-        let subresources = authz::subresources(request.uri().path());
+        let verb = attributes::verb(request.method());
+        let subresources = attributes::subresources(request.uri().path());
         for subresource in subresources {
             let attributes = Attributes { user: user.clone(), verb, subresource, node: self.node.clone() };
             match decisions.allows(&attributes, &self.reviews).await {

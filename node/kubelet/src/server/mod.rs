@@ -12,6 +12,7 @@
 //! is a refusal. The endpoints, their texts and their authorization follow the kubelet; see
 //! [Kubelet authentication/authorization](https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/).
 
+mod attributes;
 mod authn;
 mod authz;
 mod connections;
@@ -25,6 +26,7 @@ mod reviews;
 mod routes;
 mod tls;
 mod tokens;
+mod user;
 mod x509;
 
 use std::{io, net::SocketAddr, sync::Arc};

@@ -18,7 +18,7 @@ use futures::{
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
-use super::{authn::User, connections::Peer, reviews::Reviews};
+use super::{connections::Peer, reviews::Reviews, user::User};
 use crate::lru::Lru;
 
 /// Tokens whose answers are remembered, of each kind.
