@@ -41,7 +41,7 @@ pub fn program() -> Result<PathBuf> {
     };
     if !program.is_file() {
         bail!(
-            "{} is not there: build it with `cargo build -p kubewasm`, or set KUBEWASM_BIN",
+            "{} is not there: build it with `make build`, or set KUBEWASM_BIN",
             program.display()
         );
     }

@@ -26,7 +26,7 @@ use crate::{
     mirror::Mirror,
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, StorageClaims, Volumes,
+        ImageAccess, NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -112,10 +112,13 @@ impl Agent {
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
         check_root(&config.root_dir)?;
-        let records = Records::open(&config.root_dir)
-            .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
+        let unusable = |source| AgentError::Root { path: config.root_dir.clone(), source };
+        let records = Records::open(&config.root_dir).map_err(unusable)?;
+        let image_access =
+            ImageAccess::open(&config.root_dir, config.image_verification.clone()).map_err(unusable)?;
         let addresses = address::find(&config.node_ip, &config.hostname)?;
         let ports = Ports::bind(&config)?;
+        image_access.settle(runtime.as_ref()).await;
         let (connection, rotation) = identity::establish(&config, cancel).await?;
         let client = connection.client();
 
@@ -149,7 +152,7 @@ impl Agent {
             host_ips: addresses,
             ..NodeFacts::default()
         });
-        let (view, admission) = watch::channel(NodeView::default());
+        let (view, admission) = watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
         let shared = Arc::new(Shared {
@@ -163,6 +166,7 @@ impl Agent {
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             registry_config: Some(config.root_dir.join("config.json")),
+            image_access: Some(image_access),
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
@@ -322,12 +326,13 @@ fn learn(node: &Node, facts: &NodeFacts) -> NodeFacts {
 }
 
 /// What decides which pods are taken.
-fn view(node: &Node, _: &NodeView) -> NodeView {
+fn view(node: &Node, view: &NodeView) -> NodeView {
     NodeView {
         name: node.metadata.name.clone().unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
         allocatable: allocatable(node),
+        sysctls: view.sysctls.clone(),
     }
 }
 

@@ -43,7 +43,7 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`ImageError`]; all but [`ImageError::InvalidName`] may pass with time.
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError>;
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError>;
 
     /// All images in the local store, for `status.images`.
     async fn images(&self) -> Vec<Image>;
@@ -202,6 +202,22 @@ pub struct ImageUse {
     pub last_used_at: Timestamp,
     /// A container uses it, as its image or as a volume.
     pub in_use: bool,
+}
+
+/// An image that its registry has been asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledImage {
+    /// The image, which is in the local store now.
+    pub image: Image,
+    /// Position, among the credentials of [`Runtime::pull`], of the one that was used; `None`: nobody's.
+    pub credential: Option<usize>,
+}
+
+impl From<Image> for PulledImage {
+    /// It was pulled with nobody's credentials.
+    fn from(image: Image) -> Self {
+        Self { image, credential: None }
+    }
 }
 
 /// User and password for a registry. Its `Debug` shows neither password nor token.

@@ -112,8 +112,14 @@ pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
+    secrets.extend([
+        config.cert_dir.clone(),
+        config.root_dir.join("config.json"),
+        // Hashes of passwords.
+        config.root_dir.join("image_manager"),
+    ]);
     tokio.block_on(run(
         config,
         insecure_registries,
@@ -122,6 +128,15 @@ pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
         default_memory_limit,
         denied_networks,
     ))
+}
+
+/// Connections, watches and logs that are followed take a file each, and the usual soft limit is 1,024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Reads an amount of memory; none at all would let nothing start.

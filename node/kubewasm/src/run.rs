@@ -109,6 +109,8 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         node,
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
+        // One user's pod, with this user's own credentials.
+        image_access: None,
         limits: Limits::default(),
         probes: ProbeMetrics::default(),
         desk: EvictionDesk::default(),

@@ -28,9 +28,9 @@ use kubewasm_host::{
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    Image, ImageError, ImageUse, Presence, Runtime, RuntimeError, StartError,
+    Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
+use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -310,17 +310,18 @@ impl Runtime for WasiRuntime {
         }
     }
 
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError> {
         let reference = match self.name(image)? {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
                 let missing = || ImageError::Store(format!("{image} is not there").into());
-                return self.find(image).await?.map(convert::image).ok_or_else(missing);
+                return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled.map(convert::image).map_err(convert::pull_error)
+        let fetched = self.store.pull(&reference, &credentials, None).await;
+        let Fetched { image, credential } = fetched.map_err(convert::pull_error)?;
+        Ok(PulledImage { image: convert::image(image), credential })
     }
 
     async fn images(&self) -> Vec<Image> {

@@ -108,7 +108,7 @@ const SPINS: &str = r#"(module (func (export "_start") (loop $for_ever (br $for_
 async fn a_file_becomes_a_container_that_ends() {
     let node = Node::new().await;
     let path = node.module("hello.wasm", &exits(42));
-    let image = node.runtime.pull(&path.display().to_string(), &[]).await.unwrap();
+    let image = node.runtime.pull(&path.display().to_string(), &[]).await.unwrap().image;
     assert!(image.id.starts_with("hello.wasm@sha256:"), "{}", image.id);
     assert_eq!(node.runtime.images().await.len(), 1);
 

@@ -29,7 +29,14 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
-use crate::{duration, pods::volumes::AllowedHostPaths, quantity};
+use crate::{
+    duration,
+    pods::{
+        admission::sysctls::SysctlAllowlist, image_access::verification::ImageVerification,
+        volumes::AllowedHostPaths,
+    },
+    quantity,
+};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
@@ -124,6 +131,10 @@ pub struct Config {
     pub bootstrap_kubeconfig: Option<PathBuf>,
     /// Paths of this machine that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
+    /// Kernel parameters that pods may ask for.
+    pub allowed_sysctls: SysctlAllowlist,
+    /// Which images that are here pods have to show credentials for.
+    pub image_verification: ImageVerification,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -192,6 +203,13 @@ impl Config {
             root_dir,
             allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
                 .map_err(ConfigError::Invalid)?,
+            allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
+                .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,
+            image_verification: ImageVerification::new(
+                kubelet.image_pull_credentials_verification_policy,
+                &kubelet.preloaded_images_verification_allowlist,
+            )
+            .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             kubelet,

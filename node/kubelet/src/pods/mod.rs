@@ -29,6 +29,7 @@ pub mod environment;
 mod ephemeral;
 pub mod files;
 mod handlers;
+pub mod image_access;
 mod index;
 mod launch;
 pub mod lifecycle;
@@ -53,6 +54,7 @@ pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
+    image_access::ImageAccess,
     index::PodIndex,
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
