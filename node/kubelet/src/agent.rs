@@ -6,6 +6,7 @@
 use std::{
     io,
     net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -66,13 +67,22 @@ pub enum AgentError {
     Server(#[from] server::ServerError),
 }
 
-/// Checks that the node can keep its state below `root`, before anything else is begun.
+/// Checks that the node can keep its state below `root`, before anything else is begun, and that nobody else can
+/// look into it: it is made with mode 0700, and one that others may enter is closed to them.
 ///
 /// # Errors
 /// [`AgentError::Root`].
 pub fn check_root(root: &Path) -> Result<(), AgentError> {
     let usable = || {
-        std::fs::create_dir_all(root)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        let mode = std::fs::metadata(root)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                root = %root.display(),
+                "the root directory was open to other users (mode {mode:04o}); it has mode 0700 now"
+            );
+            std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
+        }
         let probe = root.join(".writable");
         std::fs::write(&probe, b"")?;
         std::fs::remove_file(probe)
@@ -158,7 +168,7 @@ impl Agent {
             admission: Some(admission),
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
-            registry_config: Some(config.root_dir.join("config.json")),
+            registry_config: Some(config.root_dir.join(identity::REGISTRY_CONFIG)),
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },

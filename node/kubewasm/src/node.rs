@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags, quantity},
+    identity::secret_files,
 };
 use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
@@ -85,9 +86,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "namespace|node|pod", default_value_t)]
     isolation: Isolation,
 
-    /// A folder of this machine that pods may mount by hostPath volumes, with all below it. May be repeated
-    /// [default: none].
-    #[arg(long, value_name = "DIR")]
+    /// A folder of this machine that pods may mount by hostPath volumes, with all below it; with :ro behind it,
+    /// for reading alone. May be repeated [default: none].
+    #[arg(long, value_name = "DIR[:ro]")]
     allow_host_path: Vec<PathBuf>,
 
     /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
@@ -98,15 +99,13 @@ pub(crate) struct Args {
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
-    let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
     let default_memory_limit = args.default_memory_limit;
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
-    tokio.block_on(run(config, insecure_registries, isolation, secrets, default_memory_limit))
+    tokio.block_on(run(config, insecure_registries, isolation, default_memory_limit))
 }
 
 /// Reads an amount of memory; none at all would let nothing start.
@@ -144,7 +143,6 @@ async fn run(
     config: Config,
     insecure_registries: Vec<String>,
     isolation: Isolation,
-    secrets: Vec<PathBuf>,
     default_memory_limit: u64,
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
@@ -157,7 +155,7 @@ async fn run(
         workers: config.root_dir.join("workers"),
         with_parent: false,
         isolation,
-        hidden: secrets,
+        hidden: secret_files(&config),
         allow_paths: false,
         insecure_registries,
         default_memory_limit,

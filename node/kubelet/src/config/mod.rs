@@ -30,7 +30,10 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
-use crate::pods::volumes::AllowedHostPaths;
+use crate::{
+    identity::secret_files,
+    pods::volumes::{AllowedHostPaths, ProtectedPaths},
+};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
@@ -143,7 +146,11 @@ impl Config {
                 .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
             None => String::new(),
         };
-        Self::resolve(&text, flags, &hostname)
+        let (mut config, warnings) = Self::resolve(&text, flags, &hostname)?;
+        let keys = secret_files(&config);
+        config.allowed_host_paths =
+            config.allowed_host_paths.protecting(keys).map_err(ConfigError::Invalid)?;
+        Ok((config, warnings))
     }
 
     /// [`Config::load`] without its I/O: `file` is the text of the file, empty when there is none.
@@ -183,15 +190,18 @@ impl Config {
             .map_err(ConfigError::Invalid)?;
         check_node_ip(&flags.node_ip)?;
 
+        let cert_dir = absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki")));
+        let protected = ProtectedPaths::with([root_dir.clone(), cert_dir.clone()]);
+
         let config = Self {
             node_name: hostname.clone(),
             hostname,
             node_ip: flags.node_ip.clone(),
             node_labels,
             node_os,
-            cert_dir: absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki"))),
+            cert_dir,
             root_dir,
-            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
+            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone(), protected)
                 .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),

@@ -17,13 +17,20 @@ mod csr;
 mod kubeconfig;
 mod pair;
 mod rotation;
+mod secrets;
 pub mod serving;
 
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::{connection::Connection, csr::RequestError, pair::PairError, rotation::Rotation};
+pub use self::{
+    connection::Connection,
+    csr::RequestError,
+    pair::PairError,
+    rotation::Rotation,
+    secrets::{REGISTRY_CONFIG, secret_files},
+};
 use crate::{
     config::{self, is_set},
     explain::explain,

@@ -24,7 +24,6 @@ use super::{
         resources::{self, Amounts},
     },
     lifecycle::spec::is_static,
-    records::remove_tree,
     shared::Shared,
     static_pods::{Board, FullName, is_mirror},
     task::{Desired, PodTask},
@@ -301,12 +300,17 @@ impl PodManager {
         let uids: BTreeSet<String> = uids.into_iter().chain(in_memory).collect();
         for uid in uids.iter().filter(|uid| !is_known(uid)) {
             tracing::info!(pod = uid, "removing the folder of a pod that is gone");
-            let volumes = self.shared.volumes.remove(&self.shared.records, uid);
-            // Of this node's pods alone: other nodes may write their logs to the same place. The record goes last,
-            // or nobody would ask for the rest again.
-            let logs = logs::dirs_of(&self.shared.logs_dir, uid);
-            let logs = logs.iter().try_for_each(|dir| remove_tree(dir));
-            if let Err(error) = volumes.and(logs).and_then(|()| self.shared.records.remove(uid)) {
+            let (shared, of) = (Arc::clone(&self.shared), uid.clone());
+            let remove = move || {
+                let volumes = shared.volumes.remove(&shared.records, &of);
+                // Of this node's pods alone: other nodes may write their logs to the same place. The record goes
+                // last, or nobody would ask for the rest again.
+                let logs = logs::dirs_of(&shared.logs_dir, &of);
+                let logs = logs.iter().try_for_each(|dir| kubewasm_trees::remove(dir));
+                volumes.and(logs).and_then(|()| shared.records.remove(&of))
+            };
+            let removed = tokio::task::spawn_blocking(remove).await;
+            if let Err(error) = removed.unwrap_or_else(|error| Err(error.into())) {
                 tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
             }
         }

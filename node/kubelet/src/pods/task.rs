@@ -39,7 +39,6 @@ use super::{
     handlers::Ongoing,
     lifecycle::{self, EndingCause, PodName, Spec, State},
     publisher::Publisher,
-    records::remove_tree,
     shared::Shared,
     termination,
 };
@@ -301,13 +300,16 @@ impl PodTask {
         }
         let logs = logs::pod_dir(&self.shared.logs_dir, &self.name.namespace, &self.name.name, &uid);
         std::mem::replace(&mut self.storage, Storage::Gone).stop().await;
-        let volumes = self.shared.volumes.remove(&self.shared.records, &uid);
-        // What is still mounted below the folder must not be removed with it.
-        let record = volumes.and_then(|()| self.shared.records.remove(&uid));
-        for result in [remove_tree(&logs), record] {
-            if let Err(error) = result {
-                tracing::warn!(pod = %self.name, %error, "something of a pod that is gone could not be removed");
-            }
+        let (shared, of) = (Arc::clone(&self.shared), uid.clone());
+        let remove = move || {
+            let volumes = shared.volumes.remove(&shared.records, &of);
+            // What is still mounted below the folder must not be removed with it.
+            let record = volumes.and_then(|()| shared.records.remove(&of));
+            [kubewasm_trees::remove(&logs), record]
+        };
+        let results = tokio::task::spawn_blocking(remove).await.unwrap_or_else(|error| [Err(error.into()), Ok(())]);
+        for error in results.into_iter().filter_map(Result::err) {
+            tracing::warn!(pod = %self.name, %error, "something of a pod that is gone could not be removed");
         }
         self.shared.index.remove(&uid);
         uid

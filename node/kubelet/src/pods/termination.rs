@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -43,8 +43,8 @@ pub(super) fn make_file(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o666))
+    // A guest writes as the user of its worker, who is that of the agent: nobody else has anything to do here.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 /// The message, where it is not only what the provider says of the exit. `own` is the file that the
@@ -148,6 +148,8 @@ fn last_lines(log: &[u8]) -> String {
 mod tests {
     use jiff::Timestamp;
 
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::runtime::ExitReason;
 
@@ -220,7 +222,7 @@ mod tests {
         let one = containers(1);
         let read = |pod: &Pod, exit: &Exit| message(pod, &container, exit, &own, &log);
         make_file(&own).unwrap();
-        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o666);
+        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read(&one, &exit(3, "")).as_deref(), Some("from the log\n"));
         fs::write(&own, "why").unwrap();
         assert_eq!(read(&one, &exit(0, "")).as_deref(), Some("why"));

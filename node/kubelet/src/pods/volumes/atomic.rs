@@ -77,7 +77,7 @@ pub(super) fn sweep(dir: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let is_old = name.to_str().is_some_and(|n| n.starts_with("..2") && Some(n) != current.as_deref());
         if is_old && entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
+            kubewasm_trees::remove(&entry.path())?;
         }
     }
     Ok(())

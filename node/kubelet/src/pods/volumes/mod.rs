@@ -29,6 +29,7 @@ mod memory;
 mod mountinfo;
 mod payload;
 pub(super) mod plan;
+mod protected;
 mod resolve;
 pub(super) mod source;
 mod token;
@@ -41,7 +42,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::{host_path::AllowedHostPaths, memory::Memory};
+pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::ProtectedPaths};
 pub(super) use self::{
     keeper::{Keeper, Parts},
     resolve::{env_files, mounts},
@@ -51,7 +52,7 @@ use super::{
     api::Cluster,
     files::resolv_conf,
     objects::ObjectSource,
-    records::{Records, remove_tree},
+    records::Records,
 };
 
 /// What the volumes and files of all pods of a node are made with.
@@ -130,7 +131,7 @@ impl Volumes {
     }
 
     /// Removes all volumes of a pod; nothing of it may run any more. What its hostPath volumes and claims
-    /// point to is not touched: it was never below the pod's folders.
+    /// point to is not touched: it was never below the pod's folders. Blocking.
     ///
     /// # Errors
     /// What the system says; to be tried again.
@@ -138,7 +139,7 @@ impl Volumes {
         for dir in [Some(disk(records, uid)), self.settings.memory.as_ref().map(|m| m.pod_dir(uid))] {
             let Some(dir) = dir.filter(|dir| dir.exists()) else { continue };
             memory::unmount_below(&dir)?;
-            remove_tree(&dir)?;
+            kubewasm_trees::remove(&dir)?;
         }
         Ok(())
     }

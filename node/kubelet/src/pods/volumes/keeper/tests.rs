@@ -17,7 +17,7 @@ use super::*;
 use crate::pods::{
     api::ApiError,
     objects::{Known, ObjectSource, Subscription},
-    volumes::{AllowedHostPaths, Bundle, Settings},
+    volumes::{AllowedHostPaths, Bundle, ProtectedPaths, Settings},
 };
 
 /// Objects that a test sets.
@@ -118,7 +118,8 @@ impl Bench {
         let objects = Arc::new(Objects::default());
         prepare(&objects, root.path());
         let allowed =
-            AllowedHostPaths::new(vec![root.path().canonicalize().unwrap().join("allowed")]).unwrap();
+            AllowedHostPaths::new(vec![root.path().canonicalize().unwrap().join("allowed")], ProtectedPaths::default())
+                .unwrap();
         let settings = Settings { allowed_host_paths: allowed, ..Settings::default() };
         let of_node = Arc::new(Volumes::with(Arc::clone(&objects) as Arc<dyn ObjectSource>, settings));
         let records = Records::open(root.path()).unwrap();
