@@ -90,6 +90,15 @@ pub fn check_root(root: &Path) -> Result<(), AgentError> {
     usable().map_err(|source| AgentError::Root { path: root.to_path_buf(), source })
 }
 
+/// The directory of logs without links: log files are opened without following any. One that cannot be made is told of
+/// by the containers whose logs would be in it.
+fn real_logs_dir(dir: &Path) -> PathBuf {
+    std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).unwrap_or_else(|error| {
+        tracing::warn!(dir = %dir.display(), %error, "the directory for the logs of containers cannot be used");
+        dir.to_owned()
+    })
+}
+
 /// A node, ready to run.
 #[derive(Debug)]
 pub struct Agent {
@@ -114,11 +123,12 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub async fn new(
-        config: Config,
+        mut config: Config,
         runtime: Arc<dyn Runtime>,
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
         check_root(&config.root_dir)?;
+        config.kubelet.pod_logs_dir = real_logs_dir(&config.kubelet.pod_logs_dir);
         let records = Records::open(&config.root_dir)
             .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
         let addresses = address::find(&config.node_ip, &config.hostname)?;

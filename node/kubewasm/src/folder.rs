@@ -39,7 +39,10 @@ impl Folder {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
         let lock = File::create(dir.path().join(LOCK))?;
         lock.lock()?;
-        Ok(Self { path: dir.keep(), _lock: lock })
+        // What is in it is opened without following links.
+        let path = dir.path().canonicalize()?;
+        let _ = dir.keep();
+        Ok(Self { path, _lock: lock })
     }
 
     /// Where it is.

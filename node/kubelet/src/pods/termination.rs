@@ -2,13 +2,14 @@
 //! asks for that and has failed, the end of its log; after what the provider says of the exit, if anything.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use rustix::fs::{Mode, OFlags};
 
 use crate::runtime::Exit;
 
@@ -82,7 +83,7 @@ fn containers(pod: &Pod) -> usize {
 
 /// The first bytes of the file. The guest may have done anything to its contents, and it is never waited for.
 fn read_own(path: &Path) -> io::Result<String> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
@@ -113,7 +114,7 @@ fn from_log(log: &Path) -> Option<String> {
 }
 
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = kubewasm_trees::open_plain(path, OFlags::RDONLY, Mode::empty())?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
     let mut bytes = Vec::new();

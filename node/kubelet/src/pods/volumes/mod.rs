@@ -45,7 +45,7 @@ use std::{
 pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::ProtectedPaths};
 pub(super) use self::{
     keeper::{Keeper, Parts},
-    resolve::{env_files, mounts},
+    resolve::{env_files, make_mount_points, mounts},
     trust::Bundle,
 };
 use super::{
@@ -113,6 +113,12 @@ impl Volumes {
     /// There are objects to make volumes from.
     pub(super) fn has_cluster(&self) -> bool {
         self.objects.is_some()
+    }
+
+    /// True for a path that is in a volume which the node has made for this pod.
+    pub(super) fn is_own(&self, records: &Records, uid: &str, path: &Path) -> bool {
+        let memory = self.settings.memory.as_ref().map(|memory| memory.pod_dir(uid));
+        std::iter::once(disk(records, uid)).chain(memory).any(|dir| path.starts_with(dir))
     }
 
     /// What the node's own `resolv.conf` says.

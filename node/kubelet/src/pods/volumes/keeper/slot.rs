@@ -15,7 +15,12 @@ use crate::{
     pods::{
         api::ApiError,
         objects::ObjectSource,
-        volumes::{Memory, Volumes, atomic, claim, host_path, make_dir, source::Source},
+        volumes::{
+            Memory, Volumes, atomic, claim, host_path, make_dir,
+            payload::Payload,
+            plan::{self, MountPoints},
+            source::Source,
+        },
     },
     retry::Backoff,
 };
@@ -73,7 +78,7 @@ impl Slot {
                         return Outcome::Nothing;
                     }
                     Err(Missing::Trouble(error)) => Err(error),
-                    Ok(payload) => self.write(dir, &payload),
+                    Ok(payload) => self.write(dir, &payload, &plan::mount_points(pod, &self.name)),
                 }
             }
             _ if !is_due => return Outcome::Nothing,
@@ -143,12 +148,13 @@ impl Slot {
     fn write(
         &mut self,
         dir: PathBuf,
-        payload: &crate::pods::volumes::payload::Payload,
+        payload: &Payload,
+        mount_points: &MountPoints,
     ) -> Result<Place, String> {
         let now = Instant::now();
         let mut write = || {
             make_dir(&dir, 0o755)?;
-            if atomic::write(&dir, payload)? == atomic::Written::Files && self.place.is_some() {
+            if atomic::write(&dir, payload, mount_points)? == atomic::Written::Files && self.place.is_some() {
                 self.sweep = Some(now + SWEEP_AFTER);
             }
             Ok(())
