@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use kubewasm_host::capacity;
 use kubewasm_kubelet::{
     agent::{self, Agent},
-    config::{Config, Flags, quantity},
+    config::{Config, Flags},
     identity::secret_files,
+    quantity,
 };
 use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;

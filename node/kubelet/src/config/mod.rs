@@ -11,10 +11,8 @@
 //! runs; what may change under it (certificates, the CA bundle) is read again from the files it names.
 
 mod decode;
-pub(crate) mod duration;
 mod file;
 pub mod labels;
-pub mod quantity;
 
 use std::{
     collections::BTreeMap,
@@ -31,8 +29,10 @@ pub use self::file::{
 };
 
 use crate::{
+    duration,
     identity::secret_files,
     pods::volumes::{AllowedHostPaths, ProtectedPaths},
+    quantity,
 };
 
 /// Where the node keeps everything when it is not told otherwise.

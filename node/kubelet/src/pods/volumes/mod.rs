@@ -46,7 +46,6 @@ pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::Protected
 pub(super) use self::{
     keeper::{Keeper, Parts},
     resolve::{env_files, make_mount_points, mounts},
-    trust::Bundle,
 };
 use super::{
     api::Cluster,

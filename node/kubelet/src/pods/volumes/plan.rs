@@ -117,7 +117,7 @@ fn sub_path(mount: &VolumeMount, env: &[(String, String)]) -> Result<String, Str
 }
 
 fn expanded(expression: &str, env: &[(String, String)]) -> Result<String, String> {
-    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let missing = std::cell::RefCell::new(BTreeSet::new());
     let lookup = |name: &str| {
         let value = env.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value.as_str());
         if value.is_empty() {
