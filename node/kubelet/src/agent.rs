@@ -6,6 +6,7 @@
 use std::{
     io,
     net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -68,18 +69,36 @@ pub enum AgentError {
     Server(#[from] server::ServerError),
 }
 
-/// Checks that the node can keep its state below `root`, before anything else is begun.
+/// Checks that the node can keep its state below `root`, before anything else is begun, and that nobody else can
+/// look into it: it is made with mode 0700, and one that others may enter is closed to them.
 ///
 /// # Errors
 /// [`AgentError::Root`].
 pub fn check_root(root: &Path) -> Result<(), AgentError> {
     let usable = || {
-        std::fs::create_dir_all(root)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        let mode = std::fs::metadata(root)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                root = %root.display(),
+                "the root directory was open to other users (mode {mode:04o}); it has mode 0700 now"
+            );
+            std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
+        }
         let probe = root.join(".writable");
         std::fs::write(&probe, b"")?;
         std::fs::remove_file(probe)
     };
     usable().map_err(|source| AgentError::Root { path: root.to_path_buf(), source })
+}
+
+/// The directory of logs without links: log files are opened without following any. One that cannot be made is told of
+/// by the containers whose logs would be in it.
+fn real_logs_dir(dir: &Path) -> PathBuf {
+    std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).unwrap_or_else(|error| {
+        tracing::warn!(dir = %dir.display(), %error, "the directory for the logs of containers cannot be used");
+        dir.to_owned()
+    })
 }
 
 /// A node, ready to run.
@@ -107,11 +126,12 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub async fn new(
-        config: Config,
+        mut config: Config,
         runtime: Arc<dyn Runtime>,
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
         check_root(&config.root_dir)?;
+        config.kubelet.pod_logs_dir = real_logs_dir(&config.kubelet.pod_logs_dir);
         let unusable = |source| AgentError::Root { path: config.root_dir.clone(), source };
         let records = Records::open(&config.root_dir).map_err(unusable)?;
         let image_access =
@@ -152,7 +172,8 @@ impl Agent {
             host_ips: addresses,
             ..NodeFacts::default()
         });
-        let (view, admission) = watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
+        let (view, admission) =
+            watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
         let shared = Arc::new(Shared {
@@ -165,7 +186,7 @@ impl Agent {
             admission: Some(admission),
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
-            registry_config: Some(config.root_dir.join("config.json")),
+            registry_config: Some(config.root_dir.join(identity::REGISTRY_CONFIG)),
             image_access: Some(image_access),
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,

@@ -7,6 +7,7 @@ use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags},
+    identity::secret_files,
     quantity,
 };
 use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
@@ -87,9 +88,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "namespace|node|pod", default_value_t)]
     isolation: Isolation,
 
-    /// A folder of this machine that pods may mount by hostPath volumes, with all below it. May be repeated
-    /// [default: none].
-    #[arg(long, value_name = "DIR")]
+    /// A folder of this machine that pods may mount by hostPath volumes, with all below it; with :ro behind it,
+    /// for reading alone. May be repeated [default: none].
+    #[arg(long, value_name = "DIR[:ro]")]
     allow_host_path: Vec<PathBuf>,
 
     /// What pods without hostNetwork do not reach: a network, an address, or `node` for all addresses of this
@@ -105,7 +106,6 @@ pub(crate) struct Args {
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
-    let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
     let default_memory_limit = args.default_memory_limit;
     let denied_networks = args.deny_network.iter().copied().collect();
     let (config, warnings) = Config::load(&flags(args))?;
@@ -114,20 +114,7 @@ pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     }
     raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    secrets.extend([
-        config.cert_dir.clone(),
-        config.root_dir.join("config.json"),
-        // Hashes of passwords.
-        config.root_dir.join("image_manager"),
-    ]);
-    tokio.block_on(run(
-        config,
-        insecure_registries,
-        isolation,
-        secrets,
-        default_memory_limit,
-        denied_networks,
-    ))
+    tokio.block_on(run(config, insecure_registries, isolation, default_memory_limit, denied_networks))
 }
 
 /// Connections, watches and logs that are followed take a file each, and the usual soft limit is 1,024.
@@ -174,7 +161,6 @@ async fn run(
     config: Config,
     insecure_registries: Vec<String>,
     isolation: Isolation,
-    secrets: Vec<PathBuf>,
     default_memory_limit: u64,
     denied_networks: DeniedNetworks,
 ) -> anyhow::Result<ExitCode> {
@@ -188,7 +174,7 @@ async fn run(
         workers: config.root_dir.join("workers"),
         with_parent: false,
         isolation,
-        hidden: secrets,
+        hidden: secret_files(&config),
         allow_paths: false,
         insecure_registries,
         default_memory_limit,

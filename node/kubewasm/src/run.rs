@@ -21,7 +21,7 @@ use kubewasm_kubelet::{
         files::resolv_conf,
         lifecycle::Limits,
         status::is_terminal,
-        volumes::{self, AllowedHostPaths},
+        volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
 };
 use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
@@ -48,9 +48,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     root_dir: Option<PathBuf>,
 
-    /// A folder of this machine that the pod may mount by hostPath volumes, with all below it. May be
-    /// repeated [default: none].
-    #[arg(long, value_name = "DIR")]
+    /// A folder of this machine that the pod may mount by hostPath volumes, with all below it; with :ro behind it,
+    /// for reading alone. May be repeated [default: none].
+    #[arg(long, value_name = "DIR[:ro]")]
     allow_host_path: Vec<PathBuf>,
 
     /// Say what happens to the pod, not only what goes wrong.
@@ -70,6 +70,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
+    let protected = ProtectedPaths::with([root.clone(), state.path().to_owned()]);
     let runtime = runtime::open(runtime::Settings {
         store: root.join("modules"),
         workers: state.path().join("workers"),
@@ -91,7 +92,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let records = Records::open(state.path()).context("cannot make a folder for the pod")?;
     let (_node, node) = watch::channel(facts());
     let volumes = Volumes::alone(volumes::Settings {
-        allowed_host_paths: AllowedHostPaths::new(args.allow_host_path)
+        allowed_host_paths: AllowedHostPaths::new(args.allow_host_path, protected)
             .map_err(|message| anyhow::anyhow!(message))?,
         dns: resolv_conf::Settings { alone: true, ..resolv_conf::Settings::default() },
         resolv_conf: PathBuf::from("/etc/resolv.conf"),

@@ -111,9 +111,8 @@ pub(crate) struct Choice {
 /// JavaScript host and are never taken for Wasm of ours. Attestations are not counted.
 pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
     let images: Vec<&Descriptor> = index.manifests.iter().filter(|entry| !entry.is_attestation()).collect();
-    let find = |is: &dyn Fn(&Platform) -> bool| {
-        images.iter().find(|entry| entry.platform.as_ref().is_some_and(is))
-    };
+    let find =
+        |is: &dyn Fn(&Platform) -> bool| images.iter().find(|entry| entry.platform.as_ref().is_some_and(is));
     let wasm = ["wasi", "wasip1", "wasip2", "wasip3"]
         .into_iter()
         .find_map(|os| find(&|platform| platform.os == os && platform.is_wasm32()))
@@ -156,7 +155,10 @@ impl Descriptor {
     /// A statement about another entry, which Docker's builder marks by platform and by annotation.
     fn is_attestation(&self) -> bool {
         self.platform.as_ref().is_some_and(Platform::is_unknown)
-            || self.annotations.get("vnd.docker.reference.type").is_some_and(|kind| kind == "attestation-manifest")
+            || self
+                .annotations
+                .get("vnd.docker.reference.type")
+                .is_some_and(|kind| kind == "attestation-manifest")
     }
 
     fn platform_name(&self) -> String {

@@ -352,7 +352,8 @@ impl Runtime for WasiRuntime {
         let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id")))?;
         let store = self.store.clone();
         let remove = move || store.remove_unused(&digest, unused_since.into());
-        let removed = tokio::task::spawn_blocking(remove).await.map_err(|error| ImageError::Store(error.into()))?;
+        let removed =
+            tokio::task::spawn_blocking(remove).await.map_err(|error| ImageError::Store(error.into()))?;
         removed.map_err(|error| ImageError::Store(error.into()))
     }
 

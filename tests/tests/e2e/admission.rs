@@ -178,12 +178,7 @@ async fn a_field_that_cannot_be_honoured_is_named() {
             ("host-pid", json!({}), json!({ "hostPID": true }), "spec.hostPID"),
             ("host-ipc", json!({}), json!({ "hostIPC": true }), "spec.hostIPC"),
             ("shared", json!({}), json!({ "shareProcessNamespace": true }), "spec.shareProcessNamespace"),
-            (
-                "sysctls",
-                json!({}),
-                sysctl("net.ipv4.ping_group_range"),
-                "spec.securityContext.sysctls",
-            ),
+            ("sysctls", json!({}), sysctl("net.ipv4.ping_group_range"), "spec.securityContext.sysctls"),
             (
                 "windows",
                 json!({}),

@@ -31,9 +31,11 @@ pub use self::file::{
 
 use crate::{
     duration,
+    identity::secret_files,
     pods::{
-        admission::sysctls::SysctlAllowlist, image_access::verification::ImageVerification,
-        volumes::AllowedHostPaths,
+        admission::sysctls::SysctlAllowlist,
+        image_access::verification::ImageVerification,
+        volumes::{AllowedHostPaths, ProtectedPaths},
     },
     quantity,
 };
@@ -153,7 +155,11 @@ impl Config {
                 .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
             None => String::new(),
         };
-        Self::resolve(&text, flags, &hostname)
+        let (mut config, warnings) = Self::resolve(&text, flags, &hostname)?;
+        let keys = secret_files(&config);
+        config.allowed_host_paths =
+            config.allowed_host_paths.protecting(keys).map_err(ConfigError::Invalid)?;
+        Ok((config, warnings))
     }
 
     /// [`Config::load`] without its I/O: `file` is the text of the file, empty when there is none.
@@ -193,15 +199,18 @@ impl Config {
             .map_err(ConfigError::Invalid)?;
         check_node_ip(&flags.node_ip)?;
 
+        let cert_dir = absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki")));
+        let protected = ProtectedPaths::with([root_dir.clone(), cert_dir.clone()]);
+
         let config = Self {
             node_name: hostname.clone(),
             hostname,
             node_ip: flags.node_ip.clone(),
             node_labels,
             node_os,
-            cert_dir: absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki"))),
+            cert_dir,
             root_dir,
-            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
+            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone(), protected)
                 .map_err(ConfigError::Invalid)?,
             allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
                 .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,

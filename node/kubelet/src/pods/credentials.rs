@@ -205,7 +205,10 @@ mod tests {
             .collect();
         assert_eq!(pairs, [("t", "s"), ("u", "p:q"), ("", "tok"), ("node", "n")]);
         let source = found[0].secret.as_ref().unwrap();
-        assert_eq!((source.uid.as_str(), source.namespace.as_str(), source.name.as_str()), ("u-1", "ns", "s"));
+        assert_eq!(
+            (source.uid.as_str(), source.namespace.as_str(), source.name.as_str()),
+            ("u-1", "ns", "s")
+        );
         assert!(found[3].secret.is_none(), "the file is the node's");
         assert!(!format!("{found:?}").contains("p:q"));
     }

@@ -92,6 +92,7 @@ impl Launch<'_> {
             .own_files(pod, container, attempt, of_node)
             .map_err(|message| Trouble { reason: WaitingReason::CreateContainerError, message })?;
         spec.mounts.extend(own);
+        volumes::make_mount_points(&spec.mounts, |path| of_node.is_own(self.records, &spec.pod_uid, path));
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
                 reason: WaitingReason::CreateContainerError,

@@ -111,8 +111,12 @@ impl ImageSource<'_> {
             Err(error) => {
                 let trouble = trouble(image, &error);
                 match &error {
-                    ImageError::InvalidName(cause) => note(true, EventReason::InspectFailed, cause.to_string()),
-                    _ => note(true, EventReason::Failed, format!("Failed to pull image \"{image}\": {error}")),
+                    ImageError::InvalidName(cause) => {
+                        note(true, EventReason::InspectFailed, cause.to_string())
+                    }
+                    _ => {
+                        note(true, EventReason::Failed, format!("Failed to pull image \"{image}\": {error}"))
+                    }
                 }
                 note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
                 Err(trouble)
@@ -121,7 +125,11 @@ impl ImageSource<'_> {
     }
 
     /// The image, if it is here and the pod may use it.
-    async fn present(&self, image: &str, credentials: &[PullCredential]) -> Result<Option<Image>, ImageError> {
+    async fn present(
+        &self,
+        image: &str,
+        credentials: &[PullCredential],
+    ) -> Result<Option<Image>, ImageError> {
         let Some(found) = self.runtime.image(image).await? else { return Ok(None) };
         Ok(match self.access {
             Some(access) if !access.permits(image, &found, credentials).await => None,

@@ -96,7 +96,8 @@ impl Strangers {
 
     /// Ends the one without progress for longest, of one address or of all.
     fn end_laggard(&mut self, of: Option<Peer>) {
-        let candidates = self.by_id.iter().filter(|(_, stranger)| of.is_none_or(|peer| stranger.peer == peer));
+        let candidates =
+            self.by_id.iter().filter(|(_, stranger)| of.is_none_or(|peer| stranger.peer == peer));
         let laggard = candidates.min_by_key(|(_, stranger)| stranger.progress).map(|(id, _)| *id);
         if let Some(stranger) = laggard.and_then(|id| self.by_id.remove(&id)) {
             stranger.ended.cancel();

@@ -66,7 +66,8 @@ impl Gate {
             Identified::User(user) => user,
             Identified::Nobody => return Err(text(StatusCode::UNAUTHORIZED, "Unauthorized")),
             Identified::Busy => {
-                let why = "Too many requests with tokens that have not been seen before, please try again later.\n";
+                let why =
+                    "Too many requests with tokens that have not been seen before, please try again later.\n";
                 let mut refusal = text(StatusCode::TOO_MANY_REQUESTS, why);
                 refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
                 return Err(refusal);

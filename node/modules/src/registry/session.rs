@@ -107,7 +107,8 @@ impl Session {
     /// Asks for the digest of a manifest. Nothing vouches for the answer.
     async fn digest(&self, selector: &str) -> Result<Option<Digest>, RequestError> {
         let url = format!("{}/manifests/{selector}", self.base);
-        let request = || self.connector.registry.head(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
+        let request =
+            || self.connector.registry.head(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
         let response = self.send(request).await?;
         let header = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         Ok(header.and_then(|text| text.parse().ok()))
@@ -246,8 +247,11 @@ impl Session {
             None => self.connector.tokens.get(url).query(&parameters),
         };
         // That a token service does not speak TLS is no reason to speak to the registry in the clear.
-        let response =
-            request.timeout(DOCUMENT_TIMEOUT).send().await.map_err(|error| RequestError::from(error).reason)?;
+        let response = request
+            .timeout(DOCUMENT_TIMEOUT)
+            .send()
+            .await
+            .map_err(|error| RequestError::from(error).reason)?;
         if response.status().is_redirection() {
             return Err(PullFailure::Denied(format!(
                 "the token service answered {}; credentials go to the service that the registry names and no further",

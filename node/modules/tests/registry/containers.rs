@@ -102,9 +102,8 @@ async fn an_index_leads_to_the_wasm_platform() {
 #[tokio::test]
 async fn an_index_whose_wasm_entry_says_linux_and_that_carries_an_attestation() {
     let (registry, node) = (Registry::start(), Node::new());
-    let image = |text: &str| {
-        container(vec![(tar(&[("app", &module(text))]), TAR)], json!({"Entrypoint": ["/app"]}))
-    };
+    let image =
+        |text: &str| container(vec![(tar(&[("app", &module(text))]), TAR)], json!({"Entrypoint": ["/app"]}));
     let wasm = registry.push("app:wasm", image("wasm")).await;
     let linux = registry.push("app:linux", image("linux")).await;
     let attestation = registry.push("app:attestation", artifact(b"{}".to_vec(), "text/plain", None)).await;

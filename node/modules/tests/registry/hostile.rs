@@ -41,7 +41,8 @@ impl Hostile {
                 }
                 let Answer(status, headers) = answer(&request);
                 asked.lock().unwrap().push(request);
-                let answer = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{headers}\r\n");
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: 0\r\n{headers}\r\n");
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
@@ -73,7 +74,10 @@ async fn a_host_that_a_redirect_names_asks_for_credentials_in_vain() {
             let address = std::sync::Arc::clone(&own);
             let thief = Hostile::start("127.0.0.2", move |_| {
                 let own = format!("http://{}", address.get().unwrap());
-                Answer("401 Unauthorized", format!("www-authenticate: {}\r\n", challenge.replace("THIEF", &own)))
+                Answer(
+                    "401 Unauthorized",
+                    format!("www-authenticate: {}\r\n", challenge.replace("THIEF", &own)),
+                )
             })
             .await;
             own.set(thief.address).unwrap();
@@ -88,7 +92,10 @@ async fn a_host_that_a_redirect_names_asks_for_credentials_in_vain() {
         let asked = thief.requests();
         assert!(!asked.is_empty(), "the redirect itself is followed");
         assert!(asked.iter().all(|request| request.starts_with("GET /storage ") && !is_authorized(request)));
-        assert!(!registry.requests().iter().any(|request| is_authorized(request)), "nobody has asked rightly");
+        assert!(
+            !registry.requests().iter().any(|request| is_authorized(request)),
+            "nobody has asked rightly"
+        );
     }
 }
 
@@ -103,7 +110,8 @@ async fn a_token_service_passes_nobody_on() {
             true => Answer(status, location.clone()),
             false => {
                 let realm: &std::net::SocketAddr = address.get().unwrap();
-                let challenge = format!("www-authenticate: Bearer realm=\"http://{realm}/token\",service=\"s\"\r\n");
+                let challenge =
+                    format!("www-authenticate: Bearer realm=\"http://{realm}/token\",service=\"s\"\r\n");
                 Answer("401 Unauthorized", challenge)
             }
         })

@@ -75,7 +75,7 @@ pub(super) fn begin(scratch: &Path) -> Result<Places, FilesError> {
         if left.exists() {
             // Never through a mount into a volume.
             detach(left);
-            fs::remove_dir_all(left).map_err(scratch_error(left))?;
+            kubewasm_trees::remove(left).map_err(scratch_error(left))?;
         }
     }
     directory(scratch, 0o700)?;

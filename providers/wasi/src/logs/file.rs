@@ -1,15 +1,23 @@
 //! One log file: appended to, rotated, and patient with full disks. Blocking; see [`super::queue`].
+//!
+//! No link is followed on the way to it: whoever put one in its place, or in that of its directory, would have us
+//! write, rename and remove what it leads to. What is renamed and removed is named in the open directory.
 
 use std::{
-    fs::{File, OpenOptions},
+    ffi::{OsStr, OsString},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kubewasm_host::Stream;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat};
 
 use super::format::Lines;
 
@@ -140,15 +148,15 @@ impl LogFile {
 
     /// Renames the file to `<name>.<time>` and begins a new one.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let rotated = rotated_files(&self.path)?;
-        let name = rotated_name(&self.path, rotated.last(), now);
-        std::fs::rename(&self.path, &name)?;
+        let (dir, name) = open_dir(&self.path)?;
+        let rotated = rotated_files(&dir, &name)?;
+        renameat(&dir, &name, &dir, rotated_name(&name, rotated.last(), now))?;
         self.file = None;
         // The file that was just renamed and the one to come are the other two.
         let most = usize::try_from(self.options.max_files.max(2)).unwrap_or(usize::MAX);
         let surplus = rotated.len().saturating_add(2).saturating_sub(most);
         for old in rotated.iter().take(surplus) {
-            std::fs::remove_file(old)?;
+            unlinkat(&dir, old, AtFlags::empty())?;
         }
         let (file, size) = open(&self.path)?;
         self.file = Some(file);
@@ -162,7 +170,8 @@ fn is_full(error: &io::Error) -> bool {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+    let mut file = kubewasm_trees::open_plain(path, flags, Mode::from_raw_mode(MODE))?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.
@@ -179,22 +188,24 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, size.saturating_add(1)))
 }
 
-/// Rotated files of a log, oldest first: their names sort by time.
-fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return Ok(Vec::new());
+/// Opens the directory of a log, and says the log's name in it.
+fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
     };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok((openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, name.to_owned()))
+}
+
+/// Rotated files of a log, oldest first: their names sort by time.
+fn rotated_files(dir: &OwnedFd, name: &OsStr) -> io::Result<Vec<OsString>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
+    for entry in Dir::read_from(dir)? {
         let entry = entry?;
-        let is_rotated = entry
-            .file_name()
-            .to_str()
-            .and_then(|other| other.strip_prefix(name))
-            .and_then(|rest| rest.strip_prefix('.'))
-            .is_some_and(|stamp| parse_stamp(stamp).is_some());
-        if is_rotated {
-            found.push(entry.path());
+        let other = entry.file_name().to_bytes();
+        let stamp = other.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
+        if stamp.and_then(|stamp| parse_stamp(std::str::from_utf8(stamp).ok()?)).is_some() {
+            found.push(OsStr::from_bytes(other).to_owned());
         }
     }
     found.sort();
@@ -203,16 +214,16 @@ fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The name for a file that is rotated now. Names have seconds; a log that is rotated more often runs ahead
 /// of the clock rather than over a file that is there.
-fn rotated_name(path: &Path, last: Option<&PathBuf>, now: Timestamp) -> PathBuf {
+fn rotated_name(name: &OsStr, last: Option<&OsString>, now: Timestamp) -> OsString {
     let after_last = last
-        .and_then(|last| last.extension())
+        .and_then(|last| Path::new(last).extension())
         .and_then(|stamp| parse_stamp(stamp.to_str()?))
         .and_then(|stamp| stamp.checked_add(1.second()).ok());
     let now = TimeZone::UTC.to_datetime(now);
     let at = after_last.map_or(now, |after_last| now.max(after_last));
-    let mut name = path.as_os_str().to_owned();
+    let mut name = name.to_owned();
     name.push(format!(".{}", at.strftime(STAMP)));
-    PathBuf::from(name)
+    name
 }
 
 const STAMP: &str = "%Y%m%d-%H%M%S";
@@ -305,7 +316,7 @@ mod tests {
         let path = dir.path().join("0.log");
         let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
         log.append(&out("before\n"), at(0));
-        let real = log.file.replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let real = log.file.replace(std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap());
         log.append(&out("lost\n"), at(1));
         log.append(&out("lost, too\n"), at(2));
         assert!(log.lost > 0);
@@ -317,6 +328,42 @@ mod tests {
             "stderr F kubewasm: {lost} bytes of this log were lost, because they could not be written"
         );
         assert_eq!(texts(&path), ["stdout F before".to_owned(), notice, "stdout F after".to_owned()]);
+    }
+
+    /// A link in the place of the log, of its directory or of a rotated file is refused, and what it leads to stays.
+    #[test]
+    fn nothing_is_written_or_removed_through_a_link() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        std::fs::create_dir(place("pod")).unwrap();
+        std::fs::create_dir(place("other")).unwrap();
+        std::fs::write(place("other/secret"), "kept").unwrap();
+        symlink(place("other/secret"), place("pod/0.log")).unwrap();
+        std::fs::hard_link(place("other/secret"), place("pod/1.log")).unwrap();
+        symlink(place("other"), place("way")).unwrap();
+        for name in ["pod/0.log", "pod/1.log", "way/2.log"] {
+            let error = LogFile::open(&place(name), LogOptions::default()).unwrap_err().to_string();
+            assert!(error.contains("link"), "{name}: {error}");
+        }
+
+        // Its directory becomes a link to one that has a log of the same name.
+        std::fs::create_dir(place("c")).unwrap();
+        let mut log = LogFile::open(&place("c/0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
+        log.append(&out("a\n"), at(0));
+        std::fs::rename(place("c"), place("moved")).unwrap();
+        for name in ["0.log", "0.log.20260102-150400", "0.log.20260102-150401"] {
+            std::fs::write(place("other").join(name), "kept").unwrap();
+        }
+        symlink(place("other"), place("c")).unwrap();
+        log.append(&out("b\n"), at(1));
+        log.append(&out("c\n"), at(2));
+        let expected = ["0.log", "0.log.20260102-150400", "0.log.20260102-150401", "secret"];
+        assert_eq!(names(&place("other")), expected);
+        for name in expected {
+            assert_eq!(std::fs::read_to_string(place("other").join(name)).unwrap(), "kept");
+        }
+        assert_eq!(texts(&place("moved/0.log")), ["stdout F a", "stdout F b", "stdout F c"]);
     }
 
     #[test]

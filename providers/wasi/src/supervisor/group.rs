@@ -275,11 +275,8 @@ impl Group {
                 cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
                 parent.leave();
             }
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(dir = %dir.display(), %error, "what a worker has left cannot be removed");
-                }
-                _ => {}
+            if let Err(error) = kubewasm_trees::remove(&dir) {
+                tracing::warn!(%error, "what a worker has left stays");
             }
         };
         tokio::task::spawn_blocking(remove).await.is_ok()

@@ -137,7 +137,7 @@ pub(super) fn take_stock(dir: &Path) -> io::Result<Vec<String>> {
             let last_words = last_words(&socket);
             tracing::warn!(group, last_words, "a worker has died while no agent was here");
         }
-        if let Err(error) = std::fs::remove_dir_all(dir.join(&group)) {
+        if let Err(error) = kubewasm_trees::remove(&dir.join(&group)) {
             tracing::warn!(group, %error, "cannot remove what a dead worker has left");
         }
     }

@@ -117,7 +117,8 @@ impl SysctlAllowlist {
         let (net, ipc) = (spec.host_network == Some(true), spec.host_ipc == Some(true));
         sysctls.iter().find_map(|sysctl| {
             let name = normalize(&sysctl.name);
-            let by_prefix = || self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, of)| of);
+            let by_prefix =
+                || self.prefixes.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, of)| of);
             let Some(namespace) = self.names.get(&name).or_else(by_prefix) else {
                 return Some(format!("forbidden sysctl: {name:?} not allowlisted"));
             };
@@ -151,9 +152,8 @@ fn normalize(name: &str) -> String {
 fn is_pattern(text: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let is_inner = |c: char| is_edge(c) || matches!(c, '-' | '_');
-    let is_segment = |part: &str| {
-        part.starts_with(is_edge) && part.ends_with(is_edge) && part.chars().all(is_inner)
-    };
+    let is_segment =
+        |part: &str| part.starts_with(is_edge) && part.ends_with(is_edge) && part.chars().all(is_inner);
     let (parents, last) = match text.rfind(['.', '/']) {
         Some(at) => (Some(&text[..at]), &text[at + 1..]),
         None => (None, text),

@@ -119,7 +119,8 @@ impl ImageAccess {
     async fn prune(&self, runtime: &dyn Runtime) {
         let pruned = async {
             let recorded = self.blocking(|inner| inner.files.recorded()).await?;
-            let present: BTreeSet<String> = runtime.images().await.into_iter().flat_map(|i| i.names).collect();
+            let present: BTreeSet<String> =
+                runtime.images().await.into_iter().flat_map(|i| i.names).collect();
             let gone: Vec<_> = recorded.into_iter().filter(|id| !present.contains(id)).collect();
             self.blocking(move |inner| gone.iter().try_for_each(|id| inner.files.remove_record(id))).await
         };

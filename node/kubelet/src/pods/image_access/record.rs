@@ -175,7 +175,11 @@ mod tests {
     #[test]
     fn who_may_use_what_was_pulled() {
         let mut record = ImagePulledRecord::new("r.io/app@sha256:0", Timestamp::UNIX_EPOCH);
-        assert_eq!(record.verdict("r.io/app", &[secret("a", "1")]), Verdict::Unknown, "nobody knows with what");
+        assert_eq!(
+            record.verdict("r.io/app", &[secret("a", "1")]),
+            Verdict::Unknown,
+            "nobody knows with what"
+        );
         assert!(record.add("r.io/app", Some(secret("a", "1")), Timestamp::UNIX_EPOCH));
         assert!(!record.add("r.io/app", Some(secret("a", "1")), Timestamp::UNIX_EPOCH));
         let by = |name: &str, content: &str| Verdict::PermittedBy(secret(name, content));
@@ -190,10 +194,17 @@ mod tests {
         }
         assert_eq!(record.verdict("r.io/other", &[secret("a", "1")]), Verdict::Unknown);
         assert!(record.add("r.io/app", Some(secret("a", "2")), Timestamp::UNIX_EPOCH), "it has changed");
-        assert_eq!(record.verdict("r.io/app", &[secret("c", "1")]), Verdict::Unknown, "the old content is good no more");
+        assert_eq!(
+            record.verdict("r.io/app", &[secret("c", "1")]),
+            Verdict::Unknown,
+            "the old content is good no more"
+        );
         assert!(record.add("r.io/app", None, Timestamp::UNIX_EPOCH));
         assert_eq!(record.verdict("r.io/app", &[]), Verdict::Permitted);
-        assert!(!record.add("r.io/app", Some(secret("a", "3")), Timestamp::UNIX_EPOCH), "everybody may already");
+        assert!(
+            !record.add("r.io/app", Some(secret("a", "3")), Timestamp::UNIX_EPOCH),
+            "everybody may already"
+        );
     }
 
     #[test]

@@ -55,7 +55,12 @@ impl Runtime for Here {
 }
 
 fn image() -> Image {
-    Image { id: ID.to_owned(), reference: "r.io/app:v1".to_owned(), names: vec![ID.to_owned()], ..Image::default() }
+    Image {
+        id: ID.to_owned(),
+        reference: "r.io/app:v1".to_owned(),
+        names: vec![ID.to_owned()],
+        ..Image::default()
+    }
 }
 
 fn access(root: &Path) -> ImageAccess {
@@ -97,7 +102,10 @@ async fn what_a_secret_has_pulled_is_its_own() {
         assert!(!permits(&access, nobody).await);
         assert!(!permits(&access, std::slice::from_ref(&other)).await);
         assert!(permits(&access, &[other.clone(), right.clone()]).await);
-        assert!(permits(&access, &[of_secret("c", "wonderland")]).await, "another Secret of the same content");
+        assert!(
+            permits(&access, &[of_secret("c", "wonderland")]).await,
+            "another Secret of the same content"
+        );
     }
     assert!(!all_text(root.path()).contains("wonderland"));
 

@@ -38,9 +38,11 @@ impl ImageVerification {
     /// A sentence that names the entry that is none, or says that the policy has no use for them.
     pub fn new(policy: Policy, allowlist: &[String]) -> Result<Self, String> {
         if !allowlist.is_empty() && policy != Policy::NeverVerifyAllowlistedImages {
-            return Err("preloadedImagesVerificationAllowlist is for imagePullCredentialsVerificationPolicy: \
+            return Err(
+                "preloadedImagesVerificationAllowlist is for imagePullCredentialsVerificationPolicy: \
                         NeverVerifyAllowlistedImages alone"
-                .to_owned());
+                    .to_owned(),
+            );
         }
         let mut verification = Self { policy, ..Self::default() };
         for entry in allowlist {
@@ -122,9 +124,13 @@ mod tests {
     fn policies_differ_in_what_they_leave_out() {
         let allowlist = ["r.io/app", "r.io/team/*"].map(str::to_owned);
         let listed = ImageVerification::new(Policy::NeverVerifyAllowlistedImages, &allowlist).unwrap();
-        for (repository, required) in
-            [("r.io/app", false), ("r.io/apple", true), ("r.io/team/a/b", false), ("r.io/team", true), ("x.io/app", true)]
-        {
+        for (repository, required) in [
+            ("r.io/app", false),
+            ("r.io/apple", true),
+            ("r.io/team/a/b", false),
+            ("r.io/team", true),
+            ("x.io/app", true),
+        ] {
             for pulled_by_node in [true, false] {
                 assert_eq!(listed.requires(repository, pulled_by_node), required, "{repository}");
             }
@@ -144,9 +150,11 @@ mod tests {
 
     #[test]
     fn entries_that_are_none() {
-        for entry in ["", " r.io/app", "*", "/*", "r.io/*/app", "r.io/app*", "app", "r.io/app:v1", "r.io/app@sha256:0"] {
-            let refusal =
-                ImageVerification::new(Policy::NeverVerifyAllowlistedImages, &[entry.to_owned()]).unwrap_err();
+        for entry in
+            ["", " r.io/app", "*", "/*", "r.io/*/app", "r.io/app*", "app", "r.io/app:v1", "r.io/app@sha256:0"]
+        {
+            let refusal = ImageVerification::new(Policy::NeverVerifyAllowlistedImages, &[entry.to_owned()])
+                .unwrap_err();
             assert!(refusal.contains(&format!("{entry:?}")), "{refusal}");
         }
         let refusal = ImageVerification::new(Policy::NeverVerify, &["r.io/app".to_owned()]).unwrap_err();

@@ -1,6 +1,4 @@
-//! How large an `emptyDir` may grow, and how large it is.
-
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+//! How large an `emptyDir` may grow.
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 
@@ -41,34 +39,6 @@ fn pod_memory(pod: &Pod) -> Option<u64> {
         .try_fold(0_u64, |sum, bytes| Some(sum.saturating_add(bytes?)))
 }
 
-/// Bytes that files below `dir` take on their device. Neither links nor other file systems are followed.
-///
-/// # Errors
-/// What the system says of the folder itself; what vanishes meanwhile counts nothing.
-pub(super) fn usage(dir: &Path) -> io::Result<u64> {
-    let device = fs::symlink_metadata(dir)?.dev();
-    let mut folders = vec![dir.to_path_buf()];
-    let mut bytes = 0_u64;
-    // A file with several names takes its place once.
-    let mut seen = std::collections::HashSet::new();
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.dev() != device
-                || (metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino()))
-            {
-                continue;
-            }
-            bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -95,21 +65,5 @@ mod tests {
             let node = NodeFacts { memory_bytes: 1 << 30, ..NodeFacts::default() };
             assert_eq!(memory_bytes(&source, &pod, &node), Some(expected), "{limit:?} {spec}");
         }
-    }
-
-    #[test]
-    fn usage_counts_every_file_once_and_follows_no_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let volume = dir.path().join("v");
-        fs::create_dir_all(volume.join("deep/er")).unwrap();
-        let before = usage(&volume).unwrap();
-        fs::write(dir.path().join("outside"), vec![1; 1 << 20]).unwrap();
-        std::os::unix::fs::symlink(dir.path(), volume.join("link")).unwrap();
-        let with_link = usage(&volume).unwrap();
-        assert!(with_link < before + (1 << 16), "{before} {with_link}");
-        fs::write(volume.join("deep/er/file"), vec![1; 1 << 20]).unwrap();
-        fs::hard_link(volume.join("deep/er/file"), volume.join("again")).unwrap();
-        let full = usage(&volume).unwrap();
-        assert!(full >= with_link + (1 << 20) && full < with_link + (2 << 20), "{with_link} {full}");
     }
 }

@@ -29,6 +29,7 @@ mod memory;
 mod mountinfo;
 mod payload;
 pub(super) mod plan;
+mod protected;
 mod resolve;
 pub(super) mod source;
 mod token;
@@ -41,17 +42,12 @@ use std::{
     sync::Arc,
 };
 
-pub use self::{host_path::AllowedHostPaths, memory::Memory};
+pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::ProtectedPaths};
 pub(super) use self::{
     keeper::{Keeper, Parts},
-    resolve::{env_files, mounts},
+    resolve::{env_files, make_mount_points, mounts},
 };
-use super::{
-    api::Cluster,
-    files::resolv_conf,
-    objects::ObjectSource,
-    records::{Records, remove_tree},
-};
+use super::{api::Cluster, files::resolv_conf, objects::ObjectSource, records::Records};
 
 /// What the volumes and files of all pods of a node are made with.
 #[derive(Clone, Debug, Default)]
@@ -113,6 +109,12 @@ impl Volumes {
         self.objects.is_some()
     }
 
+    /// True for a path that is in a volume which the node has made for this pod.
+    pub(super) fn is_own(&self, records: &Records, uid: &str, path: &Path) -> bool {
+        let memory = self.settings.memory.as_ref().map(|memory| memory.pod_dir(uid));
+        std::iter::once(disk(records, uid)).chain(memory).any(|dir| path.starts_with(dir))
+    }
+
     /// What the node's own `resolv.conf` says.
     ///
     /// # Errors
@@ -129,7 +131,7 @@ impl Volumes {
     }
 
     /// Removes all volumes of a pod; nothing of it may run any more. What its hostPath volumes and claims
-    /// point to is not touched: it was never below the pod's folders.
+    /// point to is not touched: it was never below the pod's folders. Blocking.
     ///
     /// # Errors
     /// What the system says; to be tried again.
@@ -137,7 +139,7 @@ impl Volumes {
         for dir in [Some(disk(records, uid)), self.settings.memory.as_ref().map(|m| m.pod_dir(uid))] {
             let Some(dir) = dir.filter(|dir| dir.exists()) else { continue };
             memory::unmount_below(&dir)?;
-            remove_tree(&dir)?;
+            kubewasm_trees::remove(&dir)?;
         }
         Ok(())
     }

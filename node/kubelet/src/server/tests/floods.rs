@@ -189,7 +189,11 @@ async fn tokens_that_nobody_knows_keep_nobody_out() {
 
     assert_eq!(send(&mut known, Method::GET, Some("good"), "/metrics").await.status(), StatusCode::OK);
     let is_about_good = |review: &&Value| review["spec"]["token"] == "good";
-    assert_eq!(lock(&server.reviewer).asked.iter().filter(is_about_good).count(), 1, "it is still remembered");
+    assert_eq!(
+        lock(&server.reviewer).asked.iter().filter(is_about_good).count(),
+        1,
+        "it is still remembered"
+    );
     let (status, _) = server.get(server.by_certificate("admin", "g"), "/metrics").await;
     assert_eq!(status, StatusCode::OK, "certificates need nobody's word");
     let fresh = Caller { token: Some("fresh"), ..Caller::default() };

@@ -15,7 +15,12 @@ use crate::{
     pods::{
         api_error::ApiError,
         objects::ObjectSource,
-        volumes::{Memory, Volumes, atomic, claim, host_path, make_dir, source::Source},
+        volumes::{
+            Memory, Volumes, atomic, claim, host_path, make_dir,
+            payload::Payload,
+            plan::{self, MountPoints},
+            source::Source,
+        },
     },
     retry::Backoff,
 };
@@ -73,7 +78,7 @@ impl Slot {
                         return Outcome::Nothing;
                     }
                     Err(Missing::Trouble(error)) => Err(error),
-                    Ok(payload) => self.write(dir, &payload),
+                    Ok(payload) => self.write(dir, &payload, &plan::mount_points(pod, &self.name)),
                 }
             }
             _ if !is_due => return Outcome::Nothing,
@@ -143,12 +148,13 @@ impl Slot {
     fn write(
         &mut self,
         dir: PathBuf,
-        payload: &crate::pods::volumes::payload::Payload,
+        payload: &Payload,
+        mount_points: &MountPoints,
     ) -> Result<Place, String> {
         let now = Instant::now();
         let mut write = || {
             make_dir(&dir, 0o755)?;
-            if atomic::write(&dir, payload)? == atomic::Written::Files && self.place.is_some() {
+            if atomic::write(&dir, payload, mount_points)? == atomic::Written::Files && self.place.is_some() {
                 self.sweep = Some(now + SWEEP_AFTER);
             }
             Ok(())
@@ -185,10 +191,13 @@ pub(super) struct Limited {
 impl Limited {
     /// What to say when it has grown beyond its limit; upstream's words.
     pub(super) fn excess(&self) -> Option<String> {
-        let used = empty_dir::usage(&self.path).unwrap_or_else(|error| {
-            tracing::warn!(volume = self.name, %error, "the size of a volume cannot be measured");
-            0
-        });
+        let used = kubewasm_trees::measure(&self.path).map_or_else(
+            |error| {
+                tracing::warn!(volume = self.name, %error, "the size of a volume cannot be measured");
+                0
+            },
+            |usage| usage.bytes,
+        );
         let Self { name, text, .. } = self;
         (used > self.bytes)
             .then(|| format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{text}\". "))
@@ -199,8 +208,8 @@ impl Limited {
 async fn host_path(source: HostPathVolumeSource, volumes: Arc<Volumes>) -> Result<Place, String> {
     let prepared =
         tokio::task::spawn_blocking(move || volumes.settings().allowed_host_paths.prepare(&source));
-    let path = prepared.await.map_err(|error| error.to_string())??;
-    Ok(Place::Path { path, read_only: false })
+    let host_path::Prepared { path, read_only } = prepared.await.map_err(|error| error.to_string())??;
+    Ok(Place::Path { path, read_only })
 }
 
 async fn of_claim(
@@ -230,7 +239,9 @@ async fn of_claim(
         .map_err(|error| wrong(format!("failed to fetch PV {volume_name} from API server: {error}")))?;
     let view = parts.view.as_ref().map(|view| view.borrow().clone());
     let bound = claim::resolve(&claim, &volume, view.as_ref()).map_err(wrong)?;
-    let prepared = tokio::task::spawn_blocking(move || host_path::prepare_trusted(&bound.path));
+    let volumes = Arc::clone(&parts.volumes);
+    let prepared = move || volumes.settings().allowed_host_paths.prepare_trusted(&bound.path);
+    let prepared = tokio::task::spawn_blocking(prepared);
     let path = prepared.await.map_err(|error| error.to_string())??;
     Ok(Place::Path { path, read_only: source.read_only == Some(true) })
 }
