@@ -7,7 +7,7 @@ use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags, quantity},
 };
-use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{capacity, confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;
@@ -85,6 +85,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "namespace|node|pod", default_value_t)]
     isolation: Isolation,
 
+    /// What becomes of the node where the host does not allow all that workers are confined with: it says what is
+    /// missing and goes on, or it does not start.
+    #[arg(long, value_name = "best-effort|required", default_value_t)]
+    confinement: Confinement,
+
     /// A folder of this machine that pods may mount by hostPath volumes, with all below it. May be repeated
     /// [default: none].
     #[arg(long, value_name = "DIR")]
@@ -98,6 +103,7 @@ pub(crate) struct Args {
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
+    let confinement = args.confinement;
     let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
     let default_memory_limit = args.default_memory_limit;
     let (config, warnings) = Config::load(&flags(args))?;
@@ -105,8 +111,9 @@ pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
-    tokio.block_on(run(config, insecure_registries, isolation, secrets, default_memory_limit))
+    // What they need of the root directory is handed to them, or is in the module store.
+    secrets.extend([config.cert_dir.clone(), config.root_dir.clone(), config.kubelet.pod_logs_dir.clone()]);
+    tokio.block_on(run(config, insecure_registries, isolation, confinement, secrets, default_memory_limit))
 }
 
 /// Reads an amount of memory; none at all would let nothing start.
@@ -144,6 +151,7 @@ async fn run(
     config: Config,
     insecure_registries: Vec<String>,
     isolation: Isolation,
+    confinement: Confinement,
     secrets: Vec<PathBuf>,
     default_memory_limit: u64,
 ) -> anyhow::Result<ExitCode> {
@@ -158,6 +166,7 @@ async fn run(
         with_parent: false,
         isolation,
         hidden: secrets,
+        confinement,
         allow_paths: false,
         insecure_registries,
         default_memory_limit,

@@ -55,7 +55,6 @@ pub use stdio::{Capture, Output};
 use crate::{
     engine::{self, EngineError},
     exit::Exit,
-    files::{Preopen, Root},
     inspect::Kind,
     spec::InstanceSpec,
 };
@@ -140,13 +139,26 @@ pub enum PrepareError {
     },
 }
 
+/// A directory that a guest is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preopen {
+    /// Where it is on this host.
+    pub host: PathBuf,
+    /// Where the guest sees it.
+    pub guest: String,
+    /// Whether the host lets a write pass on to the kernel, which may have its own opinion.
+    pub writable: bool,
+}
+
 /// What makes an instance of a module.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup<'a> {
     /// The container that it belongs to.
     pub spec: &'a InstanceSpec,
-    /// The container's files.
-    pub root: &'a Root,
+    /// The directories that the guest is given, `/` first. None for a guest without files.
+    pub preopens: &'a [Preopen],
+    /// Below them there may be files that neither an image nor a guest made, such as named pipes.
+    pub has_volumes: bool,
     /// Arguments, `argv[0]` included; the container's own, or those of an exec.
     pub argv: &'a [String],
     /// Where its output goes.
@@ -210,7 +222,7 @@ impl Host {
     /// # Errors
     /// [`PrepareError`].
     pub fn prepare(&self, loaded: Arc<Loaded>, setup: Setup<'_>) -> Result<Instance, PrepareError> {
-        let Setup { spec, root, argv, output, account, notice } = setup;
+        let Setup { spec, preopens, has_volumes, argv, output, account, notice } = setup;
         let held = account
             .hold(held_by_host(spec, argv, output))
             .map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
@@ -232,22 +244,21 @@ impl Host {
                 reason: format!("{error:#}"),
             })
         };
-        for Preopen { host, guest, writable } in root.preopens() {
+        for Preopen { host, guest, writable } in preopens {
             preopen(host, guest, if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly })?;
         }
-        if root.preopens().is_empty() {
+        if preopens.is_empty() {
             preopen(&self.options.empty_root, "/", FsPerms::ReadOnly)?;
         }
         let mut wasi = wasi.build_p1();
         wasi.ctx().table.set_max_capacity(bounds.resources);
-        let preopens = root.preopens().len().max(1);
         let state = GuestState {
             wasi,
             memory: memory::MemoryGuard::new(Arc::clone(account)),
-            directories: errno::Directories::new(root.preopens().iter().map(|preopen| &*preopen.host)),
+            directories: errno::Directories::new(preopens.iter().map(|preopen| &*preopen.host)),
             bounds,
-            descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens),
-            has_volumes: root.has_volumes(),
+            descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
+            has_volumes,
         };
         let mut store = wasmtime::Store::new(&self.engine, state);
         store.limiter(|state| &mut state.memory);

@@ -27,6 +27,7 @@
 pub mod capacity;
 mod cgroup;
 mod clock;
+pub mod confine;
 pub mod compile;
 pub mod engine;
 pub mod exit;
@@ -37,6 +38,7 @@ pub mod instance;
 #[cfg(feature = "pods")]
 pub mod isolation;
 pub mod logs;
+pub mod mounter;
 mod precompiled;
 pub mod program;
 pub mod protocol;

@@ -20,6 +20,6 @@ mod file;
 mod format;
 mod queue;
 
-pub use file::LogOptions;
+pub use file::{LogOptions, LogPlace};
 pub use format::Stream;
 pub use queue::{Log, Meter, ROOM};

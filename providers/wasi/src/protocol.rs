@@ -38,7 +38,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this program speaks: the newest version, and the one before it.
-    pub const OURS: Self = Self { min: 1, max: 2 };
+    pub const OURS: Self = Self { min: 2, max: 3 };
     /// The first version with labels, shutdowns of empty workers only, and confinement in Hello.
     pub(crate) const LABELS: u32 = 2;
 
@@ -99,7 +99,6 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             cpu_request_millis: spec.cpu.request_millis,
             stop_notice: spec.stop_notice,
             label: spec.label.clone(),
-            root: Some((&spec.root).into()),
         }
     }
 }
@@ -137,7 +136,8 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             argv: spec.argv,
             env: spec.env.into_iter().map(|var| (var.name, var.value)).collect(),
             working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
-            root: spec.root.unwrap_or_default().into(),
+            // It is handed over, not told of.
+            root: RootSpec::default(),
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
@@ -301,12 +301,7 @@ mod tests {
             argv: vec!["a".into(), "b".into()],
             env: vec![("A".into(), "1".into()), ("B".into(), String::new())],
             working_dir: Some("/srv".into()),
-            root: RootSpec {
-                image: Some("/image".into()),
-                scratch: Some("/scratch".into()),
-                read_only: true,
-                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
-            },
+            root: RootSpec::default(),
             log_path: "/l".into(),
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
@@ -322,13 +317,27 @@ mod tests {
             spec(),
             InstanceSpec {
                 working_dir: None,
-                root: RootSpec::default(),
                 network: Network::Outgoing,
                 kind: Kind::CoreCommand,
                 ..spec()
             },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn roots_survive_the_wire() {
+        for root in [
+            RootSpec::default(),
+            RootSpec {
+                image: Some("/image".into()),
+                scratch: Some("/scratch".into()),
+                read_only: true,
+                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
+            },
+        ] {
+            assert_eq!(RootSpec::from(wire::Root::from(&root)), root);
         }
     }
 

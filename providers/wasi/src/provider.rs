@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     compile::{self, ChildCompiler},
+    confine::Confinement,
     engine::EngineError,
     host::DEFAULT_MEMORY_LIMIT,
     inspect::{self, Kind},
@@ -62,6 +63,10 @@ pub struct WasiOptions {
     pub isolation: Isolation,
     /// Files and directories of the agent that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless: that of the store.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
     /// When log files are rotated.
@@ -81,6 +86,8 @@ impl WasiOptions {
             with_parent: false,
             isolation: Isolation::default(),
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
             versions: Versions::OURS,
@@ -127,6 +134,8 @@ impl WasiRuntime {
             default_memory_limit: options.default_memory_limit,
             log: options.log,
             hidden: options.hidden,
+            shown: options.shown,
+            confinement: options.confinement,
             versions: options.versions,
             cgroups: !options.with_parent,
             ..SupervisorOptions::new(options.dir, options.program.clone())

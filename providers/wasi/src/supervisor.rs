@@ -1,6 +1,7 @@
 //! The agent's side: finds or starts workers, and keeps the view of what they host.
 //!
 //! ```text
+//!         files ─► [mounting] ─► mounter process, open directories ──┐
 //!   start/stop/remove/exec ─► [Supervisor] ─► [group] ─► worker process
 //!                                  │             │ Watch
 //!   observe, instances ◄── [view] ◄┴─────────────┘
@@ -18,6 +19,7 @@ mod death;
 mod error;
 mod group;
 mod idle;
+mod mounting;
 mod process;
 mod replace;
 mod view;
@@ -29,6 +31,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     cgroup::Parent,
+    confine::Confinement,
     exit::Exit,
     host::DEFAULT_MEMORY_LIMIT,
     instance::{Instance, InstanceStats},
@@ -37,10 +40,12 @@ use crate::{
     program::Program,
     protocol::{Versions, wire},
     spec::InstanceSpec,
+    worker,
 };
 use error::GroupError;
 use group::{Common, Group};
 use idle::{Groups, Kept};
+use mounting::{Handed, Mounter};
 use view::View;
 
 /// How long a worker that was started or found may take to answer and to tell all it knows.
@@ -70,6 +75,10 @@ pub struct SupervisorOptions {
     pub linger: Duration,
     /// Files and directories that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless, and may not change.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Workers that are alone in their place get a cgroup of their own, where the host allows it.
     pub cgroups: bool,
     /// Protocol versions to speak with workers; others than its own are for tests.
@@ -87,6 +96,8 @@ impl SupervisorOptions {
             log: LogOptions::default(),
             linger: LINGER,
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             cgroups: false,
             versions: Versions::OURS,
         }
@@ -123,6 +134,9 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
+    /// Workers would not be confined as they have to be.
+    #[error("workers do not start: {0}")]
+    Confinement(#[source] io::Error),
     /// The worker cannot be started or reached. May pass.
     #[error("{0}")]
     Worker(String),
@@ -160,7 +174,7 @@ impl Supervisor {
     /// knows what they host. A worker that cannot be spoken to is replaced: it ends, and what it hosted.
     ///
     /// # Errors
-    /// [`SupervisorError::Dir`]. A worker that is there and does not answer is not an error here, but of
+    /// [`SupervisorError::Dir`], and [`SupervisorError::Confinement`] where that is required. A worker that is there and does not answer is not an error here, but of
     /// the calls that need it.
     pub async fn open(options: SupervisorOptions) -> Result<Self, SupervisorError> {
         let dir = options.dir.clone();
@@ -169,9 +183,12 @@ impl Supervisor {
             tokio::task::spawn_blocking(move || process::take_stock(&dir))
         };
         let names = stock.await.unwrap_or_default();
+        if options.confinement == Confinement::Required {
+            process::check(&options).await.map_err(SupervisorError::Confinement)?;
+        }
         let cgroups = if options.cgroups { open_cgroups(&dir) } else { None };
         let (view, kills) = (Arc::default(), Arc::default());
-        let common = Arc::new(Common { options, view, kills, cgroups });
+        let common = Arc::new(Common { options, view, kills, cgroups, mounter: Mounter::default() });
         let supervisor = Self { common, groups: Arc::default() };
         let adopt = names.iter().map(async |name| {
             let group = supervisor.group(name).await;
@@ -197,7 +214,9 @@ impl Supervisor {
         let place = place.into();
         let group = self.group(&place.group).await;
         let _needed = group.need();
+        self.common.mounter.start(&self.common.options)?;
         let mut client = group.client_for(&place).await?;
+        let _handed = self.hand_over(&group, spec).await?;
         // Before the answer the worker may already tell of it.
         self.view().expect(&spec.id, group.name());
         let request = wire::StartRequest { spec: Some(spec.into()) };
@@ -228,6 +247,16 @@ impl Supervisor {
                 Err(error)
             }
         }
+    }
+
+    /// Has the files of an instance made, and hands them to the worker of its group. Nothing, if it has them already.
+    async fn hand_over(&self, group: &Group, spec: &InstanceSpec) -> Result<Option<Handed>, SupervisorError> {
+        let (common, spec) = (Arc::clone(&self.common), spec.clone());
+        let handovers = worker::handovers_path(&group.socket());
+        let hand_over = move || common.mounter.hand_over(&spec, &common.options, &handovers);
+        tokio::task::spawn_blocking(hand_over).await.unwrap_or_else(|error| {
+            Err(SupervisorError::Worker(format!("the files of a container were not made: {error}")))
+        })
     }
 
     /// Asks an instance to end within `grace`. Unknown and exited ones are fine.

@@ -12,7 +12,7 @@ pub(super) struct GuestState {
     pub(super) bounds: Bounds,
     /// Open file descriptors of WASI 0.1.
     pub(super) descriptors: usize,
-    /// See [`crate::files::Root::has_volumes`].
+    /// See [`super::Setup::has_volumes`].
     pub(super) has_volumes: bool,
 }
 

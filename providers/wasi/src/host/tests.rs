@@ -9,7 +9,6 @@ use tokio::time::timeout;
 use super::*;
 use crate::{
     exit::ExitReason,
-    files::{Files, Way},
     inspect,
     logs::{Log, LogOptions},
     spec::{Network, RootSpec},
@@ -74,8 +73,7 @@ impl Bench {
     async fn instance(&self, spec: &InstanceSpec, output: &Output) -> Instance {
         let loaded = self.host.load(&spec.module, spec.kind).await.unwrap();
         let account = self.host.account(spec);
-        let root = root(spec);
-        self.host.prepare(loaded, setup(spec, &root, output, &account)).unwrap()
+        self.host.prepare(loaded, setup(spec, &preopens(spec), output, &account)).unwrap()
     }
 
     async fn run(&self, spec: &InstanceSpec) -> (Exit, String) {
@@ -90,17 +88,19 @@ impl Bench {
     }
 }
 
-fn root(spec: &InstanceSpec) -> Root {
-    Files::new(Way::Preopens { why: "not tried".into() }).make(&spec.root, None).unwrap()
+/// The files of its image, or none.
+fn preopens(spec: &InstanceSpec) -> Vec<Preopen> {
+    let preopen = |image: &std::path::PathBuf| Preopen { host: image.clone(), guest: "/".into(), writable: false };
+    spec.root.image.iter().map(preopen).collect()
 }
 
 fn setup<'a>(
     spec: &'a InstanceSpec,
-    root: &'a Root,
+    preopens: &'a [Preopen],
     output: &'a Output,
     account: &'a Arc<Account>,
 ) -> Setup<'a> {
-    Setup { spec, root, argv: &spec.argv, output, account, notice: None }
+    Setup { spec, preopens, has_volumes: false, argv: &spec.argv, output, account, notice: None }
 }
 
 fn exits(code: u32) -> String {
@@ -239,8 +239,7 @@ async fn a_root_that_is_gone_is_an_error() {
     let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
     let account = bench.host.account(&spec);
     let output = Output::Capture(Capture::new(0));
-    let root = root(&spec);
-    let error = bench.host.prepare(loaded, setup(&spec, &root, &output, &account)).unwrap_err();
+    let error = bench.host.prepare(loaded, setup(&spec, &preopens(&spec), &output, &account)).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/root"), "{error}");
 }
 

@@ -1,9 +1,13 @@
 //! One log file: appended to, rotated, and patient with full disks. Blocking; see [`super::queue`].
 
 use std::{
+    ffi::OsStr,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -29,10 +33,36 @@ impl Default for LogOptions {
     }
 }
 
+/// Where a log is.
+#[derive(Debug)]
+pub struct LogPlace {
+    path: PathBuf,
+    /// For messages.
+    shown: String,
+    /// The directory whose number is in the path.
+    _dir: Option<OwnedFd>,
+}
+
+impl LogPlace {
+    /// A file of this name in a directory that is open; `shown` in messages.
+    #[must_use]
+    pub fn within(dir: OwnedFd, name: &OsStr, shown: &Path) -> Self {
+        let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name);
+        Self { path, shown: shown.display().to_string(), _dir: Some(dir) }
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for LogPlace {
+    fn from(path: &P) -> Self {
+        let path = path.as_ref();
+        Self { path: path.to_owned(), shown: path.display().to_string(), _dir: None }
+    }
+}
+
 /// An open log file with the unfinished lines that belong to it.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    path: PathBuf,
+    place: LogPlace,
     options: LogOptions,
     /// `None` when it could not be opened again after a rotation; the next write tries.
     file: Option<File>,
@@ -44,9 +74,17 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Opens or creates the file. A last line without a newline, which a crash can leave, is ended.
-    pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let (file, size) = open(path)?;
-        Ok(Self { path: path.to_owned(), options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    pub(super) fn open(place: impl Into<LogPlace>, options: LogOptions) -> io::Result<Self> {
+        let place = place.into();
+        let (file, size) = open(&place.path)?;
+        Ok(Self { place, options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    }
+
+    /// Removes the file if nothing was written to it. What does not go stays; an empty log is no lie.
+    pub(super) fn remove_if_empty(&self) {
+        if std::fs::metadata(&self.place.path).is_ok_and(|metadata| metadata.len() == 0) {
+            let _ = std::fs::remove_file(&self.place.path);
+        }
     }
 
     /// Writes what the guest wrote, with one `write(2)` unless the disk is full.
@@ -72,7 +110,7 @@ impl LogFile {
         if self.size >= self.options.max_size
             && let Err(error) = self.rotate(now)
         {
-            tracing::warn!(log = %self.path.display(), %error, "cannot rotate a container's log");
+            tracing::warn!(log = self.place.shown, %error, "cannot rotate a container's log");
         }
         if self.lost > 0 {
             let mut notice = Vec::new();
@@ -88,7 +126,7 @@ impl LogFile {
             self.lost = 0;
         }
         if let Err(error) = self.write_whole(out) {
-            tracing::warn!(log = %self.path.display(), %error, "a container's output is being lost");
+            tracing::warn!(log = self.place.shown, %error, "a container's output is being lost");
             self.lost = self.lost.saturating_add(out.len() as u64);
         }
     }
@@ -98,7 +136,7 @@ impl LogFile {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let (file, size) = open(&self.path)?;
+                let (file, size) = open(&self.place.path)?;
                 self.size = size;
                 self.file.insert(file)
             }
@@ -118,9 +156,9 @@ impl LogFile {
 
     /// Renames the file to `<name>.<time>` and begins a new one.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let rotated = rotated_files(&self.path)?;
-        let name = rotated_name(&self.path, rotated.last(), now);
-        std::fs::rename(&self.path, &name)?;
+        let rotated = rotated_files(&self.place.path)?;
+        let name = rotated_name(&self.place.path, rotated.last(), now);
+        std::fs::rename(&self.place.path, &name)?;
         self.file = None;
         // The file that was just renamed and the one to come are the other two.
         let most = usize::try_from(self.options.max_files.max(2)).unwrap_or(usize::MAX);
@@ -128,7 +166,7 @@ impl LogFile {
         for old in rotated.iter().take(surplus) {
             std::fs::remove_file(old)?;
         }
-        let (file, size) = open(&self.path)?;
+        let (file, size) = open(&self.place.path)?;
         self.file = Some(file);
         self.size = size;
         Ok(())
@@ -258,6 +296,21 @@ mod tests {
         );
         assert_eq!(texts(&path), ["stdout F line 4"]);
         assert_eq!(texts(&dir.path().join("3.log.20260102-150409")), ["stdout F line 3"]);
+    }
+
+    #[test]
+    fn a_log_in_an_open_directory_is_rotated_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = OwnedFd::from(File::open(dir.path()).unwrap());
+        let place = LogPlace::within(open, OsStr::new("0.log"), Path::new("/shown"));
+        let moved = dir.path().with_extension("moved");
+        std::fs::rename(dir.path(), &moved).unwrap();
+        let mut log = LogFile::open(place, LogOptions { max_size: 1, max_files: 2 }).unwrap();
+        for n in 0..2 {
+            log.append(&out(&format!("line {n}\n")), at(n));
+        }
+        assert_eq!(names(&moved), ["0.log", "0.log.20260102-150406"]);
+        std::fs::rename(&moved, dir.path()).unwrap();
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     fmt, io,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use tokio::{runtime::Handle, sync::Notify};
 use crate::clock;
 
 use super::{
-    file::{LogFile, LogOptions},
+    file::{LogFile, LogOptions, LogPlace},
     format::Stream,
 };
 
@@ -75,10 +74,20 @@ impl Log {
     ///
     /// # Errors
     /// Those of opening the file.
-    pub fn open(path: &Path, options: LogOptions, runtime: &Handle, meter: Meter) -> io::Result<Self> {
-        let file = Mutex::new(LogFile::open(path, options)?);
+    pub fn open(
+        place: impl Into<LogPlace>,
+        options: LogOptions,
+        runtime: &Handle,
+        meter: Meter,
+    ) -> io::Result<Self> {
+        let file = Mutex::new(LogFile::open(place, options)?);
         let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file, meter };
         Ok(Self { shared: Arc::new(shared), runtime: runtime.clone() })
+    }
+
+    /// Removes the file if nothing was written to it. Blocks shortly.
+    pub fn remove_if_empty(&self) {
+        self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).remove_if_empty();
     }
 
     /// How many bytes may be pushed now: [`ROOM`] when all that was pushed is in the file, else 0.

@@ -164,7 +164,7 @@ pub(super) fn start_error(error: SupervisorError) -> StartError {
         SupervisorError::Module(text) => StartError::Create(text),
         SupervisorError::Config(text) => StartError::Config(text),
         SupervisorError::Worker(text) | SupervisorError::NotRunning(text) => StartError::Run(text),
-        SupervisorError::Dir { .. } => StartError::Run(error.to_string()),
+        SupervisorError::Dir { .. } | SupervisorError::Confinement(_) => StartError::Run(error.to_string()),
     }
 }
 
