@@ -216,7 +216,7 @@ impl Supervisor {
         let _needed = group.need();
         self.common.mounter.start(&self.common.options)?;
         let mut client = group.client_for(&place).await?;
-        let _handed = self.hand_over(&group, spec).await?;
+        let handed = self.hand_over(&group, spec).await?;
         // Before the answer the worker may already tell of it.
         self.view().expect(&spec.id, group.name());
         let request = wire::StartRequest { spec: Some(spec.into()) };
@@ -244,13 +244,16 @@ impl Supervisor {
                     }
                 }
                 self.view().removed(&spec.id);
-                Err(error)
+                match handed {
+                    Handed::Before(in_use) => Err(SupervisorError::Worker(in_use)),
+                    Handed::Over(_) => Err(error),
+                }
             }
         }
     }
 
-    /// Has the files of an instance made, and hands them to the worker of its group. Nothing, if it has them already.
-    async fn hand_over(&self, group: &Group, spec: &InstanceSpec) -> Result<Option<Handed>, SupervisorError> {
+    /// Has the files of an instance made, and hands them to the worker of its group.
+    async fn hand_over(&self, group: &Group, spec: &InstanceSpec) -> Result<Handed, SupervisorError> {
         let (common, spec) = (Arc::clone(&self.common), spec.clone());
         let handovers = worker::handovers_path(&group.socket());
         let hand_over = move || common.mounter.hand_over(&spec, &common.options, &handovers);

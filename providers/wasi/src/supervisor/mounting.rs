@@ -31,9 +31,14 @@ pub(super) struct Mounter {
     control: Mutex<Option<Arc<OwnedFd>>>,
 }
 
-/// What a worker was handed for an instance. It drops what no start has claimed when this is dropped.
+/// What came of handing over the files of an instance.
 #[derive(Debug)]
-pub(super) struct Handed(#[expect(dead_code, reason = "open until it is dropped")] UnixStream);
+pub(super) enum Handed {
+    /// The worker has them, and drops what no start has claimed when this is dropped.
+    Over(#[expect(dead_code, reason = "open until it is dropped")] UnixStream),
+    /// Some instance has them already, perhaps this one. Says so, for people.
+    Before(String),
+}
 
 impl Mounter {
     /// Starts the process if there is none. Must be called within a tokio runtime.
@@ -47,14 +52,13 @@ impl Mounter {
         Ok(Arc::clone(control.insert(Arc::new(started))))
     }
 
-    /// Has the files of an instance made, and hands them to the worker that listens on `handovers`. Nothing, if the
-    /// instance has its files already. Blocking.
+    /// Has the files of an instance made, and hands them to the worker that listens on `handovers`. Blocking.
     pub(super) fn hand_over(
         &self,
         spec: &InstanceSpec,
         options: &SupervisorOptions,
         handovers: &Path,
-    ) -> Result<Option<Handed>, SupervisorError> {
+    ) -> Result<Handed, SupervisorError> {
         let request = request(spec);
         let (response, fds) = self
             .ask(&request, options)
@@ -63,7 +67,7 @@ impl Mounter {
             Some(wire::files_response::Result::Files(files)) => files,
             Some(wire::files_response::Result::Failure(failure)) => {
                 return match failure.kind() {
-                    wire::files_failure::Kind::InUse => Ok(None),
+                    wire::files_failure::Kind::InUse => Ok(Handed::Before(failure.message)),
                     wire::files_failure::Kind::Config => Err(SupervisorError::Config(failure.message)),
                     wire::files_failure::Kind::Unspecified => Err(SupervisorError::Worker(failure.message)),
                 };
@@ -72,7 +76,7 @@ impl Mounter {
         };
         let handover = wire::Handover { id: spec.id.clone(), files: Some(files) };
         let handed = hand_over(&handover, &fds, handovers);
-        handed.map(Some).map_err(|error| {
+        handed.map_err(|error| {
             SupervisorError::Worker(format!("cannot hand a container's files to its worker: {error}"))
         })
     }
@@ -144,7 +148,7 @@ fn hand_over(handover: &wire::Handover, fds: &[OwnedFd], handovers: &Path) -> io
     let fds: Vec<_> = fds.iter().map(OwnedFd::as_fd).collect();
     passing::send(&socket, &handover.encode_to_vec(), &fds)?;
     socket.read_exact(&mut [0])?;
-    Ok(Handed(socket))
+    Ok(Handed::Over(socket))
 }
 
 fn spawn(options: &SupervisorOptions) -> io::Result<OwnedFd> {

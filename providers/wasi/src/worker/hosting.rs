@@ -208,6 +208,7 @@ impl Hosting {
             let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
             let finished_at = Timestamp::now();
             log.finish(&exit.message).await;
+            drop(log);
             // Before anybody hears of the end: what its volumes are made of may be taken away then.
             let _ = tokio::task::spawn_blocking(move || root.give_up()).await;
             hosting.0.table.exited(&id, finished_at, exit);
