@@ -21,7 +21,9 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths},
     },
 };
-use kubewasm_wasi::{confine::Confinement, host::DEFAULT_MEMORY_LIMIT, isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{
+    confine::Confinement, host::DEFAULT_MEMORY_LIMIT, isolation::Isolation, logs::LogOptions,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 

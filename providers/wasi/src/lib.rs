@@ -27,8 +27,8 @@
 pub mod capacity;
 mod cgroup;
 mod clock;
-pub mod confine;
 pub mod compile;
+pub mod confine;
 pub mod engine;
 pub mod exit;
 pub mod files;

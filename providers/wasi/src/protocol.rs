@@ -315,12 +315,7 @@ mod tests {
     fn specs_survive_the_wire() {
         for spec in [
             spec(),
-            InstanceSpec {
-                working_dir: None,
-                network: Network::Outgoing,
-                kind: Kind::CoreCommand,
-                ..spec()
-            },
+            InstanceSpec { working_dir: None, network: Network::Outgoing, kind: Kind::CoreCommand, ..spec() },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
         }

@@ -112,11 +112,9 @@ impl WorkerOptions {
         for (flag, paths) in [("--hidden", &self.hidden), ("--shown", &self.shown)] {
             args.extend(paths.iter().flat_map(|path| [flag.into(), path.clone().into()]));
         }
-        for (flag, is_set) in [
-            ("--with-parent", self.with_parent),
-            ("--no-mounts", self.no_mounts),
-            ("--check", self.check),
-        ] {
+        for (flag, is_set) in
+            [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts), ("--check", self.check)]
+        {
             if is_set {
                 args.push(flag.into());
             }

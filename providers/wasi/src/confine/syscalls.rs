@@ -187,7 +187,11 @@ fn other_numbers() -> Option<BpfProgram> {
             // The number of the call is the first word of what a filter sees.
             instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
             instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, X32),
-            instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
+            instruction(
+                libc::BPF_RET | libc::BPF_K,
+                0,
+                libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs(),
+            ),
             instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
         ])
     }
@@ -212,7 +216,8 @@ fn calls(profile: Profile) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendErr
         rules.insert(*call, vec![all(others)?]);
     }
     rules.insert(libc::SYS_setpriority, vec![all([argument(1, SeccompCmpOp::Ne, 0)])?]);
-    let pairs = UNBOUND_PAIRS.map(|kind| all([argument(1, SeccompCmpOp::MaskedEq(TYPE), kind.unsigned_abs())]));
+    let pairs =
+        UNBOUND_PAIRS.map(|kind| all([argument(1, SeccompCmpOp::MaskedEq(TYPE), kind.unsigned_abs())]));
     rules.insert(libc::SYS_socketpair, pairs.into_iter().collect::<Result<_, _>>()?);
     Ok(rules)
 }

@@ -14,8 +14,7 @@ use std::{
 use libc::{c_int, c_long, c_uint};
 
 /// What no guest needs of any mount.
-pub(crate) const RESTRICTED: u64 =
-    libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+pub(crate) const RESTRICTED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 /// Nothing may be changed through the mount.
 pub(crate) const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
@@ -82,8 +81,7 @@ impl Context {
         #[expect(unsafe_code, reason = "one of the calls that this module is for")]
         // SAFETY: key and value are null where the command takes none, and else strings that end with NUL and live
         // until the call returns: the callers above have borrowed them.
-        let result =
-            unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
+        let result = unsafe { libc::syscall(libc::SYS_fsconfig, self.0.as_raw_fd(), command, key, value, 0) };
         done(result)
     }
 }
@@ -96,8 +94,7 @@ pub(crate) fn clone(of: &impl AsFd, reach: Reach) -> io::Result<OwnedFd> {
         | (libc::AT_EMPTY_PATH | reach.flag()).cast_unsigned();
     #[expect(unsafe_code, reason = "one of the calls that this module is for")]
     // SAFETY: the kernel reads an empty string, which is static.
-    let result =
-        unsafe { libc::syscall(libc::SYS_open_tree, of.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
+    let result = unsafe { libc::syscall(libc::SYS_open_tree, of.as_fd().as_raw_fd(), c"".as_ptr(), flags) };
     descriptor(result)
 }
 
@@ -107,8 +104,7 @@ pub(crate) fn attach(mount: &impl AsFd, place: &impl AsFd) -> io::Result<()> {
     let (from, to) = (mount.as_fd().as_raw_fd(), place.as_fd().as_raw_fd());
     #[expect(unsafe_code, reason = "one of the calls that this module is for")]
     // SAFETY: the kernel reads empty strings, which are static.
-    let result =
-        unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) };
+    let result = unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), to, c"".as_ptr(), flags) };
     done(result)
 }
 

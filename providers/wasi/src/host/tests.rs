@@ -90,7 +90,8 @@ impl Bench {
 
 /// The files of its image, or none.
 fn preopens(spec: &InstanceSpec) -> Vec<Preopen> {
-    let preopen = |image: &std::path::PathBuf| Preopen { host: image.clone(), guest: "/".into(), writable: false };
+    let preopen =
+        |image: &std::path::PathBuf| Preopen { host: image.clone(), guest: "/".into(), writable: false };
     spec.root.image.iter().map(preopen).collect()
 }
 

@@ -152,8 +152,7 @@ fn hand_over(handover: &wire::Handover, fds: &[OwnedFd], handovers: &Path) -> io
 }
 
 fn spawn(options: &SupervisorOptions) -> io::Result<OwnedFd> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut command = options.program.command("mounter");
     command.args(MounterOptions { dir: options.dir.clone(), no_mounts: false }.args());
     process::inherit_little(&mut command);
@@ -164,7 +163,9 @@ fn spawn(options: &SupervisorOptions) -> io::Result<OwnedFd> {
     tokio::spawn(async move {
         match child.wait().await {
             Ok(status) if status.success() => {}
-            Ok(status) => tracing::warn!(%status, "the mounter has died; another is started when it is needed"),
+            Ok(status) => {
+                tracing::warn!(%status, "the mounter has died; another is started when it is needed")
+            }
             Err(error) => tracing::warn!(%error, "cannot tell how the mounter ended"),
         }
     });

@@ -221,9 +221,14 @@ mod tests {
     #[test]
     fn descriptors_that_do_not_fit_the_message_are_refused() {
         let directory = || wire::Directory { guest_path: "/".into(), writable: true };
-        for (directories, locked, count, expected) in
-            [(1, true, 3, true), (1, false, 2, true), (0, false, 1, true), (1, true, 2, false), (0, false, 0, false), (1, false, 3, false)]
-        {
+        for (directories, locked, count, expected) in [
+            (1, true, 3, true),
+            (1, false, 2, true),
+            (0, false, 1, true),
+            (1, true, 2, false),
+            (0, false, 0, false),
+            (1, false, 3, false),
+        ] {
             let files = wire::Files {
                 directories: (0..directories).map(|_| directory()).collect(),
                 has_volumes: false,
