@@ -3,11 +3,12 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use kubewasm_host::capacity;
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags, quantity},
 };
-use kubewasm_wasi::{capacity, confine::Confinement, isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;

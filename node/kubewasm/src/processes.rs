@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use kubewasm_host::compile;
 use kubewasm_wasi::{
-    compile,
     confine::Confinement,
     logs::LogOptions,
     mounter::{self, MounterOptions},

@@ -27,17 +27,15 @@ mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, exit::Exit, program::Program};
 use tokio::sync::mpsc;
 
 use crate::{
     cgroup::Parent,
     confine::Confinement,
-    exit::Exit,
-    host::DEFAULT_MEMORY_LIMIT,
     instance::{Instance, InstanceStats},
     isolation,
     logs::LogOptions,
-    program::Program,
     protocol::{Versions, wire},
     spec::InstanceSpec,
     worker,

@@ -34,16 +34,15 @@ use std::{
     time::Duration,
 };
 
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions, capacity};
 use tokio::net::UnixListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 pub(crate) use process::{handovers_path, is_locked, lock_path};
 
 use crate::{
-    capacity,
     confine::{self, Confinement, Measure, View},
     files::{self, UserMapError, Way},
-    host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
     logs::LogOptions,
     protocol::Versions,
 };
@@ -269,7 +268,7 @@ async fn serve(confined: Confined, threads: hosting::Threads) -> Result<(), Work
     }
     let host = Host::new(HostOptions {
         default_memory_limit: options.default_memory_limit,
-        empty_root: home.empty_root(),
+        ..HostOptions::new(home.empty_root())
     })?;
     let hosting = hosting::Hosting::new(Arc::new(host), threads, options.log, capacity::guests());
     let served = CancellationToken::new();

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use kubewasm_host::Preopen;
 use prost::Message as _;
 use tokio::{
     io::AsyncReadExt as _,
@@ -23,7 +24,6 @@ use tokio::{
 
 use crate::{
     files::{Directory, Made, passing},
-    host::Preopen,
     protocol::wire,
 };
 

@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kubewasm_host::{compile, program::Program};
 use kubewasm_wasi::{
-    compile,
     mounter::{self, MounterOptions},
-    program::Program,
     protocol::Versions,
     worker::{self, WorkerOptions},
 };
