@@ -193,6 +193,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn open(path: &Path) -> Log {
