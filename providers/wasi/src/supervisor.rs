@@ -212,7 +212,8 @@ impl Supervisor {
         let place = place.into();
         let group = self.group(&place.group).await;
         let _needed = group.need();
-        self.common.mounter.start(&self.common.options)?;
+        // While a worker starts. Whoever asks it for something says why it cannot be started.
+        let _ = self.common.mounter.start(&self.common.options);
         let mut client = group.client_for(&place).await?;
         let handed = self.hand_over(&group, spec).await?;
         // Before the answer the worker may already tell of it.

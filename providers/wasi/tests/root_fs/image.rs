@@ -167,7 +167,7 @@ async fn the_working_directory_is_there() {
     let error = world.agent.start("node", &spec).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "the worker could not do it: cannot make /etc/motd/here in the container's file system: Not a directory (os error 20)"
+        "cannot make /etc/motd/here in the container's file system: Not a directory (os error 20)"
     );
 }
 
