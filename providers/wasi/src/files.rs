@@ -137,7 +137,7 @@ pub enum FilesError {
     },
     /// A single file, on a host that cannot mount.
     #[error(
-        "cannot show the single file {host} at {guest}: {why}; this host allows no mounts (the node's log says why), without which only directories can be shown there"
+        "cannot show the single file {host} at {guest}: {why}; this host allows no mounts (workers/mounter.log in the node's root directory says why), without which only directories can be shown there"
     )]
     SingleFile {
         /// On this host.

@@ -264,3 +264,67 @@ pub(super) fn mount_error(volume: &Mount) -> impl Fn(io::Error) -> FilesError {
     let (host, guest) = (volume.host_path.display().to_string(), volume.guest_path.clone());
     move |source| FilesError::Mount { host: host.clone(), guest: guest.clone(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+
+    use super::*;
+    use crate::spec::RootSpec;
+
+    /// On older kernels a root hangs somewhere while it is built, and nobody sees the difference.
+    #[test]
+    fn a_root_is_the_same_where_mounts_do_not_nest() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not tested: not run as root");
+            return;
+        }
+        // A thread can have a mount namespace of its own.
+        let thread = std::thread::spawn(|| {
+            const NONE: Option<&str> = None;
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path().canonicalize().unwrap();
+            for folder in ["image/etc", "data/sub"] {
+                fs::create_dir_all(dir.join(folder)).unwrap();
+            }
+            fs::write(dir.join("data/in"), "x").unwrap();
+            let volume = |host: &str, guest: &str, read_only| Mount {
+                host_path: dir.join(host),
+                guest_path: guest.into(),
+                read_only,
+            };
+            let mounts = vec![
+                volume("data", "/data", true),
+                volume("data/sub", "/data/sub", false),
+                volume("data/in", "/etc/in", true),
+            ];
+            for (number, nests) in [false, true].into_iter().enumerate() {
+                let spec = RootSpec {
+                    image: Some(dir.join("image")),
+                    read_only: true,
+                    mounts: mounts.clone(),
+                    ..RootSpec::default()
+                };
+                let plan = Plan::new(&spec, None).unwrap();
+                let how = Mounting { user_namespace: false, nests };
+                let root = make(&plan, &dir.join(number.to_string()), how).unwrap();
+                let top = PathBuf::from(path_of(&root.fd));
+                assert_eq!(fs::read_to_string(top.join("etc/in")).unwrap(), "x");
+                let refused = |path: &str| fs::write(top.join(path), "y").unwrap_err().kind();
+                for path in ["new", "data/new", "etc/in"] {
+                    assert_eq!(refused(path), io::ErrorKind::ReadOnlyFilesystem, "{path}, nests: {nests}");
+                }
+                fs::write(top.join("data/sub/new"), "y").unwrap();
+                let mounted = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+                assert!(!mounted.contains(&*dir.to_string_lossy()), "{mounted}");
+                drop(root);
+            }
+        });
+        thread.join().unwrap();
+    }
+}

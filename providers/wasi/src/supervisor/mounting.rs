@@ -156,8 +156,8 @@ fn spawn(options: &SupervisorOptions) -> io::Result<OwnedFd> {
     let mut command = options.program.command("mounter");
     command.args(MounterOptions { dir: options.dir.clone(), no_mounts: false }.args());
     process::inherit_little(&mut command);
-    // It has no log of its own: there is nothing that an agent would want to read later.
-    command.stdin(Stdio::from(theirs)).stderr(Stdio::inherit());
+    command.stdin(Stdio::from(theirs));
+    command.stderr(Stdio::from(process::open_log(&options.dir.join("mounter.log"))?));
     let mut child = command.spawn()?;
     tracing::debug!(pid = child.id(), "started the mounter");
     tokio::spawn(async move {

@@ -50,7 +50,7 @@ pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<St
     let with_parent = options.with_parent;
     command.args(worker_options(socket, options).args());
     inherit_little(&mut command);
-    command.stderr(Stdio::from(open_log(socket)?));
+    command.stderr(Stdio::from(open_log(&log(socket))?));
     if with_parent {
         command.stdin(Stdio::piped());
     }
@@ -100,8 +100,8 @@ pub(super) fn inherit_little(command: &mut Command) {
     command.process_group(0);
 }
 
-fn open_log(socket: &Path) -> io::Result<std::fs::File> {
-    let path = log(socket);
+/// Opens the file that a process says what it has to say in.
+pub(super) fn open_log(path: &Path) -> io::Result<std::fs::File> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }

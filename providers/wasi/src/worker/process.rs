@@ -90,10 +90,12 @@ impl Home {
         Ok(Sockets { calls: listen(&self.socket)?, handovers })
     }
 
-    /// Takes the socket away: nobody will answer there any more. One that is left tells of a death.
+    /// Takes the sockets away: nobody will answer there any more. One that is left tells of a death.
     pub(super) fn leave(&self) {
         // It may be gone already; that may even be why the worker ends.
-        let _ = std::fs::remove_file(&self.socket);
+        for path in [&self.socket, &handovers_path(&self.socket)] {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Returns when the directory has been deleted, or taken over by somebody else.
