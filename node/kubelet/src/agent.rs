@@ -31,14 +31,15 @@ use crate::{
             resources::{self, Amounts},
         },
         api::Cluster,
+        board::Board,
         files::resolv_conf,
         lifecycle::Limits,
         source,
-        static_pods::{Board, FileSource, Mirrors},
         volumes::{self, Memory},
     },
     runtime::Runtime,
     server::{self, Ports, Server},
+    static_pods::{FileSource, Mirrors},
 };
 
 /// Pod updates that may wait for the manager.
@@ -141,8 +142,7 @@ impl Agent {
         let (facts, node_facts) = watch::channel(NodeFacts {
             hostname: config.hostname.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
-            host_ips: addresses.clone(),
-            pod_ips: addresses,
+            host_ips: addresses,
             ..NodeFacts::default()
         });
         let (view, admission) = watch::channel(NodeView::default());

@@ -4,6 +4,7 @@
 //! config ──► identity ──► kube client ─┬─► node     registers the Node, renews its lease, keeps its status
 //!                                      ├─► pods     source ─► manager ─► one task per pod ─► runtime::Runtime
 //!                                      │                                  └─ lifecycle::step (pure), status::of (pure)
+//!                                      ├─► static_pods  files ─► pods::manager, and their mirrors in the API
 //!                                      ├─► events   tells people
 //! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
 //! ```
@@ -15,6 +16,7 @@
 
 pub mod agent;
 pub mod config;
+mod duration;
 pub mod events;
 mod explain;
 pub mod identity;
@@ -23,6 +25,8 @@ mod lru;
 mod mirror;
 pub mod node;
 pub mod pods;
-mod retry;
+pub mod quantity;
+pub mod retry;
 pub mod runtime;
 pub mod server;
+pub mod static_pods;

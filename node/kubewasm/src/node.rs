@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use kubewasm_host::capacity;
 use kubewasm_kubelet::{
     agent::{self, Agent},
-    config::{Config, Flags, quantity},
+    config::{Config, Flags},
+    quantity,
 };
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;

@@ -19,6 +19,7 @@ use kubewasm_kubelet::{
         api::Alone,
         files::resolv_conf,
         lifecycle::Limits,
+        status::is_terminal,
         volumes::{self, AllowedHostPaths},
     },
 };
@@ -123,7 +124,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             changed = statuses.changed() => {
                 let status = statuses.borrow_and_update().clone();
-                if changed.is_err() || is_terminal(&status) {
+                if changed.is_err() || is_terminal(Some(&status)) {
                     break status;
                 }
             }
@@ -165,21 +166,15 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 /// A pod without a node has this machine's loopback as its address.
 fn facts() -> NodeFacts {
-    let local = vec![std::net::IpAddr::from([127, 0, 0, 1])];
     let machine = rustix::system::sysinfo();
     NodeFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         cluster_domain: String::new(),
-        host_ips: local.clone(),
-        pod_ips: local,
+        host_ips: vec![std::net::IpAddr::from([127, 0, 0, 1])],
         cpu_millis: std::thread::available_parallelism().map_or(1, |n| n.get() as u64).saturating_mul(1000),
         memory_bytes: (machine.totalram as u64).saturating_mul(u64::from(machine.mem_unit)),
         storage_bytes: 0,
     }
-}
-
-fn is_terminal(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// 0 for a pod that succeeded; otherwise the exit code of the first container that failed, or 1 when none

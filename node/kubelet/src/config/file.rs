@@ -15,7 +15,7 @@ use std::{
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 
-use super::duration;
+use crate::duration;
 
 /// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[

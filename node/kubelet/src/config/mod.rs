@@ -11,10 +11,8 @@
 //! runs; what may change under it (certificates, the CA bundle) is read again from the files it names.
 
 mod decode;
-pub(crate) mod duration;
 mod file;
 pub mod labels;
-pub mod quantity;
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +28,7 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
-use crate::pods::volumes::AllowedHostPaths;
+use crate::{duration, pods::volumes::AllowedHostPaths, quantity};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";

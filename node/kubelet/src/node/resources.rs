@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::machine::Machine;
-use crate::config::{
-    KubeletConfiguration,
+use crate::{
+    config::KubeletConfiguration,
     quantity::{self, from_bytes, from_millis},
 };
 

@@ -12,6 +12,7 @@ use super::{
         ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
     },
     reason::TerminatedReason,
+    status::is_terminal,
 };
 use crate::runtime::{Exit, ExitReason, Image};
 
@@ -20,7 +21,7 @@ use crate::runtime::{Exit, ExitReason, Image};
 pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
     let Some(status) = &pod.status else { return State::default() };
     let start_time = status.start_time.as_ref().map(|t| t.0);
-    let terminal = is_terminal(pod);
+    let terminal = is_terminal(Some(status));
     let initialized = status
         .conditions
         .iter()
@@ -31,8 +32,10 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
     let all = all.into_iter().flatten().flatten();
     let containers: std::collections::BTreeMap<_, _> =
         all.filter_map(|container| Some((container.name.clone(), record_of(pod, container)?))).collect();
+    let addresses = status.pod_ips.iter().flatten().filter_map(|pod_ip| pod_ip.ip.parse().ok()).collect();
     State {
         start_time,
+        addresses,
         // The condition is also set where nothing has run yet.
         initialized: initialized && !containers.is_empty(),
         round: 0,
@@ -42,13 +45,6 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
             .flatten(),
         containers,
     }
-}
-
-/// The API has a terminal phase for the pod: it never runs again.
-#[must_use]
-pub(super) fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {

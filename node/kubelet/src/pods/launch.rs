@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -21,8 +22,7 @@ use super::{
     volumes::{self, Places, Volumes, plan, source},
 };
 use crate::{
-    config::quantity,
-    logs,
+    logs, quantity,
     runtime::{ContainerSpec, Image, Mount, Runtime},
 };
 
@@ -34,6 +34,8 @@ const NODE_HOSTS: &str = "/etc/hosts";
 pub(super) struct Launch<'a> {
     pub(super) runtime: &'a dyn Runtime,
     pub(super) api: &'a dyn PodApi,
+    /// Addresses of the pod.
+    pub(super) addresses: &'a [IpAddr],
     pub(super) node: &'a NodeFacts,
     pub(super) logs_dir: &'a Path,
     pub(super) records: &'a Records,
@@ -148,7 +150,7 @@ impl Launch<'_> {
         let (dns, _) = Dns::of(pod, &of_node.settings().dns, &of_node.node_dns()?);
         let pod_dir = self.records.dir(uid);
         let node_hosts = Path::new(NODE_HOSTS);
-        let sources = files::Sources { names: &names, pod_ips: &self.node.pod_ips, node_hosts, dns: &dns };
+        let sources = files::Sources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
         files::write(pod, &pod_dir, sources)?;
 
         let read_only = is_root_read_only(container);
@@ -189,6 +191,7 @@ impl Launch<'_> {
         })?;
         let sources = Sources {
             pod,
+            addresses: self.addresses,
             node: self.node,
             services: &services,
             config_maps: &objects.config_maps,
@@ -231,7 +234,7 @@ impl Launch<'_> {
             working_dir,
             read_only_root: is_root_read_only(container),
             mounts: Vec::new(),
-            pod_ips: self.node.pod_ips.clone(),
+            pod_ips: self.addresses.to_vec(),
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),

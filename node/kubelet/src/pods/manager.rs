@@ -23,10 +23,11 @@ use super::{
         self, Rejection,
         resources::{self, Amounts},
     },
+    board::{Board, FullName, is_mirror},
     lifecycle::spec::is_static,
     records::remove_tree,
     shared::Shared,
-    static_pods::{Board, FullName, is_mirror},
+    status::is_terminal,
     task::{Desired, PodTask},
 };
 use crate::logs;
@@ -314,8 +315,7 @@ impl PodManager {
 }
 
 fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    is_terminal(pod.status.as_ref())
 }
 
 /// The next wake-up; none for ever when there is no channel.

@@ -9,12 +9,18 @@
 //!       pull, launch, handlers, api, records, runtime          the edges
 //! ```
 //!
+//! Static pods come from [`crate::static_pods`], which is above this module; what it needs to keep their mirrors
+//! is on the manager's [`board`].
+//!
 //! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.
 //! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
 
+mod addresses;
 pub mod admission;
 mod adopt;
 pub mod api;
+mod api_error;
+pub mod board;
 pub mod container_id;
 mod credentials;
 pub mod environment;
@@ -28,13 +34,12 @@ pub mod manager;
 mod objects;
 mod probe_metrics;
 mod publisher;
-mod pull;
+pub(crate) mod pull;
 pub mod reason;
 mod records;
 mod refusal;
 mod shared;
 pub mod source;
-pub mod static_pods;
 pub mod status;
 mod status_patch;
 mod task;

@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::lifecycle::backoff::after;
+use crate::retry::RetryDelays;
 
-const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// How long a write that has failed waits.
+const RETRIES: RetryDelays = RetryDelays::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// How long a status is held back at most. Starts and stops that take longer are seen as they happen.
 const HOLD: Duration = Duration::from_millis(100);
@@ -87,9 +88,8 @@ impl Publisher {
     /// A write has failed and is to be tried again.
     pub(super) fn failed(&mut self, now: Timestamp) {
         self.in_flight = None;
-        let delay = FIRST_DELAY.saturating_mul(1 << self.failures.min(5)).min(LONGEST_DELAY);
-        self.failures += 1;
-        self.retry_at = Some(after(now, delay));
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(after(now, RETRIES.after_failures(self.failures)));
     }
 
     /// Takes in the pod as the API server shows it. What it had before this process came is not written

@@ -1,16 +1,19 @@
 //! Getting the image of a container, by its pull policy.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{
     lifecycle::{Note, Trouble},
     reason::{EventReason, WaitingReason},
 };
-use crate::runtime::{Credential, Image, ImageError, Runtime};
+use crate::{
+    duration,
+    runtime::{Credential, Image, ImageError, Runtime},
+};
 
 /// `imagePullPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PullPolicy {
+pub(crate) enum PullPolicy {
     /// The registry is asked each time.
     Always,
     /// The registry is asked when the image is not there.
@@ -23,7 +26,7 @@ impl PullPolicy {
     /// The policy of a container; where it names none, the API server's default for its image: `Always`
     /// for `latest`, which is also what no tag means.
     #[must_use]
-    pub(super) fn of(policy: Option<&str>, image: &str) -> Self {
+    pub(crate) fn of(policy: Option<&str>, image: &str) -> Self {
         match policy {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
@@ -83,7 +86,7 @@ pub(super) async fn pull(
     let begun = Instant::now();
     match runtime.pull(image, credentials).await {
         Ok(pulled) => {
-            let took = go_seconds(begun.elapsed());
+            let took = duration::format_millis(begun.elapsed());
             let message = format!(
                 "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
                 pulled.size_bytes
@@ -113,12 +116,6 @@ fn trouble(image: &str, error: &ImageError) -> Trouble {
         }
     };
     Trouble { reason: WaitingReason::of_image(error), message }
-}
-
-/// A time as Go prints it, to the millisecond.
-fn go_seconds(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis < 1000 { format!("{millis}ms") } else { format!("{}.{:03}s", millis / 1000, millis % 1000) }
 }
 
 #[cfg(test)]

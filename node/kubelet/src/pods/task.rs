@@ -32,6 +32,7 @@ use report::Finalize;
 use storage::Storage;
 
 use super::{
+    addresses,
     admission::Rejection,
     adopt,
     container_id::container_id,
@@ -41,7 +42,7 @@ use super::{
     publisher::Publisher,
     records::remove_tree,
     shared::Shared,
-    termination,
+    status, termination,
 };
 use crate::{
     logs,
@@ -113,8 +114,9 @@ impl PodTask {
             tracing::error!(pod = %name, %error, "cannot read the pod's record; going by its status");
             None
         });
-        let foreign = record.is_none() && adopt::is_terminal(&pod);
+        let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
+        state.addresses = addresses::decide(&state.addresses, &shared.node.borrow().host_ips);
         state.resume(
             &spec,
             |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::runtime::Exit;
+use crate::{logs::cri::LogLine, runtime::Exit};
 
 /// Lines of the log that a message is made of at most, and bytes of it; upstream's numbers.
 const LINES: usize = 80;
@@ -127,13 +127,9 @@ fn last_lines(log: &[u8]) -> String {
     let mut text = String::new();
     let lines: Vec<&str> = log.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
-        let mut parts = line.splitn(4, ' ');
-        let (Some(_), Some("stdout" | "stderr"), Some(tag)) = (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        text.push_str(parts.next().unwrap_or_default());
-        if tag.split(':').next() == Some("F") {
+        let Some(line) = LogLine::parse(line.as_bytes()) else { continue };
+        text.push_str(&String::from_utf8_lossy(line.message));
+        if !line.partial {
             text.push('\n');
         }
     }

@@ -1,7 +1,6 @@
 //! Who a caller is: by client certificate, by bearer token, or nobody.
 
 use std::{
-    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,32 +9,13 @@ use http::{HeaderMap, header::AUTHORIZATION};
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 
-use super::{reviews::Reviews, x509::ClientCa};
+use super::{reviews::Reviews, user::User, x509::ClientCa};
 use crate::lru::Lru;
 
 /// Tokens whose answers are remembered.
 const REMEMBERED: usize = 1024;
 /// Every caller who is somebody is in this group.
 const AUTHENTICATED: &str = "system:authenticated";
-
-/// Somebody.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: Option<String>,
-    pub(super) groups: Vec<String>,
-    pub(super) extra: BTreeMap<String, Vec<String>>,
-}
-
-impl User {
-    fn anonymous() -> Self {
-        Self {
-            name: "system:anonymous".to_owned(),
-            groups: vec!["system:unauthenticated".to_owned()],
-            ..Self::default()
-        }
-    }
-}
 
 /// The ways in that the configuration allows.
 #[derive(Debug)]

@@ -7,10 +7,12 @@ use warp::reply::Response;
 
 use super::{
     ServerError,
-    authn::{Authenticator, Tokens, User},
-    authz::{self, Attributes, Decisions},
+    attributes::{self, Attributes},
+    authn::{Authenticator, Tokens},
+    authz::Decisions,
     reply::text,
     reviews::Reviews,
+    user::User,
     x509::ClientCa,
 };
 use crate::config::{AuthorizationMode, Config, is_set};
@@ -61,8 +63,8 @@ impl Gate {
         let Some(decisions) = &self.decisions else {
             return Ok(());
         };
-        let verb = authz::verb(request.method());
-        let subresources = authz::subresources(request.uri().path());
+        let verb = attributes::verb(request.method());
+        let subresources = attributes::subresources(request.uri().path());
         for subresource in subresources {
             let attributes = Attributes { user: user.clone(), verb, subresource, node: self.node.clone() };
             match decisions.allows(&attributes, &self.reviews).await {

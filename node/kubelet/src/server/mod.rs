@@ -12,6 +12,7 @@
 //! is a refusal. The endpoints, their texts and their authorization follow the kubelet; see
 //! [Kubelet authentication/authorization](https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/).
 
+mod attributes;
 mod authn;
 mod authz;
 mod container_logs;
@@ -23,6 +24,7 @@ mod reply;
 mod reviews;
 mod routes;
 mod tls;
+mod user;
 mod x509;
 
 use std::{io, net::SocketAddr, sync::Arc};

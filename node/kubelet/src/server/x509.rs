@@ -13,7 +13,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 use x509_parser::prelude::FromDer as _;
 
-use super::{ServerError, authn::User};
+use super::{ServerError, user::User};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(5);

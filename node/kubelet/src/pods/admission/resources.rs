@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use crate::config::quantity;
+use crate::quantity;
 
 /// Amounts by resource name: thousandths of a core for `cpu`, units or bytes for the rest.
 pub type Amounts = BTreeMap<String, u64>;

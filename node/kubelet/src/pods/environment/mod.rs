@@ -13,6 +13,7 @@ mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -86,7 +87,9 @@ impl References {
 pub struct Sources<'a> {
     /// The pod.
     pub pod: &'a Pod,
-    /// The pod's and node's addresses and the node's resources.
+    /// Addresses of the pod, the primary first.
+    pub addresses: &'a [IpAddr],
+    /// The node's addresses and resources.
     pub node: &'a NodeFacts,
     /// All services of the cluster.
     pub services: &'a [Arc<Service>],
@@ -215,7 +218,7 @@ fn value_from(
 ) -> Result<Option<String>, EnvironmentError> {
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(reference) = &source.field_ref {
-        return fields::field(sources.pod, &reference.field_path, sources.node).map(Some);
+        return fields::field(sources.pod, &reference.field_path, sources.node, sources.addresses).map(Some);
     }
     if let Some(reference) = &source.resource_field_ref {
         return fields::resource(sources.pod, container, reference, sources.node).map(Some);

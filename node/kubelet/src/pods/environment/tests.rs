@@ -22,6 +22,7 @@ fn environment(container: serde_json::Value) -> Result<Vec<(String, String)>, St
         &container,
         Sources {
             pod: &pod,
+            addresses: &[],
             node: &NodeFacts::default(),
             services: &[Arc::new(service)],
             config_maps: &BTreeMap::from([("cm".to_owned(), Arc::new(config_map))]),

@@ -1,6 +1,6 @@
 //! A running attempt of a container, as its probes and hooks find it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
 use tokio::sync::OnceCell;
@@ -28,7 +28,9 @@ pub(in crate::pods) struct Attempt {
     pub(in crate::pods) runtime: Arc<dyn Runtime>,
     /// Where the container's variables come from.
     pub(in crate::pods) api: Arc<dyn PodApi>,
-    /// Addresses of the pod, as the node has them now.
+    /// Addresses of the pod.
+    pub(in crate::pods) addresses: Vec<IpAddr>,
+    /// The node, as its variables tell of it.
     pub(in crate::pods) node: NodeFacts,
     /// Where logs are written.
     pub(in crate::pods) logs_dir: PathBuf,
@@ -133,7 +135,7 @@ impl Attempt {
         Target {
             pod: &self.name,
             container: &self.container,
-            addresses: Addresses { pod_ips: &self.node.pod_ips, host_network },
+            addresses: Addresses { pod_ips: &self.addresses, host_network },
             spec,
             runtime: self.runtime.as_ref(),
         }
@@ -148,8 +150,14 @@ impl Attempt {
             let image =
                 self.image.as_ref().ok_or_else(|| "the image of the container is not known".to_owned())?;
             let (runtime, api) = (self.runtime.as_ref(), self.api.as_ref());
-            let launch =
-                Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir, records: &self.records };
+            let launch = Launch {
+                runtime,
+                api,
+                addresses: &self.addresses,
+                node: &self.node,
+                logs_dir: &self.logs_dir,
+                records: &self.records,
+            };
             let made = launch.spec(&self.pod, &self.container, image, self.number, None).await;
             made.map_err(|trouble| trouble.message)
         };

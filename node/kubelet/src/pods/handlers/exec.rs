@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Container;
 
 use super::{HookError, ProbeOutcome, Target};
-use crate::{config::duration, pods::environment::expand, runtime::ExecSpec};
+use crate::{duration, pods::environment::expand, runtime::ExecSpec};
 
 /// Bytes of output that are kept, as upstream's `pkg/probe/exec` keeps them.
 const OUTPUT_LIMIT: usize = 10 * 1024;

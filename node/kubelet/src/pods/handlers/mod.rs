@@ -35,7 +35,7 @@ use k8s_openapi::{
 pub(super) use self::{address::Addresses, attempt::Attempt, ongoing::Ongoing};
 use super::lifecycle::PodName;
 use crate::{
-    config::duration,
+    duration,
     runtime::{ContainerSpec, Runtime},
 };
 

@@ -126,7 +126,8 @@ impl Case {
         let attempt = Attempt {
             runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
             api: Arc::new(Alone::new().0),
-            node: NodeFacts { pod_ips: vec!["127.0.0.1".parse().unwrap()], ..NodeFacts::default() },
+            addresses: vec!["127.0.0.1".parse().unwrap()],
+            node: NodeFacts::default(),
             logs_dir: PathBuf::from("/var/log/pods"),
             records: Records::open(tempfile::tempdir().unwrap().path()).unwrap(),
             pod: Arc::new(pod),

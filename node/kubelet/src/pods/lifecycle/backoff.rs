@@ -1,9 +1,12 @@
-//! Exponential delays, as upstream's `flowcontrol.Backoff` keeps them.
+//! Delays between restarts, kept over restarts of the agent and forgotten after a long run, as upstream's
+//! `flowcontrol.Backoff` does it.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::retry::RetryDelays;
 
 /// First delay.
 pub const INITIAL: Duration = Duration::from_secs(10);
@@ -13,12 +16,12 @@ pub const MAXIMUM: Duration = Duration::from_secs(300);
 
 /// The delay of one container or image. Its default is that nothing has failed yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backoff {
+pub struct BackoffRecord {
     delay: Duration,
     updated: Option<Timestamp>,
 }
 
-impl Backoff {
+impl BackoffRecord {
     /// When a container that ended at `finished_at` may be started again; `None` is at once. The first
     /// restart is at once, and so is one after a run of more than twice `maximum`.
     #[must_use]
@@ -33,7 +36,8 @@ impl Backoff {
     /// Notes a restart at `now` of what ended at `finished_at`.
     pub fn next(&mut self, finished_at: Timestamp, now: Timestamp, maximum: Duration) {
         let forgotten = self.updated.is_none_or(|updated| finished_at > after(updated, maximum * 2));
-        self.delay = if forgotten { INITIAL.min(maximum) } else { (self.delay * 2).min(maximum) };
+        let last = if forgotten { Duration::ZERO } else { self.delay };
+        self.delay = RetryDelays::new(INITIAL, maximum).next_after(last);
         self.updated = Some(now);
     }
 
@@ -66,7 +70,7 @@ mod tests {
 
     #[test]
     fn first_restart_is_at_once_then_ten_seconds_doubling_to_the_maximum() {
-        let mut backoff = Backoff::default();
+        let mut backoff = BackoffRecord::default();
         let mut now = 0;
         let mut delays = Vec::new();
         for _ in 0..8 {
@@ -81,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_long_run_is_forgiven() {
-        let mut backoff = Backoff::default();
+        let mut backoff = BackoffRecord::default();
         for _ in 0..5 {
             backoff.next(at(0), at(0), MAXIMUM);
         }
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_small_maximum_holds_from_the_first_delay_on() {
-        let mut backoff = Backoff::default();
+        let mut backoff = BackoffRecord::default();
         let maximum = Duration::from_secs(2);
         backoff.next(at(0), at(0), maximum);
         assert_eq!(backoff.blocked_until(at(1), maximum), Some(at(3)));

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::{
     Limits, PodName,
     action::{Action, Step},
-    backoff::{Backoff, after},
+    backoff::{BackoffRecord, after},
     probe::ProbeKind,
     spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
     state::{ContainerRecord, EndingCause, Hook, Running, Stage, State},
@@ -153,7 +153,7 @@ impl Run<'_> {
                 };
                 if record.spec_image != container.image {
                     // A delay belongs to a container with an image; another image starts afresh.
-                    record.crash = Backoff::default();
+                    record.crash = BackoffRecord::default();
                 }
                 let maximum = self.limits.crash_backoff_max;
                 match record.crash.blocked_until(finished_at, maximum).filter(|until| *until > now) {
@@ -175,7 +175,7 @@ impl Run<'_> {
             }
             Stage::BackOff { until } => {
                 if record.spec_image != container.image {
-                    record.crash = Backoff::default();
+                    record.crash = BackoffRecord::default();
                 } else if *until > now {
                     self.step.wake(*until);
                     return Turn::Next;
@@ -233,8 +233,8 @@ impl Run<'_> {
     fn pull(&mut self, container: &Container) -> Turn {
         let record = self.state.container(&container.name);
         if record.spec_image != container.image {
-            record.pull = Backoff::default();
-            record.start = Backoff::default();
+            record.pull = BackoffRecord::default();
+            record.start = BackoffRecord::default();
             container.image.clone_into(&mut record.spec_image);
         }
         record.stage = Stage::Pulling;

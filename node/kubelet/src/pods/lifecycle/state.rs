@@ -4,13 +4,13 @@
 //! changed in two places only: by [`step`](super::step), which decides, and by the `record_*` methods
 //! here, which take in what happened.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    backoff::Backoff,
+    backoff::BackoffRecord,
     probe::{ProbeKind, Probes},
     spec::{Container, Spec},
 };
@@ -24,6 +24,10 @@ use crate::{
 pub struct State {
     /// When this node first took notice of the pod; never changes.
     pub start_time: Option<Timestamp>,
+    /// Addresses of the pod, the primary first; empty as long as it has none. Decided when the node takes the pod,
+    /// and kept while it runs.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     /// Every init container has done its part once; they do not run again.
     pub initialized: bool,
     /// Counts the in-place restarts of the whole pod. Exits of earlier rounds say nothing about init
@@ -99,11 +103,11 @@ pub struct ContainerRecord {
     /// The two newest attempts that have ended, newest last.
     pub finished: Vec<Finished>,
     /// Delay between restarts.
-    pub crash: Backoff,
+    pub crash: BackoffRecord,
     /// Delay between tries to get the image.
-    pub pull: Backoff,
+    pub pull: BackoffRecord,
     /// Delay between tries to start.
-    pub start: Backoff,
+    pub start: BackoffRecord,
     /// Why the last try to get the container going failed, until one succeeds.
     pub trouble: Option<Trouble>,
 }
@@ -329,7 +333,7 @@ impl State {
         match outcome {
             Ok(image) => {
                 record.image = Some(image);
-                record.pull = Backoff::default();
+                record.pull = BackoffRecord::default();
                 record.stage = Stage::Pulled;
             }
             Err(trouble) => {
@@ -393,7 +397,7 @@ impl State {
             }
             (Stage::Starting, Some(Observation::Exited(exit))) => {
                 record.trouble = None;
-                record.start = Backoff::default();
+                record.start = BackoffRecord::default();
                 record.finish(round, exit.clone(), termination);
             }
             (Stage::Running(running), None) => {
@@ -505,7 +509,7 @@ impl State {
 impl ContainerRecord {
     fn run(&mut self, started_at: Timestamp, post_start: bool) {
         self.trouble = None;
-        self.start = Backoff::default();
+        self.start = BackoffRecord::default();
         self.stage = Stage::Running(Running {
             started_at,
             post_start: if post_start { Hook::Due } else { Hook::Done },

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -19,7 +20,7 @@ use crate::{
         api::{ApiError, Objects, PodApi},
         container_id::container_id,
         environment::References,
-        lifecycle::Limits,
+        lifecycle::{Limits, State},
         volumes::{Memory, Settings, Volumes},
     },
     runtime::{
@@ -166,7 +167,7 @@ impl PodApi for Api {
 struct World {
     root: tempfile::TempDir,
     memory: Option<Memory>,
-    _node: watch::Sender<NodeFacts>,
+    node: watch::Sender<NodeFacts>,
     records: Records,
     runtime: Arc<Provider>,
     api: Arc<Api>,
@@ -226,19 +227,7 @@ impl World {
         let cancel = CancellationToken::new();
         let manager = PodManager::new(Arc::new(shared)).with_static_pods(board);
         tokio::spawn(manager.run(receiver, cancel.clone()));
-        Self {
-            root,
-            memory,
-            _node: node,
-            records,
-            runtime,
-            api,
-            wake,
-            written: seen,
-            board: shown,
-            updates,
-            cancel,
-        }
+        Self { root, memory, node, records, runtime, api, wake, written: seen, board: shown, updates, cancel }
     }
 
     async fn tell(&self, update: Update) {
@@ -310,7 +299,7 @@ fn mirror(name: &str, uid: &str, of: &str) -> Value {
 #[tokio::test]
 async fn nothing_is_an_orphan_before_every_source_has_told_all() {
     let world = World::with(&["from-api", "orphan"]);
-    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world.records.save("orphan", &State::default()).unwrap();
     world.synced(Source::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     world.runs(&["from-api", "orphan", "static"]).await;
@@ -477,4 +466,22 @@ async fn what_has_run_counts_though_its_start_has_failed() {
     let end = statuses[0].state.clone().unwrap().terminated.unwrap();
     assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
     assert_eq!(statuses[0].restart_count, 0);
+}
+
+/// A pod that ran before an agent came keeps the address that its guests were told of.
+#[tokio::test]
+async fn an_address_is_decided_once_and_kept_in_the_record() {
+    let mut world = World::with(&[]);
+    let ips = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+    let host_ips = ips(&["10.0.0.9", "10.0.0.7"]);
+    world.node.send_replace(NodeFacts { host_ips: host_ips.clone(), ..NodeFacts::default() });
+    world.records.save("old", &State { addresses: ips(&["10.0.0.7"]), ..State::default() }).unwrap();
+    for (uid, expected) in [("old", ips(&["10.0.0.7"])), ("new", host_ips)] {
+        world.set(pod(uid, uid, json!({}))).await;
+        world.told(uid, "Running").await;
+        let (_, status) = world.written.borrow().last().cloned().unwrap();
+        let seen: Vec<IpAddr> = status.pod_ips.iter().flatten().map(|ip| ip.ip.parse().unwrap()).collect();
+        assert_eq!((seen, status.host_ip.as_deref()), (expected.clone(), Some("10.0.0.9")), "{uid}");
+        assert_eq!(world.records.load(uid).unwrap().unwrap().addresses, expected);
+    }
 }

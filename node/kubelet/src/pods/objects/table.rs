@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
-use crate::pods::api::ApiError;
+use crate::pods::api_error::ApiError;
 
 /// How long the first answer of the API server about an object is waited for.
 const ANSWER: Duration = Duration::from_secs(10);

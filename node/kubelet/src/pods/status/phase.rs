@@ -1,6 +1,8 @@
 //! The phase of a pod, after upstream's `getPhase`.
 
-use super::conditions::is_started;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::readiness::is_started;
 use crate::pods::lifecycle::{AfterExit, Finished, Kind, Spec, State, spec::Container};
 
 /// `status.phase`.
@@ -22,6 +24,12 @@ impl Phase {
     pub fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
     }
+}
+
+/// A status tells of a terminal phase: the pod never runs again.
+#[must_use]
+pub fn is_terminal(status: Option<&PodStatus>) -> bool {
+    matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 impl std::fmt::Display for Phase {

@@ -9,15 +9,18 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
 use super::{Outcome, PodTask};
-use crate::pods::{
-    container_id::container_id,
-    ephemeral,
-    handlers::Attempt,
-    launch::{self, Launch},
-    lifecycle::{Action, Note, ProbeKind, Trouble},
-    pull::{self, PullPolicy},
-    reason::{EventReason, WaitingReason},
-    shared::tell,
+use crate::{
+    pods::{
+        container_id::container_id,
+        ephemeral,
+        handlers::Attempt,
+        launch::{self, Launch},
+        lifecycle::{Action, Note, ProbeKind, Trouble},
+        pull::{self, PullPolicy},
+        reason::{EventReason, WaitingReason},
+        shared::tell,
+    },
+    retry::Backoff,
 };
 
 impl PodTask {
@@ -103,11 +106,13 @@ impl PodTask {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
+        let addresses = self.state.addresses.clone();
         self.outcomes.spawn(async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
                 runtime: shared.runtime.as_ref(),
                 api: shared.api.as_ref(),
+                addresses: &addresses,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,
@@ -141,6 +146,7 @@ impl PodTask {
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
             api: Arc::clone(&self.shared.api),
+            addresses: self.state.addresses.clone(),
             node: self.shared.node.borrow().clone(),
             logs_dir: self.shared.logs_dir.clone(),
             records: self.shared.records.clone(),
@@ -187,7 +193,7 @@ impl PodTask {
         let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
         let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
         self.outcomes.spawn(async move {
-            let mut delay = Duration::from_millis(100);
+            let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
             while let Err(error) = shared.runtime.stop(&id, grace).await {
@@ -196,8 +202,7 @@ impl PodTask {
                 let note =
                     Note { container: None, warning: true, reason: EventReason::FailedKillPod, message };
                 tell(&shared.recorder, &reference, &spec, &note);
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(5));
+                tokio::time::sleep(waits.next()).await;
                 if shared.runtime.observe(&id).is_none() {
                     break;
                 }

@@ -32,7 +32,6 @@ impl PodTask {
         let api_conditions = object_status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let context = status::Context {
             host_ips: &node.host_ips,
-            pod_ips: &node.pod_ips,
             runtime: version.split_once("://").map_or(version.as_str(), |(scheme, _)| scheme),
             previous: self.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or(api_conditions),
         };

@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 
 use super::source::containers;
-use crate::{config::quantity, pods::environment::NodeFacts};
+use crate::{pods::environment::NodeFacts, quantity};
 
 /// True for a volume that is to be kept in memory.
 pub(super) fn is_memory(source: &EmptyDirVolumeSource) -> bool {

@@ -45,7 +45,6 @@ pub use self::{host_path::AllowedHostPaths, memory::Memory};
 pub(super) use self::{
     keeper::{Keeper, Parts},
     resolve::{env_files, mounts},
-    trust::Bundle,
 };
 use super::{
     api::Cluster,

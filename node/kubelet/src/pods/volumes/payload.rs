@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{source::Projected, token::TokenKey, trust};
-use crate::pods::environment::{NodeFacts, volume_field};
+use crate::pods::{
+    environment::{NodeFacts, volume_field},
+    objects::TrustBundle,
+};
 
 /// One file.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,7 +43,7 @@ pub(super) struct Inputs<'a> {
     pub(super) secrets: &'a BTreeMap<String, Result<Option<Arc<Secret>>, String>>,
     pub(super) tokens: &'a BTreeMap<TokenKey, Result<super::token::Secret, String>>,
     /// All bundles of the cluster, where they were asked for.
-    pub(super) trust: Result<&'a [trust::Bundle], &'a str>,
+    pub(super) trust: Result<&'a [TrustBundle], &'a str>,
 }
 
 /// The files of a volume.
@@ -86,15 +89,25 @@ fn of_source(source: &VolumeProjection, default_mode: u32, inputs: Inputs<'_>) -
     Err("a projected source has no content that this node knows".to_owned())
 }
 
+/// An object by name; `None` where it does not exist and need not.
+fn object<'a, K>(
+    read: &'a BTreeMap<String, Result<Option<Arc<K>>, String>>,
+    kind: &str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<&'a K>, String> {
+    match read.get(name) {
+        Some(Ok(Some(object))) => Ok(Some(object)),
+        Some(Ok(None)) if optional => Ok(None),
+        Some(Ok(None)) => Err(format!("{kind} \"{name}\" not found")),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(format!("{kind} \"{name}\" has not been read yet")),
+    }
+}
+
 fn config_map(projection: &ConfigMapProjection, mode: u32, inputs: Inputs<'_>) -> Result<Payload, String> {
     let optional = projection.optional == Some(true);
-    let object = match inputs.config_maps.get(&projection.name) {
-        Some(Ok(Some(object))) => Some(object),
-        Some(Ok(None)) if optional => None,
-        Some(Ok(None)) => return Err(format!("configmap \"{}\" not found", projection.name)),
-        Some(Err(error)) => return Err(error.clone()),
-        None => return Err(format!("configmap \"{}\" has not been read yet", projection.name)),
-    };
+    let object = object(inputs.config_maps, "configmap", &projection.name, optional)?;
     let text = object.and_then(|o| o.data.as_ref()).into_iter().flatten();
     let binary = object.and_then(|o| o.binary_data.as_ref()).into_iter().flatten();
     let data: BTreeMap<&str, &[u8]> = binary
@@ -107,13 +120,7 @@ fn config_map(projection: &ConfigMapProjection, mode: u32, inputs: Inputs<'_>) -
 
 fn secret(projection: &SecretProjection, mode: u32, inputs: Inputs<'_>) -> Result<Payload, String> {
     let optional = projection.optional == Some(true);
-    let object = match inputs.secrets.get(&projection.name) {
-        Some(Ok(Some(object))) => Some(object),
-        Some(Ok(None)) if optional => None,
-        Some(Ok(None)) => return Err(format!("secret \"{}\" not found", projection.name)),
-        Some(Err(error)) => return Err(error.clone()),
-        None => return Err(format!("secret \"{}\" has not been read yet", projection.name)),
-    };
+    let object = object(inputs.secrets, "secret", &projection.name, optional)?;
     let data = object.and_then(|o| o.data.as_ref()).into_iter().flatten();
     let data: BTreeMap<&str, &[u8]> = data.map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
     select(&data, projection.items.as_deref(), mode, optional)

@@ -72,7 +72,7 @@ pub(super) struct Checks {
 impl Checks {
     /// The status as the task would compute it.
     pub(super) fn status(&self, spec: &Spec, state: &State, now: Timestamp) -> PodStatus {
-        let context = Context { host_ips: &[], pod_ips: &[], runtime: "wasm", previous: &self.conditions };
+        let context = Context { host_ips: &[], runtime: "wasm", previous: &self.conditions };
         status::of(&Pod::default(), &name(), spec, state, context, now)
     }
 

@@ -155,8 +155,9 @@ fn status(pod: &Pod, state: &State) -> PodStatus {
 fn status_after(pod: &Pod, state: &State, previous: &[PodCondition]) -> PodStatus {
     let name = PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() };
     let ips = ["10.0.0.9".parse().unwrap()];
-    let context = Context { host_ips: &ips, pod_ips: &ips, runtime: "wasm", previous };
-    of(pod, &name, &Spec::of(pod), state, context, at(100))
+    let context = Context { host_ips: &ips, runtime: "wasm", previous };
+    let state = State { addresses: ips.to_vec(), ..state.clone() };
+    of(pod, &name, &Spec::of(pod), &state, context, at(100))
 }
 
 /// The status of one container.

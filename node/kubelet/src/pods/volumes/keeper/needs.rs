@@ -10,15 +10,14 @@ use tokio::time::Instant;
 
 use crate::{
     pods::{
-        api::ApiError,
+        api_error::ApiError,
         environment::{NodeFacts, References},
-        objects::{Known, ObjectSource, Subscription},
+        objects::{Known, ObjectSource, Subscription, TrustBundle},
         volumes::{
             Volumes,
             payload::{self, Payload},
             source::{Projected, Source},
             token::{self, Token, TokenKey},
-            trust,
         },
     },
     retry::Backoff,
@@ -56,7 +55,7 @@ struct Renewal {
 }
 
 struct Trust {
-    bundles: Result<Vec<trust::Bundle>, String>,
+    bundles: Result<Vec<TrustBundle>, String>,
     due: Instant,
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     pods::{
-        api::ApiError,
+        api_error::ApiError,
         objects::ObjectSource,
         volumes::{Memory, Volumes, atomic, claim, host_path, make_dir, source::Source},
     },

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::pods::{
-    api::ApiError,
-    objects::{Known, ObjectSource, Subscription},
-    volumes::{AllowedHostPaths, Bundle, Settings},
+    api_error::ApiError,
+    objects::{Known, ObjectSource, Subscription, TrustBundle},
+    volumes::{AllowedHostPaths, Settings},
 };
 
 /// Objects that a test sets.
@@ -82,7 +82,7 @@ impl ObjectSource for Objects {
         Ok(volumes.get(name).map(|volume| serde_json::from_value(volume.clone()).unwrap()))
     }
 
-    async fn trust_bundles(&self) -> Result<Vec<Bundle>, ApiError> {
+    async fn trust_bundles(&self) -> Result<Vec<TrustBundle>, ApiError> {
         Err(ApiError::Gone)
     }
 }

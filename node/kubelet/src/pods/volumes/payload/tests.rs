@@ -21,7 +21,7 @@ fn files(pod: Value, volume: Value) -> Result<Vec<String>, String> {
         let text = text.map(|t| token::Secret(t.to_owned())).map_err(str::to_owned);
         (TokenKey { audience: audience.to_owned(), seconds }, text)
     };
-    let bundles = [trust::Bundle { name: "ca".to_owned(), ..trust::Bundle::default() }];
+    let bundles = [TrustBundle { name: "ca".to_owned(), ..TrustBundle::default() }];
     let inputs = Inputs {
         pod: &pod,
         node: &NodeFacts::default(),

@@ -9,10 +9,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::{
-    HASH_ANNOTATION, MIRROR_ANNOTATION, SEEN_ANNOTATION, check, defaults, digest::Fnv128a, references,
+use super::{SEEN_ANNOTATION, check, defaults, digest::Fnv128a, references};
+use crate::pods::{
+    board::{HASH_ANNOTATION, MIRROR_ANNOTATION},
+    lifecycle::spec::CONFIG_SOURCE_ANNOTATION,
 };
-use crate::pods::lifecycle::spec::CONFIG_SOURCE_ANNOTATION;
 
 /// The static pod of the node `node` that the file `path` describes, first seen at `seen`.
 ///

@@ -1,13 +1,27 @@
 //! The static pods that run, beside what the API server shows of them.
 //!
-//! The manager keeps the board, because it alone knows which pod of a name has its turn; [`super::Mirrors`]
-//! reads it.
+//! The manager keeps the board, because it alone knows which pod of a name has its turn;
+//! [`crate::static_pods`] reads it, and creates and deletes mirrors.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{MIRROR_ANNOTATION, annotation};
+/// On a static pod: which version of it this is. On both it and its mirror.
+pub(crate) const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
+
+/// On a mirror alone: the hash of the static pod that it shows.
+pub(crate) const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
+/// An annotation of a pod.
+pub(crate) fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    pod.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+/// True for a pod object that only shows a static pod.
+pub(super) fn is_mirror(pod: &Pod) -> bool {
+    annotation(pod, MIRROR_ANNOTATION).is_some()
+}
 
 /// Namespace and name of a pod: what a static pod and its mirror have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +49,7 @@ pub struct Board {
     pub(crate) pods: BTreeMap<FullName, StaticPod>,
     pub(crate) mirrors: BTreeMap<FullName, Arc<Pod>>,
     /// All sources have told of all they have: what is not here does not exist.
-    pub(super) complete: bool,
+    pub(crate) complete: bool,
 }
 
 /// A static pod whose turn it is.
@@ -104,7 +118,7 @@ impl Board {
 }
 
 /// The mirror is of this version of the pod; of pods of one name, the hash tells them apart.
-pub(super) fn shows(mirror: &Pod, pod: &Pod) -> bool {
-    let hash = annotation(pod, super::HASH_ANNOTATION);
+pub(crate) fn shows(mirror: &Pod, pod: &Pod) -> bool {
+    let hash = annotation(pod, HASH_ANNOTATION);
     hash.is_some() && annotation(mirror, MIRROR_ANNOTATION) == hash
 }

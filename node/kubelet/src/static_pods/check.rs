@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use crate::config::{labels::is_dns_subdomain, quantity};
+use crate::{config::labels::is_dns_subdomain, quantity};
 
 /// The first thing about the pod that cannot be: field, value, and what it must be.
 pub(super) fn check(pod: &Pod) -> Result<(), String> {

@@ -13,7 +13,8 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{FullName, SEEN_ANNOTATION, folder::Stamp, manifest, normalize::normalize};
+use super::{SEEN_ANNOTATION, folder::Stamp, manifest, normalize::normalize};
+use crate::pods::board::FullName;
 
 /// The files that were seen.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::board::{Board, shows};
+use crate::pods::board::{Board, shows};
 
 /// A request that brings the API nearer to what runs.
 #[derive(Clone, Debug, PartialEq)]

@@ -11,8 +11,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{FullName, files::Files, folder};
-use crate::pods::manager::{Source, Update};
+use super::{files::Files, folder};
+use crate::pods::{
+    board::FullName,
+    manager::{Source, Update},
+};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);

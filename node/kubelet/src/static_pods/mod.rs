@@ -7,7 +7,7 @@
 //!                                            ▼
 //!                                          source ─ Update ─► manager ─► one task per UID
 //!                                                               │
-//!                          board: static pods and mirrors seen ◄┘◄── mirrors, from the API server's pods
+//!                    pods::board: static pods and mirrors seen ◄┘◄── mirrors, from the API server's pods
 //!                            │
 //!                            └─► plan (pure) ─► mirrors ─ POST, DELETE ─► API server
 //! ```
@@ -19,7 +19,6 @@
 //! [Create static Pods](https://kubernetes.io/docs/tasks/configure-pod-container/static-pod/) and upstream's
 //! `pkg/kubelet/config/file.go` and `pkg/kubelet/pod/mirror_client.go`.
 
-mod board;
 mod check;
 mod defaults;
 mod digest;
@@ -32,25 +31,7 @@ mod plan;
 mod references;
 mod source;
 
-use k8s_openapi::api::core::v1::Pod;
-
-pub(super) use self::board::FullName;
-pub use self::{board::Board, mirrors::Mirrors, source::FileSource};
-
-/// On a static pod: which version of it this is. On both it and its mirror.
-const HASH_ANNOTATION: &str = "kubernetes.io/config.hash";
+pub use self::{mirrors::Mirrors, source::FileSource};
 
 /// When the node first saw the pod's file.
 const SEEN_ANNOTATION: &str = "kubernetes.io/config.seen";
-
-/// On a mirror alone: the hash of the static pod that it shows.
-const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
-
-fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref()?.get(name).map(String::as_str)
-}
-
-/// True for a pod object that only shows a static pod.
-pub(super) fn is_mirror(pod: &Pod) -> bool {
-    annotation(pod, MIRROR_ANNOTATION).is_some()
-}

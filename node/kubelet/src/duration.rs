@@ -44,6 +44,12 @@ pub(crate) fn format(duration: Duration) -> String {
     text
 }
 
+/// Writes a duration as Go does after `Truncate(time.Millisecond)`: `1.5s`, `12ms`.
+pub(crate) fn format_millis(duration: Duration) -> String {
+    let below = Duration::from_nanos(u64::from(duration.subsec_nanos() % 1_000_000));
+    format(duration.saturating_sub(below))
+}
+
 /// `value / unit` in decimal, without trailing zeros; `unit` is a power of ten.
 fn fraction(value: u64, unit: u64) -> String {
     let width = unit.ilog10() as usize;
@@ -85,6 +91,7 @@ mod tests {
             ("10s", Duration::from_secs(10)),
             ("1m0s", Duration::from_secs(60)),
             ("1h30m0s", Duration::from_secs(5400)),
+            ("1h2m5s", Duration::from_secs(3725)),
             ("1m1.5s", Duration::from_millis(61_500)),
             ("250ms", Duration::from_millis(250)),
             ("1.5ms", Duration::from_micros(1500)),
@@ -94,6 +101,9 @@ mod tests {
             assert_eq!(parse(text), Ok(duration), "{text}");
             assert_eq!(format(duration), text);
         }
+        assert_eq!(format_millis(Duration::from_nanos(61_234_567_890)), "1m1.234s");
+        assert_eq!(format_millis(Duration::from_micros(12_345)), "12ms");
+        assert_eq!(format_millis(Duration::from_micros(999)), "0s");
         assert_eq!(parse("0"), Ok(Duration::ZERO));
         assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));
     }

@@ -13,12 +13,12 @@ use kube::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    HASH_ANNOTATION, MIRROR_ANNOTATION, annotation,
-    board::{Board, FullName},
-    plan::{Action, plan},
+use super::plan::{Action, plan};
+use crate::{
+    explain::explain,
+    pods::board::{Board, FullName, HASH_ANNOTATION, MIRROR_ANNOTATION, annotation},
+    retry::Backoff,
 };
-use crate::{explain::explain, retry::Backoff};
 
 /// Requests that are under way at once.
 const CONCURRENCY: usize = 8;
