@@ -24,7 +24,7 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
 };
-use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +76,9 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         workers: state.path().join("workers"),
         with_parent: true,
         isolation: Isolation::Node,
-        hidden: Vec::new(),
+        // Its logs and its volumes.
+        hidden: vec![state.path().to_owned()],
+        confinement: Confinement::default(),
         allow_paths: true,
         insecure_registries: Vec::new(),
         default_memory_limit: DEFAULT_MEMORY_LIMIT,

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use kubewasm_host::{DeniedNetworks, program::Program};
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_wasi::{
+    confine::Confinement,
     isolation::Isolation,
     logs::LogOptions,
     provider::{WasiOptions, WasiRuntime},
@@ -25,8 +26,10 @@ pub(crate) struct Settings {
     pub(crate) with_parent: bool,
     /// Who shares a worker.
     pub(crate) isolation: Isolation,
-    /// Files and directories that workers must not see.
+    /// Files and directories that workers must not see, but for the module store.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub(crate) confinement: Confinement,
     /// Images may be paths.
     pub(crate) allow_paths: bool,
     /// Registries without TLS.
@@ -51,6 +54,8 @@ pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>>
         denied_networks: settings.denied_networks,
         isolation: settings.isolation,
         hidden: settings.hidden,
+        shown: vec![settings.store],
+        confinement: settings.confinement,
         log: settings.log,
         ..WasiOptions::new(store, settings.workers, Program::current())
     };

@@ -1,6 +1,11 @@
 //! Opening files where somebody else may have put a link.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
@@ -14,10 +19,18 @@ use rustix::{
 /// # Errors
 /// Says so when there is a link, or no plain file; what the system says otherwise.
 pub fn open_plain(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    open_plain_at(CWD, path, flags, mode)
+}
+
+/// [`open_plain`], of a path from an open directory.
+///
+/// # Errors
+/// As there.
+pub fn open_plain_at(dir: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     // Without a file to make, the kernel takes no mode.
     let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+    let file = match openat2(dir, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
         Err(Errno::LOOP) => {
             return Err(io::Error::other("a part of its path is a symbolic link, which is not followed"));
         }

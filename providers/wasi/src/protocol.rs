@@ -102,7 +102,6 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
             label: spec.label.clone(),
-            root: Some((&spec.root).into()),
         }
     }
 }
@@ -143,7 +142,8 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             argv: spec.argv,
             env: spec.env.into_iter().map(|var| (var.name, var.value)).collect(),
             working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
-            root: spec.root.unwrap_or_default().into(),
+            // It is handed over, not told of.
+            root: RootSpec::default(),
             log_path: spec.log_path.into(),
             network,
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
@@ -312,12 +312,7 @@ mod tests {
             argv: vec!["a".into(), "b".into()],
             env: vec![("A".into(), "1".into()), ("B".into(), String::new())],
             working_dir: Some("/srv".into()),
-            root: RootSpec {
-                image: Some("/image".into()),
-                scratch: Some("/scratch".into()),
-                read_only: true,
-                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
-            },
+            root: RootSpec::default(),
             log_path: "/l".into(),
             network: Network::Host,
             denied_networks: ["192.0.2.0/24", "node"]
@@ -339,7 +334,6 @@ mod tests {
             spec(),
             InstanceSpec {
                 working_dir: None,
-                root: RootSpec::default(),
                 network: Network::Outgoing,
                 denied_networks: DeniedNetworks::default(),
                 stack: Stack::DEFAULT,
@@ -349,6 +343,21 @@ mod tests {
             },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
+        }
+    }
+
+    #[test]
+    fn roots_survive_the_wire() {
+        for root in [
+            RootSpec::default(),
+            RootSpec {
+                image: Some("/image".into()),
+                scratch: Some("/scratch".into()),
+                read_only: true,
+                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
+            },
+        ] {
+            assert_eq!(RootSpec::from(wire::Root::from(&root)), root);
         }
     }
 

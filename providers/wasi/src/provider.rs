@@ -34,6 +34,7 @@ use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Module, Store, StoreErr
 use tokio::sync::mpsc;
 
 use crate::{
+    confine::Confinement,
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
@@ -67,6 +68,10 @@ pub struct WasiOptions {
     pub isolation: Isolation,
     /// Files and directories of the agent that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless: that of the store.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
     /// What containers without the host's network do not reach.
@@ -88,6 +93,8 @@ impl WasiOptions {
             with_parent: false,
             isolation: Isolation::default(),
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             denied_networks: DeniedNetworks::default(),
             log: LogOptions::default(),
@@ -136,6 +143,8 @@ impl WasiRuntime {
             default_memory_limit: options.default_memory_limit,
             log: options.log,
             hidden: options.hidden,
+            shown: options.shown,
+            confinement: options.confinement,
             versions: options.versions,
             cgroups: !options.with_parent,
             ..SupervisorOptions::new(options.dir, options.program.clone())

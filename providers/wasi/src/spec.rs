@@ -25,7 +25,7 @@ pub struct InstanceSpec {
     pub env: Vec<(String, String)>,
     /// Initial working directory, for guests that ask (components; WASI 0.1 has no such call).
     pub working_dir: Option<String>,
-    /// What the guest sees as `/`.
+    /// What the guest sees as `/`. It is not told to the worker, but handed over as open directories.
     pub root: RootSpec,
     /// File that output is appended to, in CRI format; its directory exists.
     pub log_path: PathBuf,

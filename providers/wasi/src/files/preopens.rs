@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    FilesError, Preopen, Root, copy,
+    Directory, FilesError, copy,
     mounts::{begin, is_directory, mount_error, open_source, path_of, scratch_error},
     plan::{Base, GuestPath, Plan, Planned},
     walk::{self, Want},
@@ -36,15 +36,11 @@ struct Source<'a> {
 }
 
 /// Makes a root. What must not be changed behind our back is held open, and given to the guest as it is.
-pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> {
+pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Vec<Directory>, FilesError> {
     let places = begin(scratch)?;
     let sources = plan.mounts.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    let mut held = Vec::new();
-    let mut preopens = Vec::new();
-    let mut give = |fd: OwnedFd, guest: String, writable: bool| {
-        preopens.push(Preopen { host: path_of(&fd).into(), guest, writable });
-        held.push(fd);
-    };
+    let mut given = Vec::new();
+    let mut give = |fd: OwnedFd, guest: String, writable: bool| given.push(Directory { fd, guest, writable });
     let open = |path: &Path| walk::open_root(path).map_err(|error| scratch_error(path)(error.into()));
     match &plan.base {
         Base::Volume(volume) => {
@@ -56,7 +52,7 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> 
         }
         base => {
             if let Base::Image(image) = base {
-                copy::tree(image, &places.root, "this host allows the worker no mounts")?;
+                copy::tree(image, &places.root, "this host allows no mounts")?;
             }
             let top = open(&places.root)?;
             for (path, mode) in &plan.skeleton {
@@ -83,9 +79,7 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> 
             return Err(single_file(planned.mount, "it is inside another mount"));
         }
     }
-    let mut root = Root::new(preopens, None);
-    root.held = held;
-    Ok(root)
+    Ok(given)
 }
 
 fn find<'a>(planned: &'a Planned<'a>) -> Result<Source<'a>, FilesError> {

@@ -193,9 +193,10 @@ pub(super) fn start_error(error: SupervisorError) -> StartError {
     match error {
         SupervisorError::Module(_) => StartError::Create(error.into()),
         SupervisorError::Config(_) => StartError::Config(error.into()),
-        SupervisorError::Worker(_) | SupervisorError::NotRunning(_) | SupervisorError::Dir { .. } => {
-            StartError::Run(error.into())
-        }
+        SupervisorError::Worker(_)
+        | SupervisorError::NotRunning(_)
+        | SupervisorError::Confinement(_)
+        | SupervisorError::Dir { .. } => StartError::Run(error.into()),
     }
 }
 

@@ -18,6 +18,7 @@ use super::{
     connect::{Client, Link, Meeting, Met},
     death::Kills,
     error::GroupError,
+    mounting::Mounter,
     process::{self, Started},
     replace,
     view::View,
@@ -36,6 +37,8 @@ pub(super) struct Common {
     pub(super) kills: Arc<Kills>,
     /// Where workers have cgroups of their own, if they can.
     pub(super) cgroups: Option<Parent>,
+    /// Who makes the files of containers.
+    pub(super) mounter: Mounter,
 }
 
 /// One group of instances that share a worker.
@@ -282,7 +285,8 @@ impl Group {
         tokio::task::spawn_blocking(remove).await.is_ok()
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Where the worker listens.
+    pub(super) fn socket(&self) -> PathBuf {
         process::socket(&self.common.options.dir, &self.name)
     }
 }

@@ -202,11 +202,10 @@ fn status(error: &StartError) -> Status {
     match error {
         StartError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
         StartError::Load(LoadError::Precompiled(_)) => Status::internal(text),
-        StartError::Files(error) if error.is_config() => Status::invalid_argument(text),
         StartError::Prepare(_) => Status::invalid_argument(text),
         StartError::Full(_) | StartError::Busy => Status::resource_exhausted(text),
         StartError::NotRunning => Status::not_found(text),
         StartError::Starting => Status::aborted(text),
-        StartError::Log { .. } | StartError::Files(_) | StartError::Closed => Status::unavailable(text),
+        StartError::Log { .. } | StartError::NoFiles | StartError::Closed => Status::unavailable(text),
     }
 }

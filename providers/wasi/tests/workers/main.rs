@@ -378,10 +378,10 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let error = agent.start("node", &import).await.unwrap_err();
     assert!(matches!(&error, SupervisorError::Module(text) if text.contains("fd_teleport")), "{error}");
     let error = agent.start("node", &root).await.unwrap_err();
-    assert!(matches!(&error, SupervisorError::Config(text) if text.contains("/nonexistent/root")), "{error}");
+    assert!(matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/root")), "{error}");
     let error = agent.start("node", &log).await.unwrap_err();
     assert!(
-        matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/0.log")),
+        matches!(&error, SupervisorError::Worker(text) if text.contains("of the log /nonexistent: No such file")),
         "{error}"
     );
     assert_eq!(agent.instances(), []);
