@@ -1,11 +1,6 @@
 //! What this crate's tests share: trees as guests make them, and a process with few descriptors.
 
-use std::{
-    fs::File,
-    os::fd::OwnedFd,
-    path::Path,
-    process::Command,
-};
+use std::{fs::File, os::fd::OwnedFd, path::Path, process::Command};
 
 use rustix::{
     fs::{CWD, Mode, OFlags, mkdirat, openat},

@@ -10,7 +10,7 @@ use kubewasm_host::{
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
 };
 
 /// What `proto/worker.proto` generates.
@@ -96,6 +96,8 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
+            memory_volumes: spec.memory_volumes.paths.iter().map(|volume| path(volume)).collect(),
+            pod_memory_limit_bytes: spec.memory_volumes.pod_limit_bytes,
             cpu_limit_millis: spec.cpu.limit_millis,
             cpu_request_millis: spec.cpu.request_millis,
             stop_notice: spec.stop_notice,
@@ -142,6 +144,10 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             log_path: spec.log_path.into(),
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
+            memory_volumes: MemoryVolumes {
+                paths: spec.memory_volumes.into_iter().map(Into::into).collect(),
+                pod_limit_bytes: spec.pod_memory_limit_bytes,
+            },
             cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
             stop_notice: spec.stop_notice,
             label: spec.label,
@@ -311,6 +317,10 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
+            memory_volumes: MemoryVolumes {
+                paths: vec!["/m/a".into(), "/m/b".into()],
+                pod_limit_bytes: 128 << 20,
+            },
             cpu: CpuShare { limit_millis: 500, request_millis: 100 },
             stop_notice: true,
             label: "image".into(),

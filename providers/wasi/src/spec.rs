@@ -34,6 +34,8 @@ pub struct InstanceSpec {
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
     /// default.
     pub memory_limit_bytes: u64,
+    /// Volumes in memory that it may fill.
+    pub memory_volumes: MemoryVolumes,
     /// What it may use of the processors.
     pub cpu: CpuShare,
     /// The guest is told to end by the end of its standard input, and given its grace. Without this, it is
@@ -59,11 +61,22 @@ impl fmt::Debug for InstanceSpec {
             .field("log_path", &self.log_path)
             .field("network", &self.network)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .field("memory_volumes", &self.memory_volumes)
             .field("cpu", &self.cpu)
             .field("stop_notice", &self.stop_notice)
             .field("label", &self.label)
             .finish()
     }
+}
+
+/// Volumes in memory, which count with the memory of the instances that may fill them. The default is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryVolumes {
+    /// Paths on this host, each in a file system of its own that is kept in memory.
+    pub paths: Vec<PathBuf>,
+    /// Bytes that the pod's instances and volumes in memory may have together; 0 where one of its containers has no
+    /// limit.
+    pub pod_limit_bytes: u64,
 }
 
 /// What a guest sees as `/`. The default is nothing at all.
@@ -111,6 +124,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
             stop_notice: false,
             label: String::new(),

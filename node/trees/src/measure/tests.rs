@@ -28,23 +28,26 @@ fn by_paths(top: &Path) -> Usage {
 
 #[test]
 fn a_tree_of_any_depth_is_measured_with_few_descriptors_and_little_stack() {
-    with_little("measure::tests::a_tree_of_any_depth_is_measured_with_few_descriptors_and_little_stack", || {
-        let dir = folder();
-        fs::create_dir(dir.path().join("d")).unwrap();
-        let one = measure(&dir.path().join("d")).unwrap().bytes;
-        let innermost = chain(&dir.path().join("d"), 20_000);
-        // Beside each other, so that the way back has to be found in the middle of a directory.
-        for n in 0..500 {
-            mkdirat(&innermost, format!("{n}"), Mode::RWXU).unwrap();
-            mkdirat(&innermost, format!("{n}/x"), Mode::RWXU).unwrap();
-        }
-        drop(innermost);
-        let usage = measure(dir.path()).unwrap();
-        assert_eq!(usage.inodes, 2 + 2 * 20_000 + 2 * 500);
-        assert!(usage.bytes >= one * usage.inodes, "{usage:?}");
-        crate::remove(&dir.path().join("d")).unwrap();
-        assert_eq!(measure(dir.path()).unwrap().inodes, 1);
-    });
+    with_little(
+        "measure::tests::a_tree_of_any_depth_is_measured_with_few_descriptors_and_little_stack",
+        || {
+            let dir = folder();
+            fs::create_dir(dir.path().join("d")).unwrap();
+            let one = measure(&dir.path().join("d")).unwrap().bytes;
+            let innermost = chain(&dir.path().join("d"), 20_000);
+            // Beside each other, so that the way back has to be found in the middle of a directory.
+            for n in 0..500 {
+                mkdirat(&innermost, format!("{n}"), Mode::RWXU).unwrap();
+                mkdirat(&innermost, format!("{n}/x"), Mode::RWXU).unwrap();
+            }
+            drop(innermost);
+            let usage = measure(dir.path()).unwrap();
+            assert_eq!(usage.inodes, 2 + 2 * 20_000 + 2 * 500);
+            assert!(usage.bytes >= one * usage.inodes, "{usage:?}");
+            crate::remove(&dir.path().join("d")).unwrap();
+            assert_eq!(measure(dir.path()).unwrap().inodes, 1);
+        },
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
     supervisor::{self, SupervisorError},
 };
 
@@ -83,6 +83,10 @@ pub(super) fn instance_spec(
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
+        memory_volumes: MemoryVolumes {
+            paths: spec.memory_volumes.clone(),
+            pod_limit_bytes: spec.pod_memory_limit_bytes,
+        },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
         stop_notice,
         label: String::new(),
@@ -191,6 +195,7 @@ mod tests {
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,
+            memory_volumes: Vec::new(),
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,

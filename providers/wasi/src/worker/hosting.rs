@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kubewasm_host::{
     Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, Stack, capacity,
-    exit::{CODE_TRAPPED, Exit, ExitReason},
+    exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
     runtime::Handle,
@@ -14,7 +14,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::table::{Claim, Picture, Table};
+use super::{
+    charge::{self, Holder},
+    table::{Claim, Picture, Table},
+};
 use crate::{
     files::{Files, FilesError, Root},
     instance::{Instance, InstanceStats},
@@ -212,8 +215,18 @@ impl Hosting {
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
         let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
+        let exceeds = self.clone().exceeds(Arc::clone(&spec));
         tokio::spawn(async move {
-            let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
+            let mut guest = AbortOnDropHandle::new(guest);
+            let exit = tokio::select! {
+                exit = &mut guest => exit.unwrap_or_else(|_| fault_of_ours()),
+                message = exceeds => {
+                    guest.abort();
+                    // Its memory is given back, and nothing writes any more, when this is over.
+                    let _ = guest.await;
+                    Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
+                }
+            };
             let finished_at = Timestamp::now();
             log.finish(&exit.message).await;
             // Before anybody hears of the end: what its volumes are made of may be taken away then.
@@ -222,6 +235,24 @@ impl Hosting {
             ended.cancel();
         });
         Ok(instance)
+    }
+
+    /// Waits until an instance has more memory than it may, what is in its volumes in memory included, and says so.
+    async fn exceeds(self, spec: Arc<InstanceSpec>) -> String {
+        if spec.memory_volumes.paths.is_empty() {
+            return std::future::pending().await;
+        }
+        let mut looks = tokio::time::interval(charge::LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let all = self.0.table.all_running().into_iter();
+            let pod: Vec<Holder> =
+                all.filter(|other| other.spec.pod_uid == spec.pod_uid).map(|other| other.holder()).collect();
+            if let Some(message) = charge::excess(&spec.id, &pod, spec.memory_volumes.pod_limit_bytes) {
+                return message;
+            }
+        }
     }
 
     /// What the instances that run have used.
@@ -314,6 +345,16 @@ impl Hosting {
 }
 
 impl Running {
+    fn holder(&self) -> Holder {
+        let volumes = self.spec.memory_volumes.paths.iter().filter_map(|path| charge::look(path).ok());
+        Holder {
+            id: self.spec.id.clone(),
+            memory: self.account.usage().memory_bytes,
+            limit: self.spec.memory_limit_bytes,
+            volumes: volumes.collect(),
+        }
+    }
+
     /// Asks for an end; an earlier end that was asked for stands.
     fn stop_within(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
@@ -369,7 +410,10 @@ mod tests {
     use std::time::Instant as Clock;
 
     use super::*;
-    use crate::{files::Way, spec::RootSpec};
+    use crate::{
+        files::Way,
+        spec::{MemoryVolumes, RootSpec},
+    };
     use kubewasm_host::{CpuShare, HostOptions, Kind, Network};
 
     const PATIENCE: Duration = Duration::from_secs(30);
@@ -410,6 +454,7 @@ mod tests {
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
                 memory_limit_bytes: 0,
+                memory_volumes: MemoryVolumes::default(),
                 cpu: CpuShare::default(),
                 stop_notice: false,
                 label: String::new(),

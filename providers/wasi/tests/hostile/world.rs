@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kubewasm_host::{CpuShare, Generation, Kind, Network, engine, exit::ExitReason, inspect};
 use kubewasm_wasi::{
     instance::InstanceStats,
-    spec::{InstanceSpec, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, RootSpec},
     supervisor::{Supervisor, SupervisorOptions},
 };
 
@@ -70,6 +70,7 @@ impl World {
             log_path: self.log_path(name),
             network: Network::Outgoing,
             memory_limit_bytes: 64 << 20,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
             label: String::new(),
             stop_notice: false,

@@ -11,7 +11,7 @@ use std::{
 use kubewasm_host::{Generation, Kind, Network, engine, program::Program};
 use kubewasm_tests::guests;
 use kubewasm_wasi::{
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use tokio::sync::OnceCell;
@@ -113,6 +113,7 @@ impl World {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: kubewasm_host::CpuShare::default(),
             label: String::new(),
             stop_notice: false,

@@ -18,7 +18,7 @@ use kubewasm_host::{
 };
 use kubewasm_wasi::{
     instance::Instance,
-    spec::{InstanceSpec, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -69,6 +69,7 @@ impl Node {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
             stop_notice: false,
             label: format!("label-{id}"),

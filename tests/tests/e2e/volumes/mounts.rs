@@ -56,10 +56,13 @@ async fn mounts_inside_volumes_that_are_read_only() {
         create_secret(&client, ns, "keys", json!({ "key": "geheim" })).await;
         let items = json!([{ "key": "state", "path": "state" }, { "key": "part", "path": "conf.d/part" }]);
         let secret = |path: &str| json!({ "name": "keys", "mountPath": path, "readOnly": true });
-        let reads = |paths: [&str; 4]| paths.iter().flat_map(|path| ["print", path]).map(String::from).collect();
+        let reads =
+            |paths: [&str; 4]| paths.iter().flat_map(|path| ["print", path]).map(String::from).collect();
         let paths = ["/etc/app/tls/key", "/etc/app/conf.d/tls/key", "/empty/tls/key", "/empty/key"];
         let mut args: Vec<String> = reads(paths);
-        args.extend(["until", "/etc/app/state", "b", "until", "/etc/app/conf.d/part", "second"].map(String::from));
+        args.extend(
+            ["until", "/etc/app/state", "b", "until", "/etc/app/conf.d/part", "second"].map(String::from),
+        );
         args.extend(reads(paths));
         let spec = json!({
             "volumes": [

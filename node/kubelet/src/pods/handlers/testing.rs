@@ -121,7 +121,7 @@ impl Bench {
         let spec = serde_json::json!({
             "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
             "image": "i", "argv": ["a"], "env": [["SECRET", "s3cret"]], "working_dir": null, "scratch": "/tmp/scratch",
-            "read_only_root": false, "mounts": [],
+            "read_only_root": false, "mounts": [], "memory_volumes": [],
             "log_path": "/tmp/log", "pod_ips": ["127.0.0.1"], "host_network": false, "stdin": false, "tty": false,
             "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0, "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });
