@@ -28,7 +28,7 @@ use std::{ffi::CStr, os::fd::BorrowedFd};
 
 pub use self::{
     measure::{Usage, measure},
-    plain::open_plain,
+    plain::{open_plain, open_plain_at},
     removal::remove,
 };
 

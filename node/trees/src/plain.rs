@@ -1,11 +1,24 @@
 //! Opening files where somebody else may have put a link.
 
-use std::{fs::File, io, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::{fd::BorrowedFd, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
 };
+
+/// As [`open_plain`]; a relative path is that of a directory which is open, and stays below it.
+///
+/// # Errors
+/// As there; `CrossesDevices` for a path that leads out of the directory.
+pub fn open_plain_at(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    open(dir, path, flags, mode, ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH)
+}
 
 /// Opens a file no part of whose path is a symbolic link, and which has no other name. Anything but a regular file
 /// is refused, and nobody is waited for (a pipe would have us wait). With `OFlags::CREATE` the file is made with
@@ -14,10 +27,20 @@ use rustix::{
 /// # Errors
 /// Says so when there is a link, or no plain file; what the system says otherwise.
 pub fn open_plain(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    open(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS)
+}
+
+fn open(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> io::Result<File> {
     // Without a file to make, the kernel takes no mode.
     let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match openat2(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+    let file = match openat2(dir, path, flags, mode, resolve) {
         Err(Errno::LOOP) => {
             return Err(io::Error::other("a part of its path is a symbolic link, which is not followed"));
         }

@@ -96,7 +96,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
-            memory_volumes: spec.memory_volumes.paths.iter().map(|volume| path(volume)).collect(),
+            memory_volumes: spec.memory_volumes.guest_paths.clone(),
             pod_memory_limit_bytes: spec.memory_volumes.pod_limit_bytes,
             cpu_limit_millis: spec.cpu.limit_millis,
             cpu_request_millis: spec.cpu.request_millis,
@@ -145,7 +145,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             network,
             memory_limit_bytes: spec.memory_limit_bytes,
             memory_volumes: MemoryVolumes {
-                paths: spec.memory_volumes.into_iter().map(Into::into).collect(),
+                guest_paths: spec.memory_volumes,
                 pod_limit_bytes: spec.pod_memory_limit_bytes,
             },
             cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
@@ -318,7 +318,7 @@ mod tests {
             network: Network::Host,
             memory_limit_bytes: 64 << 20,
             memory_volumes: MemoryVolumes {
-                paths: vec!["/m/a".into(), "/m/b".into()],
+                guest_paths: vec!["/m/a".into(), "/m/b".into()],
                 pod_limit_bytes: 128 << 20,
             },
             cpu: CpuShare { limit_millis: 500, request_millis: 100 },

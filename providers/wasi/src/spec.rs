@@ -72,8 +72,8 @@ impl fmt::Debug for InstanceSpec {
 /// Volumes in memory, which count with the memory of the instances that may fill them. The default is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryVolumes {
-    /// Paths on this host, each in a file system of its own that is kept in memory.
-    pub paths: Vec<PathBuf>,
+    /// Where the guest sees them: each is in a file system of its own that is kept in memory.
+    pub guest_paths: Vec<String>,
     /// Bytes that the pod's instances and volumes in memory may have together; 0 where one of its containers has no
     /// limit.
     pub pod_limit_bytes: u64,

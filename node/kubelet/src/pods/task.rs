@@ -309,7 +309,8 @@ impl PodTask {
             let record = volumes.and_then(|()| shared.records.remove(&of));
             [kubewasm_trees::remove(&logs), record]
         };
-        let results = tokio::task::spawn_blocking(remove).await.unwrap_or_else(|error| [Err(error.into()), Ok(())]);
+        let results =
+            tokio::task::spawn_blocking(remove).await.unwrap_or_else(|error| [Err(error.into()), Ok(())]);
         for error in results.into_iter().filter_map(Result::err) {
             tracing::warn!(pod = %self.name, %error, "something of a pod that is gone could not be removed");
         }

@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     },
     path::{Path, PathBuf},
@@ -16,7 +16,11 @@ use std::{
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kubewasm_host::Stream;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat};
+use kubewasm_trees::open_plain_at;
+use rustix::{
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat},
+    io::Errno,
+};
 
 use super::format::Lines;
 
@@ -145,8 +149,9 @@ impl LogFile {
 }
 
 fn open(path: &Path) -> io::Result<(File, u64)> {
+    let (dir, name) = open_dir(path)?;
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
-    let mut file = kubewasm_trees::open_plain(path, flags, Mode::from_raw_mode(MODE))?;
+    let mut file = open_plain_at(dir.as_fd(), Path::new(&name), flags, Mode::from_raw_mode(MODE))?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.
@@ -169,7 +174,12 @@ fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok((openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?, name.to_owned()))
+    match openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::LOOP) => {
+            Err(io::Error::other("a part of its path is a symbolic link, which is not followed"))
+        }
+        dir => Ok((dir?, name.to_owned())),
+    }
 }
 
 /// Rotated files of a log, oldest first: their names sort by time.

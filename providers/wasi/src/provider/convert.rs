@@ -84,7 +84,7 @@ pub(super) fn instance_spec(
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         memory_limit_bytes: spec.memory_limit_bytes,
         memory_volumes: MemoryVolumes {
-            paths: spec.memory_volumes.clone(),
+            guest_paths: spec.memory_volumes.clone(),
             pod_limit_bytes: spec.pod_memory_limit_bytes,
         },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },

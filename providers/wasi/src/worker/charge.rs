@@ -7,7 +7,13 @@
 //! A volume that one running instance of its pod may fill is on that instance's account. What several may fill is on
 //! that of the pod, and when the pod has more than it may, the one of them that has most memory itself ends.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::Path, time::Duration};
+
+use kubewasm_host::Preopen;
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, fstat, fstatvfs, openat2},
+    io::Errno,
+};
 
 /// Between two looks.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
@@ -33,12 +39,34 @@ pub(super) struct VolumeUse {
     pub(super) bytes: u64,
 }
 
+/// Opens the volumes at these places of a guest, before it runs: what it renames later does not matter.
+pub(super) fn open(preopens: &[Preopen], guest_paths: &[String]) -> Vec<OwnedFd> {
+    let open = |path: &String| open_one(preopens, path).map_err(|error| (path, error));
+    let opened = guest_paths.iter().filter_map(|path| {
+        let opened = open(path);
+        opened
+            .inspect_err(|(path, error)| tracing::warn!(path, %error, "a volume in memory is not charged"))
+            .ok()
+    });
+    opened.collect()
+}
+
+fn open_one(preopens: &[Preopen], guest_path: &str) -> rustix::io::Result<OwnedFd> {
+    let below = |preopen: &Preopen| Some(Path::new(guest_path).strip_prefix(&preopen.guest).ok()?.to_owned());
+    let holding = preopens.iter().filter_map(|preopen| Some((preopen, below(preopen)?)));
+    let (preopen, way) = holding.min_by_key(|(_, way)| way.components().count()).ok_or(Errno::NOENT)?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&preopen.host, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let way = if way.as_os_str().is_empty() { Path::new(".") } else { &way };
+    openat2(root, way, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
 /// Looks at a volume.
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn look(path: &Path) -> rustix::io::Result<VolumeUse> {
-    let (found, stat) = (rustix::fs::stat(path)?, rustix::fs::statvfs(path)?);
+pub(super) fn look(volume: &OwnedFd) -> rustix::io::Result<VolumeUse> {
+    let (found, stat) = (fstat(volume)?, fstatvfs(volume)?);
     let bytes = stat.f_blocks.saturating_sub(stat.f_bfree).saturating_mul(stat.f_frsize);
     Ok(VolumeUse { device: found.st_dev, bytes })
 }
@@ -124,12 +152,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_tells_what_is_in_it() {
-        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
-        let before = look(dir.path()).unwrap();
-        std::fs::write(dir.path().join("file"), vec![1; 1 << 20]).unwrap();
-        let after = look(dir.path()).unwrap();
-        assert_eq!(before.device, after.device);
-        assert!(after.bytes >= 1 << 20);
+    fn a_volume_tells_what_is_in_it_wherever_its_guest_moves_it() {
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        std::fs::create_dir_all(dir.path().join("root/a/v")).unwrap();
+        std::fs::create_dir(dir.path().join("w")).unwrap();
+        let preopen = |host: &str, guest: &str| Preopen {
+            host: dir.path().join(host),
+            guest: guest.to_owned(),
+            writable: true,
+        };
+        let preopens = [preopen("root", "/"), preopen("w", "/a/w")];
+        let paths = ["/a/v", "/a/w", "/none"].map(str::to_owned);
+        let opened = open(&preopens, &paths);
+        assert_eq!(opened.len(), 2, "one is not there");
+        std::fs::rename(dir.path().join("root/a"), dir.path().join("root/b")).unwrap();
+        std::fs::write(dir.path().join("root/b/v/file"), vec![1; 1 << 20]).unwrap();
+        let used = opened.iter().map(|volume| look(volume).unwrap());
+        assert!(used.into_iter().all(|used| used.bytes >= 1 << 20));
     }
 }

@@ -1,6 +1,6 @@
 //! Starting, stopping and accounting for instances.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
@@ -105,6 +105,8 @@ struct Running {
     loaded: Arc<Loaded>,
     root: Arc<Root>,
     account: Arc<Account>,
+    /// Volumes in memory that it may fill, open.
+    memory_volumes: Arc<Vec<OwnedFd>>,
     /// When it must have ended; nothing while nobody asked.
     stop: watch::Sender<Option<Instant>>,
     /// Cancelled when its end is in the table.
@@ -209,7 +211,16 @@ impl Hosting {
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running { spec, loaded, root: Arc::clone(&root), account, stop, ended: ended.clone() };
+        let memory_volumes = Arc::new(charge::open(root.preopens(), &spec.memory_volumes.guest_paths));
+        let running = Running {
+            spec,
+            loaded,
+            root: Arc::clone(&root),
+            account,
+            memory_volumes,
+            stop,
+            ended: ended.clone(),
+        };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
@@ -239,7 +250,7 @@ impl Hosting {
 
     /// Waits until an instance has more memory than it may, what is in its volumes in memory included, and says so.
     async fn exceeds(self, spec: Arc<InstanceSpec>) -> String {
-        if spec.memory_volumes.paths.is_empty() {
+        if spec.memory_volumes.guest_paths.is_empty() {
             return std::future::pending().await;
         }
         let mut looks = tokio::time::interval(charge::LOOK);
@@ -346,7 +357,7 @@ impl Hosting {
 
 impl Running {
     fn holder(&self) -> Holder {
-        let volumes = self.spec.memory_volumes.paths.iter().filter_map(|path| charge::look(path).ok());
+        let volumes = self.memory_volumes.iter().filter_map(|volume| charge::look(volume).ok());
         Holder {
             id: self.spec.id.clone(),
             memory: self.account.usage().memory_bytes,

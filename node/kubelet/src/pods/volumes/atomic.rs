@@ -201,7 +201,8 @@ fn publish(dir: &Path, links: &BTreeMap<PathBuf, PathBuf>, mount_points: &MountP
 /// It is a link to the contents.
 fn is_ours(path: &Path) -> bool {
     fs::read_link(path).is_ok_and(|target| {
-        target.components().find(|part| *part != Component::ParentDir) == Some(Component::Normal(DATA.as_ref()))
+        target.components().find(|part| *part != Component::ParentDir)
+            == Some(Component::Normal(DATA.as_ref()))
     })
 }
 

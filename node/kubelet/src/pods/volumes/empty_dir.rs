@@ -84,6 +84,7 @@ mod tests {
             let node = NodeFacts { memory_bytes: 1 << 30, ..NodeFacts::default() };
             assert_eq!(memory_bytes(&source, &pod, &node), Some(expected), "{limit:?} {spec}");
         }
+    }
 
     #[test]
     fn all_volumes_in_memory_share_what_the_pod_may_have() {
@@ -97,7 +98,8 @@ mod tests {
                 .collect();
             let containers = json!([{"name": "c", "resources": {"limits": {"memory": "12Mi"}}}]);
             let pod: Pod =
-                serde_json::from_value(json!({"spec": {"containers": containers, "volumes": volumes}})).unwrap();
+                serde_json::from_value(json!({"spec": {"containers": containers, "volumes": volumes}}))
+                    .unwrap();
             let node = NodeFacts { memory_bytes: 1 << 30, ..NodeFacts::default() };
             let share = |limit: &Option<&str>| {
                 let source = serde_json::from_value(memory(*limit)).unwrap();

@@ -348,7 +348,9 @@ mod tests {
             assert!(error.contains("it would have the node"), "{error}");
             assert!(allow(root.join(format!("{folder}:ro"))).is_err(), "{folder}");
         }
-        for folder in ["/", "/proc", "/sys:ro", "/dev/shm", "/var", "/run/docker.sock", "/var/run/docker.sock"] {
+        for folder in
+            ["/", "/proc", "/sys:ro", "/dev/shm", "/var", "/run/docker.sock", "/var/run/docker.sock"]
+        {
             assert!(allow(folder.into()).is_err(), "{folder}");
         }
         let allowed = allow(root.join("allowed")).unwrap();

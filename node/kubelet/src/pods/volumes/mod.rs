@@ -49,12 +49,7 @@ pub(super) use self::{
     keeper::{Keeper, Parts},
     resolve::{env_files, make_mount_points, mounts},
 };
-use super::{
-    api::Cluster,
-    files::resolv_conf,
-    objects::ObjectSource,
-    records::Records,
-};
+use super::{api::Cluster, files::resolv_conf, objects::ObjectSource, records::Records};
 use crate::runtime::Mount;
 
 /// What the volumes and files of all pods of a node are made with.
@@ -123,13 +118,13 @@ impl Volumes {
         std::iter::once(disk(records, uid)).chain(memory).any(|dir| path.starts_with(dir))
     }
 
-    /// Those of a container's mounts that are in volumes of medium Memory and may be filled.
-    pub(super) fn memory_paths(&self, pod: &Pod, mounts: &[Mount]) -> Vec<PathBuf> {
+    /// Where a container mounts volumes of medium Memory that it may fill.
+    pub(super) fn memory_paths(&self, pod: &Pod, mounts: &[Mount]) -> Vec<String> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let Some(memory) = &self.settings.memory else { return Vec::new() };
         let dir = volume_dir(memory.pod_dir(uid), empty_dir::PLUGIN, "");
         let paths = mounts.iter().filter(|mount| !mount.read_only && mount.host_path.starts_with(&dir));
-        paths.map(|mount| mount.host_path.clone()).collect()
+        paths.map(|mount| mount.guest_path.clone()).collect()
     }
 
     /// What the node's own `resolv.conf` says.

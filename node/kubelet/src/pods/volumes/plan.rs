@@ -227,7 +227,9 @@ mod tests {
     #[test]
     fn mount_points_are_directly_inside_the_whole_volume() {
         let mounts = |list: &[(&str, &str, &str)]| -> Value {
-            list.iter().map(|(name, path, sub)| json!({"name": name, "mountPath": path, "subPath": sub})).collect()
+            list.iter()
+                .map(|(name, path, sub)| json!({"name": name, "mountPath": path, "subPath": sub}))
+                .collect()
         };
         let pod: Pod = serde_json::from_value(json!({"spec": {
             "initContainers": [{"name": "i", "volumeMounts": mounts(&[("v", "/v", ""), ("w", "/v/init", "")])}],
@@ -247,7 +249,8 @@ mod tests {
         assert_eq!(mount_points(&pod, "w"), ["app", "application"].map(PathBuf::from).into());
         assert_eq!(mount_points(&pod, "x"), MountPoints::new());
         let nested = nested(&["/a/b", "/a", "/a/b/c/d", "/x", "/a"]);
-        let found: Vec<_> = nested.iter().map(|at| at.as_ref().map(|(i, way)| (*i, way.to_str().unwrap()))).collect();
+        let found: Vec<_> =
+            nested.iter().map(|at| at.as_ref().map(|(i, way)| (*i, way.to_str().unwrap()))).collect();
         assert_eq!(found, [Some((4, "b")), None, Some((0, "c/d")), None, None]);
     }
 }

@@ -89,10 +89,13 @@ fn resolve(path: &Path) -> PathBuf {
     for known in path.ancestors() {
         match known.canonicalize() {
             Ok(found) => {
-                return path.strip_prefix(known).map_or_else(|_| path.to_owned(), |rest| {
-                    // Joining nothing would add a slash.
-                    if rest.as_os_str().is_empty() { found.clone() } else { found.join(rest) }
-                });
+                return path.strip_prefix(known).map_or_else(
+                    |_| path.to_owned(),
+                    |rest| {
+                        // Joining nothing would add a slash.
+                        if rest.as_os_str().is_empty() { found.clone() } else { found.join(rest) }
+                    },
+                );
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
             Err(_) => break,
