@@ -273,6 +273,9 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     /// Host paths that the guest sees, in mount order.
     pub mounts: Vec<Mount>,
+    /// Where in the guest volumes are that are kept in memory, and that it may fill: what is in them counts with the
+    /// memory of the pod's containers.
+    pub memory_volumes: Vec<String>,
     /// File that the guest's output is written to in CRI format; its directory exists.
     pub log_path: PathBuf,
     /// Address that the guest may use as its own.

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt as _},
+    os::{fd::BorrowedFd, unix::fs::MetadataExt as _},
     path::Path,
 };
 
@@ -12,6 +12,14 @@ use rustix::{
     io::Errno,
 };
 
+/// As [`open_plain`]; a relative path is that of a directory which is open, and stays below it.
+///
+/// # Errors
+/// As there; `CrossesDevices` for a path that leads out of the directory.
+pub fn open_plain_at(dir: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    open(dir, path, flags, mode, ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH)
+}
+
 /// Opens a file no part of whose path is a symbolic link, and which has no other name. Anything but a regular file
 /// is refused, and nobody is waited for (a pipe would have us wait). With `OFlags::CREATE` the file is made with
 /// `mode`.
@@ -19,18 +27,20 @@ use rustix::{
 /// # Errors
 /// Says so when there is a link, or no plain file; what the system says otherwise.
 pub fn open_plain(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
-    open_plain_at(CWD, path, flags, mode)
+    open(CWD, path, flags, mode, ResolveFlags::NO_SYMLINKS)
 }
 
-/// [`open_plain`], of a path from an open directory.
-///
-/// # Errors
-/// As there.
-pub fn open_plain_at(dir: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+fn open(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> io::Result<File> {
     // Without a file to make, the kernel takes no mode.
     let mode = if flags.contains(OFlags::CREATE) { mode } else { Mode::empty() };
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match openat2(dir, path, flags, mode, ResolveFlags::NO_SYMLINKS) {
+    let file = match openat2(dir, path, flags, mode, resolve) {
         Err(Errno::LOOP) => {
             return Err(io::Error::other("a part of its path is a symbolic link, which is not followed"));
         }

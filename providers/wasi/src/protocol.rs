@@ -10,7 +10,7 @@ use kubewasm_host::{
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
 };
 
 /// What `proto/worker.proto` generates.
@@ -94,6 +94,8 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
+            memory_volumes: spec.memory_volumes.guest_paths.clone(),
+            pod_memory_limit_bytes: spec.memory_volumes.pod_limit_bytes,
             cpu_limit_millis: spec.cpu.limit_millis,
             cpu_request_millis: spec.cpu.request_millis,
             stop_notice: spec.stop_notice,
@@ -148,6 +150,10 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             network,
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             memory_limit_bytes: spec.memory_limit_bytes,
+            memory_volumes: MemoryVolumes {
+                guest_paths: spec.memory_volumes,
+                pod_limit_bytes: spec.pod_memory_limit_bytes,
+            },
             cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
             stop_notice: spec.stop_notice,
             stack,
@@ -322,6 +328,10 @@ mod tests {
             stack: Stack::LARGEST,
             terminal: false,
             memory_limit_bytes: 64 << 20,
+            memory_volumes: MemoryVolumes {
+                guest_paths: vec!["/m/a".into(), "/m/b".into()],
+                pod_limit_bytes: 128 << 20,
+            },
             cpu: CpuShare { limit_millis: 500, request_millis: 100 },
             stop_notice: true,
             label: "image".into(),

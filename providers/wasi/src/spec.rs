@@ -36,6 +36,8 @@ pub struct InstanceSpec {
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
     /// default.
     pub memory_limit_bytes: u64,
+    /// Volumes in memory that it may fill.
+    pub memory_volumes: MemoryVolumes,
     /// What it may use of the processors.
     pub cpu: CpuShare,
     /// How much stack its guests have.
@@ -66,6 +68,7 @@ impl fmt::Debug for InstanceSpec {
             .field("network", &self.network)
             .field("denied_networks", &self.denied_networks)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .field("memory_volumes", &self.memory_volumes)
             .field("cpu", &self.cpu)
             .field("stack", &self.stack)
             .field("terminal", &self.terminal)
@@ -73,6 +76,16 @@ impl fmt::Debug for InstanceSpec {
             .field("label", &self.label)
             .finish()
     }
+}
+
+/// Volumes in memory, which count with the memory of the instances that may fill them. The default is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryVolumes {
+    /// Where the guest sees them: each is in a file system of its own that is kept in memory.
+    pub guest_paths: Vec<String>,
+    /// Bytes that the pod's instances and volumes in memory may have together; 0 where one of its containers has no
+    /// limit.
+    pub pod_limit_bytes: u64,
 }
 
 /// What a guest sees as `/`. The default is nothing at all.
@@ -121,6 +134,7 @@ mod tests {
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
             stack: Stack::DEFAULT,
             terminal: true,

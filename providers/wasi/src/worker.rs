@@ -19,6 +19,7 @@
 //! while a successor may already run the same pods. SIGINT and SIGHUP are ignored: they are meant for the
 //! program in the foreground, which is the agent.
 
+mod charge;
 mod handover;
 mod hosting;
 mod process;

@@ -76,6 +76,7 @@ impl Node {
             stdin: false,
             tty: false,
             memory_limit_bytes: 0,
+            memory_volumes: Vec::new(),
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,

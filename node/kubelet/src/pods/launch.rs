@@ -88,6 +88,7 @@ impl Launch<'_> {
         let mut spec = self.spec(pod, container, image, attempt, &files).await?;
         spec.runtime_handler = runtime_handler;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
+        spec.memory_volumes = of_node.memory_paths(pod, &spec.mounts);
         let own = self
             .own_files(pod, container, attempt, of_node)
             .map_err(|message| Trouble { reason: WaitingReason::CreateContainerError, message })?;
@@ -235,6 +236,7 @@ impl Launch<'_> {
             working_dir,
             read_only_root: is_root_read_only(container),
             mounts: Vec::new(),
+            memory_volumes: Vec::new(),
             pod_ips: self.addresses.to_vec(),
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
             stdin: container.stdin.unwrap_or(false),

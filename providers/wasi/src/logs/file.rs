@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     },
     path::Path,
@@ -17,7 +17,11 @@ use std::{
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kubewasm_host::Stream;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat};
+use kubewasm_trees::open_plain_at;
+use rustix::{
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat},
+    io::Errno,
+};
 
 use super::format::Lines;
 
@@ -70,8 +74,12 @@ impl LogPlace {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-        Ok(Self::within(dir, name, path))
+        match openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => {
+                Err(io::Error::other("a part of its path is a symbolic link, which is not followed"))
+            }
+            dir => Ok(Self::within(dir?, name, path)),
+        }
     }
 }
 
@@ -209,7 +217,7 @@ fn is_full(error: &io::Error) -> bool {
 fn open(place: &LogPlace) -> io::Result<(File, u64)> {
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
     let mode = Mode::from_raw_mode(MODE);
-    let mut file = kubewasm_trees::open_plain_at(&place.dir, Path::new(&place.name), flags, mode)?;
+    let mut file = open_plain_at(place.dir.as_fd(), Path::new(&place.name), flags, mode)?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.

@@ -12,7 +12,7 @@ use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
     supervisor::{self, Sighting, SupervisorError},
 };
 
@@ -98,6 +98,10 @@ pub(super) fn instance_spec(
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
         denied_networks: DeniedNetworks::default(),
         memory_limit_bytes: spec.memory_limit_bytes,
+        memory_volumes: MemoryVolumes {
+            guest_paths: spec.memory_volumes.clone(),
+            pod_limit_bytes: spec.pod_memory_limit_bytes,
+        },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
         stack: Stack::DEFAULT,
         terminal: true,
@@ -226,6 +230,7 @@ mod tests {
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,
+            memory_volumes: Vec::new(),
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,

@@ -1,11 +1,11 @@
 //! Starting, stopping and accounting for instances.
 
-use std::{sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
     Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, capacity,
-    exit::{CODE_TRAPPED, Exit, ExitReason},
+    exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
     runtime::Handle,
@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
+    charge::{self, Holder},
     handover::{Given, Handovers, Held, Root},
     table::{Claim, Picture, Table},
 };
@@ -104,6 +105,8 @@ struct Running {
     loaded: Arc<Loaded>,
     root: Arc<Root>,
     account: Arc<Account>,
+    /// Volumes in memory that it may fill, open.
+    memory_volumes: Arc<Vec<OwnedFd>>,
     /// When it must have ended; nothing while nobody asked.
     stop: watch::Sender<Option<Instant>>,
     /// Cancelled when its end is in the table.
@@ -215,17 +218,36 @@ impl Hosting {
         let output: Arc<dyn Output> = Arc::new(log.clone());
         let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &held, &output, &account) };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
+        let memory_volumes = Arc::new(charge::open(&held.preopens, &spec.memory_volumes.guest_paths));
         drop(held);
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running { spec, loaded, root: Arc::clone(&root), account, stop, ended: ended.clone() };
+        let running = Running {
+            spec,
+            loaded,
+            root: Arc::clone(&root),
+            account,
+            memory_volumes,
+            stop,
+            ended: ended.clone(),
+        };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
         let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
+        let exceeds = self.clone().exceeds(Arc::clone(&spec));
         tokio::spawn(async move {
-            let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
+            let mut guest = AbortOnDropHandle::new(guest);
+            let exit = tokio::select! {
+                exit = &mut guest => exit.unwrap_or_else(|_| fault_of_ours()),
+                message = exceeds => {
+                    guest.abort();
+                    // Its memory is given back, and nothing writes any more, when this is over.
+                    let _ = guest.await;
+                    Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
+                }
+            };
             let finished_at = Timestamp::now();
             log.finish(&exit.message).await;
             drop(log);
@@ -235,6 +257,24 @@ impl Hosting {
             ended.cancel();
         });
         Ok(instance)
+    }
+
+    /// Waits until an instance has more memory than it may, what is in its volumes in memory included, and says so.
+    async fn exceeds(self, spec: Arc<InstanceSpec>) -> String {
+        if spec.memory_volumes.guest_paths.is_empty() {
+            return std::future::pending().await;
+        }
+        let mut looks = tokio::time::interval(charge::LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let all = self.0.table.all_running().into_iter();
+            let pod: Vec<Holder> =
+                all.filter(|other| other.spec.pod_uid == spec.pod_uid).map(|other| other.holder()).collect();
+            if let Some(message) = charge::excess(&spec.id, &pod, spec.memory_volumes.pod_limit_bytes) {
+                return message;
+            }
+        }
     }
 
     /// What the instances that run have used.
@@ -320,6 +360,16 @@ impl Hosting {
 }
 
 impl Running {
+    fn holder(&self) -> Holder {
+        let volumes = self.memory_volumes.iter().filter_map(|volume| charge::look(volume).ok());
+        Holder {
+            id: self.spec.id.clone(),
+            memory: self.account.usage().memory_bytes,
+            limit: self.spec.memory_limit_bytes,
+            volumes: volumes.collect(),
+        }
+    }
+
     /// Asks for an end; an earlier end that was asked for stands.
     fn stop_within(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
@@ -370,7 +420,7 @@ mod tests {
     use super::*;
     use crate::{
         files::{Files, Way},
-        spec::RootSpec,
+        spec::{MemoryVolumes, RootSpec},
     };
     use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, Kind, Network, Stack};
 
@@ -423,6 +473,7 @@ mod tests {
                 network: Network::Outgoing,
                 denied_networks: DeniedNetworks::default(),
                 memory_limit_bytes: 0,
+                memory_volumes: MemoryVolumes::default(),
                 cpu: CpuShare::default(),
                 stack: Stack::DEFAULT,
                 terminal: true,

@@ -11,7 +11,7 @@ use std::{
 use kubewasm_host::{Generation, Kind, Network, engine, program::Program};
 use kubewasm_tests::guests;
 use kubewasm_wasi::{
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use tokio::sync::OnceCell;
@@ -114,6 +114,7 @@ impl World {
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: kubewasm_host::CpuShare::default(),
             label: String::new(),
             stack: kubewasm_host::Stack::DEFAULT,

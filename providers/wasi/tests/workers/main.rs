@@ -19,7 +19,7 @@ use kubewasm_host::{
 };
 use kubewasm_wasi::{
     instance::Instance,
-    spec::{InstanceSpec, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -71,6 +71,7 @@ impl Node {
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
             stack: kubewasm_host::Stack::DEFAULT,
             terminal: true,

@@ -246,7 +246,7 @@ mod tests {
         .unwrap();
         let expected: MountPoints = ["b/c", "data", "init", "tls"].map(PathBuf::from).into();
         assert_eq!(mount_points(&pod, "v"), expected);
-        assert_eq!(mount_points(&pod, "w"), ["app", "deep"].map(PathBuf::from).into());
+        assert_eq!(mount_points(&pod, "w"), ["app", "application"].map(PathBuf::from).into());
         assert_eq!(mount_points(&pod, "x"), MountPoints::new());
         let nested = nested(&["/a/b", "/a", "/a/b/c/d", "/x", "/a"]);
         let found: Vec<_> =

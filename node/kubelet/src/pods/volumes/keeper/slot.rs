@@ -165,7 +165,7 @@ impl Slot {
 
     fn empty_dir(&self, source: &EmptyDirVolumeSource, pod: &Pod, parts: &Parts) -> Result<Place, String> {
         let in_memory = empty_dir::is_memory(source);
-        let path = self.dir(pod, parts, "empty-dir", in_memory);
+        let path = self.dir(pod, parts, empty_dir::PLUGIN, in_memory);
         let make = || {
             make_dir(&path, 0o777)?;
             if in_memory && parts.volumes.settings().memory.is_some() {
