@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 /// A place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct QueuePlace {
     /// Virtual time of who stands there; the least is first.
     age: u128,
     /// Of those of one age, who came first is first.
@@ -26,7 +26,7 @@ pub(super) enum Answer {
     /// It is the caller's turn, until it gives it back.
     Turn(Turn),
     /// Others are before; the waker is told when it is the caller's turn.
-    Wait(Place),
+    Wait(QueuePlace),
 }
 
 /// A turn that somebody has.
@@ -38,7 +38,7 @@ pub(super) struct Turn(u64);
 pub(super) struct Queue<W> {
     /// Turns that nobody has.
     free: usize,
-    waiting: BTreeMap<Place, W>,
+    waiting: BTreeMap<QueuePlace, W>,
     /// Age of who has a turn, by number. A turn that was handed on is had before its owner knows of it.
     running: HashMap<u64, u128>,
     next: u64,
@@ -86,7 +86,7 @@ impl<W> Queue<W> {
     }
 
     /// Whether it is the turn of this place now. While it is not, `waker` is the one that is told.
-    pub(super) fn claim(&mut self, place: Place, waker: W) -> Option<Turn> {
+    pub(super) fn claim(&mut self, place: QueuePlace, waker: W) -> Option<Turn> {
         if self.running.contains_key(&place.number) {
             return Some(Turn(place.number));
         }
@@ -115,7 +115,7 @@ impl<W> Queue<W> {
     }
 
     /// Somebody gives up its place. Answers with the waker of who is next, if that frees a turn.
-    pub(super) fn leave(&mut self, place: Place) -> Option<W> {
+    pub(super) fn leave(&mut self, place: QueuePlace) -> Option<W> {
         if self.waiting.remove(&place).is_some() {
             return None;
         }
@@ -133,10 +133,10 @@ impl<W> Queue<W> {
         Some(waker)
     }
 
-    fn place(&mut self, age: u128) -> Place {
+    fn place(&mut self, age: u128) -> QueuePlace {
         let number = self.next;
         self.next += 1;
-        Place { age, number }
+        QueuePlace { age, number }
     }
 }
 
@@ -151,7 +151,7 @@ mod tests {
         }
     }
 
-    fn place(answer: Answer) -> Place {
+    fn place(answer: Answer) -> QueuePlace {
         match answer {
             Answer::Wait(place) => place,
             Answer::Turn(_) => panic!("need not wait"),

@@ -13,7 +13,7 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Sleep;
 
-use super::queue::{self, Answer, Place, Queue};
+use super::queue::{self, Answer, Queue, QueuePlace};
 use crate::{account::Account, clock};
 
 /// Hands out turns. One per worker.
@@ -38,7 +38,7 @@ impl Scheduler {
         queue.ask(age, waker.clone())
     }
 
-    fn claim(&self, place: Place, waker: &Waker) -> Option<queue::Turn> {
+    fn claim(&self, place: QueuePlace, waker: &Waker) -> Option<queue::Turn> {
         self.queue().claim(place, waker.clone())
     }
 
@@ -53,7 +53,7 @@ impl Scheduler {
         answer
     }
 
-    fn leave(&self, place: Place) {
+    fn leave(&self, place: QueuePlace) {
         let next = self.queue().leave(place);
         tell(next);
     }
@@ -83,7 +83,7 @@ enum TurnState {
     /// Its container has used up its limit; until the time is over. Since then.
     Parked(Pin<Box<Sleep>>, Instant),
     /// It stands in the line.
-    Waits(Place),
+    Waits(QueuePlace),
     /// It has its turn, and is about to be polled.
     Has(queue::Turn),
 }
