@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     needs::Needs,
-    slot::{Limited, Outcome, Slot},
+    slot::{Limited, SetUpOutcome, Slot},
 };
 use super::{Place, Places, Volumes, empty_dir, source};
 use crate::pods::{
@@ -169,8 +169,8 @@ impl Work {
     async fn round(&mut self, pod: &Arc<Pod>, index: usize) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         match slot.set_up(pod, &self.parts, &mut self.needs).await {
-            Outcome::Nothing => {}
-            Outcome::Failed(error) => {
+            SetUpOutcome::Nothing => {}
+            SetUpOutcome::Failed(error) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{}\" : {error}", slot.name);
                 (self.parts.tell)(warning(EventReason::FailedMount, message));
             }
