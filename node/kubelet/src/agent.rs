@@ -280,7 +280,7 @@ fn volume_settings(config: &Config) -> volumes::Settings {
     });
     volumes::Settings {
         allowed_host_paths: config.allowed_host_paths.clone(),
-        dns: resolv_conf::Settings {
+        dns: resolv_conf::DnsSettings {
             cluster_dns: config.kubelet.cluster_dns.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
             alone: false,

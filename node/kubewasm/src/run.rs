@@ -91,7 +91,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let volumes = Volumes::alone(volumes::Settings {
         allowed_host_paths: AllowedHostPaths::new(args.allow_host_path)
             .map_err(|message| anyhow::anyhow!(message))?,
-        dns: resolv_conf::Settings { alone: true, ..resolv_conf::Settings::default() },
+        dns: resolv_conf::DnsSettings { alone: true, ..resolv_conf::DnsSettings::default() },
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         // What runs for a while in the foreground mounts nothing on the machine.
         memory: None,
