@@ -47,7 +47,7 @@ type Key = (String, String);
 
 /// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
 pub(in crate::pods) struct Table<K> {
-    entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
+    entries: Mutex<HashMap<Key, Weak<WatchedObject<K>>>>,
 }
 
 impl<K> Default for Table<K> {
@@ -56,12 +56,12 @@ impl<K> Default for Table<K> {
     }
 }
 
-struct Entry<K> {
+struct WatchedObject<K> {
     known: watch::Receiver<Known<K>>,
     task: AbortHandle,
 }
 
-impl<K> Drop for Entry<K> {
+impl<K> Drop for WatchedObject<K> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -71,7 +71,7 @@ impl<K> Drop for Entry<K> {
 pub(in crate::pods) struct Subscription<K> {
     known: watch::Receiver<Known<K>>,
     /// Holds a reference count of the shared watch, which ends with the last one; `None` in tests.
-    _entry: Option<Arc<Entry<K>>>,
+    _entry: Option<Arc<WatchedObject<K>>>,
 }
 
 impl<K: Send + Sync + 'static> Table<K> {
@@ -92,7 +92,7 @@ impl<K: Send + Sync + 'static> Table<K> {
             entries.retain(|_, entry| entry.strong_count() > 0);
             let (sender, known) = watch::channel(Known::Unread);
             let task = tokio::spawn(follow(sender)).abort_handle();
-            let entry = Arc::new(Entry { known, task });
+            let entry = Arc::new(WatchedObject { known, task });
             entries.insert(key, Arc::downgrade(&entry));
             entry
         });
