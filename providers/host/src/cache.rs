@@ -20,12 +20,12 @@ use crate::{
 
 /// A module with its imports resolved, ready for any number of instances.
 pub struct Loaded {
-    pub(super) entry: Entry,
+    pub(super) entry: EntryPoint,
     pub(super) linked: Arc<Linked>,
 }
 
 /// What is called to run it.
-pub(super) enum Entry {
+pub(super) enum EntryPoint {
     /// `_start` of a WASI 0.1 command.
     Core(InstancePre<GuestState>),
     /// `wasi:cli/run@0.2` of a component.
@@ -35,8 +35,8 @@ pub(super) enum Entry {
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.entry {
-            Entry::Core(_) => "Loaded(core module)",
-            Entry::Component(_) => "Loaded(component)",
+            EntryPoint::Core(_) => "Loaded(core module)",
+            EntryPoint::Component(_) => "Loaded(component)",
         })
     }
 }
@@ -122,13 +122,13 @@ fn load(host: &Host, path: &Path, kind: Kind, stack: Stack) -> Result<Loaded, Lo
                 ));
             }
             let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
-            Ok(Loaded { entry: Entry::Core(pre), linked })
+            Ok(Loaded { entry: EntryPoint::Core(pre), linked })
         }
         Kind::CliComponent => {
             let component = precompiled::component(&linked.engine, path)?;
             let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
             let pre = CommandPre::new(pre).map_err(link_error)?;
-            Ok(Loaded { entry: Entry::Component(pre), linked })
+            Ok(Loaded { entry: EntryPoint::Component(pre), linked })
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     account::{self, Account},
-    cache::{Entry, Loaded},
+    cache::{EntryPoint, Loaded},
     cpu,
     exit::Exit,
     outcome::{self, Overflow, Phase},
@@ -44,14 +44,14 @@ impl Guest {
     async fn enter(&mut self, phase: &mut Phase) -> wasmtime::Result<i32> {
         let store = &mut self.store;
         match &self.loaded.entry {
-            Entry::Core(pre) => {
+            EntryPoint::Core(pre) => {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
                 *phase = Phase::Run;
                 start.call_async(store, ()).await?;
                 Ok(0)
             }
-            Entry::Component(pre) => {
+            EntryPoint::Component(pre) => {
                 let command = pre.instantiate_async(&mut *store).await?;
                 *phase = Phase::Run;
                 let result = command.wasi_cli_run().call_run(store).await?;
