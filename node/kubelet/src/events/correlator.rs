@@ -51,7 +51,7 @@ pub(super) struct Correlator {
     hasher: RandomState,
     similar: Lru<u64, Similar>,
     sent: Lru<u64, Sent>,
-    budgets: Lru<u64, Budget>,
+    budgets: Lru<u64, SpamBudget>,
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ struct Sent {
 }
 
 #[derive(Debug)]
-struct Budget {
+struct SpamBudget {
     left: f64,
     at: Timestamp,
 }
@@ -142,7 +142,7 @@ impl Correlator {
 
     fn may_speak(&mut self, object_key: u64, now: Timestamp) -> bool {
         let Some(budget) = self.budgets.get_mut(&object_key) else {
-            self.budgets.insert(object_key, Budget { left: BURST - 1.0, at: now });
+            self.budgets.insert(object_key, SpamBudget { left: BURST - 1.0, at: now });
             return true;
         };
         budget.left = (budget.left + REFILL * seconds_between(budget.at, now)).min(BURST);
