@@ -55,7 +55,7 @@ impl Recorder {
         let (queue, occurrences) = mpsc::channel(QUEUE);
         let sender =
             Sender { client, node_name: node_name.to_owned(), correlator: Correlator::new(), retry: RETRY };
-        tokio::spawn(sender.run(occurrences, Budget::new(limits)));
+        tokio::spawn(sender.run(occurrences, SendBudget::new(limits)));
         Self { queue }
     }
 
@@ -102,7 +102,7 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, mut budget: Budget) {
+    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, mut budget: SendBudget) {
         while let Some(occurrence) = occurrences.recv().await {
             let verdict = self.correlator.observe(&occurrence, Timestamp::now());
             if verdict == Verdict::Drop {
@@ -202,13 +202,13 @@ impl Sender {
 
 /// A token bucket over all events of the node.
 #[derive(Debug)]
-struct Budget {
+struct SendBudget {
     limits: Limits,
     left: f64,
     at: Instant,
 }
 
-impl Budget {
+impl SendBudget {
     fn new(limits: Limits) -> Self {
         Self { limits, left: f64::from(limits.burst.max(1)), at: Instant::now() }
     }
@@ -248,7 +248,7 @@ mod tests {
             correlator: Correlator::new(),
             retry: Duration::from_millis(1),
         };
-        tokio::spawn(sender.run(occurrences, Budget::new(Limits { per_second: 0, burst: 1 })));
+        tokio::spawn(sender.run(occurrences, SendBudget::new(Limits { per_second: 0, burst: 1 })));
         (Recorder { queue }, handle)
     }
 
@@ -325,12 +325,12 @@ mod tests {
 
     #[test]
     fn the_budget_lets_a_burst_through_and_then_a_rate() {
-        let mut budget = Budget::new(Limits { per_second: 10, burst: 2 });
+        let mut budget = SendBudget::new(Limits { per_second: 10, burst: 2 });
         let start = budget.at;
         assert_eq!(budget.take(start), None);
         assert_eq!(budget.take(start), None);
         assert_eq!(budget.take(start), Some(Duration::from_millis(100)));
         assert_eq!(budget.take(start + Duration::from_secs(60)), None);
-        assert_eq!(Budget::new(Limits { per_second: 0, burst: 0 }).take(start), None);
+        assert_eq!(SendBudget::new(Limits { per_second: 0, burst: 0 }).take(start), None);
     }
 }
