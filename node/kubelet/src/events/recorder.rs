@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Level, Occurrence,
-    correlator::{Correlator, Sending, Verdict},
+    correlator::{Correlated, Correlator, Sending},
 };
 use crate::explain::explain;
 
@@ -105,7 +105,7 @@ impl Sender {
     async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, mut budget: SendBudget) {
         while let Some(occurrence) = occurrences.recv().await {
             let verdict = self.correlator.observe(&occurrence, Timestamp::now());
-            if verdict == Verdict::Drop {
+            if verdict == Correlated::Drop {
                 tracing::debug!(reason = occurrence.reason, "event dropped: too many about this object");
                 continue;
             }
@@ -116,18 +116,18 @@ impl Sender {
         }
     }
 
-    async fn deliver(&mut self, occurrence: &Occurrence, verdict: Verdict) {
+    async fn deliver(&mut self, occurrence: &Occurrence, verdict: Correlated) {
         let namespace = occurrence.about.namespace.as_deref().unwrap_or("default");
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
         let mut verdict = verdict;
         for attempt in 1..=TRIES {
             let (sending, result) = match &verdict {
-                Verdict::Drop => return,
-                Verdict::Create(sending) => {
+                Correlated::Drop => return,
+                Correlated::Create(sending) => {
                     let event = self.event(occurrence, sending, namespace);
                     (sending, api.create(&PostParams::default(), &event).await)
                 }
-                Verdict::Repeat(sending) => {
+                Correlated::Repeat(sending) => {
                     let patch = json!({
                         "count": sending.count,
                         "lastTimestamp": Time(sending.last),
@@ -140,10 +140,10 @@ impl Sender {
             match result {
                 Ok(_) => return,
                 Err(kube::Error::Api(status))
-                    if status.code == 404 && matches!(verdict, Verdict::Repeat(_)) =>
+                    if status.code == 404 && matches!(verdict, Correlated::Repeat(_)) =>
                 {
                     // It expired; the count goes on in a new one.
-                    verdict = Verdict::Create(sending.clone());
+                    verdict = Correlated::Create(sending.clone());
                 }
                 Err(kube::Error::Api(status)) if status.is_already_exists() => return,
                 Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
