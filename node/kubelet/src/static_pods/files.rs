@@ -20,12 +20,12 @@ use crate::pods::board::FullName;
 #[derive(Debug)]
 pub(super) struct ManifestFiles {
     node: String,
-    files: BTreeMap<PathBuf, File>,
+    files: BTreeMap<PathBuf, ManifestFile>,
     looked: bool,
 }
 
 #[derive(Debug, Default)]
-struct File {
+struct ManifestFile {
     /// As the last look showed it; `None` when the last look missed it.
     seen: Option<Stamp>,
     /// As it was when it was last read.
