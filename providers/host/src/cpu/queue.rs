@@ -22,7 +22,7 @@ pub(crate) enum Arrival {
 
 /// What the line answers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum QueueAnswer {
     /// It is the caller's turn, until it gives it back.
     Turn(Turn),
     /// Others are before; the waker is told when it is the caller's turn.
@@ -74,15 +74,15 @@ impl<W> Queue<W> {
     }
 
     /// Somebody of this age wants a turn.
-    pub(super) fn ask(&mut self, age: u128, waker: W) -> Answer {
+    pub(super) fn ask(&mut self, age: u128, waker: W) -> QueueAnswer {
         let place = self.place(age);
         if self.free > 0 {
             self.free -= 1;
             self.running.insert(place.number, age);
-            return Answer::Turn(Turn(place.number));
+            return QueueAnswer::Turn(Turn(place.number));
         }
         self.waiting.insert(place, waker);
-        Answer::Wait(place)
+        QueueAnswer::Wait(place)
     }
 
     /// Whether it is the turn of this place now. While it is not, `waker` is the one that is told.
@@ -103,10 +103,10 @@ impl<W> Queue<W> {
 
     /// A turn is over, and its owner, of this age by now, wants another one: it has it at once when nobody
     /// in the line is younger. Answers with the waker of who is next, if that is somebody else.
-    pub(super) fn rotate(&mut self, turn: Turn, age: u128, waker: W) -> (Answer, Option<W>) {
+    pub(super) fn rotate(&mut self, turn: Turn, age: u128, waker: W) -> (QueueAnswer, Option<W>) {
         if self.waiting.keys().next().is_none_or(|first| first.age > age) {
             self.running.insert(turn.0, age);
-            return (Answer::Turn(turn), None);
+            return (QueueAnswer::Turn(turn), None);
         }
         self.running.remove(&turn.0);
         self.free += 1;
@@ -144,17 +144,17 @@ impl<W> Queue<W> {
 mod tests {
     use super::*;
 
-    fn turn(answer: Answer) -> Turn {
+    fn turn(answer: QueueAnswer) -> Turn {
         match answer {
-            Answer::Turn(turn) => turn,
-            Answer::Wait(place) => panic!("has to wait at {place:?}"),
+            QueueAnswer::Turn(turn) => turn,
+            QueueAnswer::Wait(place) => panic!("has to wait at {place:?}"),
         }
     }
 
-    fn place(answer: Answer) -> QueuePlace {
+    fn place(answer: QueueAnswer) -> QueuePlace {
         match answer {
-            Answer::Wait(place) => place,
-            Answer::Turn(_) => panic!("need not wait"),
+            QueueAnswer::Wait(place) => place,
+            QueueAnswer::Turn(_) => panic!("need not wait"),
         }
     }
 
@@ -273,8 +273,8 @@ mod tests {
         let mut places = HashMap::new();
         for guest in 0..weights.len() {
             match queue.ask(0, guest) {
-                Answer::Turn(turn) => running.push_back((guest, turn)),
-                Answer::Wait(place) => drop(places.insert(guest, place)),
+                QueueAnswer::Turn(turn) => running.push_back((guest, turn)),
+                QueueAnswer::Wait(place) => drop(places.insert(guest, place)),
             }
         }
         for _ in 0..rounds {
@@ -283,8 +283,8 @@ mod tests {
             ages[guest] += 1_000_000 / weights[guest];
             let (answer, next) = queue.rotate(turn, ages[guest], guest);
             match answer {
-                Answer::Turn(turn) => running.push_back((guest, turn)),
-                Answer::Wait(place) => drop(places.insert(guest, place)),
+                QueueAnswer::Turn(turn) => running.push_back((guest, turn)),
+                QueueAnswer::Wait(place) => drop(places.insert(guest, place)),
             }
             if let Some(next) = next {
                 let turn = queue.claim(places.remove(&next).unwrap(), next).unwrap();

@@ -13,7 +13,7 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Sleep;
 
-use super::queue::{self, Answer, Queue, QueuePlace};
+use super::queue::{self, Queue, QueueAnswer, QueuePlace};
 use crate::{account::Account, clock};
 
 /// Hands out turns. One per worker.
@@ -32,7 +32,7 @@ impl Scheduler {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, account: &Account, waker: &Waker) -> Answer {
+    fn ask(&self, account: &Account, waker: &Waker) -> QueueAnswer {
         let mut queue = self.queue();
         let age = account.arrive(|arrival, tick| queue.age_of_arrival(arrival, tick));
         queue.ask(age, waker.clone())
@@ -47,7 +47,7 @@ impl Scheduler {
         tell(next);
     }
 
-    fn rotate(&self, turn: queue::Turn, account: &Account, waker: &Waker) -> Answer {
+    fn rotate(&self, turn: queue::Turn, account: &Account, waker: &Waker) -> QueueAnswer {
         let (answer, next) = self.queue().rotate(turn, account.age(), waker.clone());
         tell(next);
         answer
@@ -139,8 +139,8 @@ impl<F: Future> Turns<F> {
                         self.state = TurnState::Parked(Box::pin(tokio::time::sleep(pause)), Instant::now());
                     }
                     None => match self.scheduler.ask(&self.account, cx.waker()) {
-                        Answer::Turn(turn) => return Poll::Ready(turn),
-                        Answer::Wait(place) => {
+                        QueueAnswer::Turn(turn) => return Poll::Ready(turn),
+                        QueueAnswer::Wait(place) => {
                             self.state = TurnState::Waits(place);
                             return Poll::Pending;
                         }
@@ -170,8 +170,8 @@ impl<F: Future> Future for Turns<F> {
         let goes_on = poll.is_pending() && this.signal.woken.load(Ordering::Acquire);
         if goes_on && this.account.pause().is_none() {
             this.state = match this.scheduler.rotate(turn, &this.account, cx.waker()) {
-                Answer::Turn(turn) => TurnState::Has(turn),
-                Answer::Wait(place) => TurnState::Waits(place),
+                QueueAnswer::Turn(turn) => TurnState::Has(turn),
+                QueueAnswer::Wait(place) => TurnState::Waits(place),
             };
         } else {
             this.scheduler.finish(turn);
