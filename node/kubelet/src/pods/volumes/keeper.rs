@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     needs::Needs,
-    slot::{Limited, SetUpOutcome, Slot},
+    slot::{Limited, SetUpOutcome, VolumeSlot},
 };
 use super::{Place, Places, Volumes, empty_dir, source};
 use crate::pods::{
@@ -112,7 +112,7 @@ struct Work {
     parts: Parts,
     pod: watch::Receiver<(u64, Arc<Pod>)>,
     progress: watch::Sender<Progress>,
-    slots: Vec<Slot>,
+    slots: Vec<VolumeSlot>,
     needs: Needs,
     /// When the wait is told of, while there is one.
     patience: Instant,
@@ -160,7 +160,7 @@ impl Work {
             let is_known = self.slots.iter().any(|slot| slot.name == name);
             if !is_known && source.refusal(allowed, has_cluster).is_none() {
                 self.needs.follow(pod, &source);
-                self.slots.push(Slot::new(name, source));
+                self.slots.push(VolumeSlot::new(name, source));
             }
         }
     }
@@ -179,7 +179,7 @@ impl Work {
 
     /// Measures volumes that have a limit, when it is time; returns what to say of one that is too large.
     async fn measure(&mut self) -> Option<String> {
-        let limited: Vec<_> = self.slots.iter().filter_map(Slot::limited).collect();
+        let limited: Vec<_> = self.slots.iter().filter_map(VolumeSlot::limited).collect();
         if limited.is_empty() || Instant::now() < self.measure {
             return None;
         }
@@ -223,7 +223,7 @@ impl Work {
             waiting.then_some(self.patience),
             measured.then_some(self.measure),
             self.needs.deadline(),
-            self.slots.iter().filter_map(Slot::deadline).min(),
+            self.slots.iter().filter_map(VolumeSlot::deadline).min(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         let sleep = async {

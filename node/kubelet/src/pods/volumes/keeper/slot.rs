@@ -27,7 +27,7 @@ const LAST_RETRY: Duration = Duration::from_secs(122);
 /// How long the files from before an update are kept for those who have just begun to open one.
 const SWEEP_AFTER: Duration = Duration::from_secs(2);
 
-pub(super) struct Slot {
+pub(super) struct VolumeSlot {
     pub(super) name: String,
     pub(super) source: Source,
     /// Where it is, once it has been set up.
@@ -46,7 +46,7 @@ pub(super) enum SetUpOutcome {
     Failed(String),
 }
 
-impl Slot {
+impl VolumeSlot {
     pub(super) fn new(name: String, source: Source) -> Self {
         let backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         Self { name, source, place: None, error: None, backoff, sweep: None }
