@@ -62,13 +62,13 @@ impl From<PrecompiledError> for LoadError {
 /// moments; the inner one while the module loads, so that it loads once.
 #[derive(Default)]
 pub(super) struct Cache {
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Mutex<HashMap<Key, Arc<CacheSlot>>>,
 }
 
 /// A module on an engine.
 type Key = (PathBuf, Stack);
 
-type Slot = Mutex<Weak<Loaded>>;
+type CacheSlot = Mutex<Weak<Loaded>>;
 
 impl Cache {
     pub(super) async fn get(
@@ -94,7 +94,7 @@ impl Cache {
         Ok(loaded)
     }
 
-    async fn slot(&self, key: Key) -> Arc<Slot> {
+    async fn slot(&self, key: Key) -> Arc<CacheSlot> {
         let mut slots = self.slots.lock().await;
         if let Some(slot) = slots.get(&key) {
             return Arc::clone(slot);
@@ -103,7 +103,7 @@ impl Cache {
         slots.retain(|_, slot| {
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
         });
-        let slot = Arc::<Slot>::default();
+        let slot = Arc::<CacheSlot>::default();
         slots.insert(key, Arc::clone(&slot));
         slot
     }
