@@ -35,7 +35,7 @@ pub struct Log {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<LogQueue>,
     /// Notified whenever the queue has become empty and all of it is in the file.
     idle: Notify,
     /// Held by the one thread that writes.
@@ -50,7 +50,7 @@ impl fmt::Debug for Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LogQueue {
     items: Vec<Item>,
     /// Bytes that the items take.
     cost: usize,
@@ -102,7 +102,7 @@ impl Log {
         }
     }
 
-    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, item: Item) {
+    fn enqueue(&self, mut queue: MutexGuard<'_, LogQueue>, item: Item) {
         queue.items.push(item);
         if !queue.busy {
             queue.busy = true;
@@ -112,7 +112,7 @@ impl Log {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.shared.queue()
     }
 }
@@ -177,7 +177,7 @@ impl Shared {
         self.idle.notify_waiters();
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
