@@ -35,7 +35,7 @@ pub(super) struct Turn(u64);
 
 /// Turns, those who have one, and those who wait for one, each with a `W` by which it is told.
 #[derive(Debug)]
-pub(super) struct Queue<W> {
+pub(super) struct TurnQueue<W> {
     /// Turns that nobody has.
     free: usize,
     waiting: BTreeMap<QueuePlace, W>,
@@ -46,7 +46,7 @@ pub(super) struct Queue<W> {
     floor: u128,
 }
 
-impl<W> Queue<W> {
+impl<W> TurnQueue<W> {
     /// A line for this many turns at a time, at least one.
     pub(super) fn new(turns: usize) -> Self {
         Self { free: turns.max(1), waiting: BTreeMap::new(), running: HashMap::new(), next: 0, floor: 0 }
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn as_many_run_as_there_are_turns_and_the_youngest_is_next() {
-        let mut queue = Queue::new(2);
+        let mut queue = TurnQueue::new(2);
         let first = turn(queue.ask(0, "first"));
         let _second = turn(queue.ask(0, "second"));
         let old = place(queue.ask(9, "old"));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn who_wants_to_go_on_does_so_only_before_older_ones() {
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         let first = turn(queue.ask(0, "first"));
         let other = place(queue.ask(10, "other"));
         let (answer, next) = queue.rotate(first, 9, "first");
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_is_given_up_unused_goes_to_the_next() {
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         let first = turn(queue.ask(0, "first"));
         let second = place(queue.ask(1, "second"));
         let third = place(queue.ask(2, "third"));
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn who_was_away_is_first_and_next_to_no_younger_than_the_others() {
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         assert_eq!(queue.age_of_arrival(Arrival::New, 100), 100);
         let first = turn(queue.ask(1_000, "first"));
         let (answer, _) = queue.rotate(first, 1_500, "first");
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_old_one_that_runs_on_a_free_turn_makes_nobody_older() {
-        let mut queue = Queue::new(2);
+        let mut queue = TurnQueue::new(2);
         let _light = turn(queue.ask(5_000_000, "light"));
         let _heavy = turn(queue.ask(10, "heavy"));
         assert_eq!(queue.age_of_arrival(Arrival::Back(0), 0), 10);
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn any_number_of_new_ones_hold_up_nobody_who_was_there() {
         const TICK: u128 = 1_000;
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         let mut age = queue.age_of_arrival(Arrival::New, TICK);
         for _ in 0..100 {
             age = queue.age_of_arrival(Arrival::Back(age), TICK) + 5;
@@ -266,7 +266,7 @@ mod tests {
 
     /// Guests that always want to run, each of a weight, on some turns: how often each has run.
     fn shares(turns: usize, weights: &[u128], rounds: usize) -> Vec<usize> {
-        let mut queue = Queue::new(turns);
+        let mut queue = TurnQueue::new(turns);
         let mut ages = vec![0; weights.len()];
         let mut ran = vec![0; weights.len()];
         let mut running = std::collections::VecDeque::new();

@@ -13,22 +13,22 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Sleep;
 
-use super::queue::{self, Queue, QueueAnswer, QueuePlace};
+use super::queue::{self, QueueAnswer, QueuePlace, TurnQueue};
 use crate::{account::Account, clock};
 
 /// Hands out turns. One per worker.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    queue: Mutex<Queue<Waker>>,
+    queue: Mutex<TurnQueue<Waker>>,
 }
 
 impl Scheduler {
     /// As many turns as this many threads can use at a time.
     pub(crate) fn new(turns: usize) -> Self {
-        Self { queue: Mutex::new(Queue::new(turns)) }
+        Self { queue: Mutex::new(TurnQueue::new(turns)) }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<Waker>> {
+    fn queue(&self) -> MutexGuard<'_, TurnQueue<Waker>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
