@@ -156,25 +156,28 @@ impl Get {
     }
 
     fn failed(&self, error: &reqwest::Error, during: &str) -> Failed {
-        let cause = Cause::of(error);
+        let cause = FailureCause::of(error);
         let text = match &cause {
             _ if error.is_timeout() => {
                 format!("context deadline exceeded (Client.Timeout exceeded while {during})")
             }
-            Cause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => {
+            FailureCause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => {
                 dial::describe(self.address, io)
             }
-            Cause::NotTls => "http: server gave HTTP response to HTTPS client".to_owned(),
-            Cause::Closed => "EOF".to_owned(),
-            Cause::Io(other) => dial::system_text(other),
-            Cause::Other(other) => other.to_string(),
+            FailureCause::NotTls => "http: server gave HTTP response to HTTPS client".to_owned(),
+            FailureCause::Closed => "EOF".to_owned(),
+            FailureCause::Io(other) => dial::system_text(other),
+            FailureCause::Other(other) => other.to_string(),
         };
-        Failed { message: format!("Get \"{}\": {text}", self.shown), not_tls: matches!(cause, Cause::NotTls) }
+        Failed {
+            message: format!("Get \"{}\": {text}", self.shown),
+            not_tls: matches!(cause, FailureCause::NotTls),
+        }
     }
 }
 
 /// What is at the bottom of a failed request.
-enum Cause<'a> {
+enum FailureCause<'a> {
     /// The server closed the connection in place of a response.
     Closed,
     /// The server does not speak TLS.
@@ -183,7 +186,7 @@ enum Cause<'a> {
     Other(&'a (dyn StdError + 'static)),
 }
 
-impl<'a> Cause<'a> {
+impl<'a> FailureCause<'a> {
     fn of(error: &'a reqwest::Error) -> Self {
         let mut deepest: &(dyn StdError + 'static) = error;
         while let Some(next) = below(deepest) {
