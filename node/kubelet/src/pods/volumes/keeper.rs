@@ -40,7 +40,7 @@ pub(in crate::pods) struct Parts {
 
 /// How far the volumes of a pod are.
 #[derive(Clone, Debug, Default)]
-struct Progress {
+struct VolumeProgress {
     /// Number of the newest version of the pod that was looked at.
     version: u64,
     /// All volumes that are used have been there once.
@@ -52,7 +52,7 @@ struct Progress {
 
 /// Keeps the volumes of a pod until it is dropped.
 pub(in crate::pods) struct Keeper {
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<VolumeProgress>,
     /// The pod, and how often it has changed.
     pod: watch::Sender<(u64, Arc<Pod>)>,
     task: AbortOnDropHandle<()>,
@@ -61,7 +61,7 @@ pub(in crate::pods) struct Keeper {
 impl Keeper {
     /// Begins to set up the volumes of `pod`.
     pub(in crate::pods) fn start(pod: Arc<Pod>, parts: Parts) -> Self {
-        let (progress, receiver) = watch::channel(Progress::default());
+        let (progress, receiver) = watch::channel(VolumeProgress::default());
         let (sender, pod) = watch::channel((1, pod));
         let task = AbortOnDropHandle::new(tokio::spawn(Work::new(parts, pod, progress).run()));
         Self { progress: receiver, pod: sender, task }
@@ -81,7 +81,7 @@ impl Keeper {
         let mut progress = self.progress.clone();
         let version = self.pod.borrow().0;
         async move {
-            let is_ready = |progress: &Progress| progress.ready && progress.version >= version;
+            let is_ready = |progress: &VolumeProgress| progress.ready && progress.version >= version;
             let places = progress.wait_for(is_ready).await.map(|p| Arc::clone(&p.places));
             match places {
                 Ok(places) => places,
@@ -111,7 +111,7 @@ impl Keeper {
 struct Work {
     parts: Parts,
     pod: watch::Receiver<(u64, Arc<Pod>)>,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<VolumeProgress>,
     slots: Vec<VolumeSlot>,
     needs: Needs,
     /// When the wait is told of, while there is one.
@@ -120,7 +120,11 @@ struct Work {
 }
 
 impl Work {
-    fn new(parts: Parts, pod: watch::Receiver<(u64, Arc<Pod>)>, progress: watch::Sender<Progress>) -> Self {
+    fn new(
+        parts: Parts,
+        pod: watch::Receiver<(u64, Arc<Pod>)>,
+        progress: watch::Sender<VolumeProgress>,
+    ) -> Self {
         let needs = Needs::new(&parts.volumes);
         let now = Instant::now();
         Self {
@@ -210,7 +214,7 @@ impl Work {
             let changed = (progress.version, progress.ready, &progress.places) != (version, ready, &places)
                 || excess.is_some();
             let excess = excess.or(progress.excess.take());
-            *progress = Progress { version, ready, places, excess };
+            *progress = VolumeProgress { version, ready, places, excess };
             changed
         });
     }
