@@ -9,7 +9,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// One of the two streams of a container.
 #[derive(Clone, Copy, Debug)]
-enum Output {
+enum TerminalStream {
     Stdout,
     Stderr,
 }
@@ -23,7 +23,7 @@ pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Rece
     let prefixed = names.len() > 1;
     let mut tasks = JoinSet::new();
     for name in names {
-        for output in [Output::Stdout, Output::Stderr] {
+        for output in [TerminalStream::Stdout, TerminalStream::Stderr] {
             let (pod, name, logs_dir) = (Arc::clone(&pod), name.clone(), logs_dir.clone());
             tasks.spawn(copy_container(pod, name, output, prefixed, logs_dir, statuses.clone()));
         }
@@ -34,7 +34,7 @@ pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Rece
 async fn copy_container(
     pod: Arc<Pod>,
     name: String,
-    output: Output,
+    output: TerminalStream,
     prefixed: bool,
     logs_dir: PathBuf,
     mut statuses: watch::Receiver<PodStatus>,
@@ -61,8 +61,8 @@ async fn copy_container(
         let options = logs::Options {
             follow: true,
             stream: Some(match output {
-                Output::Stdout => "Stdout".to_owned(),
-                Output::Stderr => "Stderr".to_owned(),
+                TerminalStream::Stdout => "Stdout".to_owned(),
+                TerminalStream::Stderr => "Stderr".to_owned(),
             }),
             ..logs::Options::default()
         };
@@ -95,7 +95,7 @@ fn has_ended(statuses: &watch::Receiver<PodStatus>, container: &str, attempt: u3
 struct Lines {
     prefix: Option<String>,
     at_start: bool,
-    output: Output,
+    output: TerminalStream,
 }
 
 impl Lines {
@@ -110,8 +110,8 @@ impl Lines {
         }
         // A terminal that is gone is no reason to stop the pod.
         let _ = match self.output {
-            Output::Stdout => write_all(std::io::stdout().lock(), &out),
-            Output::Stderr => write_all(std::io::stderr().lock(), &out),
+            TerminalStream::Stdout => write_all(std::io::stdout().lock(), &out),
+            TerminalStream::Stderr => write_all(std::io::stderr().lock(), &out),
         };
     }
 }
