@@ -15,7 +15,7 @@ enum TerminalStream {
 }
 
 /// Copies what every container of the pod writes to standard output and standard error, attempt after
-/// attempt, until `statuses` ends. Lines of a pod with several containers begin with the container's name.
+/// attempt, until `statuses` ends. LabelledLines of a pod with several containers begin with the container's name.
 pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Receiver<PodStatus>) {
     let Some(spec) = &pod.spec else { return };
     let names: Vec<_> =
@@ -45,7 +45,7 @@ async fn copy_container(
         meta.name.clone().unwrap_or_default(),
         meta.uid.clone().unwrap_or_default(),
     );
-    let mut line = Lines { prefix: prefixed.then(|| format!("[{name}] ")), at_start: true, output };
+    let mut line = LabelledLines { prefix: prefixed.then(|| format!("[{name}] ")), at_start: true, output };
     for attempt in 0.. {
         let path = logs::file(&logs_dir, &namespace, &pod_name, &uid, &name, attempt);
         // The file appears when the attempt starts.
@@ -92,13 +92,13 @@ fn has_ended(statuses: &watch::Receiver<PodStatus>, container: &str, attempt: u3
 }
 
 /// Puts the container's name in front of every line.
-struct Lines {
+struct LabelledLines {
     prefix: Option<String>,
     at_start: bool,
     output: TerminalStream,
 }
 
-impl Lines {
+impl LabelledLines {
     fn write(&mut self, chunk: &[u8]) {
         let mut out = Vec::with_capacity(chunk.len());
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
