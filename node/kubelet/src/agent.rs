@@ -61,7 +61,7 @@ pub enum AgentError {
     Identity(#[from] IdentityError),
     /// The node has no address.
     #[error(transparent)]
-    Address(#[from] address::AddressError),
+    Address(#[from] address::NodeAddressError),
     /// The HTTPS API cannot be served.
     #[error(transparent)]
     Server(#[from] server::ServerError),
