@@ -35,7 +35,7 @@ pub struct Mirrors {
     client: Client,
     board: watch::Receiver<Board>,
     node: watch::Receiver<Option<Arc<Node>>>,
-    tries: BTreeMap<Key, Try>,
+    tries: BTreeMap<MirrorKey, Try>,
 }
 
 impl std::fmt::Debug for Mirrors {
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Mirrors {
 }
 
 /// Which request it is: the name, and the UID of the static pod or of the mirror.
-type Key = (FullName, String);
+type MirrorKey = (FullName, String);
 
 /// A request that was made.
 struct Try {
@@ -84,7 +84,7 @@ impl Mirrors {
     /// Makes the requests that are due, and returns when the next one is.
     async fn round(&mut self) -> Instant {
         let node = self.node.borrow_and_update().clone();
-        let mut actions: BTreeMap<Key, MirrorAction> =
+        let mut actions: BTreeMap<MirrorKey, MirrorAction> =
             plan(&self.board.borrow_and_update()).into_iter().map(|action| (key(&action), action)).collect();
         // Whoever is owned by a Node that is gone is removed; so nothing is made for one that goes.
         let node = node.filter(|node| node.metadata.deletion_timestamp.is_none());
@@ -106,7 +106,7 @@ impl Mirrors {
     }
 
     /// Remembers how a request went. What is wrong is told when it is news.
-    fn note(&mut self, key: Key, failure: Option<String>) {
+    fn note(&mut self, key: MirrorKey, failure: Option<String>) {
         let now = Instant::now();
         let entry = self.tries.entry(key).or_insert_with(|| Try {
             backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
@@ -129,7 +129,7 @@ impl Mirrors {
     }
 }
 
-fn key(action: &MirrorAction) -> Key {
+fn key(action: &MirrorAction) -> MirrorKey {
     let (MirrorAction::Create(pod) | MirrorAction::Delete(pod)) = action;
     (FullName::of(pod), pod.metadata.uid.clone().unwrap_or_default())
 }
