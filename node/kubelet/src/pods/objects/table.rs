@@ -43,11 +43,11 @@ impl<K> Clone for Known<K> {
 }
 
 /// Namespace and name.
-type Key = (String, String);
+type ObjectKey = (String, String);
 
 /// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
 pub(in crate::pods) struct Table<K> {
-    entries: Mutex<HashMap<Key, Weak<WatchedObject<K>>>>,
+    entries: Mutex<HashMap<ObjectKey, Weak<WatchedObject<K>>>>,
 }
 
 impl<K> Default for Table<K> {
