@@ -46,11 +46,11 @@ impl<K> Clone for Known<K> {
 type ObjectKey = (String, String);
 
 /// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
-pub(in crate::pods) struct Table<K> {
+pub(in crate::pods) struct ObjectTable<K> {
     entries: Mutex<HashMap<ObjectKey, Weak<WatchedObject<K>>>>,
 }
 
-impl<K> Default for Table<K> {
+impl<K> Default for ObjectTable<K> {
     fn default() -> Self {
         Self { entries: Mutex::default() }
     }
@@ -74,7 +74,7 @@ pub(in crate::pods) struct Subscription<K> {
     _entry: Option<Arc<WatchedObject<K>>>,
 }
 
-impl<K: Send + Sync + 'static> Table<K> {
+impl<K: Send + Sync + 'static> ObjectTable<K> {
     /// Joins those who follow the object. For the first of them, `follow` makes the task that tells the
     /// sender what it sees.
     pub(super) fn subscribe<F>(
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_watch_for_all_that_ends_with_the_last() {
-        let table: Table<u32> = Table::default();
+        let table: ObjectTable<u32> = ObjectTable::default();
         let tasks = Tasks::default();
         let mut one = table.subscribe("ns", "a", tasks.follow());
         let mut two = table.subscribe("ns", "a", tasks.follow());
