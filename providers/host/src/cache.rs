@@ -62,11 +62,11 @@ impl From<PrecompiledError> for LoadError {
 /// moments; the inner one while the module loads, so that it loads once.
 #[derive(Default)]
 pub(super) struct Cache {
-    slots: Mutex<HashMap<Key, Arc<CacheSlot>>>,
+    slots: Mutex<HashMap<CacheKey, Arc<CacheSlot>>>,
 }
 
 /// A module on an engine.
-type Key = (PathBuf, Stack);
+type CacheKey = (PathBuf, Stack);
 
 type CacheSlot = Mutex<Weak<Loaded>>;
 
@@ -94,7 +94,7 @@ impl Cache {
         Ok(loaded)
     }
 
-    async fn slot(&self, key: Key) -> Arc<CacheSlot> {
+    async fn slot(&self, key: CacheKey) -> Arc<CacheSlot> {
         let mut slots = self.slots.lock().await;
         if let Some(slot) = slots.get(&key) {
             return Arc::clone(slot);
