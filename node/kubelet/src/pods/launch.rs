@@ -13,7 +13,7 @@ use super::{
     admission::resources::memory_limit,
     api::PodApi,
     container_id::container_id,
-    environment::{self, NodeFacts, References, Sources},
+    environment::{self, EnvironmentSources, NodeFacts, References},
     files::{self, names::Names, resolv_conf::Dns},
     lifecycle::{Note, Trouble, spec::is_static},
     reason::{EventReason, WaitingReason},
@@ -189,7 +189,7 @@ impl Launch<'_> {
         let services = self.api.services().or_else(|| is_static(pod).then(Vec::new)).ok_or_else(|| {
             config_error("services have not yet been read at least once, cannot construct envvars")
         })?;
-        let sources = Sources {
+        let sources = EnvironmentSources {
             pod,
             addresses: self.addresses,
             node: self.node,
