@@ -150,7 +150,7 @@ impl Launch<'_> {
         let (dns, _) = Dns::of(pod, &of_node.settings().dns, &of_node.node_dns()?);
         let pod_dir = self.records.dir(uid);
         let node_hosts = Path::new(NODE_HOSTS);
-        let sources = files::Sources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
+        let sources = files::PodFileSources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
         files::write(pod, &pod_dir, sources)?;
 
         let read_only = is_root_read_only(container);
