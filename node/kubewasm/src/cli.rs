@@ -29,7 +29,7 @@ enum Command {
     /// Run one pod from a file, without any cluster.
     Run(run::Args),
     /// Print completions for a shell.
-    Completions(complete::Args),
+    Completions(complete::CompletionArgs),
     /// Host guests for a node. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
     Worker(processes::WorkerArgs),
