@@ -15,7 +15,7 @@ enum TerminalStream {
 }
 
 /// Copies what every container of the pod writes to standard output and standard error, attempt after
-/// attempt, until `statuses` ends. LabelledLines of a pod with several containers begin with the container's name.
+/// attempt, until `statuses` ends. Lines of a pod with several containers begin with the container's name.
 pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Receiver<PodStatus>) {
     let Some(spec) = &pod.spec else { return };
     let names: Vec<_> =

@@ -38,7 +38,7 @@ struct ManifestFile {
 /// What is to be done after a look at the files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// ManifestFiles to be read.
+    /// Files to be read.
     pub(super) read: Vec<PathBuf>,
     /// Something is changing: look again soon.
     pub(super) unsettled: bool,
