@@ -63,7 +63,7 @@ pub enum AgentError {
     Identity(#[from] IdentityError),
     /// The node has no address.
     #[error(transparent)]
-    Address(#[from] address::AddressError),
+    Address(#[from] address::NodeAddressError),
     /// The HTTPS API cannot be served.
     #[error(transparent)]
     Server(#[from] server::ServerError),
@@ -324,7 +324,7 @@ fn volume_settings(config: &Config) -> volumes::Settings {
     });
     volumes::Settings {
         allowed_host_paths: config.allowed_host_paths.clone(),
-        dns: resolv_conf::Settings {
+        dns: resolv_conf::DnsSettings {
             cluster_dns: config.kubelet.cluster_dns.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
             alone: false,

@@ -27,9 +27,9 @@ enum Command {
     /// Join a cluster as a node and run the pods that are scheduled to it.
     Node(Box<node::Args>),
     /// Run one pod from a file, without any cluster.
-    Run(run::Args),
+    Run(run::RunArgs),
     /// Print completions for a shell.
-    Completions(complete::Args),
+    Completions(complete::CompletionArgs),
     /// Host guests for a node. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
     Worker(processes::WorkerArgs),

@@ -38,7 +38,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Arguments of `kubewasm run`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     /// The file that holds the Pod. Its images may be paths to .wasm files (./hello.wasm), taken from the
     /// file's folder.
     #[arg(value_name = "POD.YAML")]
@@ -59,13 +59,13 @@ pub(crate) struct Args {
 }
 
 /// Runs the pod to its end, or until Ctrl-C.
-pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
     let pod = manifest::read(&args.file)?;
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     tokio.block_on(run(pod, args))
 }
 
-async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
+async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
@@ -96,7 +96,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let volumes = Volumes::alone(volumes::Settings {
         allowed_host_paths: AllowedHostPaths::new(args.allow_host_path, protected)
             .map_err(|message| anyhow::anyhow!(message))?,
-        dns: resolv_conf::Settings { alone: true, ..resolv_conf::Settings::default() },
+        dns: resolv_conf::DnsSettings { alone: true, ..resolv_conf::DnsSettings::default() },
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         // What runs for a while in the foreground mounts nothing on the machine.
         memory: None,

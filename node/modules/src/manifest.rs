@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     digest::Digest,
-    media::{self, Layer, Packing},
+    media::{self, LayerForm, Packing},
     text::printable,
 };
 
@@ -200,7 +200,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         )));
     }
     let mut modules =
-        manifest.layers.iter().filter(|layer| media::layer(&layer.media_type) == Some(Layer::Module));
+        manifest.layers.iter().filter(|layer| media::layer(&layer.media_type) == Some(LayerForm::Module));
     match (modules.next(), modules.count()) {
         (Some(layer), 0) => {
             let usable = |title: &&String| !title.is_empty() && !title.contains(char::is_control);
@@ -219,7 +219,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         .layers
         .iter()
         .map(|layer| match media::layer(&layer.media_type) {
-            Some(Layer::Archive(packing)) => Some((layer.clone(), packing)),
+            Some(LayerForm::Archive(packing)) => Some((layer.clone(), packing)),
             _ => None,
         })
         .collect();

@@ -13,7 +13,7 @@ use super::{
     admission::resources::memory_limit,
     api::PodApi,
     container_id::container_id,
-    environment::{self, NodeFacts, References, Sources},
+    environment::{self, EnvironmentSources, NodeFacts, References},
     files::{self, names::Names, resolv_conf::Dns},
     lifecycle::{Note, Trouble, spec::is_static},
     reason::{EventReason, WaitingReason},
@@ -152,7 +152,7 @@ impl Launch<'_> {
         let (dns, _) = Dns::of(pod, &of_node.settings().dns, &of_node.node_dns()?);
         let pod_dir = self.records.dir(uid);
         let node_hosts = Path::new(NODE_HOSTS);
-        let sources = files::Sources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
+        let sources = files::PodFileSources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
         files::write(pod, &pod_dir, sources)?;
 
         let read_only = is_root_read_only(container);
@@ -190,7 +190,7 @@ impl Launch<'_> {
         let services = self.api.services().or_else(|| is_static(pod).then(Vec::new)).ok_or_else(|| {
             config_error("services have not yet been read at least once, cannot construct envvars")
         })?;
-        let sources = Sources {
+        let sources = EnvironmentSources {
             pod,
             addresses: self.addresses,
             node: self.node,

@@ -38,7 +38,7 @@ use rustls::server::ResolvesServerCert;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use self::{gate::Gate, listener::Listener, routes::State};
+use self::{gate::Gate, listener::Listener, routes::ServerState};
 use crate::config::Config;
 
 /// What the server shows of the node's pods.
@@ -125,7 +125,7 @@ pub struct Server {
     port: u16,
     acceptor: TlsAcceptor,
     gate: Gate,
-    state: State,
+    state: ServerState,
 }
 
 impl std::fmt::Debug for Server {
@@ -156,7 +156,7 @@ impl Server {
             ports,
             acceptor,
             gate,
-            state: State::new(config, pods),
+            state: ServerState::new(config, pods),
         })
     }
 

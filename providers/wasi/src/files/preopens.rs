@@ -29,7 +29,7 @@ use crate::spec::Mount;
 const FILE_LIMIT: u64 = 16 << 20;
 
 /// A mount whose source was found.
-struct Source<'a> {
+struct MountSource<'a> {
     planned: &'a Planned<'a>,
     fd: OwnedFd,
     is_directory: bool,
@@ -71,7 +71,7 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Vec<Directory>, Fi
             give(top, "/".into(), !plan.read_only);
         }
     }
-    for Source { planned, fd, is_directory } in sources {
+    for MountSource { planned, fd, is_directory } in sources {
         let covered = plan.mounts.iter().any(|other| other.place.holds(&planned.place));
         if is_directory {
             give(fd, planned.place.to_string(), !planned.mount.read_only);
@@ -82,14 +82,14 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Vec<Directory>, Fi
     Ok(given)
 }
 
-fn find<'a>(planned: &'a Planned<'a>) -> Result<Source<'a>, FilesError> {
+fn find<'a>(planned: &'a Planned<'a>) -> Result<MountSource<'a>, FilesError> {
     let fd = open_source(&planned.mount.host_path).map_err(mount_error(planned.mount))?;
     let is_directory = is_directory(&fd).map_err(mount_error(planned.mount))?;
-    Ok(Source { planned, fd, is_directory })
+    Ok(MountSource { planned, fd, is_directory })
 }
 
 /// Puts into the root what stands for a mount: an empty directory, or the file.
-fn fill(top: &OwnedFd, source: &Source<'_>) -> Result<(), FilesError> {
+fn fill(top: &OwnedFd, source: &MountSource<'_>) -> Result<(), FilesError> {
     let Planned { mount, place } = source.planned;
     if source.is_directory {
         return make_directory(top, place, 0o755);

@@ -34,7 +34,7 @@ pub struct Log {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<LogQueue>,
     /// Notified whenever the queue has become empty and all of it is in the file.
     idle: Notify,
     /// Held by the one thread that writes.
@@ -49,7 +49,7 @@ impl fmt::Debug for Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LogQueue {
     items: Vec<Item>,
     /// Bytes that the items take.
     cost: usize,
@@ -106,7 +106,7 @@ impl Log {
         }
     }
 
-    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, item: Item) {
+    fn enqueue(&self, mut queue: MutexGuard<'_, LogQueue>, item: Item) {
         queue.items.push(item);
         if !queue.busy {
             queue.busy = true;
@@ -116,7 +116,7 @@ impl Log {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.shared.queue()
     }
 }
@@ -181,7 +181,7 @@ impl Shared {
         self.idle.notify_waiters();
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -43,25 +43,25 @@ impl<K> Clone for Known<K> {
 }
 
 /// Namespace and name.
-type Key = (String, String);
+type ObjectKey = (String, String);
 
 /// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
-pub(in crate::pods) struct Table<K> {
-    entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
+pub(in crate::pods) struct ObjectTable<K> {
+    entries: Mutex<HashMap<ObjectKey, Weak<WatchedObject<K>>>>,
 }
 
-impl<K> Default for Table<K> {
+impl<K> Default for ObjectTable<K> {
     fn default() -> Self {
         Self { entries: Mutex::default() }
     }
 }
 
-struct Entry<K> {
+struct WatchedObject<K> {
     known: watch::Receiver<Known<K>>,
     task: AbortHandle,
 }
 
-impl<K> Drop for Entry<K> {
+impl<K> Drop for WatchedObject<K> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -71,10 +71,10 @@ impl<K> Drop for Entry<K> {
 pub(in crate::pods) struct Subscription<K> {
     known: watch::Receiver<Known<K>>,
     /// Holds a reference count of the shared watch, which ends with the last one; `None` in tests.
-    _entry: Option<Arc<Entry<K>>>,
+    _entry: Option<Arc<WatchedObject<K>>>,
 }
 
-impl<K: Send + Sync + 'static> Table<K> {
+impl<K: Send + Sync + 'static> ObjectTable<K> {
     /// Joins those who follow the object. For the first of them, `follow` makes the task that tells the
     /// sender what it sees.
     pub(super) fn subscribe<F>(
@@ -92,7 +92,7 @@ impl<K: Send + Sync + 'static> Table<K> {
             entries.retain(|_, entry| entry.strong_count() > 0);
             let (sender, known) = watch::channel(Known::Unread);
             let task = tokio::spawn(follow(sender)).abort_handle();
-            let entry = Arc::new(Entry { known, task });
+            let entry = Arc::new(WatchedObject { known, task });
             entries.insert(key, Arc::downgrade(&entry));
             entry
         });
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_watch_for_all_that_ends_with_the_last() {
-        let table: Table<u32> = Table::default();
+        let table: ObjectTable<u32> = ObjectTable::default();
         let tasks = Tasks::default();
         let mut one = table.subscribe("ns", "a", tasks.follow());
         let mut two = table.subscribe("ns", "a", tasks.follow());
