@@ -743,6 +743,7 @@ async fn an_address_is_decided_once_and_kept_in_the_record() {
     let mut world = World::with(&[]);
     let ips = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
     let host_ips = ips(&["10.0.0.9", "10.0.0.7"]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
     world.node.send_replace(NodeFacts { host_ips: host_ips.clone(), ..NodeFacts::default() });
     let old = State { addresses: ips(&["10.0.0.7"]), ..State::default() };
     world.records.save("old", &old, false, clock::now()).unwrap();
