@@ -145,12 +145,12 @@ impl Listener {
                     let (serve, stop, abandon) = (serve.clone(), cancel.clone(), abandon.clone());
                     tasks.spawn(async move {
                         let connection = async {
-                            match tokio::time::timeout(first_byte, stream.readable()).await {
-                                Ok(Ok(())) => {
+                            match tokio::time::timeout(first_byte, stream.peek(&mut [0])).await {
+                                Ok(Ok(1..)) => {
                                     ticket.progress();
                                     serve(stream, Arc::clone(&ticket), stop).await;
                                 }
-                                Ok(Err(err)) => tracing::debug!(error = %err, "a connection ended at once"),
+                                Ok(_) => tracing::debug!("a connection ended at once"),
                                 Err(_) => tracing::debug!("a connection said nothing"),
                             }
                         };
