@@ -358,7 +358,7 @@ impl Runtime for WasiRuntime {
 
     async fn remove_image(&self, id: &str, unused_since: Timestamp) -> Result<bool, ImageError> {
         let digest: Option<Digest> = id.rsplit_once('@').and_then(|(_, digest)| digest.parse().ok());
-        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id")))?;
+        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id").into()))?;
         let store = self.store.clone();
         let remove = move || store.remove_unused(&digest, unused_since.into());
         let removed =

@@ -110,7 +110,7 @@ impl Bench {
     }
 }
 
-const NOTHING_DENIED: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
+static NOTHING_DENIED: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
 
 /// Keeps every write.
 #[derive(Debug, Default)]

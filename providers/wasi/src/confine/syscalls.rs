@@ -182,6 +182,7 @@ fn other_numbers() -> Option<BpfProgram> {
     {
         use seccompiler::sock_filter;
         const X32: u32 = 0x4000_0000;
+        #[expect(clippy::cast_possible_truncation, reason = "codes of instructions have 16 bits")]
         let instruction = |code: u32, jf, k| sock_filter { code: code as u16, jt: 0, jf, k };
         Some(vec![
             // The number of the call is the first word of what a filter sees.

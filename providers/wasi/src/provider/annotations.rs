@@ -5,7 +5,7 @@
 
 use kubewasm_host::Stack;
 use kubewasm_kubelet::{
-    config::quantity,
+    quantity,
     runtime::{ContainerSpec, StartError},
 };
 

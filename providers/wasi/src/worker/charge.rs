@@ -41,11 +41,9 @@ pub(super) struct VolumeUse {
 
 /// Opens the volumes at these places of a guest, before it runs: what it renames later does not matter.
 pub(super) fn open(preopens: &[Preopen], guest_paths: &[String]) -> Vec<OwnedFd> {
-    let open = |path: &String| open_one(preopens, path).map_err(|error| (path, error));
     let opened = guest_paths.iter().filter_map(|path| {
-        let opened = open(path);
-        opened
-            .inspect_err(|(path, error)| tracing::warn!(path, %error, "a volume in memory is not charged"))
+        open_one(preopens, path)
+            .inspect_err(|error| tracing::warn!(path, %error, "a volume in memory is not charged"))
             .ok()
     });
     opened.collect()

@@ -1,13 +1,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::{
     super::credentials::SecretCoordinates, verification::ImagePullCredentialsVerificationPolicy as Policy, *,
 };
 use crate::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, ImageError, PulledImage,
+    ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, ImageError, Presence, PulledImage,
     RuntimeError, StartError,
 };
 
@@ -26,13 +27,13 @@ impl Runtime for Here {
         Ok(self.0.iter().find(|image| image.reference == name).cloned())
     }
     async fn pull(&self, image: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
-        Err(ImageError::Pull(image.to_owned()))
+        Err(ImageError::Pull(image.into()))
     }
     async fn images(&self) -> Vec<Image> {
         self.0.clone()
     }
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
-        Err(StartError::Run(spec.id.clone()))
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
+        Err(StartError::Run(spec.id.clone().into()))
     }
     async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
         Ok(())
@@ -40,14 +41,14 @@ impl Runtime for Here {
     async fn remove(&self, _: &str) -> Result<(), RuntimeError> {
         Ok(())
     }
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        Err(StartError::Run(spec.container.id.clone()))
+    async fn exec(&self, id: &str, _: &[String], _: ExecIo) -> Result<ExecEnd, ExecError> {
+        Err(ExecError::NotRunning(id.to_owned()))
     }
-    fn observe(&self, _: &str) -> Option<ContainerState> {
-        None
+    fn observe(&self, _: &str) -> Presence {
+        Presence::Absent
     }
-    fn containers(&self) -> Vec<ContainerRef> {
-        Vec::new()
+    fn containers(&self) -> ContainerList {
+        ContainerList { containers: Vec::new(), is_complete: true }
     }
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         None
