@@ -112,6 +112,10 @@ impl Agent {
         check_root(&config.root_dir)?;
         let records = Records::open(&config.root_dir)
             .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
+        tokio::task::spawn_blocking({
+            let records = records.clone();
+            move || records.keep_reserve()
+        });
         let addresses = address::find(&config.node_ip, &config.hostname)?;
         let ports = Ports::bind(&config)?;
         let (connection, rotation) = identity::establish(&config, cancel).await?;
