@@ -10,7 +10,7 @@
 //! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
 //! written off.
 
-use std::{error::Error, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -43,10 +43,32 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`ImageError`]; all but [`ImageError::InvalidName`] may pass with time.
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError>;
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError>;
 
     /// All images in the local store, for `status.images`.
     async fn images(&self) -> Vec<Image>;
+
+    /// All images in the local store, with what is known of their use.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when the store cannot be read.
+    async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes an image by its id under all its names, unless a container uses it, or it was pulled or looked up after
+    /// `unused_since`; says whether it is gone.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when the store cannot be changed.
+    async fn remove_image(&self, _id: &str, _unused_since: Timestamp) -> Result<bool, ImageError> {
+        Ok(false)
+    }
+
+    /// The directory of the local store, for the size of its file system; `None` where it has none of its own.
+    fn image_dir(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// The folder with the files of an image that is in the local store, for a volume made of it; nobody may
     /// write there. `None` when the image is not there, or holds no files.
@@ -169,6 +191,35 @@ pub struct Image {
     pub working_dir: Option<String>,
 }
 
+/// An image in the local store, with what is known of its use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageUse {
+    /// The image.
+    pub image: Image,
+    /// When the store first had it.
+    pub arrived_at: Timestamp,
+    /// When it was last pulled, looked up, or used by a container.
+    pub last_used_at: Timestamp,
+    /// A container uses it, as its image or as a volume.
+    pub in_use: bool,
+}
+
+/// An image that its registry has been asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledImage {
+    /// The image, which is in the local store now.
+    pub image: Image,
+    /// Position, among the credentials of [`Runtime::pull`], of the one that was used; `None`: nobody's.
+    pub credential: Option<usize>,
+}
+
+impl From<Image> for PulledImage {
+    /// It was pulled with nobody's credentials.
+    fn from(image: Image) -> Self {
+        Self { image, credential: None }
+    }
+}
+
 /// User and password for a registry. Its `Debug` shows neither password nor token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
@@ -211,6 +262,8 @@ pub struct ContainerSpec {
     pub argv: Vec<String>,
     /// The whole environment, in order, without duplicates.
     pub env: Vec<(String, String)>,
+    /// Annotations of the pod, for what a provider understands beyond Kubernetes' fields.
+    pub annotations: BTreeMap<String, String>,
     /// Initial working directory of the guest.
     pub working_dir: Option<String>,
     /// Directory on the host for whatever the guest writes outside its mounts. It belongs to this attempt
@@ -220,6 +273,9 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     /// Host paths that the guest sees, in mount order.
     pub mounts: Vec<Mount>,
+    /// Where in the guest volumes are that are kept in memory, and that it may fill: what is in them counts with the
+    /// memory of the pod's containers.
+    pub memory_volumes: Vec<String>,
     /// File that the guest's output is written to in CRI format; its directory exists.
     pub log_path: PathBuf,
     /// Address that the guest may use as its own.
@@ -410,7 +466,7 @@ mod tests {
     fn debug_texts_hold_no_values_of_the_environment() {
         let spec = serde_json::json!({
             "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
-            "image": "i", "argv": ["serve", "--password=hunter2"], "env": [["PASSWORD", "hunter2"]],
+            "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "log_path": "/l", "pod_ips": [],
             "host_network": false, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
             "cpu_limit_millis": 0, "cpu_request_millis": 0,

@@ -1,6 +1,7 @@
 //! The agent's side: finds or starts workers, and keeps the view of what they host.
 //!
 //! ```text
+//!         files ─► [mounting] ─► mounter process, open directories ──┐
 //!   start/stop/remove/exec ─► [Supervisor] ─► [group] ─► worker process
 //!                                  │             │ Watch
 //!   observe, instances ◄── [view] ◄┴─────────────┘
@@ -19,6 +20,7 @@ mod death;
 mod error;
 mod group;
 mod idle;
+mod mounting;
 mod process;
 mod replace;
 mod view;
@@ -33,15 +35,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     cgroup::Parent,
+    confine::Confinement,
     instance::{Instance, InstanceStats},
     isolation,
     logs::LogOptions,
     protocol::{Versions, wire},
     spec::InstanceSpec,
+    worker,
 };
 use error::GroupError;
 use group::{Common, Group};
 use idle::{Groups, Kept};
+use mounting::{Handed, Mounter};
 pub use view::Sighting;
 use view::View;
 
@@ -80,6 +85,10 @@ pub struct SupervisorOptions {
     pub adopt: Duration,
     /// Files and directories that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless, and may not change.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Workers that are alone in their place get a cgroup of their own, where the host allows it.
     pub cgroups: bool,
     /// Protocol versions to speak with workers; others than its own are for tests.
@@ -98,6 +107,8 @@ impl SupervisorOptions {
             linger: LINGER,
             adopt: ADOPT,
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             cgroups: false,
             versions: Versions::OURS,
         }
@@ -134,6 +145,9 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
+    /// Workers would not be confined as they have to be.
+    #[error("workers do not start: {0}")]
+    Confinement(#[source] io::Error),
     /// The worker cannot be started or reached. May pass.
     #[error("{0}")]
     Worker(String),
@@ -174,7 +188,8 @@ impl Supervisor {
     /// [`Supervisor::sighting`] cannot tell of what it may host.
     ///
     /// # Errors
-    /// [`SupervisorError::Dir`] when it cannot be found out which workers there are.
+    /// [`SupervisorError::Dir`] when it cannot be found out which workers there are, and
+    /// [`SupervisorError::Confinement`] where that is required.
     pub async fn open(options: SupervisorOptions) -> Result<Self, SupervisorError> {
         let (dir, within) = (options.dir.clone(), options.adopt);
         let stock = {
@@ -185,10 +200,14 @@ impl Supervisor {
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| SupervisorError::Dir { path: dir.display().to_string(), source })?;
+        if options.confinement == Confinement::Required {
+            process::check(&options).await.map_err(SupervisorError::Confinement)?;
+        }
         let cgroups = if options.cgroups { open_cgroups(&dir) } else { None };
         let (view, kills) = (Arc::<View>::default(), Arc::default());
         names.iter().for_each(|name| view.is_silent(name));
-        let common = Arc::new(Common { options, view: Arc::clone(&view), kills, cgroups });
+        let mounter = Mounter::default();
+        let common = Arc::new(Common { options, view: Arc::clone(&view), kills, cgroups, mounter });
         let groups: Arc<Groups> = Arc::default();
         let mut supervisor = Self { common, groups, _adoptions: Arc::default() };
         let (mut adoptions, mut first) = (Vec::new(), Vec::new());
@@ -220,7 +239,10 @@ impl Supervisor {
         let place = place.into();
         let group = self.group(&place.group).await;
         let _needed = group.need();
+        // While a worker starts. Whoever asks it for something says why it cannot be started.
+        let _ = self.common.mounter.start(&self.common.options);
         let mut client = group.client_for(&place).await?;
+        let handed = self.hand_over(&group, spec).await?;
         // Before the answer the worker may already tell of it.
         self.view().expect(&spec.id, &spec.pod_uid, group.name());
         let request = wire::StartRequest { spec: Some(spec.into()) };
@@ -249,9 +271,22 @@ impl Supervisor {
                     }
                 }
                 self.view().removed(&spec.id);
-                Err(error)
+                match handed {
+                    Handed::Before(in_use) => Err(SupervisorError::Worker(in_use)),
+                    Handed::Over(_) => Err(error),
+                }
             }
         }
+    }
+
+    /// Has the files of an instance made, and hands them to the worker of its group.
+    async fn hand_over(&self, group: &Group, spec: &InstanceSpec) -> Result<Handed, SupervisorError> {
+        let (common, spec) = (Arc::clone(&self.common), spec.clone());
+        let handovers = worker::handovers_path(&group.socket());
+        let hand_over = move || common.mounter.hand_over(&spec, &common.options, &handovers);
+        tokio::task::spawn_blocking(hand_over).await.unwrap_or_else(|error| {
+            Err(SupervisorError::Worker(format!("the files of a container were not made: {error}")))
+        })
     }
 
     /// Asks an instance to end within `grace`. Unknown and exited ones are fine.

@@ -5,6 +5,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -64,6 +65,7 @@ impl Node {
             image: image.display().to_string(),
             argv: vec!["main".into()],
             env: Vec::new(),
+            annotations: BTreeMap::new(),
             working_dir: None,
             scratch: self.dir.path().join("scratch").join(id),
             read_only_root: false,
@@ -74,6 +76,7 @@ impl Node {
             stdin: false,
             tty: false,
             memory_limit_bytes: 0,
+            memory_volumes: Vec::new(),
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,
@@ -106,7 +109,7 @@ const SPINS: &str = r#"(module (func (export "_start") (loop $for_ever (br $for_
 async fn a_file_becomes_a_container_that_ends() {
     let node = Node::new().await;
     let path = node.module("hello.wasm", &exits(42));
-    let image = node.runtime.pull(&path.display().to_string(), &[]).await.unwrap();
+    let image = node.runtime.pull(&path.display().to_string(), &[]).await.unwrap().image;
     assert!(image.id.starts_with("hello.wasm@sha256:"), "{}", image.id);
     assert_eq!(node.runtime.images().await.len(), 1);
 
@@ -168,8 +171,10 @@ async fn images_of_adopted_containers_are_held() {
 
 /// Names of the groups that have workers, or had them a moment ago.
 fn workers(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir.join("workers")).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    let entries = std::fs::read_dir(dir.join("workers")).unwrap().map(Result::unwrap);
+    // Beside them is the mounter's log.
+    let workers = entries.filter(|entry| entry.file_type().unwrap().is_dir());
+    workers.map(|entry| entry.file_name().into_string().unwrap()).collect()
 }
 
 /// After an upgrade, what runs goes on in the worker that it is in, whose code and protocol are those of before.
@@ -284,4 +289,57 @@ async fn images_that_are_not_there_or_not_allowed() {
         matches!(&error, StartError::Create(why) if why.to_string().contains("is not on this node")),
         "{error}"
     );
+}
+
+/// Calls itself a hundred thousand times.
+const RECURSES: &str = r#"(module
+  (func $f (param i32) (if (local.get 0) (then (call $f (i32.sub (local.get 0) (i32.const 1))))))
+  (func (export "_start") (call $f (i32.const 100000))))"#;
+
+/// Exits with the file type of its standard output: 2 is a terminal's.
+const ASKS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $stat (param i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (drop (call $stat (i32.const 1) (i32.const 0)))
+    (call $exit (i32.load8_u (i32.const 0)))))"#;
+
+#[tokio::test]
+async fn a_pod_asks_for_more_stack() {
+    let node = Node::new().await;
+    let path = node.module("recurses.wasm", RECURSES);
+    node.runtime.start(&node.spec("small", &path)).await.unwrap();
+    let exit = node.exit("small").await;
+    assert_eq!((exit.exit_code, exit.reason), (134, ExitReason::Trapped));
+    let advice = "stack of 512 KiB; ask for more with the pod's annotation stack.kubewasm.dev/<container>";
+    assert!(exit.message.contains(advice), "{}", exit.message);
+    let annotations =
+        |value: &str| BTreeMap::from([("stack.kubewasm.dev/main".to_owned(), value.to_owned())]);
+    let spec = ContainerSpec { annotations: annotations("16Mi"), ..node.spec("large", &path) };
+    node.runtime.start(&spec).await.unwrap();
+    assert_eq!(node.exit("large").await.exit_code, 0);
+    for value in ["65Mi", "much", ""] {
+        let spec = ContainerSpec { annotations: annotations(value), ..node.spec("wrong", &path) };
+        let error = node.runtime.start(&spec).await.unwrap_err();
+        assert!(matches!(error, StartError::Config(_)), "{error}");
+        assert!(error.to_string().contains("stack.kubewasm.dev/main is"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_pod_says_that_its_output_is_no_terminal() {
+    let node = Node::new().await;
+    let path = node.module("asks.wasm", ASKS);
+    for (id, value, expected) in [("a", None, 2), ("b", Some("true"), 2), ("c", Some("false"), 0)] {
+        let annotations =
+            value.map(|value: &str| ("terminal.kubewasm.dev/main".to_owned(), value.to_owned()));
+        let spec = ContainerSpec { annotations: annotations.into_iter().collect(), ..node.spec(id, &path) };
+        node.runtime.start(&spec).await.unwrap();
+        assert_eq!(node.exit(id).await.exit_code, expected, "{value:?}");
+    }
+    let annotations = BTreeMap::from([("terminal.kubewasm.dev/main".to_owned(), "no".to_owned())]);
+    let spec = ContainerSpec { annotations, ..node.spec("wrong", &path) };
+    let error = node.runtime.start(&spec).await.unwrap_err().to_string();
+    assert!(error.contains("terminal.kubewasm.dev/main is \"no\""), "{error}");
 }

@@ -305,6 +305,7 @@ impl PodManager {
         if self.shared.records.knows(uid) || pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
             return Ok(());
         }
+        admission::admit_under(pod, *self.shared.desk.pressure().borrow())?;
         let taken =
             self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
         let mut used = Amounts::new();

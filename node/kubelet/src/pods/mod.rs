@@ -29,6 +29,7 @@ pub mod environment;
 mod ephemeral;
 pub mod files;
 mod handlers;
+pub mod image_access;
 mod index;
 mod launch;
 pub mod lifecycle;
@@ -46,16 +47,19 @@ mod shared;
 pub mod source;
 pub mod status;
 mod status_patch;
+mod storage_claims;
 mod task;
 mod termination;
 pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
+    image_access::ImageAccess,
     index::PodIndex,
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
     records::Records,
     shared::Shared,
+    storage_claims::StorageClaims,
     volumes::Volumes,
 };

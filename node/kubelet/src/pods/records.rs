@@ -64,10 +64,16 @@ impl Records {
         self.pods.join(uid)
     }
 
+    /// The folder for all that a container writes outside its mounts, one folder per attempt.
+    #[must_use]
+    pub fn container_dir(&self, uid: &str, container: &str) -> PathBuf {
+        self.dir(uid).join("containers").join(container)
+    }
+
     /// The folder for what an attempt of a container writes outside its mounts.
     #[must_use]
     pub fn scratch(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.dir(uid).join("containers").join(container).join(attempt.to_string())
+        self.container_dir(uid, container).join(attempt.to_string())
     }
 
     /// The file in which an attempt of a container leaves its termination message.
@@ -77,11 +83,12 @@ impl Records {
     }
 
     /// Removes what an attempt of a container has written outside its mounts, and its termination message.
+    /// Blocking.
     ///
     /// # Errors
     /// What the system says.
     pub fn remove_attempt(&self, uid: &str, container: &str, attempt: u32) -> io::Result<()> {
-        remove_tree(&self.scratch(uid, container, attempt))?;
+        kubewasm_trees::remove(&self.scratch(uid, container, attempt))?;
         match fs::remove_file(self.termination_message(uid, container, attempt)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -142,12 +149,12 @@ impl Records {
         saved.inspect_err(|_| drop(fs::remove_file(&new)))
     }
 
-    /// Forgets a pod, and all that its folder holds.
+    /// Forgets a pod, and all that its folder holds. Blocking.
     ///
     /// # Errors
     /// What the system says.
     pub fn remove(&self, uid: &str) -> io::Result<()> {
-        remove_tree(&self.dir(uid))
+        kubewasm_trees::remove(&self.dir(uid))
     }
 
     /// UIDs of all pods that are remembered.
@@ -177,14 +184,6 @@ fn write(dir: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// There is no room, whoever says so.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Removes a folder, if it is there.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ use super::{
     status, termination,
 };
 use crate::{
+    eviction::Orders,
     logs,
     retry::Backoff,
     runtime::{ContainerState, Exit, Presence},
@@ -107,6 +108,8 @@ pub(super) struct PodTask {
     status: Option<PodStatus>,
     finalize: Finalize,
     storage: Storage,
+    /// To be told to go.
+    orders: Orders,
     /// The pod was over before this node had any record of it: nothing is published for it.
     foreign: bool,
 }
@@ -163,6 +166,7 @@ impl PodTask {
             told_of_disk: false,
             ended: Vec::new(),
             storage,
+            orders: shared.desk.orders(&name.uid),
             shared,
             name,
             reference,
@@ -269,7 +273,8 @@ impl PodTask {
                 self.take_desired();
             }
             () = self.wake.notified() => {}
-            message = self.storage.excess(), if self.state.verdict.is_none() => self.evict(message),
+            order = self.storage.excess(), if self.state.verdict.is_none() => self.evict(order),
+            order = self.orders.next(), if self.state.verdict.is_none() => self.evict(order),
             Some(outcome) = self.outcomes.join_next() => self.take_in(outcome),
             () = tokio::time::sleep(left) => {}
         }

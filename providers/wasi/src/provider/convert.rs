@@ -1,17 +1,18 @@
 //! Between the values of the kubelet, of the module store and of this crate. Pure.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
-use kubewasm_host::{CpuShare, Kind, Network, Usage, exit};
+use jiff::Timestamp;
+use kubewasm_host::{CpuShare, DeniedNetworks, Kind, Network, Stack, Usage, exit};
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
-    ImageError, Presence, StartError,
+    ImageError, ImageUse, Presence, StartError,
 };
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
     supervisor::{self, Sighting, SupervisorError},
 };
 
@@ -28,6 +29,16 @@ pub(super) fn image(image: kubewasm_modules::Image) -> Image {
         cmd: image.cmd,
         env: image.env,
         working_dir: image.working_dir,
+    }
+}
+
+pub(super) fn image_use(used: kubewasm_modules::ImageUse) -> ImageUse {
+    let timestamp = |time: SystemTime| Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+    ImageUse {
+        arrived_at: timestamp(used.arrived_at),
+        last_used_at: timestamp(used.last_used_at),
+        in_use: used.held,
+        image: image(used.image),
     }
 }
 
@@ -85,8 +96,15 @@ pub(super) fn instance_spec(
         },
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
+        denied_networks: DeniedNetworks::default(),
         memory_limit_bytes: spec.memory_limit_bytes,
+        memory_volumes: MemoryVolumes {
+            guest_paths: spec.memory_volumes.clone(),
+            pod_limit_bytes: spec.pod_memory_limit_bytes,
+        },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
+        stack: Stack::DEFAULT,
+        terminal: true,
         stop_notice,
         label: String::new(),
     }
@@ -179,9 +197,10 @@ pub(super) fn start_error(error: SupervisorError) -> StartError {
     match error {
         SupervisorError::Module(_) => StartError::Create(error.into()),
         SupervisorError::Config(_) => StartError::Config(error.into()),
-        SupervisorError::Worker(_) | SupervisorError::NotRunning(_) | SupervisorError::Dir { .. } => {
-            StartError::Run(error.into())
-        }
+        SupervisorError::Worker(_)
+        | SupervisorError::NotRunning(_)
+        | SupervisorError::Confinement(_)
+        | SupervisorError::Dir { .. } => StartError::Run(error.into()),
     }
 }
 
@@ -200,6 +219,7 @@ mod tests {
             image: "r.io/web:v1".into(),
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            annotations: Default::default(),
             working_dir: working_dir.map(Into::into),
             scratch: "/s".into(),
             read_only_root: false,
@@ -210,6 +230,7 @@ mod tests {
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,
+            memory_volumes: Vec::new(),
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,

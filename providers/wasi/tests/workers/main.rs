@@ -19,7 +19,7 @@ use kubewasm_host::{
 };
 use kubewasm_wasi::{
     instance::Instance,
-    spec::{InstanceSpec, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -69,8 +69,12 @@ impl Node {
             root: RootSpec::default(),
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
+            denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
+            stack: kubewasm_host::Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
             label: format!("label-{id}"),
         }
@@ -375,10 +379,10 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let error = agent.start("node", &import).await.unwrap_err();
     assert!(matches!(&error, SupervisorError::Module(text) if text.contains("fd_teleport")), "{error}");
     let error = agent.start("node", &root).await.unwrap_err();
-    assert!(matches!(&error, SupervisorError::Config(text) if text.contains("/nonexistent/root")), "{error}");
+    assert!(matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/root")), "{error}");
     let error = agent.start("node", &log).await.unwrap_err();
     assert!(
-        matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/0.log")),
+        matches!(&error, SupervisorError::Worker(text) if text.contains("of the log /nonexistent: No such file")),
         "{error}"
     );
     assert_eq!(agent.instances(), []);

@@ -21,7 +21,7 @@ use crate::{
     events::Occurrence,
     runtime::{
         ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, Image, ImageError, Presence,
-        RuntimeError, StartError,
+        PulledImage, RuntimeError, StartError,
     },
 };
 
@@ -157,7 +157,7 @@ impl Runtime for NoRuntime {
     async fn image(&self, _: &str) -> Result<Option<Image>, ImageError> {
         Ok(None)
     }
-    async fn pull(&self, image: &str, _: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, image: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
         Err(ImageError::Pull(image.into()))
     }
     async fn images(&self) -> Vec<Image> {
@@ -207,6 +207,7 @@ async fn start(server: &ApiServer) -> Running {
         connection: server.listen().await,
         runtime: Arc::new(NoRuntime),
         recorder: Recorder::local(sink),
+        pressure: watch::channel(Pressure::default()).1,
     });
     let cancel = CancellationToken::new();
     tokio::spawn(agent.run(cancel.clone()));

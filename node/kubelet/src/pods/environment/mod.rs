@@ -84,7 +84,7 @@ impl References {
 
 /// All that an environment is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct EnvironmentSources<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Addresses of the pod, the primary first.
@@ -134,7 +134,7 @@ impl Environment {
 /// [`EnvironmentError`] when something is missing that is not optional; it may appear later.
 pub fn variables(
     container: &Container,
-    sources: Sources<'_>,
+    sources: EnvironmentSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut environment = Environment::default();
     for (name, value) in sources.image {
@@ -174,7 +174,7 @@ pub fn variables(
 /// The variables of `envFrom`, in order. Names that no variable can have are left out.
 fn from_objects(
     container: &Container,
-    sources: &Sources<'_>,
+    sources: &EnvironmentSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut out = Vec::new();
     for from in container.env_from.iter().flatten() {
@@ -213,7 +213,7 @@ fn value_from(
     container: &Container,
     variable: &EnvVar,
     source: &EnvVarSource,
-    sources: &Sources<'_>,
+    sources: &EnvironmentSources<'_>,
 ) -> Result<Option<String>, EnvironmentError> {
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(reference) = &source.field_ref {

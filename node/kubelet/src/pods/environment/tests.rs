@@ -20,7 +20,7 @@ fn environment(container: serde_json::Value) -> Result<Vec<(String, String)>, St
     let container: Container = serde_json::from_value(container).unwrap();
     variables(
         &container,
-        Sources {
+        EnvironmentSources {
             pod: &pod,
             addresses: &[],
             node: &NodeFacts::default(),

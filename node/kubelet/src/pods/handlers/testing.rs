@@ -30,7 +30,7 @@ use crate::{
     pods::lifecycle::PodName,
     runtime::{
         ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, Image, ImageError, Presence,
-        Runtime, RuntimeError, StartError,
+        PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -72,8 +72,8 @@ impl Runtime for FakeRuntime {
         Ok(None)
     }
 
-    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
-        Ok(Image::default())
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
+        Ok(Image::default().into())
     }
 
     async fn images(&self) -> Vec<Image> {

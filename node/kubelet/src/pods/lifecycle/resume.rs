@@ -22,8 +22,12 @@ impl State {
 
     fn map(&mut self, translate: &impl Fn(Moment) -> Moment) {
         let put = |moment: &mut Moment| *moment = translate(*moment);
-        self.began.as_mut().map(put);
-        self.ending.as_mut().map(|ending| put(&mut ending.since));
+        if let Some(began) = &mut self.began {
+            put(began);
+        }
+        if let Some(ending) = &mut self.ending {
+            put(&mut ending.since);
+        }
         for record in self.containers.values_mut() {
             record.finished.iter_mut().for_each(|finished| put(&mut finished.ended));
             for backoff in [&mut record.crash, &mut record.pull, &mut record.start] {

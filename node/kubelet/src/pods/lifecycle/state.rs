@@ -83,13 +83,16 @@ pub struct Verdict {
     /// What it leaves the pod of its grace; `None` is all of it.
     #[serde(default)]
     pub grace: Option<Duration>,
+    /// The node had to end it, whatever the pod did: condition `DisruptionTarget`.
+    #[serde(default)]
+    pub disrupts: bool,
 }
 
 impl Verdict {
     /// A verdict that leaves the pod all of its grace.
     #[must_use]
     pub fn new(reason: &str, message: &str) -> Self {
-        Self { reason: reason.to_owned(), message: message.to_owned(), grace: None }
+        Self { reason: reason.to_owned(), message: message.to_owned(), grace: None, disrupts: false }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     },
     runtime::{
         ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
-        Exit, ExitReason, Image, ImageError, Presence, Runtime, RuntimeError, StartError,
+        Exit, ExitReason, Image, ImageError, Presence, PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -84,7 +84,7 @@ impl Runtime for Provider {
         Ok(Some(Image { reference: image.to_owned(), entrypoint, ..Image::default() }))
     }
 
-    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
         Err(ImageError::Pull("there is no registry".into()))
     }
 
@@ -267,8 +267,10 @@ impl World {
             node: facts,
             logs_dir: root.path().join("logs"),
             registry_config: None,
+            image_access: None,
             limits: Limits::default(),
             probes: ProbeMetrics::default(),
+            desk: crate::eviction::EvictionDesk::default(),
         };
         let (board, shown) = watch::channel(Board::default());
         let (updates, receiver) = mpsc::channel(10);

@@ -17,7 +17,7 @@ use crate::{
         launch::{self, Launch},
         lifecycle::{Action, Note, ProbeKind, Trouble},
         panics::caught,
-        pull::{self, PullPolicy},
+        pull::{ImageSource, PullPolicy},
         reason::{EventReason, WaitingReason},
         shared::tell,
     },
@@ -93,14 +93,15 @@ impl PodTask {
             // Nothing of a pod begins before its volumes are there, as upstream has it.
             places.await;
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
+            let source =
+                ImageSource { runtime: shared.runtime.as_ref(), access: shared.image_access.as_ref() };
             let result = async {
                 for (image, policy) in volume_images(&pod, &container) {
                     let credentials = shared.credentials(&pod, &image, note).await;
-                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note)
-                        .await?;
+                    source.pull(&container, &image, policy, &credentials, note).await?;
                 }
                 let credentials = shared.credentials(&pod, &image, note).await;
-                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await
+                source.pull(&container, &image, policy, &credentials, note).await
             };
             let result = result.await;
             Outcome::Pulled { container, result }

@@ -5,13 +5,16 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
 use super::{Outcome, PodTask};
-use crate::pods::{
-    cleanup, clock,
-    files::resolv_conf::Dns,
-    lifecycle::{Moment, State, Verdict},
-    reason::PodReason,
-    shared::Shared,
-    volumes::{Keeper, Parts, Places},
+use crate::{
+    eviction::EvictionOrder,
+    pods::{
+        cleanup, clock,
+        files::resolv_conf::Dns,
+        lifecycle::{Moment, State, Verdict},
+        reason::PodReason,
+        shared::Shared,
+        volumes::{Keeper, Parts, Places},
+    },
 };
 
 /// How long a failed removal waits.
@@ -70,9 +73,12 @@ impl Storage {
     }
 
     /// Waits until a volume is larger than it may be.
-    pub(super) async fn excess(&mut self) -> String {
+    pub(super) async fn excess(&mut self) -> EvictionOrder {
         match self {
-            Self::Kept(keeper) => keeper.excess().await,
+            Self::Kept(keeper) => {
+                let message = keeper.excess().await;
+                EvictionOrder { message, grace: EVICTED_GRACE, disrupts: false }
+            }
             Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
         }
     }
@@ -100,11 +106,12 @@ impl PodTask {
         }
     }
 
-    /// The pod has taken more than it may.
-    pub(super) fn evict(&mut self, message: String) {
+    /// The pod has to go: it has taken more than it may, or the node runs short.
+    pub(super) fn evict(&mut self, order: EvictionOrder) {
+        let EvictionOrder { message, grace, disrupts } = order;
         let reason = PodReason::Evicted.to_string();
         self.shared.recorder.warning(&self.reference, &reason, message.clone());
-        let verdict = Verdict { reason, message, grace: Some(EVICTED_GRACE) };
+        let verdict = Verdict { reason, message, grace: Some(grace), disrupts };
         self.state.record_verdict(verdict, clock::now());
     }
 
