@@ -48,7 +48,7 @@ pub(crate) struct Name {
 
 /// All records of a store.
 #[derive(Debug, Default)]
-pub(crate) struct Records {
+pub(crate) struct ModuleRecords {
     pub(crate) intact: Vec<Record>,
     /// Some record could not be understood.
     pub(crate) damaged: bool,
@@ -56,8 +56,8 @@ pub(crate) struct Records {
 
 impl Record {
     /// Reads all records, of complete and of incomplete images.
-    pub(crate) fn all(layout: &Layout) -> Result<Records, StoreError> {
-        let mut records = Records::default();
+    pub(crate) fn all(layout: &Layout) -> Result<ModuleRecords, StoreError> {
+        let mut records = ModuleRecords::default();
         for path in layout::children(&layout.images())? {
             match layout.read::<Self>(&path)? {
                 Some(record) => records.intact.push(record),

@@ -10,6 +10,7 @@
 //! The unpacked file system of an image is shared by all containers of the image and never written to; the
 //! worker shows it to each of them as the lower part of a root of its own ([`crate::files`]).
 
+pub(crate) mod annotations;
 mod compiler;
 mod convert;
 
@@ -22,15 +23,18 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Kind, compile, engine::EngineError, inspect, program::Program};
-use kubewasm_kubelet::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, ImageUse, Runtime, RuntimeError, StartError,
+use kubewasm_host::{
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Kind, compile, engine::EngineError, inspect, program::Program,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
+use kubewasm_kubelet::runtime::{
+    ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
+    Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
+};
+use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
+    confine::Confinement,
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
@@ -38,6 +42,7 @@ use crate::{
     spec::InstanceSpec,
     supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
 };
+use annotations::Wishes;
 use compiler::Compilers;
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
@@ -63,8 +68,14 @@ pub struct WasiOptions {
     pub isolation: Isolation,
     /// Files and directories of the agent that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless: that of the store.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
+    /// What containers without the host's network do not reach.
+    pub denied_networks: DeniedNetworks,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -82,7 +93,10 @@ impl WasiOptions {
             with_parent: false,
             isolation: Isolation::default(),
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            denied_networks: DeniedNetworks::default(),
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -107,6 +121,7 @@ pub struct WasiRuntime {
     compilers: Compilers,
     supervisor: Supervisor,
     allow_paths: bool,
+    denied_networks: DeniedNetworks,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
@@ -128,6 +143,8 @@ impl WasiRuntime {
             default_memory_limit: options.default_memory_limit,
             log: options.log,
             hidden: options.hidden,
+            shown: options.shown,
+            confinement: options.confinement,
             versions: options.versions,
             cgroups: !options.with_parent,
             ..SupervisorOptions::new(options.dir, options.program.clone())
@@ -141,6 +158,7 @@ impl WasiRuntime {
             compilers,
             supervisor,
             allow_paths: options.allow_paths,
+            denied_networks: options.denied_networks,
             isolation: options.isolation,
             age,
             kinds: Mutex::default(),
@@ -154,13 +172,14 @@ impl WasiRuntime {
     }
 
     fn name(&self, image: &str) -> Result<ImageName, ImageError> {
-        let name: ImageName = image.parse().map_err(|error: kubewasm_modules::InvalidReference| {
-            ImageError::InvalidName(error.to_string())
-        })?;
+        let name: ImageName = image
+            .parse()
+            .map_err(|error: kubewasm_modules::InvalidReference| ImageError::InvalidName(error.into()))?;
         if matches!(name, ImageName::Path(_)) && !self.allow_paths {
-            return Err(ImageError::InvalidName(format!(
+            let error = format!(
                 "couldn't parse image name \"{image}\": paths of files are for `kubewasm run` only; push the module to a registry"
-            )));
+            );
+            return Err(ImageError::InvalidName(error.into()));
         }
         Ok(name)
     }
@@ -172,9 +191,9 @@ impl WasiRuntime {
             ImageName::Path(path) => match self.store.import(&path).await {
                 Ok(image) => Ok(Some(image)),
                 Err(error @ (StoreError::Import(_) | StoreError::TooLarge { .. })) => {
-                    Err(ImageError::Pull(error.to_string()))
+                    Err(ImageError::Pull(error.into()))
                 }
-                Err(error) => Err(ImageError::Store(error.to_string())),
+                Err(error) => Err(ImageError::Store(error.into())),
             },
             name @ ImageName::Reference(_) => {
                 let store = self.store.clone();
@@ -187,8 +206,8 @@ impl WasiRuntime {
                     })
                 };
                 match tokio::task::spawn_blocking(find).await {
-                    Ok(found) => found.map_err(|error: StoreError| ImageError::Store(error.to_string())),
-                    Err(error) => Err(store_failed(&error)),
+                    Ok(found) => found.map_err(|error: StoreError| ImageError::Store(error.into())),
+                    Err(error) => Err(ImageError::Store(error.into())),
                 }
             }
         }
@@ -201,12 +220,10 @@ impl WasiRuntime {
         }
         let path = module.path.clone();
         let inspected = tokio::task::spawn_blocking(move || {
-            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
-            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.to_string()))
+            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.into()))?;
+            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.into()))
         });
-        let kind = inspected
-            .await
-            .map_err(|error| StartError::Run(format!("cannot inspect the module: {error}")))??;
+        let kind = inspected.await.map_err(|error| StartError::Run(error.into()))??;
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if kinds.len() >= KINDS {
             kinds.clear();
@@ -230,27 +247,29 @@ impl WasiRuntime {
         let image = match self.find(&spec.image).await {
             Ok(Some(image)) => image,
             Ok(None) => {
-                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image)));
+                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image).into()));
             }
-            Err(error) => return Err(StartError::Create(error.to_string())),
+            Err(error) => return Err(StartError::Create(error.into())),
         };
-        let absent = |error: StoreError| StartError::Create(error.to_string());
+        let absent = |error: StoreError| StartError::Create(error.into());
         let hold = self.store.hold(&image).map_err(absent)?;
         let mut volumes = Vec::new();
         for mount in &spec.mounts {
             volumes.extend(self.store.hold_files(&mount.host_path).map_err(absent)?);
         }
         let argv0 =
-            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
-        let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
+            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
+        let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, self.compilers.of(kind.generation())).await;
-        let code = code.map_err(|error| convert::compile_error(&error))?;
+        let code = code.map_err(convert::compile_error)?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
+        let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
+        let denied_networks = self.denied_networks.clone();
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
-        Ok((InstanceSpec { label, ..instance }, holds))
+        Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, holds))
     }
 }
 
@@ -281,10 +300,6 @@ fn digests(label: &str) -> impl Iterator<Item = Digest> {
     label.split(LABEL_SEPARATOR).filter_map(|digest| digest.parse().ok())
 }
 
-fn store_failed(error: &tokio::task::JoinError) -> ImageError {
-    ImageError::Store(format!("the module store failed: {error}"))
-}
-
 #[async_trait]
 impl Runtime for WasiRuntime {
     fn version(&self) -> String {
@@ -304,17 +319,18 @@ impl Runtime for WasiRuntime {
         }
     }
 
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError> {
         let reference = match self.name(image)? {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
-                let missing = || ImageError::Store(format!("{image} is not there"));
-                return self.find(image).await?.map(convert::image).ok_or_else(missing);
+                let missing = || ImageError::Store(format!("{image} is not there").into());
+                return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled.map(convert::image).map_err(|error| convert::pull_error(&error))
+        let fetched = self.store.pull(&reference, &credentials, None).await;
+        let Fetched { image, credential } = fetched.map_err(convert::pull_error)?;
+        Ok(PulledImage { image: convert::image(image), credential })
     }
 
     async fn images(&self) -> Vec<Image> {
@@ -335,18 +351,19 @@ impl Runtime for WasiRuntime {
     async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
         let store = self.store.clone();
         let uses = tokio::task::spawn_blocking(move || store.uses()).await;
-        let uses = uses.map_err(|error| store_failed(&error))?;
-        let uses = uses.map_err(|error| ImageError::Store(error.to_string()))?;
+        let uses = uses.map_err(|error| ImageError::Store(error.into()))?;
+        let uses = uses.map_err(|error| ImageError::Store(error.into()))?;
         Ok(uses.into_iter().map(convert::image_use).collect())
     }
 
     async fn remove_image(&self, id: &str, unused_since: Timestamp) -> Result<bool, ImageError> {
         let digest: Option<Digest> = id.rsplit_once('@').and_then(|(_, digest)| digest.parse().ok());
-        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id")))?;
+        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id").into()))?;
         let store = self.store.clone();
         let remove = move || store.remove_unused(&digest, unused_since.into());
-        let removed = tokio::task::spawn_blocking(remove).await.map_err(|error| store_failed(&error))?;
-        removed.map_err(|error| ImageError::Store(error.to_string()))
+        let removed =
+            tokio::task::spawn_blocking(remove).await.map_err(|error| ImageError::Store(error.into()))?;
+        removed.map_err(|error| ImageError::Store(error.into()))
     }
 
     fn image_dir(&self) -> Option<PathBuf> {
@@ -357,7 +374,7 @@ impl Runtime for WasiRuntime {
         Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
         let (instance, holds) = self.instance(spec).await?;
         // Before the start, which may succeed although nobody waits for it any more.
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
@@ -369,28 +386,29 @@ impl Runtime for WasiRuntime {
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.to_string()))
+        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.to_string()))?;
+        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.into()))?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        let ExecSpec { container, argv, timeout, output_limit } = spec;
-        let output = self.supervisor.exec(&container.id, argv, *timeout, *output_limit).await;
-        output.map(convert::exec_output).map_err(convert::start_error)
+    async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError> {
+        let ExecIo::Collect { limit } = io;
+        let output = self.supervisor.exec(id, argv, limit).await;
+        output.map(convert::exec_end).map_err(|error| convert::exec_error(id, error))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
-        self.supervisor.observe(id).map(convert::container_state)
+    fn observe(&self, id: &str) -> Presence {
+        convert::presence(self.supervisor.sighting(id))
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
-        let reference = |instance: Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
-        self.supervisor.instances().into_iter().map(reference).collect()
+    fn containers(&self) -> ContainerList {
+        let (ids, is_complete) = self.supervisor.ids();
+        let containers = ids.into_iter().map(|(id, pod_uid)| ContainerRef { id, pod_uid }).collect();
+        ContainerList { containers, is_complete }
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {

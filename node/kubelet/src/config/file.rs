@@ -15,11 +15,10 @@ use std::{
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 
-use crate::duration;
+use crate::{duration, pods::image_access::verification::ImagePullCredentialsVerificationPolicy};
 
 /// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
-    "allowedUnsafeSysctls",
     "cgroupDriver",
     "cgroupRoot",
     "cgroupsPerQOS",
@@ -45,7 +44,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "featureGates",
     "hairpinMode",
     "httpCheckFrequency",
-    "imagePullCredentialsVerificationPolicy",
     "imagePullServiceAccountTokenPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
@@ -67,7 +65,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "oomScoreAdj",
     "podCIDR",
     "podPidsLimit",
-    "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
@@ -138,6 +135,8 @@ pub struct KubeletConfiguration {
     /// Who may do what on the HTTPS API.
     pub authorization: Authorization,
 
+    /// Kernel parameters, or beginnings of them and `*`, that pods may ask for beyond the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Pods per node; in a file, 0 is as many as there is room for.
     pub max_pods: u32,
     /// Pods per core, where that is fewer; 0 is no such limit.
@@ -197,6 +196,11 @@ pub struct KubeletConfiguration {
     /// Events that may be sent at once.
     pub event_burst: u32,
 
+    /// Which images that are here a pod has to show credentials for.
+    pub image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy,
+    /// Images that it need not show any for, where the policy is the one that has a list.
+    pub preloaded_images_verification_allowlist: Vec<String>,
+
     /// How often every pod is looked at without a reason.
     #[serde(with = "duration")]
     pub sync_frequency: Duration,
@@ -242,6 +246,7 @@ impl Default for KubeletConfiguration {
             rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
+            allowed_unsafe_sysctls: Vec::new(),
             max_pods: 0,
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),
@@ -273,6 +278,8 @@ impl Default for KubeletConfiguration {
             node_lease_duration_seconds: 40,
             event_record_qps: 50,
             event_burst: 100,
+            image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy::default(),
+            preloaded_images_verification_allowlist: Vec::new(),
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),

@@ -29,7 +29,16 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
-use crate::{duration, pods::volumes::AllowedHostPaths, quantity};
+use crate::{
+    duration,
+    identity::secret_files,
+    pods::{
+        admission::sysctls::SysctlAllowlist,
+        image_access::verification::ImageVerification,
+        volumes::{AllowedHostPaths, ProtectedPaths},
+    },
+    quantity,
+};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
@@ -124,6 +133,10 @@ pub struct Config {
     pub bootstrap_kubeconfig: Option<PathBuf>,
     /// Paths of this machine that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
+    /// Kernel parameters that pods may ask for.
+    pub allowed_sysctls: SysctlAllowlist,
+    /// Which images that are here pods have to show credentials for.
+    pub image_verification: ImageVerification,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -142,7 +155,11 @@ impl Config {
                 .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
             None => String::new(),
         };
-        Self::resolve(&text, flags, &hostname)
+        let (mut config, warnings) = Self::resolve(&text, flags, &hostname)?;
+        let keys = secret_files(&config);
+        config.allowed_host_paths =
+            config.allowed_host_paths.protecting(keys).map_err(ConfigError::Invalid)?;
+        Ok((config, warnings))
     }
 
     /// [`Config::load`] without its I/O: `file` is the text of the file, empty when there is none.
@@ -182,16 +199,26 @@ impl Config {
             .map_err(ConfigError::Invalid)?;
         check_node_ip(&flags.node_ip)?;
 
+        let cert_dir = absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki")));
+        let protected = ProtectedPaths::with([root_dir.clone(), cert_dir.clone()]);
+
         let config = Self {
             node_name: hostname.clone(),
             hostname,
             node_ip: flags.node_ip.clone(),
             node_labels,
             node_os,
-            cert_dir: absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki"))),
+            cert_dir,
             root_dir,
-            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
+            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone(), protected)
                 .map_err(ConfigError::Invalid)?,
+            allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
+                .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,
+            image_verification: ImageVerification::new(
+                kubelet.image_pull_credentials_verification_policy,
+                &kubelet.preloaded_images_verification_allowlist,
+            )
+            .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             kubelet,

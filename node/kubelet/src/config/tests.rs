@@ -90,6 +90,12 @@ fn every_refusal_says_what_and_why() {
         ("evictionSoft: {nodefs.available: 1Gi}", "set evictionSoftGracePeriod.nodefs.available"),
         ("imageGCHighThresholdPercent: 80", "imageGCLowThresholdPercent is 80"),
         ("imageMaximumGCAge: 1m", "imageMaximumGCAge is 1m0s; it must be 0s, or above imageMinimumGCAge"),
+        (
+            "allowedUnsafeSysctls: [kernel.panic]",
+            "allowedUnsafeSysctls: the sysctls \"kernel.panic\" are not known",
+        ),
+        ("imagePullCredentialsVerificationPolicy: Sometimes", "imagePullCredentialsVerificationPolicy"),
+        ("preloadedImagesVerificationAllowlist: [r.io/app]", "NeverVerifyAllowlistedImages alone"),
         ("tlsCertFile: /x", "tlsCertFile and tlsPrivateKeyFile"),
         ("tlsMinVersion: VersionTLS10", "tlsMinVersion"),
         ("registerWithTaints: [{key: x, effect: Sometimes}]", "registerWithTaints: effect \"Sometimes\""),

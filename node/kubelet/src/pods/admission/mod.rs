@@ -5,12 +5,13 @@
 
 mod affinity;
 pub mod resources;
+pub mod sysctls;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
-use self::resources::Amounts;
+use self::{resources::Amounts, sysctls::SysctlAllowlist};
 use super::{
     lifecycle::{Verdict, spec::is_static},
     reason::PodReason,
@@ -31,6 +32,8 @@ pub struct NodeView {
     pub taints: Vec<Taint>,
     /// What pods may have in all; `pods` is how many there may be.
     pub allocatable: Amounts,
+    /// Kernel parameters that pods may ask for.
+    pub sysctls: SysctlAllowlist,
 }
 
 impl NodeView {
@@ -77,6 +80,9 @@ pub fn admit<'a>(
     used: &Amounts,
     others: impl IntoIterator<Item = &'a Pod>,
 ) -> Result<(), Rejection> {
+    if let Some(why) = node.sysctls.forbids(pod) {
+        return Err(Rejection::new(PodReason::SysctlForbidden.as_str(), why));
+    }
     admit_os(pod, node)?;
     admit_resources(pod, node, used)?;
     if !affinity::matches(pod, &node.name, &node.labels) {

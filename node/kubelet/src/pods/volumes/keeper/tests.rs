@@ -17,7 +17,7 @@ use super::*;
 use crate::pods::{
     api_error::ApiError,
     objects::{Known, ObjectSource, Subscription, TrustBundle},
-    volumes::{AllowedHostPaths, Settings},
+    volumes::{AllowedHostPaths, ProtectedPaths, Settings},
 };
 
 /// Objects that a test sets.
@@ -117,8 +117,11 @@ impl Bench {
         let root = tempfile::tempdir().unwrap();
         let objects = Arc::new(Objects::default());
         prepare(&objects, root.path());
-        let allowed =
-            AllowedHostPaths::new(vec![root.path().canonicalize().unwrap().join("allowed")]).unwrap();
+        let allowed = AllowedHostPaths::new(
+            vec![root.path().canonicalize().unwrap().join("allowed")],
+            ProtectedPaths::default(),
+        )
+        .unwrap();
         let settings = Settings { allowed_host_paths: allowed, ..Settings::default() };
         let of_node = Arc::new(Volumes::with(Arc::clone(&objects) as Arc<dyn ObjectSource>, settings));
         let records = Records::open(root.path()).unwrap();
