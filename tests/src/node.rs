@@ -241,6 +241,7 @@ fn write_config(path: &Path, ca: &Path, pod_logs: &Path, extra: &BTreeMap<String
         "authentication": { "x509": { "clientCAFile": ca } },
         // How full the disk and the memory of this machine are decides no test.
         "evictionHard": {},
+        "imageGCHighThresholdPercent": 100,
         "podLogsDir": pod_logs,
         "rotateCertificates": true,
     });

@@ -83,13 +83,18 @@ fn evicted(pod: &Pod) -> &str {
 async fn a_guest_that_fills_the_disk_goes_and_nobody_else() {
     with_temp_ns(async |client, ns| {
         let options = Options::default()
+            .config("evictionHard", json!({ "nodefs.available": "10%", "nodefs.inodesFree": "5%" }))
             .config("evictionPressureTransitionPeriod", json!("10s"))
             .config("nodeLeaseDurationSeconds", json!(8));
         let Some(node) = node_with_disk("small-disk-node", 64, &options).await else { return };
         let pods = Pods::new(&client, ns);
         let image = &suite().await.actor.tagged;
         let bound = |args: &[&str]| {
-            json!({ "nodeName": node.name(), "containers": [{ "name": "main", "image": image, "args": args }] })
+            json!({
+                "nodeName": node.name(),
+                "nodeSelector": { "kubernetes.io/hostname": node.name() },
+                "containers": [{ "name": "main", "image": image, "args": args }],
+            })
         };
         pods.create("behaves", bound(&["tick", "100"])).await;
         pods.until("behaves", "running", running).await;
@@ -102,17 +107,31 @@ async fn a_guest_that_fills_the_disk_goes_and_nobody_else() {
 
         let pod = pods.phase("fills", "Failed").await;
         let told = evicted(&pod);
-        assert!(told.starts_with("The node was low on resource: ephemeral-storage. Threshold quantity: "), "{told}");
-        assert!(told.contains("Container main was using ") && told.contains(", request is 0, has larger"), "{told}");
+        assert!(
+            told.starts_with("The node was low on resource: ephemeral-storage. Threshold quantity: "),
+            "{told}"
+        );
+        assert!(
+            told.contains("Container main was using ") && told.contains(", request is 0, has larger"),
+            "{told}"
+        );
         let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let target = conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
-        assert_eq!((target.status.as_str(), target.reason.as_deref()), ("True", Some("TerminationByKubelet")));
+        assert_eq!(
+            (target.status.as_str(), target.reason.as_deref()),
+            ("True", Some("TerminationByKubelet"))
+        );
         assert_eq!(target.message.as_deref(), Some(told));
         pods.event("fills", "eviction", |event| event.reason.as_deref() == Some("Evicted")).await;
         let pod = pods.phase("late", "Failed").await;
         assert_eq!(evicted(&pod), "Pod was rejected: The node had condition: [DiskPressure]. ");
-        await_node_event(&client, node.name(), "EvictionThresholdMet", "Attempting to reclaim ephemeral-storage")
-            .await;
+        await_node_event(
+            &client,
+            node.name(),
+            "EvictionThresholdMet",
+            "Attempting to reclaim ephemeral-storage",
+        )
+        .await;
 
         let lines = pods.logs("behaves").await.lines().count();
         let log = wait::until("more lines of the pod that behaves", SOON, async || {

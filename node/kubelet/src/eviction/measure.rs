@@ -1,6 +1,6 @@
 //! What pods take on disk.
 
-use std::{collections::HashMap, fs, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::{collections::HashMap, fs, io, path::Path, time::Duration};
 
 use futures::StreamExt as _;
 use tokio::task::JoinHandle;
@@ -73,27 +73,52 @@ pub(crate) fn has_files(pod: &Candidate) -> bool {
 }
 
 fn tree(dir: &Path) -> io::Result<DiskUsage> {
-    let device = match fs::symlink_metadata(dir) {
-        Ok(metadata) => metadata.dev(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(DiskUsage::default()),
-        Err(error) => return Err(error),
-    };
-    let mut folders = vec![dir.to_path_buf()];
-    let mut usage = DiskUsage::default();
-    let mut seen = std::collections::HashSet::new();
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            let is_again = metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino());
-            if metadata.dev() != device || is_again {
-                continue;
-            }
-            usage = usage.plus(DiskUsage { bytes: metadata.blocks().saturating_mul(512), inodes: 1 });
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
-        }
+    match kubewasm_trees::measure(dir) {
+        Ok(kubewasm_trees::Usage { bytes, inodes }) => Ok(DiskUsage { bytes, inodes }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DiskUsage::default()),
+        Err(error) => Err(error),
     }
-    Ok(usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eviction::candidate::ContainerStorage;
+
+    #[tokio::test]
+    async fn containers_have_what_they_write_and_their_logs_and_the_pod_its_volumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |path: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, vec![1; 1 << 20]).unwrap();
+        };
+        file("written/0/upper/file");
+        file("logs/0.log");
+        file("volumes/v/file");
+        let container = ContainerStorage {
+            name: "a".to_owned(),
+            written: dir.path().join("written"),
+            logs: dir.path().join("logs"),
+            ..ContainerStorage::default()
+        };
+        let missing = ContainerStorage { name: "b".to_owned(), logs: "/missing".into(), ..container.clone() };
+        let missing = ContainerStorage { written: "/missing".into(), ..missing };
+        let pod = Candidate {
+            containers: vec![container, missing],
+            volumes: vec![dir.path().join("volumes")],
+            ..Candidate::default()
+        };
+        assert!(has_files(&pod));
+        let measured = Measuring::default().measure(vec![pod.clone()]).await;
+        let usage = measured.first().unwrap().1.clone().unwrap();
+        let mebibytes = |usage: DiskUsage| usage.bytes >> 20;
+        assert_eq!((mebibytes(usage.containers["a"]), mebibytes(usage.volumes)), (2, 1));
+        assert_eq!(usage.containers["b"], DiskUsage::default());
+        assert_eq!(mebibytes(usage.total()), 3);
+
+        fs::remove_dir_all(dir.path().join("written/0")).unwrap();
+        fs::remove_dir_all(dir.path().join("volumes")).unwrap();
+        assert!(!has_files(&pod), "logs stay with the pod");
+    }
 }
