@@ -41,12 +41,12 @@ pub(super) struct VolumeUse {
 
 /// Opens the volumes at these places of a guest, before it runs: what it renames later does not matter.
 pub(super) fn open(preopens: &[Preopen], guest_paths: &[String]) -> Vec<OwnedFd> {
-    let open = |path: &String| open_one(preopens, path).map_err(|error| (path, error));
-    let opened = guest_paths.iter().filter_map(|path| {
-        let opened = open(path);
-        opened
-            .inspect_err(|(path, error)| tracing::warn!(path, %error, "a volume in memory is not charged"))
-            .ok()
+    let opened = guest_paths.iter().filter_map(|path| match open_one(preopens, path) {
+        Ok(volume) => Some(volume),
+        Err(error) => {
+            tracing::warn!(path, %error, "a volume in memory is not charged");
+            None
+        }
     });
     opened.collect()
 }

@@ -545,7 +545,7 @@ mod tests {
         let spec = Arc::new(bench.spins("a"));
         let root = Arc::new(bench.hosting.root(&spec).await.unwrap());
         let account = bench.hosting.0.account(&spec);
-        let running = Running { spec, loaded, root, account, stop, ended: CancellationToken::new() };
+        let running = Running { spec, loaded, root, account, memory_volumes: Arc::default(), stop, ended: CancellationToken::new() };
         let mut deadlines = Vec::new();
         for seconds in [30, 60, 10] {
             running.stop_within(Duration::from_secs(seconds));
