@@ -5,6 +5,7 @@
 //!                                      ├─► pods     source ─► manager ─► one task per pod ─► runtime::Runtime
 //!                                      │                                  └─ lifecycle::step (pure), status::of (pure)
 //!                                      ├─► static_pods  files ─► pods::manager, and their mirrors in the API
+//!                                      ├─► eviction watches the disk, removes images, sends pods away
 //!                                      ├─► events   tells people
 //! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
 //! ```
@@ -18,6 +19,7 @@ pub mod agent;
 pub mod config;
 mod duration;
 pub mod events;
+pub mod eviction;
 mod explain;
 pub mod identity;
 pub mod logs;
@@ -30,3 +32,4 @@ pub mod retry;
 pub mod runtime;
 pub mod server;
 pub mod static_pods;
+mod supply;

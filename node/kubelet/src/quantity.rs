@@ -49,6 +49,30 @@ pub fn from_bytes(bytes: u64) -> Quantity {
     })
 }
 
+/// An amount in the largest unit in which it is whole, as the API server writes it: of bytes, `1Mi`, of what is
+/// counted in tens, `12k`.
+#[must_use]
+pub(crate) fn canonical(amount: u64, binary: bool) -> String {
+    let (base, units) = if binary {
+        (1024, ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"])
+    } else {
+        (1000, ["", "k", "M", "G", "T", "P", "E"])
+    };
+    let mut left = amount;
+    for unit in units {
+        if left == 0 || !left.is_multiple_of(base) {
+            return format!("{left}{unit}");
+        }
+        left /= base;
+    }
+    amount.to_string()
+}
+
+/// True for a quantity that counts in powers of 1024.
+pub(crate) fn is_binary(text: &str) -> bool {
+    text.ends_with('i')
+}
+
 fn scaled(text: &str, per_unit: i128) -> Result<u64, QuantityError> {
     let malformed = || QuantityError::Malformed(text.to_owned());
     let out_of_range = || QuantityError::OutOfRange(text.to_owned());
@@ -151,7 +175,28 @@ mod tests {
         assert_eq!(units("1e99"), Err(QuantityError::Malformed("1e99".into())));
     }
 
+    #[test]
+    fn the_largest_whole_unit_is_written() {
+        for (amount, binary, expected) in [
+            (0, true, "0"),
+            (512, true, "512"),
+            (1 << 20, true, "1Mi"),
+            (1536, true, "1536"),
+            (3 << 29, true, "1536Mi"),
+            (5_872_025, true, "5872025"),
+            (12_000, false, "12k"),
+            (12_345, false, "12345"),
+        ] {
+            assert_eq!(canonical(amount, binary), expected);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_canonical_is_the_same(value in 0..u64::MAX, binary: bool) {
+            prop_assert_eq!(units(&canonical(value, binary)), Ok(value));
+        }
+
         #[test]
         fn what_is_written_is_read_again(value in 0..u64::MAX) {
             prop_assert_eq!(units(&from_bytes(value).0), Ok(value));

@@ -33,7 +33,7 @@ impl RetryDelays {
     }
 }
 
-/// The waits of one thing that is tried again and again, each with up to a fifth on top, so that nodes do not come in
+/// The waits between the tries of one operation, each with up to 20 % of jitter on top, so that nodes do not retry in
 /// step.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {

@@ -11,9 +11,10 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kubewasm_host::DEFAULT_MEMORY_LIMIT;
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, DeniedNetworks};
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
+    eviction::EvictionDesk,
     pods::{
         NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
         api::Alone,
@@ -23,7 +24,7 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
 };
-use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +38,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Arguments of `kubewasm run`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     /// The file that holds the Pod. Its images may be paths to .wasm files (./hello.wasm), taken from the
     /// file's folder.
     #[arg(value_name = "POD.YAML")]
@@ -58,13 +59,13 @@ pub(crate) struct Args {
 }
 
 /// Runs the pod to its end, or until Ctrl-C.
-pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
     let pod = manifest::read(&args.file)?;
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     tokio.block_on(run(pod, args))
 }
 
-async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
+async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
@@ -75,10 +76,13 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         workers: state.path().join("workers"),
         with_parent: true,
         isolation: Isolation::Node,
-        hidden: Vec::new(),
+        // Its logs and its volumes.
+        hidden: vec![state.path().to_owned()],
+        confinement: Confinement::default(),
         allow_paths: true,
         insecure_registries: Vec::new(),
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
+        denied_networks: DeniedNetworks::default(),
         log: LogOptions::default(),
     })
     .await?;
@@ -92,7 +96,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let volumes = Volumes::alone(volumes::Settings {
         allowed_host_paths: AllowedHostPaths::new(args.allow_host_path, protected)
             .map_err(|message| anyhow::anyhow!(message))?,
-        dns: resolv_conf::Settings { alone: true, ..resolv_conf::Settings::default() },
+        dns: resolv_conf::DnsSettings { alone: true, ..resolv_conf::DnsSettings::default() },
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         // What runs for a while in the foreground mounts nothing on the machine.
         memory: None,
@@ -108,8 +112,11 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         node,
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
+        // One user's pod, with this user's own credentials.
+        image_access: None,
         limits: Limits::default(),
         probes: ProbeMetrics::default(),
+        desk: EvictionDesk::default(),
     });
 
     let cancel = CancellationToken::new();

@@ -42,6 +42,7 @@ mod store;
 mod testing;
 mod text;
 mod unpack;
+mod usage;
 
 pub use compile::Compiler;
 pub use digest::{Digest, InvalidDigest};
@@ -50,5 +51,7 @@ pub use image::{Credential, Image, ImageKind, ImageName};
 pub use module::Module;
 pub use options::StoreOptions;
 pub use progress::{Progress, PullProgress};
+pub use pull::Fetched;
 pub use reference::{InvalidReference, Reference};
 pub use store::{Hold, Store};
+pub use usage::ImageUse;

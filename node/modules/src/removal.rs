@@ -54,7 +54,7 @@ impl Store {
 }
 
 /// Takes an image's hold for oneself, which proves that nobody uses the image; `None` when somebody does.
-fn take(hold: &Path) -> Result<Option<File>, StoreError> {
+pub(crate) fn take(hold: &Path) -> Result<Option<File>, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(hold);
     let file = file.map_err(StoreError::io("lock", hold))?;
     Ok(file.try_lock().is_ok().then_some(file))
@@ -78,7 +78,7 @@ pub(crate) fn release(layout: &Layout, digest: &Digest, trash: &Workspace) -> Re
 }
 
 /// Deletes what belongs to `record` and to no other image. The caller holds the lock.
-fn delete(layout: &Layout, record: &Record, trash: &Workspace) -> Result<(), StoreError> {
+pub(crate) fn delete(layout: &Layout, record: &Record, trash: &Workspace) -> Result<(), StoreError> {
     layout::remove(&layout.image(&record.digest))?;
     let mut modules = modules_of(layout, record)?;
     let others = Record::all(layout)?.intact;

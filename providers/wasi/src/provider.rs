@@ -10,6 +10,7 @@
 //! The unpacked file system of an image is shared by all containers of the image and never written to; the
 //! worker shows it to each of them as the lower part of a root of its own ([`crate::files`]).
 
+pub(crate) mod annotations;
 mod compiler;
 mod convert;
 
@@ -21,15 +22,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Kind, compile, engine::EngineError, inspect, program::Program};
-use kubewasm_kubelet::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, Runtime, RuntimeError, StartError,
+use jiff::Timestamp;
+use kubewasm_host::{
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Kind, compile, engine::EngineError, inspect, program::Program,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
+use kubewasm_kubelet::runtime::{
+    ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
+    Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
+};
+use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
+    confine::Confinement,
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
@@ -37,10 +42,14 @@ use crate::{
     spec::InstanceSpec,
     supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
 };
+use annotations::Wishes;
 use compiler::Compilers;
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
 const KINDS: usize = 1024;
+
+/// Between the digests of a container's images in its label.
+const LABEL_SEPARATOR: &str = ",";
 
 /// How containers are run.
 #[derive(Clone, Debug)]
@@ -59,8 +68,14 @@ pub struct WasiOptions {
     pub isolation: Isolation,
     /// Files and directories of the agent that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless: that of the store.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
+    /// What containers without the host's network do not reach.
+    pub denied_networks: DeniedNetworks,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -78,7 +93,10 @@ impl WasiOptions {
             with_parent: false,
             isolation: Isolation::default(),
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            denied_networks: DeniedNetworks::default(),
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -103,13 +121,14 @@ pub struct WasiRuntime {
     compilers: Compilers,
     supervisor: Supervisor,
     allow_paths: bool,
+    denied_networks: DeniedNetworks,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
     /// What modules are, by digest, so that each is read once.
     kinds: Mutex<HashMap<Digest, Kind>>,
-    /// Keeps images of containers from being removed, by container.
-    holds: Mutex<HashMap<String, Hold>>,
+    /// Keeps images of containers, and those that they mount, from being removed, by container.
+    holds: Mutex<HashMap<String, Vec<Hold>>>,
 }
 
 impl WasiRuntime {
@@ -124,6 +143,8 @@ impl WasiRuntime {
             default_memory_limit: options.default_memory_limit,
             log: options.log,
             hidden: options.hidden,
+            shown: options.shown,
+            confinement: options.confinement,
             versions: options.versions,
             cgroups: !options.with_parent,
             ..SupervisorOptions::new(options.dir, options.program.clone())
@@ -137,6 +158,7 @@ impl WasiRuntime {
             compilers,
             supervisor,
             allow_paths: options.allow_paths,
+            denied_networks: options.denied_networks,
             isolation: options.isolation,
             age,
             kinds: Mutex::default(),
@@ -150,13 +172,14 @@ impl WasiRuntime {
     }
 
     fn name(&self, image: &str) -> Result<ImageName, ImageError> {
-        let name: ImageName = image.parse().map_err(|error: kubewasm_modules::InvalidReference| {
-            ImageError::InvalidName(error.to_string())
-        })?;
+        let name: ImageName = image
+            .parse()
+            .map_err(|error: kubewasm_modules::InvalidReference| ImageError::InvalidName(error.into()))?;
         if matches!(name, ImageName::Path(_)) && !self.allow_paths {
-            return Err(ImageError::InvalidName(format!(
+            let error = format!(
                 "couldn't parse image name \"{image}\": paths of files are for `kubewasm run` only; push the module to a registry"
-            )));
+            );
+            return Err(ImageError::InvalidName(error.into()));
         }
         Ok(name)
     }
@@ -168,15 +191,23 @@ impl WasiRuntime {
             ImageName::Path(path) => match self.store.import(&path).await {
                 Ok(image) => Ok(Some(image)),
                 Err(error @ (StoreError::Import(_) | StoreError::TooLarge { .. })) => {
-                    Err(ImageError::Pull(error.to_string()))
+                    Err(ImageError::Pull(error.into()))
                 }
-                Err(error) => Err(ImageError::Store(error.to_string())),
+                Err(error) => Err(ImageError::Store(error.into())),
             },
             name @ ImageName::Reference(_) => {
                 let store = self.store.clone();
-                match tokio::task::spawn_blocking(move || store.get(&name)).await {
-                    Ok(found) => found.map_err(|error| ImageError::Store(error.to_string())),
-                    Err(error) => Err(ImageError::Store(format!("the module store failed: {error}"))),
+                // Whoever looks it up is about to use it.
+                let find = move || {
+                    let found = store.get(&name)?;
+                    Ok(match found {
+                        Some(image) if store.touch(&image)? => Some(image),
+                        Some(_) | None => None,
+                    })
+                };
+                match tokio::task::spawn_blocking(find).await {
+                    Ok(found) => found.map_err(|error: StoreError| ImageError::Store(error.into())),
+                    Err(error) => Err(ImageError::Store(error.into())),
                 }
             }
         }
@@ -189,12 +220,10 @@ impl WasiRuntime {
         }
         let path = module.path.clone();
         let inspected = tokio::task::spawn_blocking(move || {
-            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
-            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.to_string()))
+            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.into()))?;
+            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.into()))
         });
-        let kind = inspected
-            .await
-            .map_err(|error| StartError::Run(format!("cannot inspect the module: {error}")))??;
+        let kind = inspected.await.map_err(|error| StartError::Run(error.into()))??;
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if kinds.len() >= KINDS {
             kinds.clear();
@@ -214,41 +243,61 @@ impl WasiRuntime {
     }
 
     /// Everything about a container that does not need its worker.
-    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Hold), StartError> {
+    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Vec<Hold>), StartError> {
         let image = match self.find(&spec.image).await {
             Ok(Some(image)) => image,
             Ok(None) => {
-                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image)));
+                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image).into()));
             }
-            Err(error) => return Err(StartError::Create(error.to_string())),
+            Err(error) => return Err(StartError::Create(error.into())),
         };
-        let hold = self.store.hold(&image).map_err(|error| StartError::Create(error.to_string()))?;
+        let absent = |error: StoreError| StartError::Create(error.into());
+        let hold = self.store.hold(&image).map_err(absent)?;
+        let mut volumes = Vec::new();
+        for mount in &spec.mounts {
+            volumes.extend(self.store.hold_files(&mount.host_path).map_err(absent)?);
+        }
         let argv0 =
-            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
-        let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
+            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
+        let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
         let kind = self.kind(&module).await?;
         let code = self.store.precompiled(&module, self.compilers.of(kind.generation())).await;
-        let code = code.map_err(|error| convert::compile_error(&error))?;
-        let label = image.digest.to_string();
+        let code = code.map_err(convert::compile_error)?;
+        let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
+        let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        Ok((InstanceSpec { label, ..instance }, hold))
+        let denied_networks = self.denied_networks.clone();
+        let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
+        Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, holds))
     }
 }
 
 /// Holds the images of containers that an earlier agent started: their workers tell which those are.
-fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Hold> {
-    let hold = |instance: Instance| {
-        let digest: Digest = instance.label.parse().ok()?;
-        match store.hold_digest(&digest) {
-            Ok(hold) => Some((instance.id, hold)),
-            Err(error) => {
-                tracing::warn!(container = instance.id, %error, "the image of a running container is not held");
-                None
-            }
+fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Vec<Hold>> {
+    let hold = |digest: Digest, container: &str| match store.hold_digest(&digest) {
+        Ok(hold) => Some(hold),
+        Err(error) => {
+            tracing::warn!(container, %error, "an image of a running container is not held");
+            None
         }
     };
-    instances.into_iter().filter_map(hold).collect()
+    let held = |instance: Instance| {
+        let digests = digests(&instance.label);
+        let holds = digests.filter_map(|digest| hold(digest, &instance.id)).collect();
+        (instance.id, holds)
+    };
+    instances.into_iter().map(held).collect()
+}
+
+/// The label of a container: the digests of its image and of the images that it mounts.
+fn label(image: Digest, volumes: &[(Digest, Hold)]) -> String {
+    let volumes = volumes.iter().map(|(digest, _)| digest.to_string());
+    std::iter::once(image.to_string()).chain(volumes).collect::<Vec<_>>().join(LABEL_SEPARATOR)
+}
+
+fn digests(label: &str) -> impl Iterator<Item = Digest> {
+    label.split(LABEL_SEPARATOR).filter_map(|digest| digest.parse().ok())
 }
 
 #[async_trait]
@@ -270,17 +319,18 @@ impl Runtime for WasiRuntime {
         }
     }
 
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError> {
         let reference = match self.name(image)? {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
-                let missing = || ImageError::Store(format!("{image} is not there"));
-                return self.find(image).await?.map(convert::image).ok_or_else(missing);
+                let missing = || ImageError::Store(format!("{image} is not there").into());
+                return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled.map(convert::image).map_err(|error| convert::pull_error(&error))
+        let fetched = self.store.pull(&reference, &credentials, None).await;
+        let Fetched { image, credential } = fetched.map_err(convert::pull_error)?;
+        Ok(PulledImage { image: convert::image(image), credential })
     }
 
     async fn images(&self) -> Vec<Image> {
@@ -298,41 +348,67 @@ impl Runtime for WasiRuntime {
         }
     }
 
+    async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
+        let store = self.store.clone();
+        let uses = tokio::task::spawn_blocking(move || store.uses()).await;
+        let uses = uses.map_err(|error| ImageError::Store(error.into()))?;
+        let uses = uses.map_err(|error| ImageError::Store(error.into()))?;
+        Ok(uses.into_iter().map(convert::image_use).collect())
+    }
+
+    async fn remove_image(&self, id: &str, unused_since: Timestamp) -> Result<bool, ImageError> {
+        let digest: Option<Digest> = id.rsplit_once('@').and_then(|(_, digest)| digest.parse().ok());
+        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id").into()))?;
+        let store = self.store.clone();
+        let remove = move || store.remove_unused(&digest, unused_since.into());
+        let removed =
+            tokio::task::spawn_blocking(remove).await.map_err(|error| ImageError::Store(error.into()))?;
+        removed.map_err(|error| ImageError::Store(error.into()))
+    }
+
+    fn image_dir(&self) -> Option<PathBuf> {
+        Some(self.store.root().to_path_buf())
+    }
+
     async fn image_files(&self, image: &str) -> Result<Option<PathBuf>, ImageError> {
         Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
-        let (instance, hold) = self.instance(spec).await?;
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
+        let (instance, holds) = self.instance(spec).await?;
+        // Before the start, which may succeed although nobody waits for it any more.
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
         let started = self.supervisor.start(self.place(spec), &instance).await;
-        started.map_err(convert::start_error)?;
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
-        Ok(())
+        started.map_err(|error| {
+            self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
+            convert::start_error(error)
+        })
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
-        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.to_string()))
+        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.to_string()))?;
+        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.into()))?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        let ExecSpec { container, argv, timeout, output_limit } = spec;
-        let output = self.supervisor.exec(&container.id, argv, *timeout, *output_limit).await;
-        output.map(convert::exec_output).map_err(convert::start_error)
+    async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError> {
+        let ExecIo::Collect { limit } = io;
+        let output = self.supervisor.exec(id, argv, limit).await;
+        output.map(convert::exec_end).map_err(|error| convert::exec_error(id, error))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
-        self.supervisor.observe(id).map(convert::container_state)
+    fn observe(&self, id: &str) -> Presence {
+        convert::presence(self.supervisor.sighting(id))
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
-        let reference = |instance: Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
-        self.supervisor.instances().into_iter().map(reference).collect()
+    fn containers(&self) -> ContainerList {
+        let (ids, is_complete) = self.supervisor.ids();
+        let containers = ids.into_iter().map(|(id, pod_uid)| ContainerRef { id, pod_uid }).collect();
+        ContainerList { containers, is_complete }
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {
@@ -341,5 +417,19 @@ impl Runtime for WasiRuntime {
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         self.supervisor.wakeups()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_tells_all_images_and_that_of_an_older_agent_its_one() {
+        let [image, volume] = ["a", "b"].map(|text| Digest::of(text.as_bytes()));
+        assert_eq!(digests(&image.to_string()).collect::<Vec<_>>(), [image]);
+        let both = format!("{image}{LABEL_SEPARATOR}{volume}");
+        assert_eq!(digests(&both).collect::<Vec<_>>(), [image, volume]);
+        assert_eq!(digests("").count(), 0);
     }
 }

@@ -220,7 +220,7 @@ async fn many_pods_that_compute_for_ever() {
     .await;
 }
 
-async fn lease_age(client: &Client, node: &str) -> Duration {
+pub(crate) async fn lease_age(client: &Client, node: &str) -> Duration {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let lease = leases.get(node).await.unwrap();
     let renewed = lease.spec.and_then(|spec| spec.renew_time).unwrap().0;

@@ -14,6 +14,7 @@
 mod bootstrap;
 mod connection;
 mod csr;
+mod deadline;
 mod kubeconfig;
 mod pair;
 mod rotation;
@@ -29,7 +30,7 @@ pub use self::{
     csr::RequestError,
     pair::PairError,
     rotation::Rotation,
-    secrets::{REGISTRY_CONFIG, secret_files},
+    secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files},
 };
 use crate::{
     config::{self, is_set},

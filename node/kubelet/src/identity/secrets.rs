@@ -12,6 +12,9 @@ const SERVICE_ACCOUNTS: &str = "/var/run/secrets";
 /// Credentials for registries, in the root directory.
 pub const REGISTRY_CONFIG: &str = "config.json";
 
+/// Who may use which image, in the root directory: with hashes of what was used to pull them.
+pub const IMAGE_ACCESS: &str = "image_manager";
+
 /// Files and directories that hold keys and tokens of the node: kubeconfigs and what they refer to, the
 /// certificate directory, the key of the HTTPS API, credentials for registries, and the service account. Some
 /// need not exist. A kubeconfig that cannot be read refers to nothing; whoever connects by it says what is wrong.
@@ -26,6 +29,8 @@ pub fn secret_files(config: &Config) -> Vec<PathBuf> {
     files.extend([
         config.cert_dir.clone(),
         config.root_dir.join(REGISTRY_CONFIG),
+        // Hashes of passwords.
+        config.root_dir.join(IMAGE_ACCESS),
         PathBuf::from(SERVICE_ACCOUNTS),
     ]);
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
@@ -98,6 +103,7 @@ mod tests {
             "/tls/node.key".into(),
             at("root/pki"),
             at("root/config.json"),
+            at("root/image_manager"),
             "/var/run/secrets".into(),
         ];
         expected.sort();

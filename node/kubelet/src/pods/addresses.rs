@@ -1,8 +1,8 @@
 //! Which addresses a pod has.
 //!
 //! A pod's addresses are decided when its task begins, and kept in its record
-//! ([`State::addresses`](super::lifecycle::State::addresses)). Everything that has to do with them reads them
-//! there: the status, the variables of its containers, its `/etc/hosts`, probes and hooks, and the provider.
+//! ([`State::addresses`](super::lifecycle::State::addresses)). All readers take them from there: the status, the
+//! variables of containers, `/etc/hosts`, probes and hooks, and the provider.
 
 use std::net::IpAddr;
 

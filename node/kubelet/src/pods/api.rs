@@ -172,7 +172,7 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Also returns where the newest status is seen.
+    /// Also returns a receiver of the newest status.
     #[must_use]
     pub fn new() -> (Self, watch::Receiver<PodStatus>) {
         let (statuses, receiver) = watch::channel(PodStatus::default());
@@ -191,7 +191,7 @@ impl PodApi for Alone {
         Ok(())
     }
 
-    /// Nobody keeps any objects here, so nothing exists.
+    /// Without an API server no object exists.
     async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
         Ok(Objects::default())
     }

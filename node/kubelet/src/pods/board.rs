@@ -52,7 +52,7 @@ pub struct Board {
     pub(crate) complete: bool,
 }
 
-/// A static pod whose turn it is.
+/// The static pod that runs under its name; a newer version of it waits until this one has ended.
 #[derive(Clone, Debug)]
 pub(crate) struct StaticPod {
     pub(crate) pod: Arc<Pod>,

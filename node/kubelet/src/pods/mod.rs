@@ -21,37 +21,45 @@ mod adopt;
 pub mod api;
 mod api_error;
 pub mod board;
+mod cleanup;
+mod clock;
 pub mod container_id;
 mod credentials;
 pub mod environment;
 mod ephemeral;
 pub mod files;
 mod handlers;
+pub mod image_access;
 mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
 mod objects;
+mod panics;
 mod probe_metrics;
 mod publisher;
 pub(crate) mod pull;
 pub mod reason;
 mod records;
 mod refusal;
+mod reserve;
 mod shared;
 pub mod source;
 pub mod status;
 mod status_patch;
+mod storage_claims;
 mod task;
 mod termination;
 pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
+    image_access::ImageAccess,
     index::PodIndex,
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
     records::Records,
     shared::Shared,
+    storage_claims::StorageClaims,
     volumes::Volumes,
 };

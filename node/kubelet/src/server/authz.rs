@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{config::WebhookAuthorization, lru::Lru};
 
-/// Decisions that are remembered.
+/// Decisions that are cached at most.
 const REMEMBERED: usize = 1024;
 
 /// Decisions of the API server, remembered for as long as the configuration says.
@@ -39,7 +39,7 @@ impl Decisions {
         }
     }
 
-    /// Whether the caller may. That there was no answer is not remembered.
+    /// Whether the caller is allowed to. Failed requests are not cached.
     pub(super) async fn allows(
         &self,
         attributes: &Attributes,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-/// Somebody.
+/// An authenticated caller, or `system:anonymous`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct User {
     pub(super) name: String,

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use crate::{config::labels::is_dns_subdomain, quantity};
 
-/// The first thing about the pod that cannot be: field, value, and what it must be.
+/// Validates the pod. The message names the first invalid field, its value, and what the value must be.
 pub(super) fn check(pod: &Pod) -> Result<(), String> {
     let meta = &pod.metadata;
     let text = |field: &Option<String>| field.clone().unwrap_or_default();

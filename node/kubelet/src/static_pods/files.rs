@@ -18,14 +18,14 @@ use crate::pods::board::FullName;
 
 /// The files that were seen.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct ManifestFiles {
     node: String,
-    files: BTreeMap<PathBuf, File>,
+    files: BTreeMap<PathBuf, ManifestFile>,
     looked: bool,
 }
 
 #[derive(Debug, Default)]
-struct File {
+struct ManifestFile {
     /// As the last look showed it; `None` when the last look missed it.
     seen: Option<Stamp>,
     /// As it was when it was last read.
@@ -35,7 +35,7 @@ struct File {
     complaint: Option<String>,
 }
 
-/// What a look at the files calls for.
+/// What is to be done after a look at the files.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// Files to be read.
@@ -44,7 +44,7 @@ pub(super) struct Wanted {
     pub(super) unsettled: bool,
 }
 
-impl Files {
+impl ManifestFiles {
     /// None yet, on the node of that name.
     pub(super) fn new(node: &str) -> Self {
         Self { node: node.to_owned(), files: BTreeMap::new(), looked: false }
@@ -166,13 +166,13 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn names(files: &Files) -> Vec<String> {
+    fn names(files: &ManifestFiles) -> Vec<String> {
         files.pods().0.iter().map(|pod| pod.metadata.name.clone().unwrap()).collect()
     }
 
     #[test]
     fn a_file_is_read_when_it_has_settled_and_gone_when_missed_twice() {
-        let mut files = Files::new("edge");
+        let mut files = ManifestFiles::new("edge");
         let table = [
             // what a look shows, what is to be read, whether something is changing
             (vec![("a", 1)], wanted(&["a"], false)),
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_is_told_of_once_and_hurts_no_other() {
-        let mut files = Files::new("edge");
+        let mut files = ManifestFiles::new("edge");
         files.look(&shown(&[("a", 1), ("b", 1), ("c", 1)]), false);
         files.take(Path::new("a"), text("a", "i"), at(0));
         let said = files.take(Path::new("b"), Ok("kind: [".to_owned()), at(0)).unwrap();
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_pod_goes_on_while_its_file_is_broken() {
-        let mut files = Files::new("edge");
+        let mut files = ManifestFiles::new("edge");
         files.look(&shown(&[("a", 1)]), false);
         files.take(Path::new("a"), text("a", "i"), at(0));
         let before = files.pods().0;
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn reading_again_changes_nothing_and_a_new_content_is_a_new_pod() {
-        let mut files = Files::new("edge");
+        let mut files = ManifestFiles::new("edge");
         files.look(&shown(&[("a", 1)]), false);
         files.take(Path::new("a"), text("a", "i"), at(0));
         let before = files.pods().0;
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_first_of_two_files_with_one_name_has_it() {
-        let mut files = Files::new("edge");
+        let mut files = ManifestFiles::new("edge");
         files.look(&shown(&[("a", 1), ("b", 1)]), false);
         files.take(Path::new("b"), text("same", "second"), at(0));
         files.take(Path::new("a"), text("same", "first"), at(0));

@@ -11,7 +11,7 @@ use std::{
 /// Bytes that a file may have; upstream's number.
 const LIMIT: u64 = 10 << 20;
 
-/// By what a change of a file is noticed without reading it.
+/// Metadata by which a change of a file is noticed without reading it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Seconds and nanoseconds since 1970.

@@ -13,7 +13,7 @@ use kube::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::plan::{Action, plan};
+use super::plan::{MirrorAction, plan};
 use crate::{
     explain::explain,
     pods::board::{Board, FullName, HASH_ANNOTATION, MIRROR_ANNOTATION, annotation},
@@ -35,7 +35,7 @@ pub struct Mirrors {
     client: Client,
     board: watch::Receiver<Board>,
     node: watch::Receiver<Option<Arc<Node>>>,
-    tries: BTreeMap<Key, Try>,
+    tries: BTreeMap<MirrorKey, Try>,
 }
 
 impl std::fmt::Debug for Mirrors {
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Mirrors {
 }
 
 /// Which request it is: the name, and the UID of the static pod or of the mirror.
-type Key = (FullName, String);
+type MirrorKey = (FullName, String);
 
 /// A request that was made.
 struct Try {
@@ -84,11 +84,11 @@ impl Mirrors {
     /// Makes the requests that are due, and returns when the next one is.
     async fn round(&mut self) -> Instant {
         let node = self.node.borrow_and_update().clone();
-        let mut actions: BTreeMap<Key, Action> =
+        let mut actions: BTreeMap<MirrorKey, MirrorAction> =
             plan(&self.board.borrow_and_update()).into_iter().map(|action| (key(&action), action)).collect();
         // Whoever is owned by a Node that is gone is removed; so nothing is made for one that goes.
         let node = node.filter(|node| node.metadata.deletion_timestamp.is_none());
-        actions.retain(|_, action| node.is_some() || matches!(action, Action::Delete(_)));
+        actions.retain(|_, action| node.is_some() || matches!(action, MirrorAction::Delete(_)));
         self.tries.retain(|key, _| actions.contains_key(key));
 
         let now = Instant::now();
@@ -106,7 +106,7 @@ impl Mirrors {
     }
 
     /// Remembers how a request went. What is wrong is told when it is news.
-    fn note(&mut self, key: Key, failure: Option<String>) {
+    fn note(&mut self, key: MirrorKey, failure: Option<String>) {
         let now = Instant::now();
         let entry = self.tries.entry(key).or_insert_with(|| Try {
             backoff: Backoff::new(FIRST_DELAY, LONGEST_DELAY),
@@ -129,18 +129,18 @@ impl Mirrors {
     }
 }
 
-fn key(action: &Action) -> Key {
-    let (Action::Create(pod) | Action::Delete(pod)) = action;
+fn key(action: &MirrorAction) -> MirrorKey {
+    let (MirrorAction::Create(pod) | MirrorAction::Delete(pod)) = action;
     (FullName::of(pod), pod.metadata.uid.clone().unwrap_or_default())
 }
 
 /// Makes one request. The error is a sentence for the log.
-async fn perform(client: &Client, node: Option<&Node>, action: &Action) -> Result<(), String> {
-    let (Action::Create(pod) | Action::Delete(pod)) = action;
+async fn perform(client: &Client, node: Option<&Node>, action: &MirrorAction) -> Result<(), String> {
+    let (MirrorAction::Create(pod) | MirrorAction::Delete(pod)) = action;
     let name = FullName::of(pod);
     let api: Api<Pod> = Api::namespaced(client.clone(), &name.namespace);
     match action {
-        Action::Create(pod) => {
+        MirrorAction::Create(pod) => {
             let Some(node) = node else { return Ok(()) };
             match api.create(&PostParams::default(), &mirror(pod, node)).await {
                 Ok(_) => {
@@ -157,7 +157,7 @@ async fn perform(client: &Client, node: Option<&Node>, action: &Action) -> Resul
                 )),
             }
         }
-        Action::Delete(mirror) => {
+        MirrorAction::Delete(mirror) => {
             let params = DeleteParams {
                 grace_period_seconds: Some(0),
                 preconditions: Some(Preconditions {
@@ -363,7 +363,7 @@ mod tests {
             (409, "another pod of its name in the API"),
         ] {
             let (mut world, mirrors) = world();
-            let (own, create) = (node("node-1"), Action::Create(pod("v1")));
+            let (own, create) = (node("node-1"), MirrorAction::Create(pod("v1")));
             let (outcome, _) =
                 tokio::join!(perform(&mirrors.client, Some(&own), &create), world.answer(code, "because"));
             let message = outcome.unwrap_err();

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::pods::board::{Board, shows};
 
-/// A request that brings the API nearer to what runs.
+/// A create or delete request that reconciles the mirrors in the API with the static pods that run.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Action {
+pub(super) enum MirrorAction {
     /// Creates the mirror of this static pod.
     Create(Arc<Pod>),
     /// Deletes this mirror.
@@ -19,7 +19,7 @@ pub(super) enum Action {
 ///
 /// A mirror that is to be replaced is first deleted; that it is gone is seen before the new one is created.
 /// The mirror of a pod that is being stopped stays until the pod has ended, because it is still there.
-pub(super) fn plan(board: &Board) -> Vec<Action> {
+pub(super) fn plan(board: &Board) -> Vec<MirrorAction> {
     if !board.complete {
         return Vec::new();
     }
@@ -30,8 +30,8 @@ pub(super) fn plan(board: &Board) -> Vec<Action> {
     });
     let missing = board.pods.iter().filter(|(name, here)| !here.ending && !board.mirrors.contains_key(*name));
     surplus
-        .map(|(_, mirror)| Action::Delete(Arc::clone(mirror)))
-        .chain(missing.map(|(_, here)| Action::Create(Arc::clone(&here.pod))))
+        .map(|(_, mirror)| MirrorAction::Delete(Arc::clone(mirror)))
+        .chain(missing.map(|(_, here)| MirrorAction::Create(Arc::clone(&here.pod))))
         .collect()
 }
 
@@ -78,8 +78,8 @@ mod tests {
 
     #[test]
     fn what_is_due() {
-        let create = Some(Action::Create(pod("v1")));
-        let delete = |mirror: &Arc<Pod>| Some(Action::Delete(Arc::clone(mirror)));
+        let create = Some(MirrorAction::Create(pod("v1")));
+        let delete = |mirror: &Arc<Pod>| Some(MirrorAction::Delete(Arc::clone(mirror)));
         let (shown, old, going) = (mirror("v1", false), mirror("v0", false), mirror("v1", true));
         let table = [
             ("nothing at all", board(None, false, None), None),
@@ -110,7 +110,7 @@ mod tests {
         let mut board = board(Some(pod("v2")), false, None);
         board.end_pod(&pod("v1"));
         board.remove_pod(&pod("v1"));
-        assert_eq!(plan(&board), [Action::Create(pod("v2"))]);
+        assert_eq!(plan(&board), [MirrorAction::Create(pod("v2"))]);
         board.remove_pod(&pod("v2"));
         assert_eq!(plan(&board), []);
     }

@@ -26,16 +26,16 @@ pub(super) fn of(pod: &Pod) -> Option<&'static str> {
     volumes.iter().find_map(of_volume)
 }
 
-struct Environment {
+struct EnvironmentObjects {
     secret: bool,
     config_map: bool,
 }
 
 /// What the container's environment is taken from.
-fn environment(container: &Container) -> Environment {
+fn environment(container: &Container) -> EnvironmentObjects {
     let variables = || container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
     let groups = || container.env_from.iter().flatten();
-    Environment {
+    EnvironmentObjects {
         secret: variables().any(|from| from.secret_key_ref.is_some())
             || groups().any(|g| g.secret_ref.is_some()),
         config_map: variables().any(|from| from.config_map_key_ref.is_some())

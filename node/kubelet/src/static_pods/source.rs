@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{files::Files, folder};
+use super::{files::ManifestFiles, folder};
 use crate::pods::{
     board::FullName,
     manager::{Source, Update},
@@ -53,11 +53,11 @@ impl FileSource {
     /// Tells `updates` of the pods, until nobody listens.
     pub async fn run(self, updates: mpsc::Sender<Update>) {
         if self.path.as_os_str().is_empty() {
-            // There is nothing to come; a listener that is gone wants to hear nothing.
+            // The one update there is; a closed channel means that the agent is ending.
             let _ = updates.send(Update::Synced(Source::File, HashSet::new())).await;
             return;
         }
-        let mut files = Files::new(&self.node);
+        let mut files = ManifestFiles::new(&self.node);
         let (mut told, mut trouble) = (Told::default(), None);
         let mut reread_at = Instant::now();
         loop {
@@ -92,7 +92,7 @@ impl FileSource {
     }
 
     /// Looks once, and reads what is to be read. True while something is changing.
-    async fn look(&self, files: &mut Files, all: bool) -> Result<bool, String> {
+    async fn look(&self, files: &mut ManifestFiles, all: bool) -> Result<bool, String> {
         let path = self.path.clone();
         let shown = blocking(move || folder::look(&path).map_err(|error| error.to_string())).await?;
         let wanted = files.look(&shown, all);
@@ -111,7 +111,7 @@ impl Told {
     /// Tells what has changed since the last time.
     async fn tell(
         &mut self,
-        files: &Files,
+        files: &ManifestFiles,
         updates: &mpsc::Sender<Update>,
     ) -> Result<(), mpsc::error::SendError<Update>> {
         let (pods, conflicts) = files.pods();
@@ -139,7 +139,7 @@ impl Told {
     }
 }
 
-/// Runs what may wait for a disk where waiting holds up nobody.
+/// Runs blocking file operations on a thread of the blocking pool.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
@@ -235,7 +235,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pod.yaml");
         std::os::unix::fs::symlink(&path, &path).unwrap();
-        let mut files = Files::new("edge");
+        let mut files = ManifestFiles::new("edge");
         source(&path).look(&mut files, true).await.unwrap_err();
         let mut updates = watch(&path);
         fs::remove_file(&path).unwrap();

@@ -23,7 +23,7 @@ use crate::{
     record::{Blob, Record},
     registry::{DOCUMENT_LIMIT, Session, next_chunk},
     store::Inner,
-    unpack::{Limits, Unpacker},
+    unpack::{UnpackLimits, Unpacker},
 };
 
 /// Layers of one image that are downloaded at the same time.
@@ -210,7 +210,7 @@ async fn unpack(
     let _permit = inner.unpacking.acquire().await.ok();
     let cancel = Cancel(Arc::default());
     let cancelled = Arc::clone(&cancel.0);
-    let limits = Limits { bytes: inner.options.image_limit, entries: inner.options.entry_limit };
+    let limits = UnpackLimits { bytes: inner.options.image_limit, entries: inner.options.entry_limit };
     // The thread keeps the workspace alive: it may outlive the pull by a moment.
     let (layers, workspace) = (layers.clone(), Arc::clone(workspace));
     blocking(move || {

@@ -11,7 +11,8 @@ use std::{
         fd::{AsFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     },
-    path::{Path, PathBuf},
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
@@ -26,6 +27,12 @@ use super::format::Lines;
 
 /// The kubelet reads logs as root; collectors by group.
 const MODE: u32 = 0o640;
+
+/// How long a line waits for room on a full disk. Less than the end of a guest waits for its last lines.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Between two tries of a line that waits.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// When a log file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,10 +49,44 @@ impl Default for LogOptions {
     }
 }
 
+/// Where a log is: a name in an open directory.
+#[derive(Debug)]
+pub struct LogPlace {
+    dir: OwnedFd,
+    name: OsString,
+    /// For messages.
+    shown: String,
+}
+
+impl LogPlace {
+    /// A file of this name in a directory that is open; `shown` in messages.
+    #[must_use]
+    pub fn within(dir: OwnedFd, name: &OsStr, shown: &Path) -> Self {
+        Self { dir, name: name.to_owned(), shown: shown.display().to_string() }
+    }
+
+    /// A file at a path, no part of which is a link.
+    ///
+    /// # Errors
+    /// Those of opening its directory.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => {
+                Err(io::Error::other("a part of its path is a symbolic link, which is not followed"))
+            }
+            dir => Ok(Self::within(dir?, name, path)),
+        }
+    }
+}
+
 /// An open log file with the unfinished lines that belong to it.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    path: PathBuf,
+    place: LogPlace,
     options: LogOptions,
     /// `None` when it could not be opened again after a rotation; the next write tries.
     file: Option<File>,
@@ -57,9 +98,16 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Opens or creates the file. A last line without a newline, which a crash can leave, is ended.
-    pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let (file, size) = open(path)?;
-        Ok(Self { path: path.to_owned(), options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    pub(super) fn open(place: LogPlace, options: LogOptions) -> io::Result<Self> {
+        let (file, size) = open(&place)?;
+        Ok(Self { place, options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    }
+
+    /// Removes the file if nothing was written to it. What does not go stays; an empty log is no lie.
+    pub(super) fn remove_if_empty(&self) {
+        if self.size == 0 {
+            let _ = unlinkat(&self.place.dir, &self.place.name, AtFlags::empty());
+        }
     }
 
     /// Writes what the guest wrote, with one `write(2)` unless the disk is full.
@@ -85,7 +133,7 @@ impl LogFile {
         if self.size >= self.options.max_size
             && let Err(error) = self.rotate(now)
         {
-            tracing::warn!(log = %self.path.display(), %error, "cannot rotate a container's log");
+            tracing::warn!(log = self.place.shown, %error, "cannot rotate a container's log");
         }
         if self.lost > 0 {
             let mut notice = Vec::new();
@@ -100,9 +148,23 @@ impl LogFile {
             }
             self.lost = 0;
         }
-        if let Err(error) = self.write_whole(out) {
-            tracing::warn!(log = %self.path.display(), %error, "a container's output is being lost");
+        if let Err(error) = self.write_patiently(out) {
+            tracing::warn!(log = self.place.shown, %error, "a container's output is being lost");
             self.lost = self.lost.saturating_add(out.len() as u64);
+        }
+    }
+
+    /// Writes all or nothing. While the disk is full, it waits for a while, and the guest with it, because the node
+    /// is about to end whoever has filled it. Once something was lost, nothing waits until a line finds room again.
+    fn write_patiently(&mut self, out: &[u8]) -> io::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.write_whole(out) {
+                Err(error) if is_full(&error) && self.lost == 0 && Instant::now() < until => {
+                    std::thread::sleep(RETRY);
+                }
+                written => return written,
+            }
         }
     }
 
@@ -111,7 +173,7 @@ impl LogFile {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let (file, size) = open(&self.path)?;
+                let (file, size) = open(&self.place)?;
                 self.size = size;
                 self.file.insert(file)
             }
@@ -131,27 +193,31 @@ impl LogFile {
 
     /// Renames the file to `<name>.<time>` and begins a new one.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let (dir, name) = open_dir(&self.path)?;
-        let rotated = rotated_files(&dir, &name)?;
-        renameat(&dir, &name, &dir, rotated_name(&name, rotated.last(), now))?;
+        let LogPlace { dir, name, .. } = &self.place;
+        let rotated = rotated_files(dir, name)?;
+        renameat(dir, name, dir, rotated_name(name, rotated.last(), now))?;
         self.file = None;
         // The file that was just renamed and the one to come are the other two.
         let most = usize::try_from(self.options.max_files.max(2)).unwrap_or(usize::MAX);
         let surplus = rotated.len().saturating_add(2).saturating_sub(most);
         for old in rotated.iter().take(surplus) {
-            unlinkat(&dir, old, AtFlags::empty())?;
+            unlinkat(dir, old, AtFlags::empty())?;
         }
-        let (file, size) = open(&self.path)?;
+        let (file, size) = open(&self.place)?;
         self.file = Some(file);
         self.size = size;
         Ok(())
     }
 }
 
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let (dir, name) = open_dir(path)?;
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn open(place: &LogPlace) -> io::Result<(File, u64)> {
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
-    let mut file = open_plain_at(dir.as_fd(), Path::new(&name), flags, Mode::from_raw_mode(MODE))?;
+    let mode = Mode::from_raw_mode(MODE);
+    let mut file = open_plain_at(place.dir.as_fd(), Path::new(&place.name), flags, mode)?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.
@@ -166,20 +232,6 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
     }
     file.write_all(b"\n")?;
     Ok((file, size.saturating_add(1)))
-}
-
-/// Opens the directory of a log, and says the log's name in it.
-fn open_dir(path: &Path) -> io::Result<(OwnedFd, OsString)> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
-        Err(Errno::LOOP) => {
-            Err(io::Error::other("a part of its path is a symbolic link, which is not followed"))
-        }
-        dir => Ok((dir?, name.to_owned())),
-    }
 }
 
 /// Rotated files of a log, oldest first: their names sort by time.
@@ -221,6 +273,10 @@ fn parse_stamp(text: &str) -> Option<jiff::civil::DateTime> {
 mod tests {
     use super::*;
 
+    fn open_log(path: &Path, options: LogOptions) -> io::Result<LogFile> {
+        LogFile::open(LogPlace::at(path)?, options)
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_767_366_245 + second).unwrap()
     }
@@ -248,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         for text in ["one\n", "two\n"] {
-            let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+            let mut log = open_log(&path, LogOptions::default()).unwrap();
             log.append(&out(text), at(0));
         }
         assert_eq!(texts(&path), ["stdout F one", "stdout F two"]);
@@ -260,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         std::fs::write(&path, "2026-01-02T15:04:05.000000000Z stdout F to").unwrap();
-        let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+        let mut log = open_log(&path, LogOptions::default()).unwrap();
         log.append(&out("whole\n"), at(0));
         assert_eq!(texts(&path), ["stdout F to", "stdout F whole"]);
     }
@@ -270,7 +326,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("3.log");
         std::fs::write(dir.path().join("3.log.notes"), "someone else's").unwrap();
-        let mut log = LogFile::open(&path, LogOptions { max_size: 10, max_files: 3 }).unwrap();
+        let mut log = open_log(&path, LogOptions { max_size: 10, max_files: 3 }).unwrap();
         for n in 0..5 {
             log.append(&out(&format!("line {n}\n")), at(n));
         }
@@ -286,7 +342,7 @@ mod tests {
     fn rotating_twice_in_a_second_overwrites_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(&path, LogOptions { max_size: 1, max_files: 5 }).unwrap();
+        let mut log = open_log(&path, LogOptions { max_size: 1, max_files: 5 }).unwrap();
         for n in 0..4 {
             log.append(&out(&format!("line {n}\n")), at(0));
         }
@@ -299,7 +355,7 @@ mod tests {
         // /dev/full answers ENOSPC to every write, and cannot be truncated either.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+        let mut log = open_log(&path, LogOptions::default()).unwrap();
         log.append(&out("before\n"), at(0));
         let real = log.file.replace(std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap());
         log.append(&out("lost\n"), at(1));
@@ -328,13 +384,13 @@ mod tests {
         std::fs::hard_link(place("other/secret"), place("pod/1.log")).unwrap();
         symlink(place("other"), place("way")).unwrap();
         for name in ["pod/0.log", "pod/1.log", "way/2.log"] {
-            let error = LogFile::open(&place(name), LogOptions::default()).unwrap_err().to_string();
+            let error = open_log(&place(name), LogOptions::default()).unwrap_err().to_string();
             assert!(error.contains("link"), "{name}: {error}");
         }
 
         // Its directory becomes a link to one that has a log of the same name.
         std::fs::create_dir(place("c")).unwrap();
-        let mut log = LogFile::open(&place("c/0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
+        let mut log = open_log(&place("c/0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
         log.append(&out("a\n"), at(0));
         std::fs::rename(place("c"), place("moved")).unwrap();
         for name in ["0.log", "0.log.20260102-150400", "0.log.20260102-150401"] {
@@ -356,7 +412,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let sub = dir.path().join("c");
         std::fs::create_dir(&sub).unwrap();
-        let mut log = LogFile::open(&sub.join("0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
+        let mut log = open_log(&sub.join("0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
         log.append(&out("a\n"), at(0));
         std::fs::remove_dir_all(&sub).unwrap();
         log.append(&out("b\n"), at(1));

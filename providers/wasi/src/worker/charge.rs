@@ -41,12 +41,10 @@ pub(super) struct VolumeUse {
 
 /// Opens the volumes at these places of a guest, before it runs: what it renames later does not matter.
 pub(super) fn open(preopens: &[Preopen], guest_paths: &[String]) -> Vec<OwnedFd> {
-    let opened = guest_paths.iter().filter_map(|path| match open_one(preopens, path) {
-        Ok(volume) => Some(volume),
-        Err(error) => {
-            tracing::warn!(path, %error, "a volume in memory is not charged");
-            None
-        }
+    let opened = guest_paths.iter().filter_map(|path| {
+        open_one(preopens, path)
+            .inspect_err(|error| tracing::warn!(path, %error, "a volume in memory is not charged"))
+            .ok()
     });
     opened.collect()
 }

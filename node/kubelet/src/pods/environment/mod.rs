@@ -84,7 +84,7 @@ impl References {
 
 /// All that an environment is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct EnvironmentSources<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Addresses of the pod, the primary first.
@@ -97,9 +97,8 @@ pub struct Sources<'a> {
     pub config_maps: &'a BTreeMap<String, Arc<ConfigMap>>,
     /// Secrets by name, those that exist.
     pub secrets: &'a BTreeMap<String, Arc<Secret>>,
-    /// Files of variables by volume and path, `None` for one that is not there. Where they are not known at
-    /// all, variables from files are left out.
-    pub files: Option<&'a BTreeMap<(String, String), Option<String>>>,
+    /// Files of variables by volume and path, `None` for one that is not there.
+    pub files: &'a BTreeMap<(String, String), Option<String>>,
     /// The image's environment.
     pub image: &'a [(String, String)],
 }
@@ -135,7 +134,7 @@ impl Environment {
 /// [`EnvironmentError`] when something is missing that is not optional; it may appear later.
 pub fn variables(
     container: &Container,
-    sources: Sources<'_>,
+    sources: EnvironmentSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut environment = Environment::default();
     for (name, value) in sources.image {
@@ -175,7 +174,7 @@ pub fn variables(
 /// The variables of `envFrom`, in order. Names that no variable can have are left out.
 fn from_objects(
     container: &Container,
-    sources: &Sources<'_>,
+    sources: &EnvironmentSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut out = Vec::new();
     for from in container.env_from.iter().flatten() {
@@ -214,7 +213,7 @@ fn value_from(
     container: &Container,
     variable: &EnvVar,
     source: &EnvVarSource,
-    sources: &Sources<'_>,
+    sources: &EnvironmentSources<'_>,
 ) -> Result<Option<String>, EnvironmentError> {
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(reference) = &source.field_ref {
@@ -252,9 +251,8 @@ fn value_from(
         };
     }
     if let Some(reference) = &source.file_key_ref {
-        let Some(files) = sources.files else { return Ok(None) };
         let file = (reference.volume_name.clone(), reference.path.clone());
-        let text = files.get(&file).and_then(Option::as_ref);
+        let text = sources.files.get(&file).and_then(Option::as_ref);
         let value = text
             .map(|text| env_file::value(text, &reference.key))
             .transpose()

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Subscription ─┐
-//! Subscription ─┼─► Table: one entry per namespace and name ─► one watch of that object
+//! Subscription ─┼─► ObjectTable: one entry per namespace and name ─► one watch of that object
 //! Subscription ─┘
 //! ```
 //!
@@ -30,7 +30,7 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
-use self::{table::Table, watching::watch_object};
+use self::{table::ObjectTable, watching::watch_object};
 pub(super) use self::{
     table::{Known, Subscription},
     trust_bundle::TrustBundle,
@@ -79,8 +79,8 @@ pub(super) trait ObjectSource: std::fmt::Debug + Send + Sync + 'static {
 /// The objects of a cluster with an API server.
 pub(super) struct ClusterObjects {
     client: Client,
-    config_maps: Arc<Table<ConfigMap>>,
-    secrets: Arc<Table<Secret>>,
+    config_maps: Arc<ObjectTable<ConfigMap>>,
+    secrets: Arc<ObjectTable<Secret>>,
 }
 
 impl std::fmt::Debug for ClusterObjects {

@@ -23,8 +23,8 @@ use crate::{
 /// Waits between two tries.
 const RETRIES: RetryDelays = RetryDelays::new(Duration::from_millis(100), Duration::from_secs(30));
 
-/// Tries that the first wait is between. The Node authorizer learns of a new pod at the same time as its node does: for
-/// a moment, what the pod refers to is forbidden.
+/// How many tries are made at the shortest interval before it begins to double. The Node authorizer learns of a new pod
+/// at the same time as its node does: for a moment, requests for what the pod refers to are answered 403.
 const QUICK_TRIES: u32 = 5;
 
 /// Tells `known` of the object until nobody listens, or until it says that it will not change.
@@ -53,7 +53,7 @@ pub(super) async fn watch_object<K>(
             Err(error) => {
                 let error = message(&error);
                 tracing::debug!(object = name, error, "the watch of an object was interrupted");
-                // What was seen before is better than nothing.
+                // The object as it was last read stays; only one that was never read is marked as unreadable.
                 known.send_if_modified(|known| {
                     let unseen = !matches!(known, Known::Present(_) | Known::Absent);
                     if unseen {

@@ -52,6 +52,10 @@ pub(super) fn of(
         spec.all()
             .any(|c| c.restart.rules.iter().any(|rule| rule.all))
             .then(|| restarting(spec, state, phase)),
+        state.verdict.as_ref().filter(|verdict| verdict.disrupts).map(|verdict| {
+            Condition::new("DisruptionTarget", true)
+                .because(ConditionReason::TerminationByKubelet, verdict.message.clone())
+        }),
     ];
     conditions
         .into_iter()

@@ -148,7 +148,7 @@ impl Statuses<'_> {
         }
     }
 
-    /// What a container waits for that nothing is wrong with; `newest` is its newest end.
+    /// The waiting state of a container for which no error is recorded; `newest` is its newest end.
     fn waiting_default(&self, kind: Kind, newest: Option<&Finished>) -> ContainerState {
         let initializing = kind != Kind::Ephemeral && !self.spec.init.is_empty() && !self.state.initialized;
         let (reason, message) = if newest.is_some_and(|finished| finished.round < self.state.round) {

@@ -58,7 +58,7 @@ pub struct Settings {
     /// Paths of the node that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
     /// How pods resolve names.
-    pub dns: resolv_conf::Settings,
+    pub dns: resolv_conf::DnsSettings,
     /// The node's own `resolv.conf`; empty is none.
     pub resolv_conf: PathBuf,
     /// Where volumes are kept in memory; `None` keeps them on disk.

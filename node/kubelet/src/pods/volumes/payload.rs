@@ -16,21 +16,21 @@ use crate::pods::{
 
 /// One file.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct File {
+pub(super) struct PayloadFile {
     pub(super) bytes: Vec<u8>,
     /// Permission bits.
     pub(super) mode: u32,
 }
 
 // Contents stay out of logs.
-impl fmt::Debug for File {
+impl fmt::Debug for PayloadFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes, mode {:o}", self.bytes.len(), self.mode)
     }
 }
 
 /// Files by their path in the volume: relative, and without `..`.
-pub(super) type Payload = BTreeMap<String, File>;
+pub(super) type Payload = BTreeMap<String, PayloadFile>;
 
 /// All that files are made from.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ fn of_source(source: &VolumeProjection, default_mode: u32, inputs: Inputs<'_>) -
     }
     if let Some(projection) = &source.cluster_trust_bundle {
         let bytes = trust::anchors(projection, inputs.trust)?;
-        return Ok(Payload::from([(clean(&projection.path), File { bytes, mode: default_mode })]));
+        return Ok(Payload::from([(clean(&projection.path), PayloadFile { bytes, mode: default_mode })]));
     }
     Err("a projected source has no content that this node knows".to_owned())
 }
@@ -135,7 +135,7 @@ fn select(
     optional: bool,
 ) -> Result<Payload, String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        let file = |bytes: &[u8]| File { bytes: bytes.to_vec(), mode: default_mode };
+        let file = |bytes: &[u8]| PayloadFile { bytes: bytes.to_vec(), mode: default_mode };
         return Ok(data.iter().map(|(key, bytes)| ((*key).to_owned(), file(bytes))).collect());
     };
     let mut payload = Payload::new();
@@ -143,7 +143,7 @@ fn select(
         match data.get(item.key.as_str()) {
             Some(bytes) => {
                 let mode = item_mode(item.mode, default_mode);
-                payload.insert(clean(&item.path), File { bytes: bytes.to_vec(), mode });
+                payload.insert(clean(&item.path), PayloadFile { bytes: bytes.to_vec(), mode });
             }
             None if optional => {}
             None => return Err(item.key.clone()),
@@ -161,7 +161,7 @@ fn downward_api(
     for item in projection.items.iter().flatten() {
         let text = volume_field(inputs.pod, item, inputs.node).map_err(|error| error.0)?;
         let mode = item_mode(item.mode, default_mode);
-        payload.insert(clean(&item.path), File { bytes: text.into_bytes(), mode });
+        payload.insert(clean(&item.path), PayloadFile { bytes: text.into_bytes(), mode });
     }
     Ok(payload)
 }
@@ -174,7 +174,7 @@ fn token(
     match inputs.tokens.get(&TokenKey::of(projection)) {
         Some(Ok(token)) => {
             let mode = if has_user(inputs.pod) { 0o600 } else { default_mode };
-            let file = File { bytes: token.0.clone().into_bytes(), mode };
+            let file = PayloadFile { bytes: token.0.clone().into_bytes(), mode };
             Ok(Payload::from([(clean(&projection.path), file)]))
         }
         Some(Err(error)) => Err(format!("failed to fetch token: {error}")),

@@ -12,7 +12,7 @@ use crate::pods::environment::expand;
 
 /// One mount, before its volume's place on the node is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Planned {
+pub(super) struct PlannedMount {
     /// Name of the volume.
     pub(super) volume: String,
     /// The way from the volume's root: relative, without `..`; empty for the root itself.
@@ -28,10 +28,10 @@ pub(super) struct Planned {
 ///
 /// # Errors
 /// The message of `CreateContainerConfigError`, in upstream's words.
-pub(super) fn mounts(container: &Container, env: &[(String, String)]) -> Result<Vec<Planned>, String> {
+pub(super) fn mounts(container: &Container, env: &[(String, String)]) -> Result<Vec<PlannedMount>, String> {
     let mut planned = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        planned.push(Planned {
+        planned.push(PlannedMount {
             volume: mount.name.clone(),
             sub_path: sub_path(mount, env)?,
             guest_path: absolute(&mount.mount_path),

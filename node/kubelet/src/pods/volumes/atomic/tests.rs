@@ -4,10 +4,10 @@ use std::sync::{
 };
 
 use super::*;
-use crate::pods::volumes::payload::File;
+use crate::pods::volumes::payload::PayloadFile;
 
 fn payload(files: &[(&str, &str, u32)]) -> Payload {
-    let file = |text: &str, mode| File { bytes: text.as_bytes().to_vec(), mode };
+    let file = |text: &str, mode| PayloadFile { bytes: text.as_bytes().to_vec(), mode };
     files.iter().map(|(path, text, mode)| ((*path).to_owned(), file(text, *mode))).collect()
 }
 

@@ -17,7 +17,7 @@ use crate::{
             Volumes,
             payload::{self, Payload},
             source::{Projected, Source},
-            token::{self, Token, TokenKey},
+            token::{self, BoundToken, TokenKey},
         },
     },
     retry::Backoff,
@@ -48,7 +48,7 @@ pub(super) struct Needs {
 
 /// A token, and the next time that one is asked for.
 struct Renewal {
-    token: Option<Token>,
+    token: Option<BoundToken>,
     error: Option<String>,
     due: Instant,
     backoff: Backoff,
@@ -227,7 +227,7 @@ impl Renewal {
             let expires_at = status
                 .expiration_timestamp
                 .map_or_else(|| requested_at.saturating_add(asked).unwrap_or(requested_at), |time| time.0);
-            Ok(Token { secret: token::Secret(secret), requested_at, expires_at })
+            Ok(BoundToken { secret: token::Secret(secret), requested_at, expires_at })
         });
         let wait = match token {
             Ok(token) => {

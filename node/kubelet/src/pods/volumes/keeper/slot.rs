@@ -32,7 +32,7 @@ const LAST_RETRY: Duration = Duration::from_secs(122);
 /// How long the files from before an update are kept for those who have just begun to open one.
 const SWEEP_AFTER: Duration = Duration::from_secs(2);
 
-pub(super) struct Slot {
+pub(super) struct VolumeSlot {
     pub(super) name: String,
     pub(super) source: Source,
     /// Where it is, once it has been set up.
@@ -44,14 +44,14 @@ pub(super) struct Slot {
 }
 
 /// What came of a round.
-pub(super) enum Outcome {
+pub(super) enum SetUpOutcome {
     /// There is nothing to tell.
     Nothing,
     /// It failed, and people should know.
     Failed(String),
 }
 
-impl Slot {
+impl VolumeSlot {
     pub(super) fn new(name: String, source: Source) -> Self {
         let backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         Self { name, source, place: None, error: None, backoff, sweep: None }
@@ -62,9 +62,9 @@ impl Slot {
     }
 
     /// Sets the volume up, or brings it up to date.
-    pub(super) async fn set_up(&mut self, pod: &Arc<Pod>, parts: &Parts, needs: &mut Needs) -> Outcome {
+    pub(super) async fn set_up(&mut self, pod: &Arc<Pod>, parts: &Parts, needs: &mut Needs) -> SetUpOutcome {
         if self.place.is_some() && !self.is_projected() {
-            return Outcome::Nothing;
+            return SetUpOutcome::Nothing;
         }
         let now = Instant::now();
         self.sweep(now);
@@ -75,13 +75,13 @@ impl Slot {
                 match needs.payload(projected, pod, &parts.node.borrow().clone()) {
                     Err(Missing::Unanswered) => {
                         self.error = None;
-                        return Outcome::Nothing;
+                        return SetUpOutcome::Nothing;
                     }
                     Err(Missing::Trouble(error)) => Err(error),
                     Ok(payload) => self.write(dir, &payload, &plan::mount_points(pod, &self.name)),
                 }
             }
-            _ if !is_due => return Outcome::Nothing,
+            _ if !is_due => return SetUpOutcome::Nothing,
             Source::EmptyDir(source) => self.empty_dir(source, pod, parts),
             Source::HostPath(source) => host_path(source.clone(), Arc::clone(&parts.volumes)).await,
             Source::Claim(source) => of_claim(source, pod, parts).await,
@@ -94,15 +94,15 @@ impl Slot {
                 self.place = Some(place);
                 self.error = None;
                 self.backoff.reset();
-                Outcome::Nothing
+                SetUpOutcome::Nothing
             }
             Err(error) => {
                 // A round may have had another reason: the same is not told again before its time.
                 if !is_due && self.error.as_ref().is_some_and(|(told, _)| *told == error) {
-                    return Outcome::Nothing;
+                    return SetUpOutcome::Nothing;
                 }
                 self.error = Some((error.clone(), now + self.backoff.next()));
-                Outcome::Failed(error)
+                SetUpOutcome::Failed(error)
             }
         }
     }

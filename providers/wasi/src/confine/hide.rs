@@ -26,10 +26,12 @@ const NONE: Option<&str> = None;
 /// What no worker needs of what covers something.
 const RESTRICTED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 
-/// Covers all of `hidden`, but for `home`, which stays where it is. What is not there yet must not appear later
-/// either. The process must be in a mount namespace of its own.
-pub(super) fn hide(hidden: &[PathBuf], home: &Path) -> io::Result<String> {
-    let home = fs::canonicalize(home)?;
+/// Covers all of `hidden`, but for the directories `home` and `shown`, which stay where they are. What is not there yet
+/// must not appear later either. The process must be in a mount namespace of its own.
+pub(super) fn hide(hidden: &[PathBuf], home: &Path, shown: &[PathBuf]) -> io::Result<String> {
+    let mut stays = vec![fs::canonicalize(home)?];
+    // What is not there is not shown later either.
+    stays.extend(shown.iter().filter_map(|path| fs::canonicalize(path).ok()));
     let mut names: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
     let mut folders = BTreeSet::new();
     for path in hidden {
@@ -64,7 +66,7 @@ pub(super) fn hide(hidden: &[PathBuf], home: &Path) -> io::Result<String> {
     for folder in &folders {
         // Its name may have been left out with others.
         if folder.exists() {
-            cover_dir(folder, &home)?;
+            cover_dir(folder, &stays)?;
         }
         covered.push(folder.display().to_string());
     }
@@ -113,15 +115,18 @@ fn cover_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn cover_dir(path: &Path, home: &Path) -> io::Result<()> {
-    // Open before it is covered: the way back to it.
-    let inside = home.strip_prefix(path).ok().map(|below| Ok::<_, io::Error>((below, fs::File::open(home)?)));
-    let inside = inside.transpose()?;
+fn cover_dir(path: &Path, stays: &[PathBuf]) -> io::Result<()> {
+    // Open before it is covered: the way back to what stays.
+    let inside: Vec<(&Path, fs::File)> = stays
+        .iter()
+        .filter_map(|dir| Some((dir.as_path(), dir.strip_prefix(path).ok()?)))
+        .map(|(dir, below)| Ok((below, fs::File::open(dir)?)))
+        .collect::<io::Result<_>>()?;
     cover(path, "size=4k,nr_inodes=16,mode=0700")?;
-    if let Some((below, dir)) = inside {
+    for (below, dir) in &inside {
         let target = path.join(below);
         fs::create_dir_all(&target)?;
-        show(&beneath(&dir), &target)?;
+        show(&beneath(dir), &target)?;
     }
     close(path)
 }
