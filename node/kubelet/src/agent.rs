@@ -382,3 +382,28 @@ impl server::Pods for PodIndex {
         self.looked_after(Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_directory_is_its_owners_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let made = dir.path().join("made/deep");
+        check_root(&made).unwrap();
+        assert_eq!(mode(&made), 0o700);
+        for open in [0o755, 0o777, 0o710, 0o701] {
+            let root = dir.path().join(format!("{open:o}"));
+            std::fs::create_dir(&root).unwrap();
+            std::fs::set_permissions(&root, std::fs::Permissions::from_mode(open)).unwrap();
+            check_root(&root).unwrap();
+            assert_eq!(mode(&root), 0o700, "{open:o}");
+        }
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = check_root(&file).unwrap_err().to_string();
+        assert!(error.contains("choose another with --root-dir"), "{error}");
+    }
+}

@@ -13,6 +13,7 @@ use k8s_openapi::{
 };
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, DeniedNetworks};
 use kubewasm_kubelet::{
+    agent,
     events::{Level, Occurrence, Recorder},
     eviction::EvictionDesk,
     pods::{
@@ -69,6 +70,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
+    agent::check_root(&root)?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
     let protected = ProtectedPaths::with([root.clone(), state.path().to_owned()]);
     let runtime = runtime::open(runtime::Settings {
