@@ -270,8 +270,8 @@ async fn a_worker_inherits_nothing() {
         // As the worker itself sees them: neither keys, nor other workers.
         let seen = |folder: std::path::PathBuf| -> Vec<_> {
             let folder = std::path::PathBuf::from(format!("{}{}", proc("root"), folder.display()));
-            let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
-            entries.map(|name| name.into_string().unwrap()).collect()
+            let entries = std::fs::read_dir(folder).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
         assert!(std::fs::read_dir(node.root().join("pki")).unwrap().count() > 0);
         assert_eq!(seen(node.root().join("pki")), Vec::<String>::new());
