@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags, quantity},
+    node::{Machine, allocatable_memory},
 };
 use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
@@ -152,6 +153,7 @@ async fn run(
     let cancel = CancellationToken::new();
     stop_on_signals(&cancel)?;
     agent::check_root(&config.root_dir)?;
+    let machine = Machine::read(&config.root_dir);
     let runtime = runtime::open(runtime::Settings {
         store: config.root_dir.join("modules"),
         workers: config.root_dir.join("workers"),
@@ -161,6 +163,8 @@ async fn run(
         allow_paths: false,
         insecure_registries,
         default_memory_limit,
+        // Of a machine that could not be read, nothing is known.
+        allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
         log: LogOptions {
             max_size: config.container_log_max_bytes(),
             max_files: config.kubelet.container_log_max_files,

@@ -76,6 +76,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         allow_paths: true,
         insecure_registries: Vec::new(),
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
+        allocatable_memory: None,
         log: LogOptions::default(),
     })
     .await?;

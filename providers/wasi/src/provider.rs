@@ -39,7 +39,7 @@ use crate::{
     program::Program,
     protocol::Versions,
     spec::InstanceSpec,
-    supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
+    supervisor::{CgroupOptions, Place, Supervisor, SupervisorError, SupervisorOptions},
 };
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
@@ -64,6 +64,8 @@ pub struct WasiOptions {
     pub hidden: Vec<PathBuf>,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
+    /// Bytes that all workers and compilers may have together; `None` for no limit.
+    pub allocatable_memory: Option<u64>,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -82,6 +84,7 @@ impl WasiOptions {
             isolation: Isolation::default(),
             hidden: Vec::new(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            allocatable_memory: None,
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -128,7 +131,7 @@ impl WasiRuntime {
             log: options.log,
             hidden: options.hidden,
             versions: options.versions,
-            cgroups: !options.with_parent,
+            cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
         let compiler = ChildCompiler::new(options.program)?;
