@@ -3,12 +3,13 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use kubewasm_host::capacity;
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags, quantity},
     node::{Machine, allocatable_memory},
 };
-use kubewasm_wasi::{capacity, isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;

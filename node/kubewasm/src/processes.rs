@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use kubewasm_wasi::{compile, logs::LogOptions, worker};
+use kubewasm_host::compile;
+use kubewasm_wasi::{logs::LogOptions, worker};
 
 /// Arguments of `kubewasm worker`.
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,7 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use kubewasm_host::DEFAULT_MEMORY_LIMIT;
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     pods::{
@@ -21,7 +22,7 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths},
     },
 };
-use kubewasm_wasi::{host::DEFAULT_MEMORY_LIMIT, isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 

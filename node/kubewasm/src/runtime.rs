@@ -3,11 +3,11 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use kubewasm_host::program::Program;
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_wasi::{
     isolation::Isolation,
     logs::LogOptions,
-    program::Program,
     provider::{WasiOptions, WasiRuntime},
 };
 

@@ -34,6 +34,8 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use kubewasm_host::Preopen;
+
 pub use namespace::{UserMapError, Way, enter};
 pub use plan::PlanError;
 
@@ -44,17 +46,6 @@ use plan::Plan;
 #[derive(Clone, Debug)]
 pub struct Files {
     way: Way,
-}
-
-/// A directory that a guest is given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Preopen {
-    /// Where it is on this host.
-    pub host: PathBuf,
-    /// Where the guest sees it.
-    pub guest: String,
-    /// Whether the host lets a write pass on to the kernel, which may have its own opinion.
-    pub writable: bool,
 }
 
 /// Why a container's file system could not be made.

@@ -1,8 +1,7 @@
 //! What is known of an instance, by its worker and by the agent.
 
 use jiff::Timestamp;
-
-use crate::{exit::Exit, host::Usage};
+use kubewasm_host::{Usage, exit::Exit};
 
 /// An instance at some moment: running, or ended and not yet removed.
 #[derive(Clone, Debug, PartialEq, Eq)]

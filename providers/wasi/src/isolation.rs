@@ -28,11 +28,16 @@ const DIGITS: usize = 20;
 pub struct Age(String);
 
 impl Age {
-    /// The age of workers that load code for this compiler key ([`crate::engine::key`]) and whose newest
-    /// version of the protocol is this.
+    /// The age of workers that load code for these compiler keys, one for each generation of engines
+    /// ([`kubewasm_host::engine::key`]), and whose newest version of the protocol is this.
     #[must_use]
-    pub fn new(compiler_key: &str, protocol: u32) -> Self {
-        Self(digest(format!("{compiler_key} {protocol}"), AGE_DIGITS))
+    pub fn new<'a>(compiler_keys: impl IntoIterator<Item = &'a str>, protocol: u32) -> Self {
+        let mut text = String::new();
+        for key in compiler_keys {
+            text.push_str(key);
+            text.push(' ');
+        }
+        Self(digest(format!("{text}{protocol}"), AGE_DIGITS))
     }
 }
 
@@ -133,7 +138,7 @@ mod tests {
     const UID: &str = "0b7f4b53-6a0c-4c53-9e7e-7d3d9f4b0a11";
 
     fn age() -> Age {
-        Age::new("wasmtime-48.0.8-0123456789abcdef", 2)
+        Age::new(["wasmtime-48.0.8-0123456789abcdef"], 2)
     }
 
     /// A name without its age.
@@ -191,8 +196,8 @@ mod tests {
 
     #[test]
     fn what_code_needs_or_a_specification_says_makes_another_age() {
-        let other_code = Age::new("wasmtime-49.0.0-0123456789abcdef", 2);
-        let other_protocol = Age::new("wasmtime-48.0.8-0123456789abcdef", 3);
+        let other_code = Age::new(["wasmtime-49.0.0-0123456789abcdef"], 2);
+        let other_protocol = Age::new(["wasmtime-48.0.8-0123456789abcdef"], 3);
         let names = [age(), other_code, other_protocol].map(|age| Isolation::Node.group("", "", &age));
         assert_eq!(names.iter().collect::<HashSet<_>>().len(), 3, "{names:?}");
         assert_eq!(age(), age());

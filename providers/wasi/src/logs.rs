@@ -6,7 +6,7 @@
 //!                       └──────────────── ready again when it is in the file ◄─────────┘
 //! ```
 //!
-//! A guest's write returns when its bytes are in the file, at most [`queue::ROOM`] bytes at a time: that is
+//! A guest's write returns when its bytes are in the file, at most [`kubewasm_host::LARGEST_WRITE`] bytes at a time: that is
 //! the back-pressure, and nothing else is buffered but the unfinished line of each stream. One queue takes
 //! both streams, so that their order is kept. The file is written by a blocking thread that exists only
 //! while there is something to write, and its processor time is the guest's: a disk that hangs holds up the guests that print, and nobody else.
@@ -21,5 +21,4 @@ mod format;
 mod queue;
 
 pub use file::LogOptions;
-pub use format::Stream;
-pub use queue::{Log, Meter, ROOM};
+pub use queue::{Log, Meter};

@@ -3,13 +3,14 @@
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
+use kubewasm_host::{
+    CpuShare, Kind, Network, Usage,
+    exit::{Exit, ExitReason},
+};
 
 use crate::{
-    exit::{Exit, ExitReason},
-    host::{CpuShare, Usage},
-    inspect::Kind,
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, Network, RootSpec},
+    spec::{InstanceSpec, Mount, RootSpec},
 };
 
 /// What `proto/worker.proto` generates.

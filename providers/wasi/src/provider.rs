@@ -21,6 +21,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Kind, compile, engine::EngineError, inspect, program::Program};
 use kubewasm_kubelet::runtime::{
     ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
     ImageError, Runtime, RuntimeError, StartError,
@@ -29,18 +30,14 @@ use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
-    compile::{self, ChildCompiler},
-    engine::EngineError,
-    host::DEFAULT_MEMORY_LIMIT,
-    inspect::{self, Kind},
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
-    program::Program,
     protocol::Versions,
     spec::InstanceSpec,
     supervisor::{CgroupOptions, Place, Supervisor, SupervisorError, SupervisorOptions},
 };
+use compiler::Compilers;
 
 /// Modules whose kind is remembered; all are forgotten when there are more.
 const KINDS: usize = 1024;
@@ -106,7 +103,7 @@ pub enum WasiError {
 #[derive(Debug)]
 pub struct WasiRuntime {
     store: Store,
-    compiler: ChildCompiler,
+    compilers: Compilers,
     supervisor: Supervisor,
     allow_paths: bool,
     isolation: Isolation,
@@ -134,13 +131,13 @@ impl WasiRuntime {
             cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
-        let compiler = ChildCompiler::new(options.program)?;
-        let age = Age::new(compiler.key(), options.versions.max);
+        let compilers = Compilers::new(&options.program)?;
+        let age = Age::new(compilers.keys(), options.versions.max);
         let supervisor = Supervisor::open(supervisor).await?;
         let holds = holds(&options.store, supervisor.instances());
         Ok(Self {
             store: options.store,
-            compiler,
+            compilers,
             supervisor,
             allow_paths: options.allow_paths,
             isolation: options.isolation,
@@ -233,7 +230,7 @@ impl WasiRuntime {
             spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
         let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
         let kind = self.kind(&module).await?;
-        let code = self.store.precompiled(&module, &self.compiler).await;
+        let code = self.store.precompiled(&module, self.compilers.of(kind.generation())).await;
         let code = code.map_err(|error| convert::compile_error(&error))?;
         let label = image.digest.to_string();
         let notice = convert::stop_notice(spec)?;
@@ -260,7 +257,7 @@ fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Hold> {
 #[async_trait]
 impl Runtime for WasiRuntime {
     fn version(&self) -> String {
-        format!("wasmtime://{}", crate::WASMTIME_VERSION)
+        format!("wasmtime://{}", kubewasm_host::WASMTIME_VERSION)
     }
 
     fn handlers(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use crate::{host::CpuShare, inspect::Kind};
+use kubewasm_host::{CpuShare, Kind, Network};
 
 /// Everything a worker needs to run one instance.
 ///
@@ -15,9 +15,9 @@ pub struct InstanceSpec {
     pub pod_uid: String,
     /// Name for messages, `namespace/pod/container`.
     pub name: String,
-    /// Precompiled module, as [`crate::compile`] made it with the compiler key of this engine.
+    /// Precompiled module, as [`kubewasm_host::compile`] made it with the compiler key of this engine.
     pub module: PathBuf,
-    /// What the module is, as [`crate::inspect`] found.
+    /// What the module is, as [`kubewasm_host::inspect`] found.
     pub kind: Kind,
     /// Arguments, `argv[0]` included; never empty.
     pub argv: Vec<String>,
@@ -90,15 +90,6 @@ pub struct Mount {
     pub guest_path: String,
     /// The guest may change nothing there.
     pub read_only: bool,
-}
-
-/// What a guest may do with sockets. The rules are in [`crate::host::network`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// Connections to the outside; nothing of this host's own, and nothing that listens.
-    Outgoing,
-    /// All that a process on this host may do.
-    Host,
 }
 
 #[cfg(test)]

@@ -25,16 +25,14 @@ mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, exit::Exit, program::Program};
 use tokio::sync::mpsc;
 
 use crate::{
     cgroup::Parent,
-    exit::Exit,
-    host::DEFAULT_MEMORY_LIMIT,
     instance::{Instance, InstanceStats},
     isolation,
     logs::LogOptions,
-    program::Program,
     protocol::{Versions, wire},
     spec::InstanceSpec,
 };

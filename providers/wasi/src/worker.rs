@@ -31,14 +31,13 @@ use std::{
     time::Duration,
 };
 
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions, capacity};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use process::{is_locked, lock_path};
 
 use crate::{
-    capacity,
     files::{self, Files, UserMapError, Way},
-    host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions},
     logs::LogOptions,
     protocol::Versions,
 };
@@ -215,7 +214,7 @@ async fn serve(
     }
     let host = Host::new(HostOptions {
         default_memory_limit: options.default_memory_limit,
-        empty_root: home.empty_root(),
+        ..HostOptions::new(home.empty_root())
     })?;
     let hosting = hosting::Hosting::new(Arc::new(host), files, threads, options.log, capacity::guests());
     let served = CancellationToken::new();

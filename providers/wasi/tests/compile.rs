@@ -6,17 +6,19 @@ mod support;
 
 use std::path::Path;
 
-use kubewasm_wasi::{
+use kubewasm_host::{
+    Generation,
     compile::{ChildCompiler, CompileError},
     program::Program,
 };
+
 use support::program;
 
 async fn compiled(wasm: &[u8]) -> (Result<(), CompileError>, u64) {
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("in"), dir.path().join("out"));
     std::fs::write(&input, wasm).unwrap();
-    let result = ChildCompiler::new(program()).unwrap().compile(&input, &output).await;
+    let result = ChildCompiler::new(program(), Generation::Blocking).unwrap().compile(&input, &output).await;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     (result, size(&output))
 }
@@ -51,7 +53,7 @@ async fn what_does_not_compile_says_why() {
 
 #[tokio::test]
 async fn a_compiler_that_cannot_be_started_is_no_fault_of_the_module() {
-    let compiler = ChildCompiler::new(Program::new("/nonexistent/kubewasm")).unwrap();
+    let compiler = ChildCompiler::new(Program::new("/nonexistent/kubewasm"), Generation::Blocking).unwrap();
     let error = compiler.compile(Path::new("/in"), Path::new("/out")).await.unwrap_err();
     assert!(matches!(error, CompileError::Spawn(_)), "{error}");
 }

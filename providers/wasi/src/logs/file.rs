@@ -8,8 +8,9 @@ use std::{
 };
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use kubewasm_host::Stream;
 
-use super::format::{Lines, Stream};
+use super::format::Lines;
 
 /// The kubelet reads logs as root; collectors by group.
 const MODE: u32 = 0o640;

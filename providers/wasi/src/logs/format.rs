@@ -1,6 +1,7 @@
 //! Bytes of two streams to lines of a CRI log. Pure: the clock is an argument.
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use kubewasm_host::Stream;
 
 /// Longest piece of a line, in bytes; longer lines are split into pieces with tag `P` and a last one with
 /// `F`, as containerd does.
@@ -8,21 +9,11 @@ const PIECE: usize = 16 << 10;
 
 const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
 
-/// Which of a guest's output streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-impl Stream {
-    fn name(self) -> &'static [u8] {
-        match self {
-            Self::Stdout => b" stdout ",
-            Self::Stderr => b" stderr ",
-        }
+/// The stream's name in a line, with the blanks around it.
+fn name_of(stream: Stream) -> &'static [u8] {
+    match stream {
+        Stream::Stdout => b" stdout ",
+        Stream::Stderr => b" stderr ",
     }
 }
 
@@ -98,7 +89,7 @@ fn prefix(stream: Stream, now: Timestamp) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(40);
     // Printing into a vector cannot fail; a line without a time would still be a line.
     let _ = PRINTER.print_timestamp(&now, jiff::fmt::StdIoWrite(&mut prefix));
-    prefix.extend_from_slice(stream.name());
+    prefix.extend_from_slice(name_of(stream));
     prefix
 }
 

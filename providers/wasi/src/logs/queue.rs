@@ -8,23 +8,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use jiff::Timestamp;
+use kubewasm_host::{LARGEST_WRITE, Output, Stream, clock};
 use tokio::{runtime::Handle, sync::Notify};
 
-use crate::clock;
+use super::file::{LogFile, LogOptions};
 
-use super::{
-    file::{LogFile, LogOptions},
-    format::Stream,
-};
-
-/// Bytes that a guest may have in the queue, 64 KiB. A guest that has written is not asked for more until
-/// the queue is empty.
-pub const ROOM: usize = 64 << 10;
-
-/// Bytes that the queue holds at most. More than [`ROOM`], because a component can hold several handles of
+/// Bytes that the queue holds at most. A guest that has written is not asked for more until the queue is empty, so that
+/// one write is in it; more than that, because a component can hold several handles of
 /// one stream, each with its own leave to write.
-const QUEUE_LIMIT: usize = 5 * ROOM;
+const QUEUE_LIMIT: usize = 5 * LARGEST_WRITE;
 
 /// How long the end of a guest waits for its last output; a disk that hangs for longer loses it.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,27 +75,8 @@ impl Log {
         Ok(Self { shared: Arc::new(shared), runtime: runtime.clone() })
     }
 
-    /// How many bytes may be pushed now: [`ROOM`] when all that was pushed is in the file, else 0.
-    #[must_use]
-    pub fn room(&self) -> usize {
-        if self.queue().busy { 0 } else { ROOM }
-    }
-
-    /// Takes bytes; never blocks. False when the queue holds too much already, and nothing was taken.
-    #[must_use]
-    pub fn push(&self, stream: Stream, bytes: Bytes) -> bool {
-        let mut queue = self.queue();
-        let cost = bytes.len().saturating_add(size_of::<Item>());
-        if queue.cost.saturating_add(cost) > QUEUE_LIMIT {
-            return false;
-        }
-        queue.cost += cost;
-        self.enqueue(queue, Item::Output(stream, bytes));
-        true
-    }
-
     /// Waits until all that was pushed is in the file, or lost with it.
-    pub async fn ready(&self) {
+    pub async fn written(&self) {
         loop {
             let mut idle = std::pin::pin!(self.shared.idle.notified());
             idle.as_mut().enable();
@@ -122,7 +97,7 @@ impl Log {
             self.enqueue(self.queue(), Item::Output(Stream::Stderr, text.into()));
         }
         self.enqueue(self.queue(), Item::Finish);
-        if tokio::time::timeout(FINISH_TIMEOUT, self.ready()).await.is_err() {
+        if tokio::time::timeout(FINISH_TIMEOUT, self.written()).await.is_err() {
             tracing::warn!("a container's log takes longer than {} s to write", FINISH_TIMEOUT.as_secs());
         }
     }
@@ -139,6 +114,32 @@ impl Log {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.shared.queue()
+    }
+}
+
+impl Output for Log {
+    fn held(&self) -> u64 {
+        LARGEST_WRITE as u64
+    }
+
+    /// A whole write when all that was pushed is in the file, else nothing.
+    fn room(&self) -> usize {
+        if self.queue().busy { 0 } else { LARGEST_WRITE }
+    }
+
+    fn push(&self, stream: Stream, bytes: Bytes) -> bool {
+        let mut queue = self.queue();
+        let cost = bytes.len().saturating_add(size_of::<Item>());
+        if queue.cost.saturating_add(cost) > QUEUE_LIMIT {
+            return false;
+        }
+        queue.cost += cost;
+        self.enqueue(queue, Item::Output(stream, bytes));
+        true
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.written())
     }
 }
 
@@ -221,7 +222,7 @@ mod tests {
         let log = open(&path);
         for n in 1..=50 {
             log.ready().await;
-            assert_eq!(log.room(), ROOM);
+            assert_eq!(log.room(), LARGEST_WRITE);
             assert!(log.push(Stream::Stdout, Bytes::from_static(b"line\n")));
             log.ready().await;
             assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), n);
@@ -249,13 +250,13 @@ mod tests {
         let log = open(&dir.path().join("0.log"));
         let hanging = log.shared.file.lock().unwrap();
         let mut taken = 0;
-        while log.push(Stream::Stdout, Bytes::from(vec![b'x'; ROOM])) {
-            taken += ROOM;
+        while log.push(Stream::Stdout, Bytes::from(vec![b'x'; LARGEST_WRITE])) {
+            taken += LARGEST_WRITE;
             assert_eq!(log.room(), 0);
         }
-        assert_eq!(taken, 4 * ROOM);
+        assert_eq!(taken, 4 * LARGEST_WRITE);
         drop(hanging);
         log.ready().await;
-        assert_eq!(log.room(), ROOM);
+        assert_eq!(log.room(), LARGEST_WRITE);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use kubewasm_host::{CpuShare, Kind, Network, Usage, exit};
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, Exit, ExitReason, Image,
     ImageError, StartError,
@@ -9,11 +10,8 @@ use kubewasm_kubelet::runtime::{
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
-    exit,
-    host::{CpuShare, Usage},
-    inspect::Kind,
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, Network, RootSpec},
+    spec::{InstanceSpec, Mount, RootSpec},
     supervisor::{self, SupervisorError},
 };
 

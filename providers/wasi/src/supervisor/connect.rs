@@ -8,6 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kubewasm_host::exit::Exit;
 use tokio::{
     process::ChildStdin,
     sync::Notify,
@@ -29,7 +30,6 @@ use super::{
 };
 use crate::{
     cgroup::Cgroup,
-    exit::Exit,
     protocol::{
         Versions,
         wire::{self, worker_client::WorkerClient},

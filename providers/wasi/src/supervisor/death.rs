@@ -7,10 +7,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{
-    cgroup::Cgroup,
-    exit::{CODE_KILLED, Exit, ExitReason},
-};
+use kubewasm_host::exit::{CODE_KILLED, Exit, ExitReason};
+
+use crate::cgroup::Cgroup;
 
 const SIGKILL: i32 = 9;
 

@@ -7,6 +7,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use kubewasm_host::exit::Exit;
 use rustix::process::Signal;
 
 use super::{
@@ -15,7 +16,6 @@ use super::{
     view::{Dead, View},
 };
 use crate::{
-    exit::Exit,
     instance::Instance,
     protocol::{
         Versions,

@@ -6,12 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kubewasm_host::exit::Exit;
 use tokio::sync::{Notify, mpsc};
 
-use crate::{
-    exit::Exit,
-    instance::{End, Instance},
-};
+use crate::instance::{End, Instance};
 
 /// Wake-ups that wait in the channel; more wait in a set, each pod once.
 const WAKEUPS: usize = 64;
@@ -193,7 +191,7 @@ impl Wake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::ExitReason;
+    use kubewasm_host::exit::ExitReason;
 
     fn now() -> Timestamp {
         Timestamp::from_second(1_700_000_000).unwrap()

@@ -3,6 +3,10 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use kubewasm_host::{
+    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, Stack, capacity,
+    exit::{CODE_TRAPPED, Exit, ExitReason},
+};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -12,10 +16,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::table::{Claim, Picture, Table};
 use crate::{
-    capacity,
-    exit::{CODE_TRAPPED, Exit, ExitReason},
     files::{Files, FilesError, Root},
-    host::{self, Account, Capture, Host, Loaded, Output, Setup},
     instance::{Instance, InstanceStats},
     logs::{Log, LogOptions},
     spec::InstanceSpec,
@@ -40,13 +41,13 @@ pub(super) enum StartError {
     Full(String),
     /// The module does not run here.
     #[error(transparent)]
-    Load(#[from] host::LoadError),
+    Load(#[from] LoadError),
     /// Its file system cannot be made.
     #[error(transparent)]
     Files(#[from] FilesError),
     /// Its files cannot be opened.
     #[error(transparent)]
-    Prepare(#[from] host::PrepareError),
+    Prepare(#[from] PrepareError),
     /// Its log cannot be opened.
     #[error("cannot open the log {path}: {source}")]
     Log {
@@ -107,6 +108,34 @@ struct Running {
     ended: CancellationToken,
 }
 
+impl Inner {
+    /// Opens the account of a container: for its guest, and for those that are executed in it.
+    fn account(&self, spec: &InstanceSpec) -> Arc<Account> {
+        self.host.account(Limits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
+    }
+}
+
+/// A guest of a container, which is told nothing of its end.
+fn setup<'a>(
+    spec: &'a InstanceSpec,
+    root: &'a Root,
+    output: &'a Arc<dyn Output>,
+    account: &'a Arc<Account>,
+) -> Setup<'a> {
+    Setup {
+        argv: &spec.argv,
+        env: &spec.env,
+        working_dir: spec.working_dir.as_deref(),
+        preopens: root.preopens(),
+        has_volumes: root.has_volumes(),
+        network: spec.network,
+        output,
+        terminal: true,
+        account,
+        notice: None,
+    }
+}
+
 impl Hosting {
     /// Hosts at most `most` instances.
     pub(super) fn new(host: Arc<Host>, files: Files, threads: Threads, log: LogOptions, most: usize) -> Self {
@@ -144,8 +173,8 @@ impl Hosting {
 
     async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
         let inner = &self.0;
-        let loaded = inner.host.load(&spec.module, spec.kind).await?;
-        let account = inner.host.account(&spec);
+        let loaded = inner.host.load(&spec.module, spec.kind, Stack::DEFAULT).await?;
+        let account = inner.account(&spec);
         let meter = {
             let account = Arc::clone(&account);
             Box::new(move |used| account.charge(used))
@@ -172,18 +201,9 @@ impl Hosting {
         let notice = spec.stop_notice.then(CancellationToken::new);
         let spec = Arc::new(spec);
         let root = Arc::new(self.root(&spec).await?);
-        let output = Output::Log(log.clone());
-        let guest = inner.host.prepare(
-            Arc::clone(&loaded),
-            Setup {
-                spec: &spec,
-                root: &root,
-                argv: &spec.argv,
-                output: &output,
-                account: &account,
-                notice: notice.as_ref(),
-            },
-        )?;
+        let output: Arc<dyn Output> = Arc::new(log.clone());
+        let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &root, &output, &account) };
+        let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
         let running = Running { spec, loaded, root: Arc::clone(&root), account, stop, ended: ended.clone() };
@@ -273,12 +293,10 @@ impl Hosting {
         let _permit = inner.execs.try_acquire().map_err(|_| StartError::Busy)?;
         let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
         let capture = Capture::new(output_limit);
-        let output = Output::Capture(capture.clone());
+        let output: Arc<dyn Output> = Arc::new(capture.clone());
         let Running { spec, loaded, root, account, .. } = &running;
-        let guest = inner.host.prepare(
-            Arc::clone(loaded),
-            Setup { spec, root, argv, output: &output, account, notice: None },
-        )?;
+        let setup = Setup { argv, ..setup(spec, root, &output, account) };
+        let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
         let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
             exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
@@ -307,7 +325,7 @@ impl Running {
 /// cannot be told to end, nor can it refuse, so that it ends at once and the grace is what it has at most. With
 /// one, it is told, and killed when its grace is over.
 async fn until_stopped(
-    guest: host::Instance,
+    guest: Guest,
     mut stop: watch::Receiver<Option<Instant>>,
     notice: Option<CancellationToken>,
 ) -> Exit {
@@ -351,12 +369,8 @@ mod tests {
     use std::time::Instant as Clock;
 
     use super::*;
-    use crate::{
-        files::Way,
-        host::{CpuShare, DEFAULT_MEMORY_LIMIT, HostOptions},
-        inspect::Kind,
-        spec::{Network, RootSpec},
-    };
+    use crate::{files::Way, spec::RootSpec};
+    use kubewasm_host::{CpuShare, HostOptions, Kind, Network};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -368,16 +382,15 @@ mod tests {
     impl Bench {
         fn new(most: usize) -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let options = HostOptions {
-                default_memory_limit: DEFAULT_MEMORY_LIMIT,
-                empty_root: dir.path().join("empty"),
-            };
-            let host = Arc::new(Host::new(options).unwrap());
+            let host = Arc::new(Host::new(HostOptions::new(dir.path().join("empty"))).unwrap());
             let spins =
                 wat::parse_str(r#"(module (func (export "_start") (loop $for_ever (br $for_ever))))"#)
                     .unwrap();
-            std::fs::write(dir.path().join("spins"), host.engine().precompile_module(&spins).unwrap())
-                .unwrap();
+            std::fs::write(
+                dir.path().join("spins"),
+                host.engine(Kind::CoreCommand.generation()).precompile_module(&spins).unwrap(),
+            )
+            .unwrap();
             let files = Files::new(Way::Preopens { why: "not tried".into() });
             let threads = Threads { guests: Handle::current(), logs: Handle::current() };
             Self { hosting: Hosting::new(host, files, threads, LogOptions::default(), most), dir }
@@ -466,10 +479,16 @@ mod tests {
     async fn a_grace_is_shortened_and_never_lengthened() {
         let bench = Bench::new(1);
         let (stop, mut deadline) = watch::channel(None);
-        let loaded = bench.hosting.0.host.load(&bench.spins("a").module, Kind::CoreCommand).await.unwrap();
+        let loaded = bench
+            .hosting
+            .0
+            .host
+            .load(&bench.spins("a").module, Kind::CoreCommand, Stack::DEFAULT)
+            .await
+            .unwrap();
         let spec = Arc::new(bench.spins("a"));
         let root = Arc::new(bench.hosting.root(&spec).await.unwrap());
-        let account = bench.hosting.0.host.account(&spec);
+        let account = bench.hosting.0.account(&spec);
         let running = Running { spec, loaded, root, account, stop, ended: CancellationToken::new() };
         let mut deadlines = Vec::new();
         for seconds in [30, 60, 10] {

@@ -3,6 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
+use kubewasm_host::LoadError;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,6 @@ use super::{
     table::{Change, Picture},
 };
 use crate::{
-    host::LoadError,
     protocol::{
         Versions,
         wire::{self, watch_event::Event, worker_server},
@@ -61,7 +61,7 @@ impl worker_server::Worker for Service {
         Ok(Response::new(wire::HelloResponse {
             protocol_min: self.versions.min,
             protocol_max: self.versions.max,
-            wasmtime_version: crate::WASMTIME_VERSION.to_owned(),
+            wasmtime_version: kubewasm_host::WASMTIME_VERSION.to_owned(),
             pid: std::process::id(),
             incarnation: self.incarnation.clone(),
             confinement: self.confinement.clone(),

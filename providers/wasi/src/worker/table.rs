@@ -6,12 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kubewasm_host::exit::Exit;
 use tokio::sync::broadcast;
 
-use crate::{
-    exit::Exit,
-    instance::{End, Instance},
-};
+use crate::instance::{End, Instance};
 
 /// Changes that a watcher may be behind before it is given a new picture instead.
 const BACKLOG: usize = 1024;
@@ -214,7 +212,7 @@ impl<R: Clone> Table<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::ExitReason;
+    use kubewasm_host::exit::ExitReason;
 
     fn exit() -> Exit {
         Exit::new(3, ExitReason::Exited, "")

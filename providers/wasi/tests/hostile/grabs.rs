@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kubewasm_wasi::{exit::ExitReason, spec::InstanceSpec};
+use kubewasm_host::exit::ExitReason;
+use kubewasm_wasi::spec::InstanceSpec;
 
 use crate::{guests, size, world::World};
 

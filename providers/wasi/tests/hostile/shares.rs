@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use kubewasm_wasi::{host::CpuShare, spec::InstanceSpec};
+use kubewasm_host::CpuShare;
+use kubewasm_wasi::spec::InstanceSpec;
 
 use crate::{guests, size, world::World};
 

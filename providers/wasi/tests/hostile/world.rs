@@ -6,13 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kubewasm_host::{CpuShare, Generation, Kind, Network, engine, exit::ExitReason, inspect};
 use kubewasm_wasi::{
-    engine,
-    exit::ExitReason,
-    host::CpuShare,
-    inspect::{self, Kind},
     instance::InstanceStats,
-    spec::{InstanceSpec, Network, RootSpec},
+    spec::{InstanceSpec, RootSpec},
     supervisor::{Supervisor, SupervisorOptions},
 };
 
@@ -55,7 +52,11 @@ impl World {
         let bytes = wat::parse_str(wat).unwrap();
         assert_eq!(inspect::inspect(&bytes).unwrap(), Kind::CoreCommand);
         let module = self.dir.path().join(format!("{name}.module"));
-        std::fs::write(&module, engine::new().unwrap().precompile_module(&bytes).unwrap()).unwrap();
+        std::fs::write(
+            &module,
+            engine::new(Generation::Blocking).unwrap().precompile_module(&bytes).unwrap(),
+        )
+        .unwrap();
         InstanceSpec {
             id: name.into(),
             pod_uid: "pod".into(),

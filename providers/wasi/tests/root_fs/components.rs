@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use kubewasm_host::{Generation, Kind, engine};
 use kubewasm_tests::guests;
-use kubewasm_wasi::{engine, inspect::Kind, spec::InstanceSpec};
+use kubewasm_wasi::spec::InstanceSpec;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::world::{World, mount, mounts, ok, read_only};
@@ -22,7 +23,8 @@ async fn components_are_told_why_not() {
     mknodat(CWD, data.join("pipe"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
     let component = guests::guest("files-0.2.wat").await.unwrap();
     let code = world.path().join("files.component");
-    fs::write(&code, engine::new().unwrap().precompile_component(&component).unwrap()).unwrap();
+    fs::write(&code, engine::new(Generation::Blocking).unwrap().precompile_component(&component).unwrap())
+        .unwrap();
     let root = mounts(vec![mount(&data, "/data"), read_only(&closed, "/ro")]);
     let spec = InstanceSpec { module: code, kind: Kind::CliComponent, ..world.spec(root, &[]) };
     let expected = format!("{NO_SUCH_DEVICE}\n{READ_ONLY}\n{READ_ONLY}\n{CROSS_DEVICE}\nok\n");

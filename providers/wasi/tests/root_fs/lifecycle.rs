@@ -2,10 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
-use kubewasm_wasi::{
-    program::Program,
-    spec::{InstanceSpec, RootSpec},
-};
+use kubewasm_host::program::Program;
+use kubewasm_wasi::spec::{InstanceSpec, RootSpec};
 
 use crate::{
     support,

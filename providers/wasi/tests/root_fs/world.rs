@@ -8,12 +8,10 @@ use std::{
     time::Duration,
 };
 
+use kubewasm_host::{Generation, Kind, Network, engine, program::Program};
 use kubewasm_tests::guests;
 use kubewasm_wasi::{
-    engine,
-    inspect::Kind,
-    program::Program,
-    spec::{InstanceSpec, Mount, Network, RootSpec},
+    spec::{InstanceSpec, Mount, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use tokio::sync::OnceCell;
@@ -29,7 +27,7 @@ static CODE: OnceCell<Vec<u8>> = OnceCell::const_new();
 async fn code() -> &'static [u8] {
     let code = async || {
         let module = guests::guest("actor.c").await.unwrap();
-        engine::new().unwrap().precompile_module(&module).unwrap()
+        engine::new(Generation::Blocking).unwrap().precompile_module(&module).unwrap()
     };
     CODE.get_or_init(code).await
 }
@@ -115,7 +113,7 @@ impl World {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             memory_limit_bytes: 0,
-            cpu: kubewasm_wasi::host::CpuShare::default(),
+            cpu: kubewasm_host::CpuShare::default(),
             label: String::new(),
             stop_notice: false,
             id,

@@ -7,9 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kubewasm_host::{compile, program::Program};
 use kubewasm_wasi::{
-    compile,
-    program::Program,
     protocol::Versions,
     worker::{self, WorkerOptions},
 };

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kubewasm_host::exit::ExitReason;
 use kubewasm_wasi::{
-    exit::ExitReason,
     spec::InstanceSpec,
     supervisor::{Supervisor, SupervisorOptions},
 };

@@ -13,14 +13,12 @@ mod versions;
 
 use std::time::{Duration, Instant};
 
+use kubewasm_host::{
+    CpuShare, Generation, Kind, Network, engine, exit::ExitReason, inspect, program::Program,
+};
 use kubewasm_wasi::{
-    engine,
-    exit::ExitReason,
-    host::CpuShare,
-    inspect::{self, Kind},
     instance::Instance,
-    program::Program,
-    spec::{InstanceSpec, Network, RootSpec},
+    spec::{InstanceSpec, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -51,7 +49,7 @@ impl Node {
     fn spec(&self, id: &str, wat: &str) -> InstanceSpec {
         let bytes = wat::parse_str(wat).unwrap();
         let kind = inspect::inspect(&bytes).unwrap();
-        let engine = engine::new().unwrap();
+        let engine = engine::new(Generation::Blocking).unwrap();
         let code = match kind {
             Kind::CoreCommand => engine.precompile_module(&bytes).unwrap(),
             Kind::CliComponent => engine.precompile_component(&bytes).unwrap(),

@@ -1,7 +1,7 @@
 //! Workers that the kernel kills for want of memory.
 
+use kubewasm_host::exit::ExitReason;
 use kubewasm_wasi::{
-    exit::ExitReason,
     spec::InstanceSpec,
     supervisor::{CgroupOptions, Place, Supervisor, SupervisorOptions},
 };

@@ -1,7 +1,7 @@
 //! Agents and workers of different ages.
 
+use kubewasm_host::exit::ExitReason;
 use kubewasm_wasi::{
-    exit::ExitReason,
     protocol::Versions,
     supervisor::{Supervisor, SupervisorOptions},
 };

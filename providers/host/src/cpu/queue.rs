@@ -13,7 +13,7 @@ pub(super) struct Place {
 
 /// Somebody who does not stand in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::host) enum Arrival {
+pub(crate) enum Arrival {
     /// It has had no turn yet.
     New,
     /// It has had turns, and is of this age.

@@ -1,12 +1,20 @@
 //! From wasmtime's result to an [`Exit`]. Pure but for the age of a refusal.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::{I32Exit, ResourceTableError};
 
-use super::memory::Refusal;
-use crate::exit::{CODE_KILLED, CODE_START_FAILED, CODE_TRAPPED, Exit, ExitReason};
+use crate::{
+    backtrace,
+    exit::{CODE_KILLED, CODE_START_FAILED, CODE_TRAPPED, Exit, ExitReason, MESSAGE_LIMIT},
+    memory::Refusal,
+    stack::Stack,
+    text::BoundedText,
+};
 
 /// A guest that exits with an error this soon after a growth of memory was refused is said to have died of
 /// it: that is how allocators that do not trap give up (Go exits with 2, a program in C as it likes).
@@ -21,8 +29,21 @@ pub(super) enum Phase {
     Run,
 }
 
+/// What is said of a stack that was too small.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overflow {
+    pub(super) stack: Stack,
+    /// How to get a larger one.
+    pub(super) advice: &'static str,
+}
+
 /// How an instance ended.
-pub(super) fn of(phase: Phase, result: &wasmtime::Result<i32>, refusal: Option<Refusal>) -> Exit {
+pub(super) fn of(
+    phase: Phase,
+    result: &wasmtime::Result<i32>,
+    refusal: Option<Refusal>,
+    overflow: Overflow,
+) -> Exit {
     let error = match result {
         Ok(code) => return exited(*code, refusal),
         Err(error) => error,
@@ -31,13 +52,13 @@ pub(super) fn of(phase: Phase, result: &wasmtime::Result<i32>, refusal: Option<R
         return exited(*code, refusal);
     }
     if let Some(refusal) = refusal {
-        return out_of_memory(refusal, &describe(error));
+        return out_of_memory(refusal, &describe(error, overflow));
     }
     if phase == Phase::Instantiate && error.downcast_ref::<Trap>().is_none() {
-        let message = format!("the module could not be instantiated: {}", describe(error));
+        let message = format!("the module could not be instantiated: {}", describe(error, overflow));
         return Exit::new(CODE_START_FAILED, ExitReason::StartFailed, message);
     }
-    Exit::new(CODE_TRAPPED, ExitReason::Trapped, describe(error))
+    Exit::new(CODE_TRAPPED, ExitReason::Trapped, describe(error, overflow))
 }
 
 fn exited(code: i32, refusal: Option<Refusal>) -> Exit {
@@ -56,22 +77,33 @@ fn out_of_memory(refusal: Refusal, then: &str) -> Exit {
     Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
 }
 
-/// What happened, and where in the guest.
-fn describe(error: &wasmtime::Error) -> String {
-    let mut text = if let Some(trap) = error.downcast_ref::<Trap>() {
-        trap.to_string()
+/// What happened, and where in the guest, as much as a message holds.
+fn describe(error: &wasmtime::Error, overflow: Overflow) -> String {
+    let mut text = BoundedText::new(MESSAGE_LIMIT);
+    // What does not fit is left out.
+    let _ = write_description(&mut text, error, overflow);
+    text.into_string()
+}
+
+fn write_description(text: &mut BoundedText, error: &wasmtime::Error, overflow: Overflow) -> fmt::Result {
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        write!(text, "{trap}")?;
+        if *trap == Trap::StackOverflow {
+            let Overflow { stack, advice } = overflow;
+            write!(text, ": the guest has a stack of {stack}{advice}")?;
+        }
     } else if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
-        "the guest holds more files, streams, sockets and pollables than one container may; see \"What a guest can grab\" in docs/configuration.md".to_owned()
+        text.write_str("the guest holds more files, streams, sockets and pollables than one container may; see \"What a guest can grab\" in docs/configuration.md")?;
     } else {
-        error.root_cause().to_string()
-    };
-    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>()
-        && !backtrace.frames().is_empty()
-    {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "\n{backtrace}");
+        write!(text, "{}", error.root_cause())?;
     }
-    text
+    match error.downcast_ref::<WasmBacktrace>() {
+        Some(backtrace) if !backtrace.frames().is_empty() => {
+            text.write_char('\n')?;
+            backtrace::write(text, backtrace.frames())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +111,8 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    const OVERFLOW: Overflow = Overflow { stack: Stack::DEFAULT, advice: "; ask for more" };
 
     fn refusal(age: Duration) -> Option<Refusal> {
         Some(Refusal { at: Instant::now().checked_sub(age).unwrap(), wanted: 2000, limit: 1000 })
@@ -109,18 +143,21 @@ mod tests {
             (Phase::Run, exit(2), old(), 2, Exited),
             (Phase::Run, exit(0), now(), 0, Exited),
         ] {
-            let found = of(phase, &result, refusal);
+            let found = of(phase, &result, refusal, OVERFLOW);
             assert_eq!((found.code, found.reason), (code, reason), "{phase:?} {result:?} {refusal:?}");
         }
     }
 
     #[test]
     fn messages_say_what_happened() {
-        let trap = of(Phase::Run, &Err(Trap::StackOverflow.into()), None);
-        assert_eq!(trap.message, "wasm trap: call stack exhausted");
-        let start = of(Phase::Instantiate, &Err(wasmtime::format_err!("no such thing")), None);
+        let trap = of(Phase::Run, &Err(Trap::StackOverflow.into()), None, OVERFLOW);
+        assert_eq!(
+            trap.message,
+            "wasm trap: call stack exhausted: the guest has a stack of 512 KiB; ask for more"
+        );
+        let start = of(Phase::Instantiate, &Err(wasmtime::format_err!("no such thing")), None, OVERFLOW);
         assert_eq!(start.message, "the module could not be instantiated: no such thing");
-        let memory = of(Phase::Run, &Ok(2), refusal(Duration::ZERO));
+        let memory = of(Phase::Run, &Ok(2), refusal(Duration::ZERO), OVERFLOW);
         assert_eq!(
             memory.message,
             "out of memory: the limit is 1000 bytes, and the guest asked for 2000; the guest then exited with 2"

@@ -5,8 +5,8 @@ use super::*;
 const PAGE: u64 = 64 << 10;
 
 /// What the host holds for a guest of [`Bench::run`].
-fn held(spec: &InstanceSpec) -> u64 {
-    held_by_host(spec, &spec.argv, &Output::Capture(Capture::new(CAPTURE)))
+fn held(spec: &GuestSpec) -> u64 {
+    setup(spec, &capture(CAPTURE), &Arc::new(Account::new(Limits { memory_bytes: 0, cpu: spec.cpu }))).held()
 }
 
 /// Grows its memory by this many pages, a page at a time, and traps when it cannot.
@@ -40,7 +40,7 @@ async fn memory_ends_at_the_limit() {
     ] {
         let spec = bench.guest(&wat);
         let limit = held(&spec) + 10 * PAGE;
-        let spec = InstanceSpec { memory_limit_bytes: limit, ..spec };
+        let spec = GuestSpec { memory_limit_bytes: limit, ..spec };
         let (exit, _) = bench.run(&spec).await;
         assert_eq!((exit.code, exit.reason), (code, reason), "{wat}: {}", exit.message);
         if reason == ExitReason::OutOfMemory {
@@ -67,13 +67,25 @@ fn two_instances(pages: u32) -> String {
 #[tokio::test]
 async fn a_limit_below_what_the_host_holds_is_explained() {
     let bench = Bench::new();
-    let spec = InstanceSpec { memory_limit_bytes: 1000, ..bench.guest(SPINS) };
-    let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let account = bench.host.account(&spec);
-    let output = Output::Capture(Capture::new(CAPTURE));
-    let error =
-        bench.host.prepare(loaded, setup(&spec, &root(&spec), &output, &account)).unwrap_err().to_string();
+    let spec = GuestSpec { memory_limit_bytes: 1000, ..bench.guest(SPINS) };
+    let loaded = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
+    let account = bench.account(&spec);
+    let output = capture(CAPTURE);
+    let error = bench.host.prepare(loaded, setup(&spec, &output, &account)).unwrap_err().to_string();
     assert!(error.contains("the limit is 1000 bytes") && error.contains("raise limits.memory"), "{error}");
+    assert_eq!(account.usage().memory_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_larger_stack_is_charged() {
+    let bench = Bench::new();
+    let spec = GuestSpec { stack: Stack::of_bytes(16 << 20).unwrap(), ..bench.guest(SLEEPS) };
+    let loaded = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
+    let account = bench.account(&spec);
+    let output = capture(CAPTURE);
+    let guest = bench.host.prepare(loaded, setup(&spec, &output, &account)).unwrap();
+    assert_eq!(account.usage().memory_bytes, held(&spec) + spec.stack.charge());
+    drop(guest);
     assert_eq!(account.usage().memory_bytes, 0);
 }
 
@@ -82,15 +94,15 @@ async fn instances_of_one_container_share_its_account_and_give_back() {
     let bench = Bench::new();
     let spec = bench.guest(&grows(9, "unreachable"));
     // Room for one and a half of them.
-    let spec = InstanceSpec { memory_limit_bytes: 2 * held(&spec) + 15 * PAGE, ..spec };
-    let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let account = bench.host.account(&spec);
+    let spec = GuestSpec { memory_limit_bytes: 2 * held(&spec) + 15 * PAGE, ..spec };
+    let loaded = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
+    let account = bench.account(&spec);
     let sleeps = bench.guest(SLEEPS);
-    let output = Output::Capture(Capture::new(CAPTURE));
+    let output = capture(CAPTURE);
     let prepare = |loaded: &Arc<Loaded>| {
-        bench.host.prepare(Arc::clone(loaded), setup(&spec, &root(&spec), &output, &account)).unwrap()
+        bench.host.prepare(Arc::clone(loaded), setup(&spec, &output, &account)).unwrap()
     };
-    let sleeping = bench.host.load(&sleeps.module, sleeps.kind).await.unwrap();
+    let sleeping = bench.host.load(&sleeps.module, sleeps.kind, Stack::DEFAULT).await.unwrap();
     let mut first = Box::pin(prepare(&sleeping).run());
     assert!(futures::poll!(first.as_mut()).is_pending());
     assert_eq!(account.usage().memory_bytes, held(&spec) + PAGE, "its memory and what the host holds");
@@ -98,7 +110,7 @@ async fn instances_of_one_container_share_its_account_and_give_back() {
 
     let second = grows(14, "unreachable");
     let second = bench.guest(&second);
-    let second = bench.host.load(&second.module, second.kind).await.unwrap();
+    let second = bench.host.load(&second.module, second.kind, Stack::DEFAULT).await.unwrap();
     assert_eq!(prepare(&second).run().await.reason, ExitReason::OutOfMemory, "the first has a page");
     drop(first);
     assert_eq!(prepare(&second).run().await.code, 0);
@@ -131,8 +143,7 @@ async fn open_files_end_with_emfile_and_closing_makes_room() {
     let dir = bench.dir.path().join("root");
     std::fs::create_dir(&dir).unwrap();
     std::fs::write(dir.join("file"), "x").unwrap();
-    let image = RootSpec { image: Some(dir), ..RootSpec::default() };
-    let spec = InstanceSpec { root: image, memory_limit_bytes: 32 << 20, ..bench.guest(OPENS) };
+    let spec = GuestSpec { preopens: root(&dir), memory_limit_bytes: 32 << 20, ..bench.guest(OPENS) };
     let (exit, _) = bench.run(&spec).await;
     assert_eq!(exit.code, 33, "EMFILE; {}", exit.message);
 }
@@ -194,7 +205,7 @@ async fn a_call_hands_no_more_to_the_host_than_the_container_may_have() {
       (memory (export "memory") 1)
       (func (export "_start")
         (call $exit (call $write (i32.const 1) (i32.const 0) (i32.const 1000000) (i32.const 8)))))"#;
-    let spec = InstanceSpec { memory_limit_bytes: 2 << 20, ..bench.guest(wat) };
+    let spec = GuestSpec { memory_limit_bytes: 2 << 20, ..bench.guest(wat) };
     assert_eq!(bench.run(&spec).await.0.code, 48);
 }
 
@@ -203,15 +214,14 @@ async fn a_call_hands_no_more_to_the_host_than_the_container_may_have() {
 async fn guests_share_by_weight_what_there_is() {
     let bench = Bench::with_turns(1);
     let spec = bench.guest(SPINS);
-    let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
+    let loaded = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
     let mut accounts = Vec::new();
     let mut guests = tokio::task::JoinSet::new();
     for request_millis in [100, 300] {
-        let spec = InstanceSpec { cpu: CpuShare { limit_millis: 0, request_millis }, ..spec.clone() };
-        let account = bench.host.account(&spec);
-        let output = Output::Capture(Capture::new(0));
-        let guest =
-            bench.host.prepare(Arc::clone(&loaded), setup(&spec, &root(&spec), &output, &account)).unwrap();
+        let spec = GuestSpec { cpu: CpuShare { limit_millis: 0, request_millis }, ..spec.clone() };
+        let account = bench.account(&spec);
+        let output = capture(0);
+        let guest = bench.host.prepare(Arc::clone(&loaded), setup(&spec, &output, &account)).unwrap();
         guests.spawn(guest.run());
         accounts.push(account);
     }

@@ -1,8 +1,8 @@
-//! The wasmtime engine for WASI 0.1 and 0.2: its settings, its clock, and its name for the compiler key.
+//! The wasmtime engines, one for each [`Generation`]: their settings, their clock, and their names for the compiler
+//! key.
 //!
-//! The compiling child and the workers must agree on every setting that shapes machine code, so that both
-//! build their engine here; [`key`] names the agreement. An engine for WASI 0.3, with concurrency support,
-//! will stand beside this one: support for concurrency costs every store, used or not.
+//! Who compiles and who runs must agree on every setting that shapes machine code, so that both build their engine
+//! here; [`key`] names the agreement.
 //!
 //! - **Memory** is reserved in 4 GiB of address space per linear memory, wasmtime's default, so that bounds
 //!   checks are left out of the code; address space is not memory, and see [`crate::capacity`] for what ends
@@ -10,9 +10,9 @@
 //! - **Instances** are allocated on demand. A pool would hold on to address space and mappings for the
 //!   largest guest it must fit, which is what the number of guests in one process fails on; it pays where
 //!   instances come and go by the thousand a second, which containers do not.
-//! - **Stacks** of guests are 512 KiB, wasmtime's default, and the rest of 1 MiB is for what the host does on
-//!   the guest's behalf: running over that would abort the worker with all its guests, and stack that is not
-//!   touched costs address space only.
+//! - **Stacks** of guests are 512 KiB unless they ask for more ([`Stack`]), and behind them are 512 KiB for what the host
+//!   does on the guest's behalf: running over that would abort the process with all its guests, and stack that is not
+//!   touched costs address space only. The size is a setting of the engine and shapes no machine code.
 //! - **Epochs**: a guest yields whenever [`TICK`] has passed, so that a spinning guest neither starves the
 //!   others nor resists being stopped.
 
@@ -26,11 +26,12 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
+use crate::{kind::Generation, stack::Stack};
+
 /// How long a guest runs at most before others get their turn.
 pub const TICK: Duration = Duration::from_millis(10);
 
-const GUEST_STACK: usize = 512 << 10;
-const WHOLE_STACK: usize = 1 << 20;
+const HOST_STACK: usize = 512 << 10;
 /// Frames in a backtrace; more would not fit into a termination message.
 const BACKTRACE_FRAMES: NonZeroUsize = match NonZeroUsize::new(32) {
     Some(frames) => frames,
@@ -48,16 +49,19 @@ pub enum EngineError {
     Thread(#[source] io::Error),
 }
 
-fn config() -> Config {
+fn config(generation: Generation, stack: Stack) -> Config {
     let mut config = Config::new();
-    config.concurrency_support(false);
+    match generation {
+        Generation::Blocking => config.concurrency_support(false),
+    };
     config.epoch_interruption(true);
-    config.max_wasm_stack(GUEST_STACK);
-    config.async_stack_size(WHOLE_STACK);
+    config.max_wasm_stack(stack.bytes());
+    config.async_stack_size(stack.bytes() + HOST_STACK);
     config.memory_init_cow(true);
     config.wasm_backtrace_max_frames(Some(BACKTRACE_FRAMES));
-    // File and line where the module has them. Said here, because the default asks the environment.
-    config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
+    // Files and lines would come from the guest's own DWARF, whose line programs are as long as the guest likes, once
+    // more for each frame. Said here, because the default asks the environment.
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }
 
@@ -65,16 +69,20 @@ fn config() -> Config {
 ///
 /// # Errors
 /// [`EngineError::Settings`].
-pub fn new() -> Result<Engine, EngineError> {
-    Engine::new(&config()).map_err(|error| EngineError::Settings(format!("{error:#}")))
+pub fn new(generation: Generation) -> Result<Engine, EngineError> {
+    with_stack(generation, Stack::DEFAULT)
+}
+
+fn with_stack(generation: Generation, stack: Stack) -> Result<Engine, EngineError> {
+    Engine::new(&config(generation, stack)).map_err(|error| EngineError::Settings(format!("{error:#}")))
 }
 
 /// An engine that runs guests: one thread moves its epoch every [`TICK`] until the engine is dropped.
 ///
 /// # Errors
 /// Both of [`EngineError`].
-pub fn ticking() -> Result<Engine, EngineError> {
-    let engine = new()?;
+pub fn ticking(generation: Generation, stack: Stack) -> Result<Engine, EngineError> {
+    let engine = with_stack(generation, stack)?;
     let weak = engine.weak();
     std::thread::Builder::new()
         .name("epoch".into())
@@ -89,10 +97,16 @@ pub fn ticking() -> Result<Engine, EngineError> {
     Ok(engine)
 }
 
-/// Name of all that shapes machine code: version, settings, and the features of this processor. Fit for a
-/// file name.
-#[must_use]
-pub fn key(engine: &Engine) -> String {
+/// Name of all that shapes machine code of a generation on this machine: version, settings, and the features of the
+/// processor. Fit for a file name.
+///
+/// # Errors
+/// [`EngineError::Settings`].
+pub fn key(generation: Generation) -> Result<String, EngineError> {
+    new(generation).map(|engine| key_of(&engine))
+}
+
+fn key_of(engine: &Engine) -> String {
     let mut hasher = KeyHasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     let digest = hasher.0.finalize();
@@ -120,16 +134,24 @@ mod tests {
 
     #[test]
     fn key_is_the_same_for_the_same_settings() {
-        let key = key(&new().unwrap());
-        assert_eq!(key, super::key(&new().unwrap()));
-        assert!(key.starts_with("wasmtime-48."), "{key}");
-        assert!(key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.'), "{key}");
+        for generation in Generation::ALL {
+            let key = key(generation).unwrap();
+            assert_eq!(key, super::key(generation).unwrap());
+            assert!(key.starts_with("wasmtime-48."), "{key}");
+            assert!(key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '.'), "{key}");
+        }
+    }
+
+    #[test]
+    fn key_is_the_same_for_every_stack() {
+        let engine = with_stack(Generation::Blocking, Stack::LARGEST).unwrap();
+        assert_eq!(key_of(&engine), key(Generation::Blocking).unwrap());
     }
 
     #[test]
     fn key_differs_for_other_settings() {
-        let mut other = config();
+        let mut other = config(Generation::Blocking, Stack::DEFAULT);
         other.epoch_interruption(false);
-        assert_ne!(key(&Engine::new(&other).unwrap()), key(&new().unwrap()));
+        assert_ne!(key_of(&Engine::new(&other).unwrap()), key(Generation::Blocking).unwrap());
     }
 }

@@ -10,14 +10,19 @@ use tokio::sync::Mutex;
 use wasmtime::InstancePre;
 use wasmtime_wasi::p2::bindings::CommandPre;
 
-use super::{Host, state::GuestState};
 use crate::{
-    inspect::Kind,
+    host::{Host, Linked},
+    kind::Kind,
     precompiled::{self, PrecompiledError},
+    stack::Stack,
+    state::GuestState,
 };
 
 /// A module with its imports resolved, ready for any number of instances.
-pub struct Loaded(pub(super) Entry);
+pub struct Loaded {
+    pub(super) entry: Entry,
+    pub(super) linked: Arc<Linked>,
+}
 
 /// What is called to run it.
 pub(super) enum Entry {
@@ -29,7 +34,7 @@ pub(super) enum Entry {
 
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.entry {
             Entry::Core(_) => "Loaded(core module)",
             Entry::Component(_) => "Loaded(component)",
         })
@@ -57,8 +62,11 @@ impl From<PrecompiledError> for LoadError {
 /// moments; the inner one while the module loads, so that it loads once.
 #[derive(Default)]
 pub(super) struct Cache {
-    slots: Mutex<HashMap<PathBuf, Arc<Slot>>>,
+    slots: Mutex<HashMap<Key, Arc<Slot>>>,
 }
+
+/// A module on an engine.
+type Key = (PathBuf, Stack);
 
 type Slot = Mutex<Weak<Loaded>>;
 
@@ -68,15 +76,16 @@ impl Cache {
         host: &Arc<Host>,
         path: &Path,
         kind: Kind,
+        stack: Stack,
     ) -> Result<Arc<Loaded>, LoadError> {
-        let slot = self.slot(path).await;
+        let slot = self.slot((path.to_owned(), stack)).await;
         let mut slot = slot.lock().await;
         if let Some(loaded) = slot.upgrade() {
             return Ok(loaded);
         }
         let task = {
             let (host, path) = (Arc::clone(host), path.to_owned());
-            tokio::task::spawn_blocking(move || load(&host, &path, kind))
+            tokio::task::spawn_blocking(move || load(&host, &path, kind, stack))
         };
         let loaded =
             task.await.map_err(|error| LoadError::Precompiled(format!("cannot load: {error}")))??;
@@ -85,9 +94,9 @@ impl Cache {
         Ok(loaded)
     }
 
-    async fn slot(&self, path: &Path) -> Arc<Slot> {
+    async fn slot(&self, key: Key) -> Arc<Slot> {
         let mut slots = self.slots.lock().await;
-        if let Some(slot) = slots.get(path) {
+        if let Some(slot) = slots.get(&key) {
             return Arc::clone(slot);
         }
         // A new module is rare enough to look over the old ones. A slot that cannot be looked into is in use.
@@ -95,28 +104,31 @@ impl Cache {
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
         });
         let slot = Arc::<Slot>::default();
-        slots.insert(path.to_owned(), Arc::clone(&slot));
+        slots.insert(key, Arc::clone(&slot));
         slot
     }
 }
 
-fn load(host: &Host, path: &Path, kind: Kind) -> Result<Loaded, LoadError> {
+fn load(host: &Host, path: &Path, kind: Kind, stack: Stack) -> Result<Loaded, LoadError> {
+    let linked = host.linked(kind.generation(), stack).map_err(|error| LoadError::Link(error.to_string()))?;
     let link_error = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
     match kind {
         Kind::CoreCommand => {
-            let module = precompiled::module(&host.engine, path)?;
+            let module = precompiled::module(&linked.engine, path)?;
             let entry = module.get_export("_start").and_then(|export| export.func().cloned());
             if !entry.is_some_and(|entry| entry.params().len() == 0 && entry.results().len() == 0) {
                 return Err(LoadError::Link(
                     "`_start` is not a function without parameters and results".to_owned(),
                 ));
             }
-            Ok(Loaded(Entry::Core(host.core.instantiate_pre(&module).map_err(link_error)?)))
+            let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
+            Ok(Loaded { entry: Entry::Core(pre), linked })
         }
         Kind::CliComponent => {
-            let component = precompiled::component(&host.engine, path)?;
-            let pre = host.component.instantiate_pre(&component).map_err(link_error)?;
-            Ok(Loaded(Entry::Component(CommandPre::new(pre).map_err(link_error)?)))
+            let component = precompiled::component(&linked.engine, path)?;
+            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = CommandPre::new(pre).map_err(link_error)?;
+            Ok(Loaded { entry: Entry::Component(pre), linked })
         }
     }
 }

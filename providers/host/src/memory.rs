@@ -114,7 +114,7 @@ impl ResourceLimiter for MemoryGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{CpuShare, Limits};
+    use crate::{CpuShare, Limits};
 
     fn guard(memory_bytes: u64) -> MemoryGuard {
         MemoryGuard::new(Arc::new(Account::new(Limits { memory_bytes, cpu: CpuShare::default() })))

@@ -18,7 +18,9 @@ use tokio::io::AsyncReadExt;
 
 use crate::{
     engine::{self, EngineError},
-    inspect::{self, InspectError, Kind},
+    inspect::{self, InspectError},
+    kind::{Generation, Kind},
+    names,
     program::Program,
 };
 
@@ -83,16 +85,27 @@ pub enum ChildError {
 /// [`ChildError`]; its text belongs on standard error, with a non-zero exit code.
 pub fn child_main(input: &Path, output: &Path) -> Result<(), ChildError> {
     limit_resources().map_err(|errno| ChildError::Limits(errno.into()))?;
+    compile_file(input, output).map(drop)
+}
+
+/// Compiles the module in `input` in this process, and writes machine code to `output`, complete and on disk when this
+/// returns. For modules that are trusted as the program itself is: nothing bounds time and memory.
+///
+/// # Errors
+/// [`ChildError`].
+pub fn compile_file(input: &Path, output: &Path) -> Result<Kind, ChildError> {
     let bytes = read_module(input)?;
     let kind = inspect::inspect(&bytes)?;
-    let engine = engine::new()?;
+    names::check(&bytes)?;
+    let engine = engine::new(kind.generation())?;
     let code = match kind {
         Kind::CoreCommand => engine.precompile_module(&bytes),
         Kind::CliComponent => engine.precompile_component(&bytes),
     };
     let code = code.map_err(|error| ChildError::Compile(format!("{error:#}")))?;
     write_synced(output, &code)
-        .map_err(|source| ChildError::Write { path: output.display().to_string(), source })
+        .map_err(|source| ChildError::Write { path: output.display().to_string(), source })?;
+    Ok(kind)
 }
 
 /// Reads a module whole, if it is not too large.
@@ -129,7 +142,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Compiles in child processes of a [`Program`].
+/// Compiles modules of one generation in child processes of a [`Program`].
 #[derive(Clone, Debug)]
 pub struct ChildCompiler {
     program: Program,
@@ -155,9 +168,8 @@ impl ChildCompiler {
     ///
     /// # Errors
     /// [`EngineError`] when this machine cannot run wasmtime.
-    pub fn new(program: Program) -> Result<Self, EngineError> {
-        let key = engine::key(&engine::new()?);
-        Ok(Self { program, key })
+    pub fn new(program: Program, generation: Generation) -> Result<Self, EngineError> {
+        Ok(Self { program, key: engine::key(generation)? })
     }
 
     /// Name of the settings that the result depends on; fit for a file name.

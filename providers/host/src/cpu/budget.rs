@@ -16,7 +16,7 @@ const DEBT_PERIODS: u32 = 100;
 ///
 /// Time is what has passed since some moment that the caller chooses once.
 #[derive(Clone, Debug)]
-pub(in crate::host) struct Budget {
+pub(crate) struct Budget {
     /// For each period; `None` is no limit.
     quota: Option<Duration>,
     left: Duration,
@@ -27,7 +27,7 @@ pub(in crate::host) struct Budget {
 
 impl Budget {
     /// A budget for a limit in thousandths of a core, 0 for none. The first period begins at 0.
-    pub(in crate::host) fn of_limit(millis: u64) -> Self {
+    pub(crate) fn of_limit(millis: u64) -> Self {
         let quota = (millis > 0).then(|| {
             let millis = u32::try_from(millis).unwrap_or(u32::MAX);
             (PERIOD / 1000).saturating_mul(millis).max(LEAST)
@@ -36,7 +36,7 @@ impl Budget {
     }
 
     /// Takes processor time out of the budget.
-    pub(in crate::host) fn spend(&mut self, used: Duration) {
+    pub(crate) fn spend(&mut self, used: Duration) {
         let Some(quota) = self.quota else { return };
         let over = used.saturating_sub(self.left);
         self.left = self.left.saturating_sub(used);
@@ -44,7 +44,7 @@ impl Budget {
     }
 
     /// How long the container must pause; nothing when it may run.
-    pub(in crate::host) fn pause(&mut self, now: Duration) -> Option<Duration> {
+    pub(crate) fn pause(&mut self, now: Duration) -> Option<Duration> {
         let quota = self.quota?;
         self.refill(quota, now);
         if !self.left.is_zero() {

@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_is_no_artifact_is_refused() {
-        let engine = crate::engine::new().unwrap();
+        let engine = crate::engine::new(crate::Generation::Blocking).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m");
         std::fs::write(&path, b"\0asm\x01\0\0\0").unwrap();

@@ -2,14 +2,21 @@
 //!
 //! WASI 0.1 has no sockets of its own, so that these rules concern components. Until a pod has an address
 //! of its own, a guest either shares the host's network, with everything in it, or is a client: it resolves
-//! names, connects and sends to the outside, but reaches nothing that listens on this host's loopback, and
-//! does not listen itself.
+//! names, connects and sends to the outside, but reaches nothing that listens on this host's loopback or is
+//! on its link only, among which are the metadata services of clouds, and does not listen itself.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use wasmtime_wasi::{WasiCtxBuilder, sockets::SocketAddrUse};
 
-use crate::spec::Network;
+/// What a guest may do with sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Connections to the outside; nothing of this host's own, and nothing that listens.
+    Outgoing,
+    /// All that a process on this host may do.
+    Host,
+}
 
 /// Applies the rules to a guest.
 pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: Network) {
@@ -34,10 +41,18 @@ fn allowed(network: Network, address: SocketAddr, what: SocketAddrUse) -> bool {
     }
 }
 
-/// Whether an address is not this host by definition. Linux takes the unspecified address for loopback.
+/// The metadata service that is on no link: EC2's, by IPv6.
+const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// Whether an address is neither this host by definition (Linux takes the unspecified address for loopback) nor on its
+/// link only, nor a metadata service, which hands the machine's own credentials to whoever asks.
 fn is_outside(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
-    !ip.is_loopback() && !ip.is_unspecified()
+    let is_near = match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local() || ip == METADATA,
+    };
+    !ip.is_loopback() && !ip.is_unspecified() && !is_near
 }
 
 #[cfg(test)]
@@ -56,6 +71,14 @@ mod tests {
             ("[::ffff:127.0.0.1]:10250", TcpConnect, false),
             ("0.0.0.0:10250", TcpConnect, false),
             ("[::]:10250", TcpConnect, false),
+            ("169.254.169.254:80", TcpConnect, false),
+            ("169.254.0.1:53", UdpSend, false),
+            ("[::ffff:169.254.169.254]:80", TcpConnect, false),
+            ("[fe80::1]:80", TcpConnect, false),
+            ("[febf::1]:80", TcpConnect, false),
+            ("[fec0::1]:80", TcpConnect, true),
+            ("[fd00:ec2::254]:80", TcpConnect, false),
+            ("[fd00:ec2::253]:80", TcpConnect, true),
             ("192.0.2.1:53", UdpSend, true),
             ("127.0.0.53:53", UdpSend, false),
             ("192.0.2.1:53", UdpReceive, true),

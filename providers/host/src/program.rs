@@ -1,11 +1,10 @@
-//! The program that workers and compilers are made of: this one, under another subcommand.
+//! The program that child processes are made of: this one, under another subcommand.
 
 use std::{ffi::OsString, path::PathBuf};
 
 use tokio::process::Command;
 
-/// A program whose subcommands `worker` and `compile` call [`crate::worker::run`] and
-/// [`crate::compile::child_main`].
+/// A program whose subcommand `compile` calls [`crate::compile::child_main`]; who embeds this crate may give it others.
 #[derive(Clone, Debug)]
 pub struct Program {
     path: PathBuf,
@@ -33,7 +32,8 @@ impl Program {
     }
 
     /// A command for one of the subcommands, with nothing of this process' standard streams.
-    pub(crate) fn command(&self, subcommand: &str) -> Command {
+    #[must_use]
+    pub fn command(&self, subcommand: &str) -> Command {
         let mut command = Command::new(&self.path);
         command.args(&self.args).arg(subcommand);
         command.stdin(std::process::Stdio::null());

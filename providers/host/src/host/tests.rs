@@ -1,18 +1,19 @@
 //! Guests in text, run in this process.
 
 mod limits;
+mod plugins;
 
-use std::{io::Write, time::Duration};
+use std::{io::Write, sync::Mutex, time::Duration};
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    exit::ExitReason,
-    files::{Files, Way},
+    Capture, CpuShare, LARGEST_WRITE, Network, Output, Stream,
+    exit::{Exit, ExitReason},
     inspect,
-    logs::{Log, LogOptions},
-    spec::{Network, RootSpec},
 };
 
 /// What is awaited must come; how long it takes on a busy machine is not what these tests are about.
@@ -20,6 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Bytes of output that are kept of a guest.
 const CAPTURE: usize = 1 << 20;
+
+/// A guest, and what it is given.
+#[derive(Clone)]
+struct GuestSpec {
+    module: PathBuf,
+    kind: Kind,
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    preopens: Vec<Preopen>,
+    memory_limit_bytes: u64,
+    cpu: CpuShare,
+    stack: Stack,
+    terminal: bool,
+}
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -33,54 +48,59 @@ impl Bench {
 
     /// Runs so many guests at a time.
     fn with_turns(turns: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let options =
-            HostOptions { default_memory_limit: DEFAULT_MEMORY_LIMIT, empty_root: dir.path().join("empty") };
-        let mut host = Host::new(options).unwrap();
+        let mut bench = Self::with(|_| {});
+        let host = Arc::get_mut(&mut bench.host).unwrap();
         host.scheduler = Arc::new(cpu::Scheduler::new(turns));
-        Self { host: Arc::new(host), dir }
+        bench
+    }
+
+    /// With other options than the defaults.
+    fn with(change: impl FnOnce(&mut HostOptions)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = HostOptions::new(dir.path().join("empty"));
+        change(&mut options);
+        Self { host: Arc::new(Host::new(options).unwrap()), dir }
     }
 
     /// Compiles a guest and describes an instance of it.
-    fn guest(&self, wat: &str) -> InstanceSpec {
+    fn guest(&self, wat: &str) -> GuestSpec {
         let bytes = wat::parse_str(wat).unwrap();
         let kind = inspect::inspect(&bytes).unwrap();
+        let engine = self.host.engine(kind.generation());
         let code = match kind {
-            Kind::CoreCommand => self.host.engine().precompile_module(&bytes),
-            Kind::CliComponent => self.host.engine().precompile_component(&bytes),
+            Kind::CoreCommand => engine.precompile_module(&bytes),
+            Kind::CliComponent => engine.precompile_component(&bytes),
         };
         // A name of its own: a precompiled file must never change while it is mapped.
         let (mut file, module) = tempfile::NamedTempFile::new_in(&self.dir).unwrap().keep().unwrap();
         file.write_all(&code.unwrap()).unwrap();
-        InstanceSpec {
-            id: "id".into(),
-            pod_uid: "uid".into(),
-            name: "ns/pod/c".into(),
+        GuestSpec {
             module,
             kind,
             argv: vec!["guest".into()],
             env: Vec::new(),
-            working_dir: None,
-            root: RootSpec::default(),
-            log_path: self.dir.path().join("0.log"),
-            network: Network::Outgoing,
+            preopens: Vec::new(),
             memory_limit_bytes: 0,
             cpu: CpuShare::default(),
-            stop_notice: false,
-            label: String::new(),
+            stack: Stack::DEFAULT,
+            terminal: true,
         }
     }
 
-    async fn instance(&self, spec: &InstanceSpec, output: &Output) -> Instance {
-        let loaded = self.host.load(&spec.module, spec.kind).await.unwrap();
-        let account = self.host.account(spec);
-        let root = root(spec);
-        self.host.prepare(loaded, setup(spec, &root, output, &account)).unwrap()
+    fn account(&self, spec: &GuestSpec) -> Arc<Account> {
+        self.host.account(Limits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
     }
 
-    async fn run(&self, spec: &InstanceSpec) -> (Exit, String) {
+    async fn instance(&self, spec: &GuestSpec, output: &Arc<dyn Output>) -> Guest {
+        let loaded = self.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
+        let account = self.account(spec);
+        self.host.prepare(loaded, setup(spec, output, &account)).unwrap()
+    }
+
+    async fn run(&self, spec: &GuestSpec) -> (Exit, String) {
         let capture = Capture::new(CAPTURE);
-        let instance = self.instance(spec, &Output::Capture(capture.clone())).await;
+        let output: Arc<dyn Output> = Arc::new(capture.clone());
+        let instance = self.instance(spec, &output).await;
         let exit = timeout(PATIENCE, instance.run()).await.expect("the guest ends");
         (exit, String::from_utf8(capture.take()).unwrap())
     }
@@ -90,17 +110,52 @@ impl Bench {
     }
 }
 
-fn root(spec: &InstanceSpec) -> Root {
-    Files::new(Way::Preopens { why: "not tried".into() }).make(&spec.root, None).unwrap()
+/// Keeps every write.
+#[derive(Debug, Default)]
+struct Recorder(Mutex<Vec<(Stream, Bytes)>>);
+
+impl Output for Recorder {
+    fn held(&self) -> u64 {
+        0
+    }
+
+    fn room(&self) -> usize {
+        LARGEST_WRITE
+    }
+
+    fn push(&self, stream: Stream, bytes: Bytes) -> bool {
+        self.0.lock().unwrap().push((stream, bytes));
+        true
+    }
+
+    fn ready(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
-fn setup<'a>(
-    spec: &'a InstanceSpec,
-    root: &'a Root,
-    output: &'a Output,
-    account: &'a Arc<Account>,
-) -> Setup<'a> {
-    Setup { spec, root, argv: &spec.argv, output, account, notice: None }
+/// Keeps so many bytes of output.
+fn capture(limit: usize) -> Arc<dyn Output> {
+    Arc::new(Capture::new(limit))
+}
+
+/// A root directory that may be read.
+fn root(dir: &Path) -> Vec<Preopen> {
+    vec![Preopen { host: dir.to_owned(), guest: "/".into(), writable: false }]
+}
+
+fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<Account>) -> Setup<'a> {
+    Setup {
+        argv: &spec.argv,
+        env: &spec.env,
+        working_dir: None,
+        preopens: &spec.preopens,
+        has_volumes: false,
+        network: Network::Outgoing,
+        output,
+        terminal: spec.terminal,
+        account,
+        notice: None,
+    }
 }
 
 fn exits(code: u32) -> String {
@@ -173,13 +228,89 @@ async fn a_trap_is_134_with_a_backtrace() {
     assert!(exit.message.contains("crasher!inner"), "{}", exit.message);
 }
 
+/// A mangled C++ name that stands for `pair<pair<…>, pair<…>>`, twice as long with each level.
+fn doubling_name(levels: usize) -> String {
+    let mut name = String::from("_Z1fSt4pairIiiE");
+    let mut last = "S0_".to_owned();
+    for level in 1..levels {
+        name.push_str(&format!("S_I{last}{last}E"));
+        last = format!("S{}_", radix_36(level + 1));
+    }
+    name
+}
+
+fn radix_36(number: usize) -> String {
+    const DIGITS: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+    let digit = char::from(DIGITS[number % 36]);
+    if number < 36 { digit.to_string() } else { radix_36(number / 36) + &digit.to_string() }
+}
+
+#[tokio::test]
+async fn a_name_in_a_backtrace_is_not_made_longer_than_it_is() {
+    let bench = Bench::new();
+    let name = doubling_name(50);
+    let (exit, _) = bench
+        .run_wat(&format!(r#"(module (func ${name} unreachable) (func (export "_start") (call ${name})))"#))
+        .await;
+    assert_eq!(exit.reason, ExitReason::Trapped);
+    assert!(exit.message.contains("<unknown>!_Z1fSt4pairIiiES_I"), "{}", exit.message);
+}
+
+#[tokio::test]
+async fn line_tables_are_not_part_of_machine_code() {
+    let bench = Bench::new();
+    let guest = |lines: &str| {
+        bench.guest(&format!(r#"(module (func (export "_start")) (@custom ".debug_line" "{lines}"))"#))
+    };
+    let size = |spec: &GuestSpec| std::fs::metadata(&spec.module).unwrap().len();
+    assert_eq!(size(&guest("")), size(&guest(&"\\01".repeat(1 << 20))));
+}
+
 #[tokio::test]
 async fn a_deep_backtrace_is_bounded() {
     let bench = Bench::new();
     let (exit, _) = bench.run_wat(r#"(module (func $f (export "_start") (call $f)))"#).await;
     assert_eq!(exit.reason, ExitReason::Trapped);
-    assert!(exit.message.starts_with("wasm trap: call stack exhausted"), "{}", exit.message);
+    let text = "wasm trap: call stack exhausted: the guest has a stack of 512 KiB\n";
+    assert!(exit.message.starts_with(text), "{}", exit.message);
     assert!(exit.message.len() <= crate::exit::MESSAGE_LIMIT);
+}
+
+/// A guest that calls itself so many times.
+fn recurses(depth: u32) -> String {
+    format!(
+        r#"(module
+          (func $f (param i32) (if (local.get 0) (then (call $f (i32.sub (local.get 0) (i32.const 1))))))
+          (func (export "_start") (call $f (i32.const {depth}))))"#
+    )
+}
+
+#[tokio::test]
+async fn a_guest_has_the_stack_that_it_asks_for() {
+    let bench = Bench::new();
+    let spec = bench.guest(&recurses(100_000));
+    assert_eq!(bench.run(&spec).await.0.reason, ExitReason::Trapped);
+    let large = GuestSpec { stack: Stack::of_bytes(16 << 20).unwrap(), ..spec };
+    let (exit, _) = bench.run(&large).await;
+    assert_eq!(exit.code, 0, "{}", exit.message);
+}
+
+#[tokio::test]
+async fn sockets_are_asked_for_by_descriptors_that_exist() {
+    let bench = Bench::new();
+    // Exits with the error of shutting down a descriptor.
+    for (descriptor, errno) in [(3, 57), (77, 8), (-1, 8)] {
+        let wat = format!(
+            r#"(module
+              (import "wasi_snapshot_preview1" "sock_shutdown" (func $shutdown (param i32 i32) (result i32)))
+              (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+              (memory (export "memory") 1)
+              (func (export "_start")
+                (call $exit (call $shutdown (i32.const {descriptor}) (i32.const 1)))))"#
+        );
+        let (exit, _) = bench.run_wat(&wat).await;
+        assert_eq!(exit.code, errno, "{descriptor}: ENOTSOCK is 57, EBADF is 8; {}", exit.message);
+    }
 }
 
 #[tokio::test]
@@ -220,13 +351,12 @@ async fn the_only_preopen_is_the_root_and_it_is_read_only() {
               (then (call $exit (i32.const 4))))
             (if (i32.eqz (call $mkdir (i32.const 3) (i32.const 0) (i32.const 3))) (then (call $exit (i32.const 5))))))"#,
     );
-    let root = bench.dir.path().join("root");
-    std::fs::create_dir(&root).unwrap();
-    std::fs::write(root.join("file"), "x").unwrap();
-    let image = RootSpec { image: Some(root.clone()), ..RootSpec::default() };
-    let (exit, _) = bench.run(&InstanceSpec { root: image, ..spec.clone() }).await;
+    let dir = bench.dir.path().join("root");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("file"), "x").unwrap();
+    let (exit, _) = bench.run(&GuestSpec { preopens: root(&dir), ..spec.clone() }).await;
     assert_eq!(exit.code, 0);
-    assert!(!root.join("fil").exists());
+    assert!(!dir.join("fil").exists());
     let (exit, _) = bench.run(&spec).await;
     assert_eq!(exit.code, 4, "without a root of its own the guest sees an empty directory");
 }
@@ -234,22 +364,19 @@ async fn the_only_preopen_is_the_root_and_it_is_read_only() {
 #[tokio::test]
 async fn a_root_that_is_gone_is_an_error() {
     let bench = Bench::new();
-    let image = RootSpec { image: Some("/nonexistent/root".into()), ..RootSpec::default() };
-    let spec = InstanceSpec { root: image, ..bench.guest(SPINS) };
-    let loaded = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let account = bench.host.account(&spec);
-    let output = Output::Capture(Capture::new(0));
-    let root = root(&spec);
-    let error = bench.host.prepare(loaded, setup(&spec, &root, &output, &account)).unwrap_err();
+    let spec = GuestSpec { preopens: root(Path::new("/nonexistent/root")), ..bench.guest(SPINS) };
+    let loaded = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
+    let account = bench.account(&spec);
+    let output = capture(0);
+    let error = bench.host.prepare(loaded, setup(&spec, &output, &account)).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/root"), "{error}");
 }
 
 #[tokio::test]
-async fn output_streams_are_terminals() {
+async fn output_streams_are_terminals_if_so_told() {
     let bench = Bench::new();
-    // Exits with 10 * filetype of stdout + filetype of stderr; a character device is 2.
-    let (exit, _) = bench
-        .run_wat(
+    // Exits with 10 * filetype of stdout + filetype of stderr; a character device is 2, and 0 is unknown.
+    let spec = bench.guest(
             r#"(module
               (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $stat (param i32 i32) (result i32)))
               (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
@@ -258,13 +385,15 @@ async fn output_streams_are_terminals() {
                 (drop (call $stat (i32.const 1) (i32.const 0)))
                 (drop (call $stat (i32.const 2) (i32.const 32)))
                 (call $exit (i32.add (i32.mul (i32.const 10) (i32.load8_u (i32.const 0))) (i32.load8_u (i32.const 32))))))"#,
-        )
-        .await;
-    assert_eq!(exit.code, 22);
+    );
+    for (terminal, expected) in [(true, 22), (false, 0)] {
+        let (exit, _) = bench.run(&GuestSpec { terminal, ..spec.clone() }).await;
+        assert_eq!(exit.code, expected, "{terminal}");
+    }
 }
 
 #[tokio::test]
-async fn output_of_both_streams_is_in_the_log_in_order() {
+async fn output_of_both_streams_arrives_in_order() {
     let bench = Bench::new();
     let spec = bench.guest(
         r#"(module
@@ -283,33 +412,25 @@ async fn output_of_both_streams_is_in_the_log_in_order() {
               (br_if $again (i32.lt_u (local.get $n) (i32.const 20))))
             (call $say (i32.const 1) (i32.const 9))))"#,
     );
-    let log = Log::open(
-        &spec.log_path,
-        LogOptions::default(),
-        &tokio::runtime::Handle::current(),
-        Box::new(|_| {}),
-    )
-    .unwrap();
-    let exit = bench.instance(&spec, &Output::Log(log.clone())).await.run().await;
+    let output = Arc::new(Recorder::default());
+    let taken = Arc::clone(&output);
+    let output: Arc<dyn Output> = output;
+    let exit = bench.instance(&spec, &output).await.run().await;
     assert_eq!(exit.code, 0);
-    let read = || {
-        let text = std::fs::read_to_string(&spec.log_path).unwrap();
-        text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>()
-    };
-    let lines = read();
-    assert_eq!(lines.len(), 41, "a write that has returned is in the file");
+    let taken = taken.0.lock().unwrap();
+    let (tail, lines) = taken.split_last().unwrap();
+    assert_eq!(*tail, (Stream::Stdout, "line\ntail".into()));
+    assert_eq!(lines.len(), 40);
     for pair in lines.chunks_exact(2) {
-        assert_eq!(pair, ["stdout F line", "stderr F line"]);
+        assert_eq!(pair, [(Stream::Stdout, "line\n".into()), (Stream::Stderr, "line\n".into())]);
     }
-    log.finish("").await;
-    assert_eq!(read().last().unwrap(), "stdout P tail");
 }
 
 #[tokio::test]
 async fn a_spinning_guest_ends_when_it_is_dropped_and_starves_nobody() {
     let bench = Bench::new();
     let spec = bench.guest(SPINS);
-    let output = Output::Capture(Capture::new(0));
+    let output = capture(0);
     // On this test's only thread: if the guest did not yield, nothing below would ever run.
     let guest = tokio::spawn(bench.instance(&spec, &output).await.run());
     let other = bench.guest(&exits(7));
@@ -323,7 +444,7 @@ async fn a_spinning_guest_ends_when_it_is_dropped_and_starves_nobody() {
 async fn a_sleeping_guest_ends_when_it_is_dropped() {
     let bench = Bench::new();
     let spec = bench.guest(SLEEPS);
-    let guest = bench.instance(&spec, &Output::Capture(Capture::new(0))).await.run();
+    let guest = bench.instance(&spec, &capture(0)).await.run();
     assert!(timeout(Duration::from_millis(200), guest).await.is_err());
 }
 
@@ -331,8 +452,8 @@ async fn a_sleeping_guest_ends_when_it_is_dropped() {
 async fn instances_of_one_module_share_its_code_while_there_are_any() {
     let bench = Bench::new();
     let spec = bench.guest(SPINS);
-    let first = bench.host.load(&spec.module, spec.kind).await.unwrap();
-    let second = bench.host.load(&spec.module, spec.kind).await.unwrap();
+    let first = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
+    let second = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap();
     assert!(Arc::ptr_eq(&first, &second));
     let weak = Arc::downgrade(&first);
     drop((first, second));
@@ -344,10 +465,10 @@ async fn imports_that_do_not_exist_are_named() {
     let bench = Bench::new();
     let spec = bench
         .guest(r#"(module (import "wasi_snapshot_preview1" "fd_teleport" (func)) (func (export "_start")))"#);
-    let error = bench.host.load(&spec.module, spec.kind).await.unwrap_err().to_string();
+    let error = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap_err().to_string();
     assert!(error.contains("fd_teleport"), "{error}");
     let spec = bench.guest(r#"(module (func (export "_start") (param i32)))"#);
-    let error = bench.host.load(&spec.module, spec.kind).await.unwrap_err().to_string();
+    let error = bench.host.load(&spec.module, spec.kind, spec.stack).await.unwrap_err().to_string();
     assert!(error.contains("`_start` is not a function without"), "{error}");
 }
 
@@ -395,6 +516,6 @@ async fn components_exit_with_the_code_they_give() {
 async fn a_spinning_component_ends_when_it_is_dropped() {
     let bench = Bench::new();
     let spec = bench.guest(&component("", "", "", "(loop $for_ever (br $for_ever)) unreachable"));
-    let guest = bench.instance(&spec, &Output::Capture(Capture::new(0))).await.run();
+    let guest = bench.instance(&spec, &capture(0)).await.run();
     assert!(timeout(Duration::from_millis(200), guest).await.is_err());
 }

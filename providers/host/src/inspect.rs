@@ -9,14 +9,7 @@
 
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
 
-/// What a module is, and with that, how it is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A core module of WASI 0.1 that exports `_start`.
-    CoreCommand,
-    /// A component that exports `wasi:cli/run@0.2`.
-    CliComponent,
-}
+use crate::{kind::Kind, names::FUNCTION_NAME_LIMIT};
 
 /// Why a file cannot run. The texts are for the person who built it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +59,16 @@ pub enum InspectError {
     NotServedYet {
         /// The entry that counts.
         export: String,
+    },
+    /// A function with a name that nobody wrote.
+    #[error(
+        "the module's name section gives function {function} a name of {length} bytes, and at most {FUNCTION_NAME_LIMIT} are kept; remove the names with `wasm-tools strip`"
+    )]
+    LongName {
+        /// Index of the function in its module.
+        function: u32,
+        /// Bytes of its name.
+        length: usize,
     },
     /// A component without any entry.
     #[error(

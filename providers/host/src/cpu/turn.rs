@@ -14,17 +14,17 @@ use futures::task::AtomicWaker;
 use tokio::time::Sleep;
 
 use super::queue::{self, Answer, Place, Queue};
-use crate::{clock, host::account::Account};
+use crate::{account::Account, clock};
 
 /// Hands out turns. One per worker.
 #[derive(Debug)]
-pub(in crate::host) struct Scheduler {
+pub(crate) struct Scheduler {
     queue: Mutex<Queue<Waker>>,
 }
 
 impl Scheduler {
     /// As many turns as this many threads can use at a time.
-    pub(in crate::host) fn new(turns: usize) -> Self {
+    pub(crate) fn new(turns: usize) -> Self {
         Self { queue: Mutex::new(Queue::new(turns)) }
     }
 
@@ -67,7 +67,7 @@ fn tell(next: Option<Waker>) {
 }
 
 /// Runs a future in turns, on the account of a container.
-pub(in crate::host) struct Turns<F> {
+pub(crate) struct Turns<F> {
     guest: Pin<Box<F>>,
     scheduler: Arc<Scheduler>,
     account: Arc<Account>,
@@ -109,7 +109,7 @@ impl Wake for Signal {
 
 impl<F: Future> Turns<F> {
     /// Runs `guest` in turns of `scheduler`.
-    pub(in crate::host) fn new(guest: F, scheduler: Arc<Scheduler>, account: Arc<Account>) -> Self {
+    pub(crate) fn new(guest: F, scheduler: Arc<Scheduler>, account: Arc<Account>) -> Self {
         let signal = Arc::<Signal>::default();
         let waker = Waker::from(Arc::clone(&signal));
         Self { guest: Box::pin(guest), scheduler, account, state: State::Away, signal, waker }
@@ -196,7 +196,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::host::{CpuShare, account::Limits};
+    use crate::{CpuShare, account::Limits};
 
     const MEMORY: u64 = 1 << 20;
 

@@ -110,7 +110,7 @@ impl Account {
     }
 
     /// Processor time was used.
-    pub(crate) fn charge(&self, used: Duration) {
+    pub fn charge(&self, used: Duration) {
         let mut cpu = self.cpu();
         cpu.used = cpu.used.saturating_add(used);
         cpu.age = cpu.age.saturating_add(cpu.weight.virtual_time(used));

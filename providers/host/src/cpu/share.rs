@@ -12,16 +12,16 @@ const MOST: u64 = 262_144;
 /// What a container counts when there is not enough processor time for all: a container of twice the weight
 /// gets twice as much. The numbers are those of the kubelet's `cpu.shares`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::host) struct Weight(u64);
+pub(crate) struct Weight(u64);
 
 impl Weight {
     /// The weight of a container that asks for this many thousandths of a core.
-    pub(in crate::host) fn of_request(millis: u64) -> Self {
+    pub(crate) fn of_request(millis: u64) -> Self {
         Self((millis.saturating_mul(ONE_CORE) / 1000).clamp(LEAST, MOST))
     }
 
     /// Processor time in virtual nanoseconds: slower for those who weigh more.
-    pub(in crate::host) fn virtual_time(self, used: Duration) -> u128 {
+    pub(crate) fn virtual_time(self, used: Duration) -> u128 {
         used.as_nanos().saturating_mul(ONE_CORE.into()) / u128::from(self.0)
     }
 }

@@ -1,0 +1,62 @@
+//! A guest, from its first instruction to its end.
+
+use std::sync::Arc;
+
+use crate::{
+    account::{self, Account},
+    cache::{Entry, Loaded},
+    cpu,
+    exit::Exit,
+    outcome::{self, Overflow, Phase},
+    state::GuestState,
+};
+
+/// A guest that is ready to run: one instance of a module, with a store of its own.
+pub struct Guest {
+    pub(crate) store: wasmtime::Store<GuestState>,
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) account: Arc<Account>,
+    pub(crate) scheduler: Arc<cpu::Scheduler>,
+    pub(crate) stack_advice: &'static str,
+    pub(crate) _held: account::Held,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("loaded", &self.loaded).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// Runs the guest to its end, in its turns. Dropping the future ends the guest.
+    pub async fn run(self) -> Exit {
+        let (scheduler, account) = (Arc::clone(&self.scheduler), Arc::clone(&self.account));
+        cpu::Turns::new(self.run_alone(), scheduler, account).await
+    }
+
+    async fn run_alone(mut self) -> Exit {
+        let mut phase = Phase::Instantiate;
+        let result = self.enter(&mut phase).await;
+        let stack = Overflow { stack: self.loaded.linked.stack, advice: self.stack_advice };
+        outcome::of(phase, &result, self.store.data().memory.refusal(), stack)
+    }
+
+    async fn enter(&mut self, phase: &mut Phase) -> wasmtime::Result<i32> {
+        let store = &mut self.store;
+        match &self.loaded.entry {
+            Entry::Core(pre) => {
+                let instance = pre.instantiate_async(&mut *store).await?;
+                let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+                *phase = Phase::Run;
+                start.call_async(store, ()).await?;
+                Ok(0)
+            }
+            Entry::Component(pre) => {
+                let command = pre.instantiate_async(&mut *store).await?;
+                *phase = Phase::Run;
+                let result = command.wasi_cli_run().call_run(store).await?;
+                Ok(i32::from(result.is_err()))
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The host: engines with everything that guests import, and the turns of the guests that run.
+//!
+//! What a guest sees: argv and environment exactly as given; a stdin that is at its end, or ends when the guest
+//! should; stdout and stderr that say they are terminals if so told;
+//! the files that it was given; clocks and randomness of the host; sockets by [`crate::network`] (components
+//! only, WASI 0.1 has none); and what [`Plugin`](crate::Plugin)s add.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    io,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::process::Resource;
+use wasmtime::{Engine, Linker, component};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2};
+
+use crate::{
+    account::{Account, Limits},
+    bounds::Bounds,
+    cache::{self, LoadError, Loaded},
+    cpu,
+    engine::{self, EngineError},
+    errno,
+    guest::Guest,
+    kind::{Generation, Kind},
+    memory::MemoryGuard,
+    network,
+    plugin::{AnyPlugin, States},
+    preview1,
+    setup::{Preopen, PrepareError, Setup},
+    stack::Stack,
+    state::GuestState,
+    stdin, stdio,
+};
+
+/// Memory that a guest without a limit of its own may use, in bytes: 1 GiB.
+pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
+
+/// Ticks that a guest runs before it yields.
+const TICKS_PER_TURN: u64 = 1;
+
+/// Runs guests. One per process; clones are not needed, it is shared behind an `Arc`.
+pub struct Host {
+    /// For guests that ask for no more stack than the default.
+    blocking: Arc<Linked>,
+    /// For the others, made when the first of them comes.
+    others: Mutex<HashMap<(Generation, Stack), Arc<Linked>>>,
+    cache: cache::Cache,
+    scheduler: Arc<cpu::Scheduler>,
+    open_files: u64,
+    options: HostOptions,
+}
+
+/// An engine, and what its guests import.
+pub(crate) struct Linked {
+    pub(crate) stack: Stack,
+    pub(crate) engine: Engine,
+    pub(crate) core: Linker<GuestState>,
+    pub(crate) component: component::Linker<GuestState>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// How a [`Host`] runs guests.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// Bytes; for guests without a limit of their own.
+    pub default_memory_limit: u64,
+    /// An empty directory, which is `/` for guests without files. Nobody can write to it through WASI.
+    pub empty_root: PathBuf,
+    /// What a guest is told whose stack was too small: how to ask for more of it.
+    pub stack_advice: &'static str,
+    /// Host interfaces besides WASI.
+    pub plugins: Vec<Arc<dyn AnyPlugin>>,
+}
+
+impl HostOptions {
+    /// The defaults, with this directory, which is made if need be.
+    pub fn new(empty_root: impl Into<PathBuf>) -> Self {
+        Self {
+            default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            empty_root: empty_root.into(),
+            stack_advice: "",
+            plugins: Vec::new(),
+        }
+    }
+}
+
+/// The host could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// WASI could not be defined; a fault of this program.
+    #[error("cannot define WASI: {0}")]
+    Link(String),
+    /// A plugin could not be linked.
+    #[error("cannot link the host interface {plugin}: {reason}")]
+    Plugin {
+        /// Which, as its `Debug` says.
+        plugin: String,
+        /// What it or the linker says.
+        reason: String,
+    },
+    /// The empty directory could not be made.
+    #[error("cannot create the empty directory {path}: {source}")]
+    EmptyRoot {
+        /// The directory.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Linked {
+    fn new(generation: Generation, stack: Stack, plugins: &[Arc<dyn AnyPlugin>]) -> Result<Self, HostError> {
+        let engine = engine::ticking(generation, stack)?;
+        let link_error = |error: wasmtime::Error| HostError::Link(format!("{error:#}"));
+        let core = preview1::linker(&engine).map_err(link_error)?;
+        let mut component = component::Linker::new(&engine);
+        p2::add_to_linker_async(&mut component).map_err(link_error)?;
+        component.allow_shadowing(true);
+        errno::wrap_component(&mut component).map_err(link_error)?;
+        component.allow_shadowing(false);
+        for (index, plugin) in plugins.iter().enumerate() {
+            plugin.link_as(index, &mut component).map_err(|error| HostError::Plugin {
+                plugin: format!("{plugin:?}"),
+                reason: format!("{error:#}"),
+            })?;
+        }
+        Ok(Self { stack, engine, core, component })
+    }
+}
+
+impl Host {
+    /// Sets up the engines and everything that guests import.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn new(options: HostOptions) -> Result<Self, HostError> {
+        std::fs::create_dir_all(&options.empty_root).map_err(|source| HostError::EmptyRoot {
+            path: options.empty_root.display().to_string(),
+            source,
+        })?;
+        let blocking = Arc::new(Linked::new(Generation::Blocking, Stack::DEFAULT, &options.plugins)?);
+        let scheduler = Arc::new(cpu::Scheduler::new(processors()));
+        let open_files = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        Ok(Self {
+            blocking,
+            others: Mutex::default(),
+            cache: cache::Cache::default(),
+            scheduler,
+            open_files,
+            options,
+        })
+    }
+
+    /// The engine for a generation and a stack, and what its guests import. Blocks while one is made.
+    pub(crate) fn linked(&self, generation: Generation, stack: Stack) -> Result<Arc<Linked>, HostError> {
+        if stack == Stack::DEFAULT {
+            return Ok(Arc::clone(self.default_of(generation)));
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(linked) = others.get(&(generation, stack)) {
+            return Ok(Arc::clone(linked));
+        }
+        let linked = Arc::new(Linked::new(generation, stack, &self.options.plugins)?);
+        others.insert((generation, stack), Arc::clone(&linked));
+        Ok(linked)
+    }
+
+    fn default_of(&self, generation: Generation) -> &Arc<Linked> {
+        match generation {
+            Generation::Blocking => &self.blocking,
+        }
+    }
+
+    /// The engine of a generation, for those who compile for this host.
+    #[must_use]
+    pub fn engine(&self, generation: Generation) -> &Engine {
+        &self.default_of(generation).engine
+    }
+
+    /// Loads a precompiled module and resolves its imports. A module that some guest with such a stack still uses is not
+    /// loaded again, so that all of these share one copy of its code.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load(
+        self: &Arc<Self>,
+        path: &Path,
+        kind: Kind,
+        stack: Stack,
+    ) -> Result<Arc<Loaded>, LoadError> {
+        self.cache.get(self, path, kind, stack).await
+    }
+
+    /// Opens an account, for one guest or for several that share its limits. A memory limit of 0 is the host's
+    /// default.
+    #[must_use]
+    pub fn account(&self, limits: Limits) -> Arc<Account> {
+        let memory_bytes = match limits.memory_bytes {
+            0 => self.options.default_memory_limit,
+            limit => limit,
+        };
+        Arc::new(Account::new(Limits { memory_bytes, ..limits }))
+    }
+
+    /// Makes a guest, which does not run yet.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub fn prepare(&self, loaded: Arc<Loaded>, setup: Setup<'_>) -> Result<Guest, PrepareError> {
+        let Setup {
+            argv,
+            env,
+            working_dir,
+            preopens,
+            has_volumes,
+            network,
+            output,
+            terminal,
+            account,
+            notice,
+        } = setup;
+        let held = account
+            .hold(setup.held().saturating_add(loaded.linked.stack.charge()))
+            .map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
+        let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.args(argv).envs(env).max_random_size(bounds.random);
+        wasi.stdout(stdio::GuestStream::stdout(output, terminal));
+        wasi.stderr(stdio::GuestStream::stderr(output, terminal));
+        if let Some(notice) = notice {
+            wasi.stdin(stdin::Notice(notice.clone()));
+        }
+        if let Some(dir) = working_dir {
+            wasi.initial_cwd(dir);
+        }
+        network::allow(&mut wasi, network);
+        let mut preopen = |host: &Path, guest: &str, perms: FsPerms| {
+            let opened = wasi.preopened_dir(host, guest, perms);
+            opened.map(drop).map_err(|error| PrepareError::Root {
+                path: host.display().to_string(),
+                reason: format!("{error:#}"),
+            })
+        };
+        for Preopen { host, guest, writable } in preopens {
+            preopen(host, guest, if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly })?;
+        }
+        if preopens.is_empty() {
+            preopen(&self.options.empty_root, "/", FsPerms::ReadOnly)?;
+        }
+        let mut wasi = wasi.build_p1();
+        wasi.ctx().table.set_max_capacity(bounds.resources);
+        let state = GuestState {
+            wasi,
+            memory: MemoryGuard::new(Arc::clone(account)),
+            directories: errno::Directories::new(preopens.iter().map(|preopen| &*preopen.host)),
+            bounds,
+            descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
+            has_volumes,
+            plugins: States::new(&self.options.plugins, &setup),
+        };
+        let mut store = wasmtime::Store::new(&loaded.linked.engine, state);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(bounds.call);
+        store.set_max_component_handles(bounds.resources);
+        store.set_epoch_deadline(TICKS_PER_TURN);
+        store.epoch_deadline_async_yield_and_update(TICKS_PER_TURN);
+        let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
+        let stack_advice = self.options.stack_advice;
+        Ok(Guest { store, loaded, account, scheduler, stack_advice, _held: held })
+    }
+}
+
+/// Processors that this process may use.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

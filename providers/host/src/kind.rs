@@ -1,0 +1,45 @@
+//! What a module is, and which engine runs it. Plain values at the bottom of the crate.
+
+use std::fmt;
+
+/// What a module is, and with that, how it is run. [`crate::inspect`] finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A core module of WASI 0.1 that exports `_start`.
+    CoreCommand,
+    /// A component that exports `wasi:cli/run@0.2`.
+    CliComponent,
+}
+
+impl Kind {
+    /// The engine that compiles and runs it.
+    #[must_use]
+    pub fn generation(self) -> Generation {
+        match self {
+            Self::CoreCommand | Self::CliComponent => Generation::Blocking,
+        }
+    }
+}
+
+/// A set of engine settings. Machine code of one generation runs on an engine of the same generation only, so that
+/// everything that depends on the code names it: the key of an artifact, the cache of what is loaded, the age of a
+/// worker, the compiler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Generation {
+    /// WASI 0.1 and 0.2: without support for concurrency in components, which costs every store, and with
+    /// instances that are allocated on demand.
+    Blocking,
+}
+
+impl Generation {
+    /// All of them.
+    pub const ALL: [Self; 1] = [Self::Blocking];
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Blocking => "blocking",
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! What makes a guest of a module: plain values.
+
+use std::{path::PathBuf, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{account::Account, network::Network, output::Output};
+
+/// What makes a guest of a module.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// Arguments, `argv[0]` included.
+    pub argv: &'a [String],
+    /// The whole environment, in order; the guest sees nothing else.
+    pub env: &'a [(String, String)],
+    /// Initial working directory, for guests that ask (components; WASI 0.1 has no such call).
+    pub working_dir: Option<&'a str>,
+    /// The directories that the guest has, `/` first. Without any it has an empty `/`.
+    pub preopens: &'a [Preopen],
+    /// Below the preopens there may be files that neither an image nor a guest made, such as named pipes.
+    pub has_volumes: bool,
+    /// What it may do with sockets.
+    pub network: Network,
+    /// Where its output goes.
+    pub output: &'a Arc<dyn Output>,
+    /// Its output streams say that they are terminals. Programs in C hold back their lines otherwise, and some
+    /// programs colour theirs.
+    pub terminal: bool,
+    /// What it uses goes on this account, and its limits are this account's.
+    pub account: &'a Arc<Account>,
+    /// Its standard input ends when this is cancelled; without it, it is at its end from the start.
+    pub notice: Option<&'a CancellationToken>,
+}
+
+/// A directory that a guest is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preopen {
+    /// Where it is on this host.
+    pub host: PathBuf,
+    /// Where the guest sees it.
+    pub guest: String,
+    /// Whether the host lets a write pass on to the kernel, which may have its own opinion.
+    pub writable: bool,
+}
+
+/// A guest could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Its root directory could not be opened.
+    #[error("cannot open the root directory {path}: {reason}")]
+    Root {
+        /// The directory on this host.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The account has no memory left for one more guest, or too little for the first.
+    #[error(
+        "out of memory before its start: the limit is {limit} bytes, and with what the host holds for this instance the container would use {wanted}; raise limits.memory"
+    )]
+    Memory {
+        /// Bytes that would be used.
+        wanted: u64,
+        /// Bytes that may be used.
+        limit: u64,
+    },
+}
+
+/// Bytes that are counted for each guest besides what it says and is told: its store and the pages of its
+/// stack that a guest touches that does not recurse, measured.
+const HELD_PER_GUEST: u64 = 32 << 10;
+
+impl Setup<'_> {
+    /// Bytes that the host holds for the guest from its start: its store and the pages of its stack, what it
+    /// is told, and room for what it says.
+    pub(crate) fn held(&self) -> u64 {
+        let told = self.argv.iter().map(String::len).sum::<usize>()
+            + self.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        HELD_PER_GUEST.saturating_add(told as u64).saturating_add(self.output.held())
+    }
+}

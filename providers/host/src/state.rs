@@ -1,0 +1,32 @@
+//! What a store holds besides the guest itself.
+
+use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
+
+use crate::{bounds::Bounds, errno::Directories, memory::MemoryGuard, plugin::States};
+
+/// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
+///
+/// The 0.1 context contains a 0.2 one, so that one type serves both.
+pub struct GuestState {
+    pub(crate) wasi: WasiP1Ctx,
+    pub(crate) memory: MemoryGuard,
+    pub(crate) directories: Directories,
+    pub(crate) bounds: Bounds,
+    /// Open file descriptors of WASI 0.1.
+    pub(crate) descriptors: usize,
+    /// See [`Setup::has_volumes`](crate::Setup::has_volumes).
+    pub(crate) has_volumes: bool,
+    pub(crate) plugins: States,
+}
+
+impl std::fmt::Debug for GuestState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GuestState").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
