@@ -35,7 +35,7 @@ enum Command {
     Worker(processes::WorkerArgs),
     /// Compile one module. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
-    Compile(processes::CompileArgs),
+    Compile,
 }
 
 /// Runs the program. Exit codes: 0 is success, 1 a failure that was said, 2 a command line that was not
@@ -48,7 +48,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Completions(args) => complete::main(&args),
         Command::Worker(args) => processes::worker(args),
-        Command::Compile(args) => processes::compile(&args),
+        Command::Compile => Ok(processes::compile()),
     };
     match outcome {
         Ok(code) => code,

@@ -10,6 +10,7 @@
 //! Both versions are spoken: the unified hierarchy, and the memory controller of version 1, which goes first
 //! where both are mounted, because a controller belongs to one of them. A cgroup is there while something is in it.
 
+mod compilers;
 mod error;
 mod parent;
 mod plan;
@@ -20,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use compilers::Compilers;
 pub(crate) use error::CgroupError;
 pub(crate) use parent::Parent;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   image, pull, images ─► module store
-//!   start ─► store: which module? ─► inspect ─► store: precompiled? ─► compiling child
+//!   start ─► store: which module? ─► store: precompiled? ─► compiling child, which also says what the module is
 //!        └─► supervisor ─► worker of the pod's group
 //!   stop, remove, exec ─► supervisor;   observe, containers, wakeups ◄─ its view
 //! ```
@@ -12,24 +12,31 @@
 
 mod compiler;
 mod convert;
+mod preparing;
 
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Kind, compile, engine::EngineError, inspect, program::Program};
+use kubewasm_host::{
+    DEFAULT_MEMORY_LIMIT, Generation, UnknownKind,
+    compile::ChildCompiler,
+    engine::{self, EngineError},
+    program::Program,
+};
 use kubewasm_kubelet::runtime::{
     ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
     ImageError, Runtime, RuntimeError, StartError,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Module, Store, StoreError};
+use kubewasm_modules::{Digest, Hold, ImageName, Precompiled, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
+    cgroup,
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
@@ -37,10 +44,8 @@ use crate::{
     spec::InstanceSpec,
     supervisor::{CgroupOptions, Place, Supervisor, SupervisorError, SupervisorOptions},
 };
-use compiler::Compilers;
-
-/// Modules whose kind is remembered; all are forgotten when there are more.
-const KINDS: usize = 1024;
+use compiler::StoreCompiler;
+use preparing::Preparing;
 
 /// How containers are run.
 #[derive(Clone, Debug)]
@@ -103,14 +108,14 @@ pub enum WasiError {
 #[derive(Debug)]
 pub struct WasiRuntime {
     store: Store,
-    compilers: Compilers,
+    compiler: StoreCompiler,
     supervisor: Supervisor,
     allow_paths: bool,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
-    /// What modules are, by digest, so that each is read once.
-    kinds: Mutex<HashMap<Digest, Kind>>,
+    /// Starts that can be called off.
+    preparing: Preparing,
     /// Keeps images of containers from being removed, by container.
     holds: Mutex<HashMap<String, Hold>>,
 }
@@ -131,18 +136,23 @@ impl WasiRuntime {
             cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
-        let compilers = Compilers::new(&options.program)?;
-        let age = Age::new(compilers.keys(), options.versions.max);
+        let compiler = ChildCompiler::new(options.program)?;
+        let keys: Vec<_> = Generation::ALL.into_iter().map(engine::key).collect::<Result<_, _>>()?;
+        let age = Age::new(keys.iter().map(String::as_str), options.versions.max);
         let supervisor = Supervisor::open(supervisor).await?;
+        let compiler = StoreCompiler(match supervisor.cgroups() {
+            Some(parent) => compiler.enclosed(Arc::new(cgroup::Compilers(parent.clone()))),
+            None => compiler,
+        });
         let holds = holds(&options.store, supervisor.instances());
         Ok(Self {
             store: options.store,
-            compilers,
+            compiler,
             supervisor,
             allow_paths: options.allow_paths,
             isolation: options.isolation,
             age,
-            kinds: Mutex::default(),
+            preparing: Preparing::default(),
             holds: Mutex::new(holds),
         })
     }
@@ -185,27 +195,6 @@ impl WasiRuntime {
         }
     }
 
-    async fn kind(&self, module: &Module) -> Result<Kind, StartError> {
-        let known = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(&module.digest).copied();
-        if let Some(kind) = known {
-            return Ok(kind);
-        }
-        let path = module.path.clone();
-        let inspected = tokio::task::spawn_blocking(move || {
-            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.to_string()))?;
-            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.to_string()))
-        });
-        let kind = inspected
-            .await
-            .map_err(|error| StartError::Run(format!("cannot inspect the module: {error}")))??;
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if kinds.len() >= KINDS {
-            kinds.clear();
-        }
-        kinds.insert(module.digest, kind);
-        Ok(kind)
-    }
-
     /// Where a container runs.
     fn place(&self, spec: &ContainerSpec) -> Place {
         let isolation = self.isolation.of_handler(&spec.runtime_handler);
@@ -229,9 +218,10 @@ impl WasiRuntime {
         let argv0 =
             spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
         let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
-        let kind = self.kind(&module).await?;
-        let code = self.store.precompiled(&module, self.compilers.of(kind.generation())).await;
-        let code = code.map_err(|error| convert::compile_error(&error))?;
+        // Those of a namespace wait for each other.
+        let compiled = self.store.precompiled(&module, &self.compiler, &spec.pod_namespace).await;
+        let Precompiled { path: code, facts } = compiled.map_err(|error| convert::compile_error(&error))?;
+        let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.to_string()))?;
         let label = image.digest.to_string();
         let notice = convert::stop_notice(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
@@ -306,7 +296,9 @@ impl Runtime for WasiRuntime {
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
-        let (instance, hold) = self.instance(spec).await?;
+        let prepared = self.preparing.begin(&spec.id).run(self.instance(spec)).await;
+        let called_off = || StartError::Run("the container was stopped before it was started".to_owned());
+        let (instance, hold) = prepared.ok_or_else(called_off)??;
         let started = self.supervisor.start(self.place(spec), &instance).await;
         started.map_err(convert::start_error)?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
@@ -314,6 +306,7 @@ impl Runtime for WasiRuntime {
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.preparing.call_off(id);
         self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.to_string()))
     }
 

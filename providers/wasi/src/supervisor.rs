@@ -196,6 +196,11 @@ impl Supervisor {
         Ok(supervisor)
     }
 
+    /// Where cgroups of this node go, if it can have any.
+    pub(crate) fn cgroups(&self) -> Option<&Parent> {
+        self.common.cgroups.as_ref()
+    }
+
     /// Starts an instance in the worker of a group, bringing one up if need be. The view knows it when this
     /// returns.
     ///

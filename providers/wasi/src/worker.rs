@@ -158,7 +158,7 @@ pub enum WorkerError {
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
 pub fn run(mut options: WorkerOptions) -> Result<(), WorkerError> {
-    confine::close_inherited().map_err(WorkerError::Runtime)?;
+    kubewasm_host::confine::close_inherited().map_err(WorkerError::Runtime)?;
     leave_directory(&mut options)?;
     let files = enter_namespace(&options)?;
     let confinement = confine::apply(&options, files.has_mounts());

@@ -215,6 +215,21 @@ impl Group {
         }
     }
 
+    /// Removes the cgroup of a worker that is gone.
+    async fn leave_cgroup(&self, state: &mut State) {
+        state.cgroup = None;
+        let Some(parent) = self.common.cgroups.clone() else { return };
+        let cgroup = parent.at(&self.name);
+        self.common.kills.forget(&cgroup);
+        let remove = move || {
+            cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
+            parent.leave();
+        };
+        if let Err(error) = tokio::task::spawn_blocking(remove).await {
+            tracing::error!(group = %self.name, %error, "a cgroup stays");
+        }
+    }
+
     /// Keeps the limit of the worker's cgroup up to date: pods can be resized.
     async fn limit(&self, state: &mut State, place: &Place) {
         let limit = limit_of(place);
@@ -274,20 +289,12 @@ impl Group {
         } else if worker::is_locked(&self.socket()) {
             return false;
         }
+        self.leave_cgroup(&mut state).await;
         if !state.backoff.is_calm(Instant::now()) {
             return false;
         }
-        state.cgroup = None;
-        let cgroup = self.common.cgroups.clone().map(|parent| (parent.at(&self.name), parent));
-        if let Some((cgroup, _)) = &cgroup {
-            self.common.kills.forget(cgroup);
-        }
         let dir = self.common.options.dir.join(&self.name);
         let remove = move || {
-            if let Some((cgroup, parent)) = cgroup {
-                cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
-                parent.leave();
-            }
             match std::fs::remove_dir_all(&dir) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(dir = %dir.display(), %error, "what a worker has left cannot be removed");

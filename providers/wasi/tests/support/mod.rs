@@ -88,7 +88,7 @@ pub(crate) fn process() {
             worker::run(options).unwrap();
         }
         Some("compile") => {
-            if let Err(error) = compile::child_main(&path("--input"), &path("--output")) {
+            if let Err(error) = compile::child_main() {
                 eprintln!("{error}");
                 std::process::exit(1);
             }
