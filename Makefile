@@ -11,7 +11,8 @@ E2E ?=
 BENCH ?=
 
 CARGO_DENY_VERSION := 0.20.2
-TOOLS := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)/tools
+CACHE := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)
+CARGO_DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
 .PHONY: help
 help: ## Show this menu
@@ -21,25 +22,27 @@ help: ## Show this menu
 setup: ## Install the Debian packages that tests and demo need (only missing ones)
 	@scripts/setup.sh
 
+# Everything is built for the whole workspace, programs as well as tests. Another choice of packages is another
+# choice of their dependencies' features, for which Cargo would build wasmtime anew; `make features` checks that.
 .PHONY: build
-build: ## Build the kubewasm program
-	cargo build -p kubewasm
+build: ## Build the kubewasm program, as target/debug/kubewasm
+	cargo build --workspace --bins
 
 .PHONY: demo
-demo: setup ## Start a cluster with a Wasm node here, and run demos/hello-wasm on it
-	cargo build -p kubewasm -p kubewasm-tests --bins
+demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm on it
 	@target/debug/kubewasm-demo up
 
 .PHONY: demo-stop
 demo-stop: ## Stop what `make demo` started
-	@cargo build --quiet -p kubewasm -p kubewasm-tests --bins
+	@cargo build --quiet --workspace --bins
 	@target/debug/kubewasm-demo down
 
 .PHONY: test
-test: setup fmt-check clippy unit e2e ## Everything that CI runs
+test: setup features fmt-check clippy unit e2e ## Formatting, lints, and all tests
 
-# Tests are built and run for the whole workspace. Another choice of packages is another choice of their
-# dependencies' features, for which Cargo would build wasmtime anew.
+.PHONY: ci
+ci: test deny ## Everything that CI runs
+
 .PHONY: test-build
 test-build:
 	cargo build --workspace --all-targets
@@ -59,9 +62,8 @@ soak: test-build ## The long tests: a storm of 200 pods and 100 kills each, 1,00
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test hostile -- --test-threads=1
 
 .PHONY: bench
-bench: setup ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
+bench: setup build ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
 	cargo build --release -p kubewasm
-	cargo build --workspace --bins
 	@KUBEWASM_BIN=$(CURDIR)/target/release/kubewasm target/debug/kubewasm-bench $(BENCH)
 
 .PHONY: fmt-check
@@ -72,16 +74,22 @@ fmt-check:
 clippy:
 	cargo clippy --workspace --all-targets -- -D warnings
 
+.PHONY: features
+features: ## Check that programs and tests are built with the same features of all dependencies
+	@scripts/features.sh
+
 .PHONY: lint
-lint: fmt-check clippy deny ## Formatting, lints, and the licences and sources of dependencies
+lint: features fmt-check clippy deny ## Formatting, lints, and the licences and sources of dependencies
 
 .PHONY: deny
-deny: $(TOOLS)/bin/cargo-deny
+deny: $(CARGO_DENY)
 	$< check bans licenses sources
-	@# Advisories come from a database on GitHub: without that, there is nothing to check against.
-	@if $< fetch db >/dev/null 2>&1; then $< check advisories; \
+	@# Advisories come from a database on GitHub, and no registry has them as a package: without that, there is
+	@# nothing to check against.
+	@if timeout 120 $< fetch db >/dev/null 2>&1; then $< check advisories; \
 	else echo "advisories: not checked, because https://github.com/RustSec/advisory-db cannot be fetched here"; fi
 
-$(TOOLS)/bin/cargo-deny:
+# Not optimized: it is built once and runs for seconds.
+$(CARGO_DENY):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION), once ..."
-	cargo install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+	cargo install --debug --locked --root $(@D)/.. cargo-deny@$(CARGO_DENY_VERSION)

@@ -31,6 +31,7 @@
  *   cd DIR                change the directory that relative names begin at
  *   pwd                   print it
  *   files DIR N           write, read and remove N small files
+ *   deep DIR N            make N directories, each in the one before
  *   flood FILE MB         write a file of so many MiB, in blocks of 64 KiB
  *   drain FILE            read a file, in blocks of 64 KiB, and print its size
  *
@@ -157,6 +158,19 @@ static void small_files(const char *directory, long count) {
             check(close(file), "close", name);
         }
     }
+}
+
+static void deep(const char *name, long depth) {
+    int dir = open(name, O_RDONLY | O_DIRECTORY);
+    check(dir, "open", name);
+    for (long i = 0; i < depth; i++) {
+        check(mkdirat(dir, "d", 0777), "mkdir", name);
+        int inner = openat(dir, "d", O_RDONLY | O_DIRECTORY);
+        check(inner, "open", name);
+        close(dir);
+        dir = inner;
+    }
+    close(dir);
 }
 
 static void flood(const char *name, long megabytes) {
@@ -324,6 +338,8 @@ static int with_two(const char *verb, const char *first, const char *second) {
         small_files(first, atol(second));
     } else if (!strcmp(verb, "race")) {
         race(atol(first), atol(second));
+    } else if (!strcmp(verb, "deep")) {
+        deep(first, atol(second));
     } else if (!strcmp(verb, "flood")) {
         flood(first, atol(second));
     } else {

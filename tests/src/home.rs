@@ -177,7 +177,7 @@ fn make_private(path: &Path) -> Result<()> {
 fn watchdog_program() -> Result<PathBuf> {
     let program = build_folder()?.join("kubewasm-watchdog");
     if !program.is_file() {
-        bail!("{} is not there: build it with `cargo build -p kubewasm-tests --bins`", program.display());
+        bail!("{} is not there: build it with `make build`", program.display());
     }
     Ok(program)
 }

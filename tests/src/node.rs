@@ -40,10 +40,7 @@ pub fn program() -> Result<PathBuf> {
         None => home::build_folder()?.join("kubewasm"),
     };
     if !program.is_file() {
-        bail!(
-            "{} is not there: build it with `cargo build -p kubewasm`, or set KUBEWASM_BIN",
-            program.display()
-        );
+        bail!("{} is not there: build it with `make build`, or set KUBEWASM_BIN", program.display());
     }
     Ok(program)
 }

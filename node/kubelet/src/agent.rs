@@ -6,6 +6,7 @@
 use std::{
     io,
     net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -21,24 +22,26 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     events::{Limits as EventLimits, Recorder},
+    eviction::{EvictionDesk, Watcher, WatcherParts},
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
     node::{self, address},
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Volumes,
+        ImageAccess, NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
         },
         api::Cluster,
+        board::Board,
         files::resolv_conf,
         lifecycle::Limits,
         source,
-        static_pods::{Board, FileSource, Mirrors},
         volumes::{self, Memory},
     },
     runtime::Runtime,
     server::{self, Ports, Server},
+    static_pods::{FileSource, Mirrors},
 };
 
 /// Pod updates that may wait for the manager.
@@ -60,24 +63,42 @@ pub enum AgentError {
     Identity(#[from] IdentityError),
     /// The node has no address.
     #[error(transparent)]
-    Address(#[from] address::AddressError),
+    Address(#[from] address::NodeAddressError),
     /// The HTTPS API cannot be served.
     #[error(transparent)]
     Server(#[from] server::ServerError),
 }
 
-/// Checks that the node can keep its state below `root`, before anything else is begun.
+/// Checks that the node can keep its state below `root`, before anything else is begun, and that nobody else can
+/// look into it: it is made with mode 0700, and one that others may enter is closed to them.
 ///
 /// # Errors
 /// [`AgentError::Root`].
 pub fn check_root(root: &Path) -> Result<(), AgentError> {
     let usable = || {
-        std::fs::create_dir_all(root)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+        let mode = std::fs::metadata(root)?.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                root = %root.display(),
+                "the root directory was open to other users (mode {mode:04o}); it has mode 0700 now"
+            );
+            std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
+        }
         let probe = root.join(".writable");
         std::fs::write(&probe, b"")?;
         std::fs::remove_file(probe)
     };
     usable().map_err(|source| AgentError::Root { path: root.to_path_buf(), source })
+}
+
+/// The directory of logs without links: log files are opened without following any. One that cannot be made is told of
+/// by the containers whose logs would be in it.
+fn real_logs_dir(dir: &Path) -> PathBuf {
+    std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).unwrap_or_else(|error| {
+        tracing::warn!(dir = %dir.display(), %error, "the directory for the logs of containers cannot be used");
+        dir.to_owned()
+    })
 }
 
 /// A node, ready to run.
@@ -91,6 +112,7 @@ pub struct Agent {
     node: node::Agent,
     handle: node::Handle,
     shared: Arc<Shared>,
+    watcher: Watcher,
     facts: watch::Sender<NodeFacts>,
     view: watch::Sender<NodeView>,
     services: Mirror<Service>,
@@ -104,15 +126,19 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub async fn new(
-        config: Config,
+        mut config: Config,
         runtime: Arc<dyn Runtime>,
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
         check_root(&config.root_dir)?;
-        let records = Records::open(&config.root_dir)
-            .map_err(|source| AgentError::Root { path: config.root_dir.clone(), source })?;
+        config.kubelet.pod_logs_dir = real_logs_dir(&config.kubelet.pod_logs_dir);
+        let unusable = |source| AgentError::Root { path: config.root_dir.clone(), source };
+        let records = Records::open(&config.root_dir).map_err(unusable)?;
+        let image_access =
+            ImageAccess::open(&config.root_dir, config.image_verification.clone()).map_err(unusable)?;
         let addresses = address::find(&config.node_ip, &config.hostname)?;
         let ports = Ports::bind(&config)?;
+        image_access.settle(runtime.as_ref()).await;
         let (connection, rotation) = identity::establish(&config, cancel).await?;
         let client = connection.client();
 
@@ -127,6 +153,7 @@ impl Agent {
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
         let recorder = Recorder::new(client.clone(), &config.node_name, limits);
+        let desk = EvictionDesk::default();
         let (node, handle) = node::Agent::new(node::Parts {
             config: config.clone(),
             addresses: addresses.clone(),
@@ -134,6 +161,7 @@ impl Agent {
             connection: connection.clone(),
             runtime: Arc::clone(&runtime),
             recorder: recorder.clone(),
+            pressure: desk.pressure(),
         });
 
         let (services, all_services) = Mirror::new();
@@ -141,11 +169,11 @@ impl Agent {
         let (facts, node_facts) = watch::channel(NodeFacts {
             hostname: config.hostname.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
-            host_ips: addresses.clone(),
-            pod_ips: addresses,
+            host_ips: addresses,
             ..NodeFacts::default()
         });
-        let (view, admission) = watch::channel(NodeView::default());
+        let (view, admission) =
+            watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
         let shared = Arc::new(Shared {
@@ -158,11 +186,25 @@ impl Agent {
             admission: Some(admission),
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
-            registry_config: Some(config.root_dir.join("config.json")),
+            registry_config: Some(config.root_dir.join(identity::REGISTRY_CONFIG)),
+            image_access: Some(image_access),
             limits: Limits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
             probes,
+            desk,
+        });
+        let claims = StorageClaims {
+            index: shared.index.clone(),
+            records: shared.records.clone(),
+            logs_dir: shared.logs_dir.clone(),
+        };
+        let watcher = Watcher::new(WatcherParts {
+            config: config.clone(),
+            runtime: Arc::clone(&shared.runtime),
+            recorder: shared.recorder.clone(),
+            desk: shared.desk.clone(),
+            pods: Arc::new(claims),
         });
         Ok(Self {
             config,
@@ -173,6 +215,7 @@ impl Agent {
             node,
             handle,
             shared,
+            watcher,
             facts,
             view,
             services,
@@ -204,6 +247,7 @@ impl Agent {
         derive(&expected, &self.view, view);
         let (updates, receiver) = mpsc::channel(UPDATES);
         let (board, shown) = watch::channel(Board::default());
+        tasks.spawn(stop_at(cancel.clone(), self.watcher.run()));
         tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));
@@ -280,7 +324,7 @@ fn volume_settings(config: &Config) -> volumes::Settings {
     });
     volumes::Settings {
         allowed_host_paths: config.allowed_host_paths.clone(),
-        dns: resolv_conf::Settings {
+        dns: resolv_conf::DnsSettings {
             cluster_dns: config.kubelet.cluster_dns.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
             alone: false,
@@ -303,12 +347,13 @@ fn learn(node: &Node, facts: &NodeFacts) -> NodeFacts {
 }
 
 /// What decides which pods are taken.
-fn view(node: &Node, _: &NodeView) -> NodeView {
+fn view(node: &Node, view: &NodeView) -> NodeView {
     NodeView {
         name: node.metadata.name.clone().unwrap_or_default(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
         allocatable: allocatable(node),
+        sysctls: view.sysctls.clone(),
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn explain(error: &kube::Error) -> String {
     }
 }
 
-/// The same of a watch: what it was doing, and why it could not.
+/// The same for a watch, with the operation that failed (list or watch).
 pub(crate) fn explain_watch(error: &watcher::Error) -> String {
     use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
     match error {

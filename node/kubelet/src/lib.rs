@@ -4,6 +4,8 @@
 //! config ──► identity ──► kube client ─┬─► node     registers the Node, renews its lease, keeps its status
 //!                                      ├─► pods     source ─► manager ─► one task per pod ─► runtime::Runtime
 //!                                      │                                  └─ lifecycle::step (pure), status::of (pure)
+//!                                      ├─► static_pods  files ─► pods::manager, and their mirrors in the API
+//!                                      ├─► eviction watches the disk, removes images, sends pods away
 //!                                      ├─► events   tells people
 //! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
 //! ```
@@ -15,7 +17,9 @@
 
 pub mod agent;
 pub mod config;
+mod duration;
 pub mod events;
+pub mod eviction;
 mod explain;
 pub mod identity;
 pub mod logs;
@@ -23,6 +27,9 @@ mod lru;
 mod mirror;
 pub mod node;
 pub mod pods;
-mod retry;
+pub mod quantity;
+pub mod retry;
 pub mod runtime;
 pub mod server;
+pub mod static_pods;
+mod supply;

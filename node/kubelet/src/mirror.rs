@@ -61,7 +61,7 @@ where
         (Self { writer, ready }, mirrored)
     }
 
-    /// Feeds it for ever. Interruptions are ridden out; what was read before them stays.
+    /// Follows the watch for ever. It is retried with back-off after an interruption, and the objects read before stay.
     pub(crate) async fn run(self, client: Client) {
         let Self { writer, ready } = self;
         let stream = watcher(Api::<K>::all(client), watcher::Config::default())

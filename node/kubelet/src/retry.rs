@@ -4,29 +4,57 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Waits that double up to a limit, each with up to a fifth on top, so that nodes do not come in step.
+/// How the waits between tries grow: they double, from the first up to the longest. Every back-off of the node is one
+/// of these, with a policy on top that says when it begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryDelays {
+    first: Duration,
+    longest: Duration,
+}
+
+impl RetryDelays {
+    /// Waits of `first`, twice `first`, and so on, none above `longest`.
+    #[must_use]
+    pub const fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest }
+    }
+
+    /// The wait that follows one of `previous`; zero stands for none so far.
+    #[must_use]
+    pub fn next_after(self, previous: Duration) -> Duration {
+        previous.saturating_mul(2).max(self.first).min(self.longest)
+    }
+
+    /// The wait after so many failures in a row; zero after none.
+    #[must_use]
+    pub fn after_failures(self, failures: u32) -> Duration {
+        let Some(doublings) = failures.checked_sub(1) else { return Duration::ZERO };
+        self.first.saturating_mul(2_u32.saturating_pow(doublings)).min(self.longest)
+    }
+}
+
+/// The waits between the tries of one operation, each with up to 20 % of jitter on top, so that nodes do not retry in
+/// step.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
-    first: Duration,
-    limit: Duration,
-    next: Duration,
+    delays: RetryDelays,
+    last: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, limit: Duration) -> Self {
-        Self { first, limit, next: first }
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { delays: RetryDelays::new(first, longest), last: Duration::ZERO }
     }
 
     /// How long to wait now.
     pub(crate) fn next(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = wait.saturating_mul(2).min(self.limit);
-        jittered(wait, 0.2)
+        self.last = self.delays.next_after(self.last);
+        jittered(self.last, 0.2)
     }
 
     /// It worked: the next failure begins from the first wait.
     pub(crate) fn reset(&mut self) {
-        self.next = self.first;
+        self.last = Duration::ZERO;
     }
 }
 
@@ -43,6 +71,18 @@ pub(crate) async fn sleep(duration: Duration, cancel: &CancellationToken) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn delays_by_count_and_by_the_last_one_are_the_same() {
+        for (first, longest) in [(100, 350), (1000, 60_000), (500, 200)] {
+            let delays = RetryDelays::new(Duration::from_millis(first), Duration::from_millis(longest));
+            let mut last = Duration::ZERO;
+            for failures in 0..100 {
+                assert_eq!(delays.after_failures(failures), last, "{delays:?} after {failures}");
+                last = delays.next_after(last);
+            }
+        }
+    }
 
     #[test]
     fn waits_double_up_to_the_limit() {

@@ -5,8 +5,12 @@
 //! the channel of [`Runtime::wakeups`] only says that looking again is worthwhile. A container id is made
 //! by the kubelet and recorded on disk before [`Runtime::start`] is called with it, so that after a
 //! restart of the agent every container that may be running can be asked about by name.
+//!
+//! A provider may be unable to tell whether something runs: the process that hosts it is there and does not
+//! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
+//! written off.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,7 +19,7 @@ use tokio::sync::mpsc;
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
-pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
+pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// `<type>://<version>`, as it is shown in `status.nodeInfo.containerRuntimeVersion`; the type is
     /// also the scheme of every `containerID`.
     fn version(&self) -> String;
@@ -39,10 +43,32 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`ImageError`]; all but [`ImageError::InvalidName`] may pass with time.
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError>;
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError>;
 
     /// All images in the local store, for `status.images`.
     async fn images(&self) -> Vec<Image>;
+
+    /// All images in the local store, with what is known of their use.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when the store cannot be read.
+    async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes an image by its id under all its names, unless a container uses it, or it was pulled or looked up after
+    /// `unused_since`; says whether it is gone.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`] when the store cannot be changed.
+    async fn remove_image(&self, _id: &str, _unused_since: Timestamp) -> Result<bool, ImageError> {
+        Ok(false)
+    }
+
+    /// The directory of the local store, for the size of its file system; `None` where it has none of its own.
+    fn image_dir(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// The folder with the files of an image that is in the local store, for a volume made of it; nobody may
     /// write there. `None` when the image is not there, or holds no files.
@@ -53,18 +79,19 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Resolves, checks and precompiles the module of a container, and starts it.
+    /// Resolves, checks and precompiles the module of a container, and starts it. Returns when it was started,
+    /// by the clock of the process that hosts it: `observe` tells the same time.
     ///
     /// When this returns, the guest's first instruction is about to run, or has run; how it goes on is
-    /// seen by [`Runtime::observe`]. Dropping the future before it is done leaves the container either
-    /// not started or started; `observe` tells which.
+    /// seen by [`Runtime::observe`]. Takes as long as it takes. Dropping the future before it is done leaves the
+    /// container not started, starting or started; `observe` tells which.
     ///
     /// The log file of the container is there from the moment on from which its guest may have run, and a start
     /// that fails before that leaves none: it tells of containers whose process is gone.
     ///
     /// # Errors
-    /// See [`StartError`]. After an error nothing of this id runs.
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError>;
+    /// See [`StartError`]. After an error nothing of this id runs, and nothing will come of the start any more.
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;
 
     /// Asks a container to end, and ends it when `grace` is over. Returns when the request is delivered,
     /// not when the container has stopped. A second call may shorten the grace, never lengthen it.
@@ -80,19 +107,26 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// [`RuntimeError`] when the provider could not be reached; try again.
     async fn remove(&self, id: &str) -> Result<(), RuntimeError>;
 
-    /// Runs another instance of a container's module, with its environment, mounts and network, to its
-    /// end, and returns what it printed. Dropping the future ends the instance.
+    /// Runs another instance of the module of a running container to its end, with the container's environment,
+    /// files, network and limits as it was started with them. Dropping the future ends the instance; that is how
+    /// a caller bounds its time.
     ///
     /// # Errors
-    /// [`StartError`] when the instance could not be started at all.
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError>;
+    /// [`ExecError`] when the instance could not be started at all.
+    async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError>;
 
-    /// What the provider knows of a container now. `None`: it does not know the id, and nothing of that
-    /// id runs.
-    fn observe(&self, id: &str) -> Option<ContainerState>;
+    /// What the provider can say of a container now.
+    fn observe(&self, id: &str) -> Presence;
 
-    /// Ids of all containers the provider knows, running or exited and not yet removed.
-    fn containers(&self) -> Vec<ContainerRef>;
+    /// All containers the provider knows, starting, running or exited and not yet removed.
+    fn containers(&self) -> ContainerList;
+
+    /// Those of one pod.
+    fn containers_of(&self, pod_uid: &str) -> ContainerList {
+        let mut list = self.containers();
+        list.containers.retain(|container| container.pod_uid == pod_uid);
+        list
+    }
 
     /// What the containers that run use. Those of a provider that does not measure, or that cannot be asked
     /// just now, are missing.
@@ -112,6 +146,28 @@ pub struct ContainerRef {
     pub id: String,
     /// UID of the pod it belongs to.
     pub pod_uid: String,
+}
+
+/// All containers that a [`Runtime`] knows of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ContainerList {
+    /// Those that are known.
+    pub containers: Vec<ContainerRef>,
+    /// There are no others. Otherwise some process cannot be asked what it hosts, and what is not listed may run
+    /// all the same.
+    pub is_complete: bool,
+}
+
+/// What a [`Runtime`] can say of a container id now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// The container is known: on its way up, running, or ended and not yet removed.
+    Known(ContainerState),
+    /// Nothing of this id runs, and nothing will come of a start that was asked for before.
+    Absent,
+    /// The process that may host it is there and does not answer. Ask again; nothing may be done as if it ran, or
+    /// as if it did not.
+    CannotTell,
 }
 
 /// An image in the local store.
@@ -135,6 +191,35 @@ pub struct Image {
     pub working_dir: Option<String>,
 }
 
+/// An image in the local store, with what is known of its use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageUse {
+    /// The image.
+    pub image: Image,
+    /// When the store first had it.
+    pub arrived_at: Timestamp,
+    /// When it was last pulled, looked up, or used by a container.
+    pub last_used_at: Timestamp,
+    /// A container uses it, as its image or as a volume.
+    pub in_use: bool,
+}
+
+/// An image that its registry has been asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PulledImage {
+    /// The image, which is in the local store now.
+    pub image: Image,
+    /// Position, among the credentials of [`Runtime::pull`], of the one that was used; `None`: nobody's.
+    pub credential: Option<usize>,
+}
+
+impl From<Image> for PulledImage {
+    /// It was pulled with nobody's credentials.
+    fn from(image: Image) -> Self {
+        Self { image, credential: None }
+    }
+}
+
 /// User and password for a registry. Its `Debug` shows neither password nor token.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
@@ -144,15 +229,18 @@ pub struct Credential {
     pub password: String,
 }
 
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
 /// Everything a provider needs to run one attempt of one container. Plain values only: it crosses
 /// process borders.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Its `Debug` shows the names of environment variables, never their values, and no arguments but the first: the
+/// others may have been made of such values.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// 64 hexadecimal digits, unique for this attempt.
     pub id: String,
@@ -174,6 +262,8 @@ pub struct ContainerSpec {
     pub argv: Vec<String>,
     /// The whole environment, in order, without duplicates.
     pub env: Vec<(String, String)>,
+    /// Annotations of the pod, for what a provider understands beyond Kubernetes' fields.
+    pub annotations: BTreeMap<String, String>,
     /// Initial working directory of the guest.
     pub working_dir: Option<String>,
     /// Directory on the host for whatever the guest writes outside its mounts. It belongs to this attempt
@@ -183,6 +273,9 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     /// Host paths that the guest sees, in mount order.
     pub mounts: Vec<Mount>,
+    /// Where in the guest volumes are that are kept in memory, and that it may fill: what is in them counts with the
+    /// memory of the pod's containers.
+    pub memory_volumes: Vec<String>,
     /// File that the guest's output is written to in CRI format; its directory exists.
     pub log_path: PathBuf,
     /// Address that the guest may use as its own.
@@ -201,6 +294,25 @@ pub struct ContainerSpec {
     pub cpu_request_millis: u64,
 }
 
+impl fmt::Debug for ContainerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("ContainerSpec")
+            .field("id", &self.id)
+            .field("pod_uid", &self.pod_uid)
+            .field("pod_namespace", &self.pod_namespace)
+            .field("pod_name", &self.pod_name)
+            .field("name", &self.name)
+            .field("runtime_handler", &self.runtime_handler)
+            .field("image", &self.image)
+            .field("argv0", &self.argv.first())
+            .field("env", &names)
+            .field("mounts", &self.mounts)
+            .field("log_path", &self.log_path)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A host file or directory that a guest sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -212,33 +324,30 @@ pub struct Mount {
     pub read_only: bool,
 }
 
-/// One more instance of a running container's module.
-#[derive(Clone, Debug)]
-pub struct ExecSpec {
-    /// The container as it was started.
-    pub container: ContainerSpec,
-    /// argv of this instance.
-    pub argv: Vec<String>,
-    /// The instance is killed when this is over.
-    pub timeout: Duration,
-    /// Bytes of output kept; what comes after is dropped.
-    pub output_limit: usize,
+/// The standard streams of an instance that [`Runtime::exec`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExecIo {
+    /// No input. What it prints is in [`ExecEnd::output`].
+    Collect {
+        /// Bytes that are kept; what comes after is dropped.
+        limit: usize,
+    },
 }
 
 /// How an exec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExecOutput {
-    /// Exit code of the instance; meaningless when `timed_out`.
+pub struct ExecEnd {
+    /// Exit code of the instance.
     pub exit_code: i32,
     /// stdout and stderr as they came.
     pub output: Vec<u8>,
-    /// It was killed because its time was over.
-    pub timed_out: bool,
 }
 
 /// What a provider knows of one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
+    /// It is being started; nothing of it has run.
+    Starting,
     /// The guest runs.
     Running {
         /// When it was started.
@@ -297,38 +406,88 @@ pub enum ExitReason {
     Lost,
 }
 
+/// What made a [`Runtime`] fail: an error of the provider's own, with its sources.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
 /// Why an image is not there. Each variant is one waiting reason of the contract.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// Not an image reference: waiting reason `InvalidImageName`. Does not pass with time.
-    #[error("{0}")]
-    InvalidName(String),
+    #[error(transparent)]
+    InvalidName(Cause),
     /// The registry answered and said no, or what it sent was wrong: `ErrImagePull`.
-    #[error("{0}")]
-    Pull(String),
+    #[error(transparent)]
+    Pull(Cause),
     /// The registry did not answer: `RegistryUnavailable`.
-    #[error("{0}")]
-    RegistryUnavailable(String),
+    #[error(transparent)]
+    RegistryUnavailable(Cause),
     /// The local store failed: `ImageInspectError`.
-    #[error("{0}")]
-    Store(String),
+    #[error(transparent)]
+    Store(Cause),
 }
 
-/// Why a container did not start.
-#[derive(Debug, Clone, thiserror::Error)]
+/// Why a container did not start. Each variant is one waiting reason of the contract.
+#[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The container's configuration asks for something that cannot be: `CreateContainerConfigError`.
-    #[error("{0}")]
-    Config(String),
+    #[error(transparent)]
+    Config(Cause),
     /// The module cannot be run: not Wasm, no entry point, unknown imports: `CreateContainerError`.
-    #[error("{0}")]
-    Create(String),
+    #[error(transparent)]
+    Create(Cause),
     /// The provider failed while starting it: `RunContainerError`.
-    #[error("{0}")]
-    Run(String),
+    #[error(transparent)]
+    Run(Cause),
 }
 
-/// The provider could not carry out a request.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct RuntimeError(pub String);
+/// Why nothing was executed in a container.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The container does not run, or not any more.
+    #[error("container {0} does not run")]
+    NotRunning(String),
+    /// The instance could not be started, or the process that hosts the container could not be asked.
+    #[error(transparent)]
+    Failed(Cause),
+}
+
+/// The provider could not carry out a request: the process that hosts the container could not be asked. Whether it
+/// has taken effect is not known; ask again.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct RuntimeError(pub Cause);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a container is started with is as often as not a secret.
+    #[test]
+    fn debug_texts_hold_no_values_of_the_environment() {
+        let spec = serde_json::json!({
+            "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
+            "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
+            "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "log_path": "/l", "pod_ips": [],
+            "host_network": false, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
+            "cpu_limit_millis": 0, "cpu_request_millis": 0,
+        });
+        let spec: ContainerSpec = serde_json::from_value(spec).unwrap();
+        let text = format!("{spec:?}");
+        assert!(text.contains("PASSWORD") && text.contains("serve") && !text.contains("hunter2"), "{text}");
+        let credential = Credential { username: "me".to_owned(), password: "hunter2".to_owned() };
+        assert!(!format!("{credential:?}").contains("hunter2"));
+    }
+
+    /// A cause is what its error says, and what is below it can be asked for.
+    #[test]
+    fn causes_keep_their_sources() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open the log")]
+        struct Outer(#[source] std::io::Error);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let text = full.to_string();
+        let error = StartError::Run(Box::new(Outer(full)));
+        assert_eq!(error.to_string(), "cannot open the log");
+        assert_eq!(error.source().map(ToString::to_string), Some(text));
+    }
+}

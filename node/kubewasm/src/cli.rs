@@ -27,12 +27,15 @@ enum Command {
     /// Join a cluster as a node and run the pods that are scheduled to it.
     Node(Box<node::Args>),
     /// Run one pod from a file, without any cluster.
-    Run(run::Args),
+    Run(run::RunArgs),
     /// Print completions for a shell.
-    Completions(complete::Args),
+    Completions(complete::CompletionArgs),
     /// Host guests for a node. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
     Worker(processes::WorkerArgs),
+    /// Make the files of containers. Started by `kubewasm node` and `kubewasm run`.
+    #[command(hide = true)]
+    Mounter(processes::MounterArgs),
     /// Compile one module. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
     Compile,
@@ -48,6 +51,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Completions(args) => complete::main(&args),
         Command::Worker(args) => processes::worker(args),
+        Command::Mounter(args) => processes::mounter(args),
         Command::Compile => Ok(processes::compile()),
     };
     match outcome {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -18,9 +18,17 @@ const YOUNG: Duration = Duration::from_secs(60);
 /// A folder for one run.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    // Dropped, and so removed, before the lock is let go of.
-    dir: tempfile::TempDir,
+    path: PathBuf,
+    // Let go of after the folder is gone.
     _lock: File,
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = kubewasm_trees::remove(&self.path) {
+            tracing::debug!(%error, "the folder of a run stays until the next one");
+        }
+    }
 }
 
 impl Folder {
@@ -31,12 +39,15 @@ impl Folder {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
         let lock = File::create(dir.path().join(LOCK))?;
         lock.lock()?;
-        Ok(Self { dir, _lock: lock })
+        // What is in it is opened without following links.
+        let path = dir.path().canonicalize()?;
+        let _ = dir.keep();
+        Ok(Self { path, _lock: lock })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 }
 
@@ -44,7 +55,7 @@ impl Folder {
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) && is_left(&entry.path()) {
-            match fs::remove_dir_all(entry.path()) {
+            match kubewasm_trees::remove(&entry.path()) {
                 Ok(()) => {
                     tracing::debug!(folder = %entry.path().display(), "removed what a killed run has left")
                 }

@@ -3,13 +3,15 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use kubewasm_host::capacity;
+use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
-    config::{Config, Flags, quantity},
+    config::{Config, Flags},
+    identity::secret_files,
     node::{Machine, allocatable_memory},
+    quantity,
 };
-use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime;
@@ -87,10 +89,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "namespace|node|pod", default_value_t)]
     isolation: Isolation,
 
-    /// A folder of this machine that pods may mount by hostPath volumes, with all below it. May be repeated
-    /// [default: none].
-    #[arg(long, value_name = "DIR")]
+    /// What becomes of the node where the host does not allow all that workers are confined with: it says what is
+    /// missing and goes on, or it does not start.
+    #[arg(long, value_name = "best-effort|required", default_value_t)]
+    confinement: Confinement,
+
+    /// A folder of this machine that pods may mount by hostPath volumes, with all below it; with :ro behind it,
+    /// for reading alone. May be repeated [default: none].
+    #[arg(long, value_name = "DIR[:ro]")]
     allow_host_path: Vec<PathBuf>,
+
+    /// What pods without hostNetwork do not reach: a network, an address, or `node` for all addresses of this
+    /// machine. May be repeated [default: none].
+    #[arg(long, value_name = "CIDR|node")]
+    deny_network: Vec<DeniedNetwork>,
 
     /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -100,15 +112,32 @@ pub(crate) struct Args {
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
-    let mut secrets: Vec<_> = args.kubeconfig.iter().chain(&args.bootstrap_kubeconfig).cloned().collect();
+    let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
+    let denied_networks = args.deny_network.iter().copied().collect();
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    secrets.extend([config.cert_dir.clone(), config.root_dir.join("config.json")]);
-    tokio.block_on(run(config, insecure_registries, isolation, secrets, default_memory_limit))
+    tokio.block_on(run(
+        config,
+        insecure_registries,
+        isolation,
+        confinement,
+        default_memory_limit,
+        denied_networks,
+    ))
+}
+
+/// Connections, watches and logs that are followed take a file each, and the usual soft limit is 1,024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Reads an amount of memory; none at all would let nothing start.
@@ -146,8 +175,9 @@ async fn run(
     config: Config,
     insecure_registries: Vec<String>,
     isolation: Isolation,
-    secrets: Vec<PathBuf>,
+    confinement: Confinement,
     default_memory_limit: u64,
+    denied_networks: DeniedNetworks,
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -155,17 +185,22 @@ async fn run(
     stop_on_signals(&cancel)?;
     agent::check_root(&config.root_dir)?;
     let machine = Machine::read(&config.root_dir);
+    let mut hidden = secret_files(&config);
+    // What workers need of the root directory is handed to them, or is in the module store.
+    hidden.extend([config.root_dir.clone(), config.kubelet.pod_logs_dir.clone()]);
     let runtime = runtime::open(runtime::Settings {
         store: config.root_dir.join("modules"),
         workers: config.root_dir.join("workers"),
         with_parent: false,
         isolation,
-        hidden: secrets,
+        hidden,
+        confinement,
         allow_paths: false,
         insecure_registries,
         default_memory_limit,
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
+        denied_networks,
         log: LogOptions {
             max_size: config.container_log_max_bytes(),
             max_files: config.kubelet.container_log_max_files,

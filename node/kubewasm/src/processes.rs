@@ -3,7 +3,12 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use kubewasm_host::compile;
-use kubewasm_wasi::{logs::LogOptions, worker};
+use kubewasm_wasi::{
+    confine::Confinement,
+    logs::LogOptions,
+    mounter::{self, MounterOptions},
+    worker,
+};
 
 /// Arguments of `kubewasm worker`.
 #[derive(Debug, clap::Args)]
@@ -26,10 +31,18 @@ pub(crate) struct WorkerArgs {
     /// A file or directory that the worker must not see.
     #[arg(long)]
     hidden: Vec<PathBuf>,
-
-    /// Make no mounts, as on a host that allows none.
+    /// A directory in those that the worker sees nevertheless.
+    #[arg(long)]
+    shown: Vec<PathBuf>,
+    /// Whether the worker runs where it cannot be confined as a whole.
+    #[arg(long, default_value_t)]
+    confinement: Confinement,
+    /// Enter no mount namespace, as on a host that allows none.
     #[arg(long)]
     no_mounts: bool,
+    /// End when confined, instead of hosting anything.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Hosts guests until told to stop.
@@ -37,7 +50,10 @@ pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     let mut options = worker::WorkerOptions::new(args.socket);
     options.with_parent = args.with_parent;
     options.hidden = args.hidden;
+    options.shown = args.shown;
+    options.confinement = args.confinement;
     options.no_mounts = args.no_mounts;
+    options.check = args.check;
     if let Some(bytes) = args.default_memory_limit {
         options.default_memory_limit = bytes;
     }
@@ -47,6 +63,23 @@ pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
         max_files: args.log_max_files.unwrap_or(log.max_files),
     };
     worker::run(options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Arguments of `kubewasm mounter`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MounterArgs {
+    /// A directory to try mounts with.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Make no mounts, as on a host that allows none.
+    #[arg(long)]
+    no_mounts: bool,
+}
+
+/// Makes the files of containers for the agent at standard input.
+pub(crate) fn mounter(args: MounterArgs) -> anyhow::Result<ExitCode> {
+    mounter::run(&MounterOptions { dir: args.dir, no_mounts: args.no_mounts })?;
     Ok(ExitCode::SUCCESS)
 }
 

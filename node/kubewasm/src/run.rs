@@ -11,18 +11,20 @@ use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kubewasm_host::DEFAULT_MEMORY_LIMIT;
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, DeniedNetworks};
 use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
+    eviction::EvictionDesk,
     pods::{
         NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
         api::Alone,
         files::resolv_conf,
         lifecycle::Limits,
-        volumes::{self, AllowedHostPaths},
+        status::is_terminal,
+        volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
 };
-use kubewasm_wasi::{isolation::Isolation, logs::LogOptions};
+use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +38,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// Arguments of `kubewasm run`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct RunArgs {
     /// The file that holds the Pod. Its images may be paths to .wasm files (./hello.wasm), taken from the
     /// file's folder.
     #[arg(value_name = "POD.YAML")]
@@ -46,9 +48,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     root_dir: Option<PathBuf>,
 
-    /// A folder of this machine that the pod may mount by hostPath volumes, with all below it. May be
-    /// repeated [default: none].
-    #[arg(long, value_name = "DIR")]
+    /// A folder of this machine that the pod may mount by hostPath volumes, with all below it; with :ro behind it,
+    /// for reading alone. May be repeated [default: none].
+    #[arg(long, value_name = "DIR[:ro]")]
     allow_host_path: Vec<PathBuf>,
 
     /// Say what happens to the pod, not only what goes wrong.
@@ -57,27 +59,31 @@ pub(crate) struct Args {
 }
 
 /// Runs the pod to its end, or until Ctrl-C.
-pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
     let pod = manifest::read(&args.file)?;
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     tokio.block_on(run(pod, args))
 }
 
-async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
+async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
+    let protected = ProtectedPaths::with([root.clone(), state.path().to_owned()]);
     let runtime = runtime::open(runtime::Settings {
         store: root.join("modules"),
         workers: state.path().join("workers"),
         with_parent: true,
         isolation: Isolation::Node,
-        hidden: Vec::new(),
+        // Its logs and its volumes.
+        hidden: vec![state.path().to_owned()],
+        confinement: Confinement::default(),
         allow_paths: true,
         insecure_registries: Vec::new(),
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
         allocatable_memory: None,
+        denied_networks: DeniedNetworks::default(),
         log: LogOptions::default(),
     })
     .await?;
@@ -89,9 +95,9 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
     let records = Records::open(state.path()).context("cannot make a folder for the pod")?;
     let (_node, node) = watch::channel(facts());
     let volumes = Volumes::alone(volumes::Settings {
-        allowed_host_paths: AllowedHostPaths::new(args.allow_host_path)
+        allowed_host_paths: AllowedHostPaths::new(args.allow_host_path, protected)
             .map_err(|message| anyhow::anyhow!(message))?,
-        dns: resolv_conf::Settings { alone: true, ..resolv_conf::Settings::default() },
+        dns: resolv_conf::DnsSettings { alone: true, ..resolv_conf::DnsSettings::default() },
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         // What runs for a while in the foreground mounts nothing on the machine.
         memory: None,
@@ -107,8 +113,11 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         node,
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
+        // One user's pod, with this user's own credentials.
+        image_access: None,
         limits: Limits::default(),
         probes: ProbeMetrics::default(),
+        desk: EvictionDesk::default(),
     });
 
     let cancel = CancellationToken::new();
@@ -122,7 +131,7 @@ async fn run(mut pod: Pod, args: Args) -> anyhow::Result<ExitCode> {
         tokio::select! {
             changed = statuses.changed() => {
                 let status = statuses.borrow_and_update().clone();
-                if changed.is_err() || is_terminal(&status) {
+                if changed.is_err() || is_terminal(Some(&status)) {
                     break status;
                 }
             }
@@ -164,21 +173,15 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 /// A pod without a node has this machine's loopback as its address.
 fn facts() -> NodeFacts {
-    let local = vec![std::net::IpAddr::from([127, 0, 0, 1])];
     let machine = rustix::system::sysinfo();
     NodeFacts {
         hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
         cluster_domain: String::new(),
-        host_ips: local.clone(),
-        pod_ips: local,
+        host_ips: vec![std::net::IpAddr::from([127, 0, 0, 1])],
         cpu_millis: std::thread::available_parallelism().map_or(1, |n| n.get() as u64).saturating_mul(1000),
         memory_bytes: (machine.totalram as u64).saturating_mul(u64::from(machine.mem_unit)),
         storage_bytes: 0,
     }
-}
-
-fn is_terminal(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// 0 for a pod that succeeded; otherwise the exit code of the first container that failed, or 1 when none

@@ -3,9 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use kubewasm_host::program::Program;
+use kubewasm_host::{DeniedNetworks, program::Program};
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_wasi::{
+    confine::Confinement,
     isolation::Isolation,
     logs::LogOptions,
     provider::{WasiOptions, WasiRuntime},
@@ -25,8 +26,10 @@ pub(crate) struct Settings {
     pub(crate) with_parent: bool,
     /// Who shares a worker.
     pub(crate) isolation: Isolation,
-    /// Files and directories that workers must not see.
+    /// Files and directories that workers must not see, but for the module store.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub(crate) confinement: Confinement,
     /// Images may be paths.
     pub(crate) allow_paths: bool,
     /// Registries without TLS.
@@ -35,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) default_memory_limit: u64,
     /// Bytes that all containers may have together, where that is limited.
     pub(crate) allocatable_memory: Option<u64>,
+    /// What pods without the host's network do not reach.
+    pub(crate) denied_networks: DeniedNetworks,
     /// When and how logs are rotated.
     pub(crate) log: LogOptions,
 }
@@ -49,8 +54,11 @@ pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>>
         with_parent: settings.with_parent,
         default_memory_limit: settings.default_memory_limit,
         allocatable_memory: settings.allocatable_memory,
+        denied_networks: settings.denied_networks,
         isolation: settings.isolation,
         hidden: settings.hidden,
+        shown: vec![settings.store],
+        confinement: settings.confinement,
         log: settings.log,
         ..WasiOptions::new(store, settings.workers, Program::current())
     };

@@ -9,7 +9,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 /// One of the two streams of a container.
 #[derive(Clone, Copy, Debug)]
-enum Output {
+enum TerminalStream {
     Stdout,
     Stderr,
 }
@@ -23,7 +23,7 @@ pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Rece
     let prefixed = names.len() > 1;
     let mut tasks = JoinSet::new();
     for name in names {
-        for output in [Output::Stdout, Output::Stderr] {
+        for output in [TerminalStream::Stdout, TerminalStream::Stderr] {
             let (pod, name, logs_dir) = (Arc::clone(&pod), name.clone(), logs_dir.clone());
             tasks.spawn(copy_container(pod, name, output, prefixed, logs_dir, statuses.clone()));
         }
@@ -34,7 +34,7 @@ pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Rece
 async fn copy_container(
     pod: Arc<Pod>,
     name: String,
-    output: Output,
+    output: TerminalStream,
     prefixed: bool,
     logs_dir: PathBuf,
     mut statuses: watch::Receiver<PodStatus>,
@@ -45,7 +45,7 @@ async fn copy_container(
         meta.name.clone().unwrap_or_default(),
         meta.uid.clone().unwrap_or_default(),
     );
-    let mut line = Lines { prefix: prefixed.then(|| format!("[{name}] ")), at_start: true, output };
+    let mut line = LabelledLines { prefix: prefixed.then(|| format!("[{name}] ")), at_start: true, output };
     for attempt in 0.. {
         let path = logs::file(&logs_dir, &namespace, &pod_name, &uid, &name, attempt);
         // The file appears when the attempt starts.
@@ -61,8 +61,8 @@ async fn copy_container(
         let options = logs::Options {
             follow: true,
             stream: Some(match output {
-                Output::Stdout => "Stdout".to_owned(),
-                Output::Stderr => "Stderr".to_owned(),
+                TerminalStream::Stdout => "Stdout".to_owned(),
+                TerminalStream::Stderr => "Stderr".to_owned(),
             }),
             ..logs::Options::default()
         };
@@ -92,13 +92,13 @@ fn has_ended(statuses: &watch::Receiver<PodStatus>, container: &str, attempt: u3
 }
 
 /// Puts the container's name in front of every line.
-struct Lines {
+struct LabelledLines {
     prefix: Option<String>,
     at_start: bool,
-    output: Output,
+    output: TerminalStream,
 }
 
-impl Lines {
+impl LabelledLines {
     fn write(&mut self, chunk: &[u8]) {
         let mut out = Vec::with_capacity(chunk.len());
         for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
@@ -110,8 +110,8 @@ impl Lines {
         }
         // A terminal that is gone is no reason to stop the pod.
         let _ = match self.output {
-            Output::Stdout => write_all(std::io::stdout().lock(), &out),
-            Output::Stderr => write_all(std::io::stderr().lock(), &out),
+            TerminalStream::Stdout => write_all(std::io::stdout().lock(), &out),
+            TerminalStream::Stderr => write_all(std::io::stderr().lock(), &out),
         };
     }
 }

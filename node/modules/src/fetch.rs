@@ -22,10 +22,12 @@ use crate::{
     image::{Credential, Image, ImageKind, ImageName},
     manifest::{self, Document, Manifest, ManifestError, Plan},
     progress::PullProgress,
+    pull::Fetched,
     record::Record,
     reference::Reference,
-    registry::{RawManifest, Resolved, Session},
+    registry::{RawManifest, Resolution, Resolved, Session},
     store::Inner,
+    usage,
 };
 
 /// How often a pull starts over because somebody removed, meanwhile, what it was going to share.
@@ -46,7 +48,7 @@ pub(crate) async fn fetch(
     reference: &Reference,
     credentials: &[Credential],
     progress: &watch::Sender<PullProgress>,
-) -> Result<Image, PullFailure> {
+) -> Result<Fetched, PullFailure> {
     if let Some(digest) = reference.digest() {
         digest
             .parse::<Digest>()
@@ -54,10 +56,11 @@ pub(crate) async fn fetch(
     }
     let present = inner.image(&reference.clone().into())?;
     let known = present.as_ref().map(|image| image.digest);
-    let resolved = inner.registry.resolve(reference, credentials, known).await?;
+    let Resolution { resolved, credential } = inner.registry.resolve(reference, credentials, known).await?;
     let Resolved::Manifest(session, target) = resolved else {
         // Only who knows something is told that it is unchanged.
-        return present.ok_or_else(|| PullFailure::NotFound(reference.to_string()));
+        let image = present.ok_or_else(|| PullFailure::NotFound(reference.to_string()))?;
+        return Ok(Fetched { image, credential });
     };
     let source = Source::read(session, target).await?;
     for _ in 0..ATTEMPTS {
@@ -67,7 +70,7 @@ pub(crate) async fn fetch(
         let (inner, reference) = (Arc::clone(inner), reference.clone());
         let committed = blocking(move || commit(&inner, &reference, record, &staged)).await?;
         if let Some(image) = committed {
-            return Ok(image);
+            return Ok(Fetched { image, credential });
         }
     }
     Err(PullFailure::Unavailable(
@@ -136,6 +139,7 @@ impl Source {
             env: config.env,
             working_dir: config.working_dir,
             user: config.user,
+            arrived: usage::now(),
         }
     }
 }

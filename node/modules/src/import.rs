@@ -16,6 +16,7 @@ use crate::{
     record::{self, Blob, Record},
     removal,
     store::Inner,
+    usage,
 };
 
 impl Store {
@@ -70,6 +71,7 @@ fn import(inner: &Inner, path: &Path) -> Result<Image, StoreError> {
         env: Vec::new(),
         working_dir: None,
         user: None,
+        arrived: usage::now(),
     };
     let record = inner.record(record, &[key])?;
     // What the path meant before has no name any more, unless another path leads to it.

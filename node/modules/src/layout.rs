@@ -40,7 +40,7 @@ const RECORD_LIMIT: u64 = 16 << 20;
 pub(crate) struct Layout {
     root: PathBuf,
     /// This process' directory below `tmp`; removed with the value.
-    session: TempDir,
+    session: Workspace,
     /// Keeps the session's lock.
     _owner: File,
 }
@@ -132,8 +132,8 @@ impl Layout {
     }
 
     /// A directory for one piece of work, on the store's file system; removed with the value.
-    pub(crate) fn workspace(&self) -> Result<TempDir, StoreError> {
-        TempDir::new_in(self.session.path()).map_err(StoreError::io("write", self.session.path()))
+    pub(crate) fn workspace(&self) -> Result<Workspace, StoreError> {
+        Workspace::new_in(self.session.path()).map_err(StoreError::io("write", self.session.path()))
     }
 
     /// Reads a record; `None` when there is none, or none that can be understood. A record that a power cut
@@ -176,14 +176,31 @@ pub(crate) fn children(directory: &Path) -> Result<Vec<PathBuf>, StoreError> {
 
 /// Removes a file or a directory with all that is in it; what is not there is fine.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
-        _ => Ok(()),
+    kubewasm_trees::remove(path).map_err(StoreError::io("remove", path))
+}
+
+/// A directory for what is not whole yet, or not wanted any more; removed with the value.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    path: PathBuf,
+}
+
+impl Workspace {
+    /// Makes one in `parent`.
+    pub(crate) fn new_in(parent: &Path) -> io::Result<Self> {
+        Ok(Self { path: TempDir::new_in(parent)?.keep() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Err(error) = kubewasm_trees::remove(&self.path) {
+            tracing::warn!(%error, "a working directory of the module store stays until the next start");
+        }
     }
 }
 
@@ -208,7 +225,7 @@ fn check_version(root: &Path) -> io::Result<()> {
 }
 
 /// Removes the directories of dead processes and makes one for this process. The caller holds the store's lock.
-fn open_session(tmp: &Path) -> io::Result<(TempDir, File)> {
+fn open_session(tmp: &Path) -> io::Result<(Workspace, File)> {
     for entry in fs::read_dir(tmp)? {
         let path = entry?.path();
         let alive = match File::open(path.join("owner")) {
@@ -219,7 +236,7 @@ fn open_session(tmp: &Path) -> io::Result<(TempDir, File)> {
             tracing::warn!(%error, "cannot sweep what an earlier process left");
         }
     }
-    let session = TempDir::new_in(tmp)?;
+    let session = Workspace::new_in(tmp)?;
     let owner = File::create(session.path().join("owner"))?;
     owner.try_lock()?;
     Ok((session, owner))

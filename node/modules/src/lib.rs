@@ -43,6 +43,7 @@ mod store;
 mod testing;
 mod text;
 mod unpack;
+mod usage;
 
 pub use compile::{Compiler, Facts, Precompiled};
 pub use digest::{Digest, InvalidDigest};
@@ -51,5 +52,7 @@ pub use image::{Credential, Image, ImageKind, ImageName};
 pub use module::Module;
 pub use options::StoreOptions;
 pub use progress::{Progress, PullProgress};
+pub use pull::Fetched;
 pub use reference::{InvalidReference, Reference};
 pub use store::{Hold, Store};
+pub use usage::ImageUse;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{
     digest::Digest,
-    media::{self, Layer, Packing},
+    media::{self, LayerForm, Packing},
     text::printable,
 };
 
@@ -105,27 +105,25 @@ pub(crate) struct Choice {
 
 /// Picks the manifest that a Wasm node runs.
 ///
-/// In this order: `wasi/wasm`, `wasip1/wasm`, `wasip2/wasm`, `wasip3/wasm` (each also as `wasm32`); then the
-/// only manifest there is, whatever it says; then `linux/amd64`, for images whose builder knew no better
-/// platform. `js/wasm` needs a JavaScript host and is never taken. Attestations are not counted.
+/// In this order: `wasi/wasm`, `wasip1/wasm`, `wasip2/wasm`, `wasip3/wasm` (each also as `wasm32`); then the first
+/// whose platform has `wasm` in it in another way, such as `linux/wasm`; then the only manifest there is, whatever it
+/// says; then `linux/amd64`, for images whose builder knew no better platform. `js/wasm` and `browser/wasm` need a
+/// JavaScript host and are never taken for Wasm of ours. Attestations are not counted.
 pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
     let images: Vec<&Descriptor> = index.manifests.iter().filter(|entry| !entry.is_attestation()).collect();
-    let find = |os: &str, architectures: &[&str]| {
-        images.iter().find(|entry| {
-            entry.platform.as_ref().is_some_and(|platform| {
-                platform.os == os && architectures.contains(&platform.architecture.as_str())
-            })
-        })
-    };
-    let wasm =
-        ["wasi", "wasip1", "wasip2", "wasip3"].into_iter().find_map(|os| find(os, &["wasm", "wasm32"]));
+    let find =
+        |is: &dyn Fn(&Platform) -> bool| images.iter().find(|entry| entry.platform.as_ref().is_some_and(is));
+    let wasm = ["wasi", "wasip1", "wasip2", "wasip3"]
+        .into_iter()
+        .find_map(|os| find(&|platform| platform.os == os && platform.is_wasm32()))
+        .or_else(|| find(&Platform::has_wasm));
     if let Some(entry) = wasm {
         return Ok(Choice { descriptor: (*entry).clone(), last_resort: false });
     }
     if let [only] = images.as_slice() {
         return Ok(Choice { descriptor: (*only).clone(), last_resort: false });
     }
-    if let Some(entry) = find("linux", &["amd64"]) {
+    if let Some(entry) = find(&|platform| platform.os == "linux" && platform.architecture == "amd64") {
         return Ok(Choice { descriptor: (*entry).clone(), last_resort: true });
     }
     let platforms: Vec<String> = images.iter().map(|entry| entry.platform_name()).take(20).collect();
@@ -135,9 +133,32 @@ pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
     )))
 }
 
+impl Platform {
+    /// The architectures that builders name a core module or component by.
+    fn is_wasm32(&self) -> bool {
+        ["wasm", "wasm32"].contains(&self.architecture.as_str())
+    }
+
+    /// Wasm of some other spelling, for a host that is no JavaScript engine.
+    fn has_wasm(&self) -> bool {
+        let has = |word: &str| word.to_ascii_lowercase().contains("wasm");
+        (has(&self.os) || has(&self.architecture)) && !["js", "browser"].contains(&self.os.as_str())
+    }
+
+    /// What builders say of manifests that are no images.
+    fn is_unknown(&self) -> bool {
+        self.os == "unknown" && self.architecture == "unknown"
+    }
+}
+
 impl Descriptor {
+    /// A statement about another entry, which Docker's builder marks by platform and by annotation.
     fn is_attestation(&self) -> bool {
-        self.annotations.get("vnd.docker.reference.type").is_some_and(|kind| kind == "attestation-manifest")
+        self.platform.as_ref().is_some_and(Platform::is_unknown)
+            || self
+                .annotations
+                .get("vnd.docker.reference.type")
+                .is_some_and(|kind| kind == "attestation-manifest")
     }
 
     fn platform_name(&self) -> String {
@@ -179,7 +200,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         )));
     }
     let mut modules =
-        manifest.layers.iter().filter(|layer| media::layer(&layer.media_type) == Some(Layer::Module));
+        manifest.layers.iter().filter(|layer| media::layer(&layer.media_type) == Some(LayerForm::Module));
     match (modules.next(), modules.count()) {
         (Some(layer), 0) => {
             let usable = |title: &&String| !title.is_empty() && !title.contains(char::is_control);
@@ -198,7 +219,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         .layers
         .iter()
         .map(|layer| match media::layer(&layer.media_type) {
-            Some(Layer::Archive(packing)) => Some((layer.clone(), packing)),
+            Some(LayerForm::Archive(packing)) => Some((layer.clone(), packing)),
             _ => None,
         })
         .collect();

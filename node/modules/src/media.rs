@@ -8,7 +8,7 @@ pub(crate) const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, 
 
 /// What a layer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layer {
+pub(crate) enum LayerForm {
     /// A module, core or component, as it is.
     Module,
     /// A tar archive of changes to a root file system.
@@ -33,18 +33,18 @@ pub(crate) enum Packing {
 ///
 /// [1]: https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
 /// [2]: https://github.com/opencontainers/image-spec/blob/main/layer.md
-pub(crate) fn layer(media_type: &str) -> Option<Layer> {
+pub(crate) fn layer(media_type: &str) -> Option<LayerForm> {
     Some(match media_type {
         "application/wasm"
         | "application/vnd.wasm.content.layer.v1+wasm"
-        | "application/vnd.module.wasm.content.layer.v1+wasm" => Layer::Module,
+        | "application/vnd.module.wasm.content.layer.v1+wasm" => LayerForm::Module,
         "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-            Layer::Archive(Packing::Plain)
+            LayerForm::Archive(Packing::Plain)
         }
         "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Layer::Archive(Packing::Gzip),
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => LayerForm::Archive(Packing::Gzip),
         "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Layer::Archive(Packing::Zstd),
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => LayerForm::Archive(Packing::Zstd),
         _ => return None,
     })
 }
@@ -65,14 +65,14 @@ mod tests {
     #[test]
     fn layers_by_media_type() {
         for (media_type, expected) in [
-            ("application/wasm", Some(Layer::Module)),
-            ("application/vnd.wasm.content.layer.v1+wasm", Some(Layer::Module)),
-            ("application/vnd.module.wasm.content.layer.v1+wasm", Some(Layer::Module)),
-            ("application/vnd.oci.image.layer.v1.tar", Some(Layer::Archive(Packing::Plain))),
-            ("application/vnd.oci.image.layer.v1.tar+gzip", Some(Layer::Archive(Packing::Gzip))),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", Some(Layer::Archive(Packing::Zstd))),
-            ("application/vnd.docker.image.rootfs.diff.tar", Some(Layer::Archive(Packing::Plain))),
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some(Layer::Archive(Packing::Gzip))),
+            ("application/wasm", Some(LayerForm::Module)),
+            ("application/vnd.wasm.content.layer.v1+wasm", Some(LayerForm::Module)),
+            ("application/vnd.module.wasm.content.layer.v1+wasm", Some(LayerForm::Module)),
+            ("application/vnd.oci.image.layer.v1.tar", Some(LayerForm::Archive(Packing::Plain))),
+            ("application/vnd.oci.image.layer.v1.tar+gzip", Some(LayerForm::Archive(Packing::Gzip))),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", Some(LayerForm::Archive(Packing::Zstd))),
+            ("application/vnd.docker.image.rootfs.diff.tar", Some(LayerForm::Archive(Packing::Plain))),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some(LayerForm::Archive(Packing::Gzip))),
             ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", None),
             ("application/vnd.cncf.helm.chart.content.v1.tar+gzip", None),
             ("text/plain", None),

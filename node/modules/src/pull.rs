@@ -27,7 +27,16 @@ use crate::{
     reference::Reference,
 };
 
-type Outcome = Result<Image, PullError>;
+/// An image that was pulled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The image, which is in the store now.
+    pub image: Image,
+    /// Position, among the credentials of [`Store::pull`], of the one that the registry took; `None`: nobody's.
+    pub credential: Option<usize>,
+}
+
+type Outcome = Result<Fetched, PullError>;
 type Key = (Reference, Vec<Credential>);
 
 /// Downloads by what was asked for.
@@ -112,7 +121,7 @@ impl Store {
         reference: &Reference,
         credentials: &[Credential],
         progress: Option<&dyn Progress>,
-    ) -> Outcome {
+    ) -> Result<Fetched, PullError> {
         let key = (reference.clone(), credentials.to_vec());
         let joined = self.inner.flights.join(key, |sender| {
             let (inner, reference, credentials) =

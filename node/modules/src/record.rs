@@ -27,6 +27,9 @@ pub(crate) struct Record {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) working_dir: Option<String>,
     pub(crate) user: Option<String>,
+    /// When the store first had it, in seconds since 1970; 0 where that was not noted.
+    #[serde(default)]
+    pub(crate) arrived: u64,
 }
 
 /// A file below `blobs`.
@@ -45,7 +48,7 @@ pub(crate) struct Name {
 
 /// All records of a store.
 #[derive(Debug, Default)]
-pub(crate) struct Records {
+pub(crate) struct ModuleRecords {
     pub(crate) intact: Vec<Record>,
     /// Some record could not be understood.
     pub(crate) damaged: bool,
@@ -53,8 +56,8 @@ pub(crate) struct Records {
 
 impl Record {
     /// Reads all records, of complete and of incomplete images.
-    pub(crate) fn all(layout: &Layout) -> Result<Records, StoreError> {
-        let mut records = Records::default();
+    pub(crate) fn all(layout: &Layout) -> Result<ModuleRecords, StoreError> {
+        let mut records = ModuleRecords::default();
         for path in layout::children(&layout.images())? {
             match layout.read::<Self>(&path)? {
                 Some(record) => records.intact.push(record),

@@ -79,9 +79,14 @@ impl Reference {
 
     /// True when the registry is on this machine: `localhost`, 127.0.0.0/8 or ::1.
     pub(crate) fn is_local(&self) -> bool {
-        let host = host_of(&self.registry);
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        is_local(&self.registry)
     }
+}
+
+/// True when `host` or `host:port` is on this machine: `localhost`, 127.0.0.0/8 or ::1.
+pub(crate) fn is_local(registry: &str) -> bool {
+    let host = host_of(registry);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.

@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeSet, fs, fs::File, io, path::Path};
 
-use tempfile::TempDir;
-
 use crate::{
     Store,
     digest::Digest,
     error::StoreError,
     image::{ImageKind, ImageName},
-    layout::{self, Layout},
+    layout::{self, Layout, Workspace},
     module::Digests,
     record::{self, Record},
 };
@@ -56,14 +54,14 @@ impl Store {
 }
 
 /// Takes an image's hold for oneself, which proves that nobody uses the image; `None` when somebody does.
-fn take(hold: &Path) -> Result<Option<File>, StoreError> {
+pub(crate) fn take(hold: &Path) -> Result<Option<File>, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(hold);
     let file = file.map_err(StoreError::io("lock", hold))?;
     Ok(file.try_lock().is_ok().then_some(file))
 }
 
 /// Deletes the image `digest` if it has no name and nobody uses it. The caller holds the lock.
-pub(crate) fn release(layout: &Layout, digest: &Digest, trash: &TempDir) -> Result<(), StoreError> {
+pub(crate) fn release(layout: &Layout, digest: &Digest, trash: &Workspace) -> Result<(), StoreError> {
     let Some(mut record) = layout.read::<Record>(&layout.image(digest))? else {
         return Ok(());
     };
@@ -80,7 +78,7 @@ pub(crate) fn release(layout: &Layout, digest: &Digest, trash: &TempDir) -> Resu
 }
 
 /// Deletes what belongs to `record` and to no other image. The caller holds the lock.
-fn delete(layout: &Layout, record: &Record, trash: &TempDir) -> Result<(), StoreError> {
+pub(crate) fn delete(layout: &Layout, record: &Record, trash: &Workspace) -> Result<(), StoreError> {
     layout::remove(&layout.image(&record.digest))?;
     let mut modules = modules_of(layout, record)?;
     let others = Record::all(layout)?.intact;
@@ -107,9 +105,9 @@ fn delete(layout: &Layout, record: &Record, trash: &TempDir) -> Result<(), Store
 }
 
 /// Moves a file or a directory out of sight. What takes long, deleting, is done when `trash` is dropped.
-fn discard(path: &Path, trash: &TempDir) -> Result<(), StoreError> {
+fn discard(path: &Path, trash: &Workspace) -> Result<(), StoreError> {
     // A slot of its own: a blob and a directory may have one name.
-    let slot = TempDir::new_in(trash.path()).map_err(StoreError::io("write", trash.path()))?;
+    let slot = tempfile::TempDir::new_in(trash.path()).map_err(StoreError::io("write", trash.path()))?;
     match fs::rename(path, slot.keep().join("discarded")) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", path)(error)),
         _ => Ok(()),

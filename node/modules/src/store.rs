@@ -5,6 +5,7 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak},
+    time::SystemTime,
 };
 
 use tokio::sync::Semaphore;
@@ -19,7 +20,7 @@ use crate::{
     pull::Flights,
     record::{self, Name, Record},
     registry::{Registry, RegistryOptions},
-    removal,
+    removal, usage,
 };
 
 /// Images and modules on this machine's disk. Cheap to clone; all clones are the same store.
@@ -39,13 +40,25 @@ pub(crate) struct Inner {
     pub(crate) compilations: Compilations,
     /// Images that are unpacked at the same time: each takes a core, and memory for its decompressor.
     pub(crate) unpacking: Semaphore,
-    holds: Mutex<HashMap<Digest, Weak<File>>>,
+    holds: Mutex<HashMap<Digest, Weak<HeldFile>>>,
 }
 
 /// Keeps an image from being removed while it lives. It ends with the process at the latest.
 #[derive(Clone, Debug)]
 pub struct Hold {
-    _file: Arc<File>,
+    _file: Arc<HeldFile>,
+}
+
+/// The share-locked file of an image's holds. Its time of modification is when the image was last used.
+#[derive(Debug)]
+struct HeldFile(File);
+
+impl Drop for HeldFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.set_modified(SystemTime::now()) {
+            tracing::debug!(%error, "the end of an image's use is not noted");
+        }
+    }
 }
 
 impl Store {
@@ -124,6 +137,28 @@ impl Store {
         self.hold_as(&image.digest, &image.reference)
     }
 
+    /// Holds the image whose files, or some of them, are at `path`, which is that of [`Store::rootfs`] or below it.
+    /// `None` for paths elsewhere.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] when the image has been removed in the meantime.
+    pub fn hold_files(&self, path: &Path) -> Result<Option<(Digest, Hold)>, StoreError> {
+        let layout = &self.inner.layout;
+        let roots = layout.roots();
+        // Paths that were handed on may have had their links resolved.
+        let below = [Some(roots.clone()), roots.canonicalize().ok()];
+        let below = below.into_iter().flatten().find_map(|roots| path.strip_prefix(roots).ok());
+        let Some(root) = below.and_then(|below| below.components().next()) else {
+            return Ok(None);
+        };
+        let root = root.as_os_str().to_str().unwrap_or_default();
+        let images = Record::all(layout)?.intact;
+        match images.iter().find(|record| record.manifest.hex() == root) {
+            Some(record) => Ok(Some((record.digest, self.hold_digest(&record.digest)?))),
+            None => Err(StoreError::Absent { image: path.display().to_string() }),
+        }
+    }
+
     /// [`Store::hold`] for those who have noted down the image's digest and nothing else.
     ///
     /// # Errors
@@ -143,10 +178,10 @@ impl Store {
             return Ok(Hold { _file: file });
         }
         let path = layout.hold(digest);
-        let open = || -> std::io::Result<File> {
+        let open = || -> std::io::Result<HeldFile> {
             let file = File::options().create(true).truncate(false).write(true).open(&path)?;
             file.lock_shared()?;
-            Ok(file)
+            Ok(HeldFile(file))
         };
         let file = Arc::new(open().map_err(StoreError::io("lock", &path))?);
         holds.retain(|_, file| file.strong_count() > 0);
@@ -170,9 +205,12 @@ impl Inner {
     pub(crate) fn record(&self, mut record: Record, names: &[String]) -> Result<Record, StoreError> {
         let layout = &self.layout;
         let path = layout.image(&record.digest);
-        let known = layout.read::<Record>(&path)?.map(|known| known.names).unwrap_or_default();
+        let known = layout.read::<Record>(&path)?;
+        record.arrived = known.as_ref().map_or(record.arrived, |known| known.arrived);
+        let known = known.map(|known| known.names).unwrap_or_default();
         let all: BTreeSet<String> = known.into_iter().chain(names.iter().cloned()).collect();
         record.names = all.into_iter().collect();
+        usage::touch(layout, &record.digest)?;
         layout.write(&path, &record)?;
         for name in names {
             layout.write(&layout.name(name), &Name { name: name.clone(), digest: record.digest })?;

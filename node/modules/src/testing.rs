@@ -7,7 +7,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{Image, ImageKind, ImageName, Store, StoreOptions, digest::Digest, record::Record};
+use crate::{Image, ImageKind, ImageName, Store, StoreOptions, digest::Digest, record::Record, usage};
 
 /// The smallest module there is.
 pub(crate) const EMPTY_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -59,6 +59,7 @@ impl Fixture {
             env: Vec::new(),
             working_dir: None,
             user: None,
+            arrived: usage::now(),
         };
         let names = [reference.key(), reference.key_of(&digest)];
         self.store.inner.record(record, &names).unwrap().into_image(reference.into())

@@ -42,7 +42,7 @@ use crate::{
 
 /// How much an image may unpack to, all layers together.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct UnpackLimits {
     /// Bytes of unpacked archives, headers and what is later replaced included.
     pub(crate) bytes: u64,
     /// Files, directories and links.
@@ -53,7 +53,7 @@ pub(crate) struct Limits {
 #[derive(Debug)]
 pub(crate) struct Unpacker<'a> {
     root: PathBuf,
-    limits: Limits,
+    limits: UnpackLimits,
     bytes: u64,
     entries: u64,
     cancelled: &'a AtomicBool,
@@ -61,7 +61,7 @@ pub(crate) struct Unpacker<'a> {
 
 impl<'a> Unpacker<'a> {
     /// Begins with the empty directory `root`. When `cancelled` becomes true, unpacking ends with an error.
-    pub(crate) fn new(root: PathBuf, limits: Limits, cancelled: &'a AtomicBool) -> Self {
+    pub(crate) fn new(root: PathBuf, limits: UnpackLimits, cancelled: &'a AtomicBool) -> Self {
         Self { root, limits, bytes: 0, entries: 0, cancelled }
     }
 

@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use kubewasm_host::{
-    Capture, CpuShare, GuestState, Host, HostOptions, Limits, Network, Output, Plugin, PluginState, Setup,
-    Stack, compile,
+    Capture, CpuShare, DeniedNetworks, GuestState, Host, HostOptions, Limits, Network, Output, Plugin,
+    PluginState, Setup, Stack, compile,
 };
 use wasmtime::{StoreContextMut, component::Linker};
 
@@ -84,6 +84,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             preopens: &[],
             has_volumes: false,
             network: Network::Outgoing,
+            denied_networks: &DeniedNetworks::default(),
             output: &output,
             terminal: false,
             account: &account,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::cpu::{Arrival, Budget, CpuShare, Weight};
+use super::cpu::{Arrival, CpuBudget, CpuShare, Weight};
 use crate::engine::TICK;
 
 /// What a container may use.
@@ -45,7 +45,7 @@ pub struct Account {
 #[derive(Debug)]
 struct Cpu {
     weight: Weight,
-    budget: Budget,
+    budget: CpuBudget,
     /// Virtual nanoseconds; places it in the line for turns.
     age: u128,
     used: Duration,
@@ -67,7 +67,7 @@ impl Account {
     pub fn new(limits: Limits) -> Self {
         let cpu = Cpu {
             weight: Weight::of_request(limits.cpu.request_millis),
-            budget: Budget::of_limit(limits.cpu.limit_millis),
+            budget: CpuBudget::of_limit(limits.cpu.limit_millis),
             age: 0,
             used: Duration::ZERO,
             throttled: Duration::ZERO,

@@ -20,12 +20,12 @@ use crate::{
 
 /// A module with its imports resolved, ready for any number of instances.
 pub struct Loaded {
-    pub(super) entry: Entry,
+    pub(super) entry: EntryPoint,
     pub(super) linked: Arc<Linked>,
 }
 
 /// What is called to run it.
-pub(super) enum Entry {
+pub(super) enum EntryPoint {
     /// `_start` of a WASI 0.1 command.
     Core(InstancePre<GuestState>),
     /// `wasi:cli/run@0.2` of a component.
@@ -35,8 +35,8 @@ pub(super) enum Entry {
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.entry {
-            Entry::Core(_) => "Loaded(core module)",
-            Entry::Component(_) => "Loaded(component)",
+            EntryPoint::Core(_) => "Loaded(core module)",
+            EntryPoint::Component(_) => "Loaded(component)",
         })
     }
 }
@@ -62,13 +62,13 @@ impl From<PrecompiledError> for LoadError {
 /// moments; the inner one while the module loads, so that it loads once.
 #[derive(Default)]
 pub(super) struct Cache {
-    slots: Mutex<HashMap<Key, Arc<Slot>>>,
+    slots: Mutex<HashMap<CacheKey, Arc<CacheSlot>>>,
 }
 
 /// A module on an engine.
-type Key = (PathBuf, Stack);
+type CacheKey = (PathBuf, Stack);
 
-type Slot = Mutex<Weak<Loaded>>;
+type CacheSlot = Mutex<Weak<Loaded>>;
 
 impl Cache {
     pub(super) async fn get(
@@ -94,7 +94,7 @@ impl Cache {
         Ok(loaded)
     }
 
-    async fn slot(&self, key: Key) -> Arc<Slot> {
+    async fn slot(&self, key: CacheKey) -> Arc<CacheSlot> {
         let mut slots = self.slots.lock().await;
         if let Some(slot) = slots.get(&key) {
             return Arc::clone(slot);
@@ -103,7 +103,7 @@ impl Cache {
         slots.retain(|_, slot| {
             Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|weak| weak.strong_count() > 0)
         });
-        let slot = Arc::<Slot>::default();
+        let slot = Arc::<CacheSlot>::default();
         slots.insert(key, Arc::clone(&slot));
         slot
     }
@@ -122,13 +122,13 @@ fn load(host: &Host, path: &Path, kind: Kind, stack: Stack) -> Result<Loaded, Lo
                 ));
             }
             let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
-            Ok(Loaded { entry: Entry::Core(pre), linked })
+            Ok(Loaded { entry: EntryPoint::Core(pre), linked })
         }
         Kind::CliComponent => {
             let component = precompiled::component(&linked.engine, path)?;
             let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
             let pre = CommandPre::new(pre).map_err(link_error)?;
-            Ok(Loaded { entry: Entry::Component(pre), linked })
+            Ok(Loaded { entry: EntryPoint::Component(pre), linked })
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) enum Cause {
 
 /// A path, from a directory that the guest has open.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct OpenPath {
     pub(super) from: PathBuf,
     pub(super) path: PathBuf,
 }
@@ -46,7 +46,7 @@ struct Seen {
 
 /// Looks for the cause. `places` are those that the change was about: one, or from where and to where.
 /// Blocking.
-pub(super) fn find(places: &[Place]) -> Option<Cause> {
+pub(super) fn find(places: &[OpenPath]) -> Option<Cause> {
     let seen: Option<Vec<Seen>> = places.iter().map(|place| look(place).ok()).collect();
     judge(&seen?)
 }
@@ -63,7 +63,7 @@ fn judge(seen: &[Seen]) -> Option<Cause> {
     }
 }
 
-fn look(place: &Place) -> rustix::io::Result<Seen> {
+fn look(place: &OpenPath) -> rustix::io::Result<Seen> {
     let top = rustix::fs::openat(CWD, &place.from, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let open = |path: &Path, more: OFlags| {
@@ -92,7 +92,7 @@ fn is_read_only(fd: &impl std::os::fd::AsFd) -> rustix::io::Result<bool> {
 
 /// Whether opening this would wait until somebody opens the other end, and block the thread for as long: a named
 /// pipe. Guests cannot make one, and images bring none, but in a volume there may be one. Blocking.
-pub(super) fn is_pipe(place: &Place) -> bool {
+pub(super) fn is_pipe(place: &OpenPath) -> bool {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     let open = || -> rustix::io::Result<bool> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn an_ordinary_directory_is_no_cause() {
         let dir = tempfile::tempdir().unwrap();
-        let place = |path: &str| Place { from: dir.path().to_owned(), path: path.into() };
+        let place = |path: &str| OpenPath { from: dir.path().to_owned(), path: path.into() };
         assert_eq!(find(&[place("missing")]), None);
         assert_eq!(find(&[place("missing/deep")]), None);
         assert_eq!(find(&[place("../x")]), None, "nothing outside is looked at");

@@ -182,8 +182,9 @@ fn judge(status: ExitStatus, said: &[u8], out_of_memory: bool) -> Result<Facts, 
     if status.success() {
         // Something below may have said something too.
         let said = said.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let child::Answer { facts, unrestricted } = serde_json::from_slice(said)
-            .map_err(|error| CompileError::Refused(format!("the compiler's answer makes no sense: {error}")))?;
+        let child::Answer { facts, unrestricted } = serde_json::from_slice(said).map_err(|error| {
+            CompileError::Refused(format!("the compiler's answer makes no sense: {error}"))
+        })?;
         warn_once(&unrestricted);
         return Ok(facts);
     }
@@ -197,7 +198,8 @@ fn judge(status: ExitStatus, said: &[u8], out_of_memory: bool) -> Result<Facts, 
             ADDRESS_SPACE >> 30
         )),
         Some(SIGKILL) if out_of_memory => CompileError::Exhausted(
-            "the kernel ended it, which had no memory left for all containers and compilers of the node".to_owned(),
+            "the kernel ended it, which had no memory left for all containers and compilers of the node"
+                .to_owned(),
         ),
         Some(SIGXCPU | SIGKILL) => CompileError::Exhausted(format!(
             "compiling the module was ended after {CPU_SECONDS} s of processor time, or killed for want of memory; a smaller or less optimised module may do"
@@ -226,13 +228,15 @@ mod tests {
 
     #[test]
     fn the_end_of_a_child_is_understood() {
-        let text = |raw, said: &str, killed| {
-            judge(ExitStatus::from_raw(raw), said.as_bytes(), killed).unwrap_err()
-        };
+        let text =
+            |raw, said: &str, killed| judge(ExitStatus::from_raw(raw), said.as_bytes(), killed).unwrap_err();
         let answer = r#"INFO something
 {"facts":{"kind":"core-command","imports":["a"],"exports":[]},"unrestricted":[]}"#;
         let facts = judge(ExitStatus::from_raw(0), answer.as_bytes(), false).unwrap();
-        assert_eq!(facts, Facts { kind: Kind::CoreCommand, imports: vec!["a".to_owned()], exports: Vec::new() });
+        assert_eq!(
+            facts,
+            Facts { kind: Kind::CoreCommand, imports: vec!["a".to_owned()], exports: Vec::new() }
+        );
         for (raw, said, killed, expected) in [
             (0, "{", false, "the compiler's answer makes no sense"),
             (1 << 8, "the module does not compile: x", false, "the module does not compile: x"),

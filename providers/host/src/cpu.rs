@@ -23,7 +23,7 @@ mod queue;
 mod share;
 mod turn;
 
-pub(super) use budget::Budget;
+pub(super) use budget::CpuBudget;
 pub(super) use queue::Arrival;
 pub(super) use share::Weight;
 pub(super) use turn::{Scheduler, Turns};

@@ -24,7 +24,7 @@ use wasmtime_wasi::{
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::{
-    cause::{self, Cause, Place},
+    cause::{self, Cause, OpenPath},
     state::GuestState,
 };
 
@@ -44,18 +44,18 @@ const DIRECTORIES: usize = 1024;
 /// Which directories a guest of WASI 0.1 has open. Descriptors there are numbers, and wasmtime-wasi does not say
 /// what they stand for. A directory that was renamed meanwhile is looked for in vain, and no cause is found.
 #[derive(Debug, Default)]
-pub(super) struct Directories(HashMap<i32, Place>);
+pub(super) struct Directories(HashMap<i32, OpenPath>);
 
 impl Directories {
     /// The preopened directories, which get the first free numbers.
     pub(super) fn new<'a>(preopens: impl Iterator<Item = &'a Path>) -> Self {
-        let place = |preopen: &Path| Place { from: preopen.to_owned(), path: PathBuf::new() };
+        let place = |preopen: &Path| OpenPath { from: preopen.to_owned(), path: PathBuf::new() };
         Self((3..).zip(preopens.map(place)).collect())
     }
 
-    fn place(&self, fd: i32, path: Option<String>) -> Option<Place> {
-        let Place { from, path: dir } = self.0.get(&fd)?;
-        Some(Place { from: from.clone(), path: dir.join(path?) })
+    fn place(&self, fd: i32, path: Option<String>) -> Option<OpenPath> {
+        let OpenPath { from, path: dir } = self.0.get(&fd)?;
+        Some(OpenPath { from: from.clone(), path: dir.join(path?) })
     }
 
     /// Takes note of what was opened. Numbers are used again: what is not known must be forgotten.
@@ -187,14 +187,14 @@ fn text(memory: &GuestMemory<'_>, at: i32, size: i32) -> Option<String> {
 }
 
 /// Whether this is a named pipe, where the place is known.
-async fn is_pipe(place: Option<Place>) -> bool {
+async fn is_pipe(place: Option<OpenPath>) -> bool {
     let Some(place) = place else { return false };
     tokio::task::spawn_blocking(move || cause::is_pipe(&place)).await.unwrap_or(false)
 }
 
 /// Looks for the cause where all places are known.
-async fn find<const N: usize>(places: [Option<Place>; N]) -> Option<Cause> {
-    let places: Vec<Place> = places.into_iter().collect::<Option<_>>()?;
+async fn find<const N: usize>(places: [Option<OpenPath>; N]) -> Option<Cause> {
+    let places: Vec<OpenPath> = places.into_iter().collect::<Option<_>>()?;
     tokio::task::spawn_blocking(move || cause::find(&places)).await.ok()?
 }
 
@@ -271,9 +271,9 @@ fn place(files: &WasiFilesystemCtxView<'_>, fd: &Resource<Descriptor>, path: &st
     }
 }
 
-fn at(place: &OpenPlace) -> Option<Place> {
+fn at(place: &OpenPlace) -> Option<OpenPath> {
     let (dir, path) = place.as_ref()?;
-    Some(Place { from: cause::path_of(dir), path: path.clone() })
+    Some(OpenPath { from: cause::path_of(dir), path: path.clone() })
 }
 
 /// The answer of a call with the code that the guest should have got.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     account::{self, Account},
-    cache::{Entry, Loaded},
+    cache::{EntryPoint, Loaded},
     cpu,
     exit::Exit,
-    outcome::{self, Overflow, Phase},
+    outcome::{self, GuestPhase, Overflow},
     state::GuestState,
 };
 
@@ -35,25 +35,25 @@ impl Guest {
     }
 
     async fn run_alone(mut self) -> Exit {
-        let mut phase = Phase::Instantiate;
+        let mut phase = GuestPhase::Instantiate;
         let result = self.enter(&mut phase).await;
         let stack = Overflow { stack: self.loaded.linked.stack, advice: self.stack_advice };
         outcome::of(phase, &result, self.store.data().memory.refusal(), stack)
     }
 
-    async fn enter(&mut self, phase: &mut Phase) -> wasmtime::Result<i32> {
+    async fn enter(&mut self, phase: &mut GuestPhase) -> wasmtime::Result<i32> {
         let store = &mut self.store;
         match &self.loaded.entry {
-            Entry::Core(pre) => {
+            EntryPoint::Core(pre) => {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-                *phase = Phase::Run;
+                *phase = GuestPhase::Run;
                 start.call_async(store, ()).await?;
                 Ok(0)
             }
-            Entry::Component(pre) => {
+            EntryPoint::Component(pre) => {
                 let command = pre.instantiate_async(&mut *store).await?;
-                *phase = Phase::Run;
+                *phase = GuestPhase::Run;
                 let result = command.wasi_cli_run().call_run(store).await?;
                 Ok(i32::from(result.is_err()))
             }

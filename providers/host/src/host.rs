@@ -237,6 +237,7 @@ impl Host {
             preopens,
             has_volumes,
             network,
+            denied_networks,
             output,
             terminal,
             account,
@@ -256,7 +257,7 @@ impl Host {
         if let Some(dir) = working_dir {
             wasi.initial_cwd(dir);
         }
-        network::allow(&mut wasi, network);
+        network::allow(&mut wasi, network, denied_networks);
         let mut preopen = |host: &Path, guest: &str, perms: FsPerms| {
             let opened = wasi.preopened_dir(host, guest, perms);
             opened.map(drop).map_err(|error| PrepareError::Root {

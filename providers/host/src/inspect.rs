@@ -372,7 +372,8 @@ mod tests {
         assert_eq!(found.imports, ["wasi:cli/stdin@0.2.0"]);
         assert_eq!(found.exports, ["wasi:cli/run@0.2.0"]);
 
-        let many: String = (0..1000).map(|n| format!("(export \"{n}{}\" (func 0))", "x".repeat(500))).collect();
+        let many: String =
+            (0..1000).map(|n| format!("(export \"{n}{}\" (func 0))", "x".repeat(500))).collect();
         let found = facts(&wat(&format!(r#"(module (func (export "_start")) {many})"#))).unwrap();
         assert_eq!(found.exports.len(), FACTS_LIMIT);
         assert!(found.exports.iter().all(|name| name.len() <= NAME_LIMIT + 3));

@@ -59,7 +59,7 @@ pub use guest::Guest;
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
 pub use kind::{Generation, Kind, UnknownKind};
 pub use lookup::Resolver;
-pub use network::Network;
+pub use network::{DeniedNetwork, DeniedNetworks, Network};
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
 pub use plugin::{AnyPlugin, Plugin, PluginState};
 pub use setup::{Preopen, PrepareError, Setup};

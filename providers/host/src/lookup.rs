@@ -154,12 +154,13 @@ fn on_thread(
     places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 ) -> oneshot::Receiver<io::Result<Vec<IpAddr>>> {
     let (sender, answer) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("name lookup".to_owned()).stack_size(STACK).spawn(move || {
-        let addresses = (resolver.0)(&name);
-        drop(places);
-        // The guest may not be interested any more.
-        let _ = sender.send(addresses);
-    });
+    let thread =
+        std::thread::Builder::new().name("name lookup".to_owned()).stack_size(STACK).spawn(move || {
+            let addresses = (resolver.0)(&name);
+            drop(places);
+            // The guest may not be interested any more.
+            let _ = sender.send(addresses);
+        });
     if let Err(error) = thread {
         tracing::warn!(%error, "cannot start a thread to look up a name");
     }

@@ -5,8 +5,13 @@
 //! names, connects and sends to the outside, but reaches nothing that listens on this host's loopback or is
 //! on its link only, among which are the metadata services of clouds, and does not listen itself.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
+    str::FromStr,
+    sync::Arc,
+};
 
+use ipnet::IpNet;
 use wasmtime_wasi::{WasiCtxBuilder, sockets::SocketAddrUse};
 
 /// What a guest may do with sockets.
@@ -18,21 +23,82 @@ pub enum Network {
     Host,
 }
 
+/// What guests do not reach that are [`Network::Outgoing`], besides what none of these reaches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeniedNetworks {
+    /// Networks of either family; addresses of IPv4 that are written as IPv6 count as IPv4.
+    pub networks: Vec<IpNet>,
+    /// All addresses of this host, whichever they are when a guest wants to reach one.
+    pub host: bool,
+}
+
+/// A text that names no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no network: write an address, a network such as 10.0.0.0/8, or `node`")]
+pub struct InvalidNetwork(String);
+
+/// One entry of [`DeniedNetworks`], as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeniedNetwork {
+    /// A network, or a single address.
+    Network(IpNet),
+    /// `node`: all addresses of this host.
+    Host,
+}
+
+impl FromStr for DeniedNetwork {
+    type Err = InvalidNetwork;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
+        if text == "node" {
+            return Ok(Self::Host);
+        }
+        let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self::Network).map_err(|_| InvalidNetwork(text.to_owned()))
+    }
+}
+
+impl FromIterator<DeniedNetwork> for DeniedNetworks {
+    fn from_iter<I: IntoIterator<Item = DeniedNetwork>>(entries: I) -> Self {
+        let mut denied = Self::default();
+        for entry in entries {
+            match entry {
+                DeniedNetwork::Network(network) => denied.networks.push(network),
+                DeniedNetwork::Host => denied.host = true,
+            }
+        }
+        denied
+    }
+}
+
+impl DeniedNetworks {
+    fn holds(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.networks.iter().any(|network| network.contains(&ip)) || (self.host && is_of_host(ip))
+    }
+}
+
+/// Whether this host has an address: only then can a socket be bound to it.
+fn is_of_host(ip: IpAddr) -> bool {
+    UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// Applies the rules to a guest.
-pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: Network) {
+pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: Network, denied: &DeniedNetworks) {
+    let denied = Arc::new(denied.clone());
     wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
     wasi.socket_addr_check(move |address, what| {
-        Box::pin(std::future::ready(allowed(network, address, what)))
+        Box::pin(std::future::ready(allowed(network, &denied, address, what)))
     });
 }
 
 /// Whether a guest may use an address so.
-fn allowed(network: Network, address: SocketAddr, what: SocketAddrUse) -> bool {
+fn allowed(network: Network, denied: &DeniedNetworks, address: SocketAddr, what: SocketAddrUse) -> bool {
     use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
     match network {
         Network::Host => true,
         Network::Outgoing => match what {
-            TcpConnect | UdpSend | UdpReceive => is_outside(address.ip()),
+            TcpConnect | UdpSend | UdpReceive => is_outside(address.ip()) && !denied.holds(address.ip()),
             // A client's socket is bound before it connects or sends; to any address and a port that the
             // system chooses, which is what these say.
             TcpBind | UdpBind => address.ip().is_unspecified() && address.port() == 0,
@@ -62,6 +128,7 @@ mod tests {
 
     #[test]
     fn a_client_reaches_the_outside_only() {
+        let nothing = DeniedNetworks::default();
         for (address, what, expected) in [
             ("192.0.2.1:80", TcpConnect, true),
             ("[2001:db8::1]:80", TcpConnect, true),
@@ -91,14 +158,56 @@ mod tests {
             ("192.0.2.1:5000", TcpAccept, false),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(allowed(Network::Outgoing, address, what), expected, "{address} {what:?}");
+            assert_eq!(allowed(Network::Outgoing, &nothing, address, what), expected, "{address} {what:?}");
+        }
+    }
+
+    fn denied(text: &str) -> DeniedNetworks {
+        text.split(',').map(|entry| entry.parse::<DeniedNetwork>().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_denied_is_not_reached() {
+        for (networks, address, expected) in [
+            ("192.0.2.0/24", "192.0.2.1:80", false),
+            ("192.0.2.0/24", "[::ffff:192.0.2.1]:80", false),
+            ("192.0.2.0/24", "192.0.3.1:80", true),
+            ("198.51.100.7,2001:db8::/32", "198.51.100.7:80", false),
+            ("198.51.100.7,2001:db8::/32", "198.51.100.8:80", true),
+            ("198.51.100.7,2001:db8::/32", "[2001:db8::1]:80", false),
+            ("node", "192.0.2.1:80", true),
+        ] {
+            let address = address.parse().unwrap();
+            for what in [TcpConnect, UdpSend, UdpReceive] {
+                assert_eq!(
+                    allowed(Network::Outgoing, &denied(networks), address, what),
+                    expected,
+                    "{address}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_hosts_addresses_are_found() {
+        assert!(is_of_host("127.0.0.1".parse().unwrap()));
+        assert!(!is_of_host("192.0.2.1".parse().unwrap()), "an address for documentation");
+    }
+
+    #[test]
+    fn what_is_no_network_is_named() {
+        for text in ["", "10.0.0.0/33", "example.com", "Node"] {
+            assert_eq!(text.parse::<DeniedNetwork>(), Err(InvalidNetwork(text.to_owned())));
         }
     }
 
     #[test]
     fn with_the_hosts_network_everything_goes() {
         for what in [TcpBind, TcpListen, TcpAccept, TcpConnect, UdpBind, UdpSend, UdpReceive] {
-            assert!(allowed(Network::Host, "127.0.0.1:80".parse().unwrap(), what), "{what:?}");
+            assert!(
+                allowed(Network::Host, &denied("0.0.0.0/0"), "127.0.0.1:80".parse().unwrap(), what),
+                "{what:?}"
+            );
         }
     }
 }

@@ -22,7 +22,7 @@ const DIED_OF_IT: Duration = Duration::from_secs(1);
 
 /// How far a guest had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum GuestPhase {
     /// Memories were being made and filled, start functions run.
     Instantiate,
     /// The entry point had been called.
@@ -39,7 +39,7 @@ pub(super) struct Overflow {
 
 /// How an instance ended.
 pub(super) fn of(
-    phase: Phase,
+    phase: GuestPhase,
     result: &wasmtime::Result<i32>,
     refusal: Option<Refusal>,
     overflow: Overflow,
@@ -54,7 +54,7 @@ pub(super) fn of(
     if let Some(refusal) = refusal {
         return out_of_memory(refusal, &describe(error, overflow));
     }
-    if phase == Phase::Instantiate && error.downcast_ref::<Trap>().is_none() {
+    if phase == GuestPhase::Instantiate && error.downcast_ref::<Trap>().is_none() {
         let message = format!("the module could not be instantiated: {}", describe(error, overflow));
         return Exit::new(CODE_START_FAILED, ExitReason::StartFailed, message);
     }
@@ -127,21 +127,21 @@ mod tests {
         let now = || refusal(Duration::ZERO);
         let old = || refusal(Duration::from_secs(60));
         for (phase, result, refusal, code, reason) in [
-            (Phase::Run, Ok(0), None, 0, Exited),
-            (Phase::Run, Ok(1), None, 1, Exited),
-            (Phase::Run, exit(0), None, 0, Exited),
-            (Phase::Run, exit(255), None, 255, Exited),
-            (Phase::Instantiate, exit(3), None, 3, Exited),
-            (Phase::Run, trap(), None, 134, Trapped),
-            (Phase::Instantiate, trap(), None, 134, Trapped),
-            (Phase::Run, other(), None, 134, Trapped),
-            (Phase::Instantiate, other(), None, 128, StartFailed),
-            (Phase::Instantiate, other(), now(), 137, OutOfMemory),
-            (Phase::Run, trap(), now(), 137, OutOfMemory),
-            (Phase::Run, trap(), old(), 137, OutOfMemory),
-            (Phase::Run, exit(2), now(), 137, OutOfMemory),
-            (Phase::Run, exit(2), old(), 2, Exited),
-            (Phase::Run, exit(0), now(), 0, Exited),
+            (GuestPhase::Run, Ok(0), None, 0, Exited),
+            (GuestPhase::Run, Ok(1), None, 1, Exited),
+            (GuestPhase::Run, exit(0), None, 0, Exited),
+            (GuestPhase::Run, exit(255), None, 255, Exited),
+            (GuestPhase::Instantiate, exit(3), None, 3, Exited),
+            (GuestPhase::Run, trap(), None, 134, Trapped),
+            (GuestPhase::Instantiate, trap(), None, 134, Trapped),
+            (GuestPhase::Run, other(), None, 134, Trapped),
+            (GuestPhase::Instantiate, other(), None, 128, StartFailed),
+            (GuestPhase::Instantiate, other(), now(), 137, OutOfMemory),
+            (GuestPhase::Run, trap(), now(), 137, OutOfMemory),
+            (GuestPhase::Run, trap(), old(), 137, OutOfMemory),
+            (GuestPhase::Run, exit(2), now(), 137, OutOfMemory),
+            (GuestPhase::Run, exit(2), old(), 2, Exited),
+            (GuestPhase::Run, exit(0), now(), 0, Exited),
         ] {
             let found = of(phase, &result, refusal, OVERFLOW);
             assert_eq!((found.code, found.reason), (code, reason), "{phase:?} {result:?} {refusal:?}");
@@ -150,14 +150,14 @@ mod tests {
 
     #[test]
     fn messages_say_what_happened() {
-        let trap = of(Phase::Run, &Err(Trap::StackOverflow.into()), None, OVERFLOW);
+        let trap = of(GuestPhase::Run, &Err(Trap::StackOverflow.into()), None, OVERFLOW);
         assert_eq!(
             trap.message,
             "wasm trap: call stack exhausted: the guest has a stack of 512 KiB; ask for more"
         );
-        let start = of(Phase::Instantiate, &Err(wasmtime::format_err!("no such thing")), None, OVERFLOW);
+        let start = of(GuestPhase::Instantiate, &Err(wasmtime::format_err!("no such thing")), None, OVERFLOW);
         assert_eq!(start.message, "the module could not be instantiated: no such thing");
-        let memory = of(Phase::Run, &Ok(2), refusal(Duration::ZERO), OVERFLOW);
+        let memory = of(GuestPhase::Run, &Ok(2), refusal(Duration::ZERO), OVERFLOW);
         assert_eq!(
             memory.message,
             "out of memory: the limit is 1000 bytes, and the guest asked for 2000; the guest then exited with 2"

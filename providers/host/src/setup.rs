@@ -4,7 +4,11 @@ use std::{path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{account::Account, network::Network, output::Output};
+use crate::{
+    account::Account,
+    network::{DeniedNetworks, Network},
+    output::Output,
+};
 
 /// What makes a guest of a module.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +25,8 @@ pub struct Setup<'a> {
     pub has_volumes: bool,
     /// What it may do with sockets.
     pub network: Network,
+    /// What it does not reach, unless it has the host's network.
+    pub denied_networks: &'a DeniedNetworks,
     /// Where its output goes.
     pub output: &'a Arc<dyn Output>,
     /// Its output streams say that they are terminals. Programs in C hold back their lines otherwise, and some

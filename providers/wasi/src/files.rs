@@ -2,44 +2,48 @@
 //! and its mounts.
 //!
 //! ```text
-//!                      worker start                    container start                       container end
+//!                     mounter start                    container start
 //!                 ┌───────────────────┐
 //!                 │ [namespace]       │   RootSpec ──[plan]──► Plan (pure: what goes where, in which order)
 //!                 │  private mounts?  │                          │
 //!                 └─┬──────────┬──────┘                          ▼
-//!               yes │          │ no              ┌─ [mounts]: overlay or directory, bind mounts ─► one preopen, `/`
-//!                   ▼          ▼                 │      (places of mounts: [walk])                        │
-//!                 Way::Mounts  Way::Preopens ────┤                                                    Root::detach
-//!                                                └─ [preopens]: directory or [copy], one preopen per mount
+//!               yes │          │ no              ┌─ [mounts]: overlay or directory, bind mounts ─► one directory, `/`
+//!                   ▼          ▼                 │      (places of mounts: [walk])
+//!                 Way::Mounts  Way::Preopens ────┤
+//!                                                └─ [preopens]: directory or [copy], one directory per mount
 //! ```
 //!
-//! With mounts the kernel does all the work: a guest has one preopened directory, `/`, and reading and writing
-//! through it costs what the files below cost. Everything is mounted in a mount namespace that belongs to the
-//! worker, so that nothing is seen or left behind outside, however the worker ends.
+//! This is done by the [mounter](crate::mounter), which hands what it has made to the container's worker as open
+//! directories. With mounts the kernel does all the work: a guest has one preopened directory, `/`, and reading and
+//! writing through it costs what the files below cost. The mounts hang nowhere ([mount_api]): they live for as long as
+//! the worker has the directory open, are seen by nobody else, and nothing is left behind, however the worker ends.
 //!
-//! Where the host allows no such namespace, a guest has several preopened directories, and single files are
+//! Where the host allows no mounts, a guest has several preopened directories, and single files are
 //! linked or copied. docs/decisions/0005-root-file-system.md says why it is done like this.
 
 mod copy;
+pub(crate) mod mount_api;
 mod mounts;
 mod namespace;
+pub(crate) mod passing;
 mod plan;
 mod preopens;
 mod walk;
 
 use std::{
+    fs::{File, TryLockError},
     io,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt as _},
+    path::Path,
 };
 
-use kubewasm_host::Preopen;
+use rustix::fs::{Mode, OFlags};
 
 pub use namespace::{UserMapError, Way, enter};
 pub use plan::PlanError;
 
 use crate::spec::RootSpec;
+use mount_api::Reach;
 use plan::Plan;
 
 /// Makes the file systems of containers. Cheap to clone.
@@ -48,9 +52,48 @@ pub struct Files {
     way: Way,
 }
 
+/// A directory that a guest is given.
+#[derive(Debug)]
+pub struct Directory {
+    /// The directory itself.
+    pub fd: OwnedFd,
+    /// Where the guest sees it.
+    pub guest: String,
+    /// Whether the host lets a write pass on to the kernel, which may have its own opinion.
+    pub writable: bool,
+}
+
+/// All the files that belong to one container. They are there for as long as what is open here is open in any process.
+#[derive(Debug)]
+pub struct Made {
+    /// The directories that the guest is given, `/` first. None for a guest without files.
+    pub directories: Vec<Directory>,
+    /// Whether there is something that neither an image nor a guest made: in a volume there may be anything.
+    pub has_volumes: bool,
+    /// The directory of the container's log.
+    pub log: OwnedFd,
+    /// Locked for as long as the container has its directory. Nothing for one that has none.
+    pub lock: Option<OwnedFd>,
+}
+
 /// Why a container's file system could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesError {
+    /// Another guest runs there, perhaps the very one that is to be started.
+    #[error("the container's directory {path} is in use")]
+    InUse {
+        /// On this host.
+        path: String,
+    },
+    /// The directory of the container's log.
+    #[error("cannot open the directory of the log {path}: {source}")]
+    Log {
+        /// On this host.
+        path: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The specification asks for what cannot be.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -94,7 +137,7 @@ pub enum FilesError {
     },
     /// A single file, on a host that cannot mount.
     #[error(
-        "cannot show the single file {host} at {guest}: {why}; this host allows the worker no mounts (its log says why), without which only directories can be shown there"
+        "cannot show the single file {host} at {guest}: {why}; this host allows no mounts (workers/mounter.log in the node's root directory says why), without which only directories can be shown there"
     )]
     SingleFile {
         /// On this host.
@@ -125,84 +168,68 @@ impl FilesError {
 }
 
 impl Files {
-    /// Whether they are made of mounts, in a mount namespace of this process' own.
-    #[must_use]
-    pub fn has_mounts(&self) -> bool {
-        matches!(self.way, Way::Mounts { .. })
-    }
-
     /// Makes them in this way, which [`enter`] found at the start of the process.
     #[must_use]
     pub fn new(way: Way) -> Self {
         Self { way }
     }
 
-    /// Makes the file system of one container. Blocking: it makes directories and mounts, and where there can
-    /// be no overlay it copies the image.
+    /// Makes the file system of one container whose log is in `log_dir`. Blocking: it makes directories and mounts,
+    /// and where there can be no overlay it copies the image. Who tries again for a container that runs is told that
+    /// its directory is in use.
     ///
     /// # Errors
     /// [`FilesError`]; nothing stays mounted then.
-    pub fn make(&self, spec: &RootSpec, working_dir: Option<&str>) -> Result<Root, FilesError> {
-        let Some(scratch) = &spec.scratch else {
-            return Ok(Root::bare(spec.image.as_deref()));
+    pub fn make(
+        &self,
+        spec: &RootSpec,
+        working_dir: Option<&str>,
+        log_dir: &Path,
+    ) -> Result<Made, FilesError> {
+        let lock = spec.scratch.as_deref().map(lock).transpose()?;
+        let log_error = |source| FilesError::Log { path: log_dir.display().to_string(), source };
+        let log = self.show(log_dir, false).map_err(log_error)?;
+        let directories = match (&spec.scratch, &spec.image) {
+            (None, None) => Vec::new(),
+            // The image's files and no more, never to be written to.
+            (None, Some(image)) => {
+                let failed = |source| FilesError::Image { path: image.display().to_string(), source };
+                let fd = self.show(image, true).map_err(failed)?;
+                vec![Directory { fd, guest: "/".into(), writable: false }]
+            }
+            (Some(scratch), _) => {
+                let plan = Plan::new(spec, working_dir)?;
+                match &self.way {
+                    Way::Mounts(how) => vec![mounts::make(&plan, scratch, *how)?],
+                    Way::Preopens { .. } => preopens::make(&plan, scratch)?,
+                }
+            }
         };
-        let plan = Plan::new(spec, working_dir)?;
-        let mut root = match &self.way {
-            Way::Mounts { user_namespace } => mounts::make(&plan, scratch, *user_namespace)?,
-            Way::Preopens { .. } => preopens::make(&plan, scratch)?,
-        };
-        root.has_volumes = !spec.mounts.is_empty();
-        Ok(root)
+        Ok(Made { directories, has_volumes: !spec.mounts.is_empty(), log, lock })
+    }
+
+    /// Opens a directory for somebody who is to see nothing but what is in it, as far as there are mounts.
+    fn show(&self, path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty())?;
+        let Way::Mounts(_) = self.way else { return Ok(dir) };
+        let shown = mount_api::clone(&dir, Reach::One)?;
+        let attributes = mount_api::RESTRICTED | if read_only { mount_api::READ_ONLY } else { 0 };
+        mount_api::seal(&shown, attributes, Reach::One)?;
+        Ok(shown)
     }
 }
 
-/// The file system of one container, for as long as the container runs.
-#[derive(Debug)]
-pub struct Root {
-    preopens: Vec<Preopen>,
-    /// Where the tree of mounts hangs, if there is one.
-    mounted: Option<PathBuf>,
-    detached: AtomicBool,
-    /// What preopens name by descriptor.
-    held: Vec<OwnedFd>,
-    has_volumes: bool,
-}
-
-impl Root {
-    fn new(preopens: Vec<Preopen>, mounted: Option<PathBuf>) -> Self {
-        Self { preopens, mounted, detached: AtomicBool::new(false), held: Vec::new(), has_volumes: false }
-    }
-
-    /// The image's files and no more, or nothing at all; never to be written to.
-    fn bare(image: Option<&Path>) -> Self {
-        let preopen = |image: &Path| Preopen { host: image.to_owned(), guest: "/".into(), writable: false };
-        Self::new(image.map(preopen).into_iter().collect(), None)
-    }
-
-    /// The directories that the guest is given, `/` first. None for a guest without files.
-    #[must_use]
-    pub fn preopens(&self) -> &[Preopen] {
-        &self.preopens
-    }
-
-    /// Whether there is something that neither an image nor a guest made: in a volume there may be anything.
-    #[must_use]
-    pub fn has_volumes(&self) -> bool {
-        self.has_volumes
-    }
-
-    /// Takes all mounts away; what is open stays usable until it is closed. Further calls do nothing.
-    pub fn detach(&self) {
-        if let Some(root) = &self.mounted
-            && !self.detached.swap(true, Ordering::SeqCst)
-        {
-            mounts::detach(root);
-        }
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        self.detach();
+/// Takes a container's directory, which is made if need be.
+fn lock(scratch: &Path) -> Result<OwnedFd, FilesError> {
+    mounts::directory(scratch, 0o700)?;
+    let path = scratch.join("lock");
+    let failed = mounts::scratch_error(&path);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.map_err(&failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file.into()),
+        Err(TryLockError::WouldBlock) => Err(FilesError::InUse { path: scratch.display().to_string() }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }

@@ -22,10 +22,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod cgroup;
+pub mod confine;
 pub mod files;
 pub mod instance;
 pub mod isolation;
 pub mod logs;
+pub mod mounter;
 pub mod protocol;
 pub mod provider;
 pub mod spec;

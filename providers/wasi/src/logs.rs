@@ -20,5 +20,5 @@ mod file;
 mod format;
 mod queue;
 
-pub use file::LogOptions;
+pub use file::{LogOptions, LogPlace};
 pub use queue::{Log, Meter};

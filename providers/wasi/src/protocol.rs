@@ -4,13 +4,13 @@ use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, Kind, Network, Usage,
+    CpuShare, DeniedNetworks, Kind, Network, Stack, Usage,
     exit::{Exit, ExitReason},
 };
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
 };
 
 /// What `proto/worker.proto` generates.
@@ -39,9 +39,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this program speaks: the newest version, and the one before it.
-    pub const OURS: Self = Self { min: 1, max: 2 };
-    /// The first version with labels, shutdowns of empty workers only, and confinement in Hello.
-    pub(crate) const LABELS: u32 = 2;
+    pub const OURS: Self = Self { min: 2, max: 3 };
 
     /// The newest version that both speak.
     #[must_use]
@@ -96,11 +94,16 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             log_path: path(&spec.log_path),
             network: network.into(),
             memory_limit_bytes: spec.memory_limit_bytes,
+            memory_volumes: spec.memory_volumes.guest_paths.clone(),
+            pod_memory_limit_bytes: spec.memory_volumes.pod_limit_bytes,
             cpu_limit_millis: spec.cpu.limit_millis,
             cpu_request_millis: spec.cpu.request_millis,
             stop_notice: spec.stop_notice,
+            stack_bytes: spec.stack.bytes() as u64,
+            not_a_terminal: !spec.terminal,
+            denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
+            host_denied: spec.denied_networks.host,
             label: spec.label.clone(),
-            root: Some((&spec.root).into()),
         }
     }
 }
@@ -123,6 +126,9 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
                 return Err(WireError("the network is missing or unknown"));
             }
         };
+        let stack = Stack::of_bytes(spec.stack_bytes).ok_or(WireError("the stack is too large"))?;
+        let networks = spec.denied_networks.iter().map(|network| network.parse()).collect::<Result<_, _>>();
+        let networks = networks.map_err(|_| WireError("a denied network is none"))?;
         if spec.id.is_empty() {
             return Err(WireError("the id is missing"));
         }
@@ -138,12 +144,20 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             argv: spec.argv,
             env: spec.env.into_iter().map(|var| (var.name, var.value)).collect(),
             working_dir: Some(spec.working_dir).filter(|dir| !dir.is_empty()),
-            root: spec.root.unwrap_or_default().into(),
+            // It is handed over, not told of.
+            root: RootSpec::default(),
             log_path: spec.log_path.into(),
             network,
+            denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             memory_limit_bytes: spec.memory_limit_bytes,
+            memory_volumes: MemoryVolumes {
+                guest_paths: spec.memory_volumes,
+                pod_limit_bytes: spec.pod_memory_limit_bytes,
+            },
             cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
             stop_notice: spec.stop_notice,
+            stack,
+            terminal: !spec.not_a_terminal,
             label: spec.label,
         })
     }
@@ -290,6 +304,8 @@ fn timestamp(nanoseconds: i64) -> Result<Timestamp, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use kubewasm_host::DeniedNetwork;
+
     use super::*;
 
     fn spec() -> InstanceSpec {
@@ -302,15 +318,20 @@ mod tests {
             argv: vec!["a".into(), "b".into()],
             env: vec![("A".into(), "1".into()), ("B".into(), String::new())],
             working_dir: Some("/srv".into()),
-            root: RootSpec {
-                image: Some("/image".into()),
-                scratch: Some("/scratch".into()),
-                read_only: true,
-                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
-            },
+            root: RootSpec::default(),
             log_path: "/l".into(),
             network: Network::Host,
+            denied_networks: ["192.0.2.0/24", "node"]
+                .iter()
+                .map(|text| text.parse::<DeniedNetwork>().unwrap())
+                .collect(),
+            stack: Stack::LARGEST,
+            terminal: false,
             memory_limit_bytes: 64 << 20,
+            memory_volumes: MemoryVolumes {
+                guest_paths: vec!["/m/a".into(), "/m/b".into()],
+                pod_limit_bytes: 128 << 20,
+            },
             cpu: CpuShare { limit_millis: 500, request_millis: 100 },
             stop_notice: true,
             label: "image".into(),
@@ -323,8 +344,10 @@ mod tests {
             spec(),
             InstanceSpec {
                 working_dir: None,
-                root: RootSpec::default(),
                 network: Network::Outgoing,
+                denied_networks: DeniedNetworks::default(),
+                stack: Stack::DEFAULT,
+                terminal: true,
                 kind: Kind::CoreCommand,
                 ..spec()
             },
@@ -334,11 +357,28 @@ mod tests {
     }
 
     #[test]
+    fn roots_survive_the_wire() {
+        for root in [
+            RootSpec::default(),
+            RootSpec {
+                image: Some("/image".into()),
+                scratch: Some("/scratch".into()),
+                read_only: true,
+                mounts: vec![Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true }],
+            },
+        ] {
+            assert_eq!(RootSpec::from(wire::Root::from(&root)), root);
+        }
+    }
+
+    #[test]
     fn specs_that_make_no_sense_are_refused() {
         let good = wire::InstanceSpec::from(&spec());
         for (bad, expected) in [
             (wire::InstanceSpec { kind: 99, ..good.clone() }, "the kind of module"),
             (wire::InstanceSpec { network: 0, ..good.clone() }, "the network"),
+            (wire::InstanceSpec { stack_bytes: u64::MAX, ..good.clone() }, "the stack"),
+            (wire::InstanceSpec { denied_networks: vec!["x".into()], ..good.clone() }, "a denied network"),
             (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
             (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
         ] {

@@ -10,6 +10,7 @@
 //! The unpacked file system of an image is shared by all containers of the image and never written to; the
 //! worker shows it to each of them as the lower part of a root of its own ([`crate::files`]).
 
+pub(crate) mod annotations;
 mod compiler;
 mod convert;
 mod preparing;
@@ -22,21 +23,23 @@ use std::{
 };
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use kubewasm_host::{
-    DEFAULT_MEMORY_LIMIT, Generation, UnknownKind,
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, UnknownKind,
     compile::ChildCompiler,
     engine::{self, EngineError},
     program::Program,
 };
 use kubewasm_kubelet::runtime::{
-    ContainerRef, ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, ExecSpec, Image,
-    ImageError, Runtime, RuntimeError, StartError,
+    ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
+    Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
 };
-use kubewasm_modules::{Digest, Hold, ImageName, Precompiled, Store, StoreError};
+use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
     cgroup,
+    confine::Confinement,
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
@@ -44,8 +47,12 @@ use crate::{
     spec::InstanceSpec,
     supervisor::{CgroupOptions, Place, Supervisor, SupervisorError, SupervisorOptions},
 };
+use annotations::Wishes;
 use compiler::StoreCompiler;
 use preparing::Preparing;
+
+/// Between the digests of a container's images in its label.
+const LABEL_SEPARATOR: &str = ",";
 
 /// How containers are run.
 #[derive(Clone, Debug)]
@@ -64,10 +71,16 @@ pub struct WasiOptions {
     pub isolation: Isolation,
     /// Files and directories of the agent that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless: that of the store.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
     /// Bytes that all workers and compilers may have together; `None` for no limit.
     pub allocatable_memory: Option<u64>,
+    /// What containers without the host's network do not reach.
+    pub denied_networks: DeniedNetworks,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -85,8 +98,11 @@ impl WasiOptions {
             with_parent: false,
             isolation: Isolation::default(),
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             allocatable_memory: None,
+            denied_networks: DeniedNetworks::default(),
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -111,13 +127,14 @@ pub struct WasiRuntime {
     compiler: StoreCompiler,
     supervisor: Supervisor,
     allow_paths: bool,
+    denied_networks: DeniedNetworks,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
     /// Starts that can be called off.
     preparing: Preparing,
-    /// Keeps images of containers from being removed, by container.
-    holds: Mutex<HashMap<String, Hold>>,
+    /// Keeps images of containers, and those that they mount, from being removed, by container.
+    holds: Mutex<HashMap<String, Vec<Hold>>>,
 }
 
 impl WasiRuntime {
@@ -132,6 +149,8 @@ impl WasiRuntime {
             default_memory_limit: options.default_memory_limit,
             log: options.log,
             hidden: options.hidden,
+            shown: options.shown,
+            confinement: options.confinement,
             versions: options.versions,
             cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
@@ -150,6 +169,7 @@ impl WasiRuntime {
             compiler,
             supervisor,
             allow_paths: options.allow_paths,
+            denied_networks: options.denied_networks,
             isolation: options.isolation,
             age,
             preparing: Preparing::default(),
@@ -163,13 +183,14 @@ impl WasiRuntime {
     }
 
     fn name(&self, image: &str) -> Result<ImageName, ImageError> {
-        let name: ImageName = image.parse().map_err(|error: kubewasm_modules::InvalidReference| {
-            ImageError::InvalidName(error.to_string())
-        })?;
+        let name: ImageName = image
+            .parse()
+            .map_err(|error: kubewasm_modules::InvalidReference| ImageError::InvalidName(error.into()))?;
         if matches!(name, ImageName::Path(_)) && !self.allow_paths {
-            return Err(ImageError::InvalidName(format!(
+            let error = format!(
                 "couldn't parse image name \"{image}\": paths of files are for `kubewasm run` only; push the module to a registry"
-            )));
+            );
+            return Err(ImageError::InvalidName(error.into()));
         }
         Ok(name)
     }
@@ -181,15 +202,23 @@ impl WasiRuntime {
             ImageName::Path(path) => match self.store.import(&path).await {
                 Ok(image) => Ok(Some(image)),
                 Err(error @ (StoreError::Import(_) | StoreError::TooLarge { .. })) => {
-                    Err(ImageError::Pull(error.to_string()))
+                    Err(ImageError::Pull(error.into()))
                 }
-                Err(error) => Err(ImageError::Store(error.to_string())),
+                Err(error) => Err(ImageError::Store(error.into())),
             },
             name @ ImageName::Reference(_) => {
                 let store = self.store.clone();
-                match tokio::task::spawn_blocking(move || store.get(&name)).await {
-                    Ok(found) => found.map_err(|error| ImageError::Store(error.to_string())),
-                    Err(error) => Err(ImageError::Store(format!("the module store failed: {error}"))),
+                // Whoever looks it up is about to use it.
+                let find = move || {
+                    let found = store.get(&name)?;
+                    Ok(match found {
+                        Some(image) if store.touch(&image)? => Some(image),
+                        Some(_) | None => None,
+                    })
+                };
+                match tokio::task::spawn_blocking(find).await {
+                    Ok(found) => found.map_err(|error: StoreError| ImageError::Store(error.into())),
+                    Err(error) => Err(ImageError::Store(error.into())),
                 }
             }
         }
@@ -206,42 +235,62 @@ impl WasiRuntime {
     }
 
     /// Everything about a container that does not need its worker.
-    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Hold), StartError> {
+    async fn instance(&self, spec: &ContainerSpec) -> Result<(InstanceSpec, Vec<Hold>), StartError> {
         let image = match self.find(&spec.image).await {
             Ok(Some(image)) => image,
             Ok(None) => {
-                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image)));
+                return Err(StartError::Create(format!("image {:?} is not on this node", spec.image).into()));
             }
-            Err(error) => return Err(StartError::Create(error.to_string())),
+            Err(error) => return Err(StartError::Create(error.into())),
         };
-        let hold = self.store.hold(&image).map_err(|error| StartError::Create(error.to_string()))?;
+        let absent = |error: StoreError| StartError::Create(error.into());
+        let hold = self.store.hold(&image).map_err(absent)?;
+        let mut volumes = Vec::new();
+        for mount in &spec.mounts {
+            volumes.extend(self.store.hold_files(&mount.host_path).map_err(absent)?);
+        }
         let argv0 =
-            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".to_owned()))?;
-        let module = self.store.module(&image, argv0).await.map_err(|error| convert::module_error(&error))?;
+            spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
+        let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
         // Those of a namespace wait for each other.
         let compiled = self.store.precompiled(&module, &self.compiler, &spec.pod_namespace).await;
-        let Precompiled { path: code, facts } = compiled.map_err(|error| convert::compile_error(&error))?;
-        let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.to_string()))?;
-        let label = image.digest.to_string();
+        let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
+        let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.into()))?;
+        let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
+        let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        Ok((InstanceSpec { label, ..instance }, hold))
+        let denied_networks = self.denied_networks.clone();
+        let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
+        Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, holds))
     }
 }
 
 /// Holds the images of containers that an earlier agent started: their workers tell which those are.
-fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Hold> {
-    let hold = |instance: Instance| {
-        let digest: Digest = instance.label.parse().ok()?;
-        match store.hold_digest(&digest) {
-            Ok(hold) => Some((instance.id, hold)),
-            Err(error) => {
-                tracing::warn!(container = instance.id, %error, "the image of a running container is not held");
-                None
-            }
+fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Vec<Hold>> {
+    let hold = |digest: Digest, container: &str| match store.hold_digest(&digest) {
+        Ok(hold) => Some(hold),
+        Err(error) => {
+            tracing::warn!(container, %error, "an image of a running container is not held");
+            None
         }
     };
-    instances.into_iter().filter_map(hold).collect()
+    let held = |instance: Instance| {
+        let digests = digests(&instance.label);
+        let holds = digests.filter_map(|digest| hold(digest, &instance.id)).collect();
+        (instance.id, holds)
+    };
+    instances.into_iter().map(held).collect()
+}
+
+/// The label of a container: the digests of its image and of the images that it mounts.
+fn label(image: Digest, volumes: &[(Digest, Hold)]) -> String {
+    let volumes = volumes.iter().map(|(digest, _)| digest.to_string());
+    std::iter::once(image.to_string()).chain(volumes).collect::<Vec<_>>().join(LABEL_SEPARATOR)
+}
+
+fn digests(label: &str) -> impl Iterator<Item = Digest> {
+    label.split(LABEL_SEPARATOR).filter_map(|digest| digest.parse().ok())
 }
 
 #[async_trait]
@@ -263,17 +312,18 @@ impl Runtime for WasiRuntime {
         }
     }
 
-    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<Image, ImageError> {
+    async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError> {
         let reference = match self.name(image)? {
             ImageName::Reference(reference) => reference,
             ImageName::Path(_) => {
-                let missing = || ImageError::Store(format!("{image} is not there"));
-                return self.find(image).await?.map(convert::image).ok_or_else(missing);
+                let missing = || ImageError::Store(format!("{image} is not there").into());
+                return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
             }
         };
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let pulled = self.store.pull(&reference, &credentials, None).await;
-        pulled.map(convert::image).map_err(|error| convert::pull_error(&error))
+        let fetched = self.store.pull(&reference, &credentials, None).await;
+        let Fetched { image, credential } = fetched.map_err(convert::pull_error)?;
+        Ok(PulledImage { image: convert::image(image), credential })
     }
 
     async fn images(&self) -> Vec<Image> {
@@ -291,44 +341,70 @@ impl Runtime for WasiRuntime {
         }
     }
 
+    async fn image_uses(&self) -> Result<Vec<ImageUse>, ImageError> {
+        let store = self.store.clone();
+        let uses = tokio::task::spawn_blocking(move || store.uses()).await;
+        let uses = uses.map_err(|error| ImageError::Store(error.into()))?;
+        let uses = uses.map_err(|error| ImageError::Store(error.into()))?;
+        Ok(uses.into_iter().map(convert::image_use).collect())
+    }
+
+    async fn remove_image(&self, id: &str, unused_since: Timestamp) -> Result<bool, ImageError> {
+        let digest: Option<Digest> = id.rsplit_once('@').and_then(|(_, digest)| digest.parse().ok());
+        let digest = digest.ok_or_else(|| ImageError::Store(format!("{id:?} is no image's id").into()))?;
+        let store = self.store.clone();
+        let remove = move || store.remove_unused(&digest, unused_since.into());
+        let removed =
+            tokio::task::spawn_blocking(remove).await.map_err(|error| ImageError::Store(error.into()))?;
+        removed.map_err(|error| ImageError::Store(error.into()))
+    }
+
+    fn image_dir(&self) -> Option<PathBuf> {
+        Some(self.store.root().to_path_buf())
+    }
+
     async fn image_files(&self, image: &str) -> Result<Option<PathBuf>, ImageError> {
         Ok(self.find(image).await?.and_then(|image| self.store.rootfs(&image)))
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
         let prepared = self.preparing.begin(&spec.id).run(self.instance(spec)).await;
-        let called_off = || StartError::Run("the container was stopped before it was started".to_owned());
-        let (instance, hold) = prepared.ok_or_else(called_off)??;
+        let called_off = || StartError::Run("the container was stopped before it was started".into());
+        let (instance, holds) = prepared.ok_or_else(called_off)??;
+        // Before the start, which may succeed although nobody waits for it any more.
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
         let started = self.supervisor.start(self.place(spec), &instance).await;
-        started.map_err(convert::start_error)?;
-        self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), hold);
-        Ok(())
+        started.map_err(|error| {
+            self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
+            convert::start_error(error)
+        })
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.preparing.call_off(id);
-        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.to_string()))
+        self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
-        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.to_string()))?;
+        self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.into()))?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        let ExecSpec { container, argv, timeout, output_limit } = spec;
-        let output = self.supervisor.exec(&container.id, argv, *timeout, *output_limit).await;
-        output.map(convert::exec_output).map_err(convert::start_error)
+    async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError> {
+        let ExecIo::Collect { limit } = io;
+        let output = self.supervisor.exec(id, argv, limit).await;
+        output.map(convert::exec_end).map_err(|error| convert::exec_error(id, error))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
-        self.supervisor.observe(id).map(convert::container_state)
+    fn observe(&self, id: &str) -> Presence {
+        convert::presence(self.supervisor.sighting(id))
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
-        let reference = |instance: Instance| ContainerRef { id: instance.id, pod_uid: instance.pod_uid };
-        self.supervisor.instances().into_iter().map(reference).collect()
+    fn containers(&self) -> ContainerList {
+        let (ids, is_complete) = self.supervisor.ids();
+        let containers = ids.into_iter().map(|(id, pod_uid)| ContainerRef { id, pod_uid }).collect();
+        ContainerList { containers, is_complete }
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {
@@ -337,5 +413,19 @@ impl Runtime for WasiRuntime {
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         self.supervisor.wakeups()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_tells_all_images_and_that_of_an_older_agent_its_one() {
+        let [image, volume] = ["a", "b"].map(|text| Digest::of(text.as_bytes()));
+        assert_eq!(digests(&image.to_string()).collect::<Vec<_>>(), [image]);
+        let both = format!("{image}{LABEL_SEPARATOR}{volume}");
+        assert_eq!(digests(&both).collect::<Vec<_>>(), [image, volume]);
+        assert_eq!(digests("").count(), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use kubewasm_host::{CpuShare, Kind, Network};
+use kubewasm_host::{CpuShare, DeniedNetworks, Kind, Network, Stack};
 
 /// Everything a worker needs to run one instance.
 ///
@@ -25,17 +25,25 @@ pub struct InstanceSpec {
     pub env: Vec<(String, String)>,
     /// Initial working directory, for guests that ask (components; WASI 0.1 has no such call).
     pub working_dir: Option<String>,
-    /// What the guest sees as `/`.
+    /// What the guest sees as `/`. It is not told to the worker, but handed over as open directories.
     pub root: RootSpec,
     /// File that output is appended to, in CRI format; its directory exists.
     pub log_path: PathBuf,
     /// What the guest may do with sockets.
     pub network: Network,
+    /// What it does not reach, unless it has the host's network.
+    pub denied_networks: DeniedNetworks,
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
     /// default.
     pub memory_limit_bytes: u64,
+    /// Volumes in memory that it may fill.
+    pub memory_volumes: MemoryVolumes,
     /// What it may use of the processors.
     pub cpu: CpuShare,
+    /// How much stack its guests have.
+    pub stack: Stack,
+    /// Its output streams say that they are terminals.
+    pub terminal: bool,
     /// The guest is told to end by the end of its standard input, and given its grace. Without this, it is
     /// ended at once.
     pub stop_notice: bool,
@@ -58,12 +66,26 @@ impl fmt::Debug for InstanceSpec {
             .field("root", &self.root)
             .field("log_path", &self.log_path)
             .field("network", &self.network)
+            .field("denied_networks", &self.denied_networks)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
+            .field("memory_volumes", &self.memory_volumes)
             .field("cpu", &self.cpu)
+            .field("stack", &self.stack)
+            .field("terminal", &self.terminal)
             .field("stop_notice", &self.stop_notice)
             .field("label", &self.label)
             .finish()
     }
+}
+
+/// Volumes in memory, which count with the memory of the instances that may fill them. The default is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryVolumes {
+    /// Where the guest sees them: each is in a file system of its own that is kept in memory.
+    pub guest_paths: Vec<String>,
+    /// Bytes that the pod's instances and volumes in memory may have together; 0 where one of its containers has no
+    /// limit.
+    pub pod_limit_bytes: u64,
 }
 
 /// What a guest sees as `/`. The default is nothing at all.
@@ -110,8 +132,12 @@ mod tests {
             root: RootSpec::default(),
             log_path: "/l".into(),
             network: Network::Outgoing,
+            denied_networks: DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
+            stack: Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
             label: String::new(),
         };

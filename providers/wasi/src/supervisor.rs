@@ -1,6 +1,7 @@
 //! The agent's side: finds or starts workers, and keeps the view of what they host.
 //!
 //! ```text
+//!         files ─► [mounting] ─► mounter process, open directories ──┐
 //!   start/stop/remove/exec ─► [Supervisor] ─► [group] ─► worker process
 //!                                  │             │ Watch
 //!   observe, instances ◄── [view] ◄┴─────────────┘
@@ -12,12 +13,14 @@
 //! nobody holds its lock, which the kernel sees to; its running instances are then lost, in the view too,
 //! and the next start brings up another worker, later and later if workers keep dying.
 
+mod adopt;
 mod backoff;
 mod connect;
 mod death;
 mod error;
 mod group;
 mod idle;
+mod mounting;
 mod process;
 mod replace;
 mod view;
@@ -25,26 +28,37 @@ mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, exit::Exit, program::Program};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     cgroup::Parent,
+    confine::Confinement,
     instance::{Instance, InstanceStats},
     isolation,
     logs::LogOptions,
     protocol::{Versions, wire},
     spec::InstanceSpec,
+    worker,
 };
 use error::GroupError;
 use group::{Common, Group};
 use idle::{Groups, Kept};
+use mounting::{Handed, Mounter};
+pub use view::Sighting;
 use view::View;
 
 /// How long a worker that was started or found may take to answer and to tell all it knows.
 const READY: Duration = Duration::from_secs(20);
+/// See [`SupervisorOptions::adopt`].
+const ADOPT: Duration = Duration::from_secs(10);
 /// How long calls may take that need no guest's help.
 const CALL: Duration = Duration::from_secs(30);
+
+/// How long an exec goes on whose caller has set no time of its own.
+const EXEC: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a worker without instances is kept: starting one costs more than keeping one.
 const LINGER: Duration = Duration::from_secs(10);
@@ -66,8 +80,15 @@ pub struct SupervisorOptions {
     pub log: LogOptions,
     /// How long a worker without instances is kept.
     pub linger: Duration,
+    /// How long a supervisor that starts waits for the workers that it finds before it goes on without those that do
+    /// not answer.
+    pub adopt: Duration,
     /// Files and directories that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that workers see nevertheless, and may not change.
+    pub shown: Vec<PathBuf>,
+    /// Whether workers run that cannot be confined as a whole.
+    pub confinement: Confinement,
     /// Workers get memory cgroups of their own below one of the node, where the host allows it; `None` makes none.
     pub cgroups: Option<CgroupOptions>,
     /// Protocol versions to speak with workers; others than its own are for tests.
@@ -84,7 +105,10 @@ impl SupervisorOptions {
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             log: LogOptions::default(),
             linger: LINGER,
+            adopt: ADOPT,
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
             cgroups: None,
             versions: Versions::OURS,
         }
@@ -128,6 +152,9 @@ pub enum SupervisorError {
         #[source]
         source: io::Error,
     },
+    /// Workers would not be confined as they have to be.
+    #[error("workers do not start: {0}")]
+    Confinement(#[source] io::Error),
     /// The worker cannot be started or reached. May pass.
     #[error("{0}")]
     Worker(String),
@@ -145,12 +172,10 @@ pub enum SupervisorError {
 /// How an exec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecOutput {
-    /// Exit code; meaningless when `timed_out`.
+    /// Exit code.
     pub exit_code: i32,
     /// stdout and stderr as they came.
     pub output: Vec<u8>,
-    /// It was killed because its time was over.
-    pub timed_out: bool,
 }
 
 /// Keeps the workers of a node.
@@ -158,41 +183,58 @@ pub struct ExecOutput {
 pub struct Supervisor {
     common: Arc<Common>,
     groups: Arc<Groups>,
+    /// Adoptions that are under way; they end with the supervisor.
+    _adoptions: Arc<Vec<AbortOnDropHandle<()>>>,
 }
 
 impl Supervisor {
     /// Adopts the workers that are there, and removes what dead ones have left. When this returns, the view
     /// knows what they host. A worker that cannot be spoken to is replaced: it ends, and what it hosted.
     ///
+    /// A worker that is there and does not answer in time is asked again beside all else; until it has answered,
+    /// [`Supervisor::sighting`] cannot tell of what it may host.
+    ///
     /// # Errors
-    /// [`SupervisorError::Dir`]. A worker that is there and does not answer is not an error here, but of
-    /// the calls that need it.
+    /// [`SupervisorError::Dir`] when it cannot be found out which workers there are, and
+    /// [`SupervisorError::Confinement`] where that is required.
     pub async fn open(options: SupervisorOptions) -> Result<Self, SupervisorError> {
-        let dir = options.dir.clone();
+        let (dir, within) = (options.dir.clone(), options.adopt);
         let stock = {
             let dir = dir.clone();
             tokio::task::spawn_blocking(move || process::take_stock(&dir))
         };
-        let names = stock.await.unwrap_or_default();
+        let names = stock
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|source| SupervisorError::Dir { path: dir.display().to_string(), source })?;
+        if options.confinement == Confinement::Required {
+            process::check(&options).await.map_err(SupervisorError::Confinement)?;
+        }
         let cgroups = match options.cgroups {
-            Some(cgroups) => tokio::task::spawn_blocking(move || open_cgroups(&dir, cgroups)).await.ok().flatten(),
+            Some(cgroups) => {
+                tokio::task::spawn_blocking(move || open_cgroups(&dir, cgroups)).await.ok().flatten()
+            }
             None => None,
         };
-        let (view, kills) = (Arc::default(), Arc::default());
-        let common = Arc::new(Common { options, view, kills, cgroups });
-        let supervisor = Self { common, groups: Arc::default() };
-        let adopt = names.iter().map(async |name| {
-            let group = supervisor.group(name).await;
-            match group.client().await {
-                Ok(_) => tracing::info!(group = %name, "adopted a worker"),
-                // It was of another age, and it has been said that it is gone.
-                Err(GroupError::NoWorker { .. }) => {}
-                Err(error) => {
-                    tracing::error!(group = %name, %error, "a worker is there and cannot be adopted")
-                }
-            }
-        });
-        futures::future::join_all(adopt).await;
+        let (view, kills) = (Arc::<View>::default(), Arc::default());
+        names.iter().for_each(|name| view.is_silent(name));
+        let mounter = Mounter::default();
+        let common = Arc::new(Common { options, view: Arc::clone(&view), kills, cgroups, mounter });
+        let groups: Arc<Groups> = Arc::default();
+        let mut supervisor = Self { common, groups, _adoptions: Arc::default() };
+        let (mut adoptions, mut first) = (Vec::new(), Vec::new());
+        for name in &names {
+            let (tried, first_try) = oneshot::channel();
+            let adopt = adopt::adopt(supervisor.group(name).await, Arc::clone(&view), tried);
+            adoptions.push(AbortOnDropHandle::new(tokio::spawn(adopt)));
+            first.push(first_try);
+        }
+        supervisor._adoptions = Arc::new(adoptions);
+        if tokio::time::timeout(within, futures::future::join_all(first)).await.is_err() {
+            tracing::warn!(
+                "going on without the workers that do not answer; what they host is not known yet"
+            );
+        }
         Ok(supervisor)
     }
 
@@ -201,18 +243,25 @@ impl Supervisor {
         self.common.cgroups.as_ref()
     }
 
-    /// Starts an instance in the worker of a group, bringing one up if need be. The view knows it when this
-    /// returns.
+    /// Starts an instance in the worker of a group, bringing one up if need be. Returns when the worker started it.
+    /// The view knows it when this returns.
     ///
     /// # Errors
     /// [`SupervisorError`]; the instance does not run then.
-    pub async fn start(&self, place: impl Into<Place>, spec: &InstanceSpec) -> Result<(), SupervisorError> {
+    pub async fn start(
+        &self,
+        place: impl Into<Place>,
+        spec: &InstanceSpec,
+    ) -> Result<Timestamp, SupervisorError> {
         let place = place.into();
         let group = self.group(&place.group).await;
         let _needed = group.need();
+        // While a worker starts. Whoever asks it for something says why it cannot be started.
+        let _ = self.common.mounter.start(&self.common.options);
         let mut client = group.client_for(&place).await?;
+        let handed = self.hand_over(&group, spec).await?;
         // Before the answer the worker may already tell of it.
-        self.view().expect(&spec.id, group.name());
+        self.view().expect(&spec.id, &spec.pod_uid, group.name());
         let request = wire::StartRequest { spec: Some(spec.into()) };
         let result = call(client.worker.start(request)).await;
         let instance = result.and_then(|response| {
@@ -221,13 +270,14 @@ impl Supervisor {
         });
         match instance {
             Ok(instance) => {
+                let started_at = instance.started_at;
                 self.view().changed(group.name(), &client.incarnation, instance);
                 if !client.is_alive() {
                     // Its watch may have reported the loss before this instance was known.
                     let exit = Exit::lost("the worker that hosted it is gone");
                     client.lost(&self.common.view, group.name(), &exit);
                 }
-                Ok(())
+                Ok(started_at)
             }
             Err(error) => {
                 if matches!(error, SupervisorError::Worker(_)) {
@@ -238,9 +288,22 @@ impl Supervisor {
                     }
                 }
                 self.view().removed(&spec.id);
-                Err(error)
+                match handed {
+                    Handed::Before(in_use) => Err(SupervisorError::Worker(in_use)),
+                    Handed::Over(_) => Err(error),
+                }
             }
         }
+    }
+
+    /// Has the files of an instance made, and hands them to the worker of its group.
+    async fn hand_over(&self, group: &Group, spec: &InstanceSpec) -> Result<Handed, SupervisorError> {
+        let (common, spec) = (Arc::clone(&self.common), spec.clone());
+        let handovers = worker::handovers_path(&group.socket());
+        let hand_over = move || common.mounter.hand_over(&spec, &common.options, &handovers);
+        tokio::task::spawn_blocking(hand_over).await.unwrap_or_else(|error| {
+            Err(SupervisorError::Worker(format!("the files of a container were not made: {error}")))
+        })
     }
 
     /// Asks an instance to end within `grace`. Unknown and exited ones are fine.
@@ -249,7 +312,7 @@ impl Supervisor {
     /// [`SupervisorError::Worker`] when its worker cannot be reached; try again.
     pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), SupervisorError> {
         let Some(group) = self.view().running_in(id) else {
-            return Ok(());
+            return self.must_be_known(id);
         };
         let mut client = match self.group(&group).await.client().await {
             Ok(client) => client,
@@ -267,7 +330,7 @@ impl Supervisor {
     /// [`SupervisorError::Worker`] when its worker cannot be reached; try again.
     pub async fn remove(&self, id: &str) -> Result<(), SupervisorError> {
         let Some(group) = self.view().group_of(id) else {
-            return Ok(());
+            return self.must_be_known(id);
         };
         let group = self.group(&group).await;
         match group.client().await {
@@ -291,7 +354,6 @@ impl Supervisor {
         &self,
         id: &str,
         argv: &[String],
-        timeout: Duration,
         output_limit: usize,
     ) -> Result<ExecOutput, SupervisorError> {
         let not_running = || SupervisorError::NotRunning(format!("container {id} does not run"));
@@ -304,19 +366,41 @@ impl Supervisor {
         let request = wire::ExecRequest {
             id: id.to_owned(),
             argv: argv.to_vec(),
-            timeout_millis: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            timeout_millis: u64::try_from(EXEC.as_millis()).unwrap_or(u64::MAX),
             output_limit: output_limit as u64,
         };
-        let answer = tokio::time::timeout(timeout.saturating_add(CALL), client.worker.exec(request)).await;
-        let answer = answer.map_err(|_| no_answer())?.map_err(|status| of_status(&status))?.into_inner();
-        let wire::ExecResponse { exit_code, output, timed_out } = answer;
-        Ok(ExecOutput { exit_code, output, timed_out })
+        let answer = client.worker.exec(request).await.map_err(|status| of_status(&status))?.into_inner();
+        let wire::ExecResponse { exit_code, output, .. } = answer;
+        Ok(ExecOutput { exit_code, output })
     }
 
     /// What is known of an instance.
     #[must_use]
     pub fn observe(&self, id: &str) -> Option<Instance> {
         self.view().get(id)
+    }
+
+    /// What can be said of an id, known or not.
+    #[must_use]
+    pub fn sighting(&self, id: &str) -> Sighting {
+        self.view().sighting(id)
+    }
+
+    /// Ids and pod UIDs of all instances that are known or being started, and whether there are no others: false
+    /// while a worker does not tell what it hosts.
+    #[must_use]
+    pub fn ids(&self) -> (Vec<(String, String)>, bool) {
+        self.view().ids()
+    }
+
+    /// Errs when an id that the view does not know may be hosted by a worker that does not answer.
+    fn must_be_known(&self, id: &str) -> Result<(), SupervisorError> {
+        match self.view().sighting(id) {
+            Sighting::CannotTell => Err(SupervisorError::Worker(format!(
+                "it cannot be told whether container {id} runs: a worker does not answer"
+            ))),
+            Sighting::Known(_) | Sighting::Starting | Sighting::Absent => Ok(()),
+        }
     }
 
     /// All instances that are known, running or ended.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   socket ─► [service] ─► [table] ◄─ exits ── one task per instance ─► [crate::host] ─► guest
-//!                │            │                                          (guests' threads)
+//!                │            │                         ▲                (guests' threads)
+//!   socket ─► [handover] ─────────── open directories ──┘
 //!                └── Watch ◄──┘ changes
 //!            (control threads)
 //! ```
@@ -10,13 +11,16 @@
 //! Guests have threads of their own, at a lower priority than those that do everything else ([threads]), so
 //! that however busy the guests are, the worker answers, notices exits and stops them.
 //!
+//! A worker opens no files of its pods: the agent hands them over before it starts an instance ([handover]).
+//!
 //! The table keeps what happened until the agent says `Remove`: an agent that comes back learns the
 //! true exit codes and times of what ended meanwhile. The worker ends on `Shutdown`, on SIGTERM, with its
 //! parent if told so, and when its socket has been deleted, because then nobody could ever find it again
 //! while a successor may already run the same pods. SIGINT and SIGHUP are ignored: they are meant for the
 //! program in the foreground, which is the agent.
 
-mod confine;
+mod charge;
+mod handover;
 mod hosting;
 mod process;
 mod service;
@@ -32,14 +36,17 @@ use std::{
 };
 
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions, capacity};
-use tokio_util::sync::CancellationToken;
+use tokio::net::UnixListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub(crate) use process::{is_locked, lock_path};
+pub(crate) use process::{handovers_path, is_locked, lock_path};
 
 use crate::{
-    files::{self, Files, UserMapError, Way},
+    confine::{self, Confinement, Measure, View},
+    files::{self, UserMapError, Way},
     logs::LogOptions,
     protocol::Versions,
+    provider::annotations::STACK_ADVICE,
 };
 
 /// How long guests have to end when the worker is told to by a signal, or by the end of its parent.
@@ -58,10 +65,16 @@ pub struct WorkerOptions {
     pub default_memory_limit: u64,
     /// When log files are rotated.
     pub log: LogOptions,
-    /// Make no mounts, as on a host that allows none.
+    /// Enter no mount namespace, as on a host that allows none.
     pub no_mounts: bool,
     /// Files and directories that it must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
+    /// Directories in those that it sees nevertheless.
+    pub shown: Vec<PathBuf>,
+    /// Whether it runs where it cannot be confined as a whole.
+    pub confinement: Confinement,
+    /// End when it is confined, instead of hosting anything: to find out whether it can be.
+    pub check: bool,
     /// Protocol versions that it speaks. Not on the command line: others than its own are for tests.
     pub versions: Versions,
 }
@@ -76,13 +89,16 @@ impl WorkerOptions {
             log: LogOptions::default(),
             no_mounts: false,
             hidden: Vec::new(),
+            shown: Vec::new(),
+            confinement: Confinement::default(),
+            check: false,
             versions: Versions::OURS,
         }
     }
 
     /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
-    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>`, `--hidden <path>`
-    /// for each of those, and, if so, `--with-parent` and `--no-mounts`.
+    /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>`, `--confinement <name>`,
+    /// `--hidden <path>` and `--shown <path>` for each of those, and, if so, `--with-parent`, `--no-mounts` and `--check`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
@@ -93,10 +109,13 @@ impl WorkerOptions {
         ] {
             args.extend([flag.into(), value.to_string().into()]);
         }
-        for path in &self.hidden {
-            args.extend(["--hidden".into(), path.clone().into()]);
+        args.extend(["--confinement".into(), self.confinement.to_string().into()]);
+        for (flag, paths) in [("--hidden", &self.hidden), ("--shown", &self.shown)] {
+            args.extend(paths.iter().flat_map(|path| [flag.into(), path.clone().into()]));
         }
-        for (flag, is_set) in [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts)] {
+        for (flag, is_set) in
+            [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts), ("--check", self.check)]
+        {
             if is_set {
                 args.push(flag.into());
             }
@@ -137,6 +156,12 @@ pub enum WorkerError {
         #[source]
         source: io::Error,
     },
+    /// The host does not allow all that was required.
+    #[error("workers cannot be confined here as --confinement=required asks for: {}", .missing.join("; "))]
+    Confinement {
+        /// What is not restricted, and why.
+        missing: Vec<String>,
+    },
     /// Threads or signals could not be set up.
     #[error("cannot set up the worker's threads and signals: {0}")]
     Runtime(#[source] io::Error),
@@ -157,16 +182,57 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// [`WorkerError`], before anything runs, but for [`WorkerError::Serve`].
-pub fn run(mut options: WorkerOptions) -> Result<(), WorkerError> {
+pub fn run(options: WorkerOptions) -> Result<(), WorkerError> {
+    let check = options.check;
+    let confined = confine(options)?;
+    if check { Ok(()) } else { confined.serve() }
+}
+
+/// A process that has given up what a worker gives up, and hosts nothing yet.
+#[derive(Debug)]
+pub struct Confined {
+    options: WorkerOptions,
+    home: process::Home,
+    sockets: process::Sockets,
+    /// What was given up, for people.
+    measures: Vec<String>,
+}
+
+/// Makes a worker of this process, as far as to confine it. For [`run`], and for those who want to see what a worker can
+/// still do; the same holds for it.
+///
+/// # Errors
+/// [`WorkerError`].
+pub fn confine(mut options: WorkerOptions) -> Result<Confined, WorkerError> {
     kubewasm_host::confine::close_inherited().map_err(WorkerError::Runtime)?;
     leave_directory(&mut options)?;
-    let files = enter_namespace(&options)?;
-    let confinement = confine::apply(&options, files.has_mounts());
-    tracing::info!(?confinement, "the worker is confined");
-    let runtimes = threads::Runtimes::new().map_err(WorkerError::Runtime)?;
-    let result = runtimes.control().block_on(serve(options, files, confinement, runtimes.threads()));
-    runtimes.shutdown();
-    result
+    let dir = process::make_home(&options.socket)?;
+    let mounts = enter_namespace(&options, dir)?;
+    let view = View { home: dir, hidden: &options.hidden, shown: &options.shown, mounts };
+    let mut measures = confine::narrow(&view);
+    process::raise_file_limit();
+    let home = process::Home::take(&options.socket)?;
+    let sockets = home.listen()?;
+    measures.extend(confine::worker());
+    if options.confinement == Confinement::Required {
+        let missing: Vec<_> =
+            measures.iter().filter(|measure| !measure.is_taken()).map(Measure::to_string).collect();
+        if !missing.is_empty() {
+            return Err(WorkerError::Confinement { missing });
+        }
+    }
+    let measures: Vec<_> = measures.iter().map(Measure::to_string).collect();
+    tracing::info!(?measures, "the worker is confined");
+    Ok(Confined { options, home, sockets, measures })
+}
+
+impl Confined {
+    fn serve(self) -> Result<(), WorkerError> {
+        let runtimes = threads::Runtimes::new().map_err(WorkerError::Runtime)?;
+        let result = runtimes.control().block_on(serve(self, runtimes.threads()));
+        runtimes.shutdown();
+        result
+    }
 }
 
 /// Leaves the agent's working directory, from which a path leads to what is going to be hidden below it.
@@ -175,53 +241,46 @@ fn leave_directory(options: &mut WorkerOptions) -> Result<(), WorkerError> {
         let path = path.display().to_string();
         move |source| WorkerError::Setup { what, path, source }
     };
-    for path in std::iter::once(&mut options.socket).chain(&mut options.hidden) {
+    let paths = [&mut options.hidden, &mut options.shown].into_iter().flatten();
+    for path in std::iter::once(&mut options.socket).chain(paths) {
         *path = std::path::absolute(&path).map_err(failed("find", path))?;
     }
     std::env::set_current_dir("/").map_err(failed("enter", Path::new("/")))
 }
 
-/// Finds out how guests get their files. From here on, mounts are the worker's own.
-fn enter_namespace(options: &WorkerOptions) -> Result<Files, WorkerError> {
+/// Gives the process mounts of its own. False where the host does not allow it.
+fn enter_namespace(options: &WorkerOptions, dir: &Path) -> Result<bool, WorkerError> {
     let way = if options.no_mounts {
         Way::Preopens { why: "the worker was told to make no mounts".to_owned() }
     } else {
-        files::enter(process::make_home(&options.socket)?)?
+        files::enter(dir)?
     };
-    match &way {
-        Way::Mounts { user_namespace } => tracing::info!(user_namespace, "guests have one root of mounts"),
-        Way::Preopens { why } => tracing::warn!(
-            why,
-            "this host allows no mounts: guests have a preopened directory for each of their volumes, images are \
-             copied, and single files cannot always be shown"
-        ),
+    if let Way::Preopens { why } = &way {
+        tracing::warn!(why, "this host allows no mounts: the worker sees all of its files");
     }
-    Ok(Files::new(way))
+    Ok(matches!(way, Way::Mounts(_)))
 }
 
-async fn serve(
-    options: WorkerOptions,
-    files: Files,
-    confinement: Vec<String>,
-    threads: hosting::Threads,
-) -> Result<(), WorkerError> {
+async fn serve(confined: Confined, threads: hosting::Threads) -> Result<(), WorkerError> {
+    let Confined { options, home, sockets, measures } = confined;
     let end = CancellationToken::new();
     process::catch_signals(&end).map_err(WorkerError::Runtime)?;
-    process::raise_file_limit();
-    let home = process::Home::take(&options.socket)?;
     if options.with_parent {
         process::end_with_stdin(end.clone()).map_err(WorkerError::Runtime)?;
     }
     let host = Host::new(HostOptions {
         default_memory_limit: options.default_memory_limit,
+        stack_advice: STACK_ADVICE,
         ..HostOptions::new(home.empty_root())
     })?;
-    let hosting = hosting::Hosting::new(Arc::new(host), files, threads, options.log, capacity::guests());
+    let hosting = hosting::Hosting::new(Arc::new(host), threads, options.log, capacity::guests());
     let served = CancellationToken::new();
-    let listener = home.listen()?;
+    let listen = |listener| UnixListener::from_std(listener).map_err(WorkerError::Runtime);
+    let (calls, handovers) = (listen(sockets.calls)?, listen(sockets.handovers)?);
+    let _handovers = AbortOnDropHandle::new(tokio::spawn(hosting.handovers().clone().serve(handovers)));
     let server = tonic::transport::Server::builder()
-        .add_service(service::server(hosting.clone(), served.clone(), options.versions, confinement))
-        .serve_with_incoming_shutdown(tokio_stream::wrappers::UnixListenerStream::new(listener), {
+        .add_service(service::server(hosting.clone(), served.clone(), options.versions, measures))
+        .serve_with_incoming_shutdown(tokio_stream::wrappers::UnixListenerStream::new(calls), {
             let served = served.clone();
             async move { served.cancelled().await }
         });

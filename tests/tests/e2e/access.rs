@@ -1,9 +1,15 @@
 //! Who may ask the node's HTTPS port.
 
+use futures::{StreamExt as _, stream};
 use kube::{Client, Config, Error};
 use kubewasm_tests::cluster;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpStream;
 
-use crate::suite::{NODE, suite, with_temp_ns};
+use crate::{
+    pods::{Pods, running},
+    suite::{NODE, suite, with_temp_ns},
+};
 
 /// Paths of each kind: information, metrics, and what acts on containers.
 const PATHS: [&str; 4] = ["/pods", "/metrics", "/stats/summary", "/containerLogs/default/any/main"];
@@ -44,6 +50,30 @@ async fn a_user_with_rights_is_served() {
         let path = format!("/api/v1/nodes/{NODE}/proxy/healthz");
         assert_eq!(suite.cluster.kubectl(&["get", "--raw", &path]).await.unwrap(), "ok");
     }
+}
+
+/// Connections that say nothing, more of them than a node ever holds and from the address that the API server comes
+/// from, keep neither `kubectl logs` nor anybody else out.
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    with_temp_ns(async |client, ns| {
+        let (suite, pods) = (suite().await, Pods::new(&client, ns));
+        pods.act("talker", &["say", "still here", "sleep", "600"]).await;
+        pods.until("talker", "running", running).await;
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+        let address = suite.node.url().trim_start_matches("https://").to_owned();
+        let silent: Vec<_> = stream::iter(0..1_100)
+            .map(|_| async { TcpStream::connect(&address).await.unwrap() })
+            .buffer_unordered(64)
+            .collect()
+            .await;
+        let logs = ["--namespace", ns, "logs", "talker"];
+        assert_eq!(suite.cluster.kubectl(&logs).await.unwrap(), "still here\n");
+        assert_eq!(get(&admin().await, "/healthz").await.as_deref(), Ok("ok"));
+        drop(silent);
+    })
+    .await;
 }
 
 /// A client of the shared node's HTTPS port that may do everything.

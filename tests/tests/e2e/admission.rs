@@ -22,6 +22,11 @@ async fn bound(main: Value, more: Value) -> Value {
     spec
 }
 
+/// More of a spec: a kernel parameter.
+fn sysctl(name: &str) -> Value {
+    json!({ "securityContext": { "sysctls": [{ "name": name, "value": "0" }] } })
+}
+
 /// What the node cannot have fails at once, with the reason and the numbers, and is never started.
 #[tokio::test]
 async fn a_pod_that_does_not_fit_is_rejected() {
@@ -50,6 +55,12 @@ async fn a_pod_that_does_not_fit_is_rejected() {
                 bound(json!({}), json!({ "nodeSelector": { "example.dev/disk": "none" } })).await,
                 "NodeAffinity",
                 "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+            ),
+            (
+                "sysctl",
+                bound(json!({}), sysctl("kernel.msgmax")).await,
+                "SysctlForbidden",
+                "forbidden sysctl: \"kernel.msgmax\" not allowlisted",
             ),
             (
                 "port",
@@ -167,12 +178,7 @@ async fn a_field_that_cannot_be_honoured_is_named() {
             ("host-pid", json!({}), json!({ "hostPID": true }), "spec.hostPID"),
             ("host-ipc", json!({}), json!({ "hostIPC": true }), "spec.hostIPC"),
             ("shared", json!({}), json!({ "shareProcessNamespace": true }), "spec.shareProcessNamespace"),
-            (
-                "sysctls",
-                json!({}),
-                json!({ "securityContext": { "sysctls": [{ "name": "net.ipv4.ping_group_range", "value": "0 0" }] } }),
-                "spec.securityContext.sysctls",
-            ),
+            ("sysctls", json!({}), sysctl("net.ipv4.ping_group_range"), "spec.securityContext.sysctls"),
             (
                 "windows",
                 json!({}),
@@ -211,6 +217,28 @@ async fn a_field_that_cannot_be_honoured_is_named() {
             pods.api().delete(name, &DeleteParams::default()).await.unwrap();
             pods.gone(name).await;
         }
+    })
+    .await;
+}
+
+/// A container that may not be root and is told to be is held in a kubelet's words. Where only the image would say
+/// who it is, there is no contradiction: a guest has no user.
+#[tokio::test]
+async fn root_where_it_must_not_be_is_held() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let main = json!({ "securityContext": { "runAsUser": 0 } });
+        let more = json!({ "securityContext": { "runAsNonRoot": true } });
+        pods.create("root", bound(main, more.clone()).await).await;
+        let state = pods.waiting("root", &["CreateContainerConfigError"]).await;
+        let uid = pods.api().get("root").await.unwrap().metadata.uid.unwrap();
+        let expected = format!(
+            "container's runAsUser breaks non-root policy (pod: \"root_{ns}({uid})\", container: main)"
+        );
+        assert_eq!(state.message.as_deref(), Some(expected.as_str()));
+        pods.event("root", "the refusal", |event| says(event, "Failed", &format!("Error: {expected}"))).await;
+        pods.create("userless", bound(json!({ "args": ["say", "fine"] }), more).await).await;
+        pods.phase("userless", "Succeeded").await;
     })
     .await;
 }

@@ -70,6 +70,83 @@ async fn pods_that_want_it_all_hold_nobody_up() {
     .await;
 }
 
+/// What is in volumes of medium Memory counts with the memory of who fills them: a guest that has too much of both, or
+/// fills one to its brim, ends, and the pod beside it goes on.
+#[tokio::test]
+async fn volumes_in_memory_count_with_the_pods_memory() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let image = &suite().await.actor.tagged;
+        pods.act("behaves", &["tick", "100"]).await;
+        pods.until("behaves", "running", running).await;
+        let began = Timestamp::now();
+        let cases: [(&str, &[&str]); 3] = [
+            ("both", &["flood", "/a/x", "16", "alloc", "12", "sleep", "600"]),
+            ("brim", &["try", "flood", "/a/x", "100", "sleep", "600"]),
+            ("two", &["try", "flood", "/a/x", "100", "try", "flood", "/b/x", "100", "sleep", "600"]),
+        ];
+        for (name, args) in cases {
+            let mounts = ["a", "b"].map(|name| json!({ "name": name, "mountPath": format!("/{name}") }));
+            // Where there are two, each has its share.
+            let used = if name == "two" { 2 } else { 1 };
+            let volumes = ["a", "b"].map(|name| json!({ "name": name, "emptyDir": { "medium": "Memory" } }));
+            let main = json!({
+                "name": "main", "image": image, "args": args, "volumeMounts": mounts[..used],
+                "resources": { "limits": { "memory": "24Mi" } },
+            });
+            pods.create(name, json!({ "volumes": volumes[..used], "containers": [main] })).await;
+        }
+        for (name, _) in cases {
+            let pod = pods.phase(name, "Failed").await;
+            let end = terminated(&pod).unwrap();
+            assert_eq!((end.reason.as_deref(), end.exit_code), (Some("OOMKilled"), 137), "{name}: {end:?}");
+            let message = end.message.as_deref().unwrap_or_default();
+            assert!(message.contains("in volumes of medium Memory"), "{name}: {message}");
+        }
+        goes_on(&pods, "behaves", began).await;
+    })
+    .await;
+}
+
+/// Directories in directories, 20,000 deep, on disk and in memory: the pod goes when it is deleted, with all of them,
+/// and the node goes on.
+#[tokio::test]
+async fn directories_of_any_depth_go_with_their_pod() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let node = own_node("deep-node", &Options::default()).await;
+        let args = ["deep", "/tmp", "20000", "deep", "/v", "20000", "say", "made", "sleep", "600"];
+        let main = json!({
+            "name": "main", "image": suite().await.actor.tagged, "args": args,
+            "volumeMounts": [{ "name": "v", "mountPath": "/v" }],
+        });
+        let spec = json!({
+            "nodeSelector": { "kubernetes.io/hostname": node.name() },
+            "volumes": [{ "name": "v", "emptyDir": { "sizeLimit": "1Gi" } }],
+            "containers": [main],
+        });
+        pods.create("deep", spec).await;
+        let pod = pods.until("deep", "running", running).await;
+        wait::until("directories of any depth", SOON, async || {
+            let log = pods.logs("deep").await;
+            if log == "made\n" { Ok(()) } else { Err(log) }
+        })
+        .await
+        .unwrap();
+        let dir = node.root().join("pods").join(pod.metadata.uid.unwrap());
+        assert!(dir.exists());
+        pods.api().delete("deep", &DeleteParams::default()).await.unwrap();
+        pods.gone("deep").await;
+        wait::until("the end of the pod's folder", SOON, async || {
+            if dir.exists() { Err(format!("{} is still there", dir.display())) } else { Ok(()) }
+        })
+        .await
+        .unwrap();
+        await_ready(&client, node.name()).await.unwrap();
+    })
+    .await;
+}
+
 /// A limit of the node's own is for containers without one.
 #[tokio::test]
 async fn the_nodes_default_is_the_limit_of_who_has_none() {
@@ -143,7 +220,7 @@ async fn many_pods_that_compute_for_ever() {
     .await;
 }
 
-async fn lease_age(client: &Client, node: &str) -> Duration {
+pub(crate) async fn lease_age(client: &Client, node: &str) -> Duration {
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
     let lease = leases.get(node).await.unwrap();
     let renewed = lease.spec.and_then(|spec| spec.renew_time).unwrap().0;

@@ -1,16 +1,20 @@
 //! Where modules come from, and what is said when they do not.
 
-use k8s_openapi::api::core::v1::{Event, Secret};
-use kube::{Api, Client, api::PostParams};
+use k8s_openapi::api::core::v1::{Event, Node, Secret};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
 use kubewasm_tests::{
     guests,
+    node::Options,
     registry::{PASSWORD, Registry, USER, image::Content},
 };
 use serde_json::json;
 
 use crate::{
     pods::{Pods, container},
-    suite::{suite, with_temp_ns},
+    suite::{own_node, suite, with_temp_ns},
 };
 
 /// A module that is a bare artifact runs, and so does one in a classic image, by tag and by digest.
@@ -195,6 +199,63 @@ async fn a_private_registry_wants_a_pull_secret() {
                 pods.event(&name, "the missing secret", told).await;
             }
         }
+        registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// An image that one pod's secret has pulled is no other pod's: a pod that cannot show as much is refused by the
+/// registry, or under `Never` by the node, whether or not the agent was started again since. One with a right secret
+/// of its own runs.
+#[tokio::test]
+async fn a_private_image_is_for_those_who_may_pull_it() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut registry = Registry::private(&suite().await.home, "owned-registry").unwrap();
+        registry.start().await.unwrap();
+        let module = guests::guest("actor.c").await.unwrap();
+        let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap().tagged;
+        pull_secret(&client, ns, "owner", &registry.host(), PASSWORD).await;
+        pull_secret(&client, ns, "second", &registry.host(), PASSWORD).await;
+        pull_secret(&client, ns, "wrong", &registry.host(), "looking-glass").await;
+        let mut node = own_node("owned-node", &Options::default()).await;
+        let create = async |name: &str, secret: Option<&str>, policy: &str| {
+            let spec = json!({
+                "nodeSelector": { "kubernetes.io/hostname": "owned-node" },
+                "imagePullSecrets": secret.map(|name| json!({ "name": name })).into_iter().collect::<Vec<_>>(),
+                "containers": [{
+                    "name": "main", "image": image, "args": ["say", "mine"], "imagePullPolicy": policy,
+                }],
+            });
+            pods.create(name, spec).await;
+        };
+        create("owner", Some("owner"), "IfNotPresent").await;
+        pods.phase("owner", "Succeeded").await;
+        for round in ["first", "after-restart"] {
+            for (who, secret) in [("nobody", None), ("wrong", Some("wrong"))] {
+                let name = format!("{who}-{round}");
+                create(&name, secret, "IfNotPresent").await;
+                let state = pods.waiting(&name, &["ErrImagePull", "ImagePullBackOff"]).await;
+                let message = state.message.unwrap_or_default();
+                assert!(message.contains("401 Unauthorized"), "{name}: {message}");
+                let name = format!("{who}-never-{round}");
+                create(&name, secret, "Never").await;
+                let state = pods.waiting(&name, &["ErrImageNeverPull"]).await;
+                let expected = format!("Container image \"{image}\" is not present with pull policy of Never");
+                assert_eq!(state.message, Some(expected));
+            }
+            let present = "already present on machine and can be accessed by the pod";
+            for (who, secret, policy) in [("own", "owner", "Never"), ("second", "second", "IfNotPresent")] {
+                let name = format!("{who}-{round}");
+                create(&name, Some(secret), policy).await;
+                pods.phase(&name, "Succeeded").await;
+                pods.event(&name, "no pull", |event| says(event, "Pulled", present)).await;
+            }
+            node.kill().unwrap();
+            node.start_again().await.unwrap();
+        }
+        drop(node);
+        Api::<Node>::all(client).delete("owned-node", &DeleteParams::default()).await.unwrap();
         registry.stop().unwrap();
     })
     .await;

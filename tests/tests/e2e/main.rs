@@ -15,6 +15,7 @@ mod churn;
 mod controllers;
 mod crash;
 mod deletion;
+mod disk;
 mod endings;
 mod endpoint;
 mod ephemeral_containers;

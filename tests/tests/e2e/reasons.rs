@@ -65,6 +65,36 @@ async fn a_start_that_fails_on_the_node() {
     .await;
 }
 
+/// A pod whose record cannot be written begins nothing, and nothing is lost; when it is deleted it goes all the same.
+#[tokio::test]
+async fn a_record_that_cannot_be_written() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let spec = json!({
+            "restartPolicy": "OnFailure",
+            "containers": [{ "name": "main", "image": suite().await.actor.tagged, "args": ["exit", "1"] }],
+        });
+        pods.create("unsaved", spec).await;
+        pods.waiting("unsaved", &["CrashLoopBackOff"]).await;
+        let pod = pods.api().get("unsaved").await.unwrap();
+        let uid = pod.metadata.uid.as_deref().unwrap();
+        // A folder where the new record is to be written.
+        let in_the_way = suite().await.node.root().join(format!("pods/{uid}/.state.json.new/in-the-way"));
+        fs::create_dir_all(&in_the_way).unwrap();
+        let refused = "cannot save the record of the pod; nothing is begun until then: ";
+        pods.event("unsaved", "the failure", |event| says(event, "FailedSync", refused)).await;
+        let before = restarts(&pods.api().get("unsaved").await.unwrap());
+        assert_eq!(before, restarts(&pod));
+        fs::remove_dir_all(in_the_way.parent().unwrap()).unwrap();
+        let pod = pods.until("unsaved", "another restart", |pod| restarts(pod) > before).await;
+        assert_eq!(restarts(&pod), before + 1);
+        fs::create_dir_all(&in_the_way).unwrap();
+        pods.api().delete("unsaved", &DeleteParams::default()).await.unwrap();
+        pods.gone("unsaved").await;
+    })
+    .await;
+}
+
 /// A node whose module store fails says that it is its own fault, and starts the pod when it does not any more.
 #[tokio::test]
 async fn a_module_store_that_fails() {

@@ -25,6 +25,50 @@ use crate::{
     suite::{NODE, SOON, own_node, suite, with_temp_ns},
 };
 
+/// On a node that requires its workers to be confined, a worker sees of the node's files its own directory and the modules:
+/// no pods, no logs and no workers of others. What its containers need was handed to it.
+#[tokio::test]
+async fn a_worker_sees_nothing_of_other_pods() {
+    with_temp_ns(async |client, ns| {
+        with_temp_ns(async |_, other| {
+            let options = Options::default().flag("--confinement=required");
+            let node = own_node("confined-node", &options).await;
+            let (here, there) = (Pods::new(&client, ns), Pods::new(&client, other));
+            for pods in [&here, &there] {
+                pods.create("a", spec(&node, json!({})).await).await;
+                pods.until("a", "running", running).await;
+            }
+            let workers = node.workers();
+            let process =
+                |ns: &str| std::path::Path::new("/proc").join(workers[&format!("ns-{ns}")].to_string());
+            let seen = |ns: &str, path: &std::path::Path| {
+                process(ns).join("root").join(path.strip_prefix("/").unwrap()).exists()
+            };
+            let entries =
+                || std::fs::read_dir(node.root().join("workers")).unwrap().map(|e| e.unwrap().path());
+            for (ns, neighbour) in [(ns, other), (other, ns)] {
+                assert!(seen(ns, &node.root().join("modules")));
+                for hidden in [node.root().join("pods"), node.root().join("pki"), node.pod_logs()] {
+                    assert!(hidden.exists() && !seen(ns, &hidden), "{}", hidden.display());
+                }
+                let home = |ns: &str| {
+                    let prefix = format!("ns-{ns}.");
+                    entries()
+                        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with(&prefix))
+                        .unwrap()
+                };
+                assert!(seen(ns, &home(ns)) && !seen(ns, &home(neighbour)));
+                let status = std::fs::read_to_string(process(ns).join("status")).unwrap();
+                let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
+                let effective = u64::from_str_radix(effective, 16).unwrap();
+                assert_eq!(effective & (1 << 21), 0, "CAP_SYS_ADMIN: {effective:x}");
+            }
+        })
+        .await;
+    })
+    .await;
+}
+
 /// By default the pods of a namespace share a worker, and a pod whose RuntimeClass asks for one has its own. A
 /// worker that dies ends the containers that it hosts, and no others; they are restarted and told why.
 #[tokio::test]

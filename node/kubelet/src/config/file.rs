@@ -15,11 +15,10 @@ use std::{
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 
-use super::duration;
+use crate::{duration, pods::image_access::verification::ImagePullCredentialsVerificationPolicy};
 
 /// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
 pub(super) const WITHOUT_EFFECT: &[&str] = &[
-    "allowedUnsafeSysctls",
     "cgroupDriver",
     "cgroupRoot",
     "cgroupsPerQOS",
@@ -40,21 +39,11 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "enableSystemLogHandler",
     "enableSystemLogQuery",
     "enforceNodeAllocatable",
-    "evictionMaxPodGracePeriod",
-    "evictionMinimumReclaim",
-    "evictionPressureTransitionPeriod",
-    "evictionSoft",
-    "evictionSoftGracePeriod",
     "failCgroupV1",
     "failSwapOn",
     "featureGates",
     "hairpinMode",
     "httpCheckFrequency",
-    "imageGCHighThresholdPercent",
-    "imageGCLowThresholdPercent",
-    "imageMaximumGCAge",
-    "imageMinimumGCAge",
-    "imagePullCredentialsVerificationPolicy",
     "imagePullServiceAccountTokenPolicy",
     "imageServiceEndpoint",
     "iptablesDropBit",
@@ -76,7 +65,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "oomScoreAdj",
     "podCIDR",
     "podPidsLimit",
-    "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
@@ -147,6 +135,8 @@ pub struct KubeletConfiguration {
     /// Who may do what on the HTTPS API.
     pub authorization: Authorization,
 
+    /// Kernel parameters, or beginnings of them and `*`, that pods may ask for beyond the safe ones.
+    pub allowed_unsafe_sysctls: Vec<String>,
     /// Pods per node; in a file, 0 is as many as there is room for.
     pub max_pods: u32,
     /// Pods per core, where that is fewer; 0 is no such limit.
@@ -155,8 +145,32 @@ pub struct KubeletConfiguration {
     pub kube_reserved: BTreeMap<String, String>,
     /// Resources kept from pods for the operating system.
     pub system_reserved: BTreeMap<String, String>,
-    /// Thresholds, subtracted from what pods may have: `memory.available`, `nodefs.available`.
+    /// What must be left, by signal: less of it is pressure, and costs pods their place at once. Those of memory
+    /// and of the root directory are subtracted from what pods may have.
     pub eviction_hard: BTreeMap<String, String>,
+    /// The same for pressure that has to last as long as [`Self::eviction_soft_grace_period`] says.
+    pub eviction_soft: BTreeMap<String, String>,
+    /// How long, by signal, as durations.
+    pub eviction_soft_grace_period: BTreeMap<String, String>,
+    /// How much more than its threshold must be free before reclaiming ends, by signal.
+    pub eviction_minimum_reclaim: BTreeMap<String, String>,
+    /// How long pressure is told of after it was last seen.
+    #[serde(with = "duration")]
+    pub eviction_pressure_transition_period: Duration,
+    /// Seconds of grace that a soft threshold leaves a pod at the most.
+    pub eviction_max_pod_grace_period: u32,
+    /// Percent of the images' file system in use above which images are removed; 100 never removes any for that.
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: u32,
+    /// Percent in use at which removing images ends.
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: u32,
+    /// How long an image has been here at the least before it is removed.
+    #[serde(rename = "imageMinimumGCAge", with = "duration")]
+    pub image_minimum_gc_age: Duration,
+    /// How long an image that nobody uses stays at the most; zero is for ever.
+    #[serde(rename = "imageMaximumGCAge", with = "duration")]
+    pub image_maximum_gc_age: Duration,
     /// Register the Node object, or count on an administrator to.
     pub register_node: bool,
     /// Taints of a Node that registers for the first time. Absent: the two of this node's architecture.
@@ -181,6 +195,11 @@ pub struct KubeletConfiguration {
     pub event_record_qps: u32,
     /// Events that may be sent at once.
     pub event_burst: u32,
+
+    /// Which images that are here a pod has to show credentials for.
+    pub image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy,
+    /// Images that it need not show any for, where the policy is the one that has a list.
+    pub preloaded_images_verification_allowlist: Vec<String>,
 
     /// How often every pod is looked at without a reason.
     #[serde(with = "duration")]
@@ -227,6 +246,7 @@ impl Default for KubeletConfiguration {
             rotate_certificates: false,
             authentication: Authentication::default(),
             authorization: Authorization::default(),
+            allowed_unsafe_sysctls: Vec::new(),
             max_pods: 0,
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),
@@ -240,6 +260,15 @@ impl Default for KubeletConfiguration {
             ]
             .map(threshold)
             .into(),
+            eviction_soft: BTreeMap::new(),
+            eviction_soft_grace_period: BTreeMap::new(),
+            eviction_minimum_reclaim: BTreeMap::new(),
+            eviction_pressure_transition_period: Duration::from_mins(5),
+            eviction_max_pod_grace_period: 0,
+            image_gc_high_threshold_percent: 85,
+            image_gc_low_threshold_percent: 80,
+            image_minimum_gc_age: Duration::from_mins(2),
+            image_maximum_gc_age: Duration::ZERO,
             register_node: true,
             register_with_taints: None,
             provider_id: String::new(),
@@ -249,6 +278,8 @@ impl Default for KubeletConfiguration {
             node_lease_duration_seconds: 40,
             event_record_qps: 50,
             event_burst: 100,
+            image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy::default(),
+            preloaded_images_verification_allowlist: Vec::new(),
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),

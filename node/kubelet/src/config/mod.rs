@@ -11,10 +11,9 @@
 //! runs; what may change under it (certificates, the CA bundle) is read again from the files it names.
 
 mod decode;
-pub(crate) mod duration;
 mod file;
 pub mod labels;
-pub mod quantity;
+pub(crate) mod thresholds;
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +29,16 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 
-use crate::pods::volumes::AllowedHostPaths;
+use crate::{
+    duration,
+    identity::secret_files,
+    pods::{
+        admission::sysctls::SysctlAllowlist,
+        image_access::verification::ImageVerification,
+        volumes::{AllowedHostPaths, ProtectedPaths},
+    },
+    quantity,
+};
 
 /// Where the node keeps everything when it is not told otherwise.
 pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
@@ -125,6 +133,10 @@ pub struct Config {
     pub bootstrap_kubeconfig: Option<PathBuf>,
     /// Paths of this machine that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
+    /// Kernel parameters that pods may ask for.
+    pub allowed_sysctls: SysctlAllowlist,
+    /// Which images that are here pods have to show credentials for.
+    pub image_verification: ImageVerification,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -143,7 +155,11 @@ impl Config {
                 .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
             None => String::new(),
         };
-        Self::resolve(&text, flags, &hostname)
+        let (mut config, warnings) = Self::resolve(&text, flags, &hostname)?;
+        let keys = secret_files(&config);
+        config.allowed_host_paths =
+            config.allowed_host_paths.protecting(keys).map_err(ConfigError::Invalid)?;
+        Ok((config, warnings))
     }
 
     /// [`Config::load`] without its I/O: `file` is the text of the file, empty when there is none.
@@ -183,16 +199,26 @@ impl Config {
             .map_err(ConfigError::Invalid)?;
         check_node_ip(&flags.node_ip)?;
 
+        let cert_dir = absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki")));
+        let protected = ProtectedPaths::with([root_dir.clone(), cert_dir.clone()]);
+
         let config = Self {
             node_name: hostname.clone(),
             hostname,
             node_ip: flags.node_ip.clone(),
             node_labels,
             node_os,
-            cert_dir: absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki"))),
+            cert_dir,
             root_dir,
-            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone())
+            allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone(), protected)
                 .map_err(ConfigError::Invalid)?,
+            allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
+                .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,
+            image_verification: ImageVerification::new(
+                kubelet.image_pull_credentials_verification_policy,
+                &kubelet.preloaded_images_verification_allowlist,
+            )
+            .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             kubelet,
@@ -267,6 +293,8 @@ fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), C
             &mut kubelet.crash_loop_back_off.max_container_restart_period,
             defaults.crash_loop_back_off.max_container_restart_period,
         ),
+        (&mut kubelet.eviction_pressure_transition_period, defaults.eviction_pressure_transition_period),
+        (&mut kubelet.image_minimum_gc_age, defaults.image_minimum_gc_age),
     ] {
         if value.is_zero() {
             *value = default;
@@ -327,14 +355,21 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), ConfigError> {
             }
         }
     }
-    for (signal, threshold) in &kubelet.eviction_hard {
-        let percentage = threshold.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
-        if !percentage.is_some_and(|p| (0.0..=100.0).contains(&p)) && quantity::units(threshold).is_err() {
-            return invalid(format!(
-                "evictionHard.{signal}: {threshold:?} is neither a quantity such as \"100Mi\" nor a percentage such as \
-                 \"10%\""
-            ));
-        }
+    thresholds::thresholds(kubelet).map_err(ConfigError::Invalid)?;
+    let (high, low) = (kubelet.image_gc_high_threshold_percent, kubelet.image_gc_low_threshold_percent);
+    if high > 100 || low >= high {
+        return invalid(format!(
+            "imageGCHighThresholdPercent is {high} and imageGCLowThresholdPercent is {low}; the second must be below the \
+             first, and the first at most 100"
+        ));
+    }
+    let (least, most) = (kubelet.image_minimum_gc_age, kubelet.image_maximum_gc_age);
+    if !most.is_zero() && most <= least {
+        return invalid(format!(
+            "imageMaximumGCAge is {}; it must be 0s, or above imageMinimumGCAge, which is {}",
+            duration::format(most),
+            duration::format(least)
+        ));
     }
     for taint in kubelet.register_with_taints.iter().flatten() {
         labels::check_taint(taint).or_else(|message| invalid(format!("registerWithTaints: {message}")))?;

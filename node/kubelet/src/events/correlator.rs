@@ -23,7 +23,7 @@ const REMEMBERED: usize = 4096;
 
 /// What to send.
 #[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum Correlated {
     /// Nothing: too much has been said about this object.
     Drop,
     /// A new event.
@@ -51,7 +51,7 @@ pub(super) struct Correlator {
     hasher: RandomState,
     similar: Lru<u64, Similar>,
     sent: Lru<u64, Sent>,
-    budgets: Lru<u64, Budget>,
+    budgets: Lru<u64, SpamBudget>,
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ struct Sent {
 }
 
 #[derive(Debug)]
-struct Budget {
+struct SpamBudget {
     left: f64,
     at: Timestamp,
 }
@@ -83,7 +83,7 @@ impl Correlator {
         }
     }
 
-    pub(super) fn observe(&mut self, occurrence: &Occurrence, now: Timestamp) -> Verdict {
+    pub(super) fn observe(&mut self, occurrence: &Occurrence, now: Timestamp) -> Correlated {
         let Occurrence { about, level, reason, message } = occurrence;
         let object = [&about.kind, &about.namespace, &about.name, &about.uid, &about.api_version]
             .map(Option::as_deref);
@@ -112,10 +112,10 @@ impl Correlator {
             self.sent.insert(key, Sent { name: name.clone(), first, count });
         }
         if !self.may_speak(object_key, now) {
-            return Verdict::Drop;
+            return Correlated::Drop;
         }
         let sending = Sending { name, message, count, first, last: now, key };
-        if is_repeated { Verdict::Repeat(sending) } else { Verdict::Create(sending) }
+        if is_repeated { Correlated::Repeat(sending) } else { Correlated::Create(sending) }
     }
 
     /// The event is not in the API server (any more): what comes next is a new one.
@@ -142,7 +142,7 @@ impl Correlator {
 
     fn may_speak(&mut self, object_key: u64, now: Timestamp) -> bool {
         let Some(budget) = self.budgets.get_mut(&object_key) else {
-            self.budgets.insert(object_key, Budget { left: BURST - 1.0, at: now });
+            self.budgets.insert(object_key, SpamBudget { left: BURST - 1.0, at: now });
             return true;
         };
         budget.left = (budget.left + REFILL * seconds_between(budget.at, now)).min(BURST);
@@ -186,9 +186,9 @@ mod tests {
             .map(|(second, reason, message)| {
                 let now = Timestamp::UNIX_EPOCH + Duration::from_secs(*second);
                 match correlator.observe(&occurrence(reason, message), now) {
-                    Verdict::Drop => "drop".to_owned(),
-                    Verdict::Create(sending) => format!("create {}: {}", sending.count, sending.message),
-                    Verdict::Repeat(sending) => format!("repeat {}: {}", sending.count, sending.message),
+                    Correlated::Drop => "drop".to_owned(),
+                    Correlated::Create(sending) => format!("create {}: {}", sending.count, sending.message),
+                    Correlated::Repeat(sending) => format!("repeat {}: {}", sending.count, sending.message),
                 }
             })
             .collect()
@@ -204,12 +204,12 @@ mod tests {
     fn a_repetition_keeps_name_and_first_time() {
         let mut correlator = Correlator::new();
         let (early, late) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH + Duration::from_secs(9));
-        let Verdict::Create(first) = correlator.observe(&occurrence("A", "x"), early) else { panic!() };
-        let Verdict::Repeat(second) = correlator.observe(&occurrence("A", "x"), late) else { panic!() };
+        let Correlated::Create(first) = correlator.observe(&occurrence("A", "x"), early) else { panic!() };
+        let Correlated::Repeat(second) = correlator.observe(&occurrence("A", "x"), late) else { panic!() };
         assert_eq!((&first.name, first.first), (&second.name, second.first));
         assert_eq!((second.last, second.count), (late, 2));
         correlator.forget(second.key);
-        assert!(matches!(correlator.observe(&occurrence("A", "x"), late), Verdict::Create(_)));
+        assert!(matches!(correlator.observe(&occurrence("A", "x"), late), Correlated::Create(_)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Level, Occurrence,
-    correlator::{Correlator, Sending, Verdict},
+    correlator::{Correlated, Correlator, Sending},
 };
 use crate::explain::explain;
 
@@ -55,7 +55,7 @@ impl Recorder {
         let (queue, occurrences) = mpsc::channel(QUEUE);
         let sender =
             Sender { client, node_name: node_name.to_owned(), correlator: Correlator::new(), retry: RETRY };
-        tokio::spawn(sender.run(occurrences, Budget::new(limits)));
+        tokio::spawn(sender.run(occurrences, SendBudget::new(limits)));
         Self { queue }
     }
 
@@ -102,10 +102,10 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, mut budget: Budget) {
+    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, mut budget: SendBudget) {
         while let Some(occurrence) = occurrences.recv().await {
             let verdict = self.correlator.observe(&occurrence, Timestamp::now());
-            if verdict == Verdict::Drop {
+            if verdict == Correlated::Drop {
                 tracing::debug!(reason = occurrence.reason, "event dropped: too many about this object");
                 continue;
             }
@@ -116,18 +116,18 @@ impl Sender {
         }
     }
 
-    async fn deliver(&mut self, occurrence: &Occurrence, verdict: Verdict) {
+    async fn deliver(&mut self, occurrence: &Occurrence, verdict: Correlated) {
         let namespace = occurrence.about.namespace.as_deref().unwrap_or("default");
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
         let mut verdict = verdict;
         for attempt in 1..=TRIES {
             let (sending, result) = match &verdict {
-                Verdict::Drop => return,
-                Verdict::Create(sending) => {
+                Correlated::Drop => return,
+                Correlated::Create(sending) => {
                     let event = self.event(occurrence, sending, namespace);
                     (sending, api.create(&PostParams::default(), &event).await)
                 }
-                Verdict::Repeat(sending) => {
+                Correlated::Repeat(sending) => {
                     let patch = json!({
                         "count": sending.count,
                         "lastTimestamp": Time(sending.last),
@@ -140,10 +140,10 @@ impl Sender {
             match result {
                 Ok(_) => return,
                 Err(kube::Error::Api(status))
-                    if status.code == 404 && matches!(verdict, Verdict::Repeat(_)) =>
+                    if status.code == 404 && matches!(verdict, Correlated::Repeat(_)) =>
                 {
                     // It expired; the count goes on in a new one.
-                    verdict = Verdict::Create(sending.clone());
+                    verdict = Correlated::Create(sending.clone());
                 }
                 Err(kube::Error::Api(status)) if status.is_already_exists() => return,
                 Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
@@ -202,13 +202,13 @@ impl Sender {
 
 /// A token bucket over all events of the node.
 #[derive(Debug)]
-struct Budget {
+struct SendBudget {
     limits: Limits,
     left: f64,
     at: Instant,
 }
 
-impl Budget {
+impl SendBudget {
     fn new(limits: Limits) -> Self {
         Self { limits, left: f64::from(limits.burst.max(1)), at: Instant::now() }
     }
@@ -248,7 +248,7 @@ mod tests {
             correlator: Correlator::new(),
             retry: Duration::from_millis(1),
         };
-        tokio::spawn(sender.run(occurrences, Budget::new(Limits { per_second: 0, burst: 1 })));
+        tokio::spawn(sender.run(occurrences, SendBudget::new(Limits { per_second: 0, burst: 1 })));
         (Recorder { queue }, handle)
     }
 
@@ -325,12 +325,12 @@ mod tests {
 
     #[test]
     fn the_budget_lets_a_burst_through_and_then_a_rate() {
-        let mut budget = Budget::new(Limits { per_second: 10, burst: 2 });
+        let mut budget = SendBudget::new(Limits { per_second: 10, burst: 2 });
         let start = budget.at;
         assert_eq!(budget.take(start), None);
         assert_eq!(budget.take(start), None);
         assert_eq!(budget.take(start), Some(Duration::from_millis(100)));
         assert_eq!(budget.take(start + Duration::from_secs(60)), None);
-        assert_eq!(Budget::new(Limits { per_second: 0, burst: 0 }).take(start), None);
+        assert_eq!(SendBudget::new(Limits { per_second: 0, burst: 0 }).take(start), None);
     }
 }

@@ -3,12 +3,11 @@
 
 use std::{path::Path, time::Duration};
 
-use kube::Client;
 use rcgen::KeyPair;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CLIENT_PAIR, IdentityError, csr,
+    CLIENT_PAIR, Connection, IdentityError, csr,
     csr::{Purpose, RequestError},
     kubeconfig,
     pair::write_private,
@@ -35,7 +34,7 @@ pub(super) async fn run(
         bootstrap.display()
     );
     let loaded = kubeconfig::load(bootstrap).await?;
-    let client = Client::try_from(loaded.access).map_err(IdentityError::Client)?;
+    let client = Connection::new(loaded.access)?.client();
 
     let pending = cert_dir.join(PENDING_KEY);
     let key = pending_key(&pending)?;

@@ -1,4 +1,5 @@
-//! Clients of the API server whose credentials can be replaced while they are in use.
+//! Clients of the API server whose credentials can be replaced while they are in use, and each of whose requests has
+//! an end.
 
 use std::{
     pin::Pin,
@@ -10,15 +11,21 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response};
 use kube::{Client, client::Body};
+use tokio::time::Instant;
 use tower::Service;
 
-use super::{IdentityError, pair::Pair};
+use super::{
+    IdentityError,
+    deadline::{self, Limited},
+    pair::Pair,
+};
 
 /// The way to the API server. Clones share the credentials.
 ///
 /// Each client has connections of its own. When the credentials change, or [`Connection::reset`] is called,
 /// every client opens new ones for its next request: idle ones are closed, a watch that is under way ends
-/// when the API server ends it, some minutes later at most.
+/// when the API server ends it, some minutes later at most. So it is when a request was not answered in time: the
+/// connection that it went over may be dead, and others with it.
 #[derive(Clone)]
 pub struct Connection {
     state: Arc<RwLock<State>>,
@@ -50,7 +57,8 @@ impl Connection {
         Ok(Self { state: Arc::new(RwLock::new(State { access, generation: 0 })) })
     }
 
-    /// A client for everything that may take its time: watches, pods.
+    /// A client for everything that may take its time: watches, pods. A request fails when it takes much longer than
+    /// an API server that works would take for it.
     ///
     /// Must be called within a tokio runtime, as must be the next.
     #[must_use]
@@ -109,12 +117,13 @@ struct Switching {
 }
 
 impl Switching {
-    fn current(&mut self) -> Result<Client, kube::Error> {
+    /// The client of now, and its generation.
+    fn current(&mut self) -> Result<(u64, Client), kube::Error> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((generation, client)) = &self.current
             && *generation == state.generation
         {
-            return Ok(client.clone());
+            return Ok((*generation, client.clone()));
         }
         let mut access = state.access.clone();
         if let Some(timeout) = self.timeout {
@@ -125,13 +134,25 @@ impl Switching {
             access.default_retry = false;
         }
         let client = Client::try_from(access)?;
-        self.current = Some((state.generation, client.clone()));
-        Ok(client)
+        let generation = state.generation;
+        self.current = Some((generation, client.clone()));
+        Ok((generation, client))
     }
 }
 
+/// Requests of this generation are not answered in time: new connections are opened, once for all of them.
+fn leave(state: &RwLock<State>, generation: u64) {
+    let mut state = state.write().unwrap_or_else(PoisonError::into_inner);
+    if state.generation == generation {
+        state.generation += 1;
+    }
+}
+
+/// An answer that has to come to its end in time.
+type Answer = Limited<Box<dyn FnOnce() + Send + Unpin>>;
+
 impl Service<Request<Body>> for Switching {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = kube::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -140,25 +161,35 @@ impl Service<Request<Body>> for Switching {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = self.current();
-        let timeout = self.timeout;
+        let begun = Instant::now();
+        let current = self.current();
+        // The client's own timeouts are per read; this one is for the answer as a whole.
+        let answer = self.timeout.unwrap_or(deadline::ANSWER);
+        let limit = deadline::limit(request.uri(), answer);
+        let state = Arc::clone(&self.state);
         Box::pin(async move {
-            let sent = async { client?.send(request).await };
-            match timeout {
-                None => sent.await,
-                // The client's own timeouts are per read; this one is for the answer as a whole.
-                Some(timeout) => tokio::time::timeout(timeout, sent).await.unwrap_or_else(|_| {
-                    Err(kube::Error::Service(format!("no answer within {} s", timeout.as_secs()).into()))
-                }),
-            }
+            let (generation, client) = current?;
+            let Ok(sent) = tokio::time::timeout_at(begun + answer, client.send(request)).await else {
+                leave(&state, generation);
+                return Err(kube::Error::Service(deadline::expired(answer).into()));
+            };
+            let on_expiry: Box<dyn FnOnce() + Send + Unpin> = Box::new(move || leave(&state, generation));
+            Ok(sent?.map(|body| Limited::new(body, begun, limit, on_expiry)))
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Node;
-    use kube::Api;
+    use futures::StreamExt as _;
+    use k8s_openapi::api::{
+        authentication::v1::TokenRequest,
+        core::v1::{Node, Pod, ServiceAccount},
+    };
+    use kube::{
+        Api,
+        api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams},
+    };
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
@@ -166,8 +197,19 @@ mod tests {
 
     use super::{super::pair::tests::self_signed, *};
 
-    /// An API server over plain TCP that counts its connections and knows one node, or says nothing.
-    async fn api_server(silent: bool) -> (kube::Config, tokio::sync::watch::Receiver<usize>) {
+    /// How far an API server answers.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Answers {
+        /// It knows one node.
+        Whole,
+        /// It says that an answer comes, and no more.
+        Head,
+        /// It takes in what it is asked.
+        Nothing,
+    }
+
+    /// An API server over plain TCP that counts its connections.
+    async fn api_server(answers: Answers) -> (kube::Config, tokio::sync::watch::Receiver<usize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (count, counted) = tokio::sync::watch::channel(0);
@@ -178,11 +220,14 @@ mod tests {
                 tokio::spawn(async move {
                     let mut buffer = [0; 4096];
                     while socket.read(&mut buffer).await.is_ok_and(|n| n > 0) {
-                        if silent {
-                            continue;
-                        }
                         let body = r#"{"metadata":{"name":"n"}}"#;
-                        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                        let whole =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                        let head = match answers {
+                            Answers::Whole => whole.as_str(),
+                            Answers::Head => whole.strip_suffix(body).unwrap(),
+                            Answers::Nothing => continue,
+                        };
                         if socket.write_all(head.as_bytes()).await.is_err() {
                             return;
                         }
@@ -195,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reset_opens_new_connections() {
-        let (access, connections) = api_server(false).await;
+        let (access, connections) = api_server(Answers::Whole).await;
         let connection = Connection::new(access).unwrap();
         let nodes: Api<Node> = Api::all(connection.client());
         for _ in 0..3 {
@@ -209,10 +254,44 @@ mod tests {
 
     #[tokio::test]
     async fn a_heartbeat_does_not_wait_for_ever() {
-        let (access, _connections) = api_server(true).await;
+        let (access, _connections) = api_server(Answers::Nothing).await;
         let connection = Connection::new(access).unwrap();
         let nodes: Api<Node> = Api::all(connection.client_with_timeout(Duration::from_millis(50)));
         assert!(nodes.get("n").await.is_err());
+    }
+
+    /// Whatever it is asked, and however far its answer comes; and the next request goes over another connection.
+    #[tokio::test(start_paused = true)]
+    async fn no_request_waits_for_ever() {
+        for answers in [Answers::Nothing, Answers::Head] {
+            let (access, mut connections) = api_server(answers).await;
+            let connection = Connection::new(access).unwrap();
+            let pods: Api<Pod> = Api::default_namespaced(connection.client());
+            let (post, patch, delete) =
+                (PostParams::default(), PatchParams::default(), DeleteParams::default());
+            let status = Patch::Strategic(serde_json::json!({}));
+            let (pod, token) = (Pod::default(), TokenRequest::default());
+            let accounts: Api<ServiceAccount> = Api::default_namespaced(connection.client());
+            let watch = async {
+                let events = pods.watch(&WatchParams::default().timeout(290), "0").await?;
+                events.boxed().next().await.transpose()
+            };
+            let asked = Instant::now();
+            let failed = tokio::join!(
+                async { pods.get("p").await.is_err() },
+                async { pods.list(&ListParams::default()).await.is_err() },
+                async { pods.create(&post, &pod).await.is_err() },
+                async { pods.patch_status("p", &patch, &status).await.is_err() },
+                async { pods.delete("p", &delete).await.is_err() },
+                async { accounts.create_token_request("a", &post, &token).await.is_err() },
+                async { watch.await.is_err() },
+            );
+            assert_eq!(failed, (true, true, true, true, true, true, true), "{answers:?}");
+            assert!(asked.elapsed() <= Duration::from_secs(290) + deadline::ANSWER, "{:?}", asked.elapsed());
+            let before = *connections.borrow_and_update();
+            let _ = pods.get("p").await;
+            assert_eq!(*connections.borrow(), before + 1, "{answers:?}");
+        }
     }
 
     /// An API server over TLS that tells by a Node's name with which certificate it was asked.

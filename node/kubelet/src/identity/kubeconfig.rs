@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{IdentityError, connection::use_certificate, pair::Pair, pair::write_private};
 
 /// A kubeconfig as it was read.
-pub(super) struct Loaded {
+pub(super) struct LoadedKubeconfig {
     /// How to reach the API server, with the certificate in it and not beside it.
     pub(super) access: kube::Config,
     /// The file that holds both certificate and key, when one file does.
@@ -17,7 +17,7 @@ pub(super) struct Loaded {
 }
 
 /// Reads a kubeconfig, and the certificate that it names.
-pub(super) async fn load(path: &Path) -> Result<Loaded, IdentityError> {
+pub(super) async fn load(path: &Path) -> Result<LoadedKubeconfig, IdentityError> {
     let refused = |message: String| IdentityError::Kubeconfig { path: path.to_path_buf(), message };
     let text = std::fs::read_to_string(path)
         .map_err(|source| IdentityError::Io { path: path.to_path_buf(), source })?;
@@ -31,12 +31,12 @@ pub(super) async fn load(path: &Path) -> Result<Loaded, IdentityError> {
     let auth = &access.auth_info;
     let files = auth.client_certificate.as_deref().zip(auth.client_key.as_deref());
     let Some((certificate, key)) = files.filter(|_| auth.client_certificate_data.is_none()) else {
-        return Ok(Loaded { access, pair_file: None });
+        return Ok(LoadedKubeconfig { access, pair_file: None });
     };
     let (certificate, key) = (PathBuf::from(certificate), PathBuf::from(key));
     let pair = Pair::read(&certificate, &key)?;
     use_certificate(&mut access, &pair);
-    Ok(Loaded { access, pair_file: (certificate == key).then_some(certificate) })
+    Ok(LoadedKubeconfig { access, pair_file: (certificate == key).then_some(certificate) })
 }
 
 /// Whether a kubeconfig exists and its certificate, if it names one, is good now. One that is malformed is

@@ -14,16 +14,24 @@
 mod bootstrap;
 mod connection;
 mod csr;
+mod deadline;
 mod kubeconfig;
 mod pair;
 mod rotation;
+mod secrets;
 pub mod serving;
 
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::{connection::Connection, csr::RequestError, pair::PairError, rotation::Rotation};
+pub use self::{
+    connection::Connection,
+    csr::RequestError,
+    pair::PairError,
+    rotation::Rotation,
+    secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files},
+};
 use crate::{
     config::{self, is_set},
     explain::explain,

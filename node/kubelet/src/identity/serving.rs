@@ -70,11 +70,11 @@ impl ResolvesServerCert for Serving {
 #[derive(Debug)]
 pub struct Upkeep {
     serving: Arc<Serving>,
-    source: Source,
+    source: CertificateSource,
 }
 
 #[derive(Debug)]
-enum Source {
+enum CertificateSource {
     Files {
         certificate: PathBuf,
         key: PathBuf,
@@ -107,7 +107,7 @@ pub fn prepare(
     let (certificate, key) = (&config.kubelet.tls_cert_file, &config.kubelet.tls_private_key_file);
     let source = if is_set(certificate) {
         set(&Pair::read(certificate, key)?, certificate)?;
-        Source::Files { certificate: certificate.clone(), key: key.clone() }
+        CertificateSource::Files { certificate: certificate.clone(), key: key.clone() }
     } else if config.kubelet.server_tls_bootstrap {
         let file = config.cert_dir.join(REQUESTED_PAIR);
         let current = Pair::read(&file, &file)
@@ -116,7 +116,7 @@ pub fn prepare(
         if let Some(pair) = &current {
             set(pair, &file)?;
         }
-        Source::Requested {
+        CertificateSource::Requested {
             file,
             node_name: config.node_name.clone(),
             names: names.to_vec(),
@@ -127,7 +127,7 @@ pub fn prepare(
         let (certificate, key) =
             (config.cert_dir.join(SELF_SIGNED_CERTIFICATE), config.cert_dir.join(SELF_SIGNED_KEY));
         set(&self_signed(&certificate, &key, &config.node_name, names)?, &certificate)?;
-        Source::SelfSigned
+        CertificateSource::SelfSigned
     };
     let upkeep = Upkeep { serving: Arc::clone(&serving), source };
     Ok((serving, upkeep))
@@ -138,9 +138,11 @@ impl Upkeep {
     pub async fn run(self, cancel: CancellationToken) {
         let serving = self.serving;
         match self.source {
-            Source::SelfSigned => {}
-            Source::Files { certificate, key } => reload(&serving, &certificate, &key, &cancel).await,
-            Source::Requested { file, node_name, names, connection, current } => {
+            CertificateSource::SelfSigned => {}
+            CertificateSource::Files { certificate, key } => {
+                reload(&serving, &certificate, &key, &cancel).await
+            }
+            CertificateSource::Requested { file, node_name, names, connection, current } => {
                 let client = connection.client();
                 let request = Request { file, node_name, purpose: Purpose::Serving(names), client };
                 request.renew(&serving, current, &cancel).await;

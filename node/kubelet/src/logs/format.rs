@@ -1,29 +1,10 @@
-//! From lines of the CRI format to what `kubectl logs` prints: `time stream tags message`.
+//! From lines of the CRI format to what `kubectl logs` prints.
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-/// One line of a log file.
-#[derive(Debug, PartialEq, Eq)]
-struct Line<'a> {
-    time: Timestamp,
-    /// The message ends in the middle of a line, which the next one goes on with.
-    partial: bool,
-    message: &'a [u8],
-}
-
-/// Reads `2026-01-02T15:04:05.123456789Z stdout F message`, without the line end. `None` for anything
-/// else, which is left out of the answer.
-fn parse(line: &[u8]) -> Option<Line<'_>> {
-    let mut parts = line.splitn(4, |byte| *byte == b' ');
-    let time = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-    if !matches!(parts.next()?, b"stdout" | b"stderr") {
-        return None;
-    }
-    let partial = parts.next()?.split(|byte| *byte == b':').next() == Some(b"P");
-    Some(Line { time, partial, message: parts.next()? })
-}
+use super::cri::LogLine;
 
 /// Turns lines of the file into the bytes of the answer. It knows where it is in the line that is being
 /// printed, and how much may still be printed.
@@ -52,9 +33,10 @@ impl Formatter {
 
     /// Prints one line of the file, given without its line end, behind `out`.
     pub(super) fn push(&mut self, line: &[u8], out: &mut Vec<u8>) {
-        let Some(Line { time, partial, message }) = parse(line) else {
-            return;
-        };
+        // Anything but a line with a time is left out.
+        let Some(line) = LogLine::parse(line) else { return };
+        let Some(time) = line.time() else { return };
+        let LogLine { partial, message, .. } = line;
         let at_line_start = std::mem::replace(&mut self.at_line_start, !partial);
         if self.since.is_some_and(|since| time < since) {
             return;

@@ -13,6 +13,7 @@
 //!
 //! Reading never holds more than a block and one line in memory, whatever the size of the file.
 
+pub mod cri;
 mod format;
 mod options;
 mod reader;

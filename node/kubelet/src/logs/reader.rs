@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
 use tokio::{fs::File, io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -79,7 +80,7 @@ impl<F: Fn() -> bool> Reader<F> {
         let opened = path.clone();
         let tail_lines = options.tail_lines;
         let (file, size, offset) = tokio::task::spawn_blocking(move || {
-            let file = std::fs::File::open(&opened)?;
+            let file = open(&opened)?;
             let size = file.metadata()?.len();
             let offset = tail_lines.map_or(Ok(0), |lines| tail::start(&file, size, lines))?;
             io::Seek::seek(&mut &file, io::SeekFrom::Start(offset))?;
@@ -187,7 +188,7 @@ impl<F: Fn() -> bool> Reader<F> {
 /// The file that is now at `path`, when it is another than `file`.
 async fn replaced(file: &File, path: &Path) -> io::Result<Option<File>> {
     let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-    let there = match tokio::fs::metadata(path).await {
+    let there = match tokio::fs::symlink_metadata(path).await {
         Ok(there) => there,
         // Between the renaming of the old file and the making of the new one.
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -196,11 +197,17 @@ async fn replaced(file: &File, path: &Path) -> io::Result<Option<File>> {
     if id(&there) == id(&file.metadata().await?) {
         return Ok(None);
     }
-    match File::open(path).await {
-        Ok(successor) => Ok(Some(successor)),
+    let path = path.to_owned();
+    match tokio::task::spawn_blocking(move || open(&path)).await.map_err(io::Error::other)? {
+        Ok(successor) => Ok(Some(File::from_std(successor))),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(err),
     }
+}
+
+/// Opens a log file. Whoever can put a link in its place would have us show what it leads to.
+fn open(path: &Path) -> io::Result<std::fs::File> {
+    kubewasm_trees::open_plain(path, OFlags::RDONLY, Mode::empty())
 }
 
 #[cfg(test)]
@@ -354,6 +361,24 @@ mod tests {
         // The task held the only other reference to the flag.
         while Arc::strong_count(&log.running) > 1 {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// A link that is planted in the place of a log, or of one that is followed, shows nothing of what it leads to.
+    #[tokio::test]
+    async fn a_link_is_no_log() {
+        let log = Log::new(&lines(0..1));
+        let secret = log.dir.path().join("secret");
+        std::fs::write(&secret, lines(7..8)).unwrap();
+        let mut stream = log.stream(Options { follow: true, ..Options::default() }).await;
+        expect(&mut stream, &printed(0..1)).await;
+        log.rotate();
+        std::os::unix::fs::symlink(&secret, log.path()).unwrap();
+        let end = stream.next().await.unwrap().unwrap_err().to_string();
+        assert!(end.contains("symbolic link"), "{end}");
+        for options in [Options::default(), Options { follow: true, ..Options::default() }] {
+            let error = super::stream(log.path(), &options, || true).await.unwrap_err().to_string();
+            assert!(error.contains("symbolic link"), "{error}");
         }
     }
 

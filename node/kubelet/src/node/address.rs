@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::NodeAddress;
 
 /// Why the node has no address. The message is meant for the user.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
+pub enum NodeAddressError {
     /// `--node-ip` cannot be.
     #[error("--node-ip {address}: {problem}")]
     Unusable {
@@ -35,8 +35,8 @@ pub enum AddressError {
 /// Finds the node's addresses: one, or one of each family when `--node-ip` names two. Blocks on DNS.
 ///
 /// # Errors
-/// [`AddressError`] when there is none, or the wanted one cannot be.
-pub fn find(wanted: &[IpAddr], hostname: &str) -> Result<Vec<IpAddr>, AddressError> {
+/// [`NodeAddressError`] when there is none, or the wanted one cannot be.
+pub fn find(wanted: &[IpAddr], hostname: &str) -> Result<Vec<IpAddr>, NodeAddressError> {
     match wanted {
         [] => automatic(hostname, None).map(|address| vec![address]),
         // Only a family is asked for.
@@ -62,7 +62,7 @@ pub(super) fn list(addresses: &[IpAddr], hostname: &str) -> Vec<NodeAddress> {
         .collect()
 }
 
-fn check(address: IpAddr) -> Result<(), AddressError> {
+fn check(address: IpAddr) -> Result<(), NodeAddressError> {
     if address.is_loopback() {
         tracing::warn!(
             %address,
@@ -70,12 +70,12 @@ fn check(address: IpAddr) -> Result<(), AddressError> {
              nodes/proxy refuses to",
         );
     } else if let Some(problem) = problem(address) {
-        return Err(AddressError::Unusable { address, problem });
+        return Err(NodeAddressError::Unusable { address, problem });
     }
     // A socket can be bound to the addresses of this machine, and to no other.
     match UdpSocket::bind(SocketAddr::new(address, 0)) {
         Ok(_) => Ok(()),
-        Err(_) => Err(AddressError::NotOurs(address.to_string())),
+        Err(_) => Err(NodeAddressError::NotOurs(address.to_string())),
     }
 }
 
@@ -98,7 +98,7 @@ fn problem(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn automatic(hostname: &str, want_v4: Option<bool>) -> Result<IpAddr, AddressError> {
+fn automatic(hostname: &str, want_v4: Option<bool>) -> Result<IpAddr, NodeAddressError> {
     let suits =
         |address: &IpAddr| problem(*address).is_none() && want_v4.is_none_or(|v4| v4 == address.is_ipv4());
     let own = hostname.parse::<IpAddr>().ok().filter(suits);
@@ -123,7 +123,9 @@ fn automatic(hostname: &str, want_v4: Option<bool>) -> Result<IpAddr, AddressErr
         .filter(|(v4, _)| want_v4.is_none_or(|want| want == *v4))
         .find_map(|(_, target)| source_towards(target).filter(suits))
     };
-    own.or_else(resolved).or_else(routed).ok_or_else(|| AddressError::None { hostname: hostname.to_owned() })
+    own.or_else(resolved)
+        .or_else(routed)
+        .ok_or_else(|| NodeAddressError::None { hostname: hostname.to_owned() })
 }
 
 /// The address that packets to `target` would come from. Connecting a UDP socket sends none.

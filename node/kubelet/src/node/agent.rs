@@ -22,6 +22,7 @@ use super::{
 use crate::{
     config::Config,
     events::{Recorder, node_reference},
+    eviction::Pressure,
     identity::Connection,
     runtime::Runtime,
 };
@@ -44,6 +45,8 @@ pub struct Parts {
     pub runtime: Arc<dyn Runtime>,
     /// Told about changes of the node.
     pub recorder: Recorder,
+    /// What the node runs short of.
+    pub pressure: watch::Receiver<Pressure>,
 }
 
 /// Registers the node and keeps it alive. Made by [`Agent::new`], driven by [`Agent::run`].
@@ -102,14 +105,19 @@ impl Agent {
             runtime_version: runtime.version(),
             runtime_handlers: runtime.handlers(),
         };
-        let observed =
-            Observed { machine, images: Vec::new(), problems: Problems::new(), now: Timestamp::now() };
+        let observed = Observed {
+            machine,
+            images: Vec::new(),
+            problems: Problems::new(),
+            pressure: Pressure::default(),
+            now: Timestamp::now(),
+        };
         super::object::node(&fixed, &observed)
     }
 
     /// Runs until cancelled. Must be called within a tokio runtime.
     pub async fn run(self, cancel: CancellationToken) {
-        let Parts { config, addresses, port, connection, runtime, recorder } = self.parts;
+        let Parts { config, addresses, port, connection, runtime, recorder, pressure } = self.parts;
         let name = config.node_name.clone();
         let lease_seconds = config.kubelet.node_lease_duration_seconds;
         let (runtime_version, runtime_handlers) = (runtime.version(), runtime.handlers());
@@ -132,6 +140,7 @@ impl Agent {
             runtime,
             recorder,
             problems: self.problems,
+            pressure,
             node: self.node,
         };
         tokio::join!(lease, watching, status.run(cancel));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::NodeCondition, apimachinery::pkg::apis::meta::v1::Time};
 
-use super::resources::Pressure;
+use crate::eviction::Pressure;
 
 /// What keeps the node from being ready: who says so, and what they say.
 pub(super) type Problems = BTreeMap<&'static str, String>;

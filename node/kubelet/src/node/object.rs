@@ -14,6 +14,7 @@ use k8s_openapi::{
 use super::{address, conditions, conditions::Problems, images, machine::Machine, resources};
 use crate::{
     config::{ARCHITECTURE, Config},
+    eviction::Pressure,
     runtime::Image,
 };
 
@@ -62,6 +63,7 @@ pub(super) struct Observed {
     pub(super) machine: Machine,
     pub(super) images: Vec<Image>,
     pub(super) problems: Problems,
+    pub(super) pressure: Pressure,
     pub(super) now: Timestamp,
 }
 
@@ -88,13 +90,13 @@ pub(super) fn node(fixed: &Fixed, observed: &Observed) -> Node {
 
 /// The status; `before` are the conditions as the API server has them.
 pub(super) fn status(fixed: &Fixed, observed: &Observed, before: &[NodeCondition]) -> NodeStatus {
-    let Observed { machine, images, problems, now } = observed;
+    let Observed { machine, images, problems, pressure, now } = observed;
     let config = &fixed.config.kubelet;
     NodeStatus {
         addresses: Some(address::list(&fixed.addresses, &fixed.config.hostname)),
         capacity: Some(resources::capacity(machine, config)),
         allocatable: Some(resources::allocatable(machine, config)),
-        conditions: Some(conditions::of(resources::pressure(machine, config), problems, before, *now)),
+        conditions: Some(conditions::of(*pressure, problems, before, *now)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(fixed.port) }),
         }),
@@ -184,7 +186,13 @@ pub(super) mod tests {
             boot_id: "b1".to_owned(),
             ..Machine::default()
         };
-        Observed { machine, images: Vec::new(), problems: Problems::new(), now: Timestamp::UNIX_EPOCH }
+        Observed {
+            machine,
+            images: Vec::new(),
+            problems: Problems::new(),
+            pressure: Pressure::default(),
+            now: Timestamp::UNIX_EPOCH,
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{object::ATTACH_DETACH, resources::Resources};
-use crate::config::quantity;
+use crate::quantity;
 
 /// A patch of `nodes/status`.
 #[derive(Debug)]

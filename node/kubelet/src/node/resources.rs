@@ -1,12 +1,15 @@
-//! What the node has, what pods may have of it, and whether it runs short.
+//! What the node has, and what pods may have of it.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::machine::Machine;
-use crate::config::{
-    KubeletConfiguration,
+use crate::{
+    config::{
+        KubeletConfiguration,
+        thresholds::{self, Signal},
+    },
     quantity::{self, from_bytes, from_millis},
 };
 
@@ -25,12 +28,13 @@ pub(super) fn capacity(machine: &Machine, config: &KubeletConfiguration) -> Reso
 
 /// The capacity without what is reserved and without what eviction would fight for.
 pub(super) fn allocatable(machine: &Machine, config: &KubeletConfiguration) -> Resources {
+    let threshold = |signal, capacity| thresholds::hard(config, signal).map_or(0, |value| value.of(capacity));
     let cpu = machine.cpus.saturating_mul(1000).saturating_sub(reserved(config, "cpu", quantity::millis));
     let disk = machine
         .disk
         .capacity
         .saturating_sub(reserved(config, "ephemeral-storage", quantity::units))
-        .saturating_sub(threshold(config, "nodefs.available", machine.disk.capacity).unwrap_or(0));
+        .saturating_sub(threshold(Signal::NodefsAvailable, machine.disk.capacity));
     BTreeMap::from([
         ("cpu".to_owned(), from_millis(cpu)),
         ("memory".to_owned(), from_bytes(allocatable_memory(machine, config))),
@@ -43,10 +47,9 @@ pub(super) fn allocatable(machine: &Machine, config: &KubeletConfiguration) -> R
 /// Bytes of memory that pods may have of the machine, as the Node says it in `status.allocatable`.
 #[must_use]
 pub fn allocatable_memory(machine: &Machine, config: &KubeletConfiguration) -> u64 {
-    machine
-        .memory
-        .saturating_sub(reserved(config, "memory", quantity::units))
-        .saturating_sub(threshold(config, "memory.available", machine.memory).unwrap_or(0))
+    machine.memory.saturating_sub(reserved(config, "memory", quantity::units)).saturating_sub(
+        thresholds::hard(config, Signal::MemoryAvailable).map_or(0, |value| value.of(machine.memory)),
+    )
 }
 
 /// What `kubeReserved` and `systemReserved` keep of a resource.
@@ -61,26 +64,6 @@ fn reserved(
         .fold(0, u64::saturating_add)
 }
 
-/// Of which resources the machine runs short, by the thresholds of `evictionHard`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pressure {
-    pub(super) memory: bool,
-    pub(super) disk: bool,
-}
-
-pub(super) fn pressure(machine: &Machine, config: &KubeletConfiguration) -> Pressure {
-    let below = |signal: &str, available: u64, capacity: u64| {
-        // Zero capacity is a machine that could not be read, or a file system that does not count.
-        capacity > 0 && threshold(config, signal, capacity).is_some_and(|threshold| available < threshold)
-    };
-    let disk = &machine.disk;
-    Pressure {
-        memory: below("memory.available", machine.memory_available, machine.memory),
-        disk: below("nodefs.available", disk.available, disk.capacity)
-            || below("nodefs.inodesFree", disk.inodes_free, disk.inodes),
-    }
-}
-
 fn pods(machine: &Machine, config: &KubeletConfiguration) -> u64 {
     let most = u64::from(config.max_pods);
     match u64::from(config.pods_per_core) {
@@ -89,23 +72,10 @@ fn pods(machine: &Machine, config: &KubeletConfiguration) -> u64 {
     }
 }
 
-/// A threshold in units of what it is measured against: a quantity, or a percentage of the capacity.
-fn threshold(config: &KubeletConfiguration, signal: &str, capacity: u64) -> Option<u64> {
-    let text = config.eviction_hard.get(signal)?;
-    match text.strip_suffix('%') {
-        None => quantity::units(text).ok(),
-        Some(percent) => {
-            // In hundredths of a percent, so that whole numbers do; finer was never meant.
-            let hundredths = quantity::units(&format!("{percent}e2")).ok()?;
-            let share = u128::from(capacity) * u128::from(hundredths) / 10_000;
-            u64::try_from(share).ok()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{super::machine::Disk, *};
+    use super::*;
+    use crate::supply::Disk;
 
     fn machine() -> Machine {
         Machine {
@@ -153,23 +123,5 @@ mod tests {
             shown(&allocatable(&machine(), &config)),
             [("cpu", "2500m"), ("ephemeral-storage", "0"), ("memory", "7340032Ki"), ("pods", "40")]
         );
-    }
-
-    #[test]
-    fn pressure_is_less_than_the_threshold() {
-        let config = KubeletConfiguration::default();
-        let with = |change: fn(&mut Machine)| {
-            let mut machine = machine();
-            change(&mut machine);
-            pressure(&machine, &config)
-        };
-        let none = Pressure::default();
-        assert_eq!(with(|_| ()), none);
-        assert_eq!(with(|m| m.memory_available = 99 << 20), Pressure { memory: true, ..none });
-        assert_eq!(with(|m| m.disk.available = 9 << 30), Pressure { disk: true, ..none });
-        assert_eq!(with(|m| m.disk.available = 10 << 30), none);
-        assert_eq!(with(|m| m.disk.inodes_free = 49), Pressure { disk: true, ..none });
-        assert_eq!(with(|m| (m.disk.inodes, m.disk.inodes_free) = (0, 0)), none);
-        assert_eq!(pressure(&Machine::default(), &config), none, "a machine that could not be read");
     }
 }

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     events::{Recorder, node_reference},
+    eviction::Pressure,
     identity::Connection,
     retry::{self, Backoff},
     runtime::Runtime,
@@ -41,6 +42,7 @@ pub(super) struct StatusLoop {
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) recorder: Recorder,
     pub(super) problems: watch::Receiver<Problems>,
+    pub(super) pressure: watch::Receiver<Pressure>,
     pub(super) node: watch::Sender<Option<Arc<Node>>>,
 }
 
@@ -58,6 +60,7 @@ impl StatusLoop {
         loop {
             let current = changes.borrow_and_update().clone();
             self.problems.mark_unchanged();
+            self.pressure.mark_unchanged();
             let done = match &current {
                 None => cancel.run_until_cancelled(self.register(&api)).await,
                 Some(node) => cancel.run_until_cancelled(self.report(&api, node, &mut next_report)).await,
@@ -82,8 +85,9 @@ impl StatusLoop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
-                // Readiness is told at once.
+                // Readiness is told at once, and so is what runs short.
                 Ok(()) = self.problems.changed() => {}
+                Ok(()) = self.pressure.changed() => {}
                 // So is that the Node is gone.
                 Ok(_) = changes.wait_for(|node| node.is_none() && current.is_some()) => {}
             }
@@ -159,7 +163,8 @@ impl StatusLoop {
             problems
                 .insert("machine", format!("missing node capacity for resources: {}", missing.join(", ")));
         }
-        Observed { machine, images: self.runtime.images().await, problems, now: Timestamp::now() }
+        let pressure = *self.pressure.borrow();
+        Observed { machine, images: self.runtime.images().await, problems, pressure, now: Timestamp::now() }
     }
 
     fn tell_changes(&self, before: &[NodeCondition], after: &[NodeCondition]) {

@@ -9,18 +9,20 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod}
 use super::{
     ephemeral,
     lifecycle::{
-        ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Verdict, probe::Probes,
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Now, Running, Stage, State, Verdict,
+        probe::Probes,
     },
     reason::TerminatedReason,
+    status::is_terminal,
 };
 use crate::runtime::{Exit, ExitReason, Image};
 
 /// What the pod's status tells. A pod that nothing was ever said of has the default.
 #[must_use]
-pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
+pub(super) fn state_of(pod: &Pod, now: Now) -> State {
     let Some(status) = &pod.status else { return State::default() };
     let start_time = status.start_time.as_ref().map(|t| t.0);
-    let terminal = is_terminal(pod);
+    let terminal = is_terminal(Some(status));
     let initialized = status
         .conditions
         .iter()
@@ -30,13 +32,20 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
         [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     let all = all.into_iter().flatten().flatten();
     let containers: std::collections::BTreeMap<_, _> =
-        all.filter_map(|container| Some((container.name.clone(), record_of(pod, container)?))).collect();
+        all.filter_map(|container| Some((container.name.clone(), record_of(pod, container, now)?))).collect();
+    let addresses = status.pod_ips.iter().flatten().filter_map(|pod_ip| pod_ip.ip.parse().ok()).collect();
     State {
         start_time,
+        began: start_time.map(|at| now.moment_of(at)),
+        addresses,
         // The condition is also set where nothing has run yet.
         initialized: initialized && !containers.is_empty(),
         round: 0,
-        ending: terminal.then_some(Ending { cause: EndingCause::Completed, since: now, overdue: false }),
+        ending: terminal.then_some(Ending {
+            cause: EndingCause::Completed,
+            since: now.steady,
+            overdue: false,
+        }),
         verdict: terminal
             .then(|| Some(Verdict::new(status.reason.as_ref()?, status.message.as_ref()?)))
             .flatten(),
@@ -44,14 +53,7 @@ pub(super) fn state_of(pod: &Pod, now: Timestamp) -> State {
     }
 }
 
-/// The API has a terminal phase for the pod: it never runs again.
-#[must_use]
-pub(super) fn is_terminal(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
-fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
+fn record_of(pod: &Pod, status: &ContainerStatus, now: Now) -> Option<ContainerRecord> {
     // Without an id no attempt was ever started.
     status.container_id.as_ref().filter(|id| !id.is_empty())?;
     let restarts = u32::try_from(status.restart_count).unwrap_or(0);
@@ -66,12 +68,16 @@ fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
     ];
     let running = state.and_then(|s| s.running.as_ref());
     let stage = match running {
-        Some(running) => Stage::Running(Running {
-            started_at: running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
-            post_start: Hook::Done,
-            stop: None,
-            probes: Probes::default(),
-        }),
+        Some(running) => {
+            let started_at = running.started_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+            Stage::Running(Running {
+                started_at,
+                since: now.moment_of(started_at),
+                post_start: Hook::Done,
+                stop: None,
+                probes: Probes::default(),
+            })
+        }
         None => Stage::Idle,
     };
     let spec_image = ephemeral::container(pod, &status.name).and_then(|c| c.image).unwrap_or_default();
@@ -81,14 +87,14 @@ fn record_of(pod: &Pod, status: &ContainerStatus) -> Option<ContainerRecord> {
         spec_image,
         finished: finished
             .into_iter()
-            .filter_map(|(attempt, terminated)| Some(finished_of(attempt, &image, terminated?)))
+            .filter_map(|(attempt, terminated)| Some(finished_of(attempt, &image, terminated?, now)))
             .collect(),
         image: Some(image),
         ..ContainerRecord::default()
     })
 }
 
-fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminated) -> Finished {
+fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminated, now: Now) -> Finished {
     let at = |time: &Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| {
         time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
     };
@@ -101,17 +107,19 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
         Some(TerminatedReason::Completed | TerminatedReason::Error) | None => ExitReason::Exited,
     };
     let message = terminated.message.clone().unwrap_or_default();
+    let finished_at = at(&terminated.finished_at);
     Finished {
         attempt,
         round: 0,
         image: Some((image.reference.clone(), image.id.clone())),
         exit: Exit {
             started_at: at(&terminated.started_at),
-            finished_at: at(&terminated.finished_at),
+            finished_at,
             exit_code: terminated.exit_code,
             reason,
             message: message.clone(),
         },
+        ended: now.moment_of(finished_at),
         message,
         again: false,
         for_all: said == Some(TerminatedReason::RestartingAllContainers.as_str()),
@@ -121,6 +129,7 @@ fn finished_of(attempt: u32, image: &Image, terminated: &ContainerStateTerminate
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pods::clock;
 
     #[test]
     fn restart_counts_and_exits_come_from_the_status() {
@@ -142,7 +151,7 @@ mod tests {
             },
         }))
         .unwrap();
-        let mut state = state_of(&pod, Timestamp::UNIX_EPOCH);
+        let mut state = state_of(&pod, clock::now());
         assert!(state.initialized && state.ending.is_none());
         assert!(!state.containers.contains_key("new"));
         let record = state.container("a");
@@ -160,7 +169,7 @@ mod tests {
             "status": {"phase": "Failed", "reason": "Evicted", "message": "why"},
         }))
         .unwrap();
-        let state = state_of(&pod, Timestamp::UNIX_EPOCH);
+        let state = state_of(&pod, clock::now());
         assert!(state.is_over());
         assert_eq!(state.verdict.map(|v| v.reason).as_deref(), Some("Evicted"));
     }

@@ -18,6 +18,7 @@ use kube::{
 
 use tokio::sync::watch;
 
+pub use super::api_error::ApiError;
 use super::{
     environment::References,
     objects::{ClusterObjects, ObjectSource},
@@ -77,33 +78,6 @@ impl std::fmt::Debug for Objects {
             .field("config_maps", &self.config_maps.keys())
             .field("secrets", &self.secrets.keys())
             .finish()
-    }
-}
-
-/// Why the cluster did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// The pod does not exist any more, or another one has taken its name. Trying again is no use.
-    #[error("the pod is gone")]
-    Gone,
-    /// The request failed; trying again may help.
-    #[error("{0}")]
-    Later(String),
-}
-
-impl From<kube::Error> for ApiError {
-    fn from(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) if status.code == 404 => Self::Gone,
-            // Another pod has taken the name; any other conflict passes.
-            kube::Error::Api(status)
-                if status.code == 409 && status.message.contains("UID in precondition") =>
-            {
-                Self::Gone
-            }
-            kube::Error::Api(status) => Self::Later(status.message.clone()),
-            _ => Self::Later(error.to_string()),
-        }
     }
 }
 
@@ -198,7 +172,7 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Also returns where the newest status is seen.
+    /// Also returns a receiver of the newest status.
     #[must_use]
     pub fn new() -> (Self, watch::Receiver<PodStatus>) {
         let (statuses, receiver) = watch::channel(PodStatus::default());
@@ -217,7 +191,7 @@ impl PodApi for Alone {
         Ok(())
     }
 
-    /// Nobody keeps any objects here, so nothing exists.
+    /// Without an API server no object exists.
     async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
         Ok(Objects::default())
     }

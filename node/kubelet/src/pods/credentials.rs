@@ -29,14 +29,44 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
+/// A credential, and whose it is.
+#[derive(Clone, Debug)]
+pub(super) struct PullCredential {
+    pub(super) credential: Credential,
+    /// The Secret that it is from; `None`: it is the node's, and good for all pods.
+    pub(super) secret: Option<SecretCoordinates>,
+}
+
+/// A Secret by all its names.
+#[derive(Clone, Debug)]
+pub(super) struct SecretCoordinates {
+    pub(super) uid: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl SecretCoordinates {
+    fn of(secret: &Secret) -> Self {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let meta = &secret.metadata;
+        Self { uid: text(&meta.uid), namespace: text(&meta.namespace), name: text(&meta.name) }
+    }
+}
+
 /// The credentials that apply to `image`, best first: from `secrets` in their order, then from `file`, the
 /// text of the node's `config.json`. What cannot be understood is left out, and said without its content.
 #[must_use]
-pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>) -> Vec<Credential> {
+pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>) -> Vec<PullCredential> {
+    let of = |secret: Option<&Secret>, auths: &HashMap<String, Entry>| {
+        let secret = secret.map(SecretCoordinates::of);
+        matching(image, auths)
+            .into_iter()
+            .map(move |credential| PullCredential { credential, secret: secret.clone() })
+    };
     let mut found = Vec::new();
     for secret in secrets {
         match entries(secret) {
-            Some(auths) => found.extend(matching(image, &auths)),
+            Some(auths) => found.extend(of(Some(secret.as_ref()), &auths)),
             None => {
                 let name = secret.metadata.name.as_deref().unwrap_or_default();
                 tracing::warn!(
@@ -48,7 +78,7 @@ pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>
     }
     if let Some(text) = file {
         match serde_json::from_str::<ConfigFile>(text) {
-            Ok(config) => found.extend(matching(image, &config.auths)),
+            Ok(config) => found.extend(of(None, &config.auths)),
             Err(_) => tracing::warn!("the node's config.json with registry credentials cannot be understood"),
         }
     }
@@ -156,6 +186,7 @@ mod tests {
     #[test]
     fn longest_key_first_secrets_before_the_file_and_every_form_of_entry() {
         let secret: Secret = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "s", "namespace": "ns", "uid": "u-1"},
             "data": {".dockerconfigjson": base64::engine::general_purpose::STANDARD.encode(
                 r#"{"auths": {"r.io": {"auth": "dTpwOnE="}, "r.io/team": {"username": "t", "password": "s"}}}"#)},
         }))
@@ -168,8 +199,17 @@ mod tests {
             serde_json::from_value(serde_json::json!({"data": {".dockerconfigjson": "e30xMjM="}})).unwrap();
         let file = r#"{"auths": {"r.io": {"username": "node", "password": "n"}, "x.io": {"username": "x", "password": "x"}}}"#;
         let found = for_image("r.io/team/a:v1", &[broken, secret, old].map(Arc::new), Some(file));
-        let pairs: Vec<_> = found.iter().map(|c| (c.username.as_str(), c.password.as_str())).collect();
+        let pairs: Vec<_> = found
+            .iter()
+            .map(|PullCredential { credential: c, .. }| (c.username.as_str(), c.password.as_str()))
+            .collect();
         assert_eq!(pairs, [("t", "s"), ("u", "p:q"), ("", "tok"), ("node", "n")]);
+        let source = found[0].secret.as_ref().unwrap();
+        assert_eq!(
+            (source.uid.as_str(), source.namespace.as_str(), source.name.as_str()),
+            ("u-1", "ns", "s")
+        );
+        assert!(found[3].secret.is_none(), "the file is the node's");
         assert!(!format!("{found:?}").contains("p:q"));
     }
 }

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 pub struct PodIndex {
     pods: Arc<RwLock<HashMap<String, Arc<Pod>>>>,
     all_known: Arc<AtomicBool>,
-    /// When the manager last came round.
+    /// When the manager's loop last began an iteration.
     round: Arc<RwLock<Option<Instant>>>,
 }
 
@@ -41,7 +41,7 @@ impl PodIndex {
         self.all_known.load(Ordering::Acquire)
     }
 
-    /// The manager looks for something to do.
+    /// The manager's loop begins an iteration.
     pub(super) fn come_round(&self, now: Instant) {
         *self.round.write().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,7 @@ use super::{
     admission::resources::memory_limit,
     api::PodApi,
     container_id::container_id,
-    environment::{self, NodeFacts, References, Sources},
+    environment::{self, EnvironmentSources, NodeFacts, References},
     files::{self, names::Names, resolv_conf::Dns},
     lifecycle::{Note, Trouble, spec::is_static},
     reason::{EventReason, WaitingReason},
@@ -21,8 +22,7 @@ use super::{
     volumes::{self, Places, Volumes, plan, source},
 };
 use crate::{
-    config::quantity,
-    logs,
+    logs, quantity,
     runtime::{ContainerSpec, Image, Mount, Runtime},
 };
 
@@ -34,6 +34,8 @@ const NODE_HOSTS: &str = "/etc/hosts";
 pub(super) struct Launch<'a> {
     pub(super) runtime: &'a dyn Runtime,
     pub(super) api: &'a dyn PodApi,
+    /// Addresses of the pod.
+    pub(super) addresses: &'a [IpAddr],
     pub(super) node: &'a NodeFacts,
     pub(super) logs_dir: &'a Path,
     pub(super) records: &'a Records,
@@ -43,7 +45,7 @@ fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
 
-/// What a kubelet cannot make a pod's sandbox for keeps its containers in creation; the Event says why.
+/// Waiting reason of containers whose pod sandbox cannot be created, as upstream has it; the Event says why.
 const SANDBOX_REASON: WaitingReason = WaitingReason::ContainerCreating;
 
 fn sandbox_trouble(message: String) -> Trouble {
@@ -83,13 +85,15 @@ impl Launch<'_> {
             return Err(config_error(message));
         }
         let files = volumes::env_files(References::of(container).files, places)?;
-        let mut spec = self.spec(pod, container, image, attempt, Some(&files)).await?;
+        let mut spec = self.spec(pod, container, image, attempt, &files).await?;
         spec.runtime_handler = runtime_handler;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
+        spec.memory_volumes = of_node.memory_paths(pod, &spec.mounts);
         let own = self
             .own_files(pod, container, attempt, of_node)
             .map_err(|message| Trouble { reason: WaitingReason::CreateContainerError, message })?;
         spec.mounts.extend(own);
+        volumes::make_mount_points(&spec.mounts, |path| of_node.is_own(self.records, &spec.pod_uid, path));
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
                 reason: WaitingReason::CreateContainerError,
@@ -99,9 +103,9 @@ impl Launch<'_> {
         drop_old_logs(&spec.log_path, attempt);
         let had_log = spec.log_path.exists();
         match self.runtime.start(&spec).await {
-            Ok(()) => Ok(Timestamp::now()),
+            Ok(started_at) => Ok(started_at),
             Err(error) if !had_log && spec.log_path.exists() => {
-                // It is not known to the provider, so that it is found to be lost, and counts.
+                // Counted as started: the provider does not know it, so the next observation records it as lost.
                 tracing::warn!(container = %spec.id, %error, "a container may have run before its start failed");
                 Ok(Timestamp::now())
             }
@@ -148,7 +152,7 @@ impl Launch<'_> {
         let (dns, _) = Dns::of(pod, &of_node.settings().dns, &of_node.node_dns()?);
         let pod_dir = self.records.dir(uid);
         let node_hosts = Path::new(NODE_HOSTS);
-        let sources = files::Sources { names: &names, pod_ips: &self.node.pod_ips, node_hosts, dns: &dns };
+        let sources = files::PodFileSources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
         files::write(pod, &pod_dir, sources)?;
 
         let read_only = is_root_read_only(container);
@@ -161,15 +165,14 @@ impl Launch<'_> {
         Ok(shared.chain(mount(&termination::guest_path(container), message, false)).collect())
     }
 
-    /// The container as the provider gets it, but for its mounts and its runtime handler. Without `files`, variables that are taken
-    /// from files are left out.
-    pub(super) async fn spec(
+    /// The container as the provider gets it, but for its mounts and its runtime handler.
+    async fn spec(
         &self,
         pod: &Pod,
         container: &Container,
         image: &Image,
         attempt: u32,
-        files: Option<&EnvFiles>,
+        files: &EnvFiles,
     ) -> Result<ContainerSpec, Trouble> {
         let meta = &pod.metadata;
         let (namespace, name) =
@@ -187,8 +190,9 @@ impl Launch<'_> {
         let services = self.api.services().or_else(|| is_static(pod).then(Vec::new)).ok_or_else(|| {
             config_error("services have not yet been read at least once, cannot construct envvars")
         })?;
-        let sources = Sources {
+        let sources = EnvironmentSources {
             pod,
+            addresses: self.addresses,
             node: self.node,
             services: &services,
             config_maps: &objects.config_maps,
@@ -228,10 +232,12 @@ impl Launch<'_> {
             image: image.reference.clone(),
             argv,
             env,
+            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
             working_dir,
             read_only_root: is_root_read_only(container),
             mounts: Vec::new(),
-            pod_ips: self.node.pod_ips.clone(),
+            memory_volumes: Vec::new(),
+            pod_ips: self.addresses.to_vec(),
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),

@@ -3,7 +3,7 @@
 //! The manager hands every pod to its task and wakes tasks when the provider has news. It decides nothing
 //! about a pod. What it does decide is whose turn it is, of two pods that share a name, and what belongs to
 //! nobody: containers and folders of pods that no source knows, which are removed once every source has
-//! given its first complete list, and never before.
+//! given its first complete list, and never before. A task that panics is begun again, a little later each time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -23,13 +23,20 @@ use super::{
         self, Rejection,
         resources::{self, Amounts},
     },
+    board::{Board, FullName, is_mirror},
+    cleanup::remove_pod,
     lifecycle::spec::is_static,
-    records::remove_tree,
+    panics::{self, caught},
+    reason::EventReason,
     shared::Shared,
-    static_pods::{Board, FullName, is_mirror},
-    task::{Desired, PodTask},
+    status::is_terminal,
+    task::{self, Desired, PodTask},
 };
-use crate::logs;
+use crate::retry::Backoff;
+
+/// How soon a task that has panicked is begun again, at first and at last.
+const FIRST_RESTART: Duration = Duration::from_secs(1);
+const LATEST_RESTART: Duration = Duration::from_secs(5 * 60);
 
 /// How often the manager comes round when nothing happens, for `/healthz` to see that it does.
 const LEAST_ROUND: Duration = Duration::from_secs(60);
@@ -68,13 +75,30 @@ struct Handle {
     footprint: Amounts,
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
+    /// The node does not take it.
+    rejection: Option<Rejection>,
+    restarts: Backoff,
+    /// When its task was begun, or is to begin.
+    begun: Instant,
+}
+
+/// What has ended.
+enum Ended {
+    /// A task, and nothing is left of its pod.
+    Pod(String),
+    /// A task that has panicked, and with what.
+    Panicked { uid: String, panic: String },
+    /// The removal of what was left of a pod that nobody knew.
+    Removal(String),
 }
 
 /// Owns the pod tasks.
 pub struct PodManager {
     shared: Arc<Shared>,
     handles: HashMap<String, Handle>,
-    tasks: JoinSet<String>,
+    tasks: JoinSet<Ended>,
+    /// UIDs of pods that nobody knew, of which something is still being removed.
+    removing: HashSet<String>,
     /// Pods by UID whose turn comes when another one of their name, or of their UID, has ended.
     waiting: BTreeMap<String, Arc<Pod>>,
     /// Sources that have not told of all their pods yet.
@@ -97,6 +121,7 @@ impl PodManager {
             shared,
             handles: HashMap::new(),
             tasks: JoinSet::new(),
+            removing: HashSet::new(),
             waiting: BTreeMap::new(),
             unsynced: HashSet::from([Source::Api]),
             board: None,
@@ -130,8 +155,9 @@ impl PodManager {
                     }
                 }
                 Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(uid) => self.ended(&uid),
-                    Err(error) => tracing::error!(%error, "the task of a pod has panicked"),
+                    Ok(ended) => self.ended(ended),
+                    // Panics are caught inside; this is the end of the program.
+                    Err(error) => tracing::debug!(%error, "the task of a pod was cut off"),
                 },
             }
         }
@@ -189,21 +215,52 @@ impl PodManager {
     fn must_wait(&self, uid: &str, pod: &Pod) -> bool {
         let has_name =
             |handle: &Handle| is_static(&handle.pod) && FullName::of(&handle.pod) == FullName::of(pod);
-        self.handles.contains_key(uid) || (is_static(pod) && self.handles.values().any(has_name))
+        self.handles.contains_key(uid)
+            || self.removing.contains(uid)
+            || (is_static(pod) && self.handles.values().any(has_name))
     }
 
     fn begin(&mut self, uid: String, pod: &Arc<Pod>, object: Option<Arc<Pod>>) {
         let rejection = self.admit(&uid, pod).err();
-        let (desired, receiver) =
-            watch::channel(Desired::Pod { pod: Arc::clone(pod), object: object.clone() });
-        let wake = Arc::new(Notify::new());
+        let (desired, _) = watch::channel(Desired::Pod { pod: Arc::clone(pod), object });
         // With the status that its source has, until the task has computed one.
         self.shared.index.put(&uid, Arc::clone(pod));
-        let (shared, task_pod) = (Arc::clone(&self.shared), Arc::clone(pod));
-        let task = PodTask::new(shared, task_pod, object, receiver, Arc::clone(&wake), rejection);
-        let (pod, footprint) = (Arc::clone(pod), resources::footprint(pod));
-        self.handles.insert(uid, Handle { pod, gone: false, footprint, desired, wake });
-        self.tasks.spawn(task.run());
+        let handle = Handle {
+            pod: Arc::clone(pod),
+            gone: false,
+            footprint: resources::footprint(pod),
+            desired,
+            wake: Arc::new(Notify::new()),
+            rejection,
+            restarts: Backoff::new(FIRST_RESTART, LATEST_RESTART),
+            begun: Instant::now(),
+        };
+        self.begin_task(uid.clone(), &handle, Duration::ZERO);
+        self.handles.insert(uid, handle);
+    }
+
+    fn begin_task(&mut self, uid: String, handle: &Handle, delay: Duration) {
+        let (shared, pod, wake) =
+            (Arc::clone(&self.shared), Arc::clone(&handle.pod), Arc::clone(&handle.wake));
+        let (desired, rejection) = (handle.desired.subscribe(), handle.rejection.clone());
+        let task = async move {
+            tokio::time::sleep(delay).await;
+            // What is remembered of the pod is read from disk.
+            let take_up = move || PodTask::new(shared, pod, desired, wake, rejection);
+            match tokio::task::spawn_blocking(take_up).await {
+                Ok(task) => task.run().await,
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(cut_off) => tracing::debug!(error = %cut_off, "the task of a pod was cut off"),
+                },
+            }
+        };
+        self.tasks.spawn(async move {
+            match caught(task).await {
+                Ok(()) => Ended::Pod(uid),
+                Err(panic) => Ended::Panicked { uid, panic },
+            }
+        });
     }
 
     /// The pod as the API server has it: itself, or its mirror, if there is one.
@@ -248,6 +305,7 @@ impl PodManager {
         if self.shared.records.knows(uid) || pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
             return Ok(());
         }
+        admission::admit_under(pod, *self.shared.desk.pressure().borrow())?;
         let taken =
             self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
         let mut used = Amounts::new();
@@ -265,57 +323,100 @@ impl PodManager {
         }
     }
 
-    /// Nothing is left of a pod; those that have waited for it have another try.
-    fn ended(&mut self, uid: &str) {
-        let Some(handle) = self.handles.remove(uid) else { return };
-        self.show(|board| board.remove_pod(&handle.pod));
+    fn ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Pod(uid) => {
+                let Some(handle) = self.handles.remove(&uid) else { return };
+                self.show(|board| board.remove_pod(&handle.pod));
+            }
+            Ended::Panicked { uid, panic } => {
+                self.take_up_again(uid, &panic);
+                return;
+            }
+            Ended::Removal(uid) => {
+                self.removing.remove(&uid);
+            }
+        }
+        // Nothing is left of it; those that have waited for it have another try.
         for pod in std::mem::take(&mut self.waiting).into_values() {
             self.set(pod);
         }
     }
 
-    /// Removes what belongs to pods that no source knows.
-    async fn remove_orphans(&self) {
-        let is_known = |uid: &str| self.handles.contains_key(uid) || self.waiting.contains_key(uid);
-        for container in self.shared.runtime.containers() {
-            if is_known(&container.pod_uid) {
-                continue;
-            }
-            tracing::info!(
-                container = container.id,
-                pod = container.pod_uid,
-                "removing a container without a pod"
-            );
-            if let Err(error) = self.shared.runtime.remove(&container.id).await {
-                tracing::warn!(container = container.id, %error, "a container without a pod could not be removed");
-            }
+    /// The task of a pod has panicked. What it had begun has ended with it, and its record says how far it was.
+    fn take_up_again(&mut self, uid: String, panic: &str) {
+        let Some(mut handle) = self.handles.remove(&uid) else { return };
+        if handle.begun.elapsed() > LATEST_RESTART * 2 {
+            handle.restarts.reset();
         }
-        let uids = self.shared.records.uids().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot list the records of pods");
-            Vec::new()
-        });
-        let in_memory = self.shared.volumes.uids().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot list the volumes in memory");
+        let delay = handle.restarts.next();
+        handle.begun = Instant::now() + delay;
+        let meta = &handle.pod.metadata;
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        tracing::error!(
+            pod = format!("{}_{}({uid})", name.unwrap_or_default(), namespace.unwrap_or_default()),
+            panic,
+            seconds = delay.as_secs(),
+            "the task of a pod has panicked; it is taken up again"
+        );
+        let message = format!("internal error: {panic}; the pod is taken up again in {} s", delay.as_secs());
+        self.shared.recorder.warning(
+            &task::reference(&handle.pod),
+            EventReason::FailedSync.as_str(),
+            message,
+        );
+        self.begin_task(uid.clone(), &handle, delay);
+        self.handles.insert(uid, handle);
+    }
+
+    /// Begins to remove what belongs to pods that no source knows.
+    async fn remove_orphans(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let list = move || {
+            let uids = shared.records.uids().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot list the records of pods");
+                Vec::new()
+            });
+            let in_memory = shared.volumes.uids().unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot list the volumes in memory");
+                BTreeSet::new()
+            });
+            let containers =
+                shared.runtime.containers().containers.into_iter().map(|container| container.pod_uid);
+            uids.into_iter().chain(in_memory).chain(containers).collect::<BTreeSet<String>>()
+        };
+        let uids = tokio::task::spawn_blocking(list).await.unwrap_or_else(|error| {
+            let panic = error.try_into_panic().map(|panic| panics::message(panic.as_ref()));
+            tracing::error!(?panic, "cannot list what is left of pods");
             BTreeSet::new()
         });
-        let uids: BTreeSet<String> = uids.into_iter().chain(in_memory).collect();
-        for uid in uids.iter().filter(|uid| !is_known(uid)) {
-            tracing::info!(pod = uid, "removing the folder of a pod that is gone");
-            let volumes = self.shared.volumes.remove(&self.shared.records, uid);
-            // Of this node's pods alone: other nodes may write their logs to the same place. The record goes last,
-            // or nobody would ask for the rest again.
-            let logs = logs::dirs_of(&self.shared.logs_dir, uid);
-            let logs = logs.iter().try_for_each(|dir| remove_tree(dir));
-            if let Err(error) = volumes.and(logs).and_then(|()| self.shared.records.remove(uid)) {
-                tracing::warn!(pod = uid, %error, "the folder of a pod that is gone could not be removed");
+        for uid in uids {
+            let is_known = self.handles.contains_key(&uid)
+                || self.waiting.contains_key(&uid)
+                || self.removing.contains(&uid);
+            if is_known {
+                continue;
             }
+            tracing::info!(pod = uid, "removing what is left of a pod that is gone");
+            self.removing.insert(uid.clone());
+            let shared = Arc::clone(&self.shared);
+            self.tasks.spawn(async move {
+                while let Err(panic) = caught(remove_pod(&shared, &uid, None)).await {
+                    tracing::error!(
+                        pod = uid,
+                        panic,
+                        "what is left of a pod could not be removed; trying again"
+                    );
+                    tokio::time::sleep(LATEST_RESTART).await;
+                }
+                Ended::Removal(uid)
+            });
         }
     }
 }
 
 fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    is_terminal(pod.status.as_ref())
 }
 
 /// The next wake-up; none for ever when there is no channel.

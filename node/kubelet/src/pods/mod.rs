@@ -9,44 +9,57 @@
 //!       pull, launch, handlers, api, records, runtime          the edges
 //! ```
 //!
+//! Static pods come from [`crate::static_pods`], which is above this module; what it needs to keep their mirrors
+//! is on the manager's [`board`].
+//!
 //! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.
 //! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
 
+mod addresses;
 pub mod admission;
 mod adopt;
 pub mod api;
+mod api_error;
+pub mod board;
+mod cleanup;
+mod clock;
 pub mod container_id;
 mod credentials;
 pub mod environment;
 mod ephemeral;
 pub mod files;
 mod handlers;
+pub mod image_access;
 mod index;
 mod launch;
 pub mod lifecycle;
 pub mod manager;
 mod objects;
+mod panics;
 mod probe_metrics;
 mod publisher;
-mod pull;
+pub(crate) mod pull;
 pub mod reason;
 mod records;
 mod refusal;
+mod reserve;
 mod shared;
 pub mod source;
-pub mod static_pods;
 pub mod status;
 mod status_patch;
+mod storage_claims;
 mod task;
 mod termination;
 pub mod volumes;
 
 pub use self::{
     environment::NodeFacts,
+    image_access::ImageAccess,
     index::PodIndex,
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
     records::Records,
     shared::Shared,
+    storage_claims::StorageClaims,
     volumes::Volumes,
 };

@@ -18,7 +18,7 @@ const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 
 #[derive(Clone, Debug)]
 pub struct ProbeMetrics {
     results: Family<Result, Counter>,
-    durations: Family<Probe, Histogram, fn() -> Histogram>,
+    durations: Family<ProbeSeries, Histogram, fn() -> Histogram>,
 }
 
 /// A result of a probe of a container.
@@ -34,7 +34,7 @@ struct Result {
 
 /// A probe of a container. Upstream gives it no UID, so that a pod which is made again goes on with it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Probe {
+struct ProbeSeries {
     probe_type: &'static str,
     container: String,
     pod: String,
@@ -54,7 +54,7 @@ impl Result {
     }
 }
 
-impl Probe {
+impl ProbeSeries {
     fn of(pod: &PodName, container: &str, kind: ProbeKind) -> Self {
         Self {
             probe_type: kind.name(),
@@ -96,7 +96,7 @@ impl ProbeMetrics {
     ) {
         self.results.get_or_create(&Result::of(pod, container, kind, success)).inc();
         if success {
-            self.durations.get_or_create(&Probe::of(pod, container, kind)).observe(took.as_secs_f64());
+            self.durations.get_or_create(&ProbeSeries::of(pod, container, kind)).observe(took.as_secs_f64());
         }
     }
 
@@ -104,7 +104,7 @@ impl ProbeMetrics {
     pub(super) fn forget(&self, pod: &PodName, spec: &Spec) {
         for container in spec.all() {
             for kind in ProbeKind::ALL.into_iter().filter(|kind| kind.of(container).is_some()) {
-                self.durations.remove(&Probe::of(pod, &container.name, kind));
+                self.durations.remove(&ProbeSeries::of(pod, &container.name, kind));
                 for success in [true, false] {
                     self.results.remove(&Result::of(pod, &container.name, kind, success));
                 }

@@ -7,13 +7,13 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
-use super::lifecycle::backoff::after;
+use super::lifecycle::Moment;
+use crate::retry::RetryDelays;
 
-const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_secs(10);
+/// How long a write that has failed waits.
+const RETRIES: RetryDelays = RetryDelays::new(Duration::from_millis(500), Duration::from_secs(10));
 
 /// How long a status is held back at most. Starts and stops that take longer are seen as they happen.
 const HOLD: Duration = Duration::from_millis(100);
@@ -38,9 +38,9 @@ pub(super) struct Publisher {
     /// The status that is being written.
     in_flight: Option<PodStatus>,
     failures: u32,
-    retry_at: Option<Timestamp>,
+    retry_at: Option<Moment>,
     /// Until when a status is held back.
-    hold_until: Option<Timestamp>,
+    hold_until: Option<Moment>,
 }
 
 impl Publisher {
@@ -50,7 +50,7 @@ impl Publisher {
         &mut self,
         status: &PodStatus,
         about_to_change: bool,
-        now: Timestamp,
+        now: Moment,
     ) -> Option<PodStatus> {
         if self.written.as_ref() == Some(status) {
             self.hold_until = None;
@@ -59,7 +59,7 @@ impl Publisher {
         if self.in_flight.is_some() || waiting || self.written.as_ref() == Some(status) {
             return None;
         }
-        if about_to_change && now < *self.hold_until.get_or_insert_with(|| after(now, HOLD)) {
+        if about_to_change && now < *self.hold_until.get_or_insert_with(|| now.after(HOLD)) {
             return None;
         }
         self.hold_until = None;
@@ -68,7 +68,7 @@ impl Publisher {
     }
 
     /// When the next write is due: the next try after a failure, or one that is held back.
-    pub(super) fn due_at(&self) -> Option<Timestamp> {
+    pub(super) fn due_at(&self) -> Option<Moment> {
         self.retry_at.into_iter().chain(self.hold_until).max()
     }
 
@@ -85,11 +85,10 @@ impl Publisher {
     }
 
     /// A write has failed and is to be tried again.
-    pub(super) fn failed(&mut self, now: Timestamp) {
+    pub(super) fn failed(&mut self, now: Moment) {
         self.in_flight = None;
-        let delay = FIRST_DELAY.saturating_mul(1 << self.failures.min(5)).min(LONGEST_DELAY);
-        self.failures += 1;
-        self.retry_at = Some(after(now, delay));
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now.after(RETRIES.after_failures(self.failures)));
     }
 
     /// Takes in the pod as the API server shows it. What it had before this process came is not written
@@ -155,8 +154,8 @@ mod tests {
         pod
     }
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
+    fn at(second: u64) -> Moment {
+        Moment::default().after(Duration::from_secs(second))
     }
 
     #[test]
@@ -176,10 +175,10 @@ mod tests {
     #[test]
     fn what_is_about_to_change_is_held_back_for_a_moment() {
         let mut publisher = Publisher::default();
-        let (start, end) = (at(0), after(at(0), HOLD));
+        let (start, end) = (at(0), at(0).after(HOLD));
         assert_eq!(publisher.next(&status("Pending"), true, start), None);
         assert_eq!(publisher.due_at(), Some(end));
-        let later = after(start, HOLD / 2);
+        let later = start.after(HOLD / 2);
         assert_eq!(publisher.next(&status("Pending"), true, later), None);
         assert_eq!(publisher.due_at(), Some(end), "looking again does not put it off");
         assert_eq!(publisher.next(&status("Running"), false, later), Some(status("Running")));
@@ -199,7 +198,7 @@ mod tests {
             publisher.failed(now);
             assert_eq!(publisher.next(&status("Running"), false, now), None);
             let next = publisher.due_at().unwrap();
-            delays.push(next.as_millisecond() - now.as_millisecond());
+            delays.push(next.since(now).as_millis());
             now = next;
         }
         assert_eq!(delays, [500, 1000, 2000, 4000, 8000, 10_000]);

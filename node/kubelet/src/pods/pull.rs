@@ -1,16 +1,21 @@
 //! Getting the image of a container, by its pull policy.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{
+    credentials::PullCredential,
+    image_access::ImageAccess,
     lifecycle::{Note, Trouble},
     reason::{EventReason, WaitingReason},
 };
-use crate::runtime::{Credential, Image, ImageError, Runtime};
+use crate::{
+    duration,
+    runtime::{Image, ImageError, PulledImage, Runtime},
+};
 
 /// `imagePullPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PullPolicy {
+pub(crate) enum PullPolicy {
     /// The registry is asked each time.
     Always,
     /// The registry is asked when the image is not there.
@@ -23,7 +28,7 @@ impl PullPolicy {
     /// The policy of a container; where it names none, the API server's default for its image: `Always`
     /// for `latest`, which is also what no tag means.
     #[must_use]
-    pub(super) fn of(policy: Option<&str>, image: &str) -> Self {
+    pub(crate) fn of(policy: Option<&str>, image: &str) -> Self {
         match policy {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
@@ -38,87 +43,125 @@ impl PullPolicy {
     }
 }
 
-/// Looks the image up or fetches it. `tell` is given what people should know, as it happens.
-pub(super) async fn pull(
-    runtime: &dyn Runtime,
-    container: &str,
-    image: &str,
-    policy: PullPolicy,
-    credentials: &[Credential],
-    tell: impl Fn(Note),
-) -> Result<Image, Trouble> {
-    let note = |warning, reason, message| {
-        tell(Note { container: Some(container.to_owned()), warning, reason, message })
-    };
-    if policy != PullPolicy::Always {
-        match runtime.image(image).await {
-            Ok(Some(found)) => {
+/// Where images come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ImageSource<'a> {
+    pub(super) runtime: &'a dyn Runtime,
+    /// With what images were pulled; `None` lets every pod use what is here.
+    pub(super) access: Option<&'a ImageAccess>,
+}
+
+impl ImageSource<'_> {
+    /// Looks the image up or fetches it. One that is here and that these credentials are not known to be good for is
+    /// asked for again with them, or, if that is not allowed, not here. `tell` is given what people should know, as it
+    /// happens.
+    pub(super) async fn pull(
+        &self,
+        container: &str,
+        image: &str,
+        policy: PullPolicy,
+        credentials: &[PullCredential],
+        tell: impl Fn(Note),
+    ) -> Result<Image, Trouble> {
+        let note = |warning, reason, message| {
+            tell(Note { container: Some(container.to_owned()), warning, reason, message })
+        };
+        if policy != PullPolicy::Always {
+            match self.present(image, credentials).await {
+                Ok(Some(found)) => {
+                    let message = format!(
+                        "Container image \"{image}\" already present on machine and can be accessed by the pod"
+                    );
+                    note(false, EventReason::Pulled, message);
+                    return Ok(found);
+                }
+                Ok(None) if policy == PullPolicy::Never => {
+                    let message =
+                        format!("Container image \"{image}\" is not present with pull policy of Never");
+                    note(true, EventReason::ErrImageNeverPull, message.clone());
+                    note(true, EventReason::Failed, "Error: ErrImageNeverPull".to_owned());
+                    return Err(Trouble { reason: WaitingReason::ErrImageNeverPull, message });
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    let trouble = trouble(image, &error);
+                    let reason = if trouble.reason == WaitingReason::InvalidImageName {
+                        EventReason::InspectFailed
+                    } else {
+                        EventReason::Failed
+                    };
+                    note(true, reason, trouble.message.clone());
+                    note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
+                    return Err(trouble);
+                }
+            }
+        }
+        note(false, EventReason::Pulling, format!("Pulling image \"{image}\""));
+        let begun = Instant::now();
+        match self.fetch(image, credentials).await {
+            Ok(pulled) => {
+                let took = duration::format_millis(begun.elapsed());
                 let message = format!(
-                    "Container image \"{image}\" already present on machine and can be accessed by the pod"
+                    "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
+                    pulled.size_bytes
                 );
                 note(false, EventReason::Pulled, message);
-                return Ok(found);
+                Ok(pulled)
             }
-            Ok(None) if policy == PullPolicy::Never => {
-                let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-                note(true, EventReason::ErrImageNeverPull, message.clone());
-                note(true, EventReason::Failed, "Error: ErrImageNeverPull".to_owned());
-                return Err(Trouble { reason: WaitingReason::ErrImageNeverPull, message });
-            }
-            Ok(None) => {}
             Err(error) => {
                 let trouble = trouble(image, &error);
-                let reason = if trouble.reason == WaitingReason::InvalidImageName {
-                    EventReason::InspectFailed
-                } else {
-                    EventReason::Failed
-                };
-                note(true, reason, trouble.message.clone());
+                match &error {
+                    ImageError::InvalidName(cause) => {
+                        note(true, EventReason::InspectFailed, cause.to_string())
+                    }
+                    _ => {
+                        note(true, EventReason::Failed, format!("Failed to pull image \"{image}\": {error}"))
+                    }
+                }
                 note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
-                return Err(trouble);
+                Err(trouble)
             }
         }
     }
-    note(false, EventReason::Pulling, format!("Pulling image \"{image}\""));
-    let begun = Instant::now();
-    match runtime.pull(image, credentials).await {
-        Ok(pulled) => {
-            let took = go_seconds(begun.elapsed());
-            let message = format!(
-                "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                pulled.size_bytes
-            );
-            note(false, EventReason::Pulled, message);
-            Ok(pulled)
+
+    /// The image, if it is here and the pod may use it.
+    async fn present(
+        &self,
+        image: &str,
+        credentials: &[PullCredential],
+    ) -> Result<Option<Image>, ImageError> {
+        let Some(found) = self.runtime.image(image).await? else { return Ok(None) };
+        Ok(match self.access {
+            Some(access) if !access.permits(image, &found, credentials).await => None,
+            _ => Some(found),
+        })
+    }
+
+    /// Has the registry asked for the image, and records with what it has given it.
+    async fn fetch(&self, image: &str, credentials: &[PullCredential]) -> Result<Image, ImageError> {
+        let intent = match self.access {
+            Some(access) => Some(access.begin(image).await.map_err(|error| {
+                ImageError::Store(format!("cannot note down the pull of image \"{image}\": {error}").into())
+            })?),
+            None => None,
+        };
+        let plain: Vec<_> = credentials.iter().map(|of| of.credential.clone()).collect();
+        let PulledImage { image, credential } = self.runtime.pull(image, &plain).await?;
+        if let Some(intent) = intent {
+            intent.succeeded(&image.id, credential.and_then(|position| credentials.get(position))).await;
         }
-        Err(error) => {
-            let trouble = trouble(image, &error);
-            match &error {
-                ImageError::InvalidName(message) => note(true, EventReason::InspectFailed, message.clone()),
-                _ => note(true, EventReason::Failed, format!("Failed to pull image \"{image}\": {error}")),
-            }
-            note(true, EventReason::Failed, format!("Error: {}", trouble.reason));
-            Err(trouble)
-        }
+        Ok(image)
     }
 }
 
 fn trouble(image: &str, error: &ImageError) -> Trouble {
     let message = match error {
-        ImageError::RegistryUnavailable(message) => {
-            format!("image pull failed for {image} because the registry is unavailable: {message}")
+        ImageError::RegistryUnavailable(cause) => {
+            format!("image pull failed for {image} because the registry is unavailable: {cause}")
         }
-        ImageError::InvalidName(message) | ImageError::Pull(message) | ImageError::Store(message) => {
-            message.clone()
-        }
+        ImageError::InvalidName(_) | ImageError::Pull(_) | ImageError::Store(_) => error.to_string(),
     };
     Trouble { reason: WaitingReason::of_image(error), message }
-}
-
-/// A time as Go prints it, to the millisecond.
-fn go_seconds(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    if millis < 1000 { format!("{millis}ms") } else { format!("{}.{:03}s", millis / 1000, millis % 1000) }
 }
 
 #[cfg(test)]

@@ -105,6 +105,8 @@ reasons! {
         NodePorts,
         /// It does not tolerate a taint of the node.
         TaintToleration,
+        /// It asks for a kernel parameter that pods may not have.
+        SysctlForbidden,
         /// It selects another operating system.
         PodOSSelectorNodeLabelDoesNotMatch,
         /// It is for another operating system.
@@ -127,6 +129,8 @@ reasons! {
         PodFailed,
         /// The whole pod is on its way to be started again.
         RestartAllContainersStarted,
+        /// The node ends the pod for its own sake.
+        TerminationByKubelet,
     }
 }
 
@@ -170,6 +174,8 @@ reasons! {
         LifecycleHTTPFallback,
         /// What runs a container could not be asked to stop it.
         FailedKillPod,
+        /// The pod could not be looked after for a moment, and why.
+        FailedSync,
         /// A pod runs although its grace has long been over.
         ExceededGracePeriod,
         /// `activeDeadlineSeconds` is over.

@@ -1,7 +1,7 @@
 //! What a Wasm node can never give a container, and says so rather than pretend.
 //!
 //! Fields that only narrow what a process may do (user ids, dropped capabilities, seccomp) are accepted: a
-//! guest has none of what they take away.
+//! guest has none of what they take away. What contradicts itself is refused as a kubelet refuses it.
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -59,10 +59,32 @@ pub(super) fn of(pod: &Pod, container: &Container) -> Option<String> {
             "what is mounted inside a volume keeps its own settings",
         ),
     ];
-    let (_, field, why) = refused.into_iter().find(|(refused, ..)| *refused)?;
-    Some(format!(
-        "{field} cannot be honoured on a Wasm node: {why}; remove it, or schedule the pod elsewhere"
-    ))
+    if let Some((_, field, why)) = refused.into_iter().find(|(refused, ..)| *refused) {
+        return Some(format!(
+            "{field} cannot be honoured on a Wasm node: {why}; remove it, or schedule the pod elsewhere"
+        ));
+    }
+    root_that_must_not_be(pod, container)
+}
+
+/// `runAsNonRoot` beside `runAsUser: 0`, each of the container's own or else of its pod's. What the image says is no
+/// contradiction: a guest has no user.
+fn root_that_must_not_be(pod: &Pod, container: &Container) -> Option<String> {
+    let of_pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let non_root = own.and_then(|s| s.run_as_non_root).or(of_pod.and_then(|s| s.run_as_non_root));
+    let user = own.and_then(|s| s.run_as_user).or(of_pod.and_then(|s| s.run_as_user));
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    (non_root == Some(true) && user == Some(0)).then(|| {
+        format!(
+            "container's runAsUser breaks non-root policy (pod: \"{}_{}({})\", container: {})",
+            text(&meta.name),
+            text(&meta.namespace),
+            text(&meta.uid),
+            container.name
+        )
+    })
 }
 
 #[cfg(test)]
@@ -139,6 +161,30 @@ mod tests {
                 expected,
                 "{pod:?} {container:?}"
             );
+        }
+    }
+
+    #[test]
+    fn root_is_refused_where_it_must_not_be() {
+        let table = [
+            (json!({"runAsNonRoot": true}), json!({}), false),
+            (json!({"runAsUser": 0}), json!({}), false),
+            (json!({"runAsNonRoot": true, "runAsUser": 0}), json!({}), true),
+            (json!({"runAsNonRoot": true}), json!({"runAsUser": 0}), true),
+            (json!({"runAsUser": 0}), json!({"runAsNonRoot": true}), true),
+            (json!({"runAsNonRoot": true, "runAsUser": 0}), json!({"runAsUser": 7}), false),
+            (json!({"runAsNonRoot": true, "runAsUser": 0}), json!({"runAsNonRoot": false}), false),
+        ];
+        for (of_pod, own, refused) in table {
+            let pod = json!({
+                "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+                "spec": {"containers": [], "securityContext": of_pod},
+            });
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            let container: Container =
+                serde_json::from_value(json!({"name": "c", "securityContext": own})).unwrap();
+            let text = "container's runAsUser breaks non-root policy (pod: \"p_ns(u)\", container: c)";
+            assert_eq!(of(&pod, &container).as_deref(), refused.then_some(text), "{pod:?} {container:?}");
         }
     }
 }

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use super::{
     admission::NodeView,
     api::{Objects, PodApi},
-    credentials,
+    credentials::{self, PullCredential},
     environment::{NodeFacts, References},
+    image_access::ImageAccess,
     index::PodIndex,
     lifecycle::{Kind, Limits, Note, Spec},
     probe_metrics::ProbeMetrics,
@@ -17,10 +18,7 @@ use super::{
     records::Records,
     volumes::Volumes,
 };
-use crate::{
-    events::Recorder,
-    runtime::{Credential, Runtime},
-};
+use crate::{events::Recorder, eviction::EvictionDesk, runtime::Runtime};
 
 /// What all pod tasks share.
 #[derive(Debug)]
@@ -45,15 +43,24 @@ pub struct Shared {
     pub logs_dir: PathBuf,
     /// The node's own registry credentials, a `config.json` as Docker writes it. It need not exist.
     pub registry_config: Option<PathBuf>,
+    /// With what images were pulled; `None` lets every pod use what is here.
+    pub image_access: Option<ImageAccess>,
     /// What holds for every pod.
     pub limits: Limits,
     /// What came of probes.
     pub probes: ProbeMetrics,
+    /// What the node runs short of, and which pods have to go for it.
+    pub desk: EvictionDesk,
 }
 
 impl Shared {
     /// Credentials for an image: those of the pod's image pull secrets, then the node's own.
-    pub(super) async fn credentials(&self, pod: &Pod, image: &str, tell: impl Fn(Note)) -> Vec<Credential> {
+    pub(super) async fn credentials(
+        &self,
+        pod: &Pod,
+        image: &str,
+        tell: impl Fn(Note),
+    ) -> Vec<PullCredential> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let named = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
         let names: Vec<&str> = named.iter().map(|n| n.name.as_str()).filter(|n| !n.is_empty()).collect();
@@ -74,7 +81,10 @@ impl Shared {
             let reason = EventReason::FailedToRetrieveImagePullSecret;
             tell(Note { container: None, warning: true, reason, message });
         }
-        let file = self.registry_config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+        let file = match &self.registry_config {
+            Some(path) => tokio::fs::read_to_string(path).await.ok(),
+            None => None,
+        };
         credentials::for_image(image, &secrets, file.as_deref())
     }
 }

@@ -3,53 +3,71 @@
 //! ```text
 //!          ┌────────────── look: runtime.observe ◄───────────────┐
 //!          ▼                                                     │
-//!   lifecycle::step ─► save ─► act (spawned) ─► status::of ─► wait for: a newer pod, an outcome,
+//!   lifecycle::Turn ─► save ─► act (spawned) ─► status::of ─► wait for: a newer pod, an outcome,
 //!                                                             a wake-up of the runtime, the time
 //! ```
 //!
-//! The state is saved before anything is acted on, so that a task that is torn off at any point can be
-//! taken up by the next agent.
+//! What is decided is saved before it is taken over and acted on, so that a task that is torn off at any point can be
+//! taken up by the next agent, and one that cannot save comes to the same decision again. What has happened (an
+//! exit, the outcome of an action) is taken in at once; the provider keeps an exit until it is on disk.
 //!
 //! `actions` begins what the lifecycle asks for, `outcome` takes in what has come of it, `storage` sees to the
-//! volumes, and `report` tells the world. All four are parts of [`PodTask`]; nothing else has hold of it.
+//! volumes, and `report` tells the world. All four are parts of [`PodTask`]; nothing else has hold of it. `journal`
+//! writes the record, `strays` ends what runs and should not.
 
 mod actions;
+mod journal;
 mod outcome;
 mod report;
 mod storage;
+mod strays;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodStatus};
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
 };
 
-use outcome::Outcome;
+use journal::Journal;
+use outcome::{Outcome, Spawned};
 use report::Finalize;
 use storage::Storage;
+use strays::Strays;
 
 use super::{
+    addresses,
     admission::Rejection,
-    adopt,
+    adopt, cleanup, clock,
     container_id::container_id,
     ephemeral,
     handlers::Ongoing,
-    lifecycle::{self, EndingCause, PodName, Spec, State},
+    lifecycle::{EndingCause, Moment, Note, Now, PodName, Spec, Stage, State, Turn},
     publisher::Publisher,
-    records::remove_tree,
-    shared::Shared,
-    termination,
+    reason::EventReason,
+    shared::{Shared, tell},
+    status, termination,
 };
 use crate::{
+    eviction::Orders,
     logs,
-    runtime::{ContainerState, Exit},
+    retry::Backoff,
+    runtime::{ContainerState, Exit, Presence},
 };
 
 /// How often a pod is looked at when nothing happens.
 const RESYNC: Duration = Duration::from_secs(60);
+
+/// How soon a record that could not be written is tried again, at first and at last.
+const FIRST_SAVE_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_SAVE_DELAY: Duration = Duration::from_secs(10);
+/// How soon the provider is asked again about what it cannot tell, and about a start of an earlier agent's.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What a pod should be.
 #[derive(Clone, Debug)]
@@ -68,70 +86,87 @@ pub(super) struct PodTask {
     pod: Arc<Pod>,
     object: Option<Arc<Pod>>,
     spec: Spec,
+    /// What has been saved, or will be: all that has happened is in it, and nothing that was only decided.
     state: State,
-    saved: State,
+    journal: Journal,
+    /// The state is on disk.
+    on_disk: bool,
+    save_backoff: Backoff,
+    /// That it cannot be saved has been told.
+    told_of_disk: bool,
+    /// Attempts that have ended, which the provider keeps until that is on disk.
+    ended: Vec<(String, u32)>,
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
-    outcomes: JoinSet<Outcome>,
+    outcomes: JoinSet<Spawned>,
     pulls: HashMap<String, AbortHandle>,
+    /// Containers whose start is under way here.
+    starting: HashSet<String>,
+    strays: Strays,
     ongoing: Ongoing,
     publisher: Publisher,
     status: Option<PodStatus>,
     finalize: Finalize,
     storage: Storage,
+    /// To be told to go.
+    orders: Orders,
     /// The pod was over before this node had any record of it: nothing is published for it.
     foreign: bool,
 }
 
 impl PodTask {
+    /// Takes up a pod: reads what is remembered of it, and asks the provider what has become of it. It reads files,
+    /// so that it belongs on a thread that may block.
     pub(super) fn new(
         shared: Arc<Shared>,
         pod: Arc<Pod>,
-        object: Option<Arc<Pod>>,
-        desired: watch::Receiver<Desired>,
+        mut desired: watch::Receiver<Desired>,
         wake: Arc<Notify>,
         rejection: Option<Rejection>,
     ) -> Self {
-        let now = Timestamp::now();
+        let now = clock::now();
+        let (pod, object, gone) = match desired.borrow_and_update().clone() {
+            Desired::Pod { pod, object } => (pod, object, false),
+            Desired::Gone => (pod, None, true),
+        };
         let meta = &pod.metadata;
         let name = PodName {
             name: meta.name.clone().unwrap_or_default(),
             namespace: meta.namespace.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
         };
-        let reference = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            name: meta.name.clone(),
-            namespace: meta.namespace.clone(),
-            uid: meta.uid.clone(),
-            resource_version: meta.resource_version.clone(),
-            field_path: None,
-        };
+        let reference = reference(&pod);
         let spec = Spec::of(&pod);
-        let record = shared.records.load(&name.uid).unwrap_or_else(|error| {
+        let record = shared.records.load(&name.uid, now).unwrap_or_else(|error| {
             tracing::error!(pod = %name, %error, "cannot read the pod's record; going by its status");
             None
         });
-        let foreign = record.is_none() && adopt::is_terminal(&pod);
+        let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
+        state.addresses = addresses::decide(&state.addresses, &shared.node.borrow().host_ips);
         state.resume(
             &spec,
+            shared.limits,
             |container, attempt| shared.runtime.observe(&container_id(&name.uid, container, attempt)),
-            |container, attempt| {
-                let PodName { name, namespace, uid } = &name;
-                logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
-            },
+            |container, attempt| has_log(&shared, &name, container, attempt),
             now,
         );
         if let Some(rejection) = rejection {
             shared.recorder.warning(&reference, &rejection.reason, rejection.message.clone());
             state.record_verdict(rejection.verdict(), now);
         }
+        if gone {
+            state.record_vanished(now);
+        }
         let storage = if foreign { Storage::Gone } else { Storage::begin(&shared, &pod, &reference, &state) };
         Self {
-            saved: State::default(),
+            journal: Journal::new(shared.records.clone(), name.uid.clone()),
+            on_disk: false,
+            save_backoff: Backoff::new(FIRST_SAVE_DELAY, LONGEST_SAVE_DELAY),
+            told_of_disk: false,
+            ended: Vec::new(),
             storage,
+            orders: shared.desk.orders(&name.uid),
             shared,
             name,
             reference,
@@ -143,6 +178,8 @@ impl PodTask {
             wake,
             outcomes: JoinSet::new(),
             pulls: HashMap::new(),
+            starting: HashSet::new(),
+            strays: Strays::default(),
             ongoing: Ongoing::default(),
             publisher: Publisher::default(),
             status: None,
@@ -151,25 +188,14 @@ impl PodTask {
         }
     }
 
-    /// Runs until the pod is gone from its source and nothing is left of it; returns its UID.
-    pub(super) async fn run(mut self) -> String {
+    /// Runs until the pod is gone from its source and nothing is left of it.
+    pub(super) async fn run(mut self) {
         loop {
-            let now = Timestamp::now();
-            let forget = self.look(now);
-            let step = lifecycle::step(&self.name, &self.spec, &mut self.state, self.shared.limits, now);
-            let saved = self.save();
-            for (container, attempt) in forget {
-                self.forget(container, attempt);
-            }
-            // What could not be noted down is not acted on: it would not be known after a restart.
-            let mut wake_at = after(now, RESYNC);
-            if saved {
-                for action in step.actions {
-                    self.act(action);
-                }
-                wake_at = step.wake_at.map_or(wake_at, |at| at.min(wake_at));
-            } else {
-                wake_at = after(now, Duration::from_secs(1));
+            let now = clock::now();
+            let unclear = self.look(now).await;
+            let mut wake_at = now.steady.after(if unclear { LOOK_AGAIN } else { RESYNC });
+            if let Some(at) = self.turn(now).await {
+                wake_at = wake_at.min(at);
             }
             self.publish(now);
             if self.state.is_over() {
@@ -178,17 +204,66 @@ impl PodTask {
             if self.is_gone() && self.state.is_over() {
                 break;
             }
-            let retries = [self.publisher.due_at(), self.unmount(now), self.finalize(now)];
-            for at in retries.into_iter().flatten().filter(|at| *at > now) {
+            let retries = [self.publisher.due_at(), self.unmount(now.steady), self.finalize(now.steady)];
+            for at in retries.into_iter().flatten().filter(|at| *at > now.steady) {
                 wake_at = wake_at.min(at);
             }
             self.wait(wake_at).await;
         }
-        self.clean_up().await
+        self.clean_up().await;
     }
 
-    async fn wait(&mut self, until: Timestamp) {
-        let left = Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+    /// Decides, saves and acts; returns when to look again.
+    async fn turn(&mut self, now: Now) -> Option<Moment> {
+        let stray = self.end_strays(now.steady);
+        let turn = Turn::of(&self.name, &self.spec, &self.state, self.shared.limits, now);
+        let held = stray && !turn.is_ending();
+        self.on_disk = !held && self.save(&turn, now).await;
+        let step = if self.on_disk { turn.saved(&mut self.state) } else { turn.unsaved(&mut self.state) };
+        if self.on_disk {
+            for (container, attempt) in std::mem::take(&mut self.ended) {
+                self.forget(container, attempt);
+            }
+        }
+        for action in step.actions {
+            self.act(action);
+        }
+        let retry = (!self.on_disk && !held).then(|| now.steady.after(self.save_backoff.next()));
+        let look = stray.then(|| now.steady.after(LOOK_AGAIN));
+        step.wake_at.into_iter().chain(retry).chain(look).min()
+    }
+
+    /// True when what was decided is on disk.
+    async fn save(&mut self, turn: &Turn, now: Now) -> bool {
+        if self.foreign {
+            return true;
+        }
+        match self.journal.save(turn.record(), turn.ends_something(), now).await {
+            Ok(()) => {
+                self.save_backoff.reset();
+                self.told_of_disk = false;
+                true
+            }
+            Err(error) => {
+                tracing::error!(pod = %self.name, error, "cannot save the pod's record; nothing is begun until then");
+                if !std::mem::replace(&mut self.told_of_disk, true) {
+                    let message =
+                        format!("cannot save the record of the pod; nothing is begun until then: {error}");
+                    self.warn(message);
+                }
+                false
+            }
+        }
+    }
+
+    /// An event about this node's trouble with the pod.
+    fn warn(&self, message: String) {
+        let note = Note { container: None, warning: true, reason: EventReason::FailedSync, message };
+        tell(&self.shared.recorder, &self.reference, &self.spec, &note);
+    }
+
+    async fn wait(&mut self, until: Moment) {
+        let left = until.since(clock::now().steady);
         tokio::select! {
             changed = self.desired.changed() => {
                 // The sender is dropped when the agent ends; so does this task, from outside.
@@ -198,17 +273,14 @@ impl PodTask {
                 self.take_desired();
             }
             () = self.wake.notified() => {}
-            message = self.storage.excess(), if self.state.verdict.is_none() => self.evict(message),
-            Some(outcome) = self.outcomes.join_next() => match outcome {
-                Ok(outcome) => self.record(outcome),
-                Err(error) if error.is_cancelled() => {}
-                Err(error) => tracing::error!(pod = %self.name, %error, "something done for a pod has panicked"),
-            },
+            order = self.storage.excess(), if self.state.verdict.is_none() => self.evict(order),
+            order = self.orders.next(), if self.state.verdict.is_none() => self.evict(order),
+            Some(outcome) = self.outcomes.join_next() => self.take_in(outcome),
             () = tokio::time::sleep(left) => {}
         }
         // Whatever else is there already is taken in before the next look.
-        while let Some(Ok(outcome)) = self.outcomes.try_join_next() {
-            self.record(outcome);
+        while let Some(outcome) = self.outcomes.try_join_next() {
+            self.take_in(outcome);
         }
     }
 
@@ -224,7 +296,7 @@ impl PodTask {
                 self.storage.update(&pod);
                 (self.pod, self.object) = (pod, object);
             }
-            Desired::Gone => self.state.record_vanished(Timestamp::now()),
+            Desired::Gone => self.state.record_vanished(clock::now()),
         }
     }
 
@@ -236,54 +308,51 @@ impl PodTask {
         self.state.ending.as_ref().is_some_and(|e| e.cause == EndingCause::Vanished)
     }
 
-    /// Takes in what the provider sees; returns the attempts that have ended.
-    fn look(&mut self, now: Timestamp) -> Vec<(String, u32)> {
-        let mut ended = Vec::new();
+    /// Takes in what the provider sees; true when something was not to be told yet.
+    async fn look(&mut self, now: Now) -> bool {
+        let mut unclear = false;
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
             let record = self.state.container(&name);
-            if record.running().is_none() {
+            let inherited = record.stage == Stage::Starting && !self.starting.contains(&name);
+            if record.running().is_none() && !inherited {
                 continue;
             }
             let attempt = record.newest_attempt();
             let id = container_id(&self.name.uid, &name, attempt);
-            let observed = self.shared.runtime.observe(&id);
-            let message = match &observed {
-                Some(ContainerState::Exited(exit)) => self.termination_message(&name, exit),
+            let presence = self.shared.runtime.observe(&id);
+            if inherited {
+                let began = has_log(&self.shared, &self.name, &name, attempt);
+                self.state.record_inherited_start(&self.spec, &name, &presence, began, now);
+                unclear |= self.state.container(&name).stage == Stage::Starting;
+                continue;
+            }
+            unclear |= presence == Presence::CannotTell;
+            let message = match &presence {
+                Presence::Known(ContainerState::Exited(exit)) => {
+                    self.termination_message(&name, attempt, exit).await
+                }
                 _ => None,
             };
-            self.state.record_observation(&name, observed.as_ref(), message, now);
+            self.state.record_observation(&name, &presence, message, now);
             if self.state.container(&name).running().is_none() {
                 self.ongoing.end(&id);
-                ended.push((name, attempt));
+                self.ended.push((name, attempt));
             }
         }
-        ended
+        unclear
     }
 
-    fn termination_message(&mut self, name: &str, exit: &Exit) -> Option<String> {
-        let attempt = self.state.container(name).newest_attempt();
+    async fn termination_message(&self, name: &str, attempt: u32, exit: &Exit) -> Option<String> {
         let PodName { name: pod, namespace, uid } = &self.name;
         let log = logs::file(&self.shared.logs_dir, namespace, pod, uid, name, attempt);
         let own = self.shared.records.termination_message(uid, name, attempt);
-        termination::message(&self.pod, &self.container(name)?, exit, &own, &log)
-    }
-
-    /// True when the state on disk is the present one.
-    fn save(&mut self) -> bool {
-        if self.foreign || self.saved == self.state {
-            return true;
-        }
-        match self.shared.records.save(&self.name.uid, &self.state) {
-            Ok(()) => {
-                self.saved = self.state.clone();
-                true
-            }
-            Err(error) => {
-                tracing::error!(pod = %self.name, %error, "cannot save the pod's record; it makes no progress until then");
-                false
-            }
-        }
+        let (pod, container, exit) = (Arc::clone(&self.pod), self.container(name)?, exit.clone());
+        let read = move || termination::message(&pod, &container, &exit, &own, &log);
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| {
+            tracing::error!(pod = %self.name, container = name, %error, "the termination message could not be read");
+            None
+        })
     }
 
     fn container(&self, name: &str) -> Option<Container> {
@@ -291,33 +360,37 @@ impl PodTask {
     }
 
     /// Removes everything that is left of a pod that is gone.
-    async fn clean_up(mut self) -> String {
-        self.outcomes.abort_all();
-        let uid = self.name.uid.clone();
-        for container in self.shared.runtime.containers().into_iter().filter(|c| c.pod_uid == uid) {
-            if let Err(error) = self.shared.runtime.remove(&container.id).await {
-                tracing::warn!(pod = %self.name, %error, "a container of a pod that is gone could not be removed");
-            }
-        }
-        let logs = logs::pod_dir(&self.shared.logs_dir, &self.name.namespace, &self.name.name, &uid);
+    async fn clean_up(mut self) {
+        self.outcomes.shutdown().await;
         std::mem::replace(&mut self.storage, Storage::Gone).stop().await;
-        let volumes = self.shared.volumes.remove(&self.shared.records, &uid);
-        // What is still mounted below the folder must not be removed with it.
-        let record = volumes.and_then(|()| self.shared.records.remove(&uid));
-        for result in [remove_tree(&logs), record] {
-            if let Err(error) = result {
-                tracing::warn!(pod = %self.name, %error, "something of a pod that is gone could not be removed");
-            }
-        }
-        self.shared.index.remove(&uid);
-        uid
+        self.journal.close().await;
+        let PodName { name, namespace, uid } = &self.name;
+        let logs = logs::pod_dir(&self.shared.logs_dir, namespace, name, uid);
+        cleanup::remove_pod(&self.shared, uid, Some(logs)).await;
+        self.shared.index.remove(uid);
     }
+}
+
+/// How events name the pod that they are about.
+pub(super) fn reference(pod: &Pod) -> ObjectReference {
+    let meta = &pod.metadata;
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+/// An attempt may have run: its log is made before its guest's first instruction.
+fn has_log(shared: &Shared, pod: &PodName, container: &str, attempt: u32) -> bool {
+    let PodName { name, namespace, uid } = pod;
+    logs::file(&shared.logs_dir, namespace, name, uid, container, attempt).exists()
 }
 
 fn uid(pod: Option<&Pod>) -> Option<&str> {
     pod?.metadata.uid.as_deref()
-}
-
-fn after(at: Timestamp, duration: Duration) -> Timestamp {
-    lifecycle::backoff::after(at, duration)
 }

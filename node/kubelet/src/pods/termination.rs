@@ -2,15 +2,16 @@
 //! asks for that and has failed, the end of its log; after what the provider says of the exit, if anything.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use k8s_openapi::api::core::v1::{Container, Pod};
+use rustix::fs::{Mode, OFlags};
 
-use crate::runtime::Exit;
+use crate::{logs::cri::LogLine, runtime::Exit};
 
 /// Lines of the log that a message is made of at most, and bytes of it; upstream's numbers.
 const LINES: usize = 80;
@@ -43,8 +44,8 @@ pub(super) fn make_file(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o666))
+    // A guest writes as the user of its worker, who is that of the agent: nobody else has anything to do here.
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map(drop)
 }
 
 /// The message, where it is not only what the provider says of the exit. `own` is the file that the
@@ -82,7 +83,7 @@ fn containers(pod: &Pod) -> usize {
 
 /// The first bytes of the file. The guest may have done anything to its contents, and it is never waited for.
 fn read_own(path: &Path) -> io::Result<String> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {
@@ -113,7 +114,7 @@ fn from_log(log: &Path) -> Option<String> {
 }
 
 fn tail(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
+    let mut file = kubewasm_trees::open_plain(path, OFlags::RDONLY, Mode::empty())?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
     let mut bytes = Vec::new();
@@ -127,13 +128,9 @@ fn last_lines(log: &[u8]) -> String {
     let mut text = String::new();
     let lines: Vec<&str> = log.lines().collect();
     for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
-        let mut parts = line.splitn(4, ' ');
-        let (Some(_), Some("stdout" | "stderr"), Some(tag)) = (parts.next(), parts.next(), parts.next())
-        else {
-            continue;
-        };
-        text.push_str(parts.next().unwrap_or_default());
-        if tag.split(':').next() == Some("F") {
+        let Some(line) = LogLine::parse(line.as_bytes()) else { continue };
+        text.push_str(&String::from_utf8_lossy(line.message));
+        if !line.partial {
             text.push('\n');
         }
     }
@@ -147,6 +144,8 @@ fn last_lines(log: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
     use crate::runtime::ExitReason;
@@ -220,7 +219,7 @@ mod tests {
         let one = containers(1);
         let read = |pod: &Pod, exit: &Exit| message(pod, &container, exit, &own, &log);
         make_file(&own).unwrap();
-        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o666);
+        assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read(&one, &exit(3, "")).as_deref(), Some("from the log\n"));
         fs::write(&own, "why").unwrap();
         assert_eq!(read(&one, &exit(0, "")).as_deref(), Some("why"));

@@ -1,16 +1,22 @@
 //! What every request passes before anything else looks at it.
 
-use http::{Request, StatusCode};
+use std::sync::Arc;
+
+use http::{HeaderValue, Request, StatusCode, header::RETRY_AFTER};
 use kube::Client;
 use rustls_pki_types::CertificateDer;
 use warp::reply::Response;
 
 use super::{
     ServerError,
-    authn::{Authenticator, Tokens, User},
-    authz::{self, Attributes, Decisions},
+    attributes::{self, Attributes},
+    authn::Authenticator,
+    authz::Decisions,
+    connections::Peer,
     reply::text,
     reviews::Reviews,
+    tokens::{Identified, Tokens},
+    user::User,
     x509::ClientCa,
 };
 use crate::config::{AuthorizationMode, Config, is_set};
@@ -20,9 +26,9 @@ use crate::config::{AuthorizationMode, Config, is_set};
 pub(super) struct Gate {
     node: String,
     authenticator: Authenticator,
-    /// `None`: whoever is somebody may do everything.
+    /// `None` with `AlwaysAllow`: every authenticated caller may do everything.
     decisions: Option<Decisions>,
-    reviews: Reviews,
+    reviews: Arc<Reviews>,
 }
 
 impl Gate {
@@ -44,25 +50,34 @@ impl Gate {
             },
             decisions: (authorization.mode == AuthorizationMode::Webhook)
                 .then(|| Decisions::new(&authorization.webhook)),
-            reviews: Reviews::new(reviews),
+            reviews: Arc::new(Reviews::new(reviews)),
         })
     }
 
-    /// Lets a request through, or says how it is refused. Texts are the kubelet's.
+    /// Lets a request from `peer` through, or says how it is refused. Texts are the kubelet's.
     pub(super) async fn admit<B>(
         &self,
         request: &Request<B>,
         certificates: Option<&[CertificateDer<'static>]>,
+        peer: Peer,
     ) -> Result<(), Response> {
-        let user = self.authenticator.authenticate(certificates, request.headers(), &self.reviews).await;
-        let Some(user) = user else {
-            return Err(text(StatusCode::UNAUTHORIZED, "Unauthorized"));
+        let headers = request.headers();
+        let user = match self.authenticator.authenticate(certificates, headers, peer, &self.reviews).await {
+            Identified::User(user) => user,
+            Identified::Nobody => return Err(text(StatusCode::UNAUTHORIZED, "Unauthorized")),
+            Identified::Busy => {
+                let why =
+                    "Too many requests with tokens that have not been seen before, please try again later.\n";
+                let mut refusal = text(StatusCode::TOO_MANY_REQUESTS, why);
+                refusal.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                return Err(refusal);
+            }
         };
         let Some(decisions) = &self.decisions else {
             return Ok(());
         };
-        let verb = authz::verb(request.method());
-        let subresources = authz::subresources(request.uri().path());
+        let verb = attributes::verb(request.method());
+        let subresources = attributes::subresources(request.uri().path());
         for subresource in subresources {
             let attributes = Attributes { user: user.clone(), verb, subresource, node: self.node.clone() };
             match decisions.allows(&attributes, &self.reviews).await {

@@ -1,7 +1,7 @@
 //! The node's HTTPS API: logs, metrics, health, and what the API server and scrapers ask of a kubelet.
 //!
 //! ```text
-//! TCP ─ listener (limits) ─ TLS (certificate asked for, not demanded)
+//! TCP ─ listener (limits, connections) ─ TLS (certificate asked for, not demanded)
 //!        └─ gate: who is it (authn) ─ may they (authz) ─► 401, 403, 500
 //!             └─ routes (warp) ─► handlers ─► Pods, logs, metrics
 //! TCP, plain, on loopback ─► health
@@ -12,8 +12,10 @@
 //! is a refusal. The endpoints, their texts and their authorization follow the kubelet; see
 //! [Kubelet authentication/authorization](https://kubernetes.io/docs/reference/access-authn-authz/kubelet-authn-authz/).
 
+mod attributes;
 mod authn;
 mod authz;
+mod connections;
 mod container_logs;
 mod gate;
 mod health;
@@ -23,6 +25,8 @@ mod reply;
 mod reviews;
 mod routes;
 mod tls;
+mod tokens;
+mod user;
 mod x509;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -34,7 +38,7 @@ use rustls::server::ResolvesServerCert;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use self::{gate::Gate, listener::Listener, routes::State};
+use self::{gate::Gate, listener::Listener, routes::ServerState};
 use crate::config::Config;
 
 /// What the server shows of the node's pods.
@@ -121,7 +125,7 @@ pub struct Server {
     port: u16,
     acceptor: TlsAcceptor,
     gate: Gate,
-    state: State,
+    state: ServerState,
 }
 
 impl std::fmt::Debug for Server {
@@ -152,7 +156,7 @@ impl Server {
             ports,
             acceptor,
             gate,
-            state: State::new(config, pods),
+            state: ServerState::new(config, pods),
         })
     }
 

@@ -10,7 +10,7 @@ use kube::{Api, Client, Resource, api::PostParams};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 
-use super::{authn::User, authz::Attributes};
+use super::{attributes::Attributes, user::User};
 use crate::explain::explain;
 
 /// Questions that may be under way at once. Whoever comes later waits, and times out with the rest.

@@ -26,14 +26,14 @@ const DEBUGGING: [&str; 8] = [
 ];
 
 /// What the handlers work with.
-pub(super) struct State {
+pub(super) struct ServerState {
     configuration: KubeletConfiguration,
     logs_dir: PathBuf,
     pods: Arc<dyn Pods>,
     pub(super) metrics: Metrics,
 }
 
-impl State {
+impl ServerState {
     pub(super) fn new(config: &Config, pods: Arc<dyn Pods>) -> Self {
         Self {
             configuration: config.kubelet.clone(),
@@ -50,7 +50,7 @@ pub(super) type Routes = BoxedFilter<(Response,)>;
 type Query = Vec<(String, String)>;
 
 /// Everything of the HTTPS port.
-pub(super) fn service(state: Arc<State>) -> Routes {
+pub(super) fn service(state: Arc<ServerState>) -> Routes {
     let with = {
         let state = Arc::clone(&state);
         warp::any().map(move || Arc::clone(&state))
@@ -69,7 +69,7 @@ pub(super) fn service(state: Arc<State>) -> Routes {
         .and(warp::query::<Query>())
         .and(with.clone())
         .then(
-            |namespace: String, pod: String, container: String, query: Query, state: Arc<State>| async move {
+            |namespace: String, pod: String, container: String, query: Query, state: Arc<ServerState>| async move {
                 let pods = Arc::clone(&state.pods);
                 container_logs::answer(pods, &state.logs_dir, (&namespace, &pod, &container), &query).await
             },
@@ -78,13 +78,14 @@ pub(super) fn service(state: Arc<State>) -> Routes {
         .and(warp::get())
         .and(warp::header::headers_cloned())
         .and(with.clone())
-        .map(|headers: HeaderMap, state: Arc<State>| state.metrics.answer(&headers));
-    let pods = warp::path!("pods").and(warp::get()).and(with.clone()).map(|state: Arc<State>| pods(&state));
+        .map(|headers: HeaderMap, state: Arc<ServerState>| state.metrics.answer(&headers));
+    let pods =
+        warp::path!("pods").and(warp::get()).and(with.clone()).map(|state: Arc<ServerState>| pods(&state));
     let running = warp::path!("runningpods")
         .and(warp::get())
         .and(with.clone())
-        .map(|state: Arc<State>| running_pods(&state));
-    let configz = warp::path!("configz").and(warp::get()).and(with).map(|state: Arc<State>| {
+        .map(|state: Arc<ServerState>| running_pods(&state));
+    let configz = warp::path!("configz").and(warp::get()).and(with).map(|state: Arc<ServerState>| {
         warp::reply::json(&json!({ "kubeletconfig": state.configuration })).into_response()
     });
     let unsupported = warp::path::param::<String>().and(warp::path::tail()).and_then(
@@ -120,12 +121,12 @@ pub(super) fn service(state: Arc<State>) -> Routes {
 }
 
 /// Everything of the plain port.
-pub(super) fn health_service(state: Arc<State>) -> Routes {
+pub(super) fn health_service(state: Arc<ServerState>) -> Routes {
     health_routes(state).recover(rejected).unify().boxed()
 }
 
 fn health_routes(
-    state: Arc<State>,
+    state: Arc<ServerState>,
 ) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
     let whole = warp::path!("healthz").map(|| None);
     let one = warp::path!("healthz" / String).map(Some);
@@ -149,7 +150,7 @@ async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
 }
 
 /// All pods as they are known here.
-fn pods(state: &State) -> Response {
+fn pods(state: &ServerState) -> Response {
     let items = state.pods.pods().into_iter().map(|pod| {
         let mut item = json!(*pod);
         if let Some(item) = item.as_object_mut() {
@@ -163,7 +164,7 @@ fn pods(state: &State) -> Response {
 }
 
 /// Pods that have a running container, with no more than names.
-fn running_pods(state: &State) -> Response {
+fn running_pods(state: &ServerState) -> Response {
     let items = state.pods.pods().into_iter().filter_map(|pod| {
         let status = pod.status.as_ref()?;
         let running: Vec<&str> = [&status.init_container_statuses, &status.container_statuses]

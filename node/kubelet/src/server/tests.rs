@@ -21,9 +21,10 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::DropGuard;
 
-use super::*;
+use super::{listener::Times, *};
 use crate::{config::Flags, identity::serving::Serving, logs};
 
 /// A certificate authority for callers and for the server.
@@ -38,7 +39,7 @@ impl Authority {
     }
 
     /// A certificate for a caller.
-    fn client(&self, name: &str, group: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    fn client(&self, name: &str, group: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -58,6 +59,8 @@ struct Reviewer {
     allowed: Vec<String>,
     /// Nothing is answered but 500.
     broken: bool,
+    /// Questions about tokens that begin so are never answered.
+    silent_about: Option<&'static str>,
     asked: Vec<Value>,
 }
 
@@ -74,9 +77,17 @@ fn api_server(reviewer: SharedReviewer) -> Client {
             let path = request.uri().path().to_owned();
             let body = request.into_body().collect().await?.to_bytes();
             let mut review: Value = serde_json::from_slice(&body)?;
-            let mut reviewer = lock(&reviewer);
-            reviewer.asked.push(review.clone());
             let spec = &review["spec"];
+            let is_silent = {
+                let mut reviewer = lock(&reviewer);
+                reviewer.asked.push(review.clone());
+                let token = spec["token"].as_str().unwrap_or_default();
+                reviewer.silent_about.is_some_and(|prefix| token.starts_with(prefix))
+            };
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+            let reviewer = lock(&reviewer);
             let status = if path.ends_with("/tokenreviews") {
                 match spec["token"].as_str().and_then(|token| reviewer.tokens.get(token)) {
                     Some(user) => {
@@ -142,15 +153,21 @@ struct Running {
     _stop: DropGuard,
 }
 
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 /// What a caller shows.
 #[derive(Default)]
 struct Caller {
-    certificate: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    certificate: Option<Identity>,
     token: Option<&'static str>,
 }
 
 impl Running {
     fn start(configuration: &str) -> Self {
+        Self::start_with(configuration, Times::default())
+    }
+
+    fn start_with(configuration: &str, times: Times) -> Self {
         let authority = Authority::new();
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("ca.crt");
@@ -172,7 +189,8 @@ impl Running {
         let (config, _) = Config::resolve(&file, &flags, "edge").unwrap();
         let reviewer = SharedReviewer::default();
         let pods = Arc::new(FakePods::default());
-        let (ports, reviews) = (Ports::bind(&config).unwrap(), api_server(Arc::clone(&reviewer)));
+        let (mut ports, reviews) = (Ports::bind(&config).unwrap(), api_server(Arc::clone(&reviewer)));
+        ports.https.as_mut().unwrap().times = times;
         let server = Server::new(&config, ports, serving(&config), reviews, pods.clone()).unwrap();
         let (port, healthz) = (server.port(), server.healthz_address().unwrap());
         let cancel = CancellationToken::new();
@@ -189,26 +207,33 @@ impl Running {
     }
 
     async fn request(&self, caller: Caller, method: Method, path: &str) -> Response<hyper::body::Incoming> {
+        let mut connection = self.connect([127, 0, 0, 1], caller.certificate).await;
+        send(&mut connection, method, caller.token, path).await
+    }
+
+    /// A connection from that address of this machine.
+    async fn connect(&self, from: [u8; 4], certificate: Option<Identity>) -> Connection {
+        let stream = self.handshake(from, certificate).await;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    async fn handshake(&self, from: [u8; 4], certificate: Option<Identity>) -> TlsStream<TcpStream> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(self.roots());
-        let tls = match caller.certificate {
+        let tls = match certificate {
             Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
             None => builder.with_no_client_auth(),
         };
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((IpAddr::from(from), 0).into()).unwrap();
+        let stream = socket.connect(([127, 0, 0, 1], self.port).into()).await.unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
-        let stream = connector.connect(ServerName::try_from("edge").unwrap(), stream).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let mut request = Request::builder().method(method).uri(path).header("host", "edge");
-        if let Some(token) = caller.token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+        connector.connect(ServerName::try_from("edge").unwrap(), stream).await.unwrap()
     }
 
     /// The server's certificate is self-signed and on disk.
@@ -243,6 +268,21 @@ impl Running {
     }
 }
 
+type Connection = hyper::client::conn::http1::SendRequest<Empty<Bytes>>;
+
+async fn send(
+    connection: &mut Connection,
+    method: Method,
+    token: Option<&str>,
+    path: &str,
+) -> Response<hyper::body::Incoming> {
+    let mut request = Request::builder().method(method).uri(path).header("host", "edge");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    connection.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap()
+}
+
 async fn read(response: Response<hyper::body::Incoming>) -> (StatusCode, String) {
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -254,6 +294,8 @@ fn serving(config: &Config) -> Arc<Serving> {
         crate::identity::Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
     crate::identity::serving::prepare(config, &["edge".to_owned()], &connection).unwrap().0
 }
+
+mod floods;
 
 const SECURE: &str = "authentication: {x509: {clientCAFile: FILE}}\nmaxPods: 110\n";
 

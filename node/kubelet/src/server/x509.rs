@@ -13,7 +13,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, UnixTime, pem::PemObject as _};
 use x509_parser::prelude::FromDer as _;
 
-use super::{ServerError, authn::User};
+use super::{ServerError, user::User};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -22,11 +22,11 @@ const LOOK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct ClientCa {
     path: PathBuf,
-    state: Mutex<Loaded>,
+    state: Mutex<LoadedAuthorities>,
 }
 
 #[derive(Debug)]
-struct Loaded {
+struct LoadedAuthorities {
     verifier: Arc<dyn ClientCertVerifier>,
     modified: Option<SystemTime>,
     looked: Instant,
@@ -38,7 +38,7 @@ impl ClientCa {
         let modified = modified(&path);
         let verifier =
             read(&path).map_err(|message| ServerError::ClientCa { path: path.clone(), message })?;
-        Ok(Self { path, state: Mutex::new(Loaded { verifier, modified, looked: Instant::now() }) })
+        Ok(Self { path, state: Mutex::new(LoadedAuthorities { verifier, modified, looked: Instant::now() }) })
     }
 
     /// Who a certificate says its holder is.

@@ -48,7 +48,8 @@ impl Failures {
         // One that is over is kept for as long again, to know that the next one is not the first.
         self.known.retain(|_, failure| now < failure.until + failure.lasts);
         if self.known.len() >= LIMIT {
-            let first = self.known.iter().min_by_key(|(_, failure)| failure.until).map(|(name, _)| name.clone());
+            let first =
+                self.known.iter().min_by_key(|(_, failure)| failure.until).map(|(name, _)| name.clone());
             first.and_then(|name| self.known.remove(&name));
         }
         self.known.insert(name.to_owned(), Failure { error: error.clone(), lasts, until: now + lasts });
@@ -79,7 +80,10 @@ mod tests {
         let (mut failures, mut now) = failures();
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
             failures.remember("m", &failed(), now);
-            assert!(failures.get("m", now + minutes * MINUTE - Duration::from_secs(1)).is_some(), "{minutes}");
+            assert!(
+                failures.get("m", now + minutes * MINUTE - Duration::from_secs(1)).is_some(),
+                "{minutes}"
+            );
             now += minutes * MINUTE;
             assert!(failures.get("m", now).is_none(), "{minutes}");
         }

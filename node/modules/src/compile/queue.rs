@@ -54,7 +54,8 @@ impl FairQueue {
                 return None;
             }
             // What is under way already is waited for, and not done again.
-            let is_free = |ticket| self.waiting.get(ticket).is_some_and(|work| !self.running.contains_key(work));
+            let is_free =
+                |ticket| self.waiting.get(ticket).is_some_and(|work| !self.running.contains_key(work));
             Some((lane, tickets.iter().position(is_free)?))
         })?;
         // The lane goes to the end: the others come first now.

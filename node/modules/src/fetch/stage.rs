@@ -10,20 +10,20 @@ use std::{
 };
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, sync::watch};
 
 use super::{Source, blocking};
 use crate::{
     digest::Hasher,
     error::{PullFailure, StoreError},
+    layout::Workspace,
     manifest::{ImageConfig, Plan},
     media,
     progress::PullProgress,
     record::{Blob, Record},
     registry::{DOCUMENT_LIMIT, Session, next_chunk},
     store::Inner,
-    unpack::{Limits, Unpacker},
+    unpack::{UnpackLimits, Unpacker},
 };
 
 /// Layers of one image that are downloaded at the same time.
@@ -32,7 +32,7 @@ const PARALLEL_LAYERS: usize = 4;
 /// An image that is complete in a workspace, or in a workspace and the store.
 pub(super) struct Staged {
     /// Every blob is here under its hexadecimal digest, linked when the store had it.
-    pub(super) workspace: Arc<TempDir>,
+    pub(super) workspace: Arc<Workspace>,
     pub(super) blobs: Vec<Blob>,
     pub(super) config: ImageConfig,
     /// The unpacked file system, unless the store has it.
@@ -60,7 +60,7 @@ async fn fill(
     inner: &Arc<Inner>,
     source: &Source,
     progress: &watch::Sender<PullProgress>,
-    workspace: &Arc<TempDir>,
+    workspace: &Arc<Workspace>,
 ) -> Result<Staged, PullFailure> {
     let wanted = check_sizes(inner, source)?;
     progress.send_modify(|state| state.total_bytes = wanted.iter().map(|blob| blob.size).sum());
@@ -190,7 +190,7 @@ async fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 async fn unpack(
     inner: &Arc<Inner>,
     source: &Source,
-    workspace: &Arc<TempDir>,
+    workspace: &Arc<Workspace>,
 ) -> Result<(Option<PathBuf>, u64), PullFailure> {
     let Plan::Filesystem { layers } = &source.plan else {
         return Ok((None, 0));
@@ -210,7 +210,7 @@ async fn unpack(
     let _permit = inner.unpacking.acquire().await.ok();
     let cancel = Cancel(Arc::default());
     let cancelled = Arc::clone(&cancel.0);
-    let limits = Limits { bytes: inner.options.image_limit, entries: inner.options.entry_limit };
+    let limits = UnpackLimits { bytes: inner.options.image_limit, entries: inner.options.entry_limit };
     // The thread keeps the workspace alive: it may outlive the pull by a moment.
     let (layers, workspace) = (layers.clone(), Arc::clone(workspace));
     blocking(move || {

@@ -13,7 +13,6 @@ fn index(entries: &[(&str, &str)]) -> Index {
             let mut entry =
                 descriptor("application/vnd.oci.image.manifest.v1+json", &format!("{os}/{architecture}"));
             if *os == "attestation" {
-                entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
                 entry["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
             } else if !os.is_empty() {
                 entry["platform"] = json!({"os": os, "architecture": architecture});
@@ -46,12 +45,19 @@ fn wasm_platforms_come_first_then_the_only_one_then_linux() {
         (&[("wasip2", "wasm"), ("wasip1", "wasm")], Some(("wasip1/wasm", false))),
         (&[("linux", "arm64"), ("wasip2", "wasm")], Some(("wasip2/wasm", false))),
         (&[("linux", "amd64"), ("wasi", "wasm32")], Some(("wasi/wasm32", false))),
+        (&[("linux", "amd64"), ("linux", "wasm"), ("attestation", "")], Some(("linux/wasm", false))),
+        (&[("linux", "amd64"), ("linux", "wasm32-wasip1")], Some(("linux/wasm32-wasip1", false))),
+        (&[("linux", "amd64"), ("WASM", "any")], Some(("WASM/any", false))),
+        (&[("linux", "wasm"), ("wasip1", "wasm")], Some(("wasip1/wasm", false))),
+        (&[("linux", "amd64"), ("js", "wasm"), ("browser", "wasm")], Some(("linux/amd64", true))),
         (&[("linux", "arm64")], Some(("linux/arm64", false))),
         (&[("", "")], Some(("/", false))),
         (&[("linux", "amd64"), ("attestation", "")], Some(("linux/amd64", false))),
+        (&[("linux", "amd64"), ("unknown", "unknown")], Some(("linux/amd64", false))),
         (&[("linux", "arm64"), ("linux", "amd64")], Some(("linux/amd64", true))),
         (&[("js", "wasm"), ("linux", "arm64")], None),
         (&[("attestation", "")], None),
+        (&[("unknown", "unknown")], None),
         (&[], None),
     ];
     for (entries, expected) in cases {

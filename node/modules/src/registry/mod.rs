@@ -9,9 +9,11 @@
 //! in memory (manifests, tokens, texts of errors), and because a token service that is down must not look
 //! like a wrong password: the callers tell the two apart.
 //!
-//! What is trusted: nothing that comes back. Callers check digests; this module checks sizes, never follows
-//! a redirect from HTTPS to HTTP, sends a credential only to the registry that it is for and to the token
-//! service that this registry names, and never to another host after a redirect.
+//! What is trusted: nothing that comes back. Callers check digests; this module checks sizes and never follows
+//! a redirect from HTTPS to HTTP. A credential goes to the registry that it is for and to the token service that
+//! this registry names itself: a 401 is a challenge only when it comes from the registry's own origin, and never
+//! when it comes from where the registry redirects. Token requests follow no redirect. In the clear, credentials
+//! go only where the registry itself is spoken to in the clear, because it is on this machine or configured so.
 //!
 //! [1]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 
@@ -24,7 +26,8 @@ use std::{path::PathBuf, sync::OnceLock, time::Duration};
 use reqwest::{Certificate, Client, ClientBuilder, redirect};
 
 pub(crate) use answer::next_chunk;
-pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Resolved, Session};
+use session::Connector;
+pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Resolution, Resolved, Session};
 
 use crate::{
     digest::Digest,
@@ -54,8 +57,8 @@ pub(crate) struct Registry {
 /// Connection pools. Registries on this machine are reached past any proxy.
 #[derive(Debug)]
 struct Clients {
-    remote: Client,
-    local: Client,
+    remote: Connector,
+    local: Connector,
 }
 
 impl Registry {
@@ -95,12 +98,13 @@ impl Registry {
         reference: &Reference,
         credentials: &[Credential],
         known: Option<Digest>,
-    ) -> Result<Resolved, PullFailure> {
+    ) -> Result<Resolution, PullFailure> {
         let mut denied = None;
         let mut absent = None;
-        for credential in credentials.iter().map(Some).chain([None]) {
+        for position in (0..credentials.len()).map(Some).chain([None]) {
+            let credential = position.and_then(|position| credentials.get(position));
             match self.open(reference, credential, known).await {
-                Ok(found) => return Ok(found),
+                Ok(resolved) => return Ok(Resolution { resolved, credential: position }),
                 Err(PullFailure::Denied(detail)) => denied = denied.or(Some(detail)),
                 Err(PullFailure::NotFound(detail)) => absent = absent.or(Some(detail)),
                 Err(other) => return Err(other),
@@ -122,12 +126,13 @@ impl Registry {
     ) -> Result<Resolved, PullFailure> {
         let clients = self.clients()?;
         let plain = self.may_be_plain(reference);
-        let client = if reference.is_local() { &clients.local } else { &clients.remote };
-        let session =
-            |scheme| Session::new(client.clone(), reference.clone(), credential.cloned(), scheme, plain);
-        let secure = session("https");
-        match secure.resolve(known).await {
-            Err(error) if plain && error.no_tls => Ok(session("http").resolve(known).await?),
+        let connector = if reference.is_local() { &clients.local } else { &clients.remote };
+        let session = |scheme| {
+            let connector = connector.clone();
+            Session::new(connector, reference.clone(), credential.cloned(), scheme, &self.options.insecure)
+        };
+        match session("https")?.resolve(known).await {
+            Err(error) if plain && error.no_tls => Ok(session("http")?.resolve(known).await?),
             other => Ok(other?),
         }
     }
@@ -148,7 +153,12 @@ impl Registry {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err("the process has not chosen a cryptography provider".to_owned());
         }
-        Ok(Clients { remote: self.build(|builder| builder)?, local: self.build(ClientBuilder::no_proxy)? })
+        let connector = |way: fn(ClientBuilder) -> ClientBuilder| {
+            let registry = self.build(|builder| way(builder.redirect(upwards())))?;
+            let tokens = self.build(|builder| way(builder.redirect(redirect::Policy::none())))?;
+            Ok::<_, String>(Connector { registry, tokens })
+        };
+        Ok(Clients { remote: connector(|builder| builder)?, local: connector(ClientBuilder::no_proxy)? })
     }
 
     /// A client, even where the system has no certificate authorities: plain HTTP can still be spoken.
@@ -165,24 +175,27 @@ impl Registry {
     }
 
     fn builder(&self) -> ClientBuilder {
-        let policy = redirect::Policy::custom(|attempt| {
-            let downgrade = attempt.url().scheme() == "http"
-                && attempt.previous().iter().any(|url| url.scheme() == "https");
-            if downgrade {
-                attempt.error("the registry redirects from HTTPS to HTTP, which is refused")
-            } else if attempt.previous().len() > 10 {
-                attempt.error("the registry redirects too often")
-            } else {
-                attempt.follow()
-            }
-        });
         Client::builder()
             .user_agent(concat!("kubewasm/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.options.connect_timeout)
             .read_timeout(self.options.stall_timeout)
-            .redirect(policy)
             .tls_certs_merge(self.authorities.iter().cloned())
     }
+}
+
+/// Redirects of registries, to their storage: followed, but never from HTTPS to HTTP.
+fn upwards() -> redirect::Policy {
+    redirect::Policy::custom(|attempt| {
+        let downgrade =
+            attempt.url().scheme() == "http" && attempt.previous().iter().any(|url| url.scheme() == "https");
+        if downgrade {
+            attempt.error("the registry redirects from HTTPS to HTTP, which is refused")
+        } else if attempt.previous().len() > 10 {
+            attempt.error("the registry redirects too often")
+        } else {
+            attempt.follow()
+        }
+    })
 }
 
 fn denied_text(detail: &str, credentials: usize) -> String {

@@ -14,7 +14,12 @@ use super::{
     challenge::{self, Challenge},
 };
 use crate::{
-    digest::Digest, error::PullFailure, image::Credential, media, reference::Reference, text::printable,
+    digest::Digest,
+    error::PullFailure,
+    image::Credential,
+    media,
+    reference::{Reference, is_local},
+    text::printable,
 };
 
 /// Manifests and configurations above this are refused; the specification asks registries for 4 MiB.
@@ -30,6 +35,13 @@ pub(crate) struct RawManifest {
     pub(crate) digest: Digest,
 }
 
+/// What a registry makes of a reference, and of who asks.
+pub(crate) struct Resolution {
+    pub(crate) resolved: Resolved,
+    /// Position of the credential that was taken; `None`: nobody's.
+    pub(crate) credential: Option<usize>,
+}
+
 /// What a registry makes of a reference.
 pub(crate) enum Resolved {
     /// It means what it was known to mean.
@@ -38,28 +50,43 @@ pub(crate) enum Resolved {
     Manifest(Box<Session>, RawManifest),
 }
 
+/// Connection pools for one way to registries.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    /// For registries, whose redirects to storage are followed.
+    pub(super) registry: Client,
+    /// For token services, whose redirects are not.
+    pub(super) tokens: Client,
+}
+
 /// A conversation that has one credential, or none, and remembers what the registry made of it.
 pub(crate) struct Session {
-    client: Client,
+    connector: Connector,
     reference: Reference,
     credential: Option<Credential>,
-    base: String,
-    /// The registry may be reached over plain HTTP, and so may its token service.
-    plain: bool,
+    /// URL of the repository: `https://registry/v2/repository`, or `http://…` where the registry may be
+    /// spoken to in the clear and does not speak TLS.
+    base: Url,
+    /// Hosts (`host` or `host:port`) that are configured to be spoken to in the clear.
+    insecure: Vec<String>,
     /// Value of the `Authorization` header, once the registry has asked for one.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl Session {
     pub(super) fn new(
-        client: Client,
+        connector: Connector,
         reference: Reference,
         credential: Option<Credential>,
         scheme: &str,
-        plain: bool,
-    ) -> Self {
+        insecure: &[String],
+    ) -> Result<Self, PullFailure> {
         let base = format!("{scheme}://{}/v2/{}", reference.host(), reference.repository());
-        Self { client, reference, credential, base, plain, authorization: Mutex::new(None) }
+        let base = Url::parse(&base).map_err(|error| {
+            PullFailure::Unsupported(format!("{} is no registry: {error}", reference.registry()))
+        })?;
+        let (insecure, authorization) = (insecure.to_vec(), Mutex::new(None));
+        Ok(Self { connector, reference, credential, base, insecure, authorization })
     }
 
     /// Finds out what the reference means; see [`super::Registry::resolve`].
@@ -80,7 +107,8 @@ impl Session {
     /// Asks for the digest of a manifest. Nothing vouches for the answer.
     async fn digest(&self, selector: &str) -> Result<Option<Digest>, RequestError> {
         let url = format!("{}/manifests/{selector}", self.base);
-        let request = || self.client.head(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
+        let request =
+            || self.connector.registry.head(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
         let response = self.send(request).await?;
         let header = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         Ok(header.and_then(|text| text.parse().ok()))
@@ -89,7 +117,8 @@ impl Session {
     /// Fetches the manifest that a tag or a digest names. Against a digest it is checked.
     async fn manifest(&self, selector: &str) -> Result<RawManifest, RequestError> {
         let url = format!("{}/manifests/{selector}", self.base);
-        let request = || self.client.get(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
+        let request =
+            || self.connector.registry.get(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
         let response = self.send(request).await?;
         let bytes = read_bounded(response, DOCUMENT_LIMIT, "the manifest").await?;
         let digest = Digest::of(&bytes);
@@ -107,7 +136,7 @@ impl Session {
     /// Begins to fetch a blob. The caller reads it with [`super::next_chunk`], counts and checks it.
     pub(crate) async fn blob(&self, digest: &Digest) -> Result<Response, PullFailure> {
         let url = format!("{}/blobs/{digest}", self.base);
-        match self.send(|| self.client.get(&url)).await {
+        match self.send(|| self.connector.registry.get(&url)).await {
             Ok(response) => Ok(response),
             // The image was found, a part of it was not: another thing than a wrong name.
             Err(RequestError { reason: PullFailure::NotFound(detail), .. }) => Err(PullFailure::Malformed(
@@ -118,10 +147,20 @@ impl Session {
     }
 
     /// Sends a request, proves who asks when the registry wants to know, and turns refusals into errors.
+    ///
+    /// Only the registry itself may want to know: a 401 of a host that it has redirected to is a refusal.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, RequestError> {
         let first = self.with_authorization(request()).send().await?;
         if first.status() != StatusCode::UNAUTHORIZED {
             return accepted(first).await;
+        }
+        if first.url().origin() != self.base.origin() {
+            return Err(PullFailure::Malformed(format!(
+                "the registry redirects to {}, which answered 401 Unauthorized; credentials are for the registry alone, \
+                 and nobody it redirects to gets them",
+                first.url().host_str().unwrap_or("nowhere")
+            ))
+            .into());
         }
         let Some(challenge) = challenge::read(first.headers()) else {
             return accepted(first).await;
@@ -150,8 +189,8 @@ impl Session {
             (Challenge::Basic, None) => Ok(None),
             (Challenge::Basic, Some(credential)) => {
                 // The library builds the header; the request itself is never sent.
-                let request =
-                    self.client.get(&self.base).basic_auth(&credential.username, Some(&credential.password));
+                let request = self.connector.registry.get(self.base.clone());
+                let request = request.basic_auth(&credential.username, Some(&credential.password));
                 Ok(request.build()?.headers().get(AUTHORIZATION).cloned())
             }
             (Challenge::Bearer { realm, service }, credential) => {
@@ -170,7 +209,8 @@ impl Session {
     /// Asks the token service for a token that allows to pull this repository.
     ///
     /// An identity token is exchanged by POST ([OAuth 2](https://distribution.github.io/distribution/spec/auth/oauth/));
-    /// a password, or nothing, goes by GET.
+    /// a password, or nothing, goes by GET. The service may be on any host, as for other clients: many registries
+    /// have it elsewhere. A redirect of it is a refusal.
     async fn token(
         &self,
         realm: &str,
@@ -182,10 +222,7 @@ impl Session {
             token: Option<String>,
             access_token: Option<String>,
         }
-        let url = Url::parse(realm)
-            .ok()
-            .filter(|url| url.scheme() == "https" || (self.plain && url.scheme() == "http"));
-        let Some(url) = url else {
+        let Some(url) = Url::parse(realm).ok().filter(|url| self.may_have_credentials(url)) else {
             return Err(PullFailure::Denied(format!(
                 "the registry names a token service that is not safe to use ({})",
                 printable(realm)
@@ -202,14 +239,26 @@ impl Session {
                     ("client_id", "kubewasm"),
                     ("refresh_token", password),
                 ]);
-                self.client.post(url).form(&parameters)
+                self.connector.tokens.post(url).form(&parameters)
             }
             Some(Credential { username, password }) => {
-                self.client.get(url).query(&parameters).basic_auth(username, Some(password))
+                self.connector.tokens.get(url).query(&parameters).basic_auth(username, Some(password))
             }
-            None => self.client.get(url).query(&parameters),
+            None => self.connector.tokens.get(url).query(&parameters),
         };
-        let response = request.timeout(DOCUMENT_TIMEOUT).send().await?;
+        // That a token service does not speak TLS is no reason to speak to the registry in the clear.
+        let response = request
+            .timeout(DOCUMENT_TIMEOUT)
+            .send()
+            .await
+            .map_err(|error| RequestError::from(error).reason)?;
+        if response.status().is_redirection() {
+            return Err(PullFailure::Denied(format!(
+                "the token service answered {}; credentials go to the service that the registry names and no further",
+                response.status()
+            ))
+            .into());
+        }
         let response = match accepted(response).await {
             Err(RequestError {
                 reason: PullFailure::NotFound(detail) | PullFailure::Malformed(detail),
@@ -227,5 +276,22 @@ impl Session {
             .ok_or_else(|| {
                 PullFailure::Unavailable("the registry's token service sent no token".to_owned()).into()
             })
+    }
+
+    /// Whether a token service is safe to send credentials to: over TLS, or in the clear if that is how the
+    /// registry itself is spoken to, and the service is on its host, on this machine like the registry, or
+    /// configured to be spoken to in the clear, too.
+    fn may_have_credentials(&self, service: &Url) -> bool {
+        match service.scheme() {
+            "https" => true,
+            "http" if self.base.scheme() == "http" => {
+                let Some(host) = service.host_str() else { return false };
+                let address = service.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
+                self.base.host_str() == Some(host)
+                    || (self.reference.is_local() && is_local(host))
+                    || self.insecure.contains(&address)
+            }
+            _ => false,
+        }
     }
 }

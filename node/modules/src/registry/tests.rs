@@ -139,7 +139,9 @@ async fn with_tokens(allowed: fn(&str) -> bool) -> Server {
 #[tokio::test]
 async fn a_public_image_needs_a_token_for_nobody() {
     let server = with_tokens(|request| !request.to_lowercase().contains("authorization")).await;
-    let resolved = registry().resolve(&server.reference(), &[], None).await.unwrap();
+    let Resolution { resolved, credential } =
+        registry().resolve(&server.reference(), &[], None).await.unwrap();
+    assert_eq!(credential, None);
     let Resolved::Manifest(_, manifest) = resolved else { panic!("nothing was known") };
     assert_eq!(manifest.digest, Digest::of(MANIFEST.as_bytes()));
     let asked = &server.requests()[1];
@@ -154,7 +156,9 @@ async fn a_password_goes_to_the_token_service_only() {
     // alice:secret
     let server = with_tokens(|request| request.contains("Basic YWxpY2U6c2VjcmV0")).await;
     let wrong = credential("alice", "wrong");
-    registry().resolve(&server.reference(), &[wrong, credential("alice", "secret")], None).await.unwrap();
+    let credentials = [wrong, credential("alice", "secret")];
+    let found = registry().resolve(&server.reference(), &credentials, None).await.unwrap();
+    assert_eq!(found.credential, Some(1));
     let leaked = |request: &String| !request.contains(" /token") && request.contains("Basic ");
     assert!(!server.requests().iter().any(leaked));
 }
@@ -237,7 +241,7 @@ async fn what_is_known_is_asked_for_by_head() {
             false => answer("200 OK", "", MANIFEST),
         })
         .await;
-        let resolved = registry().resolve(&server.reference(), &[], Some(known)).await.unwrap();
+        let resolved = registry().resolve(&server.reference(), &[], Some(known)).await.unwrap().resolved;
         assert_eq!(matches!(resolved, Resolved::Unchanged), methods.len() == 1, "{status}");
         let asked: Vec<String> = server.requests();
         let asked: Vec<&str> = asked.iter().filter_map(|request| request.split(' ').next()).collect();

@@ -7,10 +7,10 @@ const HEADER_LIMIT: u64 = 1 << 20;
 
 /// Counts what comes out of a decompressor, and ends it when that is too much.
 #[derive(Clone, Debug)]
-pub(super) struct Meter(Rc<State>);
+pub(super) struct Meter(Rc<MeterState>);
 
 #[derive(Debug)]
-struct State {
+struct MeterState {
     limit: u64,
     bytes: Cell<u64>,
     /// What may be read until the next header is complete; `None` while contents are read.
@@ -21,7 +21,7 @@ struct State {
 impl Meter {
     /// Allows `limit` bytes in all.
     pub(super) fn new(limit: u64) -> Self {
-        Self(Rc::new(State {
+        Self(Rc::new(MeterState {
             limit,
             bytes: Cell::new(0),
             header: Cell::new(None),

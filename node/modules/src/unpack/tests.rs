@@ -4,7 +4,7 @@ use tar::{Builder, Header};
 
 use super::*;
 
-const LIMITS: Limits = Limits { bytes: 1 << 20, entries: 100 };
+const LIMITS: UnpackLimits = UnpackLimits { bytes: 1 << 20, entries: 100 };
 
 enum Entry<'a> {
     File(&'a str, &'a str),
@@ -240,7 +240,8 @@ fn headers_that_would_fill_the_memory_are_refused() {
         builder.append(&header, io::repeat(b'a').take(8 << 20)).unwrap();
         let cancelled = AtomicBool::new(false);
         let fixture = Fixture::new();
-        let mut unpacker = Unpacker::new(fixture.root(), Limits { bytes: 1 << 30, entries: 10 }, &cancelled);
+        let mut unpacker =
+            Unpacker::new(fixture.root(), UnpackLimits { bytes: 1 << 30, entries: 10 }, &cancelled);
         let error = unpacker.layer(Packing::Plain, builder.into_inner().unwrap().as_slice()).unwrap_err();
         assert!(
             matches!(&error, PullFailure::Malformed(text) if text.contains("1 MiB")),

@@ -100,6 +100,26 @@ async fn an_index_leads_to_the_wasm_platform() {
 }
 
 #[tokio::test]
+async fn an_index_whose_wasm_entry_says_linux_and_that_carries_an_attestation() {
+    let (registry, node) = (Registry::start(), Node::new());
+    let image =
+        |text: &str| container(vec![(tar(&[("app", &module(text))]), TAR)], json!({"Entrypoint": ["/app"]}));
+    let wasm = registry.push("app:wasm", image("wasm")).await;
+    let linux = registry.push("app:linux", image("linux")).await;
+    let attestation = registry.push("app:attestation", artifact(b"{}".to_vec(), "text/plain", None)).await;
+    let entries = [
+        (attestation.as_str(), "unknown", "unknown"),
+        (linux.as_str(), "linux", "amd64"),
+        (wasm.as_str(), "linux", "wasm"),
+    ];
+    registry.push_index("app:all", &entries).await;
+    let pulled = pull(&node.store, &registry.reference("app:all")).await.unwrap();
+    assert_eq!(pulled.manifest.to_string(), wasm);
+    let found = node.store.module(&pulled, "/app").await.unwrap();
+    assert_eq!(found.digest, Digest::of(&module("wasm")));
+}
+
+#[tokio::test]
 async fn images_that_share_a_layer_are_removed_one_by_one() {
     let (mut registry, node) = (Registry::start(), Node::new());
     let shared = gzip(&tar(&[("lib.wasm", &module("shared"))]));

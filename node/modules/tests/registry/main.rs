@@ -5,6 +5,7 @@
 mod artifacts;
 mod containers;
 mod downloads;
+mod hostile;
 mod refusals;
 mod support;
 
@@ -34,7 +35,7 @@ fn credential(password: &str) -> Credential {
 }
 
 async fn pull(store: &Store, reference: &Reference) -> Result<Image, PullError> {
-    store.pull(reference, &[], None).await
+    store.pull(reference, &[], None).await.map(|fetched| fetched.image)
 }
 
 async fn failure(store: &Store, reference: &Reference) -> PullFailure {

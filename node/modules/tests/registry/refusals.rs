@@ -18,8 +18,14 @@ async fn logins_that_are_good_wrong_and_missing() {
     node.assert_empty();
 
     let credentials = [wrong, credential(PASSWORD)];
-    let image = node.store.pull(&reference, &credentials, None).await.unwrap();
-    assert_eq!(node.store.get(&reference.into()).unwrap(), Some(image));
+    let fetched = node.store.pull(&reference, &credentials, None).await.unwrap();
+    assert_eq!(fetched.credential, Some(1));
+    assert_eq!(node.store.get(&reference.clone().into()).unwrap(), Some(fetched.image.clone()));
+
+    // What is here is asked for all the same, and given to those who may have it.
+    let again = node.store.pull(&reference, &credentials[1..], None).await.unwrap();
+    assert_eq!((again.image, again.credential), (fetched.image, Some(0)));
+    assert!(matches!(failure(&node.store, &reference).await, PullFailure::Denied(_)));
 }
 
 #[tokio::test]

@@ -39,21 +39,26 @@ pub(crate) struct Registry {
 impl Registry {
     /// A registry that is open to everybody and speaks plain HTTP.
     pub(crate) fn start() -> Self {
-        Self::launch(RegistryAuth::Anonymous, ClientProtocol::Http)
+        Self::launch(RegistryAuth::Anonymous, ClientProtocol::Http, None)
     }
 
     /// A registry that wants [`USER`] and [`PASSWORD`].
     pub(crate) fn start_with_login() -> Self {
         let auth = RegistryAuth::Basic(USER.to_owned(), PASSWORD.to_owned());
-        Self::launch(auth, ClientProtocol::Http)
+        Self::launch(auth, ClientProtocol::Http, None)
     }
 
     /// A registry that speaks TLS, with a certificate that [`Self::authority`] vouches for.
     pub(crate) fn start_with_tls() -> Self {
-        Self::launch(RegistryAuth::Anonymous, ClientProtocol::Https)
+        Self::launch(RegistryAuth::Anonymous, ClientProtocol::Https, None)
     }
 
-    fn launch(auth: RegistryAuth, protocol: ClientProtocol) -> Self {
+    /// A registry that speaks TLS and wants tokens of the service at `realm`.
+    pub(crate) fn start_with_token_service(realm: &str) -> Self {
+        Self::launch(RegistryAuth::Anonymous, ClientProtocol::Https, Some(realm))
+    }
+
+    fn launch(auth: RegistryAuth, protocol: ClientProtocol, realm: Option<&str>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = TempDir::new().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
@@ -74,6 +79,11 @@ impl Registry {
         }
         if auth != RegistryAuth::Anonymous {
             config["auth"] = serde_json::json!({"htpasswd": {"realm": "test", "path": path("htpasswd")}});
+        }
+        if let Some(realm) = realm {
+            config["auth"] = serde_json::json!({"token": {
+                "realm": realm, "service": "s", "issuer": "i", "rootcertbundle": path("cert.pem"),
+            }});
         }
         // JSON is YAML.
         fs::write(path("config.yml"), config.to_string()).unwrap();

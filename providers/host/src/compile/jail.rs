@@ -42,14 +42,14 @@ pub(super) fn enter() -> Vec<String> {
         ("user", become_nobody),
         ("tracing", confine::no_tracing),
         ("new privileges", confine::no_new_privileges),
-        ("the parent's end", || {
-            Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
-        }),
+        ("the parent's end", || Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)),
         ("files", no_files),
         ("system calls", syscalls::allow),
     ];
     let failed = |(name, measure): (&str, Measure)| {
-        measure().err().map(|error| format!("{name}: not restricted, because the host does not allow it ({error})"))
+        measure()
+            .err()
+            .map(|error| format!("{name}: not restricted, because the host does not allow it ({error})"))
     };
     measures.into_iter().filter_map(failed).collect()
 }

@@ -16,7 +16,7 @@ const DEBT_PERIODS: u32 = 100;
 ///
 /// Time is what has passed since some moment that the caller chooses once.
 #[derive(Clone, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct CpuBudget {
     /// For each period; `None` is no limit.
     quota: Option<Duration>,
     left: Duration,
@@ -25,7 +25,7 @@ pub(crate) struct Budget {
     began: Duration,
 }
 
-impl Budget {
+impl CpuBudget {
     /// A budget for a limit in thousandths of a core, 0 for none. The first period begins at 0.
     pub(crate) fn of_limit(millis: u64) -> Self {
         let quota = (millis > 0).then(|| {
@@ -83,7 +83,7 @@ mod tests {
 
     /// A guest that computes all it may, `turn` at a time, for `seconds`: what it gets.
     fn spin(limit: u64, turn: Duration, seconds: u64) -> Duration {
-        let mut budget = Budget::of_limit(limit);
+        let mut budget = CpuBudget::of_limit(limit);
         let (mut now, mut used) = (Duration::ZERO, Duration::ZERO);
         while now < Duration::from_secs(seconds) {
             match budget.pause(now) {
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nobody_pauses() {
-        let mut budget = Budget::of_limit(0);
+        let mut budget = CpuBudget::of_limit(0);
         budget.spend(Duration::from_secs(3600));
         assert_eq!(budget.pause(Duration::ZERO), None);
     }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_not_kept() {
-        let mut budget = Budget::of_limit(100);
+        let mut budget = CpuBudget::of_limit(100);
         assert_eq!(budget.pause(Duration::from_secs(60)), None);
         budget.spend(ms(10));
         assert_eq!(budget.pause(Duration::from_secs(60)), Some(PERIOD));
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn debt_is_paid_by_the_periods_that_follow_and_bounded() {
-        let mut budget = Budget::of_limit(100);
+        let mut budget = CpuBudget::of_limit(100);
         budget.spend(ms(35));
         assert_eq!(budget.pause(ms(40)), Some(ms(260)), "three periods pay 30, and the third leaves 5");
         assert_eq!(budget.pause(ms(300)), None);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn time_that_stands_still_or_leaps_is_no_harm() {
-        let mut budget = Budget::of_limit(100);
+        let mut budget = CpuBudget::of_limit(100);
         budget.spend(ms(10));
         assert!(budget.pause(Duration::ZERO).is_some());
         assert_eq!(budget.pause(Duration::MAX), None);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 /// A place in the line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct QueuePlace {
     /// Virtual time of who stands there; the least is first.
     age: u128,
     /// Of those of one age, who came first is first.
@@ -22,11 +22,11 @@ pub(crate) enum Arrival {
 
 /// What the line answers.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum QueueAnswer {
     /// It is the caller's turn, until it gives it back.
     Turn(Turn),
     /// Others are before; the waker is told when it is the caller's turn.
-    Wait(Place),
+    Wait(QueuePlace),
 }
 
 /// A turn that somebody has.
@@ -35,10 +35,10 @@ pub(super) struct Turn(u64);
 
 /// Turns, those who have one, and those who wait for one, each with a `W` by which it is told.
 #[derive(Debug)]
-pub(super) struct Queue<W> {
+pub(super) struct TurnQueue<W> {
     /// Turns that nobody has.
     free: usize,
-    waiting: BTreeMap<Place, W>,
+    waiting: BTreeMap<QueuePlace, W>,
     /// Age of who has a turn, by number. A turn that was handed on is had before its owner knows of it.
     running: HashMap<u64, u128>,
     next: u64,
@@ -46,7 +46,7 @@ pub(super) struct Queue<W> {
     floor: u128,
 }
 
-impl<W> Queue<W> {
+impl<W> TurnQueue<W> {
     /// A line for this many turns at a time, at least one.
     pub(super) fn new(turns: usize) -> Self {
         Self { free: turns.max(1), waiting: BTreeMap::new(), running: HashMap::new(), next: 0, floor: 0 }
@@ -74,19 +74,19 @@ impl<W> Queue<W> {
     }
 
     /// Somebody of this age wants a turn.
-    pub(super) fn ask(&mut self, age: u128, waker: W) -> Answer {
+    pub(super) fn ask(&mut self, age: u128, waker: W) -> QueueAnswer {
         let place = self.place(age);
         if self.free > 0 {
             self.free -= 1;
             self.running.insert(place.number, age);
-            return Answer::Turn(Turn(place.number));
+            return QueueAnswer::Turn(Turn(place.number));
         }
         self.waiting.insert(place, waker);
-        Answer::Wait(place)
+        QueueAnswer::Wait(place)
     }
 
     /// Whether it is the turn of this place now. While it is not, `waker` is the one that is told.
-    pub(super) fn claim(&mut self, place: Place, waker: W) -> Option<Turn> {
+    pub(super) fn claim(&mut self, place: QueuePlace, waker: W) -> Option<Turn> {
         if self.running.contains_key(&place.number) {
             return Some(Turn(place.number));
         }
@@ -103,10 +103,10 @@ impl<W> Queue<W> {
 
     /// A turn is over, and its owner, of this age by now, wants another one: it has it at once when nobody
     /// in the line is younger. Answers with the waker of who is next, if that is somebody else.
-    pub(super) fn rotate(&mut self, turn: Turn, age: u128, waker: W) -> (Answer, Option<W>) {
+    pub(super) fn rotate(&mut self, turn: Turn, age: u128, waker: W) -> (QueueAnswer, Option<W>) {
         if self.waiting.keys().next().is_none_or(|first| first.age > age) {
             self.running.insert(turn.0, age);
-            return (Answer::Turn(turn), None);
+            return (QueueAnswer::Turn(turn), None);
         }
         self.running.remove(&turn.0);
         self.free += 1;
@@ -115,7 +115,7 @@ impl<W> Queue<W> {
     }
 
     /// Somebody gives up its place. Answers with the waker of who is next, if that frees a turn.
-    pub(super) fn leave(&mut self, place: Place) -> Option<W> {
+    pub(super) fn leave(&mut self, place: QueuePlace) -> Option<W> {
         if self.waiting.remove(&place).is_some() {
             return None;
         }
@@ -133,10 +133,10 @@ impl<W> Queue<W> {
         Some(waker)
     }
 
-    fn place(&mut self, age: u128) -> Place {
+    fn place(&mut self, age: u128) -> QueuePlace {
         let number = self.next;
         self.next += 1;
-        Place { age, number }
+        QueuePlace { age, number }
     }
 }
 
@@ -144,23 +144,23 @@ impl<W> Queue<W> {
 mod tests {
     use super::*;
 
-    fn turn(answer: Answer) -> Turn {
+    fn turn(answer: QueueAnswer) -> Turn {
         match answer {
-            Answer::Turn(turn) => turn,
-            Answer::Wait(place) => panic!("has to wait at {place:?}"),
+            QueueAnswer::Turn(turn) => turn,
+            QueueAnswer::Wait(place) => panic!("has to wait at {place:?}"),
         }
     }
 
-    fn place(answer: Answer) -> Place {
+    fn place(answer: QueueAnswer) -> QueuePlace {
         match answer {
-            Answer::Wait(place) => place,
-            Answer::Turn(_) => panic!("need not wait"),
+            QueueAnswer::Wait(place) => place,
+            QueueAnswer::Turn(_) => panic!("need not wait"),
         }
     }
 
     #[test]
     fn as_many_run_as_there_are_turns_and_the_youngest_is_next() {
-        let mut queue = Queue::new(2);
+        let mut queue = TurnQueue::new(2);
         let first = turn(queue.ask(0, "first"));
         let _second = turn(queue.ask(0, "second"));
         let old = place(queue.ask(9, "old"));
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn who_wants_to_go_on_does_so_only_before_older_ones() {
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         let first = turn(queue.ask(0, "first"));
         let other = place(queue.ask(10, "other"));
         let (answer, next) = queue.rotate(first, 9, "first");
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_turn_that_is_given_up_unused_goes_to_the_next() {
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         let first = turn(queue.ask(0, "first"));
         let second = place(queue.ask(1, "second"));
         let third = place(queue.ask(2, "third"));
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn who_was_away_is_first_and_next_to_no_younger_than_the_others() {
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         assert_eq!(queue.age_of_arrival(Arrival::New, 100), 100);
         let first = turn(queue.ask(1_000, "first"));
         let (answer, _) = queue.rotate(first, 1_500, "first");
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_old_one_that_runs_on_a_free_turn_makes_nobody_older() {
-        let mut queue = Queue::new(2);
+        let mut queue = TurnQueue::new(2);
         let _light = turn(queue.ask(5_000_000, "light"));
         let _heavy = turn(queue.ask(10, "heavy"));
         assert_eq!(queue.age_of_arrival(Arrival::Back(0), 0), 10);
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn any_number_of_new_ones_hold_up_nobody_who_was_there() {
         const TICK: u128 = 1_000;
-        let mut queue = Queue::new(1);
+        let mut queue = TurnQueue::new(1);
         let mut age = queue.age_of_arrival(Arrival::New, TICK);
         for _ in 0..100 {
             age = queue.age_of_arrival(Arrival::Back(age), TICK) + 5;
@@ -266,15 +266,15 @@ mod tests {
 
     /// Guests that always want to run, each of a weight, on some turns: how often each has run.
     fn shares(turns: usize, weights: &[u128], rounds: usize) -> Vec<usize> {
-        let mut queue = Queue::new(turns);
+        let mut queue = TurnQueue::new(turns);
         let mut ages = vec![0; weights.len()];
         let mut ran = vec![0; weights.len()];
         let mut running = std::collections::VecDeque::new();
         let mut places = HashMap::new();
         for guest in 0..weights.len() {
             match queue.ask(0, guest) {
-                Answer::Turn(turn) => running.push_back((guest, turn)),
-                Answer::Wait(place) => drop(places.insert(guest, place)),
+                QueueAnswer::Turn(turn) => running.push_back((guest, turn)),
+                QueueAnswer::Wait(place) => drop(places.insert(guest, place)),
             }
         }
         for _ in 0..rounds {
@@ -283,8 +283,8 @@ mod tests {
             ages[guest] += 1_000_000 / weights[guest];
             let (answer, next) = queue.rotate(turn, ages[guest], guest);
             match answer {
-                Answer::Turn(turn) => running.push_back((guest, turn)),
-                Answer::Wait(place) => drop(places.insert(guest, place)),
+                QueueAnswer::Turn(turn) => running.push_back((guest, turn)),
+                QueueAnswer::Wait(place) => drop(places.insert(guest, place)),
             }
             if let Some(next) = next {
                 let turn = queue.claim(places.remove(&next).unwrap(), next).unwrap();

@@ -13,32 +13,32 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Sleep;
 
-use super::queue::{self, Answer, Place, Queue};
+use super::queue::{self, QueueAnswer, QueuePlace, TurnQueue};
 use crate::{account::Account, clock};
 
 /// Hands out turns. One per worker.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    queue: Mutex<Queue<Waker>>,
+    queue: Mutex<TurnQueue<Waker>>,
 }
 
 impl Scheduler {
     /// As many turns as this many threads can use at a time.
     pub(crate) fn new(turns: usize) -> Self {
-        Self { queue: Mutex::new(Queue::new(turns)) }
+        Self { queue: Mutex::new(TurnQueue::new(turns)) }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue<Waker>> {
+    fn queue(&self) -> MutexGuard<'_, TurnQueue<Waker>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, account: &Account, waker: &Waker) -> Answer {
+    fn ask(&self, account: &Account, waker: &Waker) -> QueueAnswer {
         let mut queue = self.queue();
         let age = account.arrive(|arrival, tick| queue.age_of_arrival(arrival, tick));
         queue.ask(age, waker.clone())
     }
 
-    fn claim(&self, place: Place, waker: &Waker) -> Option<queue::Turn> {
+    fn claim(&self, place: QueuePlace, waker: &Waker) -> Option<queue::Turn> {
         self.queue().claim(place, waker.clone())
     }
 
@@ -47,13 +47,13 @@ impl Scheduler {
         tell(next);
     }
 
-    fn rotate(&self, turn: queue::Turn, account: &Account, waker: &Waker) -> Answer {
+    fn rotate(&self, turn: queue::Turn, account: &Account, waker: &Waker) -> QueueAnswer {
         let (answer, next) = self.queue().rotate(turn, account.age(), waker.clone());
         tell(next);
         answer
     }
 
-    fn leave(&self, place: Place) {
+    fn leave(&self, place: QueuePlace) {
         let next = self.queue().leave(place);
         tell(next);
     }
@@ -71,19 +71,19 @@ pub(crate) struct Turns<F> {
     guest: Pin<Box<F>>,
     scheduler: Arc<Scheduler>,
     account: Arc<Account>,
-    state: State,
+    state: TurnState,
     signal: Arc<Signal>,
     /// Of `signal`, kept because the guest takes it at every poll.
     waker: Waker,
 }
 
-enum State {
+enum TurnState {
     /// It waits for something of its own, or has just been woken.
     Away,
     /// Its container has used up its limit; until the time is over. Since then.
     Parked(Pin<Box<Sleep>>, Instant),
     /// It stands in the line.
-    Waits(Place),
+    Waits(QueuePlace),
     /// It has its turn, and is about to be polled.
     Has(queue::Turn),
 }
@@ -112,36 +112,36 @@ impl<F: Future> Turns<F> {
     pub(crate) fn new(guest: F, scheduler: Arc<Scheduler>, account: Arc<Account>) -> Self {
         let signal = Arc::<Signal>::default();
         let waker = Waker::from(Arc::clone(&signal));
-        Self { guest: Box::pin(guest), scheduler, account, state: State::Away, signal, waker }
+        Self { guest: Box::pin(guest), scheduler, account, state: TurnState::Away, signal, waker }
     }
 
     /// Comes to its turn.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<queue::Turn> {
         loop {
-            match std::mem::replace(&mut self.state, State::Away) {
-                State::Has(turn) => return Poll::Ready(turn),
-                State::Waits(place) => match self.scheduler.claim(place, cx.waker()) {
+            match std::mem::replace(&mut self.state, TurnState::Away) {
+                TurnState::Has(turn) => return Poll::Ready(turn),
+                TurnState::Waits(place) => match self.scheduler.claim(place, cx.waker()) {
                     Some(turn) => return Poll::Ready(turn),
                     None => {
-                        self.state = State::Waits(place);
+                        self.state = TurnState::Waits(place);
                         return Poll::Pending;
                     }
                 },
-                State::Parked(mut sleep, since) => {
+                TurnState::Parked(mut sleep, since) => {
                     if sleep.as_mut().poll(cx).is_pending() {
-                        self.state = State::Parked(sleep, since);
+                        self.state = TurnState::Parked(sleep, since);
                         return Poll::Pending;
                     }
                     self.account.was_parked(since.elapsed());
                 }
-                State::Away => match self.account.pause() {
+                TurnState::Away => match self.account.pause() {
                     Some(pause) => {
-                        self.state = State::Parked(Box::pin(tokio::time::sleep(pause)), Instant::now());
+                        self.state = TurnState::Parked(Box::pin(tokio::time::sleep(pause)), Instant::now());
                     }
                     None => match self.scheduler.ask(&self.account, cx.waker()) {
-                        Answer::Turn(turn) => return Poll::Ready(turn),
-                        Answer::Wait(place) => {
-                            self.state = State::Waits(place);
+                        QueueAnswer::Turn(turn) => return Poll::Ready(turn),
+                        QueueAnswer::Wait(place) => {
+                            self.state = TurnState::Waits(place);
                             return Poll::Pending;
                         }
                     },
@@ -160,18 +160,18 @@ impl<F: Future> Future for Turns<F> {
         this.signal.task.register(cx.waker());
         this.signal.woken.store(false, Ordering::Release);
         // The turn is given back even if the guest panics.
-        this.state = State::Has(turn);
+        this.state = TurnState::Has(turn);
         let started = clock::thread_time();
         let poll = this.guest.as_mut().poll(&mut Context::from_waker(&this.waker));
         this.account.charge(clock::thread_time().saturating_sub(started));
-        let State::Has(turn) = std::mem::replace(&mut this.state, State::Away) else {
+        let TurnState::Has(turn) = std::mem::replace(&mut this.state, TurnState::Away) else {
             return poll;
         };
         let goes_on = poll.is_pending() && this.signal.woken.load(Ordering::Acquire);
         if goes_on && this.account.pause().is_none() {
             this.state = match this.scheduler.rotate(turn, &this.account, cx.waker()) {
-                Answer::Turn(turn) => State::Has(turn),
-                Answer::Wait(place) => State::Waits(place),
+                QueueAnswer::Turn(turn) => TurnState::Has(turn),
+                QueueAnswer::Wait(place) => TurnState::Waits(place),
             };
         } else {
             this.scheduler.finish(turn);
@@ -182,11 +182,11 @@ impl<F: Future> Future for Turns<F> {
 
 impl<F> Drop for Turns<F> {
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.state, State::Away) {
-            State::Away => {}
-            State::Parked(_, since) => self.account.was_parked(since.elapsed()),
-            State::Waits(place) => self.scheduler.leave(place),
-            State::Has(turn) => self.scheduler.finish(turn),
+        match std::mem::replace(&mut self.state, TurnState::Away) {
+            TurnState::Away => {}
+            TurnState::Parked(_, since) => self.account.was_parked(since.elapsed()),
+            TurnState::Waits(place) => self.scheduler.leave(place),
+            TurnState::Has(turn) => self.scheduler.finish(turn),
         }
     }
 }

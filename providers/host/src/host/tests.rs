@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Capture, CpuShare, LARGEST_WRITE, Network, Output, Stream,
+    Capture, CpuShare, DeniedNetworks, LARGEST_WRITE, Network, Output, Stream,
     exit::{Exit, ExitReason},
     inspect,
 };
@@ -111,6 +111,8 @@ impl Bench {
     }
 }
 
+static NOTHING_DENIED: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
+
 /// Keeps every write.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<(Stream, Bytes)>>);
@@ -152,6 +154,7 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         preopens: &spec.preopens,
         has_volumes: false,
         network: Network::Outgoing,
+        denied_networks: &NOTHING_DENIED,
         output,
         terminal: spec.terminal,
         account,

@@ -242,7 +242,10 @@ mod tests {
     fn a_hierarchy_that_does_not_account_for_memory_is_named() {
         let top = hierarchy("hugetlb\n");
         let error = Parent::open_at(top.path().to_owned(), true, "n", None).unwrap_err().to_string();
-        assert!(error.contains(&top.path().display().to_string()) && error.contains("cgroup_enable=memory"), "{error}");
+        assert!(
+            error.contains(&top.path().display().to_string()) && error.contains("cgroup_enable=memory"),
+            "{error}"
+        );
     }
 
     #[test]

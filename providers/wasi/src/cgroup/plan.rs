@@ -102,7 +102,12 @@ mod tests {
             (V2, "0::/user.slice/session.scope\n", "/nowhere", "/sys/fs/cgroup"),
             (V2, "0::/\n", "/sys/fs", "/sys/fs/cgroup"),
             // Version 1 lets a cgroup have both processes and children, and nobody hands it over.
-            (V1, "4:memory:/system.slice/x/agent\n", "/sys/fs/cgroup/memory/system.slice/x", "/sys/fs/cgroup/memory"),
+            (
+                V1,
+                "4:memory:/system.slice/x/agent\n",
+                "/sys/fs/cgroup/memory/system.slice/x",
+                "/sys/fs/cgroup/memory",
+            ),
         ] {
             let mount = memory_mount(mounts).unwrap();
             let own = locate(&mount, membership);

@@ -15,7 +15,7 @@ const ENTRIES_LIMIT: u64 = 100_000;
 
 /// What may still be copied.
 #[derive(Debug)]
-struct Budget {
+struct CopyBudget {
     bytes: u64,
     entries: u64,
 }
@@ -35,7 +35,7 @@ impl From<io::Error> for Failure {
 /// Copies the directories, files and links below `from`, which nobody changes meanwhile, to the directory `to`.
 /// Other things are left out. `why` is told where the image is too large for it.
 pub(super) fn tree(from: &Path, to: &Path, why: &str) -> Result<(), FilesError> {
-    let mut budget = Budget { bytes: BYTES_LIMIT, entries: ENTRIES_LIMIT };
+    let mut budget = CopyBudget { bytes: BYTES_LIMIT, entries: ENTRIES_LIMIT };
     directory(from, to, &mut budget).map_err(|failure| match failure {
         Failure::Io(source) => FilesError::Image { path: from.display().to_string(), source },
         Failure::Limit(limit) => FilesError::TooLarge { limit, why: why.to_owned() },
@@ -43,7 +43,7 @@ pub(super) fn tree(from: &Path, to: &Path, why: &str) -> Result<(), FilesError> 
 }
 
 /// The depth is that of a path in an image, which is bounded.
-fn directory(from: &Path, to: &Path, budget: &mut Budget) -> Result<(), Failure> {
+fn directory(from: &Path, to: &Path, budget: &mut CopyBudget) -> Result<(), Failure> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));

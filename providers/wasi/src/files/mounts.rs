@@ -1,17 +1,21 @@
-//! A root made of mounts, in the worker's own mount namespace.
+//! A root made of mounts that hang nowhere.
 //!
 //! ```text
-//!   <scratch>/root   ◄── overlay(image, <scratch>/upper), or itself, or a volume that is mounted at `/`
-//!        ├── data    ◄── bind mount of a directory
-//!        └── etc/hosts ◄── bind mount of a file
+//!   top   ◄── overlay(image, <scratch>/upper), or <scratch>/root, or a volume that is mounted at `/`
+//!    ├── data      ◄── bind mount of a directory
+//!    └── etc/hosts ◄── bind mount of a file
 //! ```
 //!
-//! All of it hangs below one mount, and goes with it. Every mount is `nosuid,nodev,noexec`: a guest has no use
-//! for programs and devices of this host, and a volume may hold some. What is mounted read-only is so for the
-//! kernel. A mount below what is mounted (a disk below a hostPath) is shown with it and keeps its own settings,
-//! as container runtimes have it.
+//! All of it hangs below one mount, and goes with it. Every mount is `nosuid,nodev,noexec`, with all that is mounted in
+//! it: a guest has no use for programs and devices of this host, and a volume may hold some. What is mounted read-only is
+//! so for the kernel. A mount below what is mounted (a disk below a hostPath) is shown with it and may be written to as
+//! before, as container runtimes have it.
+//!
+//! Kernels before 6.15 hang nothing below a mount that hangs nowhere itself. There, the root is built at `<scratch>/root`
+//! in this process' own mount namespace, copied as it is, and taken away.
 
 use std::{
+    ffi::CString,
     fs, io,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
@@ -20,51 +24,71 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MntFlags, umount2};
 use rustix::{
-    fs::{FileType, Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatvfs},
+    fs::{FileType, Mode, OFlags, ResolveFlags, fstat},
     io::Errno,
 };
 
 use super::{
-    FilesError, Preopen, Root, copy,
+    Directory, FilesError, copy,
+    mount_api::{self, Context, READ_ONLY, RESTRICTED, Reach},
+    namespace::Mounting,
     plan::{Base, Places, Plan, Planned},
     walk::{self, Want},
 };
 use crate::spec::Mount;
 
-/// What no guest needs of any mount.
-const RESTRICTED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
-const NO_TEXT: Option<&str> = None;
+/// A root that is being built.
+struct Building {
+    top: OwnedFd,
+    /// Where it hangs meanwhile, if it has to.
+    hung: Option<PathBuf>,
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        if let Some(root) = &self.hung {
+            detach(root);
+        }
+    }
+}
 
 /// Makes a root, and mounts what is to be mounted.
-pub(super) fn make(plan: &Plan<'_>, scratch: &Path, user_namespace: bool) -> Result<Root, FilesError> {
+pub(super) fn make(plan: &Plan<'_>, scratch: &Path, how: Mounting) -> Result<Directory, FilesError> {
     let places = begin(scratch)?;
-    // From here on, dropping it takes the mounts away.
-    let root = Root::new(
-        vec![Preopen { host: places.root.clone(), guest: "/".into(), writable: true }],
-        (!plan.is_plain()).then(|| places.root.clone()),
-    );
-    match &plan.base {
-        _ if plan.is_plain() => {}
-        Base::Empty => bind_root(&places.root, &places.root).map_err(scratch_error(&places.root))?,
-        Base::Image(image) => show_image(image, &places, user_namespace)?,
-        Base::Volume(volume) => show_volume(volume, &places.root)?,
+    let top = match &plan.base {
+        Base::Empty => show_directory(&places.root).map_err(scratch_error(&places.root))?,
+        Base::Image(image) => show_image(image, &places, how.user_namespace)?,
+        Base::Volume(volume) => show_volume(volume)?,
+    };
+    let mut building = Building { top, hung: None };
+    if !how.nests && !plan.mounts.is_empty() {
+        let place = walk::open_root(&places.root).map_err(io::Error::from);
+        place
+            .and_then(|place| mount_api::attach(&building.top, &place))
+            .map_err(scratch_error(&places.root))?;
+        building.hung = Some(places.root.clone());
     }
-    let top = walk::open_root(&places.root).map_err(|error| scratch_error(&places.root)(error.into()))?;
+    let top = building.top.as_fd();
     for (path, mode) in &plan.skeleton {
-        make_directory(top.as_fd(), path, *mode)?;
+        make_directory(top, path, *mode)?;
     }
     for planned in &plan.mounts {
-        show(top.as_fd(), planned)?;
+        show(top, planned)?;
     }
     if let Some(path) = &plan.working_dir {
-        make_directory(top.as_fd(), path, 0o755)?;
+        make_directory(top, path, 0o755)?;
     }
-    if !plan.is_plain() {
-        seal(&places.root, top.as_fd(), plan.read_only).map_err(scratch_error(&places.root))?;
+    if plan.read_only {
+        mount_api::restrict(&top, READ_ONLY, Reach::One).map_err(scratch_error(&places.root))?;
     }
-    Ok(root)
+    let fd = match building.hung {
+        None => building.top.try_clone(),
+        Some(_) => mount_api::clone(&top, Reach::All),
+    };
+    let fd = fd.map_err(scratch_error(&places.root))?;
+    Ok(Directory { fd, guest: "/".into(), writable: true })
 }
 
 /// Makes the directories of a container, empty. An attempt that was cut short may have left some; an overlay would
@@ -75,7 +99,7 @@ pub(super) fn begin(scratch: &Path) -> Result<Places, FilesError> {
         if left.exists() {
             // Never through a mount into a volume.
             detach(left);
-            fs::remove_dir_all(left).map_err(scratch_error(left))?;
+            kubewasm_trees::remove(left).map_err(scratch_error(left))?;
         }
     }
     directory(scratch, 0o700)?;
@@ -94,12 +118,19 @@ pub(super) fn detach(root: &Path) {
     }
 }
 
-fn show_image(image: &Path, places: &Places, user_namespace: bool) -> Result<(), FilesError> {
+/// Shows a directory of the container's own.
+fn show_directory(path: &Path) -> io::Result<OwnedFd> {
+    let mount = mount_api::clone(&walk::open_root(path)?, Reach::One)?;
+    mount_api::seal(&mount, RESTRICTED, Reach::One)?;
+    Ok(mount)
+}
+
+fn show_image(image: &Path, places: &Places, user_namespace: bool) -> Result<OwnedFd, FilesError> {
     let failed = |source: io::Error| FilesError::Image { path: image.display().to_string(), source };
     directory(&places.upper, mode_of(image).map_err(failed)?)?;
     directory(&places.work, 0o700)?;
     let why = match overlay(image, places, user_namespace) {
-        Ok(()) => return Ok(()),
+        Ok(mount) => return Ok(mount),
         // No room for one more mount: a copy would need as many.
         Err(error) if error.raw_os_error() == Some(Errno::NOSPC.raw_os_error()) => return Err(failed(error)),
         Err(error) => error,
@@ -107,53 +138,52 @@ fn show_image(image: &Path, places: &Places, user_namespace: bool) -> Result<(),
     let why = format!("there can be no overlay with its upper layer in {}: {why}", places.upper.display());
     tracing::warn!(image = %image.display(), why, "copying the files of an image");
     copy::tree(image, &places.root, &why)?;
-    bind_root(&places.root, &places.root).map_err(scratch_error(&places.root))
+    show_directory(&places.root).map_err(scratch_error(&places.root))
 }
 
 /// The image below, what the container writes above. Volatile: what a container writes dies with it, and must
 /// not cost a sync of the whole disk when it is unmounted.
-fn overlay(image: &Path, places: &Places, user_namespace: bool) -> io::Result<()> {
+fn overlay(image: &Path, places: &Places, user_namespace: bool) -> io::Result<OwnedFd> {
     let (lower, upper, work) =
         (walk::open_root(image)?, walk::open_root(&places.upper)?, walk::open_root(&places.work)?);
-    // By descriptor: whatever is in the paths, there is nothing to be quoted, and they always fit.
-    let base =
-        format!("lowerdir={},upperdir={},workdir={}", path_of(&lower), path_of(&upper), path_of(&work));
-    let extras = if user_namespace {
-        [",volatile,userxattr", ",userxattr"]
-    } else {
-        // With redirects a guest can rename a directory of its image; in a user namespace there are none.
-        [",volatile,redirect_dir=on", ""]
-    };
-    let mut result = Ok(());
-    for extra in extras {
-        let data = format!("{base}{extra}");
-        result = mount(Some("overlay"), &places.root, Some("overlay"), RESTRICTED, Some(data.as_str()));
-        // An option that this kernel does not know.
-        if result != Err(nix::errno::Errno::EINVAL) {
-            break;
+    let layers = [(c"lowerdir", &lower), (c"upperdir", &upper), (c"workdir", &work)];
+    let mount = |is_volatile: bool, redirects: bool| {
+        let context = Context::open(c"overlay")?;
+        for (key, dir) in layers {
+            // By descriptor: whatever is in the paths, there is nothing to be quoted, and they always fit.
+            context.set(key, &CString::new(path_of(dir))?)?;
         }
-    }
-    result?;
+        if is_volatile {
+            context.set_flag(c"volatile")?;
+        }
+        if user_namespace {
+            context.set_flag(c"userxattr")?;
+        } else if redirects {
+            // With redirects a guest can rename a directory of its image; in a user namespace there are none.
+            context.set(c"redirect_dir", c"on")?;
+        }
+        context.mount(RESTRICTED)
+    };
+    let result = match mount(true, true) {
+        // An option that this kernel does not know.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => mount(false, false),
+        result => result,
+    };
+    let mounted = result?;
     // The kernel makes these for itself, closed to everybody. Who removes the container's directory one day may be
     // no root; where an option was not known, there are fewer.
     for own in ["work", "work/incompat", "work/incompat/volatile"] {
         let _ = fs::set_permissions(places.work.join(own), fs::Permissions::from_mode(0o700));
     }
-    Ok(())
+    Ok(mounted)
 }
 
-fn show_volume(volume: &Mount, root: &Path) -> Result<(), FilesError> {
-    let failed = mount_error(volume);
-    let source = open_source(&volume.host_path).map_err(failed)?;
+fn show_volume(volume: &Mount) -> Result<OwnedFd, FilesError> {
+    let source = open_source(&volume.host_path).map_err(mount_error(volume))?;
     if !is_directory(&source).map_err(mount_error(volume))? {
         return Err(mount_error(volume)(Errno::NOTDIR.into()));
     }
-    let bind = || -> io::Result<()> {
-        mount(Some(path_of(&source).as_str()), root, NO_TEXT, MsFlags::MS_BIND | MsFlags::MS_REC, NO_TEXT)?;
-        let mounted = walk::open_root(root)?;
-        restrict(mounted.as_fd(), volume.read_only)
-    };
-    bind().map_err(mount_error(volume))
+    mount_of(&source, volume.read_only).map_err(mount_error(volume))
 }
 
 fn show(top: BorrowedFd<'_>, planned: &Planned<'_>) -> Result<(), FilesError> {
@@ -164,18 +194,26 @@ fn show(top: BorrowedFd<'_>, planned: &Planned<'_>) -> Result<(), FilesError> {
     let place = walk::make(top, place, want)
         .map_err(|error| FilesError::Place { guest: volume.guest_path.clone(), source: error.into() })?;
     let bind = || -> io::Result<()> {
-        let target = place.open()?;
-        let (from, to) = (path_of(&source), path_of(&target));
-        mount(Some(from.as_str()), to.as_str(), NO_TEXT, MsFlags::MS_BIND | MsFlags::MS_REC, NO_TEXT)?;
-        let mounted = place.open()?;
-        let (wanted, found) = (fstat(&source)?, fstat(&mounted)?);
+        let mount = mount_of(&source, volume.read_only)?;
+        mount_api::attach(&mount, &place.open()?)?;
+        let (wanted, found) = (fstat(&source)?, fstat(place.open()?)?);
         if (wanted.st_dev, wanted.st_ino) != (found.st_dev, found.st_ino) {
             // Somebody moved the place while we mounted there; the mount goes with the root.
             return Err(Errno::BUSY.into());
         }
-        restrict(mounted.as_fd(), volume.read_only)
+        Ok(())
     };
     bind().map_err(mount_error(volume))
+}
+
+/// Makes a mount of a volume, and of all that is mounted in it. What is mounted there later is not seen.
+fn mount_of(source: &OwnedFd, read_only: bool) -> io::Result<OwnedFd> {
+    let mount = mount_api::clone(source, Reach::All)?;
+    mount_api::seal(&mount, RESTRICTED, Reach::All)?;
+    if read_only {
+        mount_api::restrict(&mount, READ_ONLY, Reach::One)?;
+    }
+    Ok(mount)
 }
 
 /// Opens what is to be mounted. No part of its path may be a link: whoever put it there after the path was
@@ -187,29 +225,6 @@ pub(super) fn open_source(path: &Path) -> io::Result<OwnedFd> {
         Errno::LOOP => io::Error::other("a part of its path is a symbolic link, which is not followed"),
         error => error.into(),
     })
-}
-
-/// Mounts a directory on itself or on another, so that there is a mount to hang others below.
-fn bind_root(source: &Path, root: &Path) -> io::Result<()> {
-    mount(Some(source), root, NO_TEXT, MsFlags::MS_BIND, NO_TEXT)?;
-    restrict(walk::open_root(root)?.as_fd(), false)
-}
-
-/// The last step: what is mounted on this host from now on does not appear here, and the root is closed.
-fn seal(root: &Path, top: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
-    mount(NO_TEXT, root, NO_TEXT, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NO_TEXT)?;
-    if read_only { restrict(top, true) } else { Ok(()) }
-}
-
-/// Narrows a mount. What it was before stays, because in a user namespace nothing of it may be taken away.
-fn restrict(mounted: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
-    let has = fstatvfs(mounted)?.f_flag;
-    let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | RESTRICTED;
-    flags.set(MsFlags::MS_RDONLY, read_only || has.contains(StatVfsMountFlags::RDONLY));
-    flags.set(MsFlags::MS_NOATIME, has.contains(StatVfsMountFlags::NOATIME));
-    flags.set(MsFlags::MS_NODIRATIME, has.contains(StatVfsMountFlags::NODIRATIME));
-    flags.set(MsFlags::MS_RELATIME, has.contains(StatVfsMountFlags::RELATIME));
-    Ok(mount(NO_TEXT, path_of(&mounted).as_str(), NO_TEXT, flags, NO_TEXT)?)
 }
 
 /// A path that means what is open, and nothing else.
@@ -236,7 +251,7 @@ pub(super) fn make_directory(
 }
 
 /// Makes a directory of the container's own; one that is there is fine.
-fn directory(path: &Path, mode: u32) -> Result<(), FilesError> {
+pub(super) fn directory(path: &Path, mode: u32) -> Result<(), FilesError> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).map_err(scratch_error(path))
 }
 
@@ -248,4 +263,68 @@ pub(super) fn scratch_error(path: &Path) -> impl Fn(io::Error) -> FilesError {
 pub(super) fn mount_error(volume: &Mount) -> impl Fn(io::Error) -> FilesError {
     let (host, guest) = (volume.host_path.display().to_string(), volume.guest_path.clone());
     move |source| FilesError::Mount { host: host.clone(), guest: guest.clone(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+
+    use super::*;
+    use crate::spec::RootSpec;
+
+    /// On older kernels a root hangs somewhere while it is built, and nobody sees the difference.
+    #[test]
+    fn a_root_is_the_same_where_mounts_do_not_nest() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("not tested: not run as root");
+            return;
+        }
+        // A thread can have a mount namespace of its own.
+        let thread = std::thread::spawn(|| {
+            const NONE: Option<&str> = None;
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path().canonicalize().unwrap();
+            for folder in ["image/etc", "data/sub"] {
+                fs::create_dir_all(dir.join(folder)).unwrap();
+            }
+            fs::write(dir.join("data/in"), "x").unwrap();
+            let volume = |host: &str, guest: &str, read_only| Mount {
+                host_path: dir.join(host),
+                guest_path: guest.into(),
+                read_only,
+            };
+            let mounts = vec![
+                volume("data", "/data", true),
+                volume("data/sub", "/data/sub", false),
+                volume("data/in", "/etc/in", true),
+            ];
+            for (number, nests) in [false, true].into_iter().enumerate() {
+                let spec = RootSpec {
+                    image: Some(dir.join("image")),
+                    read_only: true,
+                    mounts: mounts.clone(),
+                    ..RootSpec::default()
+                };
+                let plan = Plan::new(&spec, None).unwrap();
+                let how = Mounting { user_namespace: false, nests };
+                let root = make(&plan, &dir.join(number.to_string()), how).unwrap();
+                let top = PathBuf::from(path_of(&root.fd));
+                assert_eq!(fs::read_to_string(top.join("etc/in")).unwrap(), "x");
+                let refused = |path: &str| fs::write(top.join(path), "y").unwrap_err().kind();
+                for path in ["new", "data/new", "etc/in"] {
+                    assert_eq!(refused(path), io::ErrorKind::ReadOnlyFilesystem, "{path}, nests: {nests}");
+                }
+                fs::write(top.join("data/sub/new"), "y").unwrap();
+                let mounted = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+                assert!(!mounted.contains(&*dir.to_string_lossy()), "{mounted}");
+                drop(root);
+            }
+        });
+        thread.join().unwrap();
+    }
 }

@@ -1,32 +1,37 @@
-//! The worker's own mount namespace, entered at the start of the process.
+//! A mount namespace of a worker's or the mounter's own, entered at the start of the process.
 //!
 //! As root, a mount namespace is enough. Others get one inside a user namespace, in which they stay who they
-//! are and may mount. Both end with the worker, and so does everything that was mounted in them. What is mounted
-//! on this host later appears in the worker, too (volumes in memory, say); nothing goes the other way.
+//! are and may mount. Both end with the process, and so does everything that was mounted in them. What is mounted
+//! on this host later appears there, too (volumes in memory, say); nothing goes the other way.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::Path};
 
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
+
+use super::mount_api::{self, Reach};
 
 /// How guests get their files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     /// One preopened directory per guest, made of mounts.
-    Mounts {
-        /// The process is in a user namespace, where overlays keep their notes in other attributes.
-        user_namespace: bool,
-    },
+    Mounts(Mounting),
     /// A preopened directory for each mount.
     Preopens {
         /// Why there are no mounts, for people.
         why: String,
     },
+}
+
+/// How mounts are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mounting {
+    /// The process is in a user namespace, where overlays keep their notes in other attributes.
+    pub user_namespace: bool,
+    /// The kernel mounts below what hangs nowhere itself (Linux 6.15 and newer).
+    pub nests: bool,
 }
 
 /// The process is in a user namespace in which it is nobody: it could not even make a file.
@@ -72,20 +77,24 @@ pub fn enter(dir: &Path) -> Result<Way, UserMapError> {
         }
     };
     match try_mounts(dir) {
-        Ok(()) => Ok(Way::Mounts { user_namespace }),
+        Ok(nests) => Ok(Way::Mounts(Mounting { user_namespace, nests })),
         Err(error) => Ok(Way::Preopens { why: format!("mounts are not allowed here ({error})") }),
     }
 }
 
-/// Closes the namespace to the outside, and mounts something for a try.
-fn try_mounts(dir: &Path) -> io::Result<()> {
+/// Closes the namespace to the outside, and mounts something for a try. Says whether mounts nest that hang nowhere.
+fn try_mounts(dir: &Path) -> io::Result<bool> {
     const NONE: Option<&str> = None;
     mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE)?;
     let open = super::walk::open_root(dir)?;
-    let path: PathBuf = super::mounts::path_of(&open).into();
-    mount(Some(&path), dir, NONE, MsFlags::MS_BIND, NONE)?;
-    umount2(dir, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?;
-    Ok(())
+    let (outer, inner) = (mount_api::clone(&open, Reach::One)?, mount_api::clone(&open, Reach::One)?);
+    // Newer than the others.
+    mount_api::seal(&outer, mount_api::RESTRICTED, Reach::One)?;
+    match mount_api::attach(&inner, &outer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether users here are others than on the host: anything but all of them, each as itself.

@@ -138,11 +138,6 @@ impl<'a> Plan<'a> {
         };
         Ok(Self { base, read_only, skeleton, mounts, working_dir })
     }
-
-    /// Whether a plain directory is all that it takes.
-    pub(super) fn is_plain(&self) -> bool {
-        self.base == Base::Empty && self.mounts.is_empty() && !self.read_only
-    }
 }
 
 /// The directories below a container's own that hold its root.
@@ -240,14 +235,5 @@ mod tests {
         assert_eq!(tmp(&spec(&[])), [("/tmp".to_owned(), 0o1777)]);
         assert_eq!(tmp(&spec(&["/data"])), [("/tmp".to_owned(), 0o1777)]);
         assert_eq!(tmp(&spec(&["/tmp"])), [], "what is mounted there counts");
-    }
-
-    #[test]
-    fn a_plain_directory_is_enough_for_a_container_without_files() {
-        let plain = |spec: &RootSpec| Plan::new(spec, Some("/srv")).unwrap().is_plain();
-        assert!(plain(&spec(&[])));
-        assert!(!plain(&spec(&["/data"])));
-        assert!(!plain(&RootSpec { read_only: true, ..spec(&[]) }));
-        assert!(!plain(&RootSpec { image: Some("/image".into()), ..spec(&[]) }));
     }
 }

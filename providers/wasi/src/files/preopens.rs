@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    FilesError, Preopen, Root, copy,
+    Directory, FilesError, copy,
     mounts::{begin, is_directory, mount_error, open_source, path_of, scratch_error},
     plan::{Base, GuestPath, Plan, Planned},
     walk::{self, Want},
@@ -29,22 +29,18 @@ use crate::spec::Mount;
 const FILE_LIMIT: u64 = 16 << 20;
 
 /// A mount whose source was found.
-struct Source<'a> {
+struct MountSource<'a> {
     planned: &'a Planned<'a>,
     fd: OwnedFd,
     is_directory: bool,
 }
 
 /// Makes a root. What must not be changed behind our back is held open, and given to the guest as it is.
-pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> {
+pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Vec<Directory>, FilesError> {
     let places = begin(scratch)?;
     let sources = plan.mounts.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    let mut held = Vec::new();
-    let mut preopens = Vec::new();
-    let mut give = |fd: OwnedFd, guest: String, writable: bool| {
-        preopens.push(Preopen { host: path_of(&fd).into(), guest, writable });
-        held.push(fd);
-    };
+    let mut given = Vec::new();
+    let mut give = |fd: OwnedFd, guest: String, writable: bool| given.push(Directory { fd, guest, writable });
     let open = |path: &Path| walk::open_root(path).map_err(|error| scratch_error(path)(error.into()));
     match &plan.base {
         Base::Volume(volume) => {
@@ -56,7 +52,7 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> 
         }
         base => {
             if let Base::Image(image) = base {
-                copy::tree(image, &places.root, "this host allows the worker no mounts")?;
+                copy::tree(image, &places.root, "this host allows no mounts")?;
             }
             let top = open(&places.root)?;
             for (path, mode) in &plan.skeleton {
@@ -75,7 +71,7 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> 
             give(top, "/".into(), !plan.read_only);
         }
     }
-    for Source { planned, fd, is_directory } in sources {
+    for MountSource { planned, fd, is_directory } in sources {
         let covered = plan.mounts.iter().any(|other| other.place.holds(&planned.place));
         if is_directory {
             give(fd, planned.place.to_string(), !planned.mount.read_only);
@@ -83,19 +79,17 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Root, FilesError> 
             return Err(single_file(planned.mount, "it is inside another mount"));
         }
     }
-    let mut root = Root::new(preopens, None);
-    root.held = held;
-    Ok(root)
+    Ok(given)
 }
 
-fn find<'a>(planned: &'a Planned<'a>) -> Result<Source<'a>, FilesError> {
+fn find<'a>(planned: &'a Planned<'a>) -> Result<MountSource<'a>, FilesError> {
     let fd = open_source(&planned.mount.host_path).map_err(mount_error(planned.mount))?;
     let is_directory = is_directory(&fd).map_err(mount_error(planned.mount))?;
-    Ok(Source { planned, fd, is_directory })
+    Ok(MountSource { planned, fd, is_directory })
 }
 
 /// Puts into the root what stands for a mount: an empty directory, or the file.
-fn fill(top: &OwnedFd, source: &Source<'_>) -> Result<(), FilesError> {
+fn fill(top: &OwnedFd, source: &MountSource<'_>) -> Result<(), FilesError> {
     let Planned { mount, place } = source.planned;
     if source.is_directory {
         return make_directory(top, place, 0o755);

@@ -44,12 +44,12 @@ pub(super) enum Want {
 
 /// A place in the tree that exists.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct TreePlace {
     parent: OwnedFd,
     name: OsString,
 }
 
-impl Place {
+impl TreePlace {
     /// Opens what is there now: after a mount, what was mounted.
     pub(super) fn open(&self) -> rustix::io::Result<OwnedFd> {
         openat(&self.parent, &self.name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
@@ -77,7 +77,7 @@ pub(super) fn open_root(root: &Path) -> rustix::io::Result<OwnedFd> {
 /// `ELOOP` after too many links, `ENOTDIR` and `EISDIR` where there is something else than what is wanted,
 /// `EBUSY` where links lead to the root itself or the tree changes all the time, and those of looking and
 /// making.
-pub(super) fn make(root: BorrowedFd<'_>, path: &GuestPath, want: Want) -> rustix::io::Result<Place> {
+pub(super) fn make(root: BorrowedFd<'_>, path: &GuestPath, want: Want) -> rustix::io::Result<TreePlace> {
     let mut walk = Walk {
         root,
         below: Vec::new(),
@@ -114,12 +114,12 @@ impl Walk<'_> {
         self.below.last().map_or(self.root, |(fd, _)| fd.as_fd())
     }
 
-    fn place(&self, name: OsString) -> rustix::io::Result<Place> {
-        Ok(Place { parent: rustix::io::fcntl_dupfd_cloexec(self.here(), 0)?, name })
+    fn place(&self, name: OsString) -> rustix::io::Result<TreePlace> {
+        Ok(TreePlace { parent: rustix::io::fcntl_dupfd_cloexec(self.here(), 0)?, name })
     }
 
     /// Takes one part of the path. A place, when that was the last one and is a file.
-    fn step(&mut self, part: OsString, want: Want) -> rustix::io::Result<Option<Place>> {
+    fn step(&mut self, part: OsString, want: Want) -> rustix::io::Result<Option<TreePlace>> {
         let is_last = self.waiting.is_empty();
         match statat(self.here(), &part, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {

@@ -1,19 +1,38 @@
 //! One log file: appended to, rotated, and patient with full disks. Blocking; see [`super::queue`].
+//!
+//! No link is followed on the way to it: whoever put one in its place, or in that of its directory, would have us
+//! write, rename and remove what it leads to. What is renamed and removed is named in the open directory.
 
 use std::{
-    fs::{File, OpenOptions},
+    ffi::{OsStr, OsString},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    },
+    path::Path,
+    time::{Duration, Instant},
 };
 
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kubewasm_host::Stream;
+use kubewasm_trees::open_plain_at;
+use rustix::{
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat},
+    io::Errno,
+};
 
 use super::format::Lines;
 
 /// The kubelet reads logs as root; collectors by group.
 const MODE: u32 = 0o640;
+
+/// How long a line waits for room on a full disk. Less than the end of a guest waits for its last lines.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Between two tries of a line that waits.
+const RETRY: Duration = Duration::from_millis(50);
 
 /// When a log file is rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +49,44 @@ impl Default for LogOptions {
     }
 }
 
+/// Where a log is: a name in an open directory.
+#[derive(Debug)]
+pub struct LogPlace {
+    dir: OwnedFd,
+    name: OsString,
+    /// For messages.
+    shown: String,
+}
+
+impl LogPlace {
+    /// A file of this name in a directory that is open; `shown` in messages.
+    #[must_use]
+    pub fn within(dir: OwnedFd, name: &OsStr, shown: &Path) -> Self {
+        Self { dir, name: name.to_owned(), shown: shown.display().to_string() }
+    }
+
+    /// A file at a path, no part of which is a link.
+    ///
+    /// # Errors
+    /// Those of opening its directory.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match openat2(CWD, dir, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Err(Errno::LOOP) => {
+                Err(io::Error::other("a part of its path is a symbolic link, which is not followed"))
+            }
+            dir => Ok(Self::within(dir?, name, path)),
+        }
+    }
+}
+
 /// An open log file with the unfinished lines that belong to it.
 #[derive(Debug)]
 pub(super) struct LogFile {
-    path: PathBuf,
+    place: LogPlace,
     options: LogOptions,
     /// `None` when it could not be opened again after a rotation; the next write tries.
     file: Option<File>,
@@ -45,9 +98,16 @@ pub(super) struct LogFile {
 
 impl LogFile {
     /// Opens or creates the file. A last line without a newline, which a crash can leave, is ended.
-    pub(super) fn open(path: &Path, options: LogOptions) -> io::Result<Self> {
-        let (file, size) = open(path)?;
-        Ok(Self { path: path.to_owned(), options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    pub(super) fn open(place: LogPlace, options: LogOptions) -> io::Result<Self> {
+        let (file, size) = open(&place)?;
+        Ok(Self { place, options, file: Some(file), size, lines: Lines::default(), lost: 0 })
+    }
+
+    /// Removes the file if nothing was written to it. What does not go stays; an empty log is no lie.
+    pub(super) fn remove_if_empty(&self) {
+        if self.size == 0 {
+            let _ = unlinkat(&self.place.dir, &self.place.name, AtFlags::empty());
+        }
     }
 
     /// Writes what the guest wrote, with one `write(2)` unless the disk is full.
@@ -73,7 +133,7 @@ impl LogFile {
         if self.size >= self.options.max_size
             && let Err(error) = self.rotate(now)
         {
-            tracing::warn!(log = %self.path.display(), %error, "cannot rotate a container's log");
+            tracing::warn!(log = self.place.shown, %error, "cannot rotate a container's log");
         }
         if self.lost > 0 {
             let mut notice = Vec::new();
@@ -88,9 +148,23 @@ impl LogFile {
             }
             self.lost = 0;
         }
-        if let Err(error) = self.write_whole(out) {
-            tracing::warn!(log = %self.path.display(), %error, "a container's output is being lost");
+        if let Err(error) = self.write_patiently(out) {
+            tracing::warn!(log = self.place.shown, %error, "a container's output is being lost");
             self.lost = self.lost.saturating_add(out.len() as u64);
+        }
+    }
+
+    /// Writes all or nothing. While the disk is full, it waits for a while, and the guest with it, because the node
+    /// is about to end whoever has filled it. Once something was lost, nothing waits until a line finds room again.
+    fn write_patiently(&mut self, out: &[u8]) -> io::Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.write_whole(out) {
+                Err(error) if is_full(&error) && self.lost == 0 && Instant::now() < until => {
+                    std::thread::sleep(RETRY);
+                }
+                written => return written,
+            }
         }
     }
 
@@ -99,7 +173,7 @@ impl LogFile {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                let (file, size) = open(&self.path)?;
+                let (file, size) = open(&self.place)?;
                 self.size = size;
                 self.file.insert(file)
             }
@@ -119,25 +193,31 @@ impl LogFile {
 
     /// Renames the file to `<name>.<time>` and begins a new one.
     fn rotate(&mut self, now: Timestamp) -> io::Result<()> {
-        let rotated = rotated_files(&self.path)?;
-        let name = rotated_name(&self.path, rotated.last(), now);
-        std::fs::rename(&self.path, &name)?;
+        let LogPlace { dir, name, .. } = &self.place;
+        let rotated = rotated_files(dir, name)?;
+        renameat(dir, name, dir, rotated_name(name, rotated.last(), now))?;
         self.file = None;
         // The file that was just renamed and the one to come are the other two.
         let most = usize::try_from(self.options.max_files.max(2)).unwrap_or(usize::MAX);
         let surplus = rotated.len().saturating_add(2).saturating_sub(most);
         for old in rotated.iter().take(surplus) {
-            std::fs::remove_file(old)?;
+            unlinkat(dir, old, AtFlags::empty())?;
         }
-        let (file, size) = open(&self.path)?;
+        let (file, size) = open(&self.place)?;
         self.file = Some(file);
         self.size = size;
         Ok(())
     }
 }
 
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn open(place: &LogPlace) -> io::Result<(File, u64)> {
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+    let mode = Mode::from_raw_mode(MODE);
+    let mut file = open_plain_at(place.dir.as_fd(), Path::new(&place.name), flags, mode)?;
     let size = file.metadata()?.len();
     if size == 0 {
         // The mode at creation is subject to the umask; collectors count on this one.
@@ -155,21 +235,14 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
 }
 
 /// Rotated files of a log, oldest first: their names sort by time.
-fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return Ok(Vec::new());
-    };
+fn rotated_files(dir: &OwnedFd, name: &OsStr) -> io::Result<Vec<OsString>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
+    for entry in Dir::read_from(dir)? {
         let entry = entry?;
-        let is_rotated = entry
-            .file_name()
-            .to_str()
-            .and_then(|other| other.strip_prefix(name))
-            .and_then(|rest| rest.strip_prefix('.'))
-            .is_some_and(|stamp| parse_stamp(stamp).is_some());
-        if is_rotated {
-            found.push(entry.path());
+        let other = entry.file_name().to_bytes();
+        let stamp = other.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
+        if stamp.and_then(|stamp| parse_stamp(std::str::from_utf8(stamp).ok()?)).is_some() {
+            found.push(OsStr::from_bytes(other).to_owned());
         }
     }
     found.sort();
@@ -178,16 +251,16 @@ fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The name for a file that is rotated now. Names have seconds; a log that is rotated more often runs ahead
 /// of the clock rather than over a file that is there.
-fn rotated_name(path: &Path, last: Option<&PathBuf>, now: Timestamp) -> PathBuf {
+fn rotated_name(name: &OsStr, last: Option<&OsString>, now: Timestamp) -> OsString {
     let after_last = last
-        .and_then(|last| last.extension())
+        .and_then(|last| Path::new(last).extension())
         .and_then(|stamp| parse_stamp(stamp.to_str()?))
         .and_then(|stamp| stamp.checked_add(1.second()).ok());
     let now = TimeZone::UTC.to_datetime(now);
     let at = after_last.map_or(now, |after_last| now.max(after_last));
-    let mut name = path.as_os_str().to_owned();
+    let mut name = name.to_owned();
     name.push(format!(".{}", at.strftime(STAMP)));
-    PathBuf::from(name)
+    name
 }
 
 const STAMP: &str = "%Y%m%d-%H%M%S";
@@ -199,6 +272,10 @@ fn parse_stamp(text: &str) -> Option<jiff::civil::DateTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn open_log(path: &Path, options: LogOptions) -> io::Result<LogFile> {
+        LogFile::open(LogPlace::at(path)?, options)
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_767_366_245 + second).unwrap()
@@ -227,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         for text in ["one\n", "two\n"] {
-            let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+            let mut log = open_log(&path, LogOptions::default()).unwrap();
             log.append(&out(text), at(0));
         }
         assert_eq!(texts(&path), ["stdout F one", "stdout F two"]);
@@ -239,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         std::fs::write(&path, "2026-01-02T15:04:05.000000000Z stdout F to").unwrap();
-        let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+        let mut log = open_log(&path, LogOptions::default()).unwrap();
         log.append(&out("whole\n"), at(0));
         assert_eq!(texts(&path), ["stdout F to", "stdout F whole"]);
     }
@@ -249,7 +326,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("3.log");
         std::fs::write(dir.path().join("3.log.notes"), "someone else's").unwrap();
-        let mut log = LogFile::open(&path, LogOptions { max_size: 10, max_files: 3 }).unwrap();
+        let mut log = open_log(&path, LogOptions { max_size: 10, max_files: 3 }).unwrap();
         for n in 0..5 {
             log.append(&out(&format!("line {n}\n")), at(n));
         }
@@ -265,7 +342,7 @@ mod tests {
     fn rotating_twice_in_a_second_overwrites_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(&path, LogOptions { max_size: 1, max_files: 5 }).unwrap();
+        let mut log = open_log(&path, LogOptions { max_size: 1, max_files: 5 }).unwrap();
         for n in 0..4 {
             log.append(&out(&format!("line {n}\n")), at(0));
         }
@@ -278,9 +355,9 @@ mod tests {
         // /dev/full answers ENOSPC to every write, and cannot be truncated either.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
-        let mut log = LogFile::open(&path, LogOptions::default()).unwrap();
+        let mut log = open_log(&path, LogOptions::default()).unwrap();
         log.append(&out("before\n"), at(0));
-        let real = log.file.replace(OpenOptions::new().append(true).open("/dev/full").unwrap());
+        let real = log.file.replace(std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap());
         log.append(&out("lost\n"), at(1));
         log.append(&out("lost, too\n"), at(2));
         assert!(log.lost > 0);
@@ -294,12 +371,48 @@ mod tests {
         assert_eq!(texts(&path), ["stdout F before".to_owned(), notice, "stdout F after".to_owned()]);
     }
 
+    /// A link in the place of the log, of its directory or of a rotated file is refused, and what it leads to stays.
+    #[test]
+    fn nothing_is_written_or_removed_through_a_link() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        std::fs::create_dir(place("pod")).unwrap();
+        std::fs::create_dir(place("other")).unwrap();
+        std::fs::write(place("other/secret"), "kept").unwrap();
+        symlink(place("other/secret"), place("pod/0.log")).unwrap();
+        std::fs::hard_link(place("other/secret"), place("pod/1.log")).unwrap();
+        symlink(place("other"), place("way")).unwrap();
+        for name in ["pod/0.log", "pod/1.log", "way/2.log"] {
+            let error = open_log(&place(name), LogOptions::default()).unwrap_err().to_string();
+            assert!(error.contains("link"), "{name}: {error}");
+        }
+
+        // Its directory becomes a link to one that has a log of the same name.
+        std::fs::create_dir(place("c")).unwrap();
+        let mut log = open_log(&place("c/0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
+        log.append(&out("a\n"), at(0));
+        std::fs::rename(place("c"), place("moved")).unwrap();
+        for name in ["0.log", "0.log.20260102-150400", "0.log.20260102-150401"] {
+            std::fs::write(place("other").join(name), "kept").unwrap();
+        }
+        symlink(place("other"), place("c")).unwrap();
+        log.append(&out("b\n"), at(1));
+        log.append(&out("c\n"), at(2));
+        let expected = ["0.log", "0.log.20260102-150400", "0.log.20260102-150401", "secret"];
+        assert_eq!(names(&place("other")), expected);
+        for name in expected {
+            assert_eq!(std::fs::read_to_string(place("other").join(name)).unwrap(), "kept");
+        }
+        assert_eq!(texts(&place("moved/0.log")), ["stdout F a", "stdout F b", "stdout F c"]);
+    }
+
     #[test]
     fn a_log_whose_directory_is_gone_survives() {
         let dir = tempfile::tempdir().unwrap();
         let sub = dir.path().join("c");
         std::fs::create_dir(&sub).unwrap();
-        let mut log = LogFile::open(&sub.join("0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
+        let mut log = open_log(&sub.join("0.log"), LogOptions { max_size: 1, max_files: 2 }).unwrap();
         log.append(&out("a\n"), at(0));
         std::fs::remove_dir_all(&sub).unwrap();
         log.append(&out("b\n"), at(1));

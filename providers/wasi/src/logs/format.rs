@@ -1,21 +1,12 @@
 //! Bytes of two streams to lines of a CRI log. Pure: the clock is an argument.
 
-use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
+use jiff::Timestamp;
 use kubewasm_host::Stream;
+use kubewasm_kubelet::logs::cri::{LogHead, LogStream};
 
 /// Longest piece of a line, in bytes; longer lines are split into pieces with tag `P` and a last one with
 /// `F`, as containerd does.
 const PIECE: usize = 16 << 10;
-
-const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
-
-/// The stream's name in a line, with the blanks around it.
-fn name_of(stream: Stream) -> &'static [u8] {
-    match stream {
-        Stream::Stdout => b" stdout ",
-        Stream::Stderr => b" stderr ",
-    }
-}
 
 /// The unfinished line of each stream; at most [`PIECE`] bytes each.
 #[derive(Debug, Default)]
@@ -28,18 +19,18 @@ impl Lines {
     /// Takes bytes of a stream and appends the log lines that they complete to `out`.
     pub(super) fn push(&mut self, stream: Stream, mut bytes: &[u8], now: Timestamp, out: &mut Vec<u8>) {
         let unfinished = self.of(stream);
-        let prefix = prefix(stream, now);
+        let head = head(stream, now);
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(end);
             unfinished.extend_from_slice(line);
-            spill(unfinished, &prefix, out);
-            piece(&prefix, Tag::Full, unfinished, out);
+            spill(unfinished, &head, out);
+            head.write(false, unfinished, out);
             // Given back rather than kept: most guests print whole lines, and there are thousands of them.
             *unfinished = Vec::new();
             bytes = rest.get(1..).unwrap_or_default();
         }
         unfinished.extend_from_slice(bytes);
-        spill(unfinished, &prefix, out);
+        spill(unfinished, &head, out);
     }
 
     /// Appends what is unfinished in both streams, as pieces that no newline follows.
@@ -47,7 +38,7 @@ impl Lines {
         for stream in [Stream::Stdout, Stream::Stderr] {
             let unfinished = std::mem::take(self.of(stream));
             if !unfinished.is_empty() {
-                piece(&prefix(stream, now), Tag::Partial, &unfinished, out);
+                head(stream, now).write(true, &unfinished, out);
             }
         }
     }
@@ -60,37 +51,21 @@ impl Lines {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Tag {
-    Full,
-    Partial,
-}
-
 /// Writes out what is more than one piece.
-fn spill(unfinished: &mut Vec<u8>, prefix: &[u8], out: &mut Vec<u8>) {
+fn spill(unfinished: &mut Vec<u8>, head: &LogHead, out: &mut Vec<u8>) {
     while unfinished.len() > PIECE {
         let rest = unfinished.split_off(PIECE);
-        piece(prefix, Tag::Partial, unfinished, out);
+        head.write(true, unfinished, out);
         *unfinished = rest;
     }
 }
 
-fn piece(prefix: &[u8], tag: Tag, text: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(prefix);
-    out.extend_from_slice(match tag {
-        Tag::Full => b"F ",
-        Tag::Partial => b"P ",
-    });
-    out.extend_from_slice(text);
-    out.push(b'\n');
-}
-
-fn prefix(stream: Stream, now: Timestamp) -> Vec<u8> {
-    let mut prefix = Vec::with_capacity(40);
-    // Printing into a vector cannot fail; a line without a time would still be a line.
-    let _ = PRINTER.print_timestamp(&now, jiff::fmt::StdIoWrite(&mut prefix));
-    prefix.extend_from_slice(name_of(stream));
-    prefix
+fn head(stream: Stream, now: Timestamp) -> LogHead {
+    let stream = match stream {
+        Stream::Stdout => LogStream::Stdout,
+        Stream::Stderr => LogStream::Stderr,
+    };
+    LogHead::new(now, stream)
 }
 
 #[cfg(test)]

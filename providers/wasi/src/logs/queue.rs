@@ -2,7 +2,6 @@
 
 use std::{
     fmt, io,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,7 +12,7 @@ use jiff::Timestamp;
 use kubewasm_host::{LARGEST_WRITE, Output, Stream, clock};
 use tokio::{runtime::Handle, sync::Notify};
 
-use super::file::{LogFile, LogOptions};
+use super::file::{LogFile, LogOptions, LogPlace};
 
 /// Bytes that the queue holds at most. A guest that has written is not asked for more until the queue is empty, so that
 /// one write is in it; more than that, because a component can hold several handles of
@@ -35,7 +34,7 @@ pub struct Log {
 }
 
 struct Shared {
-    queue: Mutex<Queue>,
+    queue: Mutex<LogQueue>,
     /// Notified whenever the queue has become empty and all of it is in the file.
     idle: Notify,
     /// Held by the one thread that writes.
@@ -50,7 +49,7 @@ impl fmt::Debug for Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LogQueue {
     items: Vec<Item>,
     /// Bytes that the items take.
     cost: usize,
@@ -69,10 +68,15 @@ impl Log {
     ///
     /// # Errors
     /// Those of opening the file.
-    pub fn open(path: &Path, options: LogOptions, runtime: &Handle, meter: Meter) -> io::Result<Self> {
-        let file = Mutex::new(LogFile::open(path, options)?);
+    pub fn open(place: LogPlace, options: LogOptions, runtime: &Handle, meter: Meter) -> io::Result<Self> {
+        let file = Mutex::new(LogFile::open(place, options)?);
         let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file, meter };
         Ok(Self { shared: Arc::new(shared), runtime: runtime.clone() })
+    }
+
+    /// Removes the file if nothing was written to it. Blocks shortly.
+    pub fn remove_if_empty(&self) {
+        self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).remove_if_empty();
     }
 
     /// Waits until all that was pushed is in the file, or lost with it.
@@ -102,7 +106,7 @@ impl Log {
         }
     }
 
-    fn enqueue(&self, mut queue: MutexGuard<'_, Queue>, item: Item) {
+    fn enqueue(&self, mut queue: MutexGuard<'_, LogQueue>, item: Item) {
         queue.items.push(item);
         if !queue.busy {
             queue.busy = true;
@@ -112,7 +116,7 @@ impl Log {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.shared.queue()
     }
 }
@@ -177,17 +181,20 @@ impl Shared {
         self.idle.notify_waiters();
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, LogQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn open(path: &Path) -> Log {
-        Log::open(path, LogOptions::default(), &Handle::current(), Box::new(|_| {})).unwrap()
+        let place = LogPlace::at(path).unwrap();
+        Log::open(place, LogOptions::default(), &Handle::current(), Box::new(|_| {})).unwrap()
     }
 
     async fn logged(writes: &[(Stream, &'static str)], last_words: &str) -> Vec<String> {
@@ -238,7 +245,8 @@ mod tests {
             Box::new(move |used| *told.lock().unwrap() += used)
         };
         let path = dir.path().join("0.log");
-        let log = Log::open(&path, LogOptions::default(), &Handle::current(), meter).unwrap();
+        let log = Log::open(LogPlace::at(&path).unwrap(), LogOptions::default(), &Handle::current(), meter)
+            .unwrap();
         assert!(log.push(Stream::Stdout, Bytes::from_static(b"line\n")));
         log.ready().await;
         assert!(*told.lock().unwrap() > Duration::ZERO);

@@ -1,18 +1,19 @@
 //! Between the values of the kubelet, of the module store and of this crate. Pure.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
-use kubewasm_host::{CpuShare, Kind, Network, Usage, exit};
+use jiff::Timestamp;
+use kubewasm_host::{CpuShare, DeniedNetworks, Kind, Network, Stack, Usage, exit};
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, ContainerStats, Credential, ExecOutput, Exit, ExitReason, Image,
-    ImageError, StartError,
+    ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
+    ImageError, ImageUse, Presence, StartError,
 };
 use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, Mount, RootSpec},
-    supervisor::{self, SupervisorError},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
+    supervisor::{self, Sighting, SupervisorError},
 };
 
 /// Environment variable by which a container asks to be told when it is to end.
@@ -31,6 +32,16 @@ pub(super) fn image(image: kubewasm_modules::Image) -> Image {
     }
 }
 
+pub(super) fn image_use(used: kubewasm_modules::ImageUse) -> ImageUse {
+    let timestamp = |time: SystemTime| Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH);
+    ImageUse {
+        arrived_at: timestamp(used.arrived_at),
+        last_used_at: timestamp(used.last_used_at),
+        in_use: used.held,
+        image: image(used.image),
+    }
+}
+
 pub(super) fn credential(credential: &Credential) -> kubewasm_modules::Credential {
     kubewasm_modules::Credential {
         username: credential.username.clone(),
@@ -44,9 +55,12 @@ pub(super) fn stop_notice(spec: &ContainerSpec) -> Result<bool, StartError> {
         None | Some("") => Ok(false),
         Some("stdin") => Ok(true),
         // The value may come from a Secret: it is not repeated.
-        Some(_) => Err(StartError::Config(format!(
-            "the environment variable {STOP_NOTICE} has a value that is not known; \"stdin\" is, and none at all"
-        ))),
+        Some(_) => {
+            let error = format!(
+                "the environment variable {STOP_NOTICE} has a value that is not known; \"stdin\" is, and none at all"
+            );
+            Err(StartError::Config(error.into()))
+        }
     }
 }
 
@@ -82,8 +96,15 @@ pub(super) fn instance_spec(
         },
         log_path: spec.log_path.clone(),
         network: if spec.host_network { Network::Host } else { Network::Outgoing },
+        denied_networks: DeniedNetworks::default(),
         memory_limit_bytes: spec.memory_limit_bytes,
+        memory_volumes: MemoryVolumes {
+            guest_paths: spec.memory_volumes.clone(),
+            pod_limit_bytes: spec.pod_memory_limit_bytes,
+        },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
+        stack: Stack::DEFAULT,
+        terminal: true,
         stop_notice,
         label: String::new(),
     }
@@ -97,7 +118,16 @@ fn mount(mount: &kubewasm_kubelet::runtime::Mount) -> Mount {
     }
 }
 
-pub(super) fn container_state(instance: Instance) -> ContainerState {
+pub(super) fn presence(sighting: Sighting) -> Presence {
+    match sighting {
+        Sighting::Known(instance) => Presence::Known(container_state(instance)),
+        Sighting::Starting => Presence::Known(ContainerState::Starting),
+        Sighting::Absent => Presence::Absent,
+        Sighting::CannotTell => Presence::CannotTell,
+    }
+}
+
+fn container_state(instance: Instance) -> ContainerState {
     let started_at = instance.started_at;
     match instance.end {
         None => ContainerState::Running { started_at },
@@ -120,49 +150,59 @@ pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
     ContainerStats { id, pod_uid, at, cpu, throttled, memory_bytes }
 }
 
-pub(super) fn exec_output(output: supervisor::ExecOutput) -> ExecOutput {
-    let supervisor::ExecOutput { exit_code, output, timed_out } = output;
-    ExecOutput { exit_code, output, timed_out }
+pub(super) fn exec_end(output: supervisor::ExecOutput) -> ExecEnd {
+    let supervisor::ExecOutput { exit_code, output } = output;
+    ExecEnd { exit_code, output }
 }
 
-pub(super) fn pull_error(error: &PullError) -> ImageError {
-    let text = error.to_string();
+pub(super) fn exec_error(id: &str, error: SupervisorError) -> ExecError {
+    match error {
+        SupervisorError::NotRunning(_) => ExecError::NotRunning(id.to_owned()),
+        error => ExecError::Failed(error.into()),
+    }
+}
+
+pub(super) fn pull_error(error: PullError) -> ImageError {
     match error.reason {
-        PullFailure::Unavailable(_) => ImageError::RegistryUnavailable(text),
-        PullFailure::Store(_) => ImageError::Store(text),
+        PullFailure::Unavailable(_) => ImageError::RegistryUnavailable(error.into()),
+        PullFailure::Store(_) => ImageError::Store(error.into()),
         PullFailure::Denied(_)
         | PullFailure::NotFound(_)
         | PullFailure::Mismatch(_)
         | PullFailure::Unsupported(_)
         | PullFailure::TooLarge(_)
         | PullFailure::EmptyLayer(_)
-        | PullFailure::Malformed(_) => ImageError::Pull(text),
+        | PullFailure::Malformed(_) => ImageError::Pull(error.into()),
     }
 }
 
-pub(super) fn module_error(error: &ModuleError) -> StartError {
+pub(super) fn module_error(error: ModuleError) -> StartError {
     match error {
-        ModuleError::Store { .. } => StartError::Run(error.to_string()),
+        ModuleError::Store { .. } => StartError::Run(error.into()),
         ModuleError::NotFound { .. }
         | ModuleError::NoFile { .. }
         | ModuleError::NotWasm { .. }
-        | ModuleError::Empty { .. } => StartError::Create(error.to_string()),
+        | ModuleError::Empty { .. } => StartError::Create(error.into()),
     }
 }
 
-pub(super) fn compile_error(error: &CompileError) -> StartError {
+pub(super) fn compile_error(error: CompileError) -> StartError {
     match error {
-        CompileError::Invalid(_) => StartError::Create(error.to_string()),
-        CompileError::Failed(_) | CompileError::NotRun(_) | CompileError::Store(_) => StartError::Run(error.to_string()),
+        CompileError::Invalid(_) => StartError::Create(error.into()),
+        CompileError::Failed(_) | CompileError::NotRun(_) | CompileError::Store(_) => {
+            StartError::Run(error.into())
+        }
     }
 }
 
 pub(super) fn start_error(error: SupervisorError) -> StartError {
     match error {
-        SupervisorError::Module(text) => StartError::Create(text),
-        SupervisorError::Config(text) => StartError::Config(text),
-        SupervisorError::Worker(text) | SupervisorError::NotRunning(text) => StartError::Run(text),
-        SupervisorError::Dir { .. } => StartError::Run(error.to_string()),
+        SupervisorError::Module(_) => StartError::Create(error.into()),
+        SupervisorError::Config(_) => StartError::Config(error.into()),
+        SupervisorError::Worker(_)
+        | SupervisorError::NotRunning(_)
+        | SupervisorError::Confinement(_)
+        | SupervisorError::Dir { .. } => StartError::Run(error.into()),
     }
 }
 
@@ -181,6 +221,7 @@ mod tests {
             image: "r.io/web:v1".into(),
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            annotations: Default::default(),
             working_dir: working_dir.map(Into::into),
             scratch: "/s".into(),
             read_only_root: false,
@@ -191,6 +232,7 @@ mod tests {
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,
+            memory_volumes: Vec::new(),
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,
@@ -221,7 +263,8 @@ mod tests {
         ] {
             match (stop_notice(&spec(env, None)), expected) {
                 (Ok(found), Some(expected)) => assert_eq!(found, expected, "{env:?}"),
-                (Err(StartError::Config(message)), None) => {
+                (Err(error @ StartError::Config(_)), None) => {
+                    let message = error.to_string();
                     assert!(message.contains(STOP_NOTICE) && !message.contains("hunter2"), "{message}");
                 }
                 (found, _) => panic!("{env:?} gives {found:?}"),
@@ -257,7 +300,7 @@ mod tests {
 
     #[test]
     fn failed_pulls_are_told_apart() {
-        let error = |reason| pull_error(&PullError { image: "r.io/web:v1".into(), reason });
+        let error = |reason| pull_error(PullError { image: "r.io/web:v1".into(), reason });
         assert!(matches!(error(PullFailure::Unavailable("x".into())), ImageError::RegistryUnavailable(_)));
         assert!(matches!(error(PullFailure::Denied("x".into())), ImageError::Pull(_)));
         let text = error(PullFailure::NotFound("x".into())).to_string();

@@ -2,19 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use kubewasm_kubelet::retry::RetryDelays;
+
 /// A worker that lived this long was not the cause of its own death.
 const HEALTHY: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const PAUSES: RetryDelays = RetryDelays::new(Duration::from_secs(1), LONGEST_PAUSE);
 
 /// Counts workers that died young.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct WorkerDeaths {
     deaths: u32,
     last: Option<Instant>,
 }
 
-impl Backoff {
+impl WorkerDeaths {
     /// A worker that lived for `lived` has died, or did not even start.
     pub(super) fn died(&mut self, lived: Duration, now: Instant) {
         self.deaths = if lived < HEALTHY { self.deaths.saturating_add(1) } else { 1 };
@@ -23,9 +25,7 @@ impl Backoff {
 
     /// How long to wait before the next one is started; nothing after the first death.
     pub(super) fn pause(&self, now: Instant) -> Option<Duration> {
-        let doublings = self.deaths.checked_sub(2)?;
-        let pause =
-            FIRST_PAUSE.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX)).min(LONGEST_PAUSE);
+        let pause = PAUSES.after_failures(self.deaths.saturating_sub(1));
         let since = now.saturating_duration_since(self.last?);
         pause.checked_sub(since).filter(|rest| !rest.is_zero())
     }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute() {
-        let mut backoff = Backoff::default();
+        let mut backoff = WorkerDeaths::default();
         let now = Instant::now();
         assert_eq!(backoff.pause(now), None);
         let pauses: Vec<_> = (0..10)
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn deaths_are_forgotten_when_they_cannot_matter_any_more() {
-        let mut backoff = Backoff::default();
+        let mut backoff = WorkerDeaths::default();
         let now = Instant::now();
         assert!(backoff.is_calm(now));
         backoff.died(Duration::ZERO, now);
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn pauses_pass_and_health_is_rewarded() {
-        let mut backoff = Backoff::default();
+        let mut backoff = WorkerDeaths::default();
         let now = Instant::now();
         for _ in 0..4 {
             backoff.died(Duration::ZERO, now);

@@ -46,8 +46,6 @@ pub(super) struct Client {
     pub(super) worker: WorkerClient<Channel>,
     pub(super) incarnation: String,
     pub(super) pid: u32,
-    /// The protocol version that is spoken with it.
-    pub(super) version: u32,
     /// When it was found that nobody holds the worker's lock any more.
     pub(super) died: Arc<OnceLock<Instant>>,
 }
@@ -164,7 +162,7 @@ impl Meeting<'_> {
         } else {
             tracing::info!(group = self.group, pid, version, ?confinement, "a worker is ready");
         }
-        let client = Client { worker, incarnation, pid, version, died: Arc::default() };
+        let client = Client { worker, incarnation, pid, died: Arc::default() };
         self.view.lost(
             self.group,
             Dead::AllBut(&client.incarnation),

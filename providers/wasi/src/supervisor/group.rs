@@ -14,17 +14,18 @@ use tonic::Code;
 
 use super::{
     CALL, Place, SupervisorOptions,
-    backoff::Backoff,
+    backoff::WorkerDeaths,
     connect::{Client, Link, Meeting, Met},
     death::Kills,
     error::GroupError,
+    mounting::Mounter,
     process::{self, Started},
     replace,
     view::View,
 };
 use crate::{
     cgroup::{Cgroup, OF_A_WORKER, Parent},
-    protocol::{Versions, wire},
+    protocol::wire,
     worker,
 };
 
@@ -36,6 +37,8 @@ pub(super) struct Common {
     pub(super) kills: Arc<Kills>,
     /// Where workers have cgroups of their own, if they can.
     pub(super) cgroups: Option<Parent>,
+    /// Who makes the files of containers.
+    pub(super) mounter: Mounter,
 }
 
 /// One group of instances that share a worker.
@@ -53,7 +56,7 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 struct State {
     link: Option<Box<Link>>,
-    backoff: Backoff,
+    backoff: WorkerDeaths,
     /// The worker's own cgroup.
     cgroup: Option<OwnCgroup>,
 }
@@ -271,8 +274,8 @@ impl Group {
             return false;
         }
         if let Some(mut client) = state.living() {
-            let only_if_empty = client.version >= Versions::LABELS;
-            let request = client.worker.shutdown(wire::ShutdownRequest { grace_millis: 0, only_if_empty });
+            let request = wire::ShutdownRequest { grace_millis: 0, only_if_empty: true };
+            let request = client.worker.shutdown(request);
             match tokio::time::timeout(CALL, request).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(status)) if status.code() == Code::FailedPrecondition => return false,
@@ -295,17 +298,15 @@ impl Group {
         }
         let dir = self.common.options.dir.join(&self.name);
         let remove = move || {
-            match std::fs::remove_dir_all(&dir) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(dir = %dir.display(), %error, "what a worker has left cannot be removed");
-                }
-                _ => {}
+            if let Err(error) = kubewasm_trees::remove(&dir) {
+                tracing::warn!(%error, "what a worker has left stays");
             }
         };
         tokio::task::spawn_blocking(remove).await.is_ok()
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Where the worker listens.
+    pub(super) fn socket(&self) -> PathBuf {
         process::socket(&self.common.options.dir, &self.name)
     }
 }

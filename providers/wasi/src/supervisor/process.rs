@@ -9,7 +9,10 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::{process::ChildStdin, task::JoinHandle};
+use tokio::{
+    process::{ChildStdin, Command},
+    task::JoinHandle,
+};
 
 use super::SupervisorOptions;
 use crate::worker::{self, WorkerOptions};
@@ -20,7 +23,7 @@ const LOG_LIMIT: u64 = 1 << 20;
 const LAST_WORDS: usize = 2048;
 /// Between two looks at a process.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
-/// What a worker inherits of the agent's environment: how much it says. All else may be secret.
+/// What a child process inherits of the agent's environment: how much it says. All else may be secret.
 const ENVIRONMENT: [&str; 3] = ["KUBEWASM_V", "KUBEWASM_LOG", "RUST_BACKTRACE"];
 
 /// Where the worker of a group listens.
@@ -45,18 +48,9 @@ pub(super) struct Started {
 pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<Started> {
     let mut command = options.program.command("worker");
     let with_parent = options.with_parent;
-    let worker = WorkerOptions {
-        with_parent,
-        default_memory_limit: options.default_memory_limit,
-        log: options.log,
-        // Other groups' workers are none of its business.
-        hidden: options.hidden.iter().chain([&options.dir]).cloned().collect(),
-        ..WorkerOptions::new(socket)
-    };
-    command.args(worker.args());
-    command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-    // A terminal's Ctrl-C is for the process group in front, which the worker must not be in.
-    command.process_group(0).stderr(Stdio::from(open_log(socket)?));
+    command.args(worker_options(socket, options).args());
+    inherit_little(&mut command);
+    command.stderr(Stdio::from(open_log(&log(socket))?));
     if with_parent {
         command.stdin(Stdio::piped());
     }
@@ -67,8 +61,47 @@ pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<St
     Ok(Started { pid, exit, lifeline })
 }
 
-fn open_log(socket: &Path) -> io::Result<std::fs::File> {
-    let path = log(socket);
+/// Starts a worker that ends as soon as it is confined. What it says when it cannot be is the error.
+pub(super) async fn check(options: &SupervisorOptions) -> io::Result<()> {
+    // No name of a group.
+    let socket = socket(&options.dir, ".check");
+    let mut command = options.program.command("worker");
+    command.args(WorkerOptions { check: true, ..worker_options(&socket, options) }.args());
+    inherit_little(&mut command);
+    let output = command.stderr(Stdio::piped()).output().await?;
+    if let Some(dir) = socket.parent() {
+        // Empty but for its sockets; whoever takes stock of workers removes what is left.
+        let _ = tokio::fs::remove_dir_all(dir).await;
+    }
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let last = words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    Err(io::Error::other(last.trim_start_matches("kubewasm: ").to_owned()))
+}
+
+fn worker_options(socket: &Path, options: &SupervisorOptions) -> WorkerOptions {
+    WorkerOptions {
+        with_parent: options.with_parent,
+        default_memory_limit: options.default_memory_limit,
+        log: options.log,
+        // Other groups' workers are none of its business.
+        hidden: options.hidden.iter().chain([&options.dir]).cloned().collect(),
+        shown: options.shown.clone(),
+        confinement: options.confinement,
+        ..WorkerOptions::new(socket)
+    }
+}
+
+/// Keeps the agent's environment from a process, and a terminal's Ctrl-C, which is for the process group in front.
+pub(super) fn inherit_little(command: &mut Command) {
+    command.env_clear().envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+    command.process_group(0);
+}
+
+/// Opens the file that a process says what it has to say in.
+pub(super) fn open_log(path: &Path) -> io::Result<std::fs::File> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
@@ -117,16 +150,16 @@ pub(super) async fn is_gone(socket: &Path, within: Duration) -> bool {
 
 /// Removes what dead workers have left in the directory of workers, and returns the names of the groups whose
 /// workers live.
-pub(super) fn take_stock(dir: &Path) -> Vec<String> {
+///
+/// # Errors
+/// What the system says: it is not known then which workers live.
+pub(super) fn take_stock(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-        Err(error) => {
-            tracing::error!(dir = %dir.display(), %error, "cannot look for workers");
-            return Vec::new();
-        }
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
     };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
     let (alive, dead): (Vec<_>, Vec<_>) = names
         .filter(|name| worker::lock_path(&socket(dir, name)).exists())
         .partition(|name| worker::is_locked(&socket(dir, name)));
@@ -137,11 +170,11 @@ pub(super) fn take_stock(dir: &Path) -> Vec<String> {
             let last_words = last_words(&socket);
             tracing::warn!(group, last_words, "a worker has died while no agent was here");
         }
-        if let Err(error) = std::fs::remove_dir_all(dir.join(&group)) {
+        if let Err(error) = kubewasm_trees::remove(&dir.join(&group)) {
             tracing::warn!(group, %error, "cannot remove what a dead worker has left");
         }
     }
-    alive
+    Ok(alive)
 }
 
 #[cfg(test)]
@@ -157,12 +190,14 @@ mod tests {
         std::fs::write(worker::lock_path(&socket(dir.path(), "dead")), "1\n").unwrap();
         let lock = std::fs::File::create(worker::lock_path(&socket(dir.path(), "alive"))).unwrap();
         lock.lock().unwrap();
-        assert_eq!(take_stock(dir.path()), ["alive"]);
+        assert_eq!(take_stock(dir.path()).unwrap(), ["alive"]);
         let mut left: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["alive", "foreign"]);
-        assert_eq!(take_stock(Path::new("/nonexistent")), Vec::<String>::new());
+        assert_eq!(take_stock(Path::new("/nonexistent")).unwrap(), Vec::<String>::new());
+        assert!(take_stock(&dir.path().join("foreign/file")).is_ok(), "nothing is there yet");
+        assert!(take_stock(&worker::lock_path(&socket(dir.path(), "alive"))).is_err(), "no directory");
     }
 
     #[test]

@@ -18,16 +18,37 @@ const WAKEUPS: usize = 64;
 /// everybody.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    entries: Mutex<HashMap<String, Entry>>,
+    known: Mutex<Known>,
     wake: Arc<Wake>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    entries: HashMap<String, Entry>,
+    /// Groups whose workers live and have not told yet what they host.
+    silent: HashSet<String>,
 }
 
 #[derive(Debug)]
 struct Entry {
     group: String,
+    pod_uid: String,
     /// Which worker process told of it; revisions of different ones do not compare.
     incarnation: String,
     instance: Option<Instance>,
+}
+
+/// What can be said of an id now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sighting {
+    /// It runs, or has ended and was not removed yet.
+    Known(Instance),
+    /// It was asked for, and there is no answer yet.
+    Starting,
+    /// Nothing of this id runs.
+    Absent,
+    /// A worker that may host it lives and does not answer.
+    CannotTell,
 }
 
 /// Which worker processes of a group are dead.
@@ -57,33 +78,66 @@ struct Wake {
 }
 
 impl View {
+    /// The worker of a group lives and has not told yet what it hosts.
+    pub(super) fn is_silent(&self, group: &str) {
+        self.lock().silent.insert(group.to_owned());
+    }
+
+    /// What the worker of a group hosts is known, or there is none.
+    pub(super) fn has_told(&self, group: &str) {
+        self.lock().silent.remove(group);
+    }
+
+    /// What can be said of an id.
+    pub(super) fn sighting(&self, id: &str) -> Sighting {
+        let known = self.lock();
+        match known.entries.get(id) {
+            Some(Entry { instance: Some(instance), .. }) => Sighting::Known(instance.clone()),
+            Some(Entry { instance: None, .. }) => Sighting::Starting,
+            None if known.silent.is_empty() => Sighting::Absent,
+            None => Sighting::CannotTell,
+        }
+    }
+
+    /// Ids and pod UIDs of all that is known or expected, and whether there is nothing else.
+    pub(super) fn ids(&self) -> (Vec<(String, String)>, bool) {
+        let known = self.lock();
+        let ids = known.entries.iter().map(|(id, entry)| (id.clone(), entry.pod_uid.clone())).collect();
+        (ids, known.silent.is_empty())
+    }
+
     /// An instance is about to be started in a group: until it is known, it can be removed there.
-    pub(super) fn expect(&self, id: &str, group: &str) {
-        let entry = || Entry { group: group.to_owned(), incarnation: String::new(), instance: None };
-        self.lock().entry(id.to_owned()).or_insert_with(entry);
+    pub(super) fn expect(&self, id: &str, pod_uid: &str, group: &str) {
+        let (group, pod_uid) = (group.to_owned(), pod_uid.to_owned());
+        let entry = || Entry { group, pod_uid, incarnation: String::new(), instance: None };
+        self.lock().entries.entry(id.to_owned()).or_insert_with(entry);
     }
 
     /// A worker told of an instance. Older news than what is known are dropped.
     pub(super) fn changed(&self, group: &str, incarnation: &str, instance: Instance) {
         let pod = instance.pod_uid.clone();
-        let mut entries = self.lock();
-        if let Some(known) = entries.get(&instance.id)
+        let mut known = self.lock();
+        if let Some(known) = known.entries.get(&instance.id)
             && known.incarnation == incarnation
             && known.instance.as_ref().is_some_and(|known| known.revision >= instance.revision)
         {
             return;
         }
         let id = instance.id.clone();
-        let entry =
-            Entry { group: group.to_owned(), incarnation: incarnation.to_owned(), instance: Some(instance) };
-        entries.insert(id, entry);
-        drop(entries);
+        let entry = Entry {
+            group: group.to_owned(),
+            pod_uid: pod.clone(),
+            incarnation: incarnation.to_owned(),
+            instance: Some(instance),
+        };
+        known.entries.insert(id, entry);
+        drop(known);
         self.wake.pod(pod);
     }
 
     /// An instance was removed.
     pub(super) fn removed(&self, id: &str) {
-        let entry = self.lock().remove(id);
+        let entry = self.lock().entries.remove(id);
         if let Some(instance) = entry.and_then(|entry| entry.instance) {
             self.wake.pod(instance.pod_uid);
         }
@@ -92,7 +146,7 @@ impl View {
     /// A worker's picture is complete: what it did not name is gone, unless it came after the picture.
     pub(super) fn synced(&self, group: &str, incarnation: &str, revision: u64, named: &HashSet<String>) {
         let mut gone = Vec::new();
-        self.lock().retain(|id, entry| {
+        self.lock().entries.retain(|id, entry| {
             let Some(instance) = &entry.instance else {
                 return true;
             };
@@ -111,7 +165,7 @@ impl View {
     /// Workers of a group are no more: what ran in them is lost.
     pub(super) fn lost(&self, group: &str, dead: Dead<'_>, exit: &Exit, now: Timestamp) {
         let mut changed = Vec::new();
-        for entry in self.lock().values_mut() {
+        for entry in self.lock().entries.values_mut() {
             if entry.group == group
                 && dead.includes(&entry.incarnation)
                 && let Some(instance) = &mut entry.instance
@@ -125,27 +179,27 @@ impl View {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Instance> {
-        self.lock().get(id).and_then(|entry| entry.instance.clone())
+        self.lock().entries.get(id).and_then(|entry| entry.instance.clone())
     }
 
     pub(super) fn all(&self) -> Vec<Instance> {
-        self.lock().values().filter_map(|entry| entry.instance.clone()).collect()
+        self.lock().entries.values().filter_map(|entry| entry.instance.clone()).collect()
     }
 
     /// Whether any instance of a group is known or expected.
     pub(super) fn has(&self, group: &str) -> bool {
-        self.lock().values().any(|entry| entry.group == group)
+        self.lock().entries.values().any(|entry| entry.group == group)
     }
 
     /// Group of an instance that is known or expected.
     pub(super) fn group_of(&self, id: &str) -> Option<String> {
-        self.lock().get(id).map(|entry| entry.group.clone())
+        self.lock().entries.get(id).map(|entry| entry.group.clone())
     }
 
     /// Group of an instance that may run: it is not known to have ended.
     pub(super) fn running_in(&self, id: &str) -> Option<String> {
-        let entries = self.lock();
-        let entry = entries.get(id)?;
+        let known = self.lock();
+        let entry = known.entries.get(id)?;
         let ended = entry.instance.as_ref().is_some_and(|instance| instance.end.is_some());
         (!ended).then(|| entry.group.clone())
     }
@@ -161,8 +215,8 @@ impl View {
         Some(receiver)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,7 +276,7 @@ mod tests {
             view.changed("g", "1", instance(id, revision));
         }
         view.changed("other group", "1", instance("elsewhere", 1));
-        view.expect("expected", "g");
+        view.expect("expected", "pod", "g");
         view.synced("g", "1", 3, &HashSet::from(["named".to_owned()]));
         let mut left: Vec<_> = view.all().into_iter().map(|instance| instance.id).collect();
         left.sort();
@@ -251,11 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_silent_worker_may_host_is_not_absent() {
+        let view = View::default();
+        view.changed("g", "1", instance("a", 1));
+        assert_eq!(view.sighting("b"), Sighting::Absent);
+        view.is_silent("h");
+        assert_eq!(view.sighting("b"), Sighting::CannotTell);
+        assert_eq!(view.sighting("a"), Sighting::Known(instance("a", 1)));
+        assert!(!view.ids().1);
+        view.has_told("h");
+        assert_eq!(view.sighting("b"), Sighting::Absent);
+        assert!(view.ids().1);
+    }
+
+    #[test]
     fn an_instance_can_be_stopped_until_it_has_ended() {
         let view = View::default();
-        view.expect("a", "g");
+        view.expect("a", "pod-a", "g");
         assert_eq!(view.running_in("a").as_deref(), Some("g"));
-        assert_eq!(view.get("a"), None, "expected is not known");
+        assert_eq!((view.get("a"), view.sighting("a")), (None, Sighting::Starting), "expected is not known");
+        assert_eq!(view.ids(), (vec![("a".to_owned(), "pod-a".to_owned())], true));
         view.changed("g", "1", instance("a", 1));
         assert_eq!(view.running_in("a").as_deref(), Some("g"));
         view.changed("g", "1", exited("a", 2));

@@ -1,11 +1,11 @@
 //! Starting, stopping and accounting for instances.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, Stack, capacity,
-    exit::{CODE_TRAPPED, Exit, ExitReason},
+    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, capacity,
+    exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
     runtime::Handle,
@@ -14,11 +14,14 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::table::{Claim, Picture, Table};
+use super::{
+    charge::{self, Holder},
+    handover::{Given, Handovers, Held, Root},
+    table::{Claim, Picture, Table},
+};
 use crate::{
-    files::{Files, FilesError, Root},
     instance::{Instance, InstanceStats},
-    logs::{Log, LogOptions},
+    logs::{Log, LogOptions, LogPlace},
     spec::InstanceSpec,
 };
 
@@ -42,9 +45,9 @@ pub(super) enum StartError {
     /// The module does not run here.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Its file system cannot be made.
-    #[error(transparent)]
-    Files(#[from] FilesError),
+    /// The agent did not hand over its files, or has hung up since.
+    #[error("the container's files were not handed over")]
+    NoFiles,
     /// Its files cannot be opened.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
@@ -87,7 +90,7 @@ pub(super) struct Hosting(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     host: Arc<Host>,
-    files: Files,
+    handovers: Handovers,
     threads: Threads,
     log: LogOptions,
     most: usize,
@@ -102,6 +105,8 @@ struct Running {
     loaded: Arc<Loaded>,
     root: Arc<Root>,
     account: Arc<Account>,
+    /// Volumes in memory that it may fill, open.
+    memory_volumes: Arc<Vec<OwnedFd>>,
     /// When it must have ended; nothing while nobody asked.
     stop: watch::Sender<Option<Instant>>,
     /// Cancelled when its end is in the table.
@@ -118,7 +123,7 @@ impl Inner {
 /// A guest of a container, which is told nothing of its end.
 fn setup<'a>(
     spec: &'a InstanceSpec,
-    root: &'a Root,
+    held: &'a Held,
     output: &'a Arc<dyn Output>,
     account: &'a Arc<Account>,
 ) -> Setup<'a> {
@@ -126,11 +131,12 @@ fn setup<'a>(
         argv: &spec.argv,
         env: &spec.env,
         working_dir: spec.working_dir.as_deref(),
-        preopens: root.preopens(),
-        has_volumes: root.has_volumes(),
+        preopens: &held.preopens,
+        has_volumes: held.has_volumes,
         network: spec.network,
+        denied_networks: &spec.denied_networks,
         output,
-        terminal: true,
+        terminal: spec.terminal,
         account,
         notice: None,
     }
@@ -138,9 +144,14 @@ fn setup<'a>(
 
 impl Hosting {
     /// Hosts at most `most` instances.
-    pub(super) fn new(host: Arc<Host>, files: Files, threads: Threads, log: LogOptions, most: usize) -> Self {
-        let (table, execs) = (Table::new(), Semaphore::new(EXECS));
-        Self(Arc::new(Inner { host, files, threads, log, most, table, execs }))
+    pub(super) fn new(host: Arc<Host>, threads: Threads, log: LogOptions, most: usize) -> Self {
+        let (table, execs, handovers) = (Table::new(), Semaphore::new(EXECS), Handovers::default());
+        Self(Arc::new(Inner { host, handovers, threads, log, most, table, execs }))
+    }
+
+    /// Where the files of instances wait for their start.
+    pub(super) fn handovers(&self) -> &Handovers {
+        &self.0.handovers
     }
 
     /// All instances, and their changes.
@@ -173,19 +184,20 @@ impl Hosting {
 
     async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
         let inner = &self.0;
-        let loaded = inner.host.load(&spec.module, spec.kind, Stack::DEFAULT).await?;
+        let loaded = inner.host.load(&spec.module, spec.kind, spec.stack).await?;
         let account = inner.account(&spec);
         let meter = {
             let account = Arc::clone(&account);
             Box::new(move |used| account.charge(used))
         };
-        let log = Log::open(&spec.log_path, inner.log, &inner.threads.logs, meter)
+        let Given { root, log } = inner.handovers.take(&spec.id).ok_or(StartError::NoFiles)?;
+        let place = LogPlace::within(log, spec.log_path.file_name().unwrap_or_default(), &spec.log_path);
+        let log = Log::open(place, inner.log, &inner.threads.logs, meter)
             .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
-        let path = spec.log_path.clone();
-        let result = self.start_logged(spec, loaded, account, log).await;
+        let result = self.start_logged(spec, loaded, account, root, log.clone()).await;
         if result.is_err() {
             // Nothing has run: there is no log of it, unless somebody else had begun one.
-            remove_if_empty(&path);
+            log.remove_if_empty();
         }
         result
     }
@@ -195,33 +207,74 @@ impl Hosting {
         spec: InstanceSpec,
         loaded: Arc<Loaded>,
         account: Arc<Account>,
+        root: Root,
         log: Log,
     ) -> Result<Instance, StartError> {
         let inner = &self.0;
         let notice = spec.stop_notice.then(CancellationToken::new);
         let spec = Arc::new(spec);
-        let root = Arc::new(self.root(&spec).await?);
+        let root = Arc::new(root);
+        let held = root.held().ok_or(StartError::NoFiles)?;
         let output: Arc<dyn Output> = Arc::new(log.clone());
-        let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &root, &output, &account) };
+        let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &held, &output, &account) };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
+        let memory_volumes = Arc::new(charge::open(&held.preopens, &spec.memory_volumes.guest_paths));
+        drop(held);
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running { spec, loaded, root: Arc::clone(&root), account, stop, ended: ended.clone() };
+        let running = Running {
+            spec,
+            loaded,
+            root: Arc::clone(&root),
+            account,
+            memory_volumes,
+            stop,
+            ended: ended.clone(),
+        };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
         let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
+        let exceeds = self.clone().exceeds(Arc::clone(&spec));
         tokio::spawn(async move {
-            let exit = guest.await.unwrap_or_else(|_| fault_of_ours());
+            let mut guest = AbortOnDropHandle::new(guest);
+            let exit = tokio::select! {
+                exit = &mut guest => exit.unwrap_or_else(|_| fault_of_ours()),
+                message = exceeds => {
+                    guest.abort();
+                    // Its memory is given back, and nothing writes any more, when this is over.
+                    let _ = guest.await;
+                    Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
+                }
+            };
             let finished_at = Timestamp::now();
             log.finish(&exit.message).await;
+            drop(log);
             // Before anybody hears of the end: what its volumes are made of may be taken away then.
-            let _ = tokio::task::spawn_blocking(move || root.detach()).await;
+            let _ = tokio::task::spawn_blocking(move || root.give_up()).await;
             hosting.0.table.exited(&id, finished_at, exit);
             ended.cancel();
         });
         Ok(instance)
+    }
+
+    /// Waits until an instance has more memory than it may, what is in its volumes in memory included, and says so.
+    async fn exceeds(self, spec: Arc<InstanceSpec>) -> String {
+        if spec.memory_volumes.guest_paths.is_empty() {
+            return std::future::pending().await;
+        }
+        let mut looks = tokio::time::interval(charge::LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let all = self.0.table.all_running().into_iter();
+            let pod: Vec<Holder> =
+                all.filter(|other| other.spec.pod_uid == spec.pod_uid).map(|other| other.holder()).collect();
+            if let Some(message) = charge::excess(&spec.id, &pod, spec.memory_volumes.pod_limit_bytes) {
+                return message;
+            }
+        }
     }
 
     /// What the instances that run have used.
@@ -234,15 +287,6 @@ impl Hosting {
             usage: running.account.usage(),
         };
         self.0.table.all_running().into_iter().map(stats).collect()
-    }
-
-    /// Makes the file system of an instance.
-    async fn root(&self, spec: &Arc<InstanceSpec>) -> Result<Root, FilesError> {
-        let (files, spec) = (self.0.files.clone(), Arc::clone(spec));
-        let make = move || files.make(&spec.root, spec.working_dir.as_deref());
-        tokio::task::spawn_blocking(make).await.unwrap_or_else(|error| {
-            Err(FilesError::Scratch { path: "of an instance".to_owned(), source: error.into() })
-        })
     }
 
     /// Asks an instance to end within `grace`.
@@ -295,7 +339,9 @@ impl Hosting {
         let capture = Capture::new(output_limit);
         let output: Arc<dyn Output> = Arc::new(capture.clone());
         let Running { spec, loaded, root, account, .. } = &running;
-        let setup = Setup { argv, ..setup(spec, root, &output, account) };
+        // For as long as this one runs: the paths in it are numbers of descriptors.
+        let held = root.held().ok_or(StartError::NotRunning)?;
+        let setup = Setup { argv, ..setup(spec, &held, &output, account) };
         let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
         let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {
@@ -314,6 +360,16 @@ impl Hosting {
 }
 
 impl Running {
+    fn holder(&self) -> Holder {
+        let volumes = self.memory_volumes.iter().filter_map(|volume| charge::look(volume).ok());
+        Holder {
+            id: self.spec.id.clone(),
+            memory: self.account.usage().memory_bytes,
+            limit: self.spec.memory_limit_bytes,
+            volumes: volumes.collect(),
+        }
+    }
+
     /// Asks for an end; an earlier end that was asked for stands.
     fn stop_within(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
@@ -352,13 +408,6 @@ async fn until_stopped(
     }
 }
 
-/// Removes a file that nothing was written to. What does not go stays; an empty log is no lie.
-fn remove_if_empty(path: &Path) {
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() == 0) {
-        let _ = std::fs::remove_file(path);
-    }
-}
-
 /// A panic on the guest's thread: the host failed, not the guest.
 fn fault_of_ours() -> Exit {
     Exit::new(CODE_TRAPPED, ExitReason::Trapped, "the host failed while it ran this guest; its log has more")
@@ -369,8 +418,11 @@ mod tests {
     use std::time::Instant as Clock;
 
     use super::*;
-    use crate::{files::Way, spec::RootSpec};
-    use kubewasm_host::{CpuShare, HostOptions, Kind, Network};
+    use crate::{
+        files::{Files, Way},
+        spec::{MemoryVolumes, RootSpec},
+    };
+    use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, Kind, Network, Stack};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -391,9 +443,19 @@ mod tests {
                 host.engine(Kind::CoreCommand.generation()).precompile_module(&spins).unwrap(),
             )
             .unwrap();
-            let files = Files::new(Way::Preopens { why: "not tried".into() });
             let threads = Threads { guests: Handle::current(), logs: Handle::current() };
-            Self { hosting: Hosting::new(host, files, threads, LogOptions::default(), most), dir }
+            Self { hosting: Hosting::new(host, threads, LogOptions::default(), most), dir }
+        }
+
+        /// Starts an instance with its files.
+        async fn start(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
+            self.hosting.handovers().put(&spec.id, self.given(&spec));
+            self.hosting.start(spec).await
+        }
+
+        fn given(&self, spec: &InstanceSpec) -> Given {
+            let files = Files::new(Way::Preopens { why: "not tried".into() });
+            files.make(&spec.root, None, self.dir.path()).unwrap().into()
         }
 
         fn spins(&self, id: &str) -> InstanceSpec {
@@ -409,8 +471,12 @@ mod tests {
                 root: RootSpec::default(),
                 log_path: self.dir.path().join("0.log"),
                 network: Network::Outgoing,
+                denied_networks: DeniedNetworks::default(),
                 memory_limit_bytes: 0,
+                memory_volumes: MemoryVolumes::default(),
                 cpu: CpuShare::default(),
+                stack: Stack::DEFAULT,
+                terminal: true,
                 stop_notice: false,
                 label: String::new(),
             }
@@ -428,7 +494,7 @@ mod tests {
     #[tokio::test]
     async fn an_exec_ends_with_its_caller() {
         let bench = Bench::new(9);
-        bench.hosting.start(bench.spins("a")).await.unwrap();
+        bench.start(bench.spins("a")).await.unwrap();
         // The guest, and the task that waits for its end.
         bench.until_tasks(2).await;
         let argv = ["probe".to_owned()];
@@ -440,7 +506,7 @@ mod tests {
     #[tokio::test]
     async fn an_exec_ends_with_its_container() {
         let bench = Bench::new(9);
-        bench.hosting.start(bench.spins("a")).await.unwrap();
+        bench.start(bench.spins("a")).await.unwrap();
         let argv = ["probe".to_owned()];
         let exec = bench.hosting.exec("a", &argv, PATIENCE * 2, 10);
         let (outcome, ()) = tokio::join!(exec, async {
@@ -454,25 +520,33 @@ mod tests {
     async fn there_is_a_log_of_what_has_run_and_of_nothing_else() {
         let bench = Bench::new(9);
         let tight = InstanceSpec { memory_limit_bytes: 1, ..bench.spins("tight") };
-        assert!(bench.hosting.start(tight.clone()).await.is_err());
+        assert!(bench.start(tight.clone()).await.is_err());
         assert!(!tight.log_path.exists());
         std::fs::write(&tight.log_path, "an earlier one\n").unwrap();
-        assert!(bench.hosting.start(tight.clone()).await.is_err());
+        assert!(bench.start(tight.clone()).await.is_err());
         assert!(tight.log_path.exists(), "what another one has written stays");
         let other = InstanceSpec { log_path: bench.dir.path().join("1.log"), ..bench.spins("a") };
-        bench.hosting.start(other.clone()).await.unwrap();
+        bench.start(other.clone()).await.unwrap();
         assert!(other.log_path.exists());
     }
 
     #[tokio::test]
     async fn a_full_worker_says_how_to_make_room() {
         let bench = Bench::new(1);
-        bench.hosting.start(bench.spins("a")).await.unwrap();
-        bench.hosting.start(bench.spins("a")).await.expect("the same again is no second one");
-        let error = bench.hosting.start(bench.spins("b")).await.unwrap_err().to_string();
+        bench.start(bench.spins("a")).await.unwrap();
+        bench.start(bench.spins("a")).await.expect("the same again is no second one");
+        let error = bench.start(bench.spins("b")).await.unwrap_err().to_string();
         assert!(error.contains("sysctl -w vm.max_map_count="), "{error}");
         assert!(bench.hosting.remove("a").await);
-        bench.hosting.start(bench.spins("b")).await.unwrap();
+        bench.start(bench.spins("b")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_starts_whose_files_were_not_handed_over() {
+        let bench = Bench::new(9);
+        let error = bench.hosting.start(bench.spins("a")).await.unwrap_err();
+        assert!(matches!(error, StartError::NoFiles), "{error}");
+        bench.start(bench.spins("a")).await.expect("its id is free");
     }
 
     #[tokio::test]
@@ -487,9 +561,17 @@ mod tests {
             .await
             .unwrap();
         let spec = Arc::new(bench.spins("a"));
-        let root = Arc::new(bench.hosting.root(&spec).await.unwrap());
+        let root = Arc::new(bench.given(&spec).root);
         let account = bench.hosting.0.account(&spec);
-        let running = Running { spec, loaded, root, account, stop, ended: CancellationToken::new() };
+        let running = Running {
+            spec,
+            loaded,
+            root,
+            account,
+            memory_volumes: Arc::default(),
+            stop,
+            ended: CancellationToken::new(),
+        };
         let mut deadlines = Vec::new();
         for seconds in [30, 60, 10] {
             running.stop_within(Duration::from_secs(seconds));

@@ -6,16 +6,14 @@ use std::{
     os::unix::{
         ffi::OsStrExt,
         fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        net::UnixListener,
     },
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit};
-use tokio::{
-    net::UnixListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::WorkerError;
@@ -30,12 +28,28 @@ pub(crate) fn lock_path(socket: &Path) -> PathBuf {
     socket.with_extension("lock")
 }
 
-/// Whether a worker lives that holds the lock of this socket.
+/// Socket on which a worker is handed the files of instances. No longer than the other.
+pub(crate) fn handovers_path(socket: &Path) -> PathBuf {
+    socket.with_extension("in")
+}
+
+/// Whether a worker lives that holds the lock of this socket. A lock that cannot be looked at (no descriptor is left,
+/// say) may be held: nobody is declared dead for want of something here.
 pub(crate) fn is_locked(socket: &Path) -> bool {
-    match OpenOptions::new().read(true).write(true).open(lock_path(socket)) {
-        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-        Err(_) => false,
-    }
+    let path = lock_path(socket);
+    let looked = match OpenOptions::new().read(true).write(true).open(&path) {
+        Ok(file) => match file.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    };
+    looked.unwrap_or_else(|error| {
+        tracing::warn!(lock = %path.display(), %error, "cannot tell whether a worker lives; going by that it does");
+        true
+    })
 }
 
 /// The worker's directory, which it alone uses.
@@ -80,25 +94,19 @@ impl Home {
         self.socket.with_extension("empty")
     }
 
-    /// Listens on the socket, in place of the one that a worker before us left.
-    pub(super) fn listen(&self) -> Result<UnixListener, WorkerError> {
-        match std::fs::remove_file(&self.socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(setup("remove the old socket", &self.socket, error));
-            }
-            _ => {}
-        }
-        let listener =
-            UnixListener::bind(&self.socket).map_err(|source| setup("listen on", &self.socket, source))?;
-        std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o600))
-            .map_err(|source| setup("protect", &self.socket, source))?;
-        Ok(listener)
+    /// Listens on the sockets, in place of those that a worker before us left.
+    pub(super) fn listen(&self) -> Result<Sockets, WorkerError> {
+        // The second one first: an agent looks at the other.
+        let handovers = listen(&handovers_path(&self.socket))?;
+        Ok(Sockets { calls: listen(&self.socket)?, handovers })
     }
 
-    /// Takes the socket away: nobody will answer there any more. One that is left tells of a death.
+    /// Takes the sockets away: nobody will answer there any more. One that is left tells of a death.
     pub(super) fn leave(&self) {
         // It may be gone already; that may even be why the worker ends.
-        let _ = std::fs::remove_file(&self.socket);
+        for path in [&self.socket, &handovers_path(&self.socket)] {
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     /// Returns when the directory has been deleted, or taken over by somebody else.
@@ -113,6 +121,29 @@ impl Home {
             }
         }
     }
+}
+
+/// What a worker listens on. Made early: it makes no Unix sockets later.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    /// Of the protocol.
+    pub(super) calls: UnixListener,
+    /// Where it is handed files.
+    pub(super) handovers: UnixListener,
+}
+
+fn listen(path: &Path) -> Result<UnixListener, WorkerError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(setup("remove the old socket", path, error));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(|source| setup("listen on", path, source))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| listener.set_nonblocking(true))
+        .map_err(|source| setup("protect", path, source))?;
+    Ok(listener)
 }
 
 /// Makes the directory of the worker with this socket, and returns it.
@@ -185,6 +216,13 @@ mod tests {
     }
 
     #[test]
+    fn a_lock_that_cannot_be_looked_at_may_be_held() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("worker.lock")).unwrap();
+        assert!(is_locked(&dir.path().join("worker.sock")), "a directory cannot be opened for writing");
+    }
+
+    #[test]
     fn a_home_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("node");
@@ -200,13 +238,15 @@ mod tests {
         assert!(error.contains("has 117 bytes, and Unix sockets have at most 107"), "{error}");
     }
 
-    #[tokio::test]
-    async fn a_stale_socket_is_replaced() {
+    #[test]
+    fn stale_sockets_are_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::take(&dir.path().join("worker.sock")).unwrap();
         drop(home.listen().unwrap());
-        let _listener = home.listen().unwrap();
-        let mode = std::fs::metadata(dir.path().join("worker.sock")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        let _sockets = home.listen().unwrap();
+        let socket = dir.path().join("worker.sock");
+        for path in [handovers_path(&socket), socket] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 }

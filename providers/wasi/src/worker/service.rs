@@ -156,8 +156,6 @@ impl worker_server::Worker for Service {
         request: Request<wire::ShutdownRequest>,
     ) -> Result<Response<wire::ShutdownResponse>, Status> {
         let wire::ShutdownRequest { grace_millis, only_if_empty } = request.into_inner();
-        // A worker of the first version ends whatever it hosts, and so does one that speaks like it.
-        let only_if_empty = only_if_empty && self.versions.max >= Versions::LABELS;
         if only_if_empty && !self.hosting.close_if_empty() {
             return Err(Status::failed_precondition("the worker hosts instances"));
         }
@@ -204,11 +202,10 @@ fn status(error: &StartError) -> Status {
     match error {
         StartError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
         StartError::Load(LoadError::Precompiled(_)) => Status::internal(text),
-        StartError::Files(error) if error.is_config() => Status::invalid_argument(text),
         StartError::Prepare(_) => Status::invalid_argument(text),
         StartError::Full(_) | StartError::Busy => Status::resource_exhausted(text),
         StartError::NotRunning => Status::not_found(text),
         StartError::Starting => Status::aborted(text),
-        StartError::Log { .. } | StartError::Files(_) | StartError::Closed => Status::unavailable(text),
+        StartError::Log { .. } | StartError::NoFiles | StartError::Closed => Status::unavailable(text),
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Table<R> {
 
 #[derive(Debug)]
 struct Inner<R> {
-    entries: HashMap<String, Entry<R>>,
+    entries: HashMap<String, TableEntry<R>>,
     revision: u64,
     running: usize,
     /// Nothing more is taken in.
@@ -48,7 +48,7 @@ struct Inner<R> {
 }
 
 #[derive(Debug)]
-enum Entry<R> {
+enum TableEntry<R> {
     /// Its id is taken; nothing runs yet. Becomes `Known`, or is released.
     Starting,
     /// `R` is there until it ends.
@@ -80,13 +80,13 @@ impl<R: Clone> Table<R> {
     pub(super) fn claim(&self, id: &str, most: usize) -> Claim {
         let mut inner = self.lock();
         match inner.entries.get(id) {
-            Some(Entry::Starting) => Claim::Starting,
-            Some(Entry::Known { instance, .. }) => Claim::Known(instance.clone()),
+            Some(TableEntry::Starting) => Claim::Starting,
+            Some(TableEntry::Known { instance, .. }) => Claim::Known(instance.clone()),
             None if inner.closed => Claim::Closed,
             None if inner.running >= most => Claim::Full,
             None => {
                 inner.running += 1;
-                inner.entries.insert(id.to_owned(), Entry::Starting);
+                inner.entries.insert(id.to_owned(), TableEntry::Starting);
                 Claim::Yours
             }
         }
@@ -102,7 +102,7 @@ impl<R: Clone> Table<R> {
     /// Gives back an id that was claimed and not started.
     pub(super) fn release(&self, id: &str) {
         let mut inner = self.lock();
-        if matches!(inner.entries.get(id), Some(Entry::Starting)) {
+        if matches!(inner.entries.get(id), Some(TableEntry::Starting)) {
             inner.entries.remove(id);
             inner.running -= 1;
         }
@@ -129,7 +129,7 @@ impl<R: Clone> Table<R> {
         };
         inner
             .entries
-            .insert(id.to_owned(), Entry::Known { instance: instance.clone(), running: Some(running) });
+            .insert(id.to_owned(), TableEntry::Known { instance: instance.clone(), running: Some(running) });
         self.tell(Change::Changed(instance.clone()));
         instance
     }
@@ -138,7 +138,7 @@ impl<R: Clone> Table<R> {
     pub(super) fn exited(&self, id: &str, finished_at: Timestamp, exit: Exit) {
         let mut inner = self.lock();
         let Inner { entries, revision, running: count, .. } = &mut *inner;
-        if let Some(Entry::Known { instance, running }) = entries.get_mut(id)
+        if let Some(TableEntry::Known { instance, running }) = entries.get_mut(id)
             && running.take().is_some()
         {
             *revision += 1;
@@ -154,7 +154,7 @@ impl<R: Clone> Table<R> {
         let mut inner = self.lock();
         match inner.entries.get(id) {
             None => true,
-            Some(Entry::Known { running: None, .. }) => {
+            Some(TableEntry::Known { running: None, .. }) => {
                 inner.entries.remove(id);
                 self.tell(Change::Removed(id.to_owned()));
                 true
@@ -166,7 +166,7 @@ impl<R: Clone> Table<R> {
     /// What belongs to an instance that runs.
     pub(super) fn running(&self, id: &str) -> Option<R> {
         match self.lock().entries.get(id) {
-            Some(Entry::Known { running, .. }) => running.clone(),
+            Some(TableEntry::Known { running, .. }) => running.clone(),
             _ => None,
         }
     }
@@ -178,8 +178,8 @@ impl<R: Clone> Table<R> {
             .entries
             .values()
             .filter_map(|entry| match entry {
-                Entry::Known { running, .. } => running.clone(),
-                Entry::Starting => None,
+                TableEntry::Known { running, .. } => running.clone(),
+                TableEntry::Starting => None,
             })
             .collect()
     }
@@ -191,8 +191,8 @@ impl<R: Clone> Table<R> {
             .entries
             .values()
             .filter_map(|entry| match entry {
-                Entry::Known { instance, .. } => Some(instance.clone()),
-                Entry::Starting => None,
+                TableEntry::Known { instance, .. } => Some(instance.clone()),
+                TableEntry::Starting => None,
             })
             .collect();
         Picture { revision: inner.revision, instances, changes: self.changes.subscribe() }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kubewasm_host::{CpuShare, Generation, Kind, Network, engine, exit::ExitReason, inspect};
 use kubewasm_wasi::{
     instance::InstanceStats,
-    spec::{InstanceSpec, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, RootSpec},
     supervisor::{Supervisor, SupervisorOptions},
 };
 
@@ -69,9 +69,13 @@ impl World {
             root: RootSpec::default(),
             log_path: self.log_path(name),
             network: Network::Outgoing,
+            denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 64 << 20,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
             label: String::new(),
+            stack: kubewasm_host::Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
         }
     }

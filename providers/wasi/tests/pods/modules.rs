@@ -93,7 +93,10 @@ async fn a_namespace_full_of_slow_modules_does_not_hold_up_another() {
     let mut ended = 0;
     loop {
         tokio::select! {
-            started = &mut neighbour => break started.unwrap(),
+            started = &mut neighbour => {
+                started.unwrap();
+                break;
+            }
             Some(result) = crowd.next() => {
                 result.unwrap();
                 ended += 1;
@@ -114,8 +117,8 @@ async fn a_start_that_waits_for_its_module_is_called_off() {
     let stop = async { node.runtime.stop("slow", Duration::ZERO).await.unwrap() };
     let (started, ()) = futures::join!(start, stop);
     let error = started.unwrap_err();
-    assert!(matches!(&error, StartError::Run(text) if text.contains("stopped before")), "{error}");
-    assert_eq!(node.runtime.observe("slow"), None);
+    assert!(matches!(&error, StartError::Run(_)) && error.to_string().contains("stopped before"), "{error}");
+    assert_eq!(node.runtime.observe("slow"), Presence::Absent);
 }
 
 /// What is too large, too deep or too much ends as a container that cannot be made, or runs; and what is beside it runs.
@@ -134,14 +137,18 @@ async fn hostile_modules_are_refused_or_run_and_harm_nobody() {
         let spec = node.spec(name, &node.file(name, &bytes));
         let started = node.runtime.start(&spec).await;
         match (started, expected) {
-            (Ok(()), None) => {}
+            (Ok(_), None) => {}
             // The large ones take more than a compiler may have.
-            (Err(StartError::Run(text)), None) => assert!(text.contains("the compiler failed: "), "{name}: {text}"),
-            (Err(StartError::Create(text)), Some(expected)) => assert!(text.contains(expected), "{name}: {text}"),
+            (Err(StartError::Run(error)), None) => {
+                assert!(error.to_string().contains("the compiler failed: "), "{name}: {error}");
+            }
+            (Err(StartError::Create(error)), Some(expected)) => {
+                assert!(error.to_string().contains(expected), "{name}: {error}");
+            }
             (other, _) => panic!("{name}: {other:?}"),
         }
     }
-    assert!(matches!(node.runtime.observe("neighbour"), Some(ContainerState::Running { .. })));
+    assert!(runs(&node.runtime, "neighbour"));
 }
 
 /// Where the program of a node would have to compile a module to run it.
@@ -178,7 +185,7 @@ async fn what_is_known_of_a_module_is_found_out_once() {
     no_compiler(&mut options);
     let agent = WasiRuntime::new(options).await.unwrap();
     let error = agent.start(&node.spec("again", &good)).await.unwrap_err();
-    assert!(matches!(&error, StartError::Run(text) if text.contains("worker")), "{error}");
+    assert!(matches!(&error, StartError::Run(_)) && !error.to_string().contains("compiler"), "{error}");
     let error = agent.start(&node.spec("again", &bad)).await.unwrap_err();
-    assert!(matches!(&error, StartError::Run(text) if text.contains("the compiler cannot be run")), "{error}");
+    assert!(error.to_string().contains("the compiler cannot be run"), "{error}");
 }

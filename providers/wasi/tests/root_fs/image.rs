@@ -139,7 +139,7 @@ async fn a_container_without_an_image_has_a_root_of_its_own() {
     let argv = ["ls", "/", "write", "/tmp/a", "x", "mkdir", "/d", "write", "/d/b", "y", "cat", "/d/b"];
     assert_eq!(world.run(RootSpec::default(), &argv).await, ok("tmp\ny\n"));
     assert_eq!(world.run(RootSpec::default(), &argv).await, ok("tmp\ny\n"), "the next one begins anew");
-    assert_eq!(world.mounts(), [""; 0], "it takes no mount");
+    assert_eq!(world.mounts(), [""; 0]);
 }
 
 /// The directory for temporary files is there, and anybody's.
@@ -167,7 +167,7 @@ async fn the_working_directory_is_there() {
     let error = world.agent.start("node", &spec).await.unwrap_err().to_string();
     assert_eq!(
         error,
-        "the worker could not do it: cannot make /etc/motd/here in the container's file system: Not a directory (os error 20)"
+        "cannot make /etc/motd/here in the container's file system: Not a directory (os error 20)"
     );
 }
 

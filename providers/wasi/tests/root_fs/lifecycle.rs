@@ -10,7 +10,7 @@ use crate::{
     world::{World, mount, mounts, ok, read_only},
 };
 
-/// Mounts are the worker's own, and end with the container. Execs see what the container sees.
+/// A root is the worker's own, and ends with the container. Execs see what the container sees.
 #[tokio::test]
 async fn a_root_lives_as_long_as_its_container() {
     let world = World::new().await;
@@ -20,9 +20,8 @@ async fn a_root_lives_as_long_as_its_container() {
     let spec = world.spec(root, &["write", "/own", "of the container", "say", "ready", "sleep", "3600"]);
     world.agent.start("node", &spec).await.unwrap();
     world.until_printed(&spec, "ready\n").await;
-    let scratch = spec.root.scratch.clone().unwrap().join("root").display().to_string();
-    assert_eq!(world.mounts(), [scratch.clone(), format!("{scratch}/data"), format!("{scratch}/ro")]);
-    assert_eq!(world.own_mounts(), [""; 0], "nobody else sees them");
+    assert!(world.handed() >= 2, "its root and the directory of its log");
+    assert_eq!(world.mounts(), [""; 0], "nobody else sees what is mounted");
 
     let ran =
         world.exec(&spec, &["cat", "/own", "write", "/data/exec", "x", "write", "/tmp/exec", "y"]).await;
@@ -31,7 +30,7 @@ async fn a_root_lives_as_long_as_its_container() {
 
     world.agent.stop(&spec.id, Duration::ZERO).await.unwrap();
     assert_eq!(world.end_of(&spec).await.code, 137);
-    assert_eq!(world.mounts(), [""; 0], "gone by the time the end is known");
+    assert_eq!(world.handed(), 0, "gone by the time the end is known");
     fs::remove_dir_all(spec.root.scratch.unwrap()).unwrap();
     assert!(data.join("exec").exists());
 }
@@ -47,7 +46,27 @@ async fn removing_a_directory_touches_no_volume() {
     fs::remove_dir_all(spec.root.scratch.as_ref().unwrap()).unwrap();
     assert!(data.join("precious").exists());
     world.agent.remove(&spec.id).await.unwrap();
-    assert_eq!(world.mounts(), [""; 0]);
+    assert_eq!(world.handed(), 0);
+}
+
+/// A container that is started again while it runs goes on as it is: its directory is not emptied under it.
+#[tokio::test]
+async fn a_start_that_is_repeated_changes_nothing() {
+    let world = World::new().await;
+    let image = world.tree("image", &[("file", "x")]);
+    let root = RootSpec { image: Some(image), ..RootSpec::default() };
+    let spec = world.spec(root, &["write", "/own", "mine", "say", "ready", "sleep", "3600"]);
+    world.agent.start("node", &spec).await.unwrap();
+    world.until_printed(&spec, "ready\n").await;
+    let before = world.handed();
+    world.agent.start("node", &spec).await.unwrap();
+    assert_eq!(world.exec(&spec, &["cat", "/own"]).await, ok("mine"));
+    assert_eq!(world.handed(), before);
+    // Another one in its place does not start.
+    let other = InstanceSpec { id: "other".into(), ..spec.clone() };
+    let error = world.agent.start("node", &other).await.unwrap_err().to_string();
+    assert!(error.contains("is in use"), "{error}");
+    assert_eq!(world.exec(&spec, &["cat", "/own"]).await, ok("mine"));
 }
 
 /// What is left of an attempt that was cut short is no obstacle, and is not seen by the next.

@@ -11,7 +11,7 @@ use std::{
 use kubewasm_host::{Generation, Kind, Network, engine, program::Program};
 use kubewasm_tests::guests;
 use kubewasm_wasi::{
-    spec::{InstanceSpec, Mount, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use tokio::sync::OnceCell;
@@ -112,9 +112,13 @@ impl World {
             root: RootSpec { scratch: Some(scratch), ..root },
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
+            denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: kubewasm_host::CpuShare::default(),
             label: String::new(),
+            stack: kubewasm_host::Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
             id,
         }
@@ -152,24 +156,29 @@ impl World {
     pub(crate) async fn exec(&self, spec: &InstanceSpec, argv: &[&str]) -> Ran {
         let argv: Vec<String> =
             std::iter::once("actor").chain(argv.iter().copied()).map(Into::into).collect();
-        let output = self.agent.exec(&spec.id, &argv, PATIENCE, 1 << 16).await.unwrap();
+        let output = self.agent.exec(&spec.id, &argv, 1 << 16).await.unwrap();
         Ran { code: output.exit_code, text: String::from_utf8(output.output).unwrap() }
     }
 
-    /// Mount points of the worker that are in the folders of its containers.
-    pub(crate) fn mounts(&self) -> Vec<String> {
+    /// How many directories the worker has open that are in no mount of its own: those of its containers and their logs.
+    pub(crate) fn handed(&self) -> usize {
         let lock = fs::read_to_string(self.dir.path().join("workers/node/worker.lock")).unwrap();
-        self.mounts_of(&format!("/proc/{}/mountinfo", lock.trim()))
+        let process = Path::new("/proc").join(lock.trim());
+        let table = fs::read_to_string(process.join("mountinfo")).unwrap();
+        let own: Vec<_> = table.lines().filter_map(|line| line.split(' ').next()).collect();
+        let handed = |fd: &fs::DirEntry| {
+            let info = fs::read_to_string(process.join("fdinfo").join(fd.file_name())).unwrap_or_default();
+            let mount = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+            fs::metadata(fd.path()).is_ok_and(|metadata| metadata.is_dir())
+                && mount.is_some_and(|mount| !own.contains(&mount.trim()))
+        };
+        fs::read_dir(process.join("fd")).unwrap().map(Result::unwrap).filter(handed).count()
     }
 
-    /// The same for this process, and so for everybody outside of workers.
-    pub(crate) fn own_mounts(&self) -> Vec<String> {
-        self.mounts_of("/proc/self/mountinfo")
-    }
-
-    fn mounts_of(&self, mountinfo: &str) -> Vec<String> {
+    /// Mount points in the folders of containers, as everybody outside of workers and the mounter sees them.
+    pub(crate) fn mounts(&self) -> Vec<String> {
         let dir = self.dir.path().join("pods").display().to_string();
-        let table = fs::read_to_string(mountinfo).unwrap();
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let points = table.lines().filter_map(|line| line.split(' ').nth(4));
         points.filter(|point| point.starts_with(&dir)).map(Into::into).collect()
     }

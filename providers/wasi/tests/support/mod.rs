@@ -9,6 +9,7 @@ use std::{
 
 use kubewasm_host::{compile, program::Program};
 use kubewasm_wasi::{
+    mounter::{self, MounterOptions},
     protocol::Versions,
     worker::{self, WorkerOptions},
 };
@@ -71,21 +72,19 @@ pub(crate) fn process() {
     if versions.is_some() {
         args.remove(0);
     }
-    let value = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).unwrap();
-    let path = |name: &str| PathBuf::from(value(name));
+    let path = |name: &str| PathBuf::from(value(&args, name));
     match args.iter().map(String::as_str).find(|arg| *arg != NO_MOUNTS) {
         None => {}
         Some("worker") => {
-            let mut options = WorkerOptions::new(path("--socket"));
-            options.with_parent = args.iter().any(|arg| arg == "--with-parent");
-            options.default_memory_limit = value("--default-memory-limit").parse().unwrap();
-            let hidden = args.windows(2).filter(|pair| pair[0] == "--hidden");
-            options.hidden = hidden.map(|pair| PathBuf::from(&pair[1])).collect();
-            options.no_mounts = args.iter().any(|arg| arg == NO_MOUNTS);
-            options.log.max_size = value("--log-max-size").parse().unwrap();
-            options.versions = versions.unwrap_or(Versions::OURS);
-            options.log.max_files = value("--log-max-files").parse().unwrap();
-            worker::run(options).unwrap();
+            if let Err(error) = worker::run(worker_options(&args, versions)) {
+                eprintln!("{error}");
+                std::process::exit(1);
+            }
+        }
+        Some("inside") => inside(worker_options(&args, versions), &args),
+        Some("mounter") => {
+            let no_mounts = args.iter().any(|arg| arg == NO_MOUNTS);
+            mounter::run(&MounterOptions { dir: path("--dir"), no_mounts }).unwrap();
         }
         Some("compile") => {
             if let Err(error) = compile::child_main() {
@@ -95,4 +94,64 @@ pub(crate) fn process() {
         }
         Some(other) => panic!("unknown subcommand {other}"),
     }
+}
+
+fn value<'a>(args: &'a [String], name: &str) -> &'a str {
+    args.iter().skip_while(|arg| *arg != name).nth(1).unwrap()
+}
+
+fn values<'a>(args: &'a [String], name: &'a str) -> impl Iterator<Item = &'a str> {
+    args.windows(2).filter(move |pair| pair[0] == name).map(|pair| pair[1].as_str())
+}
+
+fn worker_options(args: &[String], versions: Option<Versions>) -> WorkerOptions {
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let mut options = WorkerOptions::new(value(args, "--socket"));
+    options.with_parent = has("--with-parent");
+    options.default_memory_limit = value(args, "--default-memory-limit").parse().unwrap();
+    options.hidden = values(args, "--hidden").map(PathBuf::from).collect();
+    options.shown = values(args, "--shown").map(PathBuf::from).collect();
+    options.confinement = value(args, "--confinement").parse().unwrap();
+    options.no_mounts = has(NO_MOUNTS);
+    options.check = has("--check");
+    options.log.max_size = value(args, "--log-max-size").parse().unwrap();
+    options.log.max_files = value(args, "--log-max-files").parse().unwrap();
+    options.versions = versions.unwrap_or(Versions::OURS);
+    options
+}
+
+/// Becomes a worker, as far as one is confined, and says of everything behind `--try` what comes of it.
+fn inside(options: WorkerOptions, args: &[String]) {
+    let confined = worker::confine(options).unwrap();
+    for attempt in values(args, "--try") {
+        let (what, path) = attempt.split_once(':').unwrap_or((attempt, ""));
+        let result = match what {
+            "read" => std::fs::read(path).map(drop),
+            "list" => std::fs::read_dir(path).map(drop),
+            "write" => std::fs::OpenOptions::new().append(true).open(path).map(drop),
+            "create" => std::fs::File::create(path).map(drop),
+            "connect" => std::os::unix::net::UnixStream::connect(path).map(drop),
+            "mount" => nix::mount::mount(
+                Some("none"),
+                path,
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                None::<&str>,
+            )
+            .map_err(Into::into),
+            "unmount" => nix::mount::umount(path).map_err(Into::into),
+            "look-up" => std::net::ToSocketAddrs::to_socket_addrs(&(path, 1)).map(drop),
+            "capabilities" => {
+                let all = rustix::thread::capabilities(None).unwrap();
+                println!("{attempt}: {:x}", (all.effective | all.permitted | all.inheritable).bits());
+                continue;
+            }
+            other => panic!("unknown attempt {other}"),
+        };
+        match result {
+            Ok(()) => println!("{attempt}: done"),
+            Err(error) => println!("{attempt}: {:?}", error.kind()),
+        }
+    }
+    drop(confined);
 }

@@ -1,11 +1,22 @@
 //! What a worker has given up before it hosts anything.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::symlink, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::{fs::symlink, net::UnixListener},
+    path::Path,
+    process::Command,
+};
 
-use kubewasm_wasi::supervisor::{Supervisor, SupervisorOptions};
+use kubewasm_wasi::{
+    confine::Confinement,
+    supervisor::{Supervisor, SupervisorError, SupervisorOptions},
+    worker::WorkerOptions,
+};
 use rustix::process::Pid;
 
-use super::{AN_HOUR, NOW, Node, exit_of, sleeps, support::program};
+use super::{AN_HOUR, NOW, Node, exit_of, sleeps, support};
+use support::program;
 
 /// The fields of `/proc/PID/status`.
 fn status(pid: Pid) -> BTreeMap<String, String> {
@@ -15,14 +26,16 @@ fn status(pid: Pid) -> BTreeMap<String, String> {
     text.lines().filter_map(field).collect()
 }
 
+/// All that a worker may have of root's power: to use files of others, and to listen below port 1024.
+const CAPABILITIES: u64 = CAP_DAC_OVERRIDE | CAP_FOWNER | CAP_NET_BIND_SERVICE;
+const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+const CAP_FOWNER: u64 = 1 << 3;
+const CAP_NET_BIND_SERVICE: u64 = 1 << 10;
+
 /// No threads of a worker's can become more than they are, ask the kernel for what they do not need, or have
-/// more of root's power than mounting and files take.
+/// more of root's power than files take. None may mount, or use the blocks that are reserved for root.
 #[tokio::test]
 async fn a_worker_cannot_become_more_than_it_is() {
-    const CAP_NET_ADMIN: u64 = 1 << 12;
-    const CAP_SYS_PTRACE: u64 = 1 << 19;
-    const CAP_SYS_MODULE: u64 = 1 << 16;
-    const CAP_SETUID: u64 = 1 << 7;
     let node = Node::new();
     let agent = node.agent().await;
     agent.start("a", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
@@ -36,9 +49,8 @@ async fn a_worker_cannot_become_more_than_it_is() {
         assert_eq!((status["NoNewPrivs"].as_str(), status["Seccomp"].as_str()), ("1", "2"), "{status:?}");
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             let capabilities = u64::from_str_radix(&status[set], 16).unwrap();
-            let given_up = CAP_NET_ADMIN | CAP_SYS_PTRACE | CAP_SYS_MODULE | CAP_SETUID;
             assert!(
-                capabilities & given_up == 0 || set == "CapBnd" && !rustix::process::geteuid().is_root(),
+                capabilities & !CAPABILITIES == 0 || set == "CapBnd" && !rustix::process::geteuid().is_root(),
                 "{set}: {capabilities:x}"
             );
         }
@@ -127,4 +139,144 @@ async fn hidden_files_stay_hidden_when_they_are_replaced() {
     agent.start("node", &node.spec("b", &sleeps(1, 3))).await.unwrap();
     assert_eq!(exit_of(&agent, "b").await.0, 3);
     agent.shutdown(NOW).await;
+}
+
+/// What came of attempts from inside a worker, in the words of `support::inside`.
+fn inside(options: &WorkerOptions, attempts: &[String]) -> BTreeMap<String, String> {
+    let mut command = Command::new(support::path());
+    command.args(["--", "inside"]).args(options.args());
+    command.args(attempts.iter().flat_map(|attempt| ["--try", attempt]));
+    let output = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{err}");
+    let result = |line: &str| line.rsplit_once(": ").map(|(what, how)| (what.to_owned(), how.to_owned()));
+    out.lines().filter_map(result).collect()
+}
+
+fn may_mount() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// From inside a worker: it mounts nothing, speaks to no socket of the host, changes none of the host's files, and sees of
+/// the node's files its own directory and the modules.
+#[test]
+fn from_inside_a_worker_the_host_is_out_of_reach() {
+    if !may_mount() {
+        eprintln!("not tested: not run as root");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().canonicalize().unwrap().join("root");
+    for folder in ["pods/mine", "pods/theirs", "modules", "workers/mine", "workers/theirs"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    for file in ["pods/theirs/secret", "modules/code", "beside"] {
+        fs::write(root.join(file), "x").unwrap();
+    }
+    let outside = dir.path().canonicalize().unwrap().join("outside");
+    fs::write(&outside, "x").unwrap();
+    let theirs = root.join("workers/theirs/worker.sock");
+    let _listener = UnixListener::bind(&theirs).unwrap();
+    let host = dir.path().canonicalize().unwrap().join("host.sock");
+    let _host = UnixListener::bind(&host).unwrap();
+
+    let mut options = WorkerOptions::new(root.join("workers/mine/worker.sock"));
+    options.hidden = vec![root.clone(), root.join("workers")];
+    options.shown = vec![root.join("modules")];
+    options.confinement = Confinement::Required;
+    let path = |name: &str| root.join(name).display().to_string();
+    let attempts: Vec<(String, &str)> = vec![
+        ("mount:/tmp".into(), "PermissionDenied"),
+        ("unmount:/proc".into(), "PermissionDenied"),
+        (format!("unmount:{}", root.display()), "PermissionDenied"),
+        // As if there were no such sockets.
+        (format!("connect:{}", theirs.display()), "Uncategorized"),
+        (format!("connect:{}", host.display()), "Uncategorized"),
+        (format!("read:{}", path("pods/theirs/secret")), "NotFound"),
+        (format!("list:{}", path("pods")), "NotFound"),
+        (format!("list:{}", path("workers/theirs")), "NotFound"),
+        (format!("read:{}", path("beside")), "NotFound"),
+        (format!("create:{}", path("new")), "ReadOnlyFilesystem"),
+        (format!("read:{}", path("modules/code")), "done"),
+        (format!("write:{}", path("modules/code")), "ReadOnlyFilesystem"),
+        (format!("create:{}", path("modules/new")), "ReadOnlyFilesystem"),
+        (format!("create:{}", path("workers/mine/new")), "done"),
+        (format!("read:{}", outside.display()), "done"),
+        (format!("write:{}", outside.display()), "ReadOnlyFilesystem"),
+        ("write:/proc/sys/kernel/core_pattern".into(), "ReadOnlyFilesystem"),
+        ("read:/dev/null".into(), "PermissionDenied"),
+        ("look-up:localhost".into(), "done"),
+    ];
+    let what: Vec<_> = attempts.iter().map(|(what, _)| what.clone()).collect();
+    let found = inside(&options, &what);
+    for (what, expected) in &attempts {
+        assert_eq!(found[what], *expected, "{what}");
+    }
+}
+
+/// Where confinement is required, an agent does not start on a host that does not allow all of it, and says what is
+/// missing; without that it goes on.
+#[tokio::test]
+async fn an_agent_whose_workers_cannot_be_confined_says_why() {
+    let node = Node::new();
+    let options = |confinement| SupervisorOptions {
+        confinement,
+        program: program().arg(support::NO_MOUNTS),
+        ..node.options()
+    };
+    let error = Supervisor::open(options(Confinement::Required)).await.unwrap_err();
+    assert!(matches!(error, SupervisorError::Confinement(_)));
+    let text = error.to_string();
+    for expected in
+        ["--confinement=required", "hidden files: not restricted", "it has no mount namespace of its own"]
+    {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert!(!node.dir.path().join("workers/.check").exists());
+    let agent = Supervisor::open(options(Confinement::BestEffort)).await.unwrap();
+    agent.start("a", &node.spec("a", &sleeps(1, 3))).await.unwrap();
+    assert_eq!(exit_of(&agent, "a").await.0, 3);
+    agent.shutdown(NOW).await;
+}
+
+/// Where all can be confined, what is required is no hindrance.
+#[tokio::test]
+async fn workers_that_are_confined_as_required_run() {
+    if !may_mount() {
+        eprintln!("not tested: not run as root");
+        return;
+    }
+    let node = Node::new();
+    let options = SupervisorOptions { confinement: Confinement::Required, ..node.options() };
+    let agent = Supervisor::open(options).await.unwrap();
+    agent.start("a", &node.spec("a", &sleeps(1, 3))).await.unwrap();
+    assert_eq!(exit_of(&agent, "a").await.0, 3);
+    agent.shutdown(NOW).await;
+}
+
+/// A mounter that has died is replaced by the next start; what was started before goes on.
+#[tokio::test]
+async fn a_mounter_that_has_died_is_replaced() {
+    let node = Node::new();
+    let agent = node.agent().await;
+    agent.start("a", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
+    let mounter = || {
+        let dir = node.dir.path().join("workers").display().to_string();
+        let is_it = |pid: &Pid| {
+            let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_pid())).unwrap_or_default();
+            let line: Vec<_> = line.split(|byte| *byte == 0).collect();
+            line.contains(&&b"mounter"[..]) && line.contains(&dir.as_bytes())
+        };
+        let pid = |entry: fs::DirEntry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?);
+        fs::read_dir("/proc").unwrap().filter_map(|entry| pid(entry.ok()?)).find(is_it)
+    };
+    let first = mounter().unwrap();
+    rustix::process::kill_process(first, rustix::process::Signal::KILL).unwrap();
+    super::until("the end of the mounter", || mounter() != Some(first)).await;
+    agent.start("a", &node.spec("b", &sleeps(1, 3))).await.unwrap();
+    assert_eq!(exit_of(&agent, "b").await.0, 3);
+    assert!(super::runs(agent.observe("a")));
+    agent.shutdown(NOW).await;
+    drop(agent);
+    super::until("the end of the mounter with its agent", || mounter().is_none()).await;
 }

@@ -33,7 +33,7 @@ async fn neighbours_of_a_dead_worker_run_on() {
     for expected in ["", "died 2 times in a row"] {
         let again = node.spec(&format!("a-{expected}"), &sleeps(AN_HOUR, 0));
         match agent.start("a", &again).await {
-            Ok(()) => {
+            Ok(_) => {
                 kill_process(node.worker_of("a").unwrap(), Signal::KILL).unwrap();
                 assert_eq!(exit_of(&agent, &again.id).await, (137, ExitReason::Lost));
             }

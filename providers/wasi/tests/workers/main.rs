@@ -7,6 +7,7 @@
 mod confinement;
 mod groups;
 mod memory;
+mod silence;
 #[path = "../support/mod.rs"]
 mod support;
 mod versions;
@@ -18,7 +19,7 @@ use kubewasm_host::{
 };
 use kubewasm_wasi::{
     instance::Instance,
-    spec::{InstanceSpec, RootSpec},
+    spec::{InstanceSpec, MemoryVolumes, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -68,8 +69,12 @@ impl Node {
             root: RootSpec::default(),
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
+            denied_networks: kubewasm_host::DeniedNetworks::default(),
             memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),
+            stack: kubewasm_host::Stack::DEFAULT,
+            terminal: true,
             stop_notice: false,
             label: format!("label-{id}"),
         }
@@ -158,9 +163,10 @@ async fn an_instance_runs_to_its_end() {
     let node = Node::new();
     let agent = node.agent().await;
     let mut wakeups = agent.wakeups().unwrap();
-    agent.start("node", &node.spec("a", &sleeps(1, 42))).await.unwrap();
+    let started_at = agent.start("node", &node.spec("a", &sleeps(1, 42))).await.unwrap();
     assert!(agent.observe("a").is_some(), "known as soon as start has returned");
     assert_eq!(exit_of(&agent, "a").await, (42, ExitReason::Exited));
+    assert_eq!(agent.observe("a").unwrap().started_at, started_at, "one start, one time");
     assert_eq!(node.log("a"), "stdout F hello\n");
     assert_eq!(wakeups.recv().await.unwrap(), "pod-a");
     agent.remove("a").await.unwrap();
@@ -319,18 +325,16 @@ async fn exec_runs_one_more_instance() {
     let agent = node.agent().await;
     let spec = node.spec("a", &sleeps(300, 9));
     let id = spec.id.clone();
-    let exec = async |timeout| agent.exec(&id, &["again".to_owned()], timeout, 1000).await;
-    assert!(matches!(exec(SOON).await, Err(SupervisorError::NotRunning(_))), "not started");
+    let exec = async || agent.exec(&id, &["again".to_owned()], 1000).await;
+    assert!(matches!(exec().await, Err(SupervisorError::NotRunning(_))), "not started");
     agent.start("node", &InstanceSpec { argv: vec!["first".into()], ..spec.clone() }).await.unwrap();
-    let timed_out = exec(Duration::from_millis(1)).await.unwrap();
-    assert!(timed_out.timed_out);
     assert_eq!(exit_of(&agent, "a").await, (9, ExitReason::Exited));
-    assert!(matches!(exec(SOON).await, Err(SupervisorError::NotRunning(_))), "ended");
+    assert!(matches!(exec().await, Err(SupervisorError::NotRunning(_))), "ended");
 
     agent.start("node", &node.spec("b", PRINTS_OR_SLEEPS)).await.unwrap();
-    let output = agent.exec("b", &["x".into(), "y".into()], SOON, 1000).await.unwrap();
-    assert_eq!((output.exit_code, output.output.as_slice(), output.timed_out), (2, &b"hello\n"[..], false));
-    let output = agent.exec("b", &["x".into(), "y".into()], SOON, 3).await.unwrap();
+    let output = agent.exec("b", &["x".into(), "y".into()], 1000).await.unwrap();
+    assert_eq!((output.exit_code, output.output.as_slice()), (2, &b"hello\n"[..]));
+    let output = agent.exec("b", &["x".into(), "y".into()], 3).await.unwrap();
     assert_eq!(output.output, b"hel");
     agent.shutdown(NOW).await;
 }
@@ -375,10 +379,10 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let error = agent.start("node", &import).await.unwrap_err();
     assert!(matches!(&error, SupervisorError::Module(text) if text.contains("fd_teleport")), "{error}");
     let error = agent.start("node", &root).await.unwrap_err();
-    assert!(matches!(&error, SupervisorError::Config(text) if text.contains("/nonexistent/root")), "{error}");
+    assert!(matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/root")), "{error}");
     let error = agent.start("node", &log).await.unwrap_err();
     assert!(
-        matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/0.log")),
+        matches!(&error, SupervisorError::Worker(text) if text.contains("of the log /nonexistent: No such file")),
         "{error}"
     );
     assert_eq!(agent.instances(), []);

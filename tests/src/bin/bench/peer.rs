@@ -4,16 +4,13 @@
 //! `tests/cluster/kwok/build.sh` builds it, and takes along the stages that kwok ships with. It runs with
 //! its defaults.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{Api, Client, api::PostParams};
 use kubewasm_tests::{
-    cluster::Cluster,
+    cluster::{Cluster, programs},
     home::Home,
     process::{self, Process},
     progress::Step,
@@ -39,7 +36,7 @@ impl Peer {
     /// # Errors
     /// When kwok cannot be built or started.
     pub(crate) async fn start(home: &Home, cluster: &Cluster, client: &Client) -> Result<Self> {
-        let folder = build().await?;
+        let folder = programs::build("cluster/kwok/build.sh").await?;
         let step = Step::begin(&format!("starting the node {NODE}"));
         let program = folder.join("kwok");
         let version = process::run(&program, &["--version"]).await?.trim().to_owned();
@@ -72,21 +69,4 @@ impl Peer {
     pub(crate) fn version(&self) -> &str {
         &self.version
     }
-}
-
-/// Builds kwok where it is not there, and returns the folder of the program and its stages.
-async fn build() -> Result<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/kwok/build.sh");
-    let output = tokio::process::Command::new(&script)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .with_context(|| format!("cannot start {}", script.display()))?;
-    if !output.status.success() {
-        bail!("{} failed ({}); what it said above tells why", script.display(), output.status);
-    }
-    let folder = String::from_utf8(output.stdout).context("the folder's path is not UTF-8")?;
-    Ok(PathBuf::from(folder.trim_end()))
 }

@@ -3,9 +3,9 @@
 use kubewasm_tests::registry::image::Content;
 use serde_json::{Value, json};
 
-use super::main;
+use super::{change_config_map, create_config_map, create_secret, follower, logs_of, main};
 use crate::{
-    pods::{Pods, container},
+    pods::{Pods, container, running},
     suite::{suite, with_temp_ns},
 };
 
@@ -42,6 +42,51 @@ async fn mounts_are_nested_and_repeated() {
              cannot mkdir /data/inner/closed/d: Read-only file system\n\
              inner\nsub\nx\nclosed\ndeep\ny\n"
         );
+    })
+    .await;
+}
+
+/// Volumes inside those that may only be read: a Secret in a ConfigMap, beside its files and among them, and a Secret
+/// and a file of it in an emptyDir. They stay when the ConfigMap changes.
+#[tokio::test]
+async fn mounts_inside_volumes_that_are_read_only() {
+    with_temp_ns(async |client, ns| {
+        let (pods, image) = (Pods::new(&client, ns), follower().await);
+        create_config_map(&client, ns, "app", json!({ "state": "a", "part": "first" })).await;
+        create_secret(&client, ns, "keys", json!({ "key": "geheim" })).await;
+        let items = json!([{ "key": "state", "path": "state" }, { "key": "part", "path": "conf.d/part" }]);
+        let secret = |path: &str| json!({ "name": "keys", "mountPath": path, "readOnly": true });
+        let reads =
+            |paths: [&str; 4]| paths.iter().flat_map(|path| ["print", path]).map(String::from).collect();
+        let paths = ["/etc/app/tls/key", "/etc/app/conf.d/tls/key", "/empty/tls/key", "/empty/key"];
+        let mut args: Vec<String> = reads(paths);
+        args.extend(
+            ["until", "/etc/app/state", "b", "until", "/etc/app/conf.d/part", "second"].map(String::from),
+        );
+        args.extend(reads(paths));
+        let spec = json!({
+            "volumes": [
+                { "name": "app", "configMap": { "name": "app", "items": items } },
+                { "name": "keys", "secret": { "secretName": "keys" } },
+                { "name": "empty", "emptyDir": {} },
+            ],
+            "containers": [{
+                "name": "main", "image": image.tagged, "args": args,
+                "volumeMounts": [
+                    { "name": "app", "mountPath": "/etc/app" },
+                    secret("/etc/app/tls"),
+                    secret("/etc/app/conf.d/tls"),
+                    { "name": "empty", "mountPath": "/empty", "readOnly": true },
+                    secret("/empty/tls"),
+                    { "name": "keys", "mountPath": "/empty/key", "subPath": "key" },
+                ],
+            }],
+        });
+        pods.create("nested", spec).await;
+        pods.until("nested", "running", running).await;
+        change_config_map(&client, ns, "app", json!({ "state": "b", "part": "second" })).await;
+        pods.phase("nested", "Succeeded").await;
+        assert_eq!(logs_of(&pods, "nested", "main").await, "geheim".repeat(8));
     })
     .await;
 }

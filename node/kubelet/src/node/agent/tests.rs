@@ -20,8 +20,8 @@ use crate::{
     config::Flags,
     events::Occurrence,
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
-        RuntimeError, StartError,
+        ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, Image, ImageError, Presence,
+        PulledImage, RuntimeError, StartError,
     },
 };
 
@@ -157,14 +157,14 @@ impl Runtime for NoRuntime {
     async fn image(&self, _: &str) -> Result<Option<Image>, ImageError> {
         Ok(None)
     }
-    async fn pull(&self, image: &str, _: &[Credential]) -> Result<Image, ImageError> {
-        Err(ImageError::Pull(image.to_owned()))
+    async fn pull(&self, image: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
+        Err(ImageError::Pull(image.into()))
     }
     async fn images(&self) -> Vec<Image> {
         Vec::new()
     }
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
-        Err(StartError::Run(spec.id.clone()))
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
+        Err(StartError::Run(spec.id.clone().into()))
     }
     async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
         Ok(())
@@ -172,14 +172,14 @@ impl Runtime for NoRuntime {
     async fn remove(&self, _: &str) -> Result<(), RuntimeError> {
         Ok(())
     }
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        Err(StartError::Run(spec.container.id.clone()))
+    async fn exec(&self, id: &str, _: &[String], _: ExecIo) -> Result<ExecEnd, ExecError> {
+        Err(ExecError::NotRunning(id.to_owned()))
     }
-    fn observe(&self, _: &str) -> Option<ContainerState> {
-        None
+    fn observe(&self, _: &str) -> Presence {
+        Presence::Absent
     }
-    fn containers(&self) -> Vec<ContainerRef> {
-        Vec::new()
+    fn containers(&self) -> ContainerList {
+        ContainerList { containers: Vec::new(), is_complete: true }
     }
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         None
@@ -207,6 +207,7 @@ async fn start(server: &ApiServer) -> Running {
         connection: server.listen().await,
         runtime: Arc::new(NoRuntime),
         recorder: Recorder::local(sink),
+        pressure: watch::channel(Pressure::default()).1,
     });
     let cancel = CancellationToken::new();
     tokio::spawn(agent.run(cancel.clone()));

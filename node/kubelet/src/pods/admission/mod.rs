@@ -5,16 +5,18 @@
 
 mod affinity;
 pub mod resources;
+pub mod sysctls;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
-use self::resources::Amounts;
+use self::{resources::Amounts, sysctls::SysctlAllowlist};
 use super::{
     lifecycle::{Verdict, spec::is_static},
     reason::PodReason,
 };
+use crate::eviction::Pressure;
 
 /// The label that says which operating system a node has.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -30,6 +32,8 @@ pub struct NodeView {
     pub taints: Vec<Taint>,
     /// What pods may have in all; `pods` is how many there may be.
     pub allocatable: Amounts,
+    /// Kernel parameters that pods may ask for.
+    pub sysctls: SysctlAllowlist,
 }
 
 impl NodeView {
@@ -76,6 +80,9 @@ pub fn admit<'a>(
     used: &Amounts,
     others: impl IntoIterator<Item = &'a Pod>,
 ) -> Result<(), Rejection> {
+    if let Some(why) = node.sysctls.forbids(pod) {
+        return Err(Rejection::new(PodReason::SysctlForbidden.as_str(), why));
+    }
     admit_os(pod, node)?;
     admit_resources(pod, node, used)?;
     if !affinity::matches(pod, &node.name, &node.labels) {
@@ -107,6 +114,46 @@ pub fn admit<'a>(
         return Err(Rejection::predicate(PodReason::TaintToleration, why));
     }
     Ok(())
+}
+
+/// Whether a node under `pressure` takes `pod`, after `Admit` of upstream's `pkg/kubelet/eviction/eviction_manager.go`.
+///
+/// # Errors
+/// [`Rejection`].
+pub fn admit_under(pod: &Pod, pressure: Pressure) -> Result<(), Rejection> {
+    let Some(told) = pressure.told().filter(|_| !is_critical(pod)) else { return Ok(()) };
+    // Memory runs short for those alone who ask for none of it.
+    if !pressure.disk && (!is_best_effort(pod) || tolerates_taint(pod, MEMORY_PRESSURE)) {
+        return Ok(());
+    }
+    Err(Rejection::new(PodReason::Evicted.as_str(), format!("The node had condition: {told}. ")))
+}
+
+/// The taint of a node whose memory runs short.
+const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
+
+/// Priority of `system-cluster-critical`, and the least that only the cluster's own pods may have.
+const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+
+/// The node's own matter: static, or of a system priority. Taken under pressure, and never evicted.
+#[must_use]
+pub fn is_critical(pod: &Pod) -> bool {
+    let priority = pod.spec.as_ref().and_then(|s| s.priority);
+    is_static(pod) || priority.is_some_and(|priority| priority >= SYSTEM_CRITICAL)
+}
+
+/// No container asks for processor time or memory, or has a limit of them.
+fn is_best_effort(pod: &Pod) -> bool {
+    let asked = [resources::requests(pod), resources::limits(pod)];
+    !asked.iter().any(|amounts| {
+        ["cpu", "memory"].iter().any(|name| amounts.get(*name).is_some_and(|amount| *amount > 0))
+    })
+}
+
+fn tolerates_taint(pod: &Pod, key: &str) -> bool {
+    let taint = Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() };
+    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    tolerations.iter().any(|toleration| tolerates(toleration, &taint))
 }
 
 fn admit_os(pod: &Pod, node: &NodeView) -> Result<(), Rejection> {

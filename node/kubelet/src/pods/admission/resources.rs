@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use crate::config::quantity;
+use crate::quantity;
 
 /// Amounts by resource name: thousandths of a core for `cpu`, units or bytes for the rest.
 pub type Amounts = BTreeMap<String, u64>;
@@ -29,6 +29,13 @@ pub fn requests(pod: &Pod) -> Amounts {
     total(pod, |resources| resources.requests.as_ref())
 }
 
+/// What the limits of a pod's containers come to, by the rule of [`requests`]; of each resource that one of them has a
+/// limit of.
+#[must_use]
+pub fn limits(pod: &Pod) -> Amounts {
+    total(pod, |resources| resources.limits.as_ref())
+}
+
 /// What all containers of a pod may have together of memory, in bytes; nothing where one of them has no limit
 /// and neither has the pod as a whole. The rule is that of [`requests`].
 #[must_use]
@@ -41,7 +48,7 @@ pub fn memory_limit(pod: &Pod) -> Option<u64> {
     if !is_limited(&spec.resources) && !all.all(|container| is_limited(&container.resources)) {
         return None;
     }
-    total(pod, |resources| resources.limits.as_ref()).get("memory").copied().filter(|bytes| *bytes > 0)
+    limits(pod).get("memory").copied().filter(|bytes| *bytes > 0)
 }
 
 fn total(

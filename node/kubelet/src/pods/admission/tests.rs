@@ -17,6 +17,7 @@ fn node() -> NodeView {
         allocatable: [("cpu", 4000), ("memory", 1 << 30), ("pods", 2)]
             .map(|(name, amount)| (name.to_owned(), amount))
             .into(),
+        sysctls: SysctlAllowlist::default(),
     }
 }
 
@@ -67,6 +68,11 @@ fn every_reason_in_its_words() {
             json!({}),
             &full,
             Some(("OutOfpods", "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2")),
+        ),
+        (
+            json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}}),
+            &[],
+            Some(("SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted")),
         ),
         (
             json!({"nodeSelector": {"zone": "b"}}),

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::EnvironmentError;
-use crate::config::quantity;
+use crate::quantity;
 
 /// What a pod may learn of its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +19,6 @@ pub struct NodeFacts {
     pub cluster_domain: String,
     /// Addresses of the node, the primary first.
     pub host_ips: Vec<IpAddr>,
-    /// Addresses of the pod, the primary first.
-    pub pod_ips: Vec<IpAddr>,
     /// Allocatable CPU of the node, in thousandths of a core.
     pub cpu_millis: u64,
     /// Allocatable memory of the node, in bytes.
@@ -29,11 +27,16 @@ pub struct NodeFacts {
     pub storage_bytes: u64,
 }
 
-/// The value of a `fieldRef` as an environment variable.
+/// The value of a `fieldRef` as an environment variable; `addresses` are the pod's.
 ///
 /// # Errors
 /// [`EnvironmentError`] for a path that environment variables cannot have.
-pub(super) fn field(pod: &Pod, path: &str, node: &NodeFacts) -> Result<String, EnvironmentError> {
+pub(super) fn field(
+    pod: &Pod,
+    path: &str,
+    node: &NodeFacts,
+    addresses: &[IpAddr],
+) -> Result<String, EnvironmentError> {
     let meta = &pod.metadata;
     let spec = pod.spec.as_ref();
     let first = |ips: &[IpAddr]| ips.first().map(ToString::to_string).unwrap_or_default();
@@ -46,8 +49,8 @@ pub(super) fn field(pod: &Pod, path: &str, node: &NodeFacts) -> Result<String, E
         "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
         "status.hostIP" => first(&node.host_ips),
         "status.hostIPs" => all(&node.host_ips),
-        "status.podIP" => first(&node.pod_ips),
-        "status.podIPs" => all(&node.pod_ips),
+        "status.podIP" => first(addresses),
+        "status.podIPs" => all(addresses),
         _ => {
             let (map, key) =
                 subscript(path).ok_or_else(|| EnvironmentError(format!("unsupported fieldPath: {path}")))?;
@@ -77,7 +80,7 @@ pub fn volume_field(
         return match path {
             "metadata.labels" => Ok(lines(pod.metadata.labels.as_ref())),
             "metadata.annotations" => Ok(lines(pod.metadata.annotations.as_ref())),
-            _ if path.starts_with("metadata.") => field(pod, path, node),
+            _ if path.starts_with("metadata.") => field(pod, path, node, &[]),
             _ => Err(EnvironmentError(format!("unsupported fieldPath: {path}"))),
         };
     }
@@ -217,7 +220,6 @@ mod tests {
             hostname: "n".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             host_ips: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-            pod_ips: vec!["10.1.0.7".parse().unwrap()],
             cpu_millis: 2000,
             memory_bytes: 1 << 30,
             storage_bytes: 5000,
@@ -245,7 +247,8 @@ mod tests {
             ("status.phase", Err("unsupported fieldPath: status.phase")),
         ];
         for (path, expected) in table {
-            let value = field(&pod(), path, &node()).map_err(|e| e.0);
+            let addresses = ["10.1.0.7".parse().unwrap()];
+            let value = field(&pod(), path, &node(), &addresses).map_err(|e| e.0);
             assert_eq!(value.as_deref().map_err(String::as_str), expected, "{path}");
         }
     }

@@ -13,6 +13,7 @@ mod services;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -83,10 +84,12 @@ impl References {
 
 /// All that an environment is made from.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct EnvironmentSources<'a> {
     /// The pod.
     pub pod: &'a Pod,
-    /// The pod's and node's addresses and the node's resources.
+    /// Addresses of the pod, the primary first.
+    pub addresses: &'a [IpAddr],
+    /// The node's addresses and resources.
     pub node: &'a NodeFacts,
     /// All services of the cluster.
     pub services: &'a [Arc<Service>],
@@ -94,9 +97,8 @@ pub struct Sources<'a> {
     pub config_maps: &'a BTreeMap<String, Arc<ConfigMap>>,
     /// Secrets by name, those that exist.
     pub secrets: &'a BTreeMap<String, Arc<Secret>>,
-    /// Files of variables by volume and path, `None` for one that is not there. Where they are not known at
-    /// all, variables from files are left out.
-    pub files: Option<&'a BTreeMap<(String, String), Option<String>>>,
+    /// Files of variables by volume and path, `None` for one that is not there.
+    pub files: &'a BTreeMap<(String, String), Option<String>>,
     /// The image's environment.
     pub image: &'a [(String, String)],
 }
@@ -132,7 +134,7 @@ impl Environment {
 /// [`EnvironmentError`] when something is missing that is not optional; it may appear later.
 pub fn variables(
     container: &Container,
-    sources: Sources<'_>,
+    sources: EnvironmentSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut environment = Environment::default();
     for (name, value) in sources.image {
@@ -172,7 +174,7 @@ pub fn variables(
 /// The variables of `envFrom`, in order. Names that no variable can have are left out.
 fn from_objects(
     container: &Container,
-    sources: &Sources<'_>,
+    sources: &EnvironmentSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut out = Vec::new();
     for from in container.env_from.iter().flatten() {
@@ -211,11 +213,11 @@ fn value_from(
     container: &Container,
     variable: &EnvVar,
     source: &EnvVarSource,
-    sources: &Sources<'_>,
+    sources: &EnvironmentSources<'_>,
 ) -> Result<Option<String>, EnvironmentError> {
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or_default();
     if let Some(reference) = &source.field_ref {
-        return fields::field(sources.pod, &reference.field_path, sources.node).map(Some);
+        return fields::field(sources.pod, &reference.field_path, sources.node, sources.addresses).map(Some);
     }
     if let Some(reference) = &source.resource_field_ref {
         return fields::resource(sources.pod, container, reference, sources.node).map(Some);
@@ -249,9 +251,8 @@ fn value_from(
         };
     }
     if let Some(reference) = &source.file_key_ref {
-        let Some(files) = sources.files else { return Ok(None) };
         let file = (reference.volume_name.clone(), reference.path.clone());
-        let text = files.get(&file).and_then(Option::as_ref);
+        let text = sources.files.get(&file).and_then(Option::as_ref);
         let value = text
             .map(|text| env_file::value(text, &reference.key))
             .transpose()

@@ -20,17 +20,18 @@ fn environment(container: serde_json::Value) -> Result<Vec<(String, String)>, St
     let container: Container = serde_json::from_value(container).unwrap();
     variables(
         &container,
-        Sources {
+        EnvironmentSources {
             pod: &pod,
+            addresses: &[],
             node: &NodeFacts::default(),
             services: &[Arc::new(service)],
             config_maps: &BTreeMap::from([("cm".to_owned(), Arc::new(config_map))]),
             secrets: &BTreeMap::from([("se".to_owned(), Arc::new(secret))]),
-            files: Some(&BTreeMap::from([
+            files: &BTreeMap::from([
                 (("v".to_owned(), "env".to_owned()), Some("A='1'\nEMPTY=''\n".to_owned())),
                 (("v".to_owned(), "bad".to_owned()), Some("A=1\n".to_owned())),
                 (("v".to_owned(), "none".to_owned()), None),
-            ])),
+            ]),
             image: &[("PATH".to_owned(), "/bin".to_owned()), ("A".to_owned(), "image".to_owned())],
         },
     )

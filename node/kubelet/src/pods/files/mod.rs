@@ -35,7 +35,7 @@ pub(super) fn mounts(pod_dir: &Path) -> [(&'static str, PathBuf); 3] {
 
 /// What the files are made from, besides the pod.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sources<'a> {
+pub(super) struct PodFileSources<'a> {
     pub(super) names: &'a Names,
     pub(super) pod_ips: &'a [IpAddr],
     /// The node's own `/etc/hosts`, for pods that share its network.
@@ -47,7 +47,7 @@ pub(super) struct Sources<'a> {
 ///
 /// # Errors
 /// What the system says, with the file it says it of.
-pub(super) fn write(pod: &Pod, pod_dir: &Path, sources: Sources<'_>) -> Result<(), String> {
+pub(super) fn write(pod: &Pod, pod_dir: &Path, sources: PodFileSources<'_>) -> Result<(), String> {
     let spec = pod.spec.as_ref();
     let aliases = spec.and_then(|s| s.host_aliases.as_deref()).unwrap_or_default();
     let hosts = if spec.and_then(|s| s.host_network) == Some(true) {
@@ -92,7 +92,8 @@ mod tests {
         let ips = ["10.1.0.7".parse().unwrap()];
         let write = |ips: &[IpAddr]| {
             let node_hosts = Path::new("/nonexistent");
-            write(&pod, dir.path(), Sources { names: &names, pod_ips: ips, node_hosts, dns: &dns }).unwrap();
+            write(&pod, dir.path(), PodFileSources { names: &names, pod_ips: ips, node_hosts, dns: &dns })
+                .unwrap();
             mounts(dir.path()).map(|(_, path)| fs::read_to_string(path).unwrap())
         };
         let [hosts, hostname, resolv_conf] = write(&ips);

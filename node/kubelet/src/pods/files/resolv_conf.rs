@@ -74,7 +74,7 @@ pub(in crate::pods) fn read(path: &Path) -> Result<Dns, String> {
 
 /// How names are resolved on the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
+pub struct DnsSettings {
     /// `clusterDNS`.
     pub cluster_dns: Vec<IpAddr>,
     /// `clusterDomain`; empty when there is none.
@@ -107,7 +107,7 @@ impl Dns {
 
     /// What a pod's file says, and what there is to tell about it. `node` is the node's own file.
     #[must_use]
-    pub fn of(pod: &Pod, settings: &Settings, node: &Self) -> (Self, Vec<Note>) {
+    pub fn of(pod: &Pod, settings: &DnsSettings, node: &Self) -> (Self, Vec<Note>) {
         let mut notes = Vec::new();
         let spec = pod.spec.as_ref();
         let host_network = spec.and_then(|s| s.host_network) == Some(true);
@@ -181,7 +181,7 @@ impl Dns {
     }
 }
 
-fn cluster_searches(pod: &Pod, settings: &Settings, node: &Dns) -> Vec<String> {
+fn cluster_searches(pod: &Pod, settings: &DnsSettings, node: &Dns) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut searches = match settings.cluster_domain.as_str() {
         "" => Vec::new(),
@@ -240,8 +240,8 @@ mod tests {
         )
     }
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> DnsSettings {
+        DnsSettings {
             cluster_dns: vec!["10.0.0.10".parse().unwrap()],
             cluster_domain: "cluster.local".to_owned(),
             alone: false,
@@ -292,13 +292,13 @@ mod tests {
 
     #[test]
     fn without_servers_of_the_cluster() {
-        let none = Settings { cluster_dns: Vec::new(), ..settings() };
+        let none = DnsSettings { cluster_dns: Vec::new(), ..settings() };
         let (dns, notes) = Dns::of(&pod(json!({})), &none, &node());
         assert_eq!(dns, node());
         let [note] = notes.as_slice() else { panic!("{notes:?}") };
         assert_eq!(note.reason, EventReason::MissingClusterDNS);
         assert!(note.message.starts_with("pod: \"p_ns(u)\". kubelet does not have"), "{}", note.message);
-        let alone = Settings { alone: true, ..none.clone() };
+        let alone = DnsSettings { alone: true, ..none.clone() };
         assert_eq!(Dns::of(&pod(json!({})), &alone, &node()).1, []);
         assert_eq!(Dns::of(&pod(json!({"dnsPolicy": "Default"})), &none, &node()).1, []);
     }

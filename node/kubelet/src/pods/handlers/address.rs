@@ -21,7 +21,7 @@ pub(in crate::pods) struct Addresses<'a> {
 
 /// Why there is nowhere to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum AddressError {
+pub(super) enum HandlerAddressError {
     #[error("the pod has no IP address yet")]
     NoPodIp,
     #[error(
@@ -42,13 +42,13 @@ impl Addresses<'_> {
         host: Option<&str>,
         port: &IntOrString,
         container: &Container,
-    ) -> Result<SocketAddr, AddressError> {
+    ) -> Result<SocketAddr, HandlerAddressError> {
         Ok(SocketAddr::new(self.host(host)?, port_number(port, container)?))
     }
 
-    fn host(self, wanted: Option<&str>) -> Result<IpAddr, AddressError> {
+    fn host(self, wanted: Option<&str>) -> Result<IpAddr, HandlerAddressError> {
         let Some(wanted) = wanted.filter(|host| !host.is_empty()) else {
-            return self.pod_ips.first().copied().ok_or(AddressError::NoPodIp);
+            return self.pod_ips.first().copied().ok_or(HandlerAddressError::NoPodIp);
         };
         let address = match wanted.parse::<IpAddr>() {
             Ok(address) => Some(address),
@@ -61,24 +61,24 @@ impl Addresses<'_> {
             self.pod_ips.iter().any(|own| own.to_canonical() == address)
                 || self.host_network && address.is_loopback()
         };
-        address.filter(own).ok_or_else(|| AddressError::OtherHost(wanted.to_owned()))
+        address.filter(own).ok_or_else(|| HandlerAddressError::OtherHost(wanted.to_owned()))
     }
 }
 
 /// A number, a number in quotes, or the name of one of the container's ports; a name comes first, as in
 /// [`ResolveContainerPort`](https://github.com/kubernetes/kubernetes/blob/v1.36.3/pkg/probe/util.go).
-fn port_number(port: &IntOrString, container: &Container) -> Result<u16, AddressError> {
+fn port_number(port: &IntOrString, container: &Container) -> Result<u16, HandlerAddressError> {
     let number = match port {
         IntOrString::Int(number) => i64::from(*number),
         IntOrString::String(name) => {
             let named = container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name));
             match named {
                 Some(port) => i64::from(port.container_port),
-                None => name.parse().map_err(|_| AddressError::UnknownPort(name.clone()))?,
+                None => name.parse().map_err(|_| HandlerAddressError::UnknownPort(name.clone()))?,
             }
         }
     };
-    u16::try_from(number).ok().filter(|port| *port != 0).ok_or(AddressError::InvalidPort(number))
+    u16::try_from(number).ok().filter(|port| *port != 0).ok_or(HandlerAddressError::InvalidPort(number))
 }
 
 #[cfg(test)]
@@ -101,10 +101,10 @@ mod tests {
             (text("web"), Ok(8080)),
             (text("81"), Ok(81)),
             (text("9"), Ok(9090)),
-            (text("metrics"), Err(AddressError::UnknownPort("metrics".into()))),
-            (IntOrString::Int(0), Err(AddressError::InvalidPort(0))),
-            (IntOrString::Int(-1), Err(AddressError::InvalidPort(-1))),
-            (IntOrString::Int(65_536), Err(AddressError::InvalidPort(65_536))),
+            (text("metrics"), Err(HandlerAddressError::UnknownPort("metrics".into()))),
+            (IntOrString::Int(0), Err(HandlerAddressError::InvalidPort(0))),
+            (IntOrString::Int(-1), Err(HandlerAddressError::InvalidPort(-1))),
+            (IntOrString::Int(65_536), Err(HandlerAddressError::InvalidPort(65_536))),
         ];
         for (port, expected) in table {
             assert_eq!(port_number(&port, &container()), expected, "{port:?}");
@@ -138,9 +138,9 @@ mod tests {
         for (addresses, host, expected) in table {
             let expected = expected
                 .map(|address| address.parse().unwrap())
-                .ok_or_else(|| AddressError::OtherHost(host.unwrap_or_default().to_owned()));
+                .ok_or_else(|| HandlerAddressError::OtherHost(host.unwrap_or_default().to_owned()));
             assert_eq!(addresses.host(host), expected, "{host:?} with {addresses:?}");
         }
-        assert_eq!(Addresses { pod_ips: &[], ..own }.host(None), Err(AddressError::NoPodIp));
+        assert_eq!(Addresses { pod_ips: &[], ..own }.host(None), Err(HandlerAddressError::NoPodIp));
     }
 }

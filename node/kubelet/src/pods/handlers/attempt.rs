@@ -1,21 +1,16 @@
 //! A running attempt of a container, as its probes and hooks find it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
-use tokio::sync::OnceCell;
 
 use super::{Addresses, HookError, ProbeOutcome, Target, hook, probe};
 use crate::{
     pods::{
-        api::PodApi,
-        environment::NodeFacts,
-        launch::Launch,
         lifecycle::{Note, PodName, ProbeKind, Trouble},
         reason::{EventReason, WaitingReason},
-        records::Records,
     },
-    runtime::{ContainerSpec, Image, Runtime},
+    runtime::Runtime,
 };
 
 /// How long a postStart hook may take. Upstream sets no bound, and the container's own end is one; a day
@@ -26,14 +21,8 @@ const POST_START_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 pub(in crate::pods) struct Attempt {
     /// Runs what `exec` names.
     pub(in crate::pods) runtime: Arc<dyn Runtime>,
-    /// Where the container's variables come from.
-    pub(in crate::pods) api: Arc<dyn PodApi>,
-    /// Addresses of the pod, as the node has them now.
-    pub(in crate::pods) node: NodeFacts,
-    /// Where logs are written.
-    pub(in crate::pods) logs_dir: PathBuf,
-    /// Where the pods' folders are.
-    pub(in crate::pods) records: Records,
+    /// Addresses of the pod.
+    pub(in crate::pods) addresses: Vec<IpAddr>,
     /// The pod as it is now.
     pub(in crate::pods) pod: Arc<Pod>,
     /// The pod, for messages.
@@ -44,10 +33,6 @@ pub(in crate::pods) struct Attempt {
     pub(in crate::pods) id: String,
     /// Number of the attempt.
     pub(in crate::pods) number: u32,
-    /// The image that the attempt runs.
-    pub(in crate::pods) image: Option<Image>,
-    /// The container as it was started, once somebody has needed it.
-    pub(in crate::pods) spec: Arc<OnceCell<ContainerSpec>>,
     /// Makes an event.
     pub(in crate::pods) tell: Box<dyn Fn(Note) + Send + Sync>,
 }
@@ -76,11 +61,7 @@ impl Attempt {
     async fn outcome(&self, wanted: &Probe) -> ProbeOutcome {
         let seconds = wanted.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1);
         let timeout = Duration::from_secs(seconds.max(1));
-        let spec = match self.spec_for_exec(wanted.exec.is_some()).await {
-            Ok(spec) => spec,
-            Err(error) => return ProbeOutcome::Error(error),
-        };
-        probe(self.target(spec), wanted, timeout).await
+        probe(self.target(), wanted, timeout).await
     }
 
     /// Runs the postStart hook.
@@ -114,12 +95,7 @@ impl Attempt {
     async fn hook(&self, handler: Option<&LifecycleHandler>, within: Duration) -> Result<(), HookError> {
         // It may be gone from the pod since it was asked for.
         let Some(handler) = handler else { return Ok(()) };
-        let run = async {
-            let spec = self.spec_for_exec(handler.exec.is_some()).await.map_err(HookError::Failed)?;
-            hook(self.target(spec), handler, within).await
-        };
-        let warning = tokio::time::timeout(within, run).await.unwrap_or(Err(HookError::CutOff(within)))?;
-        if let Some(message) = warning {
+        if let Some(message) = hook(self.target(), handler, within).await? {
             (self.tell)(Note {
                 container: None,
                 ..self.warning(EventReason::LifecycleHTTPFallback, message)
@@ -128,32 +104,15 @@ impl Attempt {
         Ok(())
     }
 
-    fn target<'a>(&'a self, spec: Option<&'a ContainerSpec>) -> Target<'a> {
+    fn target(&self) -> Target<'_> {
         let host_network = self.pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false);
         Target {
             pod: &self.name,
             container: &self.container,
-            addresses: Addresses { pod_ips: &self.node.pod_ips, host_network },
-            spec,
+            addresses: Addresses { pod_ips: &self.addresses, host_network },
+            id: &self.id,
             runtime: self.runtime.as_ref(),
         }
-    }
-
-    /// The container as it was started, made once per attempt: it takes requests to the API server.
-    async fn spec_for_exec(&self, needed: bool) -> Result<Option<&ContainerSpec>, String> {
-        if !needed {
-            return Ok(None);
-        }
-        let make = async || {
-            let image =
-                self.image.as_ref().ok_or_else(|| "the image of the container is not known".to_owned())?;
-            let (runtime, api) = (self.runtime.as_ref(), self.api.as_ref());
-            let launch =
-                Launch { runtime, api, node: &self.node, logs_dir: &self.logs_dir, records: &self.records };
-            let made = launch.spec(&self.pod, &self.container, image, self.number, None).await;
-            made.map_err(|trouble| trouble.message)
-        };
-        self.spec.get_or_try_init(make).await.map(Some)
     }
 
     fn warning(&self, reason: EventReason, message: String) -> Note {

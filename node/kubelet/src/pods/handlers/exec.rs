@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Container;
 
 use super::{HookError, ProbeOutcome, Target};
-use crate::{config::duration, pods::environment::expand, runtime::ExecSpec};
+use crate::{duration, pods::environment::expand, runtime::ExecIo};
 
 /// Bytes of output that are kept, as upstream's `pkg/probe/exec` keeps them.
 const OUTPUT_LIMIT: usize = 10 * 1024;
@@ -50,22 +50,16 @@ pub(super) async fn hook(target: Target<'_>, command: &[String], within: Duratio
 }
 
 async fn run(target: Target<'_>, argv: &[String], timeout: Duration) -> Ended {
-    let Some(container) = target.spec else {
-        return Ended::NotStarted("the container is not known as it was started".to_owned());
-    };
     if argv.is_empty() {
         return Ended::NotStarted("exec has no command; name the program in `exec.command`".to_owned());
     }
-    let spec =
-        ExecSpec { container: container.clone(), argv: argv.to_vec(), timeout, output_limit: OUTPUT_LIMIT };
-    // The provider keeps the time as well; this holds where it does not answer.
-    match tokio::time::timeout(timeout, target.runtime.exec(&spec)).await {
+    let exec = target.runtime.exec(target.id, argv, ExecIo::Collect { limit: OUTPUT_LIMIT });
+    match tokio::time::timeout(timeout, exec).await {
         Err(_) => Ended::TimedOut,
         Ok(Err(error)) => Ended::NotStarted(error.to_string()),
-        Ok(Ok(output)) if output.timed_out => Ended::TimedOut,
-        Ok(Ok(output)) => {
-            let kept = output.output.get(..OUTPUT_LIMIT).unwrap_or(&output.output);
-            Ended::Exit { code: output.exit_code, output: String::from_utf8_lossy(kept).into_owned() }
+        Ok(Ok(end)) => {
+            let kept = end.output.get(..OUTPUT_LIMIT).unwrap_or(&end.output);
+            Ended::Exit { code: end.exit_code, output: String::from_utf8_lossy(kept).into_owned() }
         }
     }
 }
@@ -84,30 +78,25 @@ fn expand_static(command: &[String], container: &Container) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        pods::handlers::testing::{Bench, FakeRuntime, PLENTY, SECOND, exit},
-        runtime::{ExecOutput, StartError},
+        pods::handlers::testing::{Bench, CONTAINER_ID, FakeRuntime, PLENTY, SECOND, exit},
+        runtime::ExecError,
     };
 
     fn command(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    fn timed_out() -> Result<ExecOutput, StartError> {
-        Ok(ExecOutput { exit_code: 0, output: b"half".to_vec(), timed_out: true })
-    }
-
     #[tokio::test]
     async fn the_exit_code_decides_about_a_probe() {
-        let late = "command timed out: \"check --fast\" timed out after 1m30s";
         let table = [
             (exit(0, "fine"), ProbeOutcome::success()),
             (exit(1, "bad\n"), ProbeOutcome::Failure("bad\n".to_owned())),
             (exit(137, ""), ProbeOutcome::Failure(String::new())),
             (exit(1, &"x".repeat(2 * OUTPUT_LIMIT)), ProbeOutcome::Failure("x".repeat(OUTPUT_LIMIT))),
-            (timed_out(), ProbeOutcome::Failure(late.to_owned())),
+            (Err(ExecError::Failed("no worker".into())), ProbeOutcome::Error("no worker".to_owned())),
             (
-                Err(StartError::Create("no such module".to_owned())),
-                ProbeOutcome::Error("no such module".to_owned()),
+                Err(ExecError::NotRunning(CONTAINER_ID.to_owned())),
+                ProbeOutcome::Error("container 1d does not run".to_owned()),
             ),
         ];
         for (answer, expected) in table {
@@ -128,25 +117,25 @@ mod tests {
         .unwrap();
         let words = command(&["check", "--port=$(PORT)", "[$(FROM)]", "$(SECRET)", "$$(PORT)"]);
         assert_eq!(probe(bench.target(), &words, SECOND).await, ProbeOutcome::success());
-        let call = bench.runtime.calls.lock().unwrap().pop().unwrap();
-        assert_eq!(call.argv, ["check", "--port=8080", "[]", "$(SECRET)", "$(PORT)"]);
-        assert_eq!(call.container, bench.spec);
-        assert_eq!((call.timeout, call.output_limit), (SECOND, OUTPUT_LIMIT));
+        let (id, argv, io) = bench.runtime.calls.lock().unwrap().pop().unwrap();
+        assert_eq!(argv, ["check", "--port=8080", "[]", "$(SECRET)", "$(PORT)"]);
+        assert_eq!((id.as_str(), io), (CONTAINER_ID, ExecIo::Collect { limit: OUTPUT_LIMIT }));
     }
 
     #[tokio::test]
     async fn a_provider_that_does_not_answer_is_not_waited_for() {
         let bench = Bench::new();
-        let expected = ProbeOutcome::Failure("command timed out: \"check\" timed out after 20ms".to_owned());
-        assert_eq!(probe(bench.target(), &command(&["check"]), Duration::from_millis(20)).await, expected);
+        let expected = "command timed out: \"check --fast\" timed out after 20ms";
+        let within = Duration::from_millis(20);
+        let outcome = probe(bench.target(), &command(&["check", "--fast"]), within).await;
+        assert_eq!(outcome, ProbeOutcome::Failure(expected.to_owned()));
+        assert_eq!(hook(bench.target(), &command(&["warm"]), within).await, Err(HookError::CutOff(within)));
     }
 
     #[tokio::test]
     async fn nothing_to_run_is_an_error() {
         let bench = Bench::new();
         assert!(matches!(probe(bench.target(), &[], SECOND).await, ProbeOutcome::Error(_)));
-        let unknown = Target { spec: None, ..bench.target() };
-        assert!(matches!(probe(unknown, &command(&["check"]), SECOND).await, ProbeOutcome::Error(_)));
         assert!(bench.runtime.calls.lock().unwrap().is_empty());
     }
 
@@ -159,8 +148,7 @@ mod tests {
         let table = [
             (exit(0, "fine"), Ok(())),
             (exit(3, "a\n"), failed("command 'warm up $(X)' exited with 3, message: \"a\\n\"")),
-            (Err(StartError::Run("no worker".to_owned())), failed("no worker, message: \"\"")),
-            (timed_out(), Err(HookError::CutOff(PLENTY))),
+            (Err(ExecError::Failed("no worker".into())), failed("no worker, message: \"\"")),
         ];
         for (answer, expected) in table {
             let bench = Bench { runtime: FakeRuntime::answering([answer]), ..Bench::new() };

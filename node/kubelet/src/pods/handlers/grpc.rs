@@ -14,7 +14,7 @@ use tonic::{
 use tonic_prost::ProstCodec;
 
 use super::{ProbeOutcome, dial::describe};
-use crate::config::duration;
+use crate::duration;
 
 /// `grpc.health.v1.HealthCheckRequest`.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -20,12 +20,12 @@ const BODY_LIMIT: usize = 10 * 1024;
 
 /// What the request is for, as the server is told by its User-Agent.
 #[derive(Clone, Copy, Debug)]
-enum Purpose {
+enum RequestPurpose {
     Probe,
     Lifecycle,
 }
 
-impl Purpose {
+impl RequestPurpose {
     fn user_agent(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::Probe => "kube-probe/1.36",
@@ -51,7 +51,7 @@ struct Failed {
 }
 
 pub(super) async fn probe(target: Target<'_>, action: &HTTPGetAction, timeout: Duration) -> ProbeOutcome {
-    let get = match Get::of(target, action, Purpose::Probe) {
+    let get = match Get::of(target, action, RequestPurpose::Probe) {
         Ok(get) => get,
         Err(error) => return ProbeOutcome::Error(error),
     };
@@ -80,7 +80,7 @@ pub(super) async fn hook(
             target.pod,
         ))
     };
-    let mut get = Get::of(target, action, Purpose::Lifecycle).map_err(failed)?;
+    let mut get = Get::of(target, action, RequestPurpose::Lifecycle).map_err(failed)?;
     match get.send(within).await {
         Ok(_) => Ok(None),
         Err(first) => {
@@ -109,7 +109,7 @@ fn verdict(status: StatusCode, body: &str) -> ProbeOutcome {
 }
 
 impl Get {
-    fn of(target: Target<'_>, action: &HTTPGetAction, purpose: Purpose) -> Result<Self, String> {
+    fn of(target: Target<'_>, action: &HTTPGetAction, purpose: RequestPurpose) -> Result<Self, String> {
         let address = target
             .addresses
             .socket(action.host.as_deref(), &action.port, target.container)
@@ -156,25 +156,28 @@ impl Get {
     }
 
     fn failed(&self, error: &reqwest::Error, during: &str) -> Failed {
-        let cause = Cause::of(error);
+        let cause = FailureCause::of(error);
         let text = match &cause {
             _ if error.is_timeout() => {
                 format!("context deadline exceeded (Client.Timeout exceeded while {during})")
             }
-            Cause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => {
+            FailureCause::Io(io) if error.is_connect() && io.raw_os_error().is_some() => {
                 dial::describe(self.address, io)
             }
-            Cause::NotTls => "http: server gave HTTP response to HTTPS client".to_owned(),
-            Cause::Closed => "EOF".to_owned(),
-            Cause::Io(other) => dial::system_text(other),
-            Cause::Other(other) => other.to_string(),
+            FailureCause::NotTls => "http: server gave HTTP response to HTTPS client".to_owned(),
+            FailureCause::Closed => "EOF".to_owned(),
+            FailureCause::Io(other) => dial::system_text(other),
+            FailureCause::Other(other) => other.to_string(),
         };
-        Failed { message: format!("Get \"{}\": {text}", self.shown), not_tls: matches!(cause, Cause::NotTls) }
+        Failed {
+            message: format!("Get \"{}\": {text}", self.shown),
+            not_tls: matches!(cause, FailureCause::NotTls),
+        }
     }
 }
 
 /// What is at the bottom of a failed request.
-enum Cause<'a> {
+enum FailureCause<'a> {
     /// The server closed the connection in place of a response.
     Closed,
     /// The server does not speak TLS.
@@ -183,7 +186,7 @@ enum Cause<'a> {
     Other(&'a (dyn StdError + 'static)),
 }
 
-impl<'a> Cause<'a> {
+impl<'a> FailureCause<'a> {
     fn of(error: &'a reqwest::Error) -> Self {
         let mut deepest: &(dyn StdError + 'static) = error;
         while let Some(next) = below(deepest) {
@@ -211,7 +214,7 @@ fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 
 }
 
 /// The pod's headers, and those that it leaves to the node.
-fn headers(action: &HTTPGetAction, purpose: Purpose) -> Result<HeaderMap, String> {
+fn headers(action: &HTTPGetAction, purpose: RequestPurpose) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for header in action.http_headers.iter().flatten() {
         let name = HeaderName::try_from(&header.name)

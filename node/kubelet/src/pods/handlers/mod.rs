@@ -34,10 +34,7 @@ use k8s_openapi::{
 
 pub(super) use self::{address::Addresses, attempt::Attempt, ongoing::Ongoing};
 use super::lifecycle::PodName;
-use crate::{
-    config::duration,
-    runtime::{ContainerSpec, Runtime},
-};
+use crate::{duration, runtime::Runtime};
 
 /// How often a probe that could not be carried out is tried, as upstream's `maxProbeRetries` has it.
 const TRIES: usize = 3;
@@ -51,8 +48,8 @@ pub(super) struct Target<'a> {
     pub(super) container: &'a Container,
     /// Where the pod is.
     pub(super) addresses: Addresses<'a>,
-    /// The container as it was started. Only `exec` needs it.
-    pub(super) spec: Option<&'a ContainerSpec>,
+    /// Container id of the attempt.
+    pub(super) id: &'a str,
     /// Runs what `exec` names.
     pub(super) runtime: &'a dyn Runtime,
 }

@@ -16,6 +16,7 @@ use http::{Request, Response};
 use http_body_util::combinators::BoxBody;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -28,31 +29,37 @@ use super::{Addresses, Target};
 use crate::{
     pods::lifecycle::PodName,
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Image, ImageError,
-        Runtime, RuntimeError, StartError,
+        ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, Image, ImageError, Presence,
+        PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
+/// Id of the container that is probed.
+pub(super) const CONTAINER_ID: &str = "1d";
+
 /// Long enough for a local server on a busy machine.
 pub(super) const PLENTY: Duration = Duration::from_secs(30);
+
+/// What `exec` was called with: container id, argv, streams.
+pub(super) type Call = (String, Vec<String>, ExecIo);
 
 /// What `exec` answers, one call after another; a call more never ends.
 #[derive(Debug, Default)]
 pub(super) struct FakeRuntime {
-    pub(super) answers: Mutex<VecDeque<Result<ExecOutput, StartError>>>,
-    pub(super) calls: Mutex<Vec<ExecSpec>>,
+    pub(super) answers: Mutex<VecDeque<Result<ExecEnd, ExecError>>>,
+    pub(super) calls: Mutex<Vec<Call>>,
 }
 
 impl FakeRuntime {
-    pub(super) fn answering(answers: impl IntoIterator<Item = Result<ExecOutput, StartError>>) -> Self {
+    pub(super) fn answering(answers: impl IntoIterator<Item = Result<ExecEnd, ExecError>>) -> Self {
         Self { answers: Mutex::new(answers.into_iter().collect()), calls: Mutex::default() }
     }
 }
 
-pub(super) fn exit(exit_code: i32, output: &str) -> Result<ExecOutput, StartError> {
-    Ok(ExecOutput { exit_code, output: output.into(), timed_out: false })
+pub(super) fn exit(exit_code: i32, output: &str) -> Result<ExecEnd, ExecError> {
+    Ok(ExecEnd { exit_code, output: output.into() })
 }
 
 #[async_trait]
@@ -65,16 +72,16 @@ impl Runtime for FakeRuntime {
         Ok(None)
     }
 
-    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
-        Ok(Image::default())
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
+        Ok(Image::default().into())
     }
 
     async fn images(&self) -> Vec<Image> {
         Vec::new()
     }
 
-    async fn start(&self, _: &ContainerSpec) -> Result<(), StartError> {
-        Ok(())
+    async fn start(&self, _: &ContainerSpec) -> Result<Timestamp, StartError> {
+        Ok(Timestamp::UNIX_EPOCH)
     }
 
     async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
@@ -85,8 +92,8 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn exec(&self, spec: &ExecSpec) -> Result<ExecOutput, StartError> {
-        self.calls.lock().unwrap().push(spec.clone());
+    async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError> {
+        self.calls.lock().unwrap().push((id.to_owned(), argv.to_vec(), io));
         let answer = self.answers.lock().unwrap().pop_front();
         match answer {
             Some(answer) => answer,
@@ -94,12 +101,12 @@ impl Runtime for FakeRuntime {
         }
     }
 
-    fn observe(&self, _: &str) -> Option<ContainerState> {
-        None
+    fn observe(&self, _: &str) -> Presence {
+        Presence::Absent
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
-        Vec::new()
+    fn containers(&self) -> ContainerList {
+        ContainerList { containers: Vec::new(), is_complete: true }
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
@@ -112,24 +119,15 @@ pub(super) struct Bench {
     pub(super) pod: PodName,
     pub(super) container: Container,
     pub(super) pod_ips: Vec<IpAddr>,
-    pub(super) spec: ContainerSpec,
     pub(super) runtime: FakeRuntime,
 }
 
 impl Bench {
     pub(super) fn new() -> Self {
-        let spec = serde_json::json!({
-            "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
-            "image": "i", "argv": ["a"], "env": [["SECRET", "s3cret"]], "working_dir": null, "scratch": "/tmp/scratch",
-            "read_only_root": false, "mounts": [],
-            "log_path": "/tmp/log", "pod_ips": ["127.0.0.1"], "host_network": false, "stdin": false, "tty": false,
-            "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0, "cpu_limit_millis": 0, "cpu_request_millis": 0,
-        });
         Self {
             pod: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container: Container { name: "c".to_owned(), ..Container::default() },
             pod_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-            spec: serde_json::from_value(spec).unwrap(),
             runtime: FakeRuntime::default(),
         }
     }
@@ -139,7 +137,7 @@ impl Bench {
             pod: &self.pod,
             container: &self.container,
             addresses: Addresses { pod_ips: &self.pod_ips, host_network: false },
-            spec: Some(&self.spec),
+            id: CONTAINER_ID,
             runtime: &self.runtime,
         }
     }

@@ -1,24 +1,17 @@
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
-use tokio::sync::OnceCell;
 
 use super::{
-    testing::{Bench, FakeRuntime, PLENTY, SECOND, closed_port, exit},
+    testing::{Bench, CONTAINER_ID, FakeRuntime, PLENTY, SECOND, closed_port, exit},
     *,
 };
 use crate::{
     pods::{
-        NodeFacts,
-        api::Alone,
         lifecycle::{Note, ProbeKind},
         reason::EventReason,
-        records::Records,
     },
-    runtime::{ExecOutput, Image, StartError},
+    runtime::{ExecEnd, ExecError},
 };
 
 fn probe_of(value: serde_json::Value) -> Probe {
@@ -29,8 +22,8 @@ fn handler(value: serde_json::Value) -> LifecycleHandler {
     serde_json::from_value(value).unwrap()
 }
 
-fn broken() -> Result<ExecOutput, StartError> {
-    Err(StartError::Run("no worker".to_owned()))
+fn broken() -> Result<ExecEnd, ExecError> {
+    Err(ExecError::Failed("no worker".into()))
 }
 
 #[tokio::test]
@@ -112,7 +105,7 @@ struct Case {
 impl Case {
     fn new(
         container: serde_json::Value,
-        answers: impl IntoIterator<Item = Result<ExecOutput, StartError>>,
+        answers: impl IntoIterator<Item = Result<ExecEnd, ExecError>>,
     ) -> Self {
         let container: Container = serde_json::from_value(container).unwrap();
         let pod: Pod = serde_json::from_value(serde_json::json!({
@@ -125,17 +118,12 @@ impl Case {
         let told = Arc::clone(&notes);
         let attempt = Attempt {
             runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
-            api: Arc::new(Alone::new().0),
-            node: NodeFacts { pod_ips: vec!["127.0.0.1".parse().unwrap()], ..NodeFacts::default() },
-            logs_dir: PathBuf::from("/var/log/pods"),
-            records: Records::open(tempfile::tempdir().unwrap().path()).unwrap(),
+            addresses: vec!["127.0.0.1".parse().unwrap()],
             pod: Arc::new(pod),
             name: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container,
-            id: "1d".to_owned(),
+            id: CONTAINER_ID.to_owned(),
             number: 0,
-            image: Some(Image { entrypoint: vec!["main.wasm".to_owned()], ..Image::default() }),
-            spec: Arc::new(OnceCell::new()),
             tell: Box::new(move |note| told.lock().unwrap().push(note)),
         };
         Self { attempt, notes, runtime }
@@ -166,12 +154,9 @@ async fn probes_are_told_of_when_they_do_not_succeed() {
     assert_eq!(case.attempt.probe(ProbeKind::Liveness).await, None);
     let message = "Liveness probe errored and resulted in unknown state: no worker".to_owned();
     assert_eq!(case.warnings(), [(EventReason::Unhealthy, message)]);
-    // Another instance of the module that the container was started with.
+    // In the container as it was started, of which nothing is asked again.
     let calls = case.runtime.calls.lock().unwrap();
-    assert!(
-        calls.iter().all(|call| call.container.argv == ["main.wasm"] && call.timeout == SECOND),
-        "{calls:?}"
-    );
+    assert!(calls.iter().all(|(id, argv, _)| id == CONTAINER_ID && *argv == ["check"]), "{calls:?}");
 }
 
 #[tokio::test]

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
-use super::probe::ProbeKind;
+use super::{clock::Moment, probe::ProbeKind};
 use crate::pods::reason::EventReason;
 
 /// The outcome of one [`step`](super::step).
@@ -14,7 +12,7 @@ pub struct Step {
     /// comes of them is handed to a `record_*` method of the state.
     pub actions: Vec<Action>,
     /// When to look again if nothing happens before.
-    pub wake_at: Option<Timestamp>,
+    pub wake_at: Option<Moment>,
 }
 
 /// Something to be done outside of the lifecycle.
@@ -112,7 +110,7 @@ impl Step {
         }));
     }
 
-    pub(super) fn wake(&mut self, at: Timestamp) {
+    pub(super) fn wake(&mut self, at: Moment) {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 }

@@ -11,7 +11,9 @@
 //! [`step`] is level-triggered: it looks at everything each time and asks for what is missing, so a lost
 //! event costs a delay, never a stuck pod. An action that is under way is part of the state
 //! ([`Stage::Pulling`], [`Stage::Starting`], …), which is why calling `step` twice in a row asks for
-//! nothing twice.
+//! nothing twice. A [`Turn`] makes a transaction of it: decide on a copy, save it, then act.
+//!
+//! Times are of two kinds, see [`clock`]: what is timed, nobody can set.
 //!
 //! The order of things follows upstream's `SyncPod` (init containers one after another, sidecars in
 //! between, then the regular containers in their order, each holding up the next until its postStart
@@ -19,24 +21,27 @@
 
 pub mod action;
 pub mod backoff;
+pub mod clock;
 pub mod probe;
+mod resume;
 mod run;
 pub mod spec;
 pub mod state;
 mod stop;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 pub use self::{
     action::{Action, Note, Step},
+    clock::{Moment, Now},
     probe::ProbeKind,
     run::restarts_all,
     spec::{AfterExit, Kind, Spec},
     state::{ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Trouble, Verdict},
+    turn::Turn,
 };
 
 use super::reason::{EventReason, PodReason};
@@ -73,9 +78,10 @@ impl std::fmt::Display for PodName {
 
 /// Decides what is to be done for the pod now, notes in `state` that it is under way, and tells when to
 /// look again.
-pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: Timestamp) -> Step {
+pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: Now) -> Step {
     let mut step = Step::default();
-    let start_time = *state.start_time.get_or_insert(spec.start_time.unwrap_or(now));
+    let start_time = *state.start_time.get_or_insert(spec.start_time.unwrap_or(now.wall));
+    let began = *state.began.get_or_insert_with(|| now.moment_of(start_time));
 
     if spec.deletion.is_some() {
         state.end(EndingCause::Deleted, now);
@@ -86,10 +92,10 @@ pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: 
     {
         state.end(cause, now);
     }
-    if let Some(deadline) = spec.active_deadline.map(|d| backoff::after(start_time, d))
+    if let Some(deadline) = spec.active_deadline.map(|d| began.after(d))
         && state.ending.is_none()
     {
-        if deadline <= now {
+        if deadline <= now.steady {
             let message = "Pod was active on the node longer than the specified deadline";
             step.event(None, EventReason::DeadlineExceeded, message);
             let reason = PodReason::DeadlineExceeded.as_str();
@@ -99,17 +105,17 @@ pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: 
         }
     }
     if state.ending.is_none() {
-        run::run(pod, spec, state, limits, now, &mut step);
+        run::run(pod, spec, state, limits, now.steady, &mut step);
     }
     if state.ending.is_some() {
-        stop::end(spec, state, now, &mut step);
+        stop::end(spec, state, now.steady, &mut step);
     }
-    probes(spec, state, now, &mut step);
+    probes(spec, state, now.steady, &mut step);
     step
 }
 
 /// Asks for the probes that are due.
-fn probes(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Step) {
+fn probes(spec: &Spec, state: &mut State, now: Moment, step: &mut Step) {
     let ending = state.ending.is_some();
     for container in spec.all() {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };
@@ -120,7 +126,7 @@ fn probes(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Step) {
         }
         let stopping = ending || running.stop.is_some();
         for kind in ProbeKind::ALL {
-            match running.probes.due(kind, container, running.started_at, stopping, now) {
+            match running.probes.due(kind, container, running.since, stopping, now) {
                 probe::Due::Now => {
                     running.probes.begin(kind, now);
                     step.push(Action::Probe { container: container.name.clone(), kind });

@@ -5,11 +5,10 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    backoff::after,
+    clock::Moment,
     spec::{Container, Probe},
 };
 
@@ -62,12 +61,20 @@ pub struct Probes {
 struct Results {
     /// The verdict after enough results of one kind in a row; `None` before.
     verdict: Option<bool>,
+    #[serde(skip)]
+    tally: Tally,
+}
+
+/// What changes with each run of a probe. It is no part of the record: that would be written anew for each
+/// probe of each container. An agent that starts anew counts afresh, as a kubelet does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Tally {
     /// The newest result.
     last: bool,
     /// How many times in a row it came.
     run: u32,
     /// When the last one was begun.
-    begun: Option<Timestamp>,
+    begun: Option<Moment>,
     /// One is under way.
     in_flight: bool,
 }
@@ -78,7 +85,7 @@ pub enum Due {
     /// Now.
     Now,
     /// At that time.
-    At(Timestamp),
+    At(Moment),
     /// Not before something else has happened.
     No,
 }
@@ -121,15 +128,15 @@ impl Probes {
     }
 
     /// Whether the probe is to be run. The startup probe runs until it has succeeded, the others after
-    /// that; while the container is being stopped only readiness goes on.
+    /// that; while the container is being stopped only readiness goes on. The container runs `since` then.
     #[must_use]
     pub fn due(
         &self,
         kind: ProbeKind,
         container: &Container,
-        started_at: Timestamp,
+        since: Moment,
         stopping: bool,
-        now: Timestamp,
+        now: Moment,
     ) -> Due {
         let Some(probe) = kind.of(container) else { return Due::No };
         let results = self.results(kind);
@@ -138,32 +145,33 @@ impl Probes {
             ProbeKind::Readiness => !self.started(container),
             ProbeKind::Liveness => !self.started(container) || results.verdict == Some(false) || stopping,
         };
-        if results.in_flight || waits {
+        if results.tally.in_flight || waits {
             return Due::No;
         }
-        let at = match results.begun {
-            Some(begun) => after(begun, probe.period),
-            None => after(started_at, probe.initial_delay),
+        let at = match results.tally.begun {
+            Some(begun) => begun.after(probe.period),
+            None => since.after(probe.initial_delay),
         };
         if at <= now { Due::Now } else { Due::At(at) }
     }
 
     /// Notes that the probe is run.
-    pub fn begin(&mut self, kind: ProbeKind, now: Timestamp) {
-        let results = self.results_mut(kind);
-        results.begun = Some(now);
-        results.in_flight = true;
+    pub fn begin(&mut self, kind: ProbeKind, now: Moment) {
+        let tally = &mut self.results_mut(kind).tally;
+        tally.begun = Some(now);
+        tally.in_flight = true;
     }
 
     /// Takes in a result. True when it changed what the probe says of the container.
     pub fn record(&mut self, kind: ProbeKind, container: &Container, success: bool) -> bool {
         let Some(probe) = kind.of(container) else { return false };
         let results = self.results_mut(kind);
-        results.in_flight = false;
-        results.run = if results.last == success { results.run.saturating_add(1) } else { 1 };
-        results.last = success;
+        let tally = &mut results.tally;
+        tally.in_flight = false;
+        tally.run = if tally.last == success { tally.run.saturating_add(1) } else { 1 };
+        tally.last = success;
         let threshold = if success { probe.success_threshold } else { probe.failure_threshold };
-        if results.run < threshold.max(1) || results.verdict == Some(success) {
+        if tally.run < threshold.max(1) || results.verdict == Some(success) {
             return false;
         }
         results.verdict = Some(success);
@@ -172,22 +180,29 @@ impl Probes {
 
     /// Notes that a probe could not be carried out, which counts neither way.
     pub fn give_up(&mut self, kind: ProbeKind) {
-        self.results_mut(kind).in_flight = false;
+        self.results_mut(kind).tally.in_flight = false;
     }
 
-    /// Nobody runs the probes that were under way any more. What was missed meanwhile is not made up for: each
-    /// probe goes on in its old rhythm, so that an agent that starts anew does not run all of them at once. (A
-    /// kubelet draws lots for the same purpose, because it has forgotten the rhythm.)
-    pub(super) fn interrupted(&mut self, container: Option<&Container>, now: Timestamp) {
+    /// Forgets what is not remembered over a restart of the agent.
+    pub(super) fn forget_tallies(&mut self) {
+        for kind in ProbeKind::ALL {
+            self.results_mut(kind).tally = Tally::default();
+        }
+    }
+
+    /// Nobody runs the probes that were under way any more. Each goes on in the rhythm that its container's start
+    /// gave it, so that an agent that starts anew does not run all of them at once, and makes up for nothing. (A
+    /// kubelet draws lots for the same purpose.) One that has not come to a verdict yet is not put off.
+    pub(super) fn interrupted(&mut self, container: Option<&Container>, since: Moment, now: Moment) {
         for kind in ProbeKind::ALL {
             let results = self.results_mut(kind);
-            results.in_flight = false;
-            let period = container.and_then(|c| kind.of(c)).map(|probe| probe.period);
-            if let (Some(begun), Some(period)) = (results.begun, period) {
-                let away = Duration::try_from(now.duration_since(begun)).unwrap_or(Duration::ZERO);
-                let missed = away.as_nanos().checked_div(period.as_nanos()).unwrap_or(0);
-                let missed = u32::try_from(missed).unwrap_or(u32::MAX);
-                results.begun = Some(after(begun, period.saturating_mul(missed)));
+            results.tally = Tally::default();
+            let Some(probe) = container.and_then(|c| kind.of(c)) else { continue };
+            let first = since.after(probe.initial_delay);
+            if results.verdict.is_some() && first <= now {
+                let into_period = now.since(first).as_nanos().checked_rem(probe.period.as_nanos());
+                let into_period = u64::try_from(into_period.unwrap_or(0)).unwrap_or(0);
+                results.tally.begun = Some(now.before(Duration::from_nanos(into_period)));
             }
         }
     }
@@ -198,8 +213,8 @@ mod tests {
     use super::*;
     use crate::pods::lifecycle::spec::{Kind, Restart, RestartPolicy};
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    fn at(second: u64) -> Moment {
+        Moment::default().after(Duration::from_secs(1_700_000_000 + second))
     }
 
     fn probe(success_threshold: u32, failure_threshold: u32) -> Probe {
@@ -258,22 +273,36 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_of_the_agent_keeps_the_rhythm() {
+    fn a_restart_of_the_agent_keeps_the_verdict_and_a_rhythm() {
         let mut container = container();
         container.startup = None;
-        // Begun at 7 and due every 10 s: at 17, 27, …
+        // Its container was started at 2, so that it was run at 7, 17, 27, …
         for (back_at, due) in
-            [(8, Due::At(at(17))), (17, Due::At(at(27))), (44, Due::At(at(47))), (6, Due::At(at(17)))]
+            [(8, Due::At(at(17))), (17, Due::At(at(27))), (44, Due::At(at(47))), (6, Due::At(at(7)))]
         {
             let mut probes = Probes::default();
-            probes.begin(ProbeKind::Readiness, at(7));
-            probes.interrupted(Some(&container), at(back_at));
-            assert_eq!(
-                probes.due(ProbeKind::Readiness, &container, at(0), false, at(back_at)),
-                due,
-                "{back_at}"
-            );
+            probes.begin(ProbeKind::Liveness, at(7));
+            probes.record(ProbeKind::Liveness, &container, true);
+            probes.interrupted(Some(&container), at(2), at(back_at));
+            let found = probes.due(ProbeKind::Liveness, &container, at(2), false, at(back_at));
+            assert_eq!(found, due, "{back_at}");
+            let found = probes.due(ProbeKind::Readiness, &container, at(2), false, at(back_at));
+            let due = if back_at < 7 { Due::At(at(7)) } else { Due::Now };
+            assert_eq!(found, due, "{back_at}: not ready yet, and not put off");
         }
+    }
+
+    #[test]
+    fn runs_without_another_verdict_are_not_remembered() {
+        let mut container = container();
+        container.startup = None;
+        let mut probes = Probes::default();
+        probes.record(ProbeKind::Liveness, &container, true);
+        let remembered = serde_json::to_value(&probes).unwrap();
+        probes.begin(ProbeKind::Liveness, at(17));
+        probes.record(ProbeKind::Liveness, &container, false);
+        probes.begin(ProbeKind::Readiness, at(27));
+        assert_eq!(serde_json::to_value(&probes).unwrap(), remembered);
     }
 
     #[test]

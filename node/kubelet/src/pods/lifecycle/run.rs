@@ -1,11 +1,10 @@
 //! A pod that is to run: what to start next, what to start again, and when it is done.
 
-use jiff::Timestamp;
-
 use super::{
     Limits, PodName,
     action::{Action, Step},
-    backoff::{Backoff, after},
+    backoff::BackoffRecord,
+    clock::Moment,
     probe::ProbeKind,
     spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
     state::{ContainerRecord, EndingCause, Hook, Running, Stage, State},
@@ -21,7 +20,7 @@ struct Run<'a> {
     spec: &'a Spec,
     state: &'a mut State,
     limits: Limits,
-    now: Timestamp,
+    now: Moment,
     step: &'a mut Step,
 }
 
@@ -39,7 +38,7 @@ pub(super) fn run(
     spec: &Spec,
     state: &mut State,
     limits: Limits,
-    now: Timestamp,
+    now: Moment,
     step: &mut Step,
 ) {
     Run { pod, spec, state, limits, now, step }.run();
@@ -148,15 +147,15 @@ impl Run<'_> {
                 if record.ended(round).is_some_and(|f| container.after(f) == AfterExit::Stay) {
                     return Turn::Next;
                 }
-                let Some(finished_at) = record.finished.last().map(|f| f.exit.finished_at) else {
+                let Some(ended) = record.finished.last().map(|f| f.ended) else {
                     return self.pull(container);
                 };
                 if record.spec_image != container.image {
                     // A delay belongs to a container with an image; another image starts afresh.
-                    record.crash = Backoff::default();
+                    record.crash = BackoffRecord::default();
                 }
                 let maximum = self.limits.crash_backoff_max;
-                match record.crash.blocked_until(finished_at, maximum).filter(|until| *until > now) {
+                match record.crash.blocked_until(ended, maximum).filter(|until| *until > now) {
                     Some(until) => {
                         record.stage = Stage::BackOff { until };
                         self.step.wake(until);
@@ -168,20 +167,20 @@ impl Run<'_> {
                         Turn::Next
                     }
                     None => {
-                        record.crash.next(finished_at, now, maximum);
+                        record.crash.next(ended, now, maximum);
                         self.pull(container)
                     }
                 }
             }
             Stage::BackOff { until } => {
                 if record.spec_image != container.image {
-                    record.crash = Backoff::default();
+                    record.crash = BackoffRecord::default();
                 } else if *until > now {
                     self.step.wake(*until);
                     return Turn::Next;
                 }
-                let finished_at = record.finished.last().map_or(now, |f| f.exit.finished_at);
-                record.crash.next(finished_at, now, self.limits.crash_backoff_max);
+                let ended = record.finished.last().map_or(now, |f| f.ended);
+                record.crash.next(ended, now, self.limits.crash_backoff_max);
                 self.pull(container)
             }
             Stage::Held { since, until, image } => {
@@ -189,7 +188,7 @@ impl Run<'_> {
                     return self.pull(container);
                 }
                 self.step.wake(*until);
-                let shown_until = after(*since, ERROR_SHOWN);
+                let shown_until = since.after(ERROR_SHOWN);
                 let trouble =
                     record.trouble.as_mut().filter(|t| *image && t.reason != WaitingReason::ImagePullBackOff);
                 if let Some(trouble) = trouble {
@@ -233,8 +232,8 @@ impl Run<'_> {
     fn pull(&mut self, container: &Container) -> Turn {
         let record = self.state.container(&container.name);
         if record.spec_image != container.image {
-            record.pull = Backoff::default();
-            record.start = Backoff::default();
+            record.pull = BackoffRecord::default();
+            record.start = BackoffRecord::default();
             container.image.clone_into(&mut record.spec_image);
         }
         record.stage = Stage::Pulling;
@@ -259,7 +258,7 @@ impl Run<'_> {
             if let Some(message) = reason.message(container) {
                 self.step.event(Some(&container.name), EventReason::Killing, message);
             }
-            let deadline = after(now, own.unwrap_or(self.spec.grace));
+            let deadline = now.after(own.unwrap_or(self.spec.grace));
             running.stop(deadline, container.pre_stop, reason.starts_again(container));
         }
         stop::advance(container, attempt, running, true, now, self.step);

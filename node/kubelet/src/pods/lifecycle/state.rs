@@ -1,22 +1,23 @@
 //! What is remembered of a pod: the states its containers go through, and what they leave behind.
 //!
-//! A [`State`] is written to disk after every change, so a restarted agent goes on where it was. It is
-//! changed in two places only: by [`step`](super::step), which decides, and by the `record_*` methods
-//! here, which take in what happened.
+//! A [`State`] is written to disk after every change of what [`State::durable`] keeps of it, so a restarted agent
+//! goes on where it was ([`resume`](super::resume)). It is changed in two places only: by [`step`](super::step),
+//! which decides, and by the `record_*` methods here, which take in what happened.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    backoff::Backoff,
+    backoff::BackoffRecord,
+    clock::{Moment, Now},
     probe::{ProbeKind, Probes},
-    spec::{Container, Spec},
+    spec::Spec,
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
 };
 
 /// All that is remembered of one pod.
@@ -24,6 +25,13 @@ use crate::{
 pub struct State {
     /// When this node first took notice of the pod; never changes.
     pub start_time: Option<Timestamp>,
+    /// The same for timers.
+    #[serde(default)]
+    pub began: Option<Moment>,
+    /// Addresses of the pod, the primary first; empty as long as it has none. Decided when the node takes the pod,
+    /// and kept while it runs.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
     /// Every init container has done its part once; they do not run again.
     pub initialized: bool,
     /// Counts the in-place restarts of the whole pod. Exits of earlier rounds say nothing about init
@@ -43,7 +51,7 @@ pub struct Ending {
     /// Why.
     pub cause: EndingCause,
     /// Since when.
-    pub since: Timestamp,
+    pub since: Moment,
     /// It takes far longer than it may, and that has been told.
     #[serde(default)]
     pub overdue: bool,
@@ -75,13 +83,16 @@ pub struct Verdict {
     /// What it leaves the pod of its grace; `None` is all of it.
     #[serde(default)]
     pub grace: Option<Duration>,
+    /// The node had to end it, whatever the pod did: condition `DisruptionTarget`.
+    #[serde(default)]
+    pub disrupts: bool,
 }
 
 impl Verdict {
     /// A verdict that leaves the pod all of its grace.
     #[must_use]
     pub fn new(reason: &str, message: &str) -> Self {
-        Self { reason: reason.to_owned(), message: message.to_owned(), grace: None }
+        Self { reason: reason.to_owned(), message: message.to_owned(), grace: None, disrupts: false }
     }
 }
 
@@ -99,11 +110,11 @@ pub struct ContainerRecord {
     /// The two newest attempts that have ended, newest last.
     pub finished: Vec<Finished>,
     /// Delay between restarts.
-    pub crash: Backoff,
+    pub crash: BackoffRecord,
     /// Delay between tries to get the image.
-    pub pull: Backoff,
+    pub pull: BackoffRecord,
     /// Delay between tries to start.
-    pub start: Backoff,
+    pub start: BackoffRecord,
     /// Why the last try to get the container going failed, until one succeeds.
     pub trouble: Option<Trouble>,
 }
@@ -119,6 +130,9 @@ pub struct Finished {
     pub image: Option<(String, String)>,
     /// How it ended.
     pub exit: Exit,
+    /// When, for timers.
+    #[serde(default)]
+    pub ended: Moment,
     /// What the termination message says; `exit.message` where the guest left none.
     pub message: String,
     /// It was stopped in order to be started again, so its exit code decides nothing ([`Stop::again`]).
@@ -147,7 +161,7 @@ pub enum Stage {
     /// It has ended and waits for its turn to be started again. Next: [`Stage::Pulling`].
     BackOff {
         /// When the wait is over.
-        until: Timestamp,
+        until: Moment,
     },
     /// The image is looked up or fetched. Next: [`Stage::Pulled`], [`Stage::Held`].
     Pulling,
@@ -159,9 +173,9 @@ pub enum Stage {
     /// The last try to get it going failed. Next: [`Stage::Pulling`].
     Held {
         /// Since when; the reason shown changes from the error to the back-off after a while.
-        since: Timestamp,
+        since: Moment,
         /// When the next try is due.
-        until: Timestamp,
+        until: Moment,
         /// The image is what is missing, so that the reason turns into `ImagePullBackOff`.
         image: bool,
     },
@@ -174,6 +188,9 @@ pub enum Stage {
 pub struct Running {
     /// When it was started.
     pub started_at: Timestamp,
+    /// The same for timers.
+    #[serde(default)]
+    pub since: Moment,
     /// postStart hook.
     pub post_start: Hook,
     /// Set when it is being stopped.
@@ -199,11 +216,11 @@ pub enum Hook {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stop {
     /// When its grace is over.
-    pub deadline: Timestamp,
+    pub deadline: Moment,
     /// preStop hook.
     pub pre_stop: Hook,
     /// The deadline that the provider was told, once it was told to stop it.
-    pub told: Option<Timestamp>,
+    pub told: Option<Moment>,
     /// It is started again whatever its exit code will be: its image has changed, or a probe failed
     /// where the restart policy is not `Never`.
     pub again: bool,
@@ -256,13 +273,16 @@ impl ContainerRecord {
         self.attempts.saturating_sub(1)
     }
 
-    fn finish(&mut self, round: u32, exit: Exit, message: Option<String>) {
+    pub(super) fn finish(&mut self, round: u32, exit: Exit, message: Option<String>, now: Now) {
         let message = message.unwrap_or_else(|| exit.message.clone());
         let image = self.image.as_ref().map(|i| (i.reference.clone(), i.id.clone()));
         let stop = self.running().and_then(|running| running.stop.as_ref());
         let (again, for_all) = stop.map_or((false, false), |stop| (stop.again, stop.for_all));
         let attempt = self.newest_attempt();
-        self.finished.push(Finished { attempt, round, image, exit, message, again, for_all });
+        // Not before it began, whatever has become of the wall clock since.
+        let since = self.running().map_or(Moment::default(), |running| running.since);
+        let ended = now.moment_of(exit.finished_at).max(since);
+        self.finished.push(Finished { attempt, round, image, exit, ended, message, again, for_all });
         let surplus = self.finished.len().saturating_sub(2);
         self.finished.drain(..surplus);
         self.stage = Stage::Idle;
@@ -270,6 +290,18 @@ impl ContainerRecord {
 }
 
 impl State {
+    /// The part that is remembered over a restart of the agent: all but the bookkeeping of probes.
+    #[must_use]
+    pub fn durable(&self) -> Self {
+        let mut state = self.clone();
+        for record in state.containers.values_mut() {
+            if let Stage::Running(running) = &mut record.stage {
+                running.probes.forget_tallies();
+            }
+        }
+        state
+    }
+
     /// What is remembered of a container; nothing yet is the default.
     pub fn container(&mut self, name: &str) -> &mut ContainerRecord {
         self.containers.entry(name.to_owned()).or_default()
@@ -298,12 +330,12 @@ impl State {
     }
 
     /// Takes in that the object is gone from the API server.
-    pub fn record_vanished(&mut self, now: Timestamp) {
+    pub fn record_vanished(&mut self, now: Now) {
         self.end(EndingCause::Vanished, now);
     }
 
     /// Takes in a verdict on the whole pod. The first one stays, and none changes how a pod has ended.
-    pub fn record_verdict(&mut self, verdict: Verdict, now: Timestamp) {
+    pub fn record_verdict(&mut self, verdict: Verdict, now: Now) {
         if self.is_over() {
             return;
         }
@@ -312,16 +344,16 @@ impl State {
     }
 
     /// Puts the pod on its way out, or notes that a stronger cause has come.
-    pub(super) fn end(&mut self, cause: EndingCause, now: Timestamp) {
+    pub(super) fn end(&mut self, cause: EndingCause, now: Now) {
         match &mut self.ending {
             Some(ending) if ending.cause < cause => ending.cause = cause,
             Some(_) => {}
-            None => self.ending = Some(Ending { cause, since: now, overdue: false }),
+            None => self.ending = Some(Ending { cause, since: now.steady, overdue: false }),
         }
     }
 
     /// Takes in the outcome of a pull.
-    pub fn record_pull(&mut self, name: &str, outcome: Result<Image, Trouble>, now: Timestamp) {
+    pub fn record_pull(&mut self, name: &str, outcome: Result<Image, Trouble>, now: Now) {
         let record = self.container(name);
         if record.stage != Stage::Pulling {
             return;
@@ -329,125 +361,76 @@ impl State {
         match outcome {
             Ok(image) => {
                 record.image = Some(image);
-                record.pull = Backoff::default();
+                record.pull = BackoffRecord::default();
                 record.stage = Stage::Pulled;
             }
             Err(trouble) => {
                 // A name that can never be right is asked for again too: the image of a pod may change.
-                let until = record.pull.fail(now);
+                let until = record.pull.fail(now.steady);
                 let image = matches!(
                     trouble.reason,
                     WaitingReason::ErrImagePull | WaitingReason::RegistryUnavailable
                 );
-                record.stage = Stage::Held { since: now, until, image };
+                record.stage = Stage::Held { since: now.steady, until, image };
                 record.trouble = Some(trouble);
             }
         }
     }
 
     /// Takes in the outcome of a start. What the guest did since is seen by [`State::record_observation`].
-    pub fn record_start(
-        &mut self,
-        spec: &Spec,
-        name: &str,
-        outcome: Result<Timestamp, Trouble>,
-        now: Timestamp,
-    ) {
+    pub fn record_start(&mut self, spec: &Spec, name: &str, outcome: Result<Timestamp, Trouble>, now: Now) {
         let hook = spec.container(name).is_some_and(|c| c.post_start);
         let record = self.container(name);
         if record.stage != Stage::Starting {
             return;
         }
         match outcome {
-            Ok(started_at) => record.run(started_at, hook),
+            Ok(started_at) => record.run(started_at, hook, now),
             Err(trouble) => {
                 // Nothing ran, so the attempt's number is free again.
                 record.attempts = record.attempts.saturating_sub(1);
                 // What is missing may be there the next moment; a module that cannot run stays so.
                 let until = match trouble.reason {
-                    WaitingReason::CreateContainerConfigError => {
-                        super::backoff::after(now, super::backoff::INITIAL)
-                    }
-                    _ => record.start.fail(now),
+                    WaitingReason::CreateContainerConfigError => now.steady.after(super::backoff::INITIAL),
+                    _ => record.start.fail(now.steady),
                 };
-                record.stage = Stage::Held { since: now, until, image: false };
+                record.stage = Stage::Held { since: now.steady, until, image: false };
                 record.trouble = Some(trouble);
             }
         }
     }
 
-    /// Takes in what the provider sees of a container's newest attempt; `None` is that it knows nothing.
+    /// Takes in what the provider says of a container's newest attempt. What it cannot tell changes nothing.
     /// `termination` is what the guest left as termination message.
     pub fn record_observation(
         &mut self,
         name: &str,
-        observation: Option<&Observation>,
+        presence: &Presence,
         termination: Option<String>,
-        now: Timestamp,
+        now: Now,
     ) {
         let round = self.round;
         let record = self.container(name);
-        match (&record.stage, observation) {
-            (Stage::Running(_), Some(Observation::Exited(exit))) => {
-                record.finish(round, exit.clone(), termination);
+        match (&record.stage, presence) {
+            (Stage::Running(_), Presence::Known(ContainerState::Exited(exit))) => {
+                record.finish(round, exit.clone(), termination, now);
             }
-            (Stage::Starting, Some(Observation::Exited(exit))) => {
+            (Stage::Starting, Presence::Known(ContainerState::Exited(exit))) => {
                 record.trouble = None;
-                record.start = Backoff::default();
-                record.finish(round, exit.clone(), termination);
+                record.start = BackoffRecord::default();
+                record.finish(round, exit.clone(), termination, now);
             }
-            (Stage::Running(running), None) => {
+            (Stage::Running(running), Presence::Absent) => {
                 let exit = Exit {
                     started_at: running.started_at,
-                    finished_at: now,
+                    finished_at: now.wall,
                     exit_code: 137,
                     reason: ExitReason::Lost,
                     message: "The container is no longer known to the process that ran it.".to_owned(),
                 };
-                record.finish(round, exit, termination);
+                record.finish(round, exit, termination, now);
             }
             _ => {}
-        }
-    }
-
-    /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
-    /// the provider, by `observe`. Of an attempt that the provider does not know, `began` says whether it may
-    /// have run: its process can be gone, and then it is not made to run once more under its number.
-    pub fn resume(
-        &mut self,
-        spec: &Spec,
-        observe: impl Fn(&str, u32) -> Option<Observation>,
-        began: impl Fn(&str, u32) -> bool,
-        now: Timestamp,
-    ) {
-        let names: Vec<String> = self.containers.keys().cloned().collect();
-        for name in names {
-            let hook = spec.container(&name).is_some_and(|c| c.post_start);
-            let record = self.container(&name);
-            let attempt = record.newest_attempt();
-            let observed = observe(&name, attempt);
-            match &mut record.stage {
-                Stage::Pulling | Stage::Pulled => record.stage = Stage::Idle,
-                Stage::Starting => match observed {
-                    Some(Observation::Running { started_at }) => record.run(started_at, hook),
-                    Some(Observation::Exited(exit)) => record.run(exit.started_at, hook),
-                    None if began(&name, attempt) => {
-                        record.run(now, hook);
-                        self.record_observation(&name, None, None, now);
-                    }
-                    None => {
-                        record.attempts = record.attempts.saturating_sub(1);
-                        record.stage = Stage::Idle;
-                    }
-                },
-                Stage::Running(running) => {
-                    running.interrupted(spec.container(&name), now);
-                    if observed.is_none() {
-                        self.record_observation(&name, None, None, now);
-                    }
-                }
-                Stage::Idle | Stage::BackOff { .. } | Stage::Held { .. } => {}
-            }
         }
     }
 
@@ -503,11 +486,12 @@ impl State {
 }
 
 impl ContainerRecord {
-    fn run(&mut self, started_at: Timestamp, post_start: bool) {
+    pub(super) fn run(&mut self, started_at: Timestamp, post_start: bool, now: Now) {
         self.trouble = None;
-        self.start = Backoff::default();
+        self.start = BackoffRecord::default();
         self.stage = Stage::Running(Running {
             started_at,
+            since: now.moment_of(started_at),
             post_start: if post_start { Hook::Due } else { Hook::Done },
             stop: None,
             probes: Probes::default(),
@@ -517,7 +501,7 @@ impl ContainerRecord {
 
 impl Running {
     /// Begins to stop it, or shortens the stop that is under way.
-    pub(super) fn stop(&mut self, deadline: Timestamp, pre_stop: bool, again: bool) {
+    pub(super) fn stop(&mut self, deadline: Moment, pre_stop: bool, again: bool) {
         match &mut self.stop {
             Some(stop) => stop.deadline = stop.deadline.min(deadline),
             None => {
@@ -528,24 +512,10 @@ impl Running {
     }
 
     /// Stops it without a hook and with the least grace, so that the whole pod can be started again.
-    pub(super) fn stop_for_all(&mut self, now: Timestamp) {
+    pub(super) fn stop_for_all(&mut self, now: Moment) {
         self.stop(now, false, false);
         if let Some(stop) = &mut self.stop {
             stop.for_all = true;
         }
-    }
-
-    /// The agent that ran hooks and probes is gone; what it had under way is run again or given up.
-    fn interrupted(&mut self, container: Option<&Container>, now: Timestamp) {
-        if self.post_start == Hook::Running {
-            self.post_start = Hook::Due;
-        }
-        if let Some(stop) = &mut self.stop {
-            if stop.pre_stop == Hook::Running {
-                stop.pre_stop = Hook::Done;
-            }
-            stop.told = None;
-        }
-        self.probes.interrupted(container, now);
     }
 }

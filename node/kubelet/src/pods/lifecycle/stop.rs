@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::{
     action::{Action, Step},
-    backoff::after,
+    clock::Moment,
     spec::{Container, Kind, Spec},
     state::{EndingCause, Hook, Running, Stage, State},
 };
@@ -23,7 +21,7 @@ const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Stops whatever runs: regular and init containers at once, sidecars after them in reverse order, with
 /// all preStop hooks begun at once.
-pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Step) {
+pub(super) fn end(spec: &Spec, state: &mut State, now: Moment, step: &mut Step) {
     let Some(ending) = state.ending.clone() else { return };
     let grace = match ending.cause {
         EndingCause::Vanished => spec.deletion.unwrap_or(spec.grace).min(spec.grace).max(VANISHED_GRACE),
@@ -32,7 +30,7 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
     };
     // Who ends it for the node's sake may leave it less, and nobody more.
     let grace = state.verdict.as_ref().and_then(|v| v.grace).map_or(grace, |less| less.min(grace));
-    let deadline = after(now, grace);
+    let deadline = now.after(grace);
     for container in spec.all().chain(&spec.ephemeral) {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };
         match &mut record.stage {
@@ -79,11 +77,11 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Timestamp, step: &mut Ste
             advance(container, attempt, running, turn, now, step);
         }
     }
-    tell_if_overdue(state, after(ending.since, OVERDUE.max(grace + grace / 2)), now, step);
+    tell_if_overdue(state, ending.since.after(OVERDUE.max(grace + grace / 2)), now, step);
 }
 
 /// Tells once of a pod that has not ended at `limit`: what runs it does not do what it is asked to.
-fn tell_if_overdue(state: &mut State, limit: Timestamp, now: Timestamp, step: &mut Step) {
+fn tell_if_overdue(state: &mut State, limit: Moment, now: Moment, step: &mut Step) {
     let ended = state.all_stopped();
     let Some(ending) = state.ending.as_mut().filter(|ending| !(ended || ending.overdue)) else { return };
     if limit > now {
@@ -101,11 +99,11 @@ pub(super) fn advance(
     attempt: u32,
     running: &mut Running,
     turn: bool,
-    now: Timestamp,
+    now: Moment,
     step: &mut Step,
 ) {
     let Some(stop) = &mut running.stop else { return };
-    let left = Duration::try_from(stop.deadline.duration_since(now)).unwrap_or(Duration::ZERO);
+    let left = stop.deadline.since(now);
     if !left.is_zero() {
         if stop.pre_stop == Hook::Due {
             stop.pre_stop = Hook::Running;

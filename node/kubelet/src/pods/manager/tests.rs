@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -13,18 +14,19 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    events::Recorder,
+    events::{Occurrence, Recorder},
     pods::{
         NodeFacts, PodIndex, ProbeMetrics, Records,
         api::{ApiError, Objects, PodApi},
+        clock,
         container_id::container_id,
         environment::References,
-        lifecycle::Limits,
+        lifecycle::{Limits, State},
         volumes::{Memory, Settings, Volumes},
     },
     runtime::{
-        ContainerRef, ContainerSpec, ContainerState, Credential, ExecOutput, ExecSpec, Exit, ExitReason,
-        Image, ImageError, Runtime, RuntimeError, StartError,
+        ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
+        Exit, ExitReason, Image, ImageError, Presence, PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -41,7 +43,34 @@ const TORN: &str = "torn";
 #[derive(Debug)]
 struct Provider {
     containers: watch::Sender<Containers>,
+    /// It cannot tell anything; how often it has said so.
+    mute: watch::Sender<Option<usize>>,
     wakeups: Mutex<Option<mpsc::Receiver<String>>>,
+    /// Calls that panic from now on, each once.
+    panicking: Mutex<Vec<Call>>,
+    /// Ids of all that was ever started.
+    started: Mutex<Vec<String>>,
+    /// Ids of all that was to be stopped.
+    stopped: watch::Sender<Vec<String>>,
+}
+
+/// What a provider is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Start,
+    Stop,
+    Observe,
+}
+
+impl Provider {
+    fn called(&self, call: Call) {
+        let mut panicking = self.panicking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = panicking.iter().position(|other| *other == call) {
+            panicking.remove(index);
+            drop(panicking);
+            panic!("{call:?} is too much");
+        }
+    }
 }
 
 #[async_trait]
@@ -55,26 +84,30 @@ impl Runtime for Provider {
         Ok(Some(Image { reference: image.to_owned(), entrypoint, ..Image::default() }))
     }
 
-    async fn pull(&self, _: &str, _: &[Credential]) -> Result<Image, ImageError> {
-        Err(ImageError::Pull("there is no registry".to_owned()))
+    async fn pull(&self, _: &str, _: &[Credential]) -> Result<PulledImage, ImageError> {
+        Err(ImageError::Pull("there is no registry".into()))
     }
 
     async fn images(&self) -> Vec<Image> {
         Vec::new()
     }
 
-    async fn start(&self, spec: &ContainerSpec) -> Result<(), StartError> {
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
+        self.called(Call::Start);
+        self.started.lock().unwrap().push(spec.id.clone());
         if spec.pod_name == TORN {
             std::fs::write(&spec.log_path, "it has run\n").unwrap();
-            return Err(StartError::Run("the process that runs it has died".to_owned()));
+            return Err(StartError::Run("the process that runs it has died".into()));
         }
         self.containers.send_modify(|all| {
             all.insert(spec.id.clone(), (spec.pod_uid.clone(), true));
         });
-        Ok(())
+        Ok(Timestamp::UNIX_EPOCH)
     }
 
-    async fn stop(&self, _: &str, _: Duration) -> Result<(), RuntimeError> {
+    async fn stop(&self, id: &str, _: Duration) -> Result<(), RuntimeError> {
+        self.called(Call::Stop);
+        self.stopped.send_modify(|stopped| stopped.push(id.to_owned()));
         Ok(())
     }
 
@@ -85,25 +118,36 @@ impl Runtime for Provider {
         Ok(())
     }
 
-    async fn exec(&self, _: &ExecSpec) -> Result<ExecOutput, StartError> {
-        Err(StartError::Run("not here".to_owned()))
+    async fn exec(&self, id: &str, _: &[String], _: ExecIo) -> Result<ExecEnd, ExecError> {
+        Err(ExecError::NotRunning(id.to_owned()))
     }
 
-    fn observe(&self, id: &str) -> Option<ContainerState> {
-        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
-        let (_, running) = *self.containers.borrow().get(id)?;
-        if running {
-            return Some(ContainerState::Running { started_at });
+    fn observe(&self, id: &str) -> Presence {
+        self.called(Call::Observe);
+        if self.mute.send_if_modified(|mute| mute.as_mut().map(|asked| *asked += 1).is_some()) {
+            return Presence::CannotTell;
         }
+        let (started_at, finished_at) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
         let (exit_code, reason, message) = (143, ExitReason::Stopped, String::new());
-        Some(ContainerState::Exited(Exit { started_at, finished_at, exit_code, reason, message }))
+        match self.containers.borrow().get(id) {
+            None => Presence::Absent,
+            Some((_, true)) => Presence::Known(ContainerState::Running { started_at }),
+            Some((_, false)) => {
+                let exit = Exit { started_at, finished_at, exit_code, reason, message };
+                Presence::Known(ContainerState::Exited(exit))
+            }
+        }
     }
 
-    fn containers(&self) -> Vec<ContainerRef> {
+    fn containers(&self) -> ContainerList {
+        let mute = self.mute.borrow().is_some();
         let all = self.containers.borrow();
-        all.iter()
-            .map(|(id, (pod_uid, _))| ContainerRef { id: id.clone(), pod_uid: pod_uid.clone() })
-            .collect()
+        let known = all.iter().filter(|_| !mute);
+        let reference = |(id, (pod_uid, _)): (&String, &(String, bool))| ContainerRef {
+            id: id.clone(),
+            pod_uid: pod_uid.clone(),
+        };
+        ContainerList { containers: known.map(reference).collect(), is_complete: !mute }
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
@@ -166,11 +210,12 @@ impl PodApi for Api {
 struct World {
     root: tempfile::TempDir,
     memory: Option<Memory>,
-    _node: watch::Sender<NodeFacts>,
+    node: watch::Sender<NodeFacts>,
     records: Records,
     runtime: Arc<Provider>,
     api: Arc<Api>,
     wake: mpsc::Sender<String>,
+    events: mpsc::Receiver<Occurrence>,
     written: watch::Receiver<Vec<(String, PodStatus)>>,
     board: watch::Receiver<Board>,
     updates: mpsc::Sender<Update>,
@@ -200,11 +245,15 @@ impl World {
         let before =
             running.iter().map(|uid| (container_id(uid, "c", 0), ((*uid).to_owned(), true))).collect();
         let (containers, _) = watch::channel(before);
-        let runtime = Arc::new(Provider { containers, wakeups: Mutex::new(Some(wakeups)) });
+        let (mute, _) = watch::channel(None);
+        let wakeups = Mutex::new(Some(wakeups));
+        let (panicking, started) = Default::default();
+        let (stopped, _) = watch::channel(Vec::new());
+        let runtime = Arc::new(Provider { containers, mute, wakeups, panicking, started, stopped });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
         let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
-        let (sink, _) = mpsc::channel(1);
+        let (sink, events) = mpsc::channel(1000);
         let (node, facts) = watch::channel(NodeFacts::default());
         let records = Records::open(root.path()).unwrap();
         let shared = Shared {
@@ -218,8 +267,10 @@ impl World {
             node: facts,
             logs_dir: root.path().join("logs"),
             registry_config: None,
+            image_access: None,
             limits: Limits::default(),
             probes: ProbeMetrics::default(),
+            desk: crate::eviction::EvictionDesk::default(),
         };
         let (board, shown) = watch::channel(Board::default());
         let (updates, receiver) = mpsc::channel(10);
@@ -229,11 +280,12 @@ impl World {
         Self {
             root,
             memory,
-            _node: node,
+            node,
             records,
             runtime,
             api,
             wake,
+            events,
             written: seen,
             board: shown,
             updates,
@@ -285,6 +337,48 @@ impl World {
         assert_eq!(reached, Ok(true), "{phase} for {uid}");
     }
 
+    /// Waits until something is told of the pod of that name by an event of that reason; returns the message.
+    async fn event(&mut self, pod: &str, reason: &str) -> String {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let event = self.events.recv().await.unwrap();
+                if event.about.name.as_deref() == Some(pod) && event.reason == reason {
+                    return event.message;
+                }
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("no {reason} of {pod}"))
+    }
+
+    /// An agent that was here before has left a record of a pod.
+    fn remember(&self, uid: &str) {
+        self.records.save(uid, &State::default(), false, clock::now()).unwrap();
+    }
+
+    /// Nothing can be saved of the pod from now on, or it can again.
+    fn let_save(&self, uid: &str, can: bool) {
+        let in_the_way = self.records.dir(uid).join(".state.json.new/in-the-way");
+        if can {
+            std::fs::remove_dir_all(in_the_way.parent().unwrap()).unwrap();
+        } else {
+            std::fs::create_dir_all(in_the_way).unwrap();
+        }
+    }
+
+    /// Asks for the pod to be deleted.
+    async fn delete(&self, mut pod: Value) {
+        pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        pod["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+        self.set(pod).await;
+    }
+
+    /// Waits until the API server has let go of a pod.
+    async fn let_go(&self) {
+        let done = |asked: &Vec<(Asked, bool)>| asked.contains(&(Asked::Finalize, true));
+        let reached = tokio::time::timeout(PATIENCE, self.api.asked.subscribe().wait_for(done)).await.is_ok();
+        assert!(reached, "{:?}", self.api.asked.borrow());
+    }
+
     /// Waits until the board is as it is asked for.
     async fn shown(&mut self, is: impl Fn(&Board) -> bool) {
         let reached = tokio::time::timeout(PATIENCE, self.board.wait_for(|board| is(board))).await;
@@ -310,7 +404,7 @@ fn mirror(name: &str, uid: &str, of: &str) -> Value {
 #[tokio::test]
 async fn nothing_is_an_orphan_before_every_source_has_told_all() {
     let world = World::with(&["from-api", "orphan"]);
-    world.records.save("orphan", &crate::pods::lifecycle::State::default()).unwrap();
+    world.remember("orphan");
     world.synced(Source::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     world.runs(&["from-api", "orphan", "static"]).await;
@@ -460,6 +554,36 @@ async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
     world.runs(&[]).await;
 }
 
+/// What the provider cannot tell is neither lost nor an orphan: a pod goes on as it was, and a folder stays in which
+/// something may run.
+#[tokio::test]
+async fn what_cannot_be_told_changes_nothing() {
+    let mut world = World::with(&["orphan"]);
+    world.remember("orphan");
+    let mut p = static_pod("p", "s1");
+    p["spec"]["restartPolicy"] = json!("Never");
+    let mut mirrored = mirror("p", "m1", "s1");
+    mirrored["spec"] = p["spec"].clone();
+    world.runtime.mute.send_replace(Some(0));
+    world.synced(Source::File, &["s1"]).await;
+    world.synced(Source::Api, &["m1"]).await;
+    world.set(p).await;
+    world.set(mirrored).await;
+    world.told("m1", "Running").await;
+    world.runs(&["orphan", "s1"]).await;
+    assert!(world.records.knows("orphan"));
+
+    let mut mute = world.runtime.mute.subscribe();
+    let before = *mute.borrow();
+    world.let_end("s1").await;
+    tokio::time::timeout(PATIENCE, mute.wait_for(|asked| *asked > before)).await.unwrap().unwrap();
+    world.runtime.mute.send_replace(None);
+    world.told("m1", "Failed").await;
+    let (_, status) = world.written.borrow().last().cloned().unwrap();
+    let end = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+    assert_eq!((end.exit_code, end.reason.as_deref()), (143, Some("Error")));
+}
+
 /// A container whose process died before it could say that it had started it has run all the same: a pod that
 /// runs once does not run twice.
 #[tokio::test]
@@ -477,4 +601,158 @@ async fn what_has_run_counts_though_its_start_has_failed() {
     let end = statuses[0].state.clone().unwrap().terminated.unwrap();
     assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
     assert_eq!(statuses[0].restart_count, 0);
+}
+
+/// A task that panics is said to have, by the pod's name, and another one goes on from the record: nothing is started
+/// twice, and the pod can be deleted.
+#[tokio::test]
+async fn a_pod_whose_task_panics_is_taken_up_again() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.synced(Source::File, &[]).await;
+    world.set(pod("p", "u", json!({}))).await;
+    world.set(pod("other", "o", json!({}))).await;
+    world.synced(Source::Api, &["u", "o"]).await;
+    world.told("u", "Running").await;
+    world.runs(&["o", "u"]).await;
+    world.runtime.panicking.lock().unwrap().push(Call::Observe);
+    world.wake.send("u".to_owned()).await.unwrap();
+    let message = world.event("p", "FailedSync").await;
+    assert_eq!(message, "internal error: panic: Observe is too much; the pod is taken up again in 1 s");
+    world.delete(pod("p", "u", json!({}))).await;
+    world.event("p", "Killing").await;
+    world.let_end("u").await;
+    world.let_go().await;
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 2);
+}
+
+/// So is one that ends in the middle of being taken up, also where its pod is deleted meanwhile.
+#[tokio::test]
+async fn a_pod_that_is_gone_before_its_task_is_back_ends() {
+    let mut world = World::with(&["u"]);
+    world.synced(Source::File, &[]).await;
+    let mut running = pod("p", "u", json!({}));
+    running["status"] = json!({"phase": "Running", "containerStatuses": [{
+        "name": "c", "image": "i:v1", "imageID": "", "ready": true, "restartCount": 0, "containerID": "fake://x",
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+    }]});
+    world.runtime.panicking.lock().unwrap().extend([Call::Observe, Call::Observe]);
+    world.set(running).await;
+    world.event("p", "FailedSync").await;
+    world.tell(Update::Gone("u".to_owned())).await;
+    world.event("p", "FailedSync").await;
+    world.event("p", "Killing").await;
+    world.let_end("u").await;
+    world.runs(&[]).await;
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+}
+
+/// What a task has spawned comes to an outcome even if it panics: the container waits for its next start, or is asked
+/// to stop once more.
+#[tokio::test]
+async fn a_panic_in_what_a_task_has_begun_is_a_failure_of_that() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.runtime.panicking.lock().unwrap().push(Call::Start);
+    world.synced(Source::File, &[]).await;
+    world.set(pod("p", "u", json!({}))).await;
+    world.synced(Source::Api, &["u"]).await;
+    let message = world.event("p", "FailedSync").await;
+    assert_eq!(message, "internal error: a start has ended in a panic: Start is too much");
+    let waiting = |written: &Vec<(String, PodStatus)>| {
+        let status = written.iter().rev().find(|(uid, _)| uid == "u");
+        let container =
+            status.and_then(|(_, s)| s.container_statuses.as_ref()?.first()?.state.as_ref()?.waiting.clone());
+        container.is_some_and(|w| w.message.as_deref() == Some("internal error: panic: Start is too much"))
+    };
+    tokio::time::timeout(PATIENCE, world.written.wait_for(waiting)).await.unwrap().unwrap();
+    world.set(pod("q", "v", json!({}))).await;
+    world.runs(&["v"]).await;
+    world.runtime.panicking.lock().unwrap().push(Call::Stop);
+    world.delete(pod("q", "v", json!({}))).await;
+    assert_eq!(world.event("q", "FailedKillPod").await, "error killing pod: panic: Stop is too much");
+    world.let_end("v").await;
+    world.let_go().await;
+}
+
+/// A record that cannot be written holds up what is to begin, and what has ended is not told; a deletion is carried out
+/// all the same.
+#[tokio::test]
+async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
+    let mut world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.let_save("u", false);
+    world.synced(Source::File, &[]).await;
+    let mut once = pod("p", "u", json!({}));
+    once["spec"]["restartPolicy"] = json!("Never");
+    world.set(once.clone()).await;
+    world.synced(Source::Api, &["u"]).await;
+    let message = world.event("p", "FailedSync").await;
+    assert!(
+        message.starts_with("cannot save the record of the pod; nothing is begun until then: "),
+        "{message}"
+    );
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+    world.let_save("u", true);
+    world.runs(&["u"]).await;
+    world.told("u", "Running").await;
+
+    // Its end is not told, nor forgotten by the provider, before it is on disk.
+    world.let_save("u", false);
+    world.let_end("u").await;
+    world.event("p", "FailedSync").await;
+    assert!(world.runtime.containers.borrow().contains_key(&container_id("u", "c", 0)));
+    let ended =
+        |(_, status): &(String, PodStatus)| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    assert!(!world.written.borrow().iter().any(ended));
+    world.delete(once).await;
+    world.let_go().await;
+    assert!(world.written.borrow().iter().any(ended));
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 1);
+}
+
+/// What an agent has left behind that did not know of it is stopped, and nothing is begun beside it.
+#[tokio::test]
+async fn an_attempt_that_is_not_the_newest_ends_before_another_begins() {
+    let world = World::with(&["u"]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.synced(Source::File, &[]).await;
+    // The API server tells of the second attempt, which is gone; the first one runs.
+    let mut running = pod("p", "u", json!({}));
+    running["status"] = json!({"phase": "Running", "containerStatuses": [{
+        "name": "c", "image": "i:v1", "imageID": "", "ready": true, "restartCount": 1, "containerID": "fake://x",
+        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+    }]});
+    world.set(running).await;
+    world.synced(Source::Api, &["u"]).await;
+    let first = container_id("u", "c", 0);
+    let mut stopped = world.runtime.stopped.subscribe();
+    tokio::time::timeout(PATIENCE, stopped.wait_for(|all| *all == [first.clone()])).await.unwrap().unwrap();
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+    world.let_end("u").await;
+    world.runs(&["u"]).await;
+    assert_eq!(*world.runtime.started.lock().unwrap(), [container_id("u", "c", 2)]);
+    let mut containers = world.runtime.containers.subscribe();
+    let removed = containers.wait_for(|all| !all.contains_key(&first));
+    tokio::time::timeout(PATIENCE, removed).await.unwrap().unwrap();
+}
+
+/// A pod that ran before an agent came keeps the address that its guests were told of.
+#[tokio::test]
+async fn an_address_is_decided_once_and_kept_in_the_record() {
+    let mut world = World::with(&[]);
+    let ips = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+    let host_ips = ips(&["10.0.0.9", "10.0.0.7"]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.node.send_replace(NodeFacts { host_ips: host_ips.clone(), ..NodeFacts::default() });
+    let old = State { addresses: ips(&["10.0.0.7"]), ..State::default() };
+    world.records.save("old", &old, false, clock::now()).unwrap();
+    for (uid, expected) in [("old", ips(&["10.0.0.7"])), ("new", host_ips)] {
+        world.set(pod(uid, uid, json!({}))).await;
+        world.told(uid, "Running").await;
+        let (_, status) = world.written.borrow().last().cloned().unwrap();
+        let seen: Vec<IpAddr> = status.pod_ips.iter().flatten().map(|ip| ip.ip.parse().unwrap()).collect();
+        assert_eq!((seen, status.host_ip.as_deref()), (expected.clone(), Some("10.0.0.9")), "{uid}");
+        assert_eq!(world.records.load(uid, clock::now()).unwrap().unwrap().addresses, expected);
+    }
 }

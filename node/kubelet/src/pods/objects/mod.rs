@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Subscription ─┐
-//! Subscription ─┼─► Table: one entry per namespace and name ─► one watch of that object
+//! Subscription ─┼─► ObjectTable: one entry per namespace and name ─► one watch of that object
 //! Subscription ─┘
 //! ```
 //!
@@ -11,6 +11,7 @@
 //! never change.
 
 mod table;
+mod trust_bundle;
 mod watching;
 
 use std::sync::Arc;
@@ -25,13 +26,16 @@ use k8s_openapi::{
     },
 };
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client,
     api::{ListParams, PostParams},
 };
 
-pub(super) use self::table::{Known, Subscription};
-use self::{table::Table, watching::watch_object};
-use super::{api::ApiError, volumes::Bundle};
+use self::{table::ObjectTable, watching::watch_object};
+pub(super) use self::{
+    table::{Known, Subscription},
+    trust_bundle::TrustBundle,
+};
+use super::api_error::ApiError;
 
 /// The cluster as volumes and environments need it.
 #[async_trait]
@@ -69,14 +73,14 @@ pub(super) trait ObjectSource: std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ApiError::Gone`] when the API server does not serve them.
-    async fn trust_bundles(&self) -> Result<Vec<Bundle>, ApiError>;
+    async fn trust_bundles(&self) -> Result<Vec<TrustBundle>, ApiError>;
 }
 
 /// The objects of a cluster with an API server.
 pub(super) struct ClusterObjects {
     client: Client,
-    config_maps: Arc<Table<ConfigMap>>,
-    secrets: Arc<Table<Secret>>,
+    config_maps: Arc<ObjectTable<ConfigMap>>,
+    secrets: Arc<ObjectTable<Secret>>,
 }
 
 impl std::fmt::Debug for ClusterObjects {
@@ -136,16 +140,10 @@ impl ObjectSource for ClusterObjects {
         Ok(Api::all(self.client.clone()).get_opt(name).await?)
     }
 
-    async fn trust_bundles(&self) -> Result<Vec<Bundle>, ApiError> {
+    async fn trust_bundles(&self) -> Result<Vec<TrustBundle>, ApiError> {
         let api: Api<ClusterTrustBundle> = Api::all(self.client.clone());
         let bundles = api.list(&ListParams::default()).await?;
-        let bundle = |object: ClusterTrustBundle| Bundle {
-            name: object.name_any(),
-            labels: object.labels().clone(),
-            signer: object.spec.signer_name.unwrap_or_default(),
-            pem: object.spec.trust_bundle,
-        };
-        Ok(bundles.items.into_iter().map(bundle).collect())
+        Ok(bundles.items.into_iter().map(TrustBundle::from).collect())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who follows which object, and what is known of it.
+//! The shared watches of objects, by namespace and name, and their newest answers.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
-use crate::pods::api::ApiError;
+use crate::pods::api_error::ApiError;
 
 /// How long the first answer of the API server about an object is waited for.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub(in crate::pods) enum Known<K> {
     Present(Arc<K>),
 }
 
-// Not derived: the object itself need not be cloned for it.
+// Not derived, because that would demand `K: Clone`; objects are shared by reference count.
 impl<K> Clone for Known<K> {
     fn clone(&self) -> Self {
         match self {
@@ -43,25 +43,25 @@ impl<K> Clone for Known<K> {
 }
 
 /// Namespace and name.
-type Key = (String, String);
+type ObjectKey = (String, String);
 
 /// Entries by namespace and name. An entry lives as long as somebody has a subscription to it.
-pub(in crate::pods) struct Table<K> {
-    entries: Mutex<HashMap<Key, Weak<Entry<K>>>>,
+pub(in crate::pods) struct ObjectTable<K> {
+    entries: Mutex<HashMap<ObjectKey, Weak<WatchedObject<K>>>>,
 }
 
-impl<K> Default for Table<K> {
+impl<K> Default for ObjectTable<K> {
     fn default() -> Self {
         Self { entries: Mutex::default() }
     }
 }
 
-struct Entry<K> {
+struct WatchedObject<K> {
     known: watch::Receiver<Known<K>>,
     task: AbortHandle,
 }
 
-impl<K> Drop for Entry<K> {
+impl<K> Drop for WatchedObject<K> {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -70,11 +70,11 @@ impl<K> Drop for Entry<K> {
 /// Follows one object for as long as it lives.
 pub(in crate::pods) struct Subscription<K> {
     known: watch::Receiver<Known<K>>,
-    /// What keeps the watch alive; none where somebody else does.
-    _entry: Option<Arc<Entry<K>>>,
+    /// Holds a reference count of the shared watch, which ends with the last one; `None` in tests.
+    _entry: Option<Arc<WatchedObject<K>>>,
 }
 
-impl<K: Send + Sync + 'static> Table<K> {
+impl<K: Send + Sync + 'static> ObjectTable<K> {
     /// Joins those who follow the object. For the first of them, `follow` makes the task that tells the
     /// sender what it sees.
     pub(super) fn subscribe<F>(
@@ -92,7 +92,7 @@ impl<K: Send + Sync + 'static> Table<K> {
             entries.retain(|_, entry| entry.strong_count() > 0);
             let (sender, known) = watch::channel(Known::Unread);
             let task = tokio::spawn(follow(sender)).abort_handle();
-            let entry = Arc::new(Entry { known, task });
+            let entry = Arc::new(WatchedObject { known, task });
             entries.insert(key, Arc::downgrade(&entry));
             entry
         });
@@ -109,7 +109,7 @@ impl<K> Subscription<K> {
     /// Waits until something else is known than what [`Subscription::known`] has returned last.
     pub(in crate::pods) async fn changed(&mut self) {
         if self.known.changed().await.is_err() {
-            // Nothing will ever change.
+            // The watch has ended because the object is immutable: no update can come.
             std::future::pending().await
         }
     }
@@ -206,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_watch_for_all_that_ends_with_the_last() {
-        let table: Table<u32> = Table::default();
+        let table: ObjectTable<u32> = ObjectTable::default();
         let tasks = Tasks::default();
         let mut one = table.subscribe("ns", "a", tasks.follow());
         let mut two = table.subscribe("ns", "a", tasks.follow());

@@ -15,14 +15,17 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::Known;
-use crate::explain::explain;
+use crate::{
+    explain::explain,
+    retry::{RetryDelays, jittered},
+};
 
-/// The Node authorizer learns of a new pod at the same time as its node does: for a moment, what the pod
-/// refers to is forbidden.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Waits between two tries.
+const RETRIES: RetryDelays = RetryDelays::new(Duration::from_millis(100), Duration::from_secs(30));
 
-/// The longest wait between two tries.
-const LAST_WAIT: Duration = Duration::from_secs(30);
+/// How many tries are made at the shortest interval before it begins to double. The Node authorizer learns of a new pod
+/// at the same time as its node does: for a moment, requests for what the pod refers to are answered 403.
+const QUICK_TRIES: u32 = 5;
 
 /// Tells `known` of the object until nobody listens, or until it says that it will not change.
 pub(super) async fn watch_object<K>(
@@ -50,7 +53,7 @@ pub(super) async fn watch_object<K>(
             Err(error) => {
                 let error = message(&error);
                 tracing::debug!(object = name, error, "the watch of an object was interrupted");
-                // What was seen before is better than nothing.
+                // The object as it was last read stays; only one that was never read is marked as unreadable.
                 known.send_if_modified(|known| {
                     let unseen = !matches!(known, Known::Present(_) | Known::Absent);
                     if unseen {
@@ -72,7 +75,7 @@ fn message(error: &watcher::Error) -> String {
     }
 }
 
-/// Waits between tries: short ones at first, then ever longer ones.
+/// Waits between tries: the first ones are equally short, those after them grow.
 #[derive(Debug, Default)]
 struct Waits {
     tries: u32,
@@ -82,10 +85,9 @@ impl Iterator for Waits {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        // 0.1 s a few times, then doubling.
-        let doublings = self.tries.saturating_sub(4).min(16);
         self.tries = self.tries.saturating_add(1);
-        Some(crate::retry::jittered((FIRST_WAIT * (1 << doublings)).min(LAST_WAIT), 0.2))
+        let failures = self.tries.saturating_sub(QUICK_TRIES - 1).max(1);
+        Some(jittered(RETRIES.after_failures(failures), 0.2))
     }
 }
 

@@ -3,7 +3,11 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 
-use super::{phase::Phase, seconds};
+use super::{
+    phase::Phase,
+    readiness::{is_ready, is_started},
+    seconds,
+};
 use crate::pods::{
     lifecycle::{Kind, Spec, State, restarts_all, spec::Container},
     reason::ConditionReason,
@@ -48,6 +52,10 @@ pub(super) fn of(
         spec.all()
             .any(|c| c.restart.rules.iter().any(|rule| rule.all))
             .then(|| restarting(spec, state, phase)),
+        state.verdict.as_ref().filter(|verdict| verdict.disrupts).map(|verdict| {
+            Condition::new("DisruptionTarget", true)
+                .because(ConditionReason::TerminationByKubelet, verdict.message.clone())
+        }),
     ];
     conditions
         .into_iter()
@@ -113,16 +121,6 @@ fn is_initialized(container: &Container, state: &State) -> bool {
             record.ended(state.round).is_some_and(|f| f.exit.exit_code == 0)
         }
     }
-}
-
-/// Whether the container counts as ready: it runs and its readiness probe, if any, says so.
-pub(super) fn is_ready(container: &Container, state: &State) -> bool {
-    state.containers.get(&container.name).and_then(|r| r.up()).is_some_and(|r| r.probes.ready(container))
-}
-
-/// Whether the container counts as started: it runs and its startup probe, if any, has succeeded.
-pub(super) fn is_started(container: &Container, state: &State) -> bool {
-    state.containers.get(&container.name).and_then(|r| r.up()).is_some_and(|r| r.probes.started(container))
 }
 
 fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {

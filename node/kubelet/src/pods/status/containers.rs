@@ -1,22 +1,25 @@
 //! Statuses of containers.
 
-use std::time::Duration;
-
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
     Pod, VolumeMountStatus,
 };
 
 use super::{
-    conditions::{is_ready, is_started},
     phase::Phase,
+    readiness::{is_ready, is_started},
     seconds,
 };
-use crate::pods::{
-    container_id::container_id,
-    ephemeral,
-    lifecycle::{AfterExit, ContainerRecord, Finished, Kind, PodName, Spec, Stage, State, spec::Container},
-    reason::{TerminatedReason, WaitingReason},
+use crate::{
+    duration,
+    pods::{
+        container_id::container_id,
+        ephemeral,
+        lifecycle::{
+            AfterExit, ContainerRecord, Finished, Kind, PodName, Spec, Stage, State, spec::Container,
+        },
+        reason::{TerminatedReason, WaitingReason},
+    },
 };
 
 /// All that the status of one container is computed from.
@@ -89,7 +92,7 @@ impl Statuses<'_> {
         if let Stage::BackOff { .. } = record.stage {
             let message = format!(
                 "back-off {} restarting failed container={} pod={}",
-                go_duration(record.crash.delay()),
+                duration::format(record.crash.delay()),
                 container.name,
                 self.pod
             );
@@ -145,7 +148,7 @@ impl Statuses<'_> {
         }
     }
 
-    /// What a container waits for that nothing is wrong with; `newest` is its newest end.
+    /// The waiting state of a container for which no error is recorded; `newest` is its newest end.
     fn waiting_default(&self, kind: Kind, newest: Option<&Finished>) -> ContainerState {
         let initializing = kind != Kind::Ephemeral && !self.spec.init.is_empty() && !self.state.initialized;
         let (reason, message) = if newest.is_some_and(|finished| finished.round < self.state.round) {
@@ -202,14 +205,4 @@ fn volume_mounts(pod: &Pod, container: &str) -> Option<Vec<VolumeMountStatus>> {
         })
         .collect();
     (!mounts.is_empty()).then_some(mounts)
-}
-
-/// A duration of whole seconds as Go prints it: `10s`, `1m20s`, `5m0s`.
-pub(super) fn go_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}s"),
-        (0, m, s) => format!("{m}m{s}s"),
-        (h, m, s) => format!("{h}h{m}m{s}s"),
-    }
 }

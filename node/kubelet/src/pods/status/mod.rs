@@ -6,6 +6,7 @@
 mod conditions;
 mod containers;
 mod phase;
+mod readiness;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-pub use self::phase::Phase;
+pub use self::phase::{Phase, is_terminal};
 use super::lifecycle::{PodName, Spec, State};
 
 /// What a status says besides the pod itself.
@@ -25,8 +26,6 @@ use super::lifecycle::{PodName, Spec, State};
 pub struct Context<'a> {
     /// Addresses of the node.
     pub host_ips: &'a [IpAddr],
-    /// Addresses of the pod, the primary first.
-    pub pod_ips: &'a [IpAddr],
     /// The scheme of container ids, the part of the runtime's version before `://`.
     pub runtime: &'a str,
     /// Conditions of the last status that was computed, or else of the one the API has.
@@ -53,7 +52,7 @@ pub fn of(
     let conditions = conditions::of(pod, spec, state, phase, context.previous, now);
     // The reason belongs to the phase, which becomes terminal only when nothing runs any more.
     let verdict = state.verdict.as_ref().filter(|_| phase.is_terminal());
-    let has_ips = !context.pod_ips.is_empty();
+    let has_ips = !state.addresses.is_empty();
     PodStatus {
         phase: Some(phase.to_string()),
         reason: verdict.map(|v| v.reason.clone()),
@@ -65,8 +64,8 @@ pub fn of(
             .then_some(ephemeral_container_statuses),
         host_ip: context.host_ips.first().map(ToString::to_string),
         host_ips: Some(context.host_ips.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
-        pod_ip: context.pod_ips.first().map(ToString::to_string),
-        pod_ips: has_ips.then(|| context.pod_ips.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
+        pod_ip: state.addresses.first().map(ToString::to_string),
+        pod_ips: has_ips.then(|| state.addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         start_time: state.start_time.map(seconds),
         observed_generation: pod.metadata.generation,
         qos_class: pod.status.as_ref().and_then(|s| s.qos_class.clone()),

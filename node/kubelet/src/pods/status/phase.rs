@@ -1,6 +1,8 @@
 //! The phase of a pod, after upstream's `getPhase`.
 
-use super::conditions::is_started;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::readiness::is_started;
 use crate::pods::lifecycle::{AfterExit, Finished, Kind, Spec, State, spec::Container};
 
 /// `status.phase`.
@@ -24,6 +26,12 @@ impl Phase {
     }
 }
 
+/// A status tells of a terminal phase: the pod never runs again.
+#[must_use]
+pub fn is_terminal(status: Option<&PodStatus>) -> bool {
+    matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -36,19 +44,19 @@ impl std::fmt::Display for Phase {
 }
 
 /// A container as the phase sees it.
-enum Seen<'a> {
+enum SeenContainer<'a> {
     /// It has never run.
     Waiting,
     Running,
     Stopped(&'a Finished),
 }
 
-fn seen<'a>(state: &'a State, container: &Container) -> Seen<'a> {
-    let Some(record) = state.containers.get(&container.name) else { return Seen::Waiting };
+fn seen<'a>(state: &'a State, container: &Container) -> SeenContainer<'a> {
+    let Some(record) = state.containers.get(&container.name) else { return SeenContainer::Waiting };
     if record.up().is_some() {
-        return Seen::Running;
+        return SeenContainer::Running;
     }
-    record.finished.last().map_or(Seen::Waiting, Seen::Stopped)
+    record.finished.last().map_or(SeenContainer::Waiting, SeenContainer::Stopped)
 }
 
 /// The phase to be published. A terminal one is published only when nothing runs any more, and then
@@ -62,10 +70,10 @@ pub(super) fn of(spec: &Spec, state: &State) -> Phase {
     let phase = by_containers(spec, state);
     match (phase.is_terminal(), over) {
         (true, false) => {
-            let started = spec.containers.iter().any(|c| !matches!(seen(state, c), Seen::Waiting));
+            let started = spec.containers.iter().any(|c| !matches!(seen(state, c), SeenContainer::Waiting));
             if started { Phase::Running } else { Phase::Pending }
         }
-        // It ended before it got anywhere. A static pod's phase is left as it was.
+        // No container has run, and none will. A static pod's phase is left as it was.
         (false, true) if !spec.is_static => Phase::Failed,
         _ => phase,
     }
@@ -75,9 +83,9 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
     let mut initializing = false;
     for container in spec.init.iter().filter(|c| c.kind == Kind::Init) {
         match seen(state, container) {
-            Seen::Waiting | Seen::Running => initializing = true,
-            Seen::Stopped(f) if f.exit.exit_code == 0 => {}
-            Seen::Stopped(f) => {
+            SeenContainer::Waiting | SeenContainer::Running => initializing = true,
+            SeenContainer::Stopped(f) if f.exit.exit_code == 0 => {}
+            SeenContainer::Stopped(f) => {
                 if container.after(f) == AfterExit::Stay {
                     return Phase::Failed;
                 }
@@ -88,12 +96,12 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
     let mut begun = false;
     for container in &spec.containers {
         match seen(state, container) {
-            Seen::Waiting => waiting += 1,
-            Seen::Running => {
+            SeenContainer::Waiting => waiting += 1,
+            SeenContainer::Running => {
                 running += 1;
                 begun = true;
             }
-            Seen::Stopped(f) => {
+            SeenContainer::Stopped(f) => {
                 stopped += 1;
                 begun |= f.round == state.round;
                 if f.exit.exit_code == 0 && f.round == state.round {
@@ -107,9 +115,9 @@ fn by_containers(spec: &Spec, state: &State) -> Phase {
     }
     // Sidecars hold a pod in Pending only until its first regular container has run.
     let pending = |c: &Container| match seen(state, c) {
-        Seen::Waiting => true,
-        Seen::Running => !is_started(c, state),
-        Seen::Stopped(_) => false,
+        SeenContainer::Waiting => true,
+        SeenContainer::Running => !is_started(c, state),
+        SeenContainer::Stopped(_) => false,
     };
     if initializing || waiting > 0 || (!begun && spec.sidecars().any(pending)) {
         return Phase::Pending;

@@ -5,19 +5,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
-use super::{Outcome, PodTask};
-use crate::pods::{
-    container_id::container_id,
-    ephemeral,
-    handlers::Attempt,
-    launch::{self, Launch},
-    lifecycle::{Action, Note, ProbeKind, Trouble},
-    pull::{self, PullPolicy},
-    reason::{EventReason, WaitingReason},
-    shared::tell,
+use super::{Outcome, PodTask, outcome::panicked};
+use crate::{
+    pods::{
+        clock,
+        container_id::container_id,
+        ephemeral,
+        handlers::Attempt,
+        launch::{self, Launch},
+        lifecycle::{Action, Note, ProbeKind, Trouble},
+        panics::caught,
+        pull::{ImageSource, PullPolicy},
+        reason::{EventReason, WaitingReason},
+        shared::tell,
+    },
+    retry::Backoff,
+    runtime::Presence,
 };
 
 impl PodTask {
@@ -26,7 +31,7 @@ impl PodTask {
     pub(super) fn forget(&mut self, container: String, attempt: u32) {
         let shared = Arc::clone(&self.shared);
         let uid = self.name.uid.clone();
-        self.outcomes.spawn(async move {
+        self.spawn("the removal of an ended container", |_| Outcome::Done, async move {
             let id = container_id(&uid, &container, attempt);
             if let Err(error) = shared.runtime.remove(&id).await {
                 tracing::debug!(container = id, %error, "an ended container could not be removed");
@@ -37,6 +42,17 @@ impl PodTask {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(container = id, %error, "files of an ended container could not be removed"),
                 Err(error) => tracing::error!(container = id, %error, "the removal of a container's files has panicked"),
+            }
+            Outcome::Done
+        });
+    }
+
+    /// Removes an attempt of which nothing is known but that it has ended.
+    pub(super) fn remove_stray(&mut self, id: String) {
+        let shared = Arc::clone(&self.shared);
+        self.spawn("the removal of an ended container", |_| Outcome::Done, async move {
+            if let Err(error) = shared.runtime.remove(&id).await {
+                tracing::debug!(container = id, %error, "an ended container could not be removed");
             }
             Outcome::Done
         });
@@ -69,18 +85,23 @@ impl PodTask {
         let policy = self.container(&container).and_then(|c| c.image_pull_policy);
         let policy = PullPolicy::of(policy.as_deref(), &image);
         let (name, places) = (container.clone(), self.places());
-        let handle = self.outcomes.spawn(async move {
+        let failed = {
+            let container = container.clone();
+            move |panic| Outcome::Pulled { container, result: Err(panicked(panic)) }
+        };
+        let handle = self.spawn("a pull", failed, async move {
             // Nothing of a pod begins before its volumes are there, as upstream has it.
             places.await;
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
+            let source =
+                ImageSource { runtime: shared.runtime.as_ref(), access: shared.image_access.as_ref() };
             let result = async {
                 for (image, policy) in volume_images(&pod, &container) {
                     let credentials = shared.credentials(&pod, &image, note).await;
-                    pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note)
-                        .await?;
+                    source.pull(&container, &image, policy, &credentials, note).await?;
                 }
                 let credentials = shared.credentials(&pod, &image, note).await;
-                pull::pull(shared.runtime.as_ref(), &container, &image, policy, &credentials, note).await
+                source.pull(&container, &image, policy, &credentials, note).await
             };
             let result = result.await;
             Outcome::Pulled { container, result }
@@ -97,17 +118,24 @@ impl PodTask {
                 reason: WaitingReason::CreateContainerError,
                 message: format!("container {name} has no specification or no image"),
             };
-            self.state.record_start(&self.spec, &name, Err(trouble), Timestamp::now());
+            self.state.record_start(&self.spec, &name, Err(trouble), clock::now());
             return;
         };
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
-        self.outcomes.spawn(async move {
+        let addresses = self.state.addresses.clone();
+        let failed = {
+            let container = name.clone();
+            move |panic| Outcome::StartPanicked { container, attempt, trouble: panicked(panic) }
+        };
+        self.starting.insert(name.clone());
+        self.spawn("a start", failed, async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
                 runtime: shared.runtime.as_ref(),
                 api: shared.api.as_ref(),
+                addresses: &addresses,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,
@@ -134,22 +162,17 @@ impl PodTask {
     fn attempt(&mut self, name: &str) -> Attempt {
         let container = self.container(name).unwrap_or_default();
         let record = self.state.container(name);
-        let (number, image) = (record.newest_attempt(), record.image.clone());
+        let number = record.newest_attempt();
         let id = container_id(&self.name.uid, name, number);
         let (recorder, reference, spec) =
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
-            api: Arc::clone(&self.shared.api),
-            node: self.shared.node.borrow().clone(),
-            logs_dir: self.shared.logs_dir.clone(),
-            records: self.shared.records.clone(),
+            addresses: self.state.addresses.clone(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,
             number,
-            image,
-            spec: self.ongoing.spec(&id),
             id,
             tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
         }
@@ -158,7 +181,14 @@ impl PodTask {
     fn post_start(&mut self, container: String) {
         let attempt = self.attempt(&container);
         let (id, number) = (attempt.id.clone(), attempt.number);
-        let handle = self.outcomes.spawn(async move {
+        let failed = {
+            let container = container.clone();
+            move |panic| {
+                let trouble = Trouble { reason: WaitingReason::PostStartHookError, ..panicked(panic) };
+                Outcome::PostStarted { container, attempt: number, result: Err(trouble) }
+            }
+        };
+        let handle = self.spawn("a postStart hook", failed, async move {
             Outcome::PostStarted { container, attempt: number, result: attempt.post_start().await }
         });
         self.ongoing.hook(&id, handle);
@@ -167,7 +197,11 @@ impl PodTask {
     fn pre_stop(&mut self, container: String, within: Duration) {
         let attempt = self.attempt(&container);
         let (id, number) = (attempt.id.clone(), attempt.number);
-        let handle = self.outcomes.spawn(async move {
+        let failed = {
+            let container = container.clone();
+            move |_| Outcome::PreStopped { container, attempt: number }
+        };
+        let handle = self.spawn("a preStop hook", failed, async move {
             attempt.pre_stop(within).await;
             Outcome::PreStopped { container, attempt: number }
         });
@@ -176,7 +210,11 @@ impl PodTask {
 
     fn probe(&mut self, container: String, kind: ProbeKind) {
         let attempt = self.attempt(&container);
-        self.outcomes.spawn(async move {
+        let failed = {
+            let (container, attempt) = (container.clone(), attempt.number);
+            move |_| Outcome::Probed { container, attempt, kind, success: None, took: Duration::ZERO }
+        };
+        self.spawn("a probe", failed, async move {
             let begun = Instant::now();
             let success = attempt.probe(kind).await;
             Outcome::Probed { container, attempt: attempt.number, kind, success, took: begun.elapsed() }
@@ -184,21 +222,31 @@ impl PodTask {
     }
 
     fn stop(&mut self, container: &str, attempt: u32, grace: Duration) {
-        let (shared, id) = (Arc::clone(&self.shared), container_id(&self.name.uid, container, attempt));
+        self.stop_container(container_id(&self.name.uid, container, attempt), grace);
+    }
+
+    /// Asks the provider to stop a container, until it is asked.
+    pub(super) fn stop_container(&mut self, id: String, grace: Duration) {
+        let shared = Arc::clone(&self.shared);
         let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
-        self.outcomes.spawn(async move {
-            let mut delay = Duration::from_millis(100);
+        self.spawn("a stop", |_| Outcome::Done, async move {
+            let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
-            while let Err(error) = shared.runtime.stop(&id, grace).await {
-                tracing::warn!(%pod, container = id, %error, "cannot stop a container; trying again");
+            let stop = || async {
+                match caught(shared.runtime.stop(&id, grace)).await {
+                    Ok(stopped) => stopped.map_err(|error| error.to_string()),
+                    Err(panic) => Err(panic),
+                }
+            };
+            while let Err(error) = stop().await {
+                tracing::warn!(%pod, container = id, error, "cannot stop a container; trying again");
                 let message = format!("error killing pod: {error}");
                 let note =
                     Note { container: None, warning: true, reason: EventReason::FailedKillPod, message };
                 tell(&shared.recorder, &reference, &spec, &note);
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(5));
-                if shared.runtime.observe(&id).is_none() {
+                tokio::time::sleep(waits.next()).await;
+                if shared.runtime.observe(&id) == Presence::Absent {
                     break;
                 }
             }

@@ -4,18 +4,30 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use tokio::task::{AbortHandle, JoinError};
 
 use super::{
-    PodTask, after,
+    PodTask, has_log,
     report::{FINALIZE_RETRY, Finalize},
 };
 use crate::{
     pods::{
         api::ApiError,
+        clock,
+        container_id::container_id,
         lifecycle::{ProbeKind, Trouble},
+        panics::caught,
+        reason::WaitingReason,
     },
-    runtime::Image,
+    runtime::{Image, Presence},
 };
+
+/// What a task has spawned, when it has ended.
+pub(super) struct Spawned {
+    outcome: Outcome,
+    /// What it was, and what its panic said, where it did not come to an end of its own.
+    panic: Option<(&'static str, String)>,
+}
 
 /// What has come of something that the task had spawned.
 pub(super) enum Outcome {
@@ -26,6 +38,12 @@ pub(super) enum Outcome {
     Started {
         container: String,
         result: Result<Timestamp, Trouble>,
+    },
+    /// The provider may have begun it all the same.
+    StartPanicked {
+        container: String,
+        attempt: u32,
+        trouble: Trouble,
     },
     PostStarted {
         container: String,
@@ -54,16 +72,61 @@ pub(super) enum Outcome {
     Done,
 }
 
+/// Why something that panicked is to be tried again.
+pub(super) fn panicked(panic: String) -> Trouble {
+    Trouble { reason: WaitingReason::RunContainerError, message: format!("internal error: {panic}") }
+}
+
 impl PodTask {
-    pub(super) fn record(&mut self, outcome: Outcome) {
-        let now = Timestamp::now();
+    /// Does something beside the task; what comes of it is taken in by [`PodTask::take_in`]. Where it panics, the
+    /// outcome is `failed` of what the panic said, so that whatever waits for it goes on.
+    pub(super) fn spawn(
+        &mut self,
+        what: &'static str,
+        failed: impl FnOnce(String) -> Outcome + Send + 'static,
+        work: impl Future<Output = Outcome> + Send + 'static,
+    ) -> AbortHandle {
+        self.outcomes.spawn(async move {
+            match caught(work).await {
+                Ok(outcome) => Spawned { outcome, panic: None },
+                Err(panic) => Spawned { outcome: failed(panic.clone()), panic: Some((what, panic)) },
+            }
+        })
+    }
+
+    pub(super) fn take_in(&mut self, ended: Result<Spawned, JoinError>) {
+        match ended {
+            Ok(Spawned { outcome, panic }) => {
+                if let Some((what, panic)) = panic {
+                    tracing::error!(pod = %self.name, panic, "{what} has panicked");
+                    self.warn(format!("internal error: {what} has ended in a {panic}"));
+                }
+                self.record(outcome);
+            }
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => tracing::error!(pod = %self.name, %error, "something done for a pod has panicked"),
+        }
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        let now = clock::now();
         match outcome {
             Outcome::Pulled { container, result } => {
                 self.pulls.remove(&container);
                 self.state.record_pull(&container, result, now);
             }
             Outcome::Started { container, result } => {
+                self.starting.remove(&container);
                 self.state.record_start(&self.spec, &container, result, now);
+            }
+            Outcome::StartPanicked { container, attempt, trouble } => {
+                // What has become of it otherwise is seen by the next look.
+                self.starting.remove(&container);
+                let id = container_id(&self.name.uid, &container, attempt);
+                let began = has_log(&self.shared, &self.name, &container, attempt);
+                if self.shared.runtime.observe(&id) == Presence::Absent && !began {
+                    self.state.record_start(&self.spec, &container, Err(trouble), now);
+                }
             }
             Outcome::PostStarted { container, attempt, result } => {
                 self.state.record_post_start(&container, attempt, result);
@@ -81,18 +144,18 @@ impl PodTask {
             Outcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
             Outcome::Published { result: Err(ApiError::Gone), .. } => {
                 // The source will say so too; until then there is nobody to tell.
-                self.publisher.failed(now);
+                self.publisher.failed(now.steady);
             }
             Outcome::Published { result: Err(ApiError::Later(error)), .. } => {
                 tracing::debug!(pod = %self.name, error, "the status could not be written; trying again");
-                self.publisher.failed(now);
+                self.publisher.failed(now.steady);
             }
             Outcome::Finalized(Ok(()) | Err(ApiError::Gone)) => self.finalize = Finalize::Done,
             Outcome::Finalized(Err(ApiError::Later(error))) => {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
-                self.finalize = Finalize::RetryAt(after(now, FINALIZE_RETRY));
+                self.finalize = Finalize::RetryAt(now.steady.after(FINALIZE_RETRY));
             }
-            Outcome::Unmounted(result) => self.record_unmounted(result, now),
+            Outcome::Unmounted(result) => self.record_unmounted(result, now.steady),
             Outcome::Done => {}
         }
     }

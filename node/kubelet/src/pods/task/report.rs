@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-
 use super::{Outcome, PodTask, uid};
-use crate::pods::{index, status};
+use crate::pods::{
+    api::ApiError,
+    index,
+    lifecycle::{Moment, Now},
+    status,
+};
 
 /// How long a failed final DELETE waits.
 pub(super) const FINALIZE_RETRY: Duration = Duration::from_secs(2);
@@ -15,15 +18,19 @@ pub(super) const FINALIZE_RETRY: Duration = Duration::from_secs(2);
 pub(super) enum Finalize {
     No,
     InFlight,
-    RetryAt(Timestamp),
+    RetryAt(Moment),
     Done,
 }
 
 impl PodTask {
-    /// Computes the status, shows it, and writes it if it is new.
-    pub(super) fn publish(&mut self, now: Timestamp) {
+    /// Computes the status, shows it, and writes it if it is new. That the pod has ended is told when the next agent
+    /// will know it, too.
+    pub(super) fn publish(&mut self, now: Now) {
         if self.foreign {
             self.shared.index.put(&self.name.uid, Arc::clone(&self.pod));
+            return;
+        }
+        if self.state.is_over() && !self.state.is_settled(self.on_disk) {
             return;
         }
         let node = self.shared.node.borrow().clone();
@@ -32,11 +39,10 @@ impl PodTask {
         let api_conditions = object_status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let context = status::Context {
             host_ips: &node.host_ips,
-            pod_ips: &node.pod_ips,
             runtime: version.split_once("://").map_or(version.as_str(), |(scheme, _)| scheme),
             previous: self.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or(api_conditions),
         };
-        let status = status::of(&self.pod, &self.name, &self.spec, &self.state, context, now);
+        let status = status::of(&self.pod, &self.name, &self.spec, &self.state, context, now.wall);
         if let Some(object) = &self.object {
             self.publisher.observe(object, &status);
         }
@@ -45,19 +51,24 @@ impl PodTask {
         }
         if !self.is_gone()
             && let Some(object) = self.object.clone()
-            && let Some(status) = self.publisher.next(&status, self.state.is_in_transit(), now)
+            && let Some(status) = self.publisher.next(&status, self.state.is_in_transit(), now.steady)
         {
             let shared = Arc::clone(&self.shared);
-            self.outcomes.spawn(async move {
+            let to = uid(Some(&object)).map(str::to_owned);
+            let failed = {
+                let uid = to.clone();
+                move |panic| Outcome::Published { uid, result: Err(ApiError::Later(panic)) }
+            };
+            self.spawn("the writing of a status", failed, async move {
                 let result = shared.api.publish(&object, &status).await.map(Box::new);
-                Outcome::Published { uid: uid(Some(&object)).map(str::to_owned), result }
+                Outcome::Published { uid: to, result }
             });
         }
         self.status = Some(status);
     }
 
     /// Lets go of a deleted pod once its volumes are gone and its last status is in the API; returns when to try again.
-    pub(super) fn finalize(&mut self, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn finalize(&mut self, now: Moment) -> Option<Moment> {
         let settled = self.foreign || self.status.as_ref().is_some_and(|s| self.publisher.is_settled(s));
         let due = match self.finalize {
             Finalize::No => true,
@@ -67,7 +78,9 @@ impl PodTask {
         if self.spec.deletion.is_some() && self.state.is_over() && self.is_unmounted() && settled && due {
             self.finalize = Finalize::InFlight;
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
-            self.outcomes.spawn(async move { Outcome::Finalized(shared.api.finalize(&pod).await) });
+            let failed = |panic| Outcome::Finalized(Err(ApiError::Later(panic)));
+            let work = async move { Outcome::Finalized(shared.api.finalize(&pod).await) };
+            self.spawn("the final DELETE", failed, work);
         }
         match self.finalize {
             Finalize::RetryAt(at) => Some(at),

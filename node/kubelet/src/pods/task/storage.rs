@@ -2,16 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
-use super::{Outcome, PodTask, after};
-use crate::pods::{
-    files::resolv_conf::Dns,
-    lifecycle::{State, Verdict},
-    reason::PodReason,
-    shared::Shared,
-    volumes::{Keeper, Parts, Places},
+use super::{Outcome, PodTask};
+use crate::{
+    eviction::EvictionOrder,
+    pods::{
+        cleanup, clock,
+        files::resolv_conf::Dns,
+        lifecycle::{Moment, State, Verdict},
+        reason::PodReason,
+        shared::Shared,
+        volumes::{Keeper, Parts, Places},
+    },
 };
 
 /// How long a failed removal waits.
@@ -25,7 +28,7 @@ pub(super) enum Storage {
     /// They are being set up, or are there.
     Kept(Keeper),
     /// They are to be removed; not before this.
-    Ending(Timestamp),
+    Ending(Moment),
     /// They are being removed.
     Unmounting,
     /// None are left.
@@ -42,7 +45,7 @@ impl Storage {
         state: &State,
     ) -> Self {
         if state.is_over() {
-            return Self::Ending(Timestamp::UNIX_EPOCH);
+            return Self::Ending(Moment::default());
         }
         if state.containers.is_empty() {
             let settings = &shared.volumes.settings().dns;
@@ -70,9 +73,12 @@ impl Storage {
     }
 
     /// Waits until a volume is larger than it may be.
-    pub(super) async fn excess(&mut self) -> String {
+    pub(super) async fn excess(&mut self) -> EvictionOrder {
         match self {
-            Self::Kept(keeper) => keeper.excess().await,
+            Self::Kept(keeper) => {
+                let message = keeper.excess().await;
+                EvictionOrder { message, grace: EVICTED_GRACE, disrupts: false }
+            }
             Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
         }
     }
@@ -100,17 +106,18 @@ impl PodTask {
         }
     }
 
-    /// The pod has taken more than it may.
-    pub(super) fn evict(&mut self, message: String) {
+    /// The pod has to go: it has taken more than it may, or the node runs short.
+    pub(super) fn evict(&mut self, order: EvictionOrder) {
+        let EvictionOrder { message, grace, disrupts } = order;
         let reason = PodReason::Evicted.to_string();
         self.shared.recorder.warning(&self.reference, &reason, message.clone());
-        let verdict = Verdict { reason, message, grace: Some(EVICTED_GRACE) };
-        self.state.record_verdict(verdict, Timestamp::now());
+        let verdict = Verdict { reason, message, grace: Some(grace), disrupts };
+        self.state.record_verdict(verdict, clock::now());
     }
 
-    /// Removes the volumes once nothing of the pod runs any more; returns when to try again.
-    pub(super) fn unmount(&mut self, now: Timestamp) -> Option<Timestamp> {
-        if !self.state.is_over() {
+    /// Removes the volumes once nothing of the pod runs any more, and none of it ever will; returns when to try again.
+    pub(super) fn unmount(&mut self, now: Moment) -> Option<Moment> {
+        if !self.state.is_settled(self.on_disk) {
             return None;
         }
         match &self.storage {
@@ -120,13 +127,12 @@ impl PodTask {
         }
         let kept = std::mem::replace(&mut self.storage, Storage::Unmounting);
         let (shared, uid) = (Arc::clone(&self.shared), self.name.uid.clone());
-        self.outcomes.spawn(async move {
+        let failed = |panic| Outcome::Unmounted(Err(panic));
+        self.spawn("the removal of volumes", failed, async move {
             kept.stop().await;
             // The last exits are on record: nobody asks the provider for them any more.
-            for container in shared.runtime.containers().into_iter().filter(|c| c.pod_uid == uid) {
-                if let Err(error) = shared.runtime.remove(&container.id).await {
-                    return Outcome::Unmounted(Err(error.to_string()));
-                }
+            if let Err(error) = cleanup::remove_containers(&shared, &uid).await {
+                return Outcome::Unmounted(Err(error));
             }
             let remove = move || shared.volumes.remove(&shared.records, &uid);
             let removed = tokio::task::spawn_blocking(remove).await;
@@ -139,12 +145,12 @@ impl PodTask {
     }
 
     /// Takes in what has come of a removal.
-    pub(super) fn record_unmounted(&mut self, result: Result<(), String>, now: Timestamp) {
+    pub(super) fn record_unmounted(&mut self, result: Result<(), String>, now: Moment) {
         self.storage = match result {
             Ok(()) => Storage::Gone,
             Err(error) => {
                 tracing::warn!(pod = %self.name, error, "the volumes of a pod that has ended could not be removed; trying again");
-                Storage::Ending(after(now, RETRY))
+                Storage::Ending(now.after(RETRY))
             }
         };
     }

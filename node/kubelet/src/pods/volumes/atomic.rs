@@ -7,19 +7,22 @@
 //! <volume>/<first part of a path>  -> ..data/<first part of a path>
 //! ```
 //!
+//! Where something is to be mounted inside the volume, directories lead there, which no change of the contents
+//! replaces; what else is in those directories is linked file by file (`links`).
+//!
 //! Renaming a new link over `..data` is what changes the contents. The folder that it pointed to before
 //! stays until [`sweep`]: a reader that has just followed the link still finds its file.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
-    path::Path,
+    path::{Component, Path, PathBuf},
 };
 
 use jiff::Timestamp;
 
-use super::payload::Payload;
+use super::{payload::Payload, plan::MountPoints};
 
 const DATA: &str = "..data";
 const NEW_DATA: &str = "..data_tmp";
@@ -33,17 +36,19 @@ pub(super) enum Written {
     Files,
 }
 
-/// Makes the files of the volume at `dir`, which exists, those of `payload`.
+/// Makes the files of the volume at `dir`, which exists, those of `payload`, and directories on the way to
+/// `mount_points`.
 ///
 /// # Errors
 /// What the system says. A reader sees the old files then.
-pub(super) fn write(dir: &Path, payload: &Payload) -> io::Result<Written> {
+pub(super) fn write(dir: &Path, payload: &Payload, mount_points: &MountPoints) -> io::Result<Written> {
+    let links = links(payload, mount_points);
     let current = current(dir)?;
     if let Some(current) = &current
         && is_same(&dir.join(current), payload)?
     {
         // A writer that was torn off may have got as far as the data, and no further.
-        publish(dir, payload)?;
+        publish(dir, &links, mount_points)?;
         return Ok(Written::Nothing);
     }
     sweep(dir)?;
@@ -62,7 +67,7 @@ pub(super) fn write(dir: &Path, payload: &Payload) -> io::Result<Written> {
     remove_file(&new)?;
     symlink(&name, &new)?;
     fs::rename(new, dir.join(DATA))?;
-    publish(dir, payload)?;
+    publish(dir, &links, mount_points)?;
     Ok(Written::Files)
 }
 
@@ -77,7 +82,7 @@ pub(super) fn sweep(dir: &Path) -> io::Result<()> {
         let name = entry.file_name();
         let is_old = name.to_str().is_some_and(|n| n.starts_with("..2") && Some(n) != current.as_deref());
         if is_old && entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
+            kubewasm_trees::remove(&entry.path())?;
         }
     }
     Ok(())
@@ -121,33 +126,84 @@ fn is_same(folder: &Path, payload: &Payload) -> io::Result<bool> {
     Ok(seen == payload.len())
 }
 
-/// Makes the links that readers go by, and removes those of files that are no more.
-fn publish(dir: &Path, payload: &Payload) -> io::Result<()> {
-    let first = |path: &str| path.split('/').next().unwrap_or_default().to_owned();
-    let wanted: BTreeSet<String> = payload.keys().map(|path| first(path)).collect();
-    for name in &wanted {
-        let (link, target) = (dir.join(name), Path::new(DATA).join(name));
-        if fs::read_link(&link).is_ok_and(|present| present == target) {
+/// The links that readers go by, and where they lead: for each file the shortest part of its path that no mount
+/// point is below. A file that would be at a mount point, or below one, is covered by the mount, and gets none.
+fn links(payload: &Payload, mount_points: &MountPoints) -> BTreeMap<PathBuf, PathBuf> {
+    let mut links = BTreeMap::new();
+    for file in payload.keys() {
+        let mut path = PathBuf::new();
+        let mut up = PathBuf::new();
+        for part in Path::new(file) {
+            path.push(part);
+            if mount_points.contains(&path) {
+                break;
+            }
+            if mount_points.iter().any(|point| point.starts_with(&path)) {
+                up.push("..");
+                continue;
+            }
+            let target = up.join(DATA).join(&path);
+            links.insert(path, target);
+            break;
+        }
+    }
+    links
+}
+
+/// The directories that lead to mount points, outer ones first.
+fn ways(mount_points: &MountPoints) -> BTreeSet<PathBuf> {
+    let above = |point: &PathBuf| point.ancestors().skip(1).map(Path::to_owned).collect::<Vec<_>>();
+    let all: BTreeSet<_> = mount_points.iter().flat_map(above).collect();
+    all.into_iter().filter(|path| !path.as_os_str().is_empty()).collect()
+}
+
+/// Makes the directories and links that readers go by, and removes links of files that are no more.
+fn publish(dir: &Path, links: &BTreeMap<PathBuf, PathBuf>, mount_points: &MountPoints) -> io::Result<()> {
+    let ways = ways(mount_points);
+    for way in &ways {
+        let path = dir.join(way);
+        if is_ours(&path) {
+            // A mount has come into use below what was one link.
+            fs::remove_file(&path)?;
+        }
+        match make_folder(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                tracing::debug!(path = %path.display(), "something else is in the way to a mount point");
+            }
+            other => other?,
+        }
+    }
+    for (name, target) in links {
+        let link = dir.join(name);
+        if fs::read_link(&link).is_ok_and(|present| present == *target) {
             continue;
         }
-        match symlink(&target, &link) {
+        match symlink(target, &link) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Not ours: a folder that was made for a mount inside the volume.
+                // Not ours: what was made for a mount inside the volume.
                 tracing::debug!(path = %link.display(), "something else is in the place of a projected file");
             }
             other => other?,
         }
     }
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let is_own = |name: &str| name.starts_with("..") || wanted.contains(name);
-        let is_ours = fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(DATA));
-        if is_ours && !name.to_str().is_some_and(is_own) {
-            fs::remove_file(entry.path())?;
+    for folder in std::iter::once(PathBuf::new()).chain(ways) {
+        for entry in fs::read_dir(dir.join(&folder))? {
+            let path = entry?.path();
+            let name = folder.join(path.file_name().unwrap_or_default());
+            if name != Path::new(DATA) && !links.contains_key(&name) && is_ours(&path) {
+                fs::remove_file(path)?;
+            }
         }
     }
     Ok(())
+}
+
+/// It is a link to the contents.
+fn is_ours(path: &Path) -> bool {
+    fs::read_link(path).is_ok_and(|target| {
+        target.components().find(|part| *part != Component::ParentDir)
+            == Some(Component::Normal(DATA.as_ref()))
+    })
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {

@@ -28,6 +28,13 @@ impl Opened {
         Ok(Self { fd })
     }
 
+    /// Opens a path no part of which is a link.
+    pub(super) fn plain(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let fd = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+        Ok(Self { fd })
+    }
+
     /// Opens a path below this folder. The empty path is the folder itself.
     ///
     /// # Errors

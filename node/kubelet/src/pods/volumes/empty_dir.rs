@@ -1,11 +1,9 @@
-//! How large an `emptyDir` may grow, and how large it is.
-
-use std::{fs, io, os::unix::fs::MetadataExt as _, path::Path};
+//! How large an `emptyDir` may grow.
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod};
 
 use super::source::containers;
-use crate::{config::quantity, pods::environment::NodeFacts};
+use crate::{pods::environment::NodeFacts, quantity};
 
 /// True for a volume that is to be kept in memory.
 pub(super) fn is_memory(source: &EmptyDirVolumeSource) -> bool {
@@ -17,13 +15,32 @@ pub(super) fn size_limit(source: &EmptyDirVolumeSource) -> Option<u64> {
     source.size_limit.as_ref().and_then(|limit| quantity::units(&limit.0).ok()).filter(|bytes| *bytes > 0)
 }
 
-/// Bytes that a volume in memory may hold: the least of its limit, what the pod may have of memory, and
-/// what the node has to give. At least a page; `None` where nobody says anything, which is half of the
+/// Name of the folder that upstream's plugin for it uses.
+pub(super) const PLUGIN: &str = "empty-dir";
+
+/// The least that a tmpfs can hold, in bytes.
+const PAGE: u64 = 4096;
+
+/// Bytes that a volume in memory may hold. It asks for its `sizeLimit`, or for all that the pod may have of memory (all
+/// of the node's, where a container has no limit), and gets that much, unless all of the pod's volumes in memory together
+/// ask for more than the pod may have: then each gets its share. `None` where nobody says anything, which is half of the
 /// machine's memory to the kernel.
 pub(super) fn memory_bytes(source: &EmptyDirVolumeSource, pod: &Pod, node: &NodeFacts) -> Option<u64> {
     let node = Some(node.memory_bytes).filter(|bytes| *bytes > 0);
-    let bounds = [size_limit(source), pod_memory(pod), node];
-    bounds.into_iter().flatten().min().map(|bytes| bytes.max(4096))
+    let Some(bound) = [pod_memory(pod), node].into_iter().flatten().min() else {
+        return size_limit(source).map(|bytes| bytes.max(PAGE));
+    };
+    let asks = |source: &EmptyDirVolumeSource| size_limit(source).map_or(bound, |bytes| bytes.min(bound));
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let in_memory = volumes.iter().filter_map(|v| v.empty_dir.as_ref()).filter(|source| is_memory(source));
+    let all: u128 = in_memory.map(|source| u128::from(asks(source))).sum();
+    let own = asks(source);
+    let share = if all <= u128::from(bound) {
+        own
+    } else {
+        u64::try_from(u128::from(own) * u128::from(bound) / all).unwrap_or(own)
+    };
+    Some(share.max(PAGE))
 }
 
 /// The memory that all containers of the pod may have together; `None` when one of them has no limit.
@@ -39,34 +56,6 @@ fn pod_memory(pod: &Pod) -> Option<u64> {
     containers(pod)
         .map(|container| limit(container.resources.as_ref().and_then(|r| r.limits.as_ref())))
         .try_fold(0_u64, |sum, bytes| Some(sum.saturating_add(bytes?)))
-}
-
-/// Bytes that files below `dir` take on their device. Neither links nor other file systems are followed.
-///
-/// # Errors
-/// What the system says of the folder itself; what vanishes meanwhile counts nothing.
-pub(super) fn usage(dir: &Path) -> io::Result<u64> {
-    let device = fs::symlink_metadata(dir)?.dev();
-    let mut folders = vec![dir.to_path_buf()];
-    let mut bytes = 0_u64;
-    // A file with several names takes its place once.
-    let mut seen = std::collections::HashSet::new();
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.dev() != device
-                || (metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino()))
-            {
-                continue;
-            }
-            bytes = bytes.saturating_add(metadata.blocks().saturating_mul(512));
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
-        }
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -98,18 +87,31 @@ mod tests {
     }
 
     #[test]
-    fn usage_counts_every_file_once_and_follows_no_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let volume = dir.path().join("v");
-        fs::create_dir_all(volume.join("deep/er")).unwrap();
-        let before = usage(&volume).unwrap();
-        fs::write(dir.path().join("outside"), vec![1; 1 << 20]).unwrap();
-        std::os::unix::fs::symlink(dir.path(), volume.join("link")).unwrap();
-        let with_link = usage(&volume).unwrap();
-        assert!(with_link < before + (1 << 16), "{before} {with_link}");
-        fs::write(volume.join("deep/er/file"), vec![1; 1 << 20]).unwrap();
-        fs::hard_link(volume.join("deep/er/file"), volume.join("again")).unwrap();
-        let full = usage(&volume).unwrap();
-        assert!(full >= with_link + (1 << 20) && full < with_link + (2 << 20), "{with_link} {full}");
+    fn all_volumes_in_memory_share_what_the_pod_may_have() {
+        let memory = |limit: Option<&str>| json!({"medium": "Memory", "sizeLimit": limit});
+        let shares = |limits: &[Option<&str>]| -> Vec<u64> {
+            let volumes: Vec<Value> = limits
+                .iter()
+                .enumerate()
+                .map(|(n, limit)| json!({"name": n.to_string(), "emptyDir": memory(*limit)}))
+                .chain([json!({"name": "disk", "emptyDir": {"sizeLimit": "1Gi"}})])
+                .collect();
+            let containers = json!([{"name": "c", "resources": {"limits": {"memory": "12Mi"}}}]);
+            let pod: Pod =
+                serde_json::from_value(json!({"spec": {"containers": containers, "volumes": volumes}}))
+                    .unwrap();
+            let node = NodeFacts { memory_bytes: 1 << 30, ..NodeFacts::default() };
+            let share = |limit: &Option<&str>| {
+                let source = serde_json::from_value(memory(*limit)).unwrap();
+                memory_bytes(&source, &pod, &node).unwrap() >> 10
+            };
+            limits.iter().map(share).collect()
+        };
+        assert_eq!(shares(&[None]), [12 << 10]);
+        assert_eq!(shares(&[Some("4Mi"), Some("8Mi")]), [4 << 10, 8 << 10]);
+        assert_eq!(shares(&[None, None, None]), [4 << 10; 3]);
+        assert_eq!(shares(&[Some("6Mi"), None]), [4 << 10, 8 << 10]);
+        assert_eq!(shares(&[Some("1Gi"), Some("1Gi")]), [6 << 10; 2]);
+        assert_eq!(shares(&[Some("1"), None]), [4, (12 << 10) - 1]);
     }
 }

@@ -1,44 +1,92 @@
 //! `hostPath` volumes, and the paths of the node that pods may have.
 
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::FileTypeExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::FileTypeExt as _},
     path::{Component, Path, PathBuf},
 };
 
 use k8s_openapi::api::core::v1::HostPathVolumeSource;
 
-use super::beneath::Opened;
+use super::{beneath::Opened, protected::ProtectedPaths};
 
-/// Folders of the node below which pods may have hostPath volumes.
+/// Which paths of the node pods may have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedHostPaths {
-    paths: Vec<PathBuf>,
+    folders: Vec<AllowedFolder>,
+    protected: ProtectedPaths,
+}
+
+/// A folder of the node below which pods may have hostPath volumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AllowedFolder {
+    path: PathBuf,
+    /// For reading alone, whatever a pod says.
+    read_only: bool,
+}
+
+/// How a folder is marked that is for reading alone.
+const READ_ONLY: &[u8] = b":ro";
+
+/// A path of the node that was checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Prepared {
+    /// Without links.
+    pub(super) path: PathBuf,
+    /// For reading alone.
+    pub(super) read_only: bool,
 }
 
 impl AllowedHostPaths {
+    /// Takes folders as `--allow-host-path` names them, each with `:ro` at its end when it is for reading alone. Nothing
+    /// that is protected can be had, neither this way nor by a PersistentVolume.
+    ///
     /// # Errors
-    /// The message for the user, when a path is not absolute, or has `..` in it.
-    pub fn new(paths: Vec<PathBuf>) -> Result<Self, String> {
-        match paths.iter().find(|path| !path.is_absolute() || has_parents(path)) {
-            Some(path) => Err(format!(
-                "--allow-host-path={} is not possible: it must be an absolute path without '..'",
-                path.display()
-            )),
-            None => Ok(Self { paths }),
+    /// The message for the user, when a path is not absolute, has `..` in it, or gives the node away.
+    pub fn new(folders: Vec<PathBuf>, protected: ProtectedPaths) -> Result<Self, String> {
+        let read = |written: PathBuf| {
+            let bytes = written.as_os_str().as_bytes();
+            let (path, read_only) = match bytes.strip_suffix(READ_ONLY) {
+                Some(path) => (PathBuf::from(OsStr::from_bytes(path)), true),
+                None => (written.clone(), false),
+            };
+            let refusal = if !path.is_absolute() || has_parents(&path) {
+                Some("it must be an absolute path without '..'".to_owned())
+            } else {
+                protected.refusal(&path)
+            };
+            match refusal {
+                Some(why) => Err(format!("--allow-host-path={} is not possible: {why}", written.display())),
+                None => Ok(AllowedFolder { path, read_only }),
+            }
+        };
+        let folders = folders.into_iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { folders, protected })
+    }
+
+    /// The same, with these paths protected, too.
+    ///
+    /// # Errors
+    /// As for [`AllowedHostPaths::new`]: an allowed folder gives one of them away.
+    pub fn protecting(self, paths: impl IntoIterator<Item = PathBuf>) -> Result<Self, String> {
+        let protected = self.protected.and(paths);
+        for folder in &self.folders {
+            if let Some(why) = protected.refusal(&folder.path) {
+                return Err(format!("--allow-host-path={} is not possible: {why}", folder.path.display()));
+            }
         }
+        Ok(Self { protected, ..self })
     }
 
     /// The allowed folder that `path` is below, and the way from there: the innermost, if there are several.
-    fn find<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a Path)> {
-        let matching = self
-            .paths
-            .iter()
-            .filter_map(|allowed| Some((allowed.as_path(), path.strip_prefix(allowed).ok()?)));
-        matching.max_by_key(|(allowed, _)| allowed.components().count())
+    fn find<'a>(&'a self, path: &'a Path) -> Option<(&'a AllowedFolder, &'a Path)> {
+        let matching =
+            self.folders.iter().filter_map(|folder| Some((folder, path.strip_prefix(&folder.path).ok()?)));
+        matching.max_by_key(|(folder, _)| folder.path.components().count())
     }
 
-    /// Why a pod cannot have the volume here; `None` when it can.
+    /// Why a pod cannot have the volume here; `None` when it can. Looks at the path as it is written alone.
     pub(super) fn refusal(&self, source: &HostPathVolumeSource) -> Option<String> {
         let path = Path::new(&source.path);
         if has_parents(path) {
@@ -58,53 +106,69 @@ impl AllowedHostPaths {
     }
 
     /// Checks the volume's path on this node, makes it where its type says so, and returns it without links.
-    /// A link below an allowed folder leads nowhere else.
+    /// A link below an allowed folder leads nowhere else. Nothing is made in a folder that is for reading alone.
     ///
     /// # Errors
     /// The message for the user; upstream's where it has one.
-    pub(super) fn prepare(&self, source: &HostPathVolumeSource) -> Result<PathBuf, String> {
+    pub(super) fn prepare(&self, source: &HostPathVolumeSource) -> Result<Prepared, String> {
         if let Some(refusal) = self.refusal(source) {
             return Err(refusal);
         }
         let path = Path::new(&source.path);
-        let Some((allowed, rest)) = self.find(path) else {
+        let Some((folder, rest)) = self.find(path) else {
             return Err(format!("the path {} is not allowed", source.path));
         };
         let wrong = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::CrossesDevices => format!(
                 "the path {} leads out of {}, which is what pods may have",
                 source.path,
-                allowed.display()
+                folder.path.display()
+            ),
+            std::io::ErrorKind::NotFound if folder.read_only => format!(
+                "the path {} is not there, and nothing is made in {}, which pods may only read",
+                source.path,
+                folder.path.display()
             ),
             _ => format!("cannot use the path {}: {error}", source.path),
         };
-        let root = Opened::trusted(allowed).map_err(wrong)?;
-        prepare(&root, rest, source, &wrong)
+        let root = Opened::trusted(&folder.path).map_err(wrong)?;
+        let path = prepare(&root, rest, source, !folder.read_only, &wrong)?;
+        // The allowed folder may be a link, and lead elsewhere than when the node started.
+        match self.protected.refusal(&path) {
+            Some(refusal) => Err(refusal),
+            None => Ok(Prepared { path, read_only: folder.read_only }),
+        }
     }
-}
 
-/// Checks a path that an administrator has chosen, by the PersistentVolume that names it.
-///
-/// # Errors
-/// As for [`AllowedHostPaths::prepare`].
-pub(super) fn prepare_trusted(source: &HostPathVolumeSource) -> Result<PathBuf, String> {
-    let wrong = |error: std::io::Error| format!("cannot use the path {}: {error}", source.path);
-    if has_parents(Path::new(&source.path)) {
-        return Err(format!("the path {} contains '..'", source.path));
-    }
-    let relative = Path::new(&source.path).strip_prefix("/").unwrap_or(Path::new(&source.path));
-    let made =
-        ["DirectoryOrCreate", "FileOrCreate", ""].contains(&source.type_.as_deref().unwrap_or_default());
-    match Path::new(&source.path).canonicalize() {
-        Ok(path) => {
-            let opened = Opened::trusted(&path).map_err(wrong)?;
-            prepare(&opened, Path::new(""), source, &wrong)
+    /// Checks a path that an administrator has chosen, by the PersistentVolume that names it. It need not be allowed;
+    /// links are followed to wherever they lead, but for what is protected.
+    ///
+    /// # Errors
+    /// As for [`AllowedHostPaths::prepare`].
+    pub(super) fn prepare_trusted(&self, source: &HostPathVolumeSource) -> Result<PathBuf, String> {
+        let wrong = |error: std::io::Error| format!("cannot use the path {}: {error}", source.path);
+        let path = Path::new("/").join(&source.path);
+        if has_parents(&path) {
+            return Err(format!("the path {} contains '..'", source.path));
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && made => {
-            let root = Opened::trusted(Path::new("/")).map_err(wrong)?;
-            prepare(&root, relative, source, &wrong)
+        // Before anything is made.
+        if let Some(refusal) = self.protected.refusal(&path) {
+            return Err(refusal);
         }
-        Err(error) => Err(wrong(error)),
+        let made =
+            ["DirectoryOrCreate", "FileOrCreate", ""].contains(&source.type_.as_deref().unwrap_or_default());
+        let found = match path.canonicalize() {
+            Ok(path) => {
+                let opened = Opened::trusted(&path).map_err(wrong)?;
+                prepare(&opened, Path::new(""), source, true, &wrong)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && made => {
+                let root = Opened::trusted(Path::new("/")).map_err(wrong)?;
+                prepare(&root, path.strip_prefix("/").unwrap_or(&path), source, true, &wrong)
+            }
+            Err(error) => Err(wrong(error)),
+        }?;
+        self.protected.refusal(&found).map_or(Ok(found), Err)
     }
 }
 
@@ -112,13 +176,14 @@ fn prepare(
     root: &Opened,
     path: &Path,
     source: &HostPathVolumeSource,
+    may_make: bool,
     wrong: &dyn Fn(std::io::Error) -> String,
 ) -> Result<PathBuf, String> {
     let kind = source.type_.as_deref().unwrap_or_default();
     let opened = match kind {
         // With no type there is no check, and container runtimes make what is not there.
-        "" | "DirectoryOrCreate" => root.make_below(path, 0o755),
-        "FileOrCreate" => root.make_file_below(path, 0o644),
+        "" | "DirectoryOrCreate" if may_make => root.make_below(path, 0o755),
+        "FileOrCreate" if may_make => root.make_file_below(path, 0o644),
         _ => root.below(path),
     };
     let failed = |what: &str| format!("hostPath type check failed: {} is not {what}", source.path);
@@ -170,6 +235,10 @@ mod tests {
         HostPathVolumeSource { path: path.to_str().unwrap().to_owned(), type_ }
     }
 
+    fn allow(folder: PathBuf) -> AllowedHostPaths {
+        AllowedHostPaths::new(vec![folder], ProtectedPaths::default()).unwrap()
+    }
+
     #[test]
     fn types_are_checked_and_made() {
         let dir = tempfile::tempdir().unwrap();
@@ -184,7 +253,7 @@ mod tests {
             0,
         )
         .unwrap();
-        let allowed = AllowedHostPaths::new(vec![root.clone()]).unwrap();
+        let allowed = allow(root.clone());
         let table = [
             ("dir", "", Ok(())),
             ("file", "", Ok(())),
@@ -207,7 +276,7 @@ mod tests {
         for (name, kind, expected) in table {
             let path = root.join(name);
             match (allowed.prepare(&source(&path, kind)), expected) {
-                (Ok(found), Ok(())) => assert_eq!(found, path),
+                (Ok(found), Ok(())) => assert_eq!(found, Prepared { path, read_only: false }),
                 (Err(message), Err(part)) => assert!(message.contains(part), "{name} {kind}: {message}"),
                 (found, _) => panic!("{name} {kind}: {found:?}"),
             }
@@ -225,8 +294,8 @@ mod tests {
         symlink("../theirs", root.join("ours/relative")).unwrap();
         symlink("inner", root.join("ours/link")).unwrap();
         symlink("/proc/self/root", root.join("ours/magic")).unwrap();
-        let allowed = AllowedHostPaths::new(vec![root.join("ours")]).unwrap();
-        let prepare = |name: &str| allowed.prepare(&source(&root.join(name), ""));
+        let allowed = allow(root.join("ours"));
+        let prepare = |name: &str| allowed.prepare(&source(&root.join(name), "")).map(|found| found.path);
         assert_eq!(prepare("ours"), Ok(root.join("ours")));
         assert_eq!(prepare("ours/link"), Ok(root.join("ours/inner")));
         for name in ["ours/absolute", "ours/relative", "ours/relative/new", "ours/magic"] {
@@ -243,8 +312,10 @@ mod tests {
                 .unwrap_err()
                 .contains("--allow-host-path")
         );
-        assert!(AllowedHostPaths::new(vec!["data".into()]).is_err());
-        assert!(AllowedHostPaths::new(vec!["/a/../b".into()]).is_err());
+        for wrong in ["data", "data:ro", "/a/../b", ":ro"] {
+            let error = AllowedHostPaths::new(vec![wrong.into()], ProtectedPaths::default()).unwrap_err();
+            assert!(error.contains(&format!("--allow-host-path={wrong} is not possible")), "{error}");
+        }
     }
 
     #[test]
@@ -253,8 +324,74 @@ mod tests {
         let root = dir.path().canonicalize().unwrap();
         fs::create_dir(root.join("disk")).unwrap();
         symlink(root.join("disk"), root.join("link")).unwrap();
-        assert_eq!(prepare_trusted(&source(&root.join("link"), "Directory")), Ok(root.join("disk")));
-        assert_eq!(prepare_trusted(&source(&root.join("new"), "DirectoryOrCreate")), Ok(root.join("new")));
-        assert!(prepare_trusted(&source(&root.join("none"), "Directory")).is_err());
+        let none = AllowedHostPaths::default();
+        let prepare = |name: &str, kind: &str| none.prepare_trusted(&source(&root.join(name), kind));
+        assert_eq!(prepare("link", "Directory"), Ok(root.join("disk")));
+        assert_eq!(prepare("new", "DirectoryOrCreate"), Ok(root.join("new")));
+        assert!(prepare("none", "Directory").is_err());
+    }
+
+    /// Neither a flag nor a PersistentVolume nor a link gives a pod what would give it the node, and nothing is made on
+    /// the way.
+    #[test]
+    fn what_gives_the_node_away_cannot_be_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("node/modules")).unwrap();
+        fs::create_dir(root.join("data")).unwrap();
+        symlink(root.join("node"), root.join("data/link")).unwrap();
+        symlink(root.join("data"), root.join("allowed")).unwrap();
+        let protected = ProtectedPaths::with([root.join("node")]);
+        let allow = |folder: PathBuf| AllowedHostPaths::new(vec![folder], protected.clone());
+        for folder in ["node", "node/modules", "", "data/link", "data/link/modules"] {
+            let error = allow(root.join(folder)).unwrap_err();
+            assert!(error.contains("it would have the node"), "{error}");
+            assert!(allow(root.join(format!("{folder}:ro"))).is_err(), "{folder}");
+        }
+        for folder in
+            ["/", "/proc", "/sys:ro", "/dev/shm", "/var", "/run/docker.sock", "/var/run/docker.sock"]
+        {
+            assert!(allow(folder.into()).is_err(), "{folder}");
+        }
+        let allowed = allow(root.join("allowed")).unwrap();
+        assert!(allowed.prepare(&source(&root.join("allowed"), "")).is_ok());
+        assert!(allowed.prepare(&source(&root.join("allowed/link"), "")).is_err());
+        // It leads elsewhere now.
+        fs::remove_file(root.join("allowed")).unwrap();
+        symlink(root.join("node"), root.join("allowed")).unwrap();
+        let error = allowed.prepare(&source(&root.join("allowed/modules"), "")).unwrap_err();
+        assert!(error.contains("it would have the node"), "{error}");
+
+        for (path, kind) in [
+            (root.join("node/new"), "DirectoryOrCreate"),
+            (root.join("data/link/new"), "FileOrCreate"),
+            (root.clone(), "Directory"),
+            ("/".into(), ""),
+            ("proc".into(), "Directory"),
+            ("/var/run".into(), ""),
+        ] {
+            let error = allowed.prepare_trusted(&source(&path, kind)).unwrap_err();
+            assert!(error.contains("it would have the node"), "{error}");
+        }
+        assert!(!root.join("node/new").exists());
+    }
+
+    #[test]
+    fn a_folder_for_reading_alone_is_only_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("data/there/open")).unwrap();
+        let folders = vec![root.join("data:ro"), root.join("data/there/open")];
+        let allowed = AllowedHostPaths::new(folders, ProtectedPaths::default()).unwrap();
+        let prepare = |name: &str, kind: &str| allowed.prepare(&source(&root.join(name), kind));
+        let found = |path: &str, read_only| Ok(Prepared { path: root.join(path), read_only });
+        assert_eq!(prepare("data/there", "DirectoryOrCreate"), found("data/there", true));
+        assert_eq!(prepare("data", ""), found("data", true));
+        assert_eq!(prepare("data/there/open/new", ""), found("data/there/open/new", false));
+        for kind in ["", "DirectoryOrCreate", "FileOrCreate"] {
+            let error = prepare("data/new", kind).unwrap_err();
+            assert!(error.contains("which pods may only read"), "{error}");
+        }
+        assert!(!root.join("data/new").exists());
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     needs::Needs,
-    slot::{Limited, Outcome, Slot},
+    slot::{Limited, SetUpOutcome, VolumeSlot},
 };
 use super::{Place, Places, Volumes, empty_dir, source};
 use crate::pods::{
@@ -40,7 +40,7 @@ pub(in crate::pods) struct Parts {
 
 /// How far the volumes of a pod are.
 #[derive(Clone, Debug, Default)]
-struct Progress {
+struct VolumeProgress {
     /// Number of the newest version of the pod that was looked at.
     version: u64,
     /// All volumes that are used have been there once.
@@ -52,7 +52,7 @@ struct Progress {
 
 /// Keeps the volumes of a pod until it is dropped.
 pub(in crate::pods) struct Keeper {
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<VolumeProgress>,
     /// The pod, and how often it has changed.
     pod: watch::Sender<(u64, Arc<Pod>)>,
     task: AbortOnDropHandle<()>,
@@ -61,7 +61,7 @@ pub(in crate::pods) struct Keeper {
 impl Keeper {
     /// Begins to set up the volumes of `pod`.
     pub(in crate::pods) fn start(pod: Arc<Pod>, parts: Parts) -> Self {
-        let (progress, receiver) = watch::channel(Progress::default());
+        let (progress, receiver) = watch::channel(VolumeProgress::default());
         let (sender, pod) = watch::channel((1, pod));
         let task = AbortOnDropHandle::new(tokio::spawn(Work::new(parts, pod, progress).run()));
         Self { progress: receiver, pod: sender, task }
@@ -81,7 +81,7 @@ impl Keeper {
         let mut progress = self.progress.clone();
         let version = self.pod.borrow().0;
         async move {
-            let is_ready = |progress: &Progress| progress.ready && progress.version >= version;
+            let is_ready = |progress: &VolumeProgress| progress.ready && progress.version >= version;
             let places = progress.wait_for(is_ready).await.map(|p| Arc::clone(&p.places));
             match places {
                 Ok(places) => places,
@@ -111,8 +111,8 @@ impl Keeper {
 struct Work {
     parts: Parts,
     pod: watch::Receiver<(u64, Arc<Pod>)>,
-    progress: watch::Sender<Progress>,
-    slots: Vec<Slot>,
+    progress: watch::Sender<VolumeProgress>,
+    slots: Vec<VolumeSlot>,
     needs: Needs,
     /// When the wait is told of, while there is one.
     patience: Instant,
@@ -120,7 +120,11 @@ struct Work {
 }
 
 impl Work {
-    fn new(parts: Parts, pod: watch::Receiver<(u64, Arc<Pod>)>, progress: watch::Sender<Progress>) -> Self {
+    fn new(
+        parts: Parts,
+        pod: watch::Receiver<(u64, Arc<Pod>)>,
+        progress: watch::Sender<VolumeProgress>,
+    ) -> Self {
         let needs = Needs::new(&parts.volumes);
         let now = Instant::now();
         Self {
@@ -160,7 +164,7 @@ impl Work {
             let is_known = self.slots.iter().any(|slot| slot.name == name);
             if !is_known && source.refusal(allowed, has_cluster).is_none() {
                 self.needs.follow(pod, &source);
-                self.slots.push(Slot::new(name, source));
+                self.slots.push(VolumeSlot::new(name, source));
             }
         }
     }
@@ -169,8 +173,8 @@ impl Work {
     async fn round(&mut self, pod: &Arc<Pod>, index: usize) {
         let Some(slot) = self.slots.get_mut(index) else { return };
         match slot.set_up(pod, &self.parts, &mut self.needs).await {
-            Outcome::Nothing => {}
-            Outcome::Failed(error) => {
+            SetUpOutcome::Nothing => {}
+            SetUpOutcome::Failed(error) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{}\" : {error}", slot.name);
                 (self.parts.tell)(warning(EventReason::FailedMount, message));
             }
@@ -179,7 +183,7 @@ impl Work {
 
     /// Measures volumes that have a limit, when it is time; returns what to say of one that is too large.
     async fn measure(&mut self) -> Option<String> {
-        let limited: Vec<_> = self.slots.iter().filter_map(Slot::limited).collect();
+        let limited: Vec<_> = self.slots.iter().filter_map(VolumeSlot::limited).collect();
         if limited.is_empty() || Instant::now() < self.measure {
             return None;
         }
@@ -210,7 +214,7 @@ impl Work {
             let changed = (progress.version, progress.ready, &progress.places) != (version, ready, &places)
                 || excess.is_some();
             let excess = excess.or(progress.excess.take());
-            *progress = Progress { version, ready, places, excess };
+            *progress = VolumeProgress { version, ready, places, excess };
             changed
         });
     }
@@ -223,7 +227,7 @@ impl Work {
             waiting.then_some(self.patience),
             measured.then_some(self.measure),
             self.needs.deadline(),
-            self.slots.iter().filter_map(Slot::deadline).min(),
+            self.slots.iter().filter_map(VolumeSlot::deadline).min(),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         let sleep = async {

@@ -29,6 +29,7 @@ mod memory;
 mod mountinfo;
 mod payload;
 pub(super) mod plan;
+mod protected;
 mod resolve;
 pub(super) mod source;
 mod token;
@@ -41,18 +42,15 @@ use std::{
     sync::Arc,
 };
 
-pub use self::{host_path::AllowedHostPaths, memory::Memory};
+use k8s_openapi::api::core::v1::Pod;
+
+pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::ProtectedPaths};
 pub(super) use self::{
     keeper::{Keeper, Parts},
-    resolve::{env_files, mounts},
-    trust::Bundle,
+    resolve::{env_files, make_mount_points, mounts},
 };
-use super::{
-    api::Cluster,
-    files::resolv_conf,
-    objects::ObjectSource,
-    records::{Records, remove_tree},
-};
+use super::{api::Cluster, files::resolv_conf, objects::ObjectSource, records::Records};
+use crate::runtime::Mount;
 
 /// What the volumes and files of all pods of a node are made with.
 #[derive(Clone, Debug, Default)]
@@ -60,7 +58,7 @@ pub struct Settings {
     /// Paths of the node that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
     /// How pods resolve names.
-    pub dns: resolv_conf::Settings,
+    pub dns: resolv_conf::DnsSettings,
     /// The node's own `resolv.conf`; empty is none.
     pub resolv_conf: PathBuf,
     /// Where volumes are kept in memory; `None` keeps them on disk.
@@ -114,6 +112,21 @@ impl Volumes {
         self.objects.is_some()
     }
 
+    /// True for a path that is in a volume which the node has made for this pod.
+    pub(super) fn is_own(&self, records: &Records, uid: &str, path: &Path) -> bool {
+        let memory = self.settings.memory.as_ref().map(|memory| memory.pod_dir(uid));
+        std::iter::once(disk(records, uid)).chain(memory).any(|dir| path.starts_with(dir))
+    }
+
+    /// Where a container mounts volumes of medium Memory that it may fill.
+    pub(super) fn memory_paths(&self, pod: &Pod, mounts: &[Mount]) -> Vec<String> {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let Some(memory) = &self.settings.memory else { return Vec::new() };
+        let dir = volume_dir(memory.pod_dir(uid), empty_dir::PLUGIN, "");
+        let paths = mounts.iter().filter(|mount| !mount.read_only && mount.host_path.starts_with(&dir));
+        paths.map(|mount| mount.guest_path.clone()).collect()
+    }
+
     /// What the node's own `resolv.conf` says.
     ///
     /// # Errors
@@ -126,11 +139,11 @@ impl Volumes {
     fn dir(&self, records: &Records, uid: &str, plugin: &str, name: &str, memory: bool) -> PathBuf {
         let memory = self.settings.memory.as_ref().filter(|_| memory);
         let root = memory.map_or_else(|| disk(records, uid), |memory| memory.pod_dir(uid));
-        root.join(format!("kubernetes.io~{plugin}")).join(name)
+        volume_dir(root, plugin, name)
     }
 
     /// Removes all volumes of a pod; nothing of it may run any more. What its hostPath volumes and claims
-    /// point to is not touched: it was never below the pod's folders.
+    /// point to is not touched: it was never below the pod's folders. Blocking.
     ///
     /// # Errors
     /// What the system says; to be tried again.
@@ -138,7 +151,7 @@ impl Volumes {
         for dir in [Some(disk(records, uid)), self.settings.memory.as_ref().map(|m| m.pod_dir(uid))] {
             let Some(dir) = dir.filter(|dir| dir.exists()) else { continue };
             memory::unmount_below(&dir)?;
-            remove_tree(&dir)?;
+            kubewasm_trees::remove(&dir)?;
         }
         Ok(())
     }
@@ -151,6 +164,11 @@ impl Volumes {
         let uids = self.settings.memory.as_ref().map_or_else(|| Ok(Vec::new()), Memory::uids)?;
         Ok(uids.into_iter().collect())
     }
+}
+
+/// The folder of a volume below that of its pod's volumes.
+fn volume_dir(root: PathBuf, plugin: &str, name: &str) -> PathBuf {
+    root.join(format!("kubernetes.io~{plugin}")).join(name)
 }
 
 fn disk(records: &Records, uid: &str) -> PathBuf {

@@ -9,25 +9,28 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{source::Projected, token::TokenKey, trust};
-use crate::pods::environment::{NodeFacts, volume_field};
+use crate::pods::{
+    environment::{NodeFacts, volume_field},
+    objects::TrustBundle,
+};
 
 /// One file.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct File {
+pub(super) struct PayloadFile {
     pub(super) bytes: Vec<u8>,
     /// Permission bits.
     pub(super) mode: u32,
 }
 
 // Contents stay out of logs.
-impl fmt::Debug for File {
+impl fmt::Debug for PayloadFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes, mode {:o}", self.bytes.len(), self.mode)
     }
 }
 
 /// Files by their path in the volume: relative, and without `..`.
-pub(super) type Payload = BTreeMap<String, File>;
+pub(super) type Payload = BTreeMap<String, PayloadFile>;
 
 /// All that files are made from.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,7 @@ pub(super) struct Inputs<'a> {
     pub(super) secrets: &'a BTreeMap<String, Result<Option<Arc<Secret>>, String>>,
     pub(super) tokens: &'a BTreeMap<TokenKey, Result<super::token::Secret, String>>,
     /// All bundles of the cluster, where they were asked for.
-    pub(super) trust: Result<&'a [trust::Bundle], &'a str>,
+    pub(super) trust: Result<&'a [TrustBundle], &'a str>,
 }
 
 /// The files of a volume.
@@ -81,20 +84,30 @@ fn of_source(source: &VolumeProjection, default_mode: u32, inputs: Inputs<'_>) -
     }
     if let Some(projection) = &source.cluster_trust_bundle {
         let bytes = trust::anchors(projection, inputs.trust)?;
-        return Ok(Payload::from([(clean(&projection.path), File { bytes, mode: default_mode })]));
+        return Ok(Payload::from([(clean(&projection.path), PayloadFile { bytes, mode: default_mode })]));
     }
     Err("a projected source has no content that this node knows".to_owned())
 }
 
+/// An object by name; `None` where it does not exist and need not.
+fn object<'a, K>(
+    read: &'a BTreeMap<String, Result<Option<Arc<K>>, String>>,
+    kind: &str,
+    name: &str,
+    optional: bool,
+) -> Result<Option<&'a K>, String> {
+    match read.get(name) {
+        Some(Ok(Some(object))) => Ok(Some(object)),
+        Some(Ok(None)) if optional => Ok(None),
+        Some(Ok(None)) => Err(format!("{kind} \"{name}\" not found")),
+        Some(Err(error)) => Err(error.clone()),
+        None => Err(format!("{kind} \"{name}\" has not been read yet")),
+    }
+}
+
 fn config_map(projection: &ConfigMapProjection, mode: u32, inputs: Inputs<'_>) -> Result<Payload, String> {
     let optional = projection.optional == Some(true);
-    let object = match inputs.config_maps.get(&projection.name) {
-        Some(Ok(Some(object))) => Some(object),
-        Some(Ok(None)) if optional => None,
-        Some(Ok(None)) => return Err(format!("configmap \"{}\" not found", projection.name)),
-        Some(Err(error)) => return Err(error.clone()),
-        None => return Err(format!("configmap \"{}\" has not been read yet", projection.name)),
-    };
+    let object = object(inputs.config_maps, "configmap", &projection.name, optional)?;
     let text = object.and_then(|o| o.data.as_ref()).into_iter().flatten();
     let binary = object.and_then(|o| o.binary_data.as_ref()).into_iter().flatten();
     let data: BTreeMap<&str, &[u8]> = binary
@@ -107,13 +120,7 @@ fn config_map(projection: &ConfigMapProjection, mode: u32, inputs: Inputs<'_>) -
 
 fn secret(projection: &SecretProjection, mode: u32, inputs: Inputs<'_>) -> Result<Payload, String> {
     let optional = projection.optional == Some(true);
-    let object = match inputs.secrets.get(&projection.name) {
-        Some(Ok(Some(object))) => Some(object),
-        Some(Ok(None)) if optional => None,
-        Some(Ok(None)) => return Err(format!("secret \"{}\" not found", projection.name)),
-        Some(Err(error)) => return Err(error.clone()),
-        None => return Err(format!("secret \"{}\" has not been read yet", projection.name)),
-    };
+    let object = object(inputs.secrets, "secret", &projection.name, optional)?;
     let data = object.and_then(|o| o.data.as_ref()).into_iter().flatten();
     let data: BTreeMap<&str, &[u8]> = data.map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
     select(&data, projection.items.as_deref(), mode, optional)
@@ -128,7 +135,7 @@ fn select(
     optional: bool,
 ) -> Result<Payload, String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        let file = |bytes: &[u8]| File { bytes: bytes.to_vec(), mode: default_mode };
+        let file = |bytes: &[u8]| PayloadFile { bytes: bytes.to_vec(), mode: default_mode };
         return Ok(data.iter().map(|(key, bytes)| ((*key).to_owned(), file(bytes))).collect());
     };
     let mut payload = Payload::new();
@@ -136,7 +143,7 @@ fn select(
         match data.get(item.key.as_str()) {
             Some(bytes) => {
                 let mode = item_mode(item.mode, default_mode);
-                payload.insert(clean(&item.path), File { bytes: bytes.to_vec(), mode });
+                payload.insert(clean(&item.path), PayloadFile { bytes: bytes.to_vec(), mode });
             }
             None if optional => {}
             None => return Err(item.key.clone()),
@@ -154,7 +161,7 @@ fn downward_api(
     for item in projection.items.iter().flatten() {
         let text = volume_field(inputs.pod, item, inputs.node).map_err(|error| error.0)?;
         let mode = item_mode(item.mode, default_mode);
-        payload.insert(clean(&item.path), File { bytes: text.into_bytes(), mode });
+        payload.insert(clean(&item.path), PayloadFile { bytes: text.into_bytes(), mode });
     }
     Ok(payload)
 }
@@ -167,7 +174,7 @@ fn token(
     match inputs.tokens.get(&TokenKey::of(projection)) {
         Some(Ok(token)) => {
             let mode = if has_user(inputs.pod) { 0o600 } else { default_mode };
-            let file = File { bytes: token.0.clone().into_bytes(), mode };
+            let file = PayloadFile { bytes: token.0.clone().into_bytes(), mode };
             Ok(Payload::from([(clean(&projection.path), file)]))
         }
         Some(Err(error)) => Err(format!("failed to fetch token: {error}")),

@@ -13,6 +13,9 @@ use crate::{
 /// Bytes of a file of variables that are read at most.
 const ENV_FILE_BYTES: u64 = 1 << 20;
 
+/// Mode of directories that are made to be mounted on; upstream's.
+const MOUNT_POINT: u32 = 0o755;
+
 fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
@@ -61,6 +64,35 @@ pub(in crate::pods) async fn mounts(
         });
     }
     Ok(mounts)
+}
+
+/// Makes the places for mounts that are inside others which are read-only, and are of the node's making (`is_own`): whoever
+/// mounts them later cannot. A directory for a directory, a file for a file. What cannot be made is told of where it is
+/// mounted.
+pub(in crate::pods) fn make_mount_points(mounts: &[Mount], is_own: impl Fn(&Path) -> bool) {
+    let guest_paths: Vec<&str> = mounts.iter().map(|mount| mount.guest_path.as_str()).collect();
+    for (mount, nested) in mounts.iter().zip(plan::nested(&guest_paths)) {
+        let Some((outer, way)) = nested.and_then(|(index, way)| Some((mounts.get(index)?, way))) else {
+            continue;
+        };
+        if outer.read_only
+            && is_own(&outer.host_path)
+            && let Err(error) = make_mount_point(&outer.host_path, &way, &mount.host_path)
+        {
+            tracing::warn!(path = mount.guest_path, %error, "there is no place for a mount inside a volume");
+        }
+    }
+}
+
+fn make_mount_point(volume: &Path, way: &Path, source: &Path) -> std::io::Result<()> {
+    let volume = Opened::plain(volume)?;
+    if Opened::plain(source)?.metadata()?.is_dir() {
+        volume.make_below(way, MOUNT_POINT)?;
+    } else {
+        volume.make_below(way.parent().unwrap_or(Path::new("")), MOUNT_POINT)?;
+        volume.make_file_below(way, 0o644)?;
+    }
+    Ok(())
 }
 
 async fn image_root(runtime: &dyn Runtime, image: &str) -> Result<std::path::PathBuf, Trouble> {
@@ -158,5 +190,41 @@ mod tests {
             assert_eq!(read("v", path), Err("couldn't parse env file".to_owned()), "{path}");
         }
         assert!(read("w", "env").unwrap_err().contains("cannot find the volume \"w\""));
+    }
+
+    #[test]
+    fn places_for_mounts_inside_what_is_read_only_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for name in ["pod/cm", "pod/open", "pod/tls", "host"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::write(root.join("pod/file"), "").unwrap();
+        symlink(root.join("host"), root.join("pod/cm/out")).unwrap();
+        let mount = |guest: &str, host: &str, read_only: bool| Mount {
+            host_path: root.join(host),
+            guest_path: guest.to_owned(),
+            read_only,
+        };
+        let mounts = [
+            mount("/cm", "pod/cm", true),
+            mount("/cm/tls", "pod/tls", true),
+            mount("/cm/tls/deep", "pod/tls", true),
+            mount("/cm/a/file", "pod/file", true),
+            mount("/cm/out/x", "pod/tls", true),
+            mount("/open", "pod/open", false),
+            mount("/open/tls", "pod/tls", true),
+            mount("/host", "host", true),
+            mount("/host/tls", "pod/tls", true),
+        ];
+        for _ in 0..2 {
+            make_mount_points(&mounts, |path| path.starts_with(root.join("pod")));
+        }
+        assert!(root.join("pod/cm/tls").is_dir() && root.join("pod/tls/deep").is_dir());
+        assert!(root.join("pod/cm/a/file").is_file());
+        // A guest that may write there is served by who mounts; what is not the node's is left alone.
+        for untouched in ["pod/open", "host"] {
+            assert_eq!(fs::read_dir(root.join(untouched)).unwrap().count(), 0, "{untouched}");
+        }
     }
 }

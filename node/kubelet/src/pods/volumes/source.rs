@@ -188,7 +188,7 @@ pub(in crate::pods) fn refusal(
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
+    use super::{super::protected::ProtectedPaths, *};
 
     fn volume(mut source: Value) -> Volume {
         source["name"] = json!("v");
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_volume_that_cannot_be_had_is_named() {
-        let allowed = AllowedHostPaths::new(vec!["/srv".into()]).unwrap();
+        let allowed = AllowedHostPaths::new(vec!["/srv".into()], ProtectedPaths::default()).unwrap();
         let token = json!({"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
         let certificate = json!({"projected": {"sources": [{"podCertificate": {"signerName": "x", "keyType": "ED25519"}}]}});
         let table = [

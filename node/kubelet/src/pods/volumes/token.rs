@@ -61,19 +61,19 @@ impl fmt::Debug for Secret {
 
 /// A token and its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(super) struct BoundToken {
     pub(super) secret: Secret,
     pub(super) requested_at: Timestamp,
     pub(super) expires_at: Timestamp,
 }
 
-impl Token {
+impl BoundToken {
     /// When to ask for the next one: after 80 % of its life, or a day. An API server may give a shorter
     /// life than was asked for, which is why it is counted from the answer.
     pub(super) fn renew_at(&self) -> Timestamp {
         let life = Duration::try_from(self.expires_at.duration_since(self.requested_at)).unwrap_or_default();
         let keep = life.mul_f64(RENEW_AT).clamp(KEEP_AT_LEAST, KEEP_AT_MOST);
-        crate::pods::lifecycle::backoff::after(self.requested_at, keep)
+        self.requested_at.checked_add(keep).unwrap_or(Timestamp::MAX)
     }
 
     pub(super) fn is_expired(&self, now: Timestamp) -> bool {
@@ -91,7 +91,7 @@ mod tests {
         let table = [(600, 480), (3607, 2886), (3600 * 48, 3600 * 24), (0, 1), (-5, 1)];
         for (life, renewed) in table {
             let expires_at = Timestamp::from_second(life).unwrap();
-            let token = Token { secret: Secret("x".to_owned()), requested_at: start, expires_at };
+            let token = BoundToken { secret: Secret("x".to_owned()), requested_at: start, expires_at };
             assert_eq!(token.renew_at().round(jiff::Unit::Second).unwrap().as_second(), renewed, "{life}");
         }
     }

@@ -1,6 +1,6 @@
 //! Trust anchors from ClusterTrustBundles.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use k8s_openapi::{
@@ -9,16 +9,7 @@ use k8s_openapi::{
 use kube::core::{Selector, SelectorExt as _};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-/// What is used of a ClusterTrustBundle.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::pods) struct Bundle {
-    pub(in crate::pods) name: String,
-    pub(in crate::pods) labels: BTreeMap<String, String>,
-    /// Empty when it belongs to no signer.
-    pub(in crate::pods) signer: String,
-    /// Certificates, PEM.
-    pub(in crate::pods) pem: String,
-}
+use crate::pods::objects::TrustBundle;
 
 /// The certificates that a projection selects, each once, as PEM. Their order says nothing.
 ///
@@ -26,11 +17,11 @@ pub(in crate::pods) struct Bundle {
 /// Upstream's words for what is missing and not optional.
 pub(super) fn anchors(
     projection: &ClusterTrustBundleProjection,
-    bundles: Result<&[Bundle], &str>,
+    bundles: Result<&[TrustBundle], &str>,
 ) -> Result<Vec<u8>, String> {
     let bundles = bundles.map_err(str::to_owned)?;
     let optional = projection.optional == Some(true);
-    let selected: Vec<&Bundle> = match (&projection.name, &projection.signer_name) {
+    let selected: Vec<&TrustBundle> = match (&projection.name, &projection.signer_name) {
         (Some(name), _) => {
             let found = bundles.iter().find(|bundle| bundle.name == *name);
             if found.is_none() && !optional {
@@ -90,12 +81,14 @@ fn pem(der: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn bundles() -> Vec<Bundle> {
-        let bundle = |name: &str, signer: &str, env: &str, ders: &[&[u8]]| Bundle {
+    fn bundles() -> Vec<TrustBundle> {
+        let bundle = |name: &str, signer: &str, env: &str, ders: &[&[u8]]| TrustBundle {
             name: name.to_owned(),
             labels: BTreeMap::from([("env".to_owned(), env.to_owned())]),
             signer: signer.to_owned(),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    super::{EndingCause, State, Verdict, spec::RestartPolicy},
+    super::{EndingCause, Now, State, Verdict, spec::RestartPolicy},
     find, pod,
     script::{Deed, Run, Script, exits},
     secs,
-    world::{World, epoch},
+    world::{World, beginning, epoch},
 };
 
 fn ends(world: &World) -> Vec<&str> {
@@ -249,8 +249,8 @@ fn a_deadline_does_not_undo_what_has_ended_by_itself() {
 fn the_first_verdict_stays_and_none_comes_after_the_end() {
     let verdict = |reason: &str| Verdict::new(reason, "");
     let mut state = State::default();
-    state.record_verdict(verdict("Evicted"), epoch());
-    state.record_verdict(verdict("NodeShutdown"), epoch());
+    state.record_verdict(verdict("Evicted"), beginning());
+    state.record_verdict(verdict("NodeShutdown"), beginning());
     assert_eq!(state.verdict, Some(verdict("Evicted")));
 
     let mut world = World::new(pod(RestartPolicy::Never, &["c"])).runs("c", &[exits(1, 0)]).run(5);
@@ -272,10 +272,11 @@ fn a_stronger_cause_overtakes_a_weaker_one() {
     for (first, one) in causes.iter().enumerate() {
         for (second, other) in causes.iter().enumerate() {
             let mut state = State::default();
-            state.end(*one, epoch());
-            state.end(*other, epoch() + Duration::from_secs(1));
+            state.end(*one, beginning());
+            let later = Now { steady: beginning().steady.after(Duration::from_secs(1)), ..beginning() };
+            state.end(*other, later);
             let ending = state.ending.unwrap();
-            assert_eq!((ending.cause, ending.since), (causes[first.max(second)], epoch()));
+            assert_eq!((ending.cause, ending.since), (causes[first.max(second)], beginning().steady));
         }
     }
 }

@@ -103,11 +103,12 @@ fn an_image_that_is_out_of_date_when_it_comes_is_not_started() {
 fn an_outcome_that_nobody_waits_for_is_ignored() {
     let mut world = World::new(pod(RestartPolicy::Always, &["c"])).run(5);
     let before = world.state.clone();
-    let now = world.now;
+    let now = world.clocks();
     world.state.record_pull("c", Ok(crate::runtime::Image::default()), now);
-    world.state.record_start(&world.spec, "c", Ok(now), now);
+    world.state.record_start(&world.spec, "c", Ok(now.wall), now);
     world.state.record_post_start("c", 0, Ok(()));
     world.state.record_pre_stop("c", 0);
+    world.state.record_inherited_start(&world.spec, "c", &crate::runtime::Presence::Absent, true, now);
     assert_eq!(world.state, before);
     assert!(matches!(before.containers["c"].stage, Stage::Running(_)));
 }

@@ -6,17 +6,21 @@
 //! ```
 //!
 //! A [`world::World`] carries out what `step` asks for, in a time of its own. The tables (`restarts`,
-//! `order`, `ending`, `images`, `watching`) tell a story each and compare the log; the properties make up
+//! `order`, `ending`, `images`, `presence`, `watching`, `saving`, `clocks`) tell a story each and compare the log;
+//! the properties make up
 //! pods, scripts and deeds at random ([`scenario`]) and hold them against [`checks`].
 
 mod checks;
+mod clocks;
 mod ending;
 mod ephemeral;
 mod images;
 mod order;
+mod presence;
 mod properties;
 mod reading;
 mod restarts;
+mod saving;
 mod scenario;
 mod script;
 mod watching;

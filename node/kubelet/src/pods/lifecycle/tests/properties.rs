@@ -65,7 +65,37 @@ proptest! {
         prop_assert_eq!(world.phase(), expected(&world), "{:#?}", world.log());
     }
 
-    /// A restart of the agent, at whatever point, changes nothing about the end of a pod.
+    /// So it does where nothing can be saved any more: what is deleted is let go of all the same, what ends for another
+    /// reason is not told to be over before that is on disk.
+    #[test]
+    fn every_pod_ends_though_nothing_can_be_saved(scenario in wild(), grace in 1..40u64, cause in 0..4u8) {
+        let mut world = scenario.world();
+        world.go_on(secs(300));
+        world.calm();
+        if world.state.ending.is_some() {
+            return Ok(());
+        }
+        let own = world.spec.grace.as_secs();
+        let (deed, grace) = match cause {
+            0 => (Deed::Delete(secs(grace)), grace),
+            1 => (Deed::Vanish, own),
+            2 => (Deed::Verdict, own.min(EVICTED)),
+            _ => (Deed::Deadline(secs(0)), own),
+        };
+        world.plan(Duration::ZERO, deed);
+        world.plan(Duration::ZERO, Deed::FailSaves(u32::MAX));
+        world.go_on(secs(6 + grace + 3));
+        prop_assert!(world.state.is_over(), "goes on: {:#?}", world.log());
+        prop_assert_eq!(world.state.is_settled(world.is_saved()), cause < 2, "{:#?}", world.log());
+        world.calm();
+        world.plan(Duration::ZERO, Deed::Nudge);
+        world.go_on(secs(20));
+        prop_assert!(world.is_saved() && world.state.is_settled(true), "{:#?}", world.log());
+        prop_assert_eq!(world.phase(), expected(&world), "{:#?}", world.log());
+    }
+
+    /// A restart of the agent, at whatever point, changes nothing about the end of a pod; nor do writes of its record
+    /// that fail, nor a wall clock that is set.
     #[test]
     fn a_restarted_agent_comes_to_the_same_end(scenario in tame()) {
         let [plain, restarted] = [scenario.without(|_| true), scenario.clone()].map(|s: Scenario| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{AfterExit, Finished, spec::Kind, spec::RestartPolicy, spec::RestartRule},
+    super::{AfterExit, Finished, Moment, spec::Kind, spec::RestartPolicy, spec::RestartRule},
     container, find, pod, rule,
     script::{Deed, Run, Script, exits},
     secs,
@@ -19,7 +19,16 @@ fn finished(code: i32, again: bool) -> Finished {
         reason: ExitReason::Exited,
         message: String::new(),
     };
-    Finished { attempt: 0, round: 0, image: None, exit, message: String::new(), again, for_all: false }
+    Finished {
+        attempt: 0,
+        round: 0,
+        image: None,
+        exit,
+        ended: Moment::default(),
+        message: String::new(),
+        again,
+        for_all: false,
+    }
 }
 
 #[test]

@@ -204,6 +204,8 @@ fn restart() -> impl Strategy<Value = Deed> {
         (away.clone(), any::<bool>()).prop_map(|(away, starts_happen)| Deed::Restart { away, starts_happen }),
         away.prop_map(|away| Deed::Tear { away }),
         Just(Deed::Nudge),
+        (1..6u32).prop_map(Deed::FailSaves),
+        prop_oneof![Just(-3600i64), Just(3600), -20..20i64].prop_map(Deed::SetClock),
     ]
 }
 

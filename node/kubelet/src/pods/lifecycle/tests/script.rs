@@ -75,4 +75,8 @@ pub(super) enum Deed {
     Lose,
     /// The agent looks without reason.
     Nudge,
+    /// So many writes of the record fail from now on.
+    FailSaves(u32),
+    /// Somebody sets the wall clock forward by so many seconds, or back.
+    SetClock(i64),
 }

@@ -5,18 +5,18 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     super::{
-        Action, Limits, PodName, ProbeKind, Stage, State, Trouble, Verdict, backoff::after, spec::Spec, step,
+        Action, Limits, Moment, Now, PodName, ProbeKind, Stage, State, Trouble, Turn, Verdict, spec::Spec,
     },
     checks::Checks,
     script::{Deed, Run, Script},
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState as Observation, Exit, ExitReason, Image},
+    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
 };
 
 /// Seconds that an eviction leaves a pod here.
@@ -36,39 +36,60 @@ enum Happening {
 /// When and how a running container is going to end, as things are.
 #[derive(Clone, Copy, Debug)]
 struct Fate {
-    at: Timestamp,
+    at: Moment,
     code: i32,
     reason: ExitReason,
 }
 
-/// A pod on a node that keeps to its scripts. Its time is that of the next thing to happen.
+/// A pod on a node that keeps to its scripts. Its time is that of the next thing to happen; the clocks that the agent
+/// and the provider read may show another one.
 pub(super) struct World {
     pub(super) spec: Spec,
     pub(super) state: State,
     pub(super) limits: Limits,
-    pub(super) now: Timestamp,
+    pub(super) now: Moment,
     pub(super) checks: Checks,
     scripts: BTreeMap<String, Script>,
-    /// What is on disk.
-    saved: State,
-    agenda: BTreeMap<(Timestamp, u64), Happening>,
+    /// What is on disk, and what the clocks of the agent showed that wrote it.
+    saved: (State, Now),
+    /// How many saves are going to fail.
+    failing: u32,
+    /// Something was done that could not be saved.
+    unsaved_deeds: bool,
+    /// What the agent has seen the end of, and the provider keeps until that is on disk.
+    ended: Vec<(String, u32)>,
+    /// By how much the wall clock was set forward, and by how much it had been when the agent started.
+    wall_ahead: SignedDuration,
+    agent_ahead: SignedDuration,
+    agenda: BTreeMap<(Moment, u64), Happening>,
     order: u64,
     /// What the provider knows.
-    provider: BTreeMap<(String, u32), Observation>,
+    provider: BTreeMap<(String, u32), ContainerState>,
     /// What has ever run.
     begun: BTreeSet<(String, u32)>,
+    /// Since when.
+    since: BTreeMap<(String, u32), Moment>,
     /// The end of what runs.
     fates: BTreeMap<(String, u32), Fate>,
     pulls: BTreeMap<String, usize>,
     starts: BTreeMap<String, usize>,
     /// The agent is torn off at its next action, and away for so long.
     tear: Option<Duration>,
-    wake_at: Option<Timestamp>,
+    wake_at: Option<Moment>,
     log: Vec<String>,
 }
 
 pub(super) fn epoch() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
+}
+
+/// The beginning, on both clocks.
+pub(super) fn beginning() -> Now {
+    Now { steady: Moment::new(epoch()), wall: epoch() }
+}
+
+fn ahead(moment: Moment, by: SignedDuration) -> Moment {
+    if by.is_negative() { moment.before(by.unsigned_abs()) } else { moment.after(by.unsigned_abs()) }
 }
 
 pub(super) fn name() -> PodName {
@@ -93,13 +114,19 @@ impl World {
             spec,
             state: State::default(),
             limits: Limits::default(),
-            now: epoch(),
+            now: beginning().steady,
             scripts: BTreeMap::new(),
-            saved: State::default(),
+            saved: (State::default(), beginning()),
+            failing: 0,
+            unsaved_deeds: false,
+            ended: Vec::new(),
+            wall_ahead: SignedDuration::ZERO,
+            agent_ahead: SignedDuration::ZERO,
             agenda: BTreeMap::new(),
             order: 0,
             provider: BTreeMap::new(),
             begun: BTreeSet::new(),
+            since: BTreeMap::new(),
             fates: BTreeMap::new(),
             pulls: BTreeMap::new(),
             starts: BTreeMap::new(),
@@ -132,9 +159,33 @@ impl World {
         self.later(delay, Happening::Done(deed));
     }
 
-    /// The agent is not torn off any more.
+    /// The agent is not torn off any more, and can save.
     pub(super) fn calm(&mut self) {
-        self.tear = None;
+        (self.tear, self.failing) = (None, 0);
+    }
+
+    /// So many saves fail from now on.
+    pub(super) fn fail_saves(mut self, count: u32) -> Self {
+        self.failing = count;
+        self
+    }
+
+    /// What the agent reads on its clocks.
+    pub(super) fn clocks(&self) -> Now {
+        let elapsed = SignedDuration::try_from(self.now.since(beginning().steady)).unwrap();
+        let wall = epoch() + elapsed + self.wall_ahead;
+        Now { steady: ahead(self.now, self.agent_ahead), wall }
+    }
+
+    /// Somebody sets the wall clock forward by so many seconds, or back, and the agent will not get to read it.
+    pub(super) fn set_clock(&mut self, seconds: i64) {
+        self.checks.forget_times();
+        self.wall_ahead += SignedDuration::from_secs(seconds);
+    }
+
+    /// What the agent remembers is what is on disk.
+    pub(super) fn is_saved(&self) -> bool {
+        self.state.durable() == self.saved.0
     }
 
     /// What was done and what happened, each with the seconds since the beginning.
@@ -148,12 +199,12 @@ impl World {
     }
 
     pub(super) fn seconds(&self) -> i64 {
-        self.now.as_second() - epoch().as_second()
+        i64::try_from(self.now.since(beginning().steady).as_secs()).unwrap()
     }
 
     /// The pod's phase as it would be published now.
     pub(super) fn phase(&self) -> String {
-        self.checks.status(&self.spec, &self.state, self.now).phase.unwrap()
+        self.checks.status(&self.spec, &self.state, self.clocks().wall).phase.unwrap()
     }
 
     fn note(&mut self, what: impl std::fmt::Display) {
@@ -163,7 +214,7 @@ impl World {
 
     fn later(&mut self, delay: Duration, what: Happening) {
         self.order += 1;
-        self.agenda.insert((after(self.now, delay), self.order), what);
+        self.agenda.insert((self.now.after(delay), self.order), what);
     }
 
     /// Runs for so many seconds more, or until nothing is going to happen any more.
@@ -174,7 +225,7 @@ impl World {
     }
 
     pub(super) fn go_on(&mut self, time: Duration) {
-        let end = after(self.now, time);
+        let end = self.now.after(time);
         for _ in 0..20_000 {
             self.look();
             let next = [self.next_happening(), self.wake_at].into_iter().flatten().min();
@@ -191,7 +242,7 @@ impl World {
         panic!("no end to it: {:#?}", self.log.iter().rev().take(30).rev().collect::<Vec<_>>());
     }
 
-    fn next_happening(&self) -> Option<Timestamp> {
+    fn next_happening(&self) -> Option<Moment> {
         let agenda = self.agenda.keys().next().map(|(at, _)| *at);
         let fate = self.fates.values().map(|fate| fate.at).min();
         [agenda, fate].into_iter().flatten().min()
@@ -199,7 +250,7 @@ impl World {
 
     /// One look of the agent: what the pod task does in one turn of its loop.
     fn look(&mut self) {
-        let mut ended = Vec::new();
+        let now = self.clocks();
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
             let record = self.state.container(&name);
@@ -207,28 +258,60 @@ impl World {
                 continue;
             }
             let key = (name.clone(), record.newest_attempt());
-            self.state.record_observation(&name, self.provider.get(&key), None, self.now);
+            let presence = self.presence(&key);
+            self.state.record_observation(&name, &presence, None, now);
             if self.state.container(&name).running().is_none() {
-                ended.push(key);
+                self.ended.push(key);
             }
         }
-        let step = step(&name(), &self.spec, &mut self.state, self.limits, self.now);
-        self.checks.is_settled(&self.spec, &self.state, self.limits, self.now, &step);
-        self.saved = self.state.clone();
-        self.checks.published(&self.spec, &self.state, self.now);
+        let turn = Turn::of(&name(), &self.spec, &self.state, self.limits, now);
+        let saved = self.save(turn.record());
+        let step = if saved { turn.saved(&mut self.state) } else { turn.unsaved(&mut self.state) };
+        if saved {
+            self.checks.is_settled(&self.spec, &self.state, self.limits, now, &step);
+            self.unsaved_deeds = false;
+        }
+        if !self.state.is_over() || self.state.is_settled(saved) {
+            self.checks.published(&self.spec, &self.state, saved, now.wall);
+            // The API server remembers it, too.
+            let start_time = self.state.start_time;
+            self.spec.start_time = self.spec.start_time.or(start_time);
+        }
         if let Some(away) = self.tear.take_if(|_| !step.actions.is_empty()) {
             self.restart(away, false);
             return self.look();
         }
-        for key in ended {
-            self.provider.remove(&key);
+        if saved {
+            for key in std::mem::take(&mut self.ended) {
+                self.provider.remove(&key);
+            }
         }
-        self.wake_at = step.wake_at;
+        let retry = (!saved).then(|| now.steady.after(Duration::from_secs(1)));
+        let wake_at = step.wake_at.into_iter().chain(retry).min();
+        self.wake_at = wake_at.map(|at| ahead(at, -self.agent_ahead));
+        self.unsaved_deeds |= !saved && !step.actions.is_empty();
         let running: Vec<String> = self.fates.keys().map(|(name, _)| name.clone()).collect();
         for action in step.actions {
-            self.checks.action(&self.spec, &self.state, self.limits, self.now, &running, &action);
+            self.checks.action(&self.spec, &self.state, self.limits, (now, self.now), &running, &action);
             self.act(action);
         }
+    }
+
+    /// True when it is on disk.
+    fn save(&mut self, state: State) -> bool {
+        if state == self.saved.0 {
+            return true;
+        }
+        if self.failing > 0 {
+            self.failing -= 1;
+            return false;
+        }
+        self.saved = (state, self.clocks());
+        true
+    }
+
+    fn presence(&self, attempt: &(String, u32)) -> Presence {
+        self.provider.get(attempt).cloned().map_or(Presence::Absent, Presence::Known)
     }
 
     fn act(&mut self, action: Action) {
@@ -278,9 +361,9 @@ impl World {
             Action::Stop { container, attempt, grace } => {
                 self.note(format_args!("stop {container}#{attempt} within {}s", grace.as_secs()));
                 let plan = self.plan_of(&container, attempt);
-                let killed = Fate { at: after(self.now, grace), code: 137, reason: ExitReason::Stopped };
+                let killed = Fate { at: self.now.after(grace), code: 137, reason: ExitReason::Stopped };
                 let obeyed =
-                    plan.obeys.map(|(delay, code)| Fate { at: after(self.now, delay), code, ..killed });
+                    plan.obeys.map(|(delay, code)| Fate { at: self.now.after(delay), code, ..killed });
                 if let Some(fate) = self.fates.get_mut(&(container, attempt)) {
                     for other in obeyed.into_iter().chain([killed]) {
                         if other.at < fate.at {
@@ -315,18 +398,18 @@ impl World {
     fn exit(&mut self, key: &(String, u32), fate: Fate) {
         self.note(format_args!("{}#{} exits {}", key.0, key.1, fate.code));
         self.fates.remove(key);
-        let Some(Observation::Running { started_at }) = self.provider.get(key) else {
+        let Some(ContainerState::Running { started_at }) = self.provider.get(key) else {
             panic!("{key:?} does not run")
         };
         let exit = Exit {
             started_at: *started_at,
-            finished_at: fate.at,
+            finished_at: self.clocks().wall,
             exit_code: fate.code,
             reason: fate.reason,
             message: String::new(),
         };
-        self.checks.exited(&key.0, &exit);
-        self.provider.insert(key.clone(), Observation::Exited(exit));
+        self.checks.ended(&key.0, exit.exit_code, self.now);
+        self.provider.insert(key.clone(), ContainerState::Exited(exit));
     }
 
     fn begin(&mut self, name: &str, attempt: u32) {
@@ -334,33 +417,31 @@ impl World {
         self.note(format_args!("{name}#{attempt} runs"));
         self.checks.started(name, attempt, self.state.round, self.fates.keys());
         let (at, code) = match self.plan_of(name, attempt).exit {
-            Some((delay, code)) => (after(self.now, delay), code),
-            None => (Timestamp::MAX, 0),
+            Some((delay, code)) => (self.now.after(delay), code),
+            None => (Moment::new(Timestamp::MAX), 0),
         };
         self.fates.insert(key.clone(), Fate { at, code, reason: ExitReason::Exited });
         self.begun.insert(key.clone());
-        self.provider.insert(key, Observation::Running { started_at: self.now });
+        self.since.insert(key.clone(), self.now);
+        self.provider.insert(key, ContainerState::Running { started_at: self.clocks().wall });
     }
 
     fn happen(&mut self, what: Happening) {
+        let now = self.clocks();
         let trouble =
             |reason: &str| Trouble { reason: WaitingReason::named(reason), message: "why".to_owned() };
         match what {
             Happening::Pulled { name, failure } => {
                 let image = self.state.container(&name).spec_image.clone();
                 let image = Image { id: format!("{image}@sha256:0"), reference: image, ..Image::default() };
-                self.state.record_pull(
-                    &name,
-                    failure.map_or(Ok(image), |reason| Err(trouble(reason))),
-                    self.now,
-                );
+                self.state.record_pull(&name, failure.map_or(Ok(image), |reason| Err(trouble(reason))), now);
             }
             Happening::Started { name, attempt, failure } => {
                 if failure.is_none() {
                     self.begin(&name, attempt);
                 }
-                let result = failure.map_or(Ok(self.now), |reason| Err(trouble(reason)));
-                self.state.record_start(&self.spec, &name, result, self.now);
+                let result = failure.map_or(Ok(now.wall), |reason| Err(trouble(reason)));
+                self.state.record_start(&self.spec, &name, result, now);
             }
             Happening::PostStarted { name, attempt, success } => {
                 let result = if success { Ok(()) } else { Err(trouble("PostStartHookError")) };
@@ -369,11 +450,8 @@ impl World {
             Happening::PreStopped { name, attempt } => self.state.record_pre_stop(&name, attempt),
             Happening::Probed { name, attempt, kind } => {
                 let plan = self.plan_of(&name, attempt);
-                let since = self.provider.get(&(name.clone(), attempt)).map_or(Duration::ZERO, |seen| {
-                    let (Observation::Running { started_at } | Observation::Exited(Exit { started_at, .. })) =
-                        seen;
-                    Duration::try_from(self.now.duration_since(*started_at)).unwrap_or_default()
-                });
+                let since = self.since.get(&(name.clone(), attempt));
+                let since = since.map_or(Duration::ZERO, |since| self.now.since(*since));
                 let success = plan.healthy.0 <= since && since < plan.healthy.1;
                 self.state.record_probe(&self.spec, &name, attempt, kind, success);
             }
@@ -390,12 +468,12 @@ impl World {
             }
             Deed::Vanish => {
                 self.note("the object is gone");
-                self.state.record_vanished(self.now);
+                self.state.record_vanished(self.clocks());
             }
             Deed::Verdict => {
                 let verdict =
                     Verdict { grace: Some(Duration::from_secs(EVICTED)), ..Verdict::new("Evicted", "why") };
-                self.state.record_verdict(verdict, self.now);
+                self.state.record_verdict(verdict, self.clocks());
             }
             Deed::Image(name) => {
                 let container = super::find(&mut self.spec, &name);
@@ -411,10 +489,21 @@ impl World {
                 let fates = std::mem::take(&mut self.fates);
                 self.provider.retain(|key, _| !fates.contains_key(key));
                 for (name, _) in fates.keys() {
-                    self.checks.lost(name, now);
+                    self.checks.ended(name, 137, now);
                 }
             }
             Deed::Nudge => {}
+            Deed::FailSaves(count) => {
+                self.note(format_args!("{count} saves fail"));
+                self.failing = count;
+            }
+            Deed::SetClock(seconds) => {
+                // What came before it was seen before it.
+                self.look();
+                self.wall_ahead += SignedDuration::from_secs(seconds);
+                // An agent that notices it writes what its clocks show now.
+                self.saved.1 = self.clocks();
+            }
         }
     }
 
@@ -434,35 +523,46 @@ impl World {
                 _ => {}
             }
         }
-        let back = after(self.now, away);
-        let json = serde_json::to_string(&self.saved).unwrap();
+        let back = self.now.after(away);
+        let (saved, then) = self.saved.clone();
+        let json = serde_json::to_string(&saved).unwrap();
         while let Some(next) = self.next_happening().filter(|next| *next <= back) {
             self.now = next.max(self.now);
             if let Some(entry) = self.agenda.first_entry()
                 && entry.key().0 <= self.now
-                && let Happening::Done(Deed::Restart { .. } | Deed::Tear { .. }) = entry.get()
+                && let Happening::Done(Deed::Restart { .. } | Deed::Tear { .. } | Deed::SetClock(_)) =
+                    entry.get()
             {
-                // It is away already.
+                // It is away already. (Of what the wall clock does meanwhile it can tell nothing.)
                 entry.remove();
             }
             self.let_happen();
         }
         self.now = back;
+        self.agent_ahead = self.wall_ahead;
+        self.ended.clear();
+        self.checks.agent_restarted(std::mem::take(&mut self.unsaved_deeds));
+        let now = self.clocks();
         // An object that has gone meanwhile is missed from the first list, a verdict is given again.
         let (vanished, verdict) = (self.state.ending.clone(), self.state.verdict.clone());
         self.state = serde_json::from_str(&json).unwrap();
-        assert_eq!(self.state, self.saved, "not the same from disk");
+        assert_eq!(self.state, saved, "not the same from disk");
+        self.state.translate(then, now);
         self.state.resume(
             &self.spec,
-            |name, attempt| self.provider.get(&(name.to_owned(), attempt)).cloned(),
+            self.limits,
+            |name, attempt| {
+                let known = self.provider.get(&(name.to_owned(), attempt)).cloned();
+                known.map_or(Presence::Absent, Presence::Known)
+            },
             |name, attempt| self.begun.contains(&(name.to_owned(), attempt)),
-            back,
+            now,
         );
         if vanished.is_some_and(|e| e.cause == super::super::EndingCause::Vanished) {
-            self.state.record_vanished(back);
+            self.state.record_vanished(now);
         }
         if let Some(verdict) = verdict {
-            self.state.record_verdict(verdict, back);
+            self.state.record_verdict(verdict, now);
         }
         for (name, record) in &self.state.containers {
             let runs = self.fates.keys().any(|(other, _)| other == name);

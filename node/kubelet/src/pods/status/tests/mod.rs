@@ -13,13 +13,17 @@ use serde_json::{Value, json};
 use super::{Context, of};
 use crate::{
     pods::lifecycle::{
-        ContainerRecord, Ending, EndingCause, Finished, Hook, PodName, Running, Spec, Stage, State, Trouble,
-        Verdict,
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Moment, PodName, Running, Spec, Stage, State,
+        Trouble, Verdict,
         probe::{ProbeKind, Probes},
     },
     pods::reason::WaitingReason,
     runtime::{Exit, ExitReason, Image},
 };
+
+fn moment(second: i64) -> Moment {
+    Moment::new(at(second))
+}
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -59,7 +63,7 @@ fn state(containers: &[(&str, ContainerRecord)]) -> State {
 }
 
 fn ending(cause: EndingCause) -> Option<Ending> {
-    Some(Ending { cause, since: at(50), overdue: false })
+    Some(Ending { cause, since: moment(50), overdue: false })
 }
 
 fn verdict() -> Option<Verdict> {
@@ -83,6 +87,7 @@ fn ended(codes: &[i32]) -> ContainerRecord {
             reason: ExitReason::Exited,
             message: String::new(),
         },
+        ended: moment(i64::from(attempt) * 10 + 5),
         message: String::new(),
         again: false,
         for_all: false,
@@ -102,6 +107,7 @@ fn running(codes: &[i32]) -> ContainerRecord {
     record.attempts += 1;
     record.stage = Stage::Running(Running {
         started_at: at(40),
+        since: moment(40),
         post_start: Hook::Done,
         stop: None,
         probes: Probes::default(),
@@ -135,15 +141,15 @@ fn staged(stage: Stage, codes: &[i32]) -> ContainerRecord {
 }
 
 fn back_off(codes: &[i32]) -> ContainerRecord {
-    let mut record = staged(Stage::BackOff { until: at(60) }, codes);
+    let mut record = staged(Stage::BackOff { until: moment(60) }, codes);
     for _ in codes {
-        record.crash.next(at(0), at(0), Duration::from_secs(300));
+        record.crash.next(moment(0), moment(0), Duration::from_secs(300));
     }
     record
 }
 
 fn held(reason: &str, message: &str, codes: &[i32]) -> ContainerRecord {
-    let mut record = staged(Stage::Held { since: at(40), until: at(60), image: false }, codes);
+    let mut record = staged(Stage::Held { since: moment(40), until: moment(60), image: false }, codes);
     record.trouble = Some(Trouble { reason: WaitingReason::named(reason), message: message.to_owned() });
     record
 }
@@ -155,8 +161,9 @@ fn status(pod: &Pod, state: &State) -> PodStatus {
 fn status_after(pod: &Pod, state: &State, previous: &[PodCondition]) -> PodStatus {
     let name = PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() };
     let ips = ["10.0.0.9".parse().unwrap()];
-    let context = Context { host_ips: &ips, pod_ips: &ips, runtime: "wasm", previous };
-    of(pod, &name, &Spec::of(pod), state, context, at(100))
+    let context = Context { host_ips: &ips, runtime: "wasm", previous };
+    let state = State { addresses: ips.to_vec(), ..state.clone() };
+    of(pod, &name, &Spec::of(pod), &state, context, at(100))
 }
 
 /// The status of one container.

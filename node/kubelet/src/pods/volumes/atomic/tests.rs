@@ -4,11 +4,16 @@ use std::sync::{
 };
 
 use super::*;
-use crate::pods::volumes::payload::File;
+use crate::pods::volumes::payload::PayloadFile;
 
 fn payload(files: &[(&str, &str, u32)]) -> Payload {
-    let file = |text: &str, mode| File { bytes: text.as_bytes().to_vec(), mode };
+    let file = |text: &str, mode| PayloadFile { bytes: text.as_bytes().to_vec(), mode };
     files.iter().map(|(path, text, mode)| ((*path).to_owned(), file(text, *mode))).collect()
+}
+
+/// Writes a volume that nothing is mounted in.
+fn write(dir: &Path, payload: &Payload) -> io::Result<Written> {
+    super::write(dir, payload, &MountPoints::new())
 }
 
 /// Names in the volume, with what links point to; folders of data as `..`.
@@ -27,6 +32,48 @@ fn names(dir: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// What is mounted inside the volume has its place there, whatever the files are and become.
+#[test]
+fn mount_points_stay_when_files_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let points: MountPoints = ["tls", "conf.d/extra", "deep/er/est"].map(PathBuf::from).into();
+    let first = payload(&[
+        ("a", "1", 0o644),
+        ("conf.d/a", "2", 0o644),
+        ("deep/er/file", "3", 0o644),
+        ("deep/er/dir/file", "4", 0o644),
+        ("tls", "covered", 0o644),
+        ("conf.d/extra/x", "covered", 0o644),
+    ]);
+    // A link before anything was to be mounted below it.
+    write(dir, &first).unwrap();
+    assert_eq!(fs::read_link(dir.join("conf.d")).unwrap(), Path::new("..data/conf.d"));
+    assert_eq!(super::write(dir, &first, &points).unwrap(), Written::Nothing);
+    let read = |path: &str| fs::read_to_string(dir.join(path)).ok();
+    let texts = |paths: [&str; 4]| paths.map(|path| read(path).unwrap_or_default());
+    let paths = ["a", "conf.d/a", "deep/er/file", "deep/er/dir/file"];
+    assert_eq!(texts(paths), ["1", "2", "3", "4"]);
+    assert!(!dir.join("tls").exists() && !dir.join("conf.d/extra").exists());
+    for point in &points {
+        fs::create_dir(dir.join(point)).unwrap();
+        fs::write(dir.join(point).join("mounted"), "").unwrap();
+    }
+
+    let second = payload(&[("a", "5", 0o644), ("conf.d/b", "6", 0o644), ("deep/er/file", "7", 0o644)]);
+    assert_eq!(super::write(dir, &second, &points).unwrap(), Written::Files);
+    sweep(dir).unwrap();
+    assert_eq!(texts(paths), ["5", "", "7", ""]);
+    assert_eq!(read("conf.d/b").as_deref(), Some("6"));
+    for (folder, expected) in [("conf.d", vec!["b", "extra"]), ("deep/er", vec!["est", "file"])] {
+        let mut found: Vec<_> =
+            fs::read_dir(dir.join(folder)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        found.sort();
+        assert_eq!(found, expected, "{folder}");
+    }
+    assert!(points.iter().all(|point| dir.join(point).join("mounted").exists()));
 }
 
 #[test]

@@ -10,15 +10,14 @@ use tokio::time::Instant;
 
 use crate::{
     pods::{
-        api::ApiError,
+        api_error::ApiError,
         environment::{NodeFacts, References},
-        objects::{Known, ObjectSource, Subscription},
+        objects::{Known, ObjectSource, Subscription, TrustBundle},
         volumes::{
             Volumes,
             payload::{self, Payload},
             source::{Projected, Source},
-            token::{self, Token, TokenKey},
-            trust,
+            token::{self, BoundToken, TokenKey},
         },
     },
     retry::Backoff,
@@ -49,14 +48,14 @@ pub(super) struct Needs {
 
 /// A token, and the next time that one is asked for.
 struct Renewal {
-    token: Option<Token>,
+    token: Option<BoundToken>,
     error: Option<String>,
     due: Instant,
     backoff: Backoff,
 }
 
 struct Trust {
-    bundles: Result<Vec<trust::Bundle>, String>,
+    bundles: Result<Vec<TrustBundle>, String>,
     due: Instant,
 }
 
@@ -228,7 +227,7 @@ impl Renewal {
             let expires_at = status
                 .expiration_timestamp
                 .map_or_else(|| requested_at.saturating_add(asked).unwrap_or(requested_at), |time| time.0);
-            Ok(Token { secret: token::Secret(secret), requested_at, expires_at })
+            Ok(BoundToken { secret: token::Secret(secret), requested_at, expires_at })
         });
         let wait = match token {
             Ok(token) => {

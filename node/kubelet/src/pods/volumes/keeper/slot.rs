@@ -13,9 +13,14 @@ use super::{
 };
 use crate::{
     pods::{
-        api::ApiError,
+        api_error::ApiError,
         objects::ObjectSource,
-        volumes::{Memory, Volumes, atomic, claim, host_path, make_dir, source::Source},
+        volumes::{
+            Memory, Volumes, atomic, claim, host_path, make_dir,
+            payload::Payload,
+            plan::{self, MountPoints},
+            source::Source,
+        },
     },
     retry::Backoff,
 };
@@ -27,7 +32,7 @@ const LAST_RETRY: Duration = Duration::from_secs(122);
 /// How long the files from before an update are kept for those who have just begun to open one.
 const SWEEP_AFTER: Duration = Duration::from_secs(2);
 
-pub(super) struct Slot {
+pub(super) struct VolumeSlot {
     pub(super) name: String,
     pub(super) source: Source,
     /// Where it is, once it has been set up.
@@ -39,14 +44,14 @@ pub(super) struct Slot {
 }
 
 /// What came of a round.
-pub(super) enum Outcome {
+pub(super) enum SetUpOutcome {
     /// There is nothing to tell.
     Nothing,
     /// It failed, and people should know.
     Failed(String),
 }
 
-impl Slot {
+impl VolumeSlot {
     pub(super) fn new(name: String, source: Source) -> Self {
         let backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         Self { name, source, place: None, error: None, backoff, sweep: None }
@@ -57,9 +62,9 @@ impl Slot {
     }
 
     /// Sets the volume up, or brings it up to date.
-    pub(super) async fn set_up(&mut self, pod: &Arc<Pod>, parts: &Parts, needs: &mut Needs) -> Outcome {
+    pub(super) async fn set_up(&mut self, pod: &Arc<Pod>, parts: &Parts, needs: &mut Needs) -> SetUpOutcome {
         if self.place.is_some() && !self.is_projected() {
-            return Outcome::Nothing;
+            return SetUpOutcome::Nothing;
         }
         let now = Instant::now();
         self.sweep(now);
@@ -70,13 +75,13 @@ impl Slot {
                 match needs.payload(projected, pod, &parts.node.borrow().clone()) {
                     Err(Missing::Unanswered) => {
                         self.error = None;
-                        return Outcome::Nothing;
+                        return SetUpOutcome::Nothing;
                     }
                     Err(Missing::Trouble(error)) => Err(error),
-                    Ok(payload) => self.write(dir, &payload),
+                    Ok(payload) => self.write(dir, &payload, &plan::mount_points(pod, &self.name)),
                 }
             }
-            _ if !is_due => return Outcome::Nothing,
+            _ if !is_due => return SetUpOutcome::Nothing,
             Source::EmptyDir(source) => self.empty_dir(source, pod, parts),
             Source::HostPath(source) => host_path(source.clone(), Arc::clone(&parts.volumes)).await,
             Source::Claim(source) => of_claim(source, pod, parts).await,
@@ -89,15 +94,15 @@ impl Slot {
                 self.place = Some(place);
                 self.error = None;
                 self.backoff.reset();
-                Outcome::Nothing
+                SetUpOutcome::Nothing
             }
             Err(error) => {
                 // A round may have had another reason: the same is not told again before its time.
                 if !is_due && self.error.as_ref().is_some_and(|(told, _)| *told == error) {
-                    return Outcome::Nothing;
+                    return SetUpOutcome::Nothing;
                 }
                 self.error = Some((error.clone(), now + self.backoff.next()));
-                Outcome::Failed(error)
+                SetUpOutcome::Failed(error)
             }
         }
     }
@@ -143,12 +148,13 @@ impl Slot {
     fn write(
         &mut self,
         dir: PathBuf,
-        payload: &crate::pods::volumes::payload::Payload,
+        payload: &Payload,
+        mount_points: &MountPoints,
     ) -> Result<Place, String> {
         let now = Instant::now();
         let mut write = || {
             make_dir(&dir, 0o755)?;
-            if atomic::write(&dir, payload)? == atomic::Written::Files && self.place.is_some() {
+            if atomic::write(&dir, payload, mount_points)? == atomic::Written::Files && self.place.is_some() {
                 self.sweep = Some(now + SWEEP_AFTER);
             }
             Ok(())
@@ -159,7 +165,7 @@ impl Slot {
 
     fn empty_dir(&self, source: &EmptyDirVolumeSource, pod: &Pod, parts: &Parts) -> Result<Place, String> {
         let in_memory = empty_dir::is_memory(source);
-        let path = self.dir(pod, parts, "empty-dir", in_memory);
+        let path = self.dir(pod, parts, empty_dir::PLUGIN, in_memory);
         let make = || {
             make_dir(&path, 0o777)?;
             if in_memory && parts.volumes.settings().memory.is_some() {
@@ -185,10 +191,13 @@ pub(super) struct Limited {
 impl Limited {
     /// What to say when it has grown beyond its limit; upstream's words.
     pub(super) fn excess(&self) -> Option<String> {
-        let used = empty_dir::usage(&self.path).unwrap_or_else(|error| {
-            tracing::warn!(volume = self.name, %error, "the size of a volume cannot be measured");
-            0
-        });
+        let used = kubewasm_trees::measure(&self.path).map_or_else(
+            |error| {
+                tracing::warn!(volume = self.name, %error, "the size of a volume cannot be measured");
+                0
+            },
+            |usage| usage.bytes,
+        );
         let Self { name, text, .. } = self;
         (used > self.bytes)
             .then(|| format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{text}\". "))
@@ -199,8 +208,8 @@ impl Limited {
 async fn host_path(source: HostPathVolumeSource, volumes: Arc<Volumes>) -> Result<Place, String> {
     let prepared =
         tokio::task::spawn_blocking(move || volumes.settings().allowed_host_paths.prepare(&source));
-    let path = prepared.await.map_err(|error| error.to_string())??;
-    Ok(Place::Path { path, read_only: false })
+    let host_path::Prepared { path, read_only } = prepared.await.map_err(|error| error.to_string())??;
+    Ok(Place::Path { path, read_only })
 }
 
 async fn of_claim(
@@ -230,7 +239,9 @@ async fn of_claim(
         .map_err(|error| wrong(format!("failed to fetch PV {volume_name} from API server: {error}")))?;
     let view = parts.view.as_ref().map(|view| view.borrow().clone());
     let bound = claim::resolve(&claim, &volume, view.as_ref()).map_err(wrong)?;
-    let prepared = tokio::task::spawn_blocking(move || host_path::prepare_trusted(&bound.path));
+    let volumes = Arc::clone(&parts.volumes);
+    let prepared = move || volumes.settings().allowed_host_paths.prepare_trusted(&bound.path);
+    let prepared = tokio::task::spawn_blocking(prepared);
     let path = prepared.await.map_err(|error| error.to_string())??;
     Ok(Place::Path { path, read_only: source.read_only == Some(true) })
 }

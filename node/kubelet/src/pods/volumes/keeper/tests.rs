@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::pods::{
-    api::ApiError,
-    objects::{Known, ObjectSource, Subscription},
-    volumes::{AllowedHostPaths, Bundle, Settings},
+    api_error::ApiError,
+    objects::{Known, ObjectSource, Subscription, TrustBundle},
+    volumes::{AllowedHostPaths, ProtectedPaths, Settings},
 };
 
 /// Objects that a test sets.
@@ -82,7 +82,7 @@ impl ObjectSource for Objects {
         Ok(volumes.get(name).map(|volume| serde_json::from_value(volume.clone()).unwrap()))
     }
 
-    async fn trust_bundles(&self) -> Result<Vec<Bundle>, ApiError> {
+    async fn trust_bundles(&self) -> Result<Vec<TrustBundle>, ApiError> {
         Err(ApiError::Gone)
     }
 }
@@ -117,8 +117,11 @@ impl Bench {
         let root = tempfile::tempdir().unwrap();
         let objects = Arc::new(Objects::default());
         prepare(&objects, root.path());
-        let allowed =
-            AllowedHostPaths::new(vec![root.path().canonicalize().unwrap().join("allowed")]).unwrap();
+        let allowed = AllowedHostPaths::new(
+            vec![root.path().canonicalize().unwrap().join("allowed")],
+            ProtectedPaths::default(),
+        )
+        .unwrap();
         let settings = Settings { allowed_host_paths: allowed, ..Settings::default() };
         let of_node = Arc::new(Volumes::with(Arc::clone(&objects) as Arc<dyn ObjectSource>, settings));
         let records = Records::open(root.path()).unwrap();

@@ -21,7 +21,7 @@ fn files(pod: Value, volume: Value) -> Result<Vec<String>, String> {
         let text = text.map(|t| token::Secret(t.to_owned())).map_err(str::to_owned);
         (TokenKey { audience: audience.to_owned(), seconds }, text)
     };
-    let bundles = [trust::Bundle { name: "ca".to_owned(), ..trust::Bundle::default() }];
+    let bundles = [TrustBundle { name: "ca".to_owned(), ..TrustBundle::default() }];
     let inputs = Inputs {
         pod: &pod,
         node: &NodeFacts::default(),
@@ -42,7 +42,7 @@ fn files(pod: Value, volume: Value) -> Result<Vec<String>, String> {
         trust: Ok(&bundles),
     };
     let payload = of(&projected, inputs)?;
-    let line = |(path, file): (String, File)| {
+    let line = |(path, file): (String, PayloadFile)| {
         format!("{path} {:o} {}", file.mode, String::from_utf8_lossy(&file.bytes).escape_debug())
     };
     Ok(payload.into_iter().map(line).collect())
@@ -149,6 +149,6 @@ fn a_token_is_for_the_one_user_of_a_pod_alone() {
 
 #[test]
 fn debug_hides_contents() {
-    let file = File { bytes: b"s3cr3t".to_vec(), mode: 0o400 };
+    let file = PayloadFile { bytes: b"s3cr3t".to_vec(), mode: 0o400 };
     assert_eq!(format!("{file:?}"), "6 bytes, mode 400");
 }

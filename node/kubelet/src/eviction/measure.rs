@@ -1,0 +1,99 @@
+//! What pods take on disk.
+
+use std::{collections::HashMap, fs, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+
+use futures::StreamExt as _;
+use tokio::task::JoinHandle;
+
+use super::{
+    candidate::{Candidate, DiskUsage, PodUsage},
+    ranking::Measured,
+};
+
+/// How long the measurement of one pod is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pods that are measured at once.
+const AT_ONCE: usize = 4;
+
+/// Measures pods on threads for blocking work, one for each pod at most.
+#[derive(Debug, Default)]
+pub(crate) struct Measuring {
+    /// Measurements that took longer than they were waited for, by UID.
+    slow: HashMap<String, JoinHandle<PodUsage>>,
+}
+
+impl Measuring {
+    /// Measures all of them; whose measurement takes too long is without, and is asked for it again the next time.
+    pub(crate) async fn measure(&mut self, pods: Vec<Candidate>) -> Vec<Measured> {
+        let mut slow = std::mem::take(&mut self.slow);
+        let begun: Vec<_> = pods.into_iter().map(|pod| (slow.remove(&pod.uid), pod)).collect();
+        let measure = |(begun, candidate): (Option<JoinHandle<PodUsage>>, Candidate)| async move {
+            let copy = candidate.clone();
+            let mut handle = begun.unwrap_or_else(|| tokio::task::spawn_blocking(move || pod(&copy)));
+            match tokio::time::timeout(PATIENCE, &mut handle).await {
+                Ok(usage) => (candidate, usage.ok(), None),
+                Err(_) => (candidate, None, Some(handle)),
+            }
+        };
+        let measured: Vec<_> =
+            futures::stream::iter(begun).map(measure).buffer_unordered(AT_ONCE).collect().await;
+        let keep =
+            |(candidate, usage, handle): (Candidate, Option<PodUsage>, Option<JoinHandle<PodUsage>>)| {
+                if let Some(handle) = handle {
+                    tracing::warn!(pod = candidate.name, "the files of a pod take long to measure");
+                    self.slow.insert(candidate.uid.clone(), handle);
+                }
+                (candidate, usage)
+            };
+        measured.into_iter().map(keep).collect()
+    }
+}
+
+/// Measures a pod. What cannot be read counts nothing, and is told. Blocking.
+fn pod(pod: &Candidate) -> PodUsage {
+    let of = |dir: &Path| {
+        tree(dir).unwrap_or_else(|error| {
+            tracing::warn!(pod = pod.name, dir = %dir.display(), %error, "cannot measure what a pod has written");
+            DiskUsage::default()
+        })
+    };
+    let containers = pod.containers.iter();
+    PodUsage {
+        containers: containers.map(|c| (c.name.clone(), of(&c.written).plus(of(&c.logs)))).collect(),
+        volumes: pod.volumes.iter().fold(DiskUsage::default(), |sum, dir| sum.plus(of(dir))),
+    }
+}
+
+/// Whether something of what the pod has written, but for its logs, is still there. Blocking.
+pub(crate) fn has_files(pod: &Candidate) -> bool {
+    let is_attempt = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.path().is_dir());
+    let has_attempts = |dir: &Path| fs::read_dir(dir).is_ok_and(|mut entries| entries.any(is_attempt));
+    pod.volumes.iter().any(|dir| dir.exists()) || pod.containers.iter().any(|c| has_attempts(&c.written))
+}
+
+fn tree(dir: &Path) -> io::Result<DiskUsage> {
+    let device = match fs::symlink_metadata(dir) {
+        Ok(metadata) => metadata.dev(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(DiskUsage::default()),
+        Err(error) => return Err(error),
+    };
+    let mut folders = vec![dir.to_path_buf()];
+    let mut usage = DiskUsage::default();
+    let mut seen = std::collections::HashSet::new();
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            let is_again = metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert(metadata.ino());
+            if metadata.dev() != device || is_again {
+                continue;
+            }
+            usage = usage.plus(DiskUsage { bytes: metadata.blocks().saturating_mul(512), inodes: 1 });
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(usage)
+}
