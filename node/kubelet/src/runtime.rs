@@ -95,7 +95,7 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Asks a container to end, and ends it when `grace` is over. Returns when the request is delivered,
     /// not when the container has stopped. A second call may shorten the grace, never lengthen it.
-    /// Unknown and exited containers are fine.
+    /// Unknown and exited containers are fine. A start that is still prepared is called off: it fails.
     ///
     /// # Errors
     /// [`RuntimeError`] when the provider could not be reached; try again.

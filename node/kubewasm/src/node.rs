@@ -8,6 +8,7 @@ use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags},
     identity::secret_files,
+    node::{Machine, allocatable_memory},
     quantity,
 };
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
@@ -183,6 +184,7 @@ async fn run(
     let cancel = CancellationToken::new();
     stop_on_signals(&cancel)?;
     agent::check_root(&config.root_dir)?;
+    let machine = Machine::read(&config.root_dir);
     let mut hidden = secret_files(&config);
     // What workers need of the root directory is handed to them, or is in the module store.
     hidden.extend([config.root_dir.clone(), config.kubelet.pod_logs_dir.clone()]);
@@ -196,6 +198,8 @@ async fn run(
         allow_paths: false,
         insecure_registries,
         default_memory_limit,
+        // Of a machine that could not be read, nothing is known.
+        allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
         denied_networks,
         log: LogOptions {
             max_size: config.container_log_max_bytes(),

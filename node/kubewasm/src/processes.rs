@@ -83,19 +83,14 @@ pub(crate) fn mounter(args: MounterArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Arguments of `kubewasm compile`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct CompileArgs {
-    /// The module.
-    #[arg(long)]
-    input: PathBuf,
-    /// Where the machine code goes.
-    #[arg(long)]
-    output: PathBuf,
-}
-
-/// Compiles one module.
-pub(crate) fn compile(args: &CompileArgs) -> anyhow::Result<ExitCode> {
-    compile::child_main(&args.input, &args.output)?;
-    Ok(ExitCode::SUCCESS)
+/// Compiles one module, from standard input to standard output. What is wrong with it is said as it is: it becomes a
+/// container's message.
+pub(crate) fn compile() -> ExitCode {
+    match compile::child_main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -84,6 +84,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         allow_paths: true,
         insecure_registries: Vec::new(),
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
+        allocatable_memory: None,
         denied_networks: DeniedNetworks::default(),
         log: LogOptions::default(),
     })

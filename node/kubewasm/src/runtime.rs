@@ -36,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) insecure_registries: Vec<String>,
     /// Bytes, for containers without a limit of their own.
     pub(crate) default_memory_limit: u64,
+    /// Bytes that all containers may have together, where that is limited.
+    pub(crate) allocatable_memory: Option<u64>,
     /// What pods without the host's network do not reach.
     pub(crate) denied_networks: DeniedNetworks,
     /// When and how logs are rotated.
@@ -51,6 +53,7 @@ pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>>
         allow_paths: settings.allow_paths,
         with_parent: settings.with_parent,
         default_memory_limit: settings.default_memory_limit,
+        allocatable_memory: settings.allocatable_memory,
         denied_networks: settings.denied_networks,
         isolation: settings.isolation,
         hidden: settings.hidden,

@@ -1,22 +1,36 @@
 //! Precompiled modules: made once per module and compiler, kept, and handed out as files.
 //!
+//! ```text
+//!   precompiled(module, compiler, lane) ─► kept already? ─► refused lately? ─► [queue] ─► Compiler ─► kept
+//! ```
+//!
 //! The engine is behind [`Compiler`]; the store decides when it runs. One compilation per module at a time,
-//! a few in all, the result in place by one rename. A failure is remembered for a while and in memory only,
-//! so that a pod that crashes and restarts does not compile a hopeless module each time, and a new engine or a
-//! new start gives it another chance.
+//! a few in all, lanes in turns ([queue]), the result in place by renames. A failure is remembered for a while and in
+//! memory only ([failures]), so that a pod that crashes and restarts does not compile a hopeless module each time, and a
+//! new engine or a new start gives it another chance.
+//!
+//! What the compiler finds out about a module ([`Facts`]) is kept beside the result, and is there before it.
+
+mod failures;
+mod queue;
 
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
+use self::{
+    failures::Failures,
+    queue::{FairQueue, Ticket},
+};
 use crate::{
     Store,
     digest::Digest,
@@ -25,9 +39,9 @@ use crate::{
     options::StoreOptions,
 };
 
-/// Failures that are remembered; the oldest goes first.
-const FAILURES_LIMIT: usize = 256;
 const KEY_LIMIT: usize = 64;
+/// What follows the name of a result in that of its facts.
+const FACTS: &str = ".facts.json";
 
 /// Turns a module into what an engine loads without compiling.
 #[async_trait]
@@ -36,70 +50,119 @@ pub trait Compiler: Send + Sync {
     /// Results of equal keys are interchangeable.
     fn key(&self) -> String;
 
-    /// Compiles the file `module` and writes the result to the new file `out`.
+    /// Compiles the file `module`, writes the result to the new file `out`, and says what the module is. Dropping the
+    /// future ends the compilation.
     ///
     /// # Errors
     /// See [`CompileError`]; what was written to `out` is then thrown away.
-    async fn compile(&self, module: &Path, out: &Path) -> Result<(), CompileError>;
+    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, CompileError>;
 }
 
-/// Compilations that are under way, and those that failed.
+/// What a compiler has found out about a module. All names are the module's own, cut to what is fit to be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// How it is run; the compiler's word for it.
+    pub kind: String,
+    /// What it wants of its host: the first ones, where they are many. Interfaces, or modules of imports.
+    pub imports: Vec<String>,
+    /// What it offers: the first ones, where they are many.
+    pub exports: Vec<String>,
+}
+
+/// A compiled module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Precompiled {
+    /// The file that an engine loads. It belongs to the store and must not be changed.
+    pub path: PathBuf,
+    /// What the module is.
+    pub facts: Facts,
+}
+
+/// Compilations that are waited for or under way, and those that failed.
 #[derive(Debug)]
-pub(crate) struct Compilations {
-    permits: Semaphore,
-    retry: Duration,
-    state: Mutex<State>,
+pub(crate) struct Compilations(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    queue: FairQueue,
+    next: Ticket,
+    callers: HashMap<Ticket, oneshot::Sender<Turn>>,
+    failures: Failures,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Who compiles a file name holds its lock; the others wait and then look again.
-    running: HashMap<String, Weak<tokio::sync::Mutex<()>>>,
-    failures: HashMap<String, (Instant, CompileError)>,
+/// What a caller has waited for.
+#[derive(Debug)]
+enum Turn {
+    /// It has a place, and is to compile.
+    Begin,
+    /// Somebody else has compiled, or failed to.
+    Ended(Result<(), CompileError>),
 }
 
 impl Compilations {
     pub(crate) fn new(options: &StoreOptions) -> Self {
-        Self {
-            permits: Semaphore::new(options.compile_jobs.clamp(1, Semaphore::MAX_PERMITS)),
-            retry: options.compile_retry,
-            state: Mutex::default(),
-        }
+        Self(Mutex::new(State {
+            queue: FairQueue::new(options.compile_jobs),
+            next: 0,
+            callers: HashMap::new(),
+            failures: Failures::new(options.compile_retry, options.compile_refusal),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+    fn enter(&self, lane: &str, name: &str) -> Caller<'_> {
+        let (sender, turn) = oneshot::channel();
         let mut state = self.state();
-        state.running.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = state.running.get(name).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::default();
-        state.running.insert(name.to_owned(), Arc::downgrade(&turn));
-        turn
+        let ticket = state.next;
+        state.next += 1;
+        state.callers.insert(ticket, sender);
+        state.queue.enter(ticket, lane, name);
+        state.call();
+        Caller { ticket, turn, of: self }
     }
+}
 
-    fn failure(&self, name: &str) -> Option<CompileError> {
-        let mut state = self.state();
-        state.failures.retain(|_, (since, _)| since.elapsed() < self.retry);
-        state.failures.get(name).map(|(_, error)| error.clone())
+impl State {
+    /// Calls everybody whose turn it is.
+    fn call(&mut self) {
+        while let Some(ticket) = self.queue.next() {
+            // One that does not listen any more is about to leave.
+            let _ = self.callers.remove(&ticket).map(|caller| caller.send(Turn::Begin));
+        }
     }
+}
 
-    fn remember(&self, name: &str, error: &CompileError) {
-        // A full disk says nothing about the module.
-        if matches!(error, CompileError::Store(_)) {
-            return;
+/// A place in the queue, or at work; left when it is dropped.
+struct Caller<'a> {
+    ticket: Ticket,
+    turn: oneshot::Receiver<Turn>,
+    of: &'a Compilations,
+}
+
+impl Caller<'_> {
+    /// Tells those who wait for the same how it has ended, and remembers a failure.
+    fn end(&self, name: &str, result: &Result<(), CompileError>) {
+        let mut state = self.of.state();
+        match result {
+            Ok(()) => state.failures.forget(name),
+            Err(error) => state.failures.remember(name, error, Instant::now()),
         }
-        let mut state = self.state();
-        if state.failures.len() >= FAILURES_LIMIT {
-            let oldest =
-                state.failures.iter().min_by_key(|(_, (since, _))| *since).map(|(name, _)| name.clone());
-            oldest.and_then(|name| state.failures.remove(&name));
+        for ticket in state.queue.waiting_for(name) {
+            state.queue.leave(ticket);
+            let _ = state.callers.remove(&ticket).map(|caller| caller.send(Turn::Ended(result.clone())));
         }
-        state.failures.insert(name.to_owned(), (Instant::now(), error.clone()));
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        let mut state = self.of.state();
+        state.callers.remove(&self.ticket);
+        state.queue.leave(self.ticket);
+        state.call();
     }
 }
 
@@ -107,40 +170,59 @@ impl Store {
     /// The precompiled form of `module`, made by `compiler` unless the store has it.
     ///
     /// Concurrent calls for one module and key compile once. When the caller that compiles gives up (drops
-    /// the future), the next one that waits compiles in its place. The file goes with the last image that has
-    /// the module: hold the image ([`Store::hold`]) until the file is loaded.
+    /// the future), the next one that waits compiles in its place. Callers of one `lane` wait for each other before
+    /// those of other lanes do: lanes take turns, and none has all of [`StoreOptions::compile_jobs`] if there are
+    /// several. The file goes with the last image that has the module: hold the image ([`Store::hold`]) until the file
+    /// is loaded.
     ///
     /// # Errors
     /// [`CompileError`]; the same again, without compiling, while the failure is fresh
-    /// ([`StoreOptions::compile_retry`]).
+    /// ([`StoreOptions::compile_retry`], [`StoreOptions::compile_refusal`]).
     pub async fn precompiled(
         &self,
         module: &Module,
         compiler: &dyn Compiler,
-    ) -> Result<PathBuf, CompileError> {
+        lane: &str,
+    ) -> Result<Precompiled, CompileError> {
         let name = format!("{}-{}", module.digest.hex(), file_key(&compiler.key()));
         let place = self.inner.layout.precompiled().join(&name);
-        if place.exists() {
-            return Ok(place);
-        }
         let compilations = &self.inner.compilations;
-        let turn = compilations.turn(&name);
-        let _turn = turn.lock().await;
-        if place.exists() {
-            return Ok(place);
-        }
-        if let Some(failure) = compilations.failure(&name) {
-            return Err(failure);
-        }
-        // The semaphore is never closed, so that acquiring cannot fail.
-        let _permit = compilations.permits.acquire().await.ok();
-        match self.compile(module, compiler, &place).await {
-            Ok(()) => Ok(place),
-            Err(error) => {
-                compilations.remember(&name, &error);
-                Err(error)
+        loop {
+            if let Some(kept) = self.kept(&place).await? {
+                return Ok(kept);
+            }
+            if let Some(failure) = compilations.state().failures.get(&name, Instant::now()) {
+                return Err(failure);
+            }
+            let mut caller = compilations.enter(lane, &name);
+            match (&mut caller.turn).await {
+                // It may have been compiled between the look and the turn, here or by another process.
+                Ok(Turn::Begin) => {
+                    if let Some(kept) = self.kept(&place).await? {
+                        return Ok(kept);
+                    }
+                    let result = self.compile(module, compiler, &place).await;
+                    caller.end(&name, &result.as_ref().map(|_| ()).map_err(Clone::clone));
+                    return result;
+                }
+                Ok(Turn::Ended(result)) => result?,
+                // The sender goes with the caller, and not before.
+                Err(_) => {}
             }
         }
+    }
+
+    /// What the store has; one whose facts cannot be read is compiled again.
+    async fn kept(&self, place: &Path) -> Result<Option<Precompiled>, CompileError> {
+        let (inner, path) = (Arc::clone(&self.inner), place.to_owned());
+        let read = move || {
+            if !path.exists() {
+                return Ok(None);
+            }
+            let facts = inner.layout.read(&facts_of(&path))?;
+            Ok(facts.map(|facts| Precompiled { path, facts }))
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(ended(&error)))
     }
 
     async fn compile(
@@ -148,16 +230,34 @@ impl Store {
         module: &Module,
         compiler: &dyn Compiler,
         place: &Path,
-    ) -> Result<(), CompileError> {
+    ) -> Result<Precompiled, CompileError> {
         let workspace = self.inner.layout.workspace()?;
         let out = workspace.path().join("compiled");
-        compiler.compile(&module.path, &out).await?;
-        let finish = || -> io::Result<()> {
-            File::open(&out)?.sync_all()?;
-            fs::rename(&out, place)
+        let facts = compiler.compile(&module.path, &out).await?;
+        let (inner, path) = (Arc::clone(&self.inner), place.to_owned());
+        let keep = move || {
+            inner.layout.write(&facts_of(&path), &facts)?;
+            let finish = || -> io::Result<()> {
+                File::open(&out)?.sync_all()?;
+                fs::rename(&out, &path)
+            };
+            finish().map_err(StoreError::io("keep the compiled module in", &path))?;
+            drop(workspace);
+            Ok(Precompiled { path, facts })
         };
-        Ok(finish().map_err(StoreError::io("keep the compiled module in", place))?)
+        tokio::task::spawn_blocking(keep).await.unwrap_or_else(|error| Err(ended(&error)))
     }
+}
+
+/// The thread that worked for the store did not come to its end.
+fn ended(error: &tokio::task::JoinError) -> CompileError {
+    CompileError::NotRun(format!("the module store did not answer: {error}"))
+}
+
+fn facts_of(place: &Path) -> PathBuf {
+    let mut name = place.as_os_str().to_owned();
+    name.push(FACTS);
+    name.into()
 }
 
 /// A compiler's key as part of a file name: as it is when that can be, else its digest.

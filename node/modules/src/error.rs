@@ -157,12 +157,15 @@ pub enum ModuleError {
 /// Why there is no precompiled form of a module.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The module is not valid, or needs what the engine does not have. Trying again is in vain.
-    #[error("the module cannot be compiled: {0}")]
+    /// The module is not valid, or needs what the engine does not have; in a whole sentence. Trying again is in vain.
+    #[error("{0}")]
     Invalid(String),
-    /// The compiler met a limit or died. Trying again may help, or not.
+    /// The compiler met a limit or died of the module. Trying again may help, or not.
     #[error("the compiler failed: {0}")]
     Failed(String),
+    /// The compiler could not be run at all. May pass.
+    #[error("the compiler cannot be run: {0}")]
+    NotRun(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

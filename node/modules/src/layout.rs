@@ -9,6 +9,7 @@
 //! rootfs/<hex>/                    unpacked file systems, by the digest of the manifest
 //! digests/<hex>.json               digests of files in a file system, by the digest of the manifest
 //! precompiled/<hex>-<compiler>     compiled modules, by the digest of the module
+//! precompiled/….facts.json         what the compiler found out about such a module; written before it
 //! holds/<hex>                      share-locked while somebody uses the image
 //! tmp/<random>/                    one directory per process, for what is not whole yet
 //! ```
@@ -109,7 +110,7 @@ impl Layout {
         self.root.join("precompiled")
     }
 
-    /// Compiled modules, each with the digest of the module that it was made of.
+    /// Compiled modules and what is known of them, each with the digest of the module that it was made of.
     pub(crate) fn precompiled_modules(&self) -> Result<Vec<(PathBuf, Digest)>, StoreError> {
         let module = |path: &Path| {
             let (hex, _compiler) = path.file_name()?.to_str()?.split_once('-')?;

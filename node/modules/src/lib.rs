@@ -12,7 +12,8 @@
 //!   module for what lies where and why a crash does no harm.
 //! - [`Store::pull`] takes Wasm artifacts (one layer is the module) and classic container images (a root file
 //!   system with modules in it), from registries that are not trusted: everything is bounded and verified.
-//! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form.
+//! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form, with the
+//!   [`Facts`] that its compiler has found out.
 //!
 //! This crate names neither Kubernetes nor an engine. A kubelet asks it for images, an engine gives it a
 //! [`Compiler`].
@@ -44,7 +45,7 @@ mod text;
 mod unpack;
 mod usage;
 
-pub use compile::Compiler;
+pub use compile::{Compiler, Facts, Precompiled};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{CompileError, ModuleError, PullError, PullFailure, StoreError};
 pub use image::{Credential, Image, ImageKind, ImageName};

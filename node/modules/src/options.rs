@@ -20,10 +20,12 @@ pub struct StoreOptions {
     pub image_limit: u64,
     /// Files, directories and links of an unpacked image.
     pub entry_limit: u64,
-    /// Modules that are compiled at the same time.
+    /// Modules that are compiled at the same time. If more than one, one is always left for other lanes than the busiest.
     pub compile_jobs: usize,
-    /// How long a module that could not be compiled is refused without trying again.
+    /// How long a module is refused without trying again when its compiler met a limit; twice as long each time.
     pub compile_retry: Duration,
+    /// How long a module is refused that is wrong, and the longest that any is.
+    pub compile_refusal: Duration,
 }
 
 impl Default for StoreOptions {
@@ -36,8 +38,9 @@ impl Default for StoreOptions {
             layer_limit: 1 << 30,
             image_limit: 4 << 30,
             entry_limit: 200_000,
-            compile_jobs: cores(),
+            compile_jobs: cores().max(2),
             compile_retry: Duration::from_secs(60),
+            compile_refusal: Duration::from_secs(3600),
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     errno,
     guest::Guest,
     kind::{Generation, Kind},
+    lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
     network,
     plugin::{AnyPlugin, States},
@@ -53,6 +54,7 @@ pub struct Host {
     others: Mutex<HashMap<(Generation, Stack), Arc<Linked>>>,
     cache: cache::Cache,
     scheduler: Arc<cpu::Scheduler>,
+    lookups: Lookups,
     open_files: u64,
     options: HostOptions,
 }
@@ -80,6 +82,8 @@ pub struct HostOptions {
     pub empty_root: PathBuf,
     /// What a guest is told whose stack was too small: how to ask for more of it.
     pub stack_advice: &'static str,
+    /// How guests' names become addresses.
+    pub resolver: Resolver,
     /// Host interfaces besides WASI.
     pub plugins: Vec<Arc<dyn AnyPlugin>>,
 }
@@ -91,6 +95,7 @@ impl HostOptions {
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             empty_root: empty_root.into(),
             stack_advice: "",
+            resolver: Resolver::default(),
             plugins: Vec::new(),
         }
     }
@@ -133,6 +138,7 @@ impl Linked {
         p2::add_to_linker_async(&mut component).map_err(link_error)?;
         component.allow_shadowing(true);
         errno::wrap_component(&mut component).map_err(link_error)?;
+        lookup::link(&mut component).map_err(link_error)?;
         component.allow_shadowing(false);
         for (index, plugin) in plugins.iter().enumerate() {
             plugin.link_as(index, &mut component).map_err(|error| HostError::Plugin {
@@ -162,6 +168,7 @@ impl Host {
             others: Mutex::default(),
             cache: cache::Cache::default(),
             scheduler,
+            lookups: Lookups::new(options.resolver.clone()),
             open_files,
             options,
         })
@@ -273,6 +280,7 @@ impl Host {
             bounds,
             descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
             has_volumes,
+            lookups: self.lookups.of_guest(),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);

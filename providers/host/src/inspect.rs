@@ -7,6 +7,7 @@
 //! Components of today's toolchains often export more than one entry: a 0.3 program also has a 0.2 stub
 //! that panics, an HTTP service a stub `run`. [`ENTRIES`] is the order in which they count.
 
+use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
 
 use crate::{kind::Kind, names::FUNCTION_NAME_LIMIT};
@@ -93,12 +94,34 @@ const WASI_0_1: &str = "wasi_snapshot_preview1";
 const NAMED_EXPORTS: usize = 8;
 /// Longest name from a module that an error repeats, in bytes.
 const NAME_LIMIT: usize = 128;
+/// Most imports, and most exports, that are among the facts.
+const FACTS_LIMIT: usize = 128;
+
+/// What is known of a module that can run. Names are the module's own, cut to what is fit to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// How it is run.
+    pub kind: Kind,
+    /// What it wants of its host, each once: interfaces of a component, modules of a core module's imports. The first
+    /// ones, where they are many.
+    pub imports: Vec<String>,
+    /// What it offers, each once. The first ones, where they are many.
+    pub exports: Vec<String>,
+}
+
+/// Reads how `bytes` are run.
+///
+/// # Errors
+/// As for [`facts`].
+pub fn inspect(bytes: &[u8]) -> Result<Kind, InspectError> {
+    facts(bytes).map(|facts| facts.kind)
+}
 
 /// Reads what `bytes` are.
 ///
 /// # Errors
 /// [`InspectError`], whose text says what the file is instead and what to do.
-pub fn inspect(bytes: &[u8]) -> Result<Kind, InspectError> {
+pub fn facts(bytes: &[u8]) -> Result<Facts, InspectError> {
     if Parser::is_core_wasm(bytes) {
         core(bytes)
     } else if Parser::is_component(bytes) {
@@ -142,7 +165,8 @@ fn is_wat(bytes: &[u8]) -> bool {
     text.starts_with(b"(module") || text.starts_with(b"(component")
 }
 
-fn core(bytes: &[u8]) -> Result<Kind, InspectError> {
+fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
+    let (mut imported, mut exported) = (Names::default(), Names::default());
     let mut starts = false;
     let mut refused = None;
     top_level(bytes, |payload| {
@@ -150,6 +174,7 @@ fn core(bytes: &[u8]) -> Result<Kind, InspectError> {
             Payload::ImportSection(imports) => {
                 for import in imports.into_imports() {
                     let import = import?;
+                    imported.add(import.module);
                     if import.module != WASI_0_1 && refused.is_none() {
                         refused = Some(refused_import(import.module, import.name));
                     }
@@ -158,6 +183,7 @@ fn core(bytes: &[u8]) -> Result<Kind, InspectError> {
             Payload::ExportSection(exports) => {
                 for export in exports {
                     let export = export?;
+                    exported.add(export.name);
                     starts |= export.name == "_start" && export.kind == ExternalKind::Func;
                 }
             }
@@ -168,7 +194,7 @@ fn core(bytes: &[u8]) -> Result<Kind, InspectError> {
     match (refused, starts) {
         (Some(refused), _) => Err(refused),
         (None, false) => Err(InspectError::NoStart),
-        (None, true) => Ok(Kind::CoreCommand),
+        (None, true) => Ok(Facts { kind: Kind::CoreCommand, imports: imported.0, exports: exported.0 }),
     }
 }
 
@@ -188,35 +214,56 @@ fn refused_import(module: &str, name: &str) -> InspectError {
     InspectError::UnknownImport { module: short(module), name: short(name), hint }
 }
 
-fn component(bytes: &[u8]) -> Result<Kind, InspectError> {
-    let mut names: Vec<String> = Vec::new();
+fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
+    let (mut imported, mut exported) = (Names::default(), Names::default());
     let mut best: Option<usize> = None;
     let mut best_name = String::new();
     let mut count = 0_usize;
     top_level(bytes, |payload| {
-        if let Payload::ComponentExportSection(exports) = payload {
-            for export in exports {
-                let export = export?;
-                count += 1;
-                let name = export.name.name;
-                if names.len() < NAMED_EXPORTS {
-                    names.push(format!("`{}`", short(name)));
-                }
-                if export.kind == ComponentExternalKind::Instance
-                    && let Some(rank) = rank(name)
-                    && best.is_none_or(|best| rank < best)
-                {
-                    best = Some(rank);
-                    best_name = short(name);
+        match payload {
+            Payload::ComponentImportSection(imports) => {
+                for import in imports {
+                    imported.add(import?.name.name);
                 }
             }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports {
+                    let export = export?;
+                    count += 1;
+                    let name = export.name.name;
+                    exported.add(name);
+                    if export.kind == ComponentExternalKind::Instance
+                        && let Some(rank) = rank(name)
+                        && best.is_none_or(|best| rank < best)
+                    {
+                        best = Some(rank);
+                        best_name = short(name);
+                    }
+                }
+            }
+            _ => {}
         }
         Ok(())
     })?;
     match best.and_then(|rank| ENTRIES.get(rank)) {
-        Some((_, _, Some(kind))) => Ok(*kind),
+        Some((_, _, Some(kind))) => Ok(Facts { kind: *kind, imports: imported.0, exports: exported.0 }),
         Some((_, _, None)) => Err(InspectError::NotServedYet { export: best_name }),
-        None => Err(InspectError::NoEntry { exports: list(&names, count) }),
+        None => Err(InspectError::NoEntry { exports: list(&exported.0, count) }),
+    }
+}
+
+/// Names of a module's, each once, and no more than [`FACTS_LIMIT`].
+#[derive(Default)]
+struct Names(Vec<String>);
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        if self.0.len() < FACTS_LIMIT {
+            let name = short(name);
+            if !self.0.contains(&name) {
+                self.0.push(name);
+            }
+        }
     }
 }
 
@@ -226,10 +273,11 @@ fn rank(export: &str) -> Option<usize> {
 }
 
 fn list(names: &[String], count: usize) -> String {
-    match count.saturating_sub(names.len()) {
-        _ if names.is_empty() => "nothing".to_owned(),
-        0 => names.join(", "),
-        more => format!("{} and {more} more", names.join(", ")),
+    let named: Vec<_> = names.iter().take(NAMED_EXPORTS).map(|name| format!("`{name}`")).collect();
+    match count.saturating_sub(named.len()) {
+        _ if named.is_empty() => "nothing".to_owned(),
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
 }
 
@@ -308,6 +356,27 @@ mod tests {
         {
             assert_eq!(inspect(&exporting(names)), Ok(Kind::CliComponent), "{names:?}");
         }
+    }
+
+    #[test]
+    fn facts_are_bounded_and_name_each_thing_once() {
+        let wasi = "wasi_snapshot_preview1";
+        let imports = format!(r#"(import "{wasi}" "a" (func)) (import "{wasi}" "b" (func))"#);
+        let found = facts(&wat(&format!(r#"(module {imports} (func (export "_start")))"#))).unwrap();
+        assert_eq!((found.imports, found.exports), (vec![wasi.to_owned()], vec!["_start".to_owned()]));
+
+        let component = r#"(component (import "wasi:cli/stdin@0.2.0" (instance)) (instance $i)
+            (export "wasi:cli/run@0.2.0" (instance $i)))"#;
+        let found = facts(&wat(component)).unwrap();
+        assert_eq!(found.kind, Kind::CliComponent);
+        assert_eq!(found.imports, ["wasi:cli/stdin@0.2.0"]);
+        assert_eq!(found.exports, ["wasi:cli/run@0.2.0"]);
+
+        let many: String =
+            (0..1000).map(|n| format!("(export \"{n}{}\" (func 0))", "x".repeat(500))).collect();
+        let found = facts(&wat(&format!(r#"(module (func (export "_start")) {many})"#))).unwrap();
+        assert_eq!(found.exports.len(), FACTS_LIMIT);
+        assert!(found.exports.iter().all(|name| name.len() <= NAME_LIMIT + 3));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What a module is, and which engine runs it. Plain values at the bottom of the crate.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
 
 /// What a module is, and with that, how it is run. [`crate::inspect`] finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A core module of WASI 0.1 that exports `_start`.
     CoreCommand,
@@ -11,7 +14,35 @@ pub enum Kind {
     CliComponent,
 }
 
+/// A text that names no kind.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no kind of module {0:?}")]
+pub struct UnknownKind(String);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CoreCommand => "core-command",
+            Self::CliComponent => "cli-component",
+        })
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.to_string() == text)
+            .ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::CoreCommand, Self::CliComponent];
+
     /// The engine that compiles and runs it.
     #[must_use]
     pub fn generation(self) -> Generation {
@@ -41,5 +72,19 @@ impl fmt::Display for Generation {
         f.write_str(match self {
             Self::Blocking => "blocking",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_read_as_they_are_written() {
+        for kind in Kind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
+        }
+        assert!("core".parse::<Kind>().is_err());
     }
 }

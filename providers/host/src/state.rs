@@ -2,7 +2,7 @@
 
 use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
 
-use crate::{bounds::Bounds, errno::Directories, memory::MemoryGuard, plugin::States};
+use crate::{bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, plugin::States};
 
 /// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
 ///
@@ -16,6 +16,7 @@ pub struct GuestState {
     pub(crate) descriptors: usize,
     /// See [`Setup::has_volumes`](crate::Setup::has_volumes).
     pub(crate) has_volumes: bool,
+    pub(crate) lookups: GuestLookups,
     pub(crate) plugins: States,
 }
 

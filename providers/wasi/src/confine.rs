@@ -19,10 +19,10 @@ use std::{
     str::FromStr,
 };
 
+use kubewasm_host::confine;
 use rustix::{
     fs::{Mode, OFlags},
-    process::{DumpableBehavior, Resource, Rlimit},
-    thread::{CapabilitySet, CapabilitySets},
+    thread::CapabilitySet,
 };
 
 use crate::files::mount_api::{self, Reach};
@@ -46,8 +46,6 @@ const OF_THE_MOUNTER: [(CapabilitySet, &str); 5] = [
     (CapabilitySet::FOWNER, "fowner"),
     (CapabilitySet::FSETID, "fsetid"),
 ];
-/// Capabilities that a kernel may have; those that it does not know cannot be asked for.
-const CAPABILITIES: u32 = 64;
 /// The kernel that has no memory left ends workers before it ends their agent, and never the machine's own
 /// daemons before them. From -1000, never, to 1000, first.
 const OOM_SCORE: &str = "500";
@@ -129,19 +127,6 @@ pub(crate) struct View<'a> {
     pub(crate) mounts: bool,
 }
 
-/// Closes whatever the process has inherited but its standard streams. Must be called before the process opens
-/// anything itself.
-pub(crate) fn close_inherited() -> io::Result<()> {
-    let open: Vec<i32> = fs::read_dir("/proc/self/fd")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    for fd in open.into_iter().filter(|fd| *fd > 2) {
-        // One of them was the directory itself, and is closed already.
-        let _ = nix::unistd::close(fd);
-    }
-    Ok(())
-}
-
 /// Narrows what a worker sees of the host's files, and what it may change there. Nothing may be open for writing.
 pub(crate) fn narrow(view: &View<'_>) -> Vec<Measure> {
     let mounted = |measure: &dyn Fn() -> io::Result<String>| match view.mounts {
@@ -202,9 +187,8 @@ fn oom_score() -> io::Result<String> {
     }
 }
 
-/// A core holds the memory of every guest.
 fn core_dumps() -> io::Result<String> {
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    confine::no_core_dumps()?;
     Ok("none".to_owned())
 }
 
@@ -213,35 +197,19 @@ fn tracing() -> io::Result<String> {
     if !rustix::process::geteuid().is_root() {
         return Ok("by the same user".to_owned());
     }
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    confine::no_tracing()?;
     Ok("by root".to_owned())
 }
 
 fn capabilities(kept: &[(CapabilitySet, &str)]) -> io::Result<String> {
     let keep = kept.iter().fold(CapabilitySet::empty(), |all, (capability, _)| all | *capability);
-    let has = rustix::thread::capabilities(None)?;
-    for bit in 0..CAPABILITIES {
-        let one = CapabilitySet::from_bits_retain(1 << bit);
-        if !keep.contains(one) && rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false) {
-            match rustix::thread::remove_capability_from_bounding_set(one) {
-                // Who has no power has none to give up either.
-                Err(rustix::io::Errno::PERM) if has.permitted.is_empty() => break,
-                result => result?,
-            }
-        }
-    }
-    // Kernels before 4.3 have no such set.
-    let _ = rustix::thread::clear_ambient_capability_set();
-    let permitted = has.permitted & keep;
-    let inheritable = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?;
-    let names: Vec<_> =
-        kept.iter().filter(|(one, _)| permitted.contains(*one)).map(|(_, name)| *name).collect();
+    let left = confine::keep_capabilities(keep)?;
+    let names: Vec<_> = kept.iter().filter(|(one, _)| left.contains(*one)).map(|(_, name)| *name).collect();
     Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
 }
 
 fn new_privileges() -> io::Result<String> {
-    rustix::thread::set_no_new_privs(true)?;
+    confine::no_new_privileges()?;
     Ok("none".to_owned())
 }
 

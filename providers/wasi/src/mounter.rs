@@ -84,7 +84,7 @@ pub enum MounterError {
 /// # Errors
 /// [`MounterError`], before anything is served.
 pub fn run(options: &MounterOptions) -> Result<(), MounterError> {
-    confine::close_inherited().map_err(MounterError::Setup)?;
+    kubewasm_host::confine::close_inherited().map_err(MounterError::Setup)?;
     let dir_error = |path: &Path| {
         let path = path.display().to_string();
         move |source| MounterError::Dir { path, source }

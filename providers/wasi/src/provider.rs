@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   image, pull, images ─► module store
-//!   start ─► store: which module? ─► inspect ─► store: precompiled? ─► compiling child
+//!   start ─► store: which module? ─► store: precompiled? ─► compiling child, which also says what the module is
 //!        └─► supervisor ─► worker of the pod's group
 //!   stop, remove, exec ─► supervisor;   observe, containers, wakeups ◄─ its view
 //! ```
@@ -13,40 +13,43 @@
 pub(crate) mod annotations;
 mod compiler;
 mod convert;
+mod preparing;
 
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use kubewasm_host::{
-    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Kind, compile, engine::EngineError, inspect, program::Program,
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, UnknownKind,
+    compile::ChildCompiler,
+    engine::{self, EngineError},
+    program::Program,
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
     Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
 };
-use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Module, Store, StoreError};
+use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use tokio::sync::mpsc;
 
 use crate::{
+    cgroup,
     confine::Confinement,
     instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
     protocol::Versions,
     spec::InstanceSpec,
-    supervisor::{Place, Supervisor, SupervisorError, SupervisorOptions},
+    supervisor::{CgroupOptions, Place, Supervisor, SupervisorError, SupervisorOptions},
 };
 use annotations::Wishes;
-use compiler::Compilers;
-
-/// Modules whose kind is remembered; all are forgotten when there are more.
-const KINDS: usize = 1024;
+use compiler::StoreCompiler;
+use preparing::Preparing;
 
 /// Between the digests of a container's images in its label.
 const LABEL_SEPARATOR: &str = ",";
@@ -74,6 +77,8 @@ pub struct WasiOptions {
     pub confinement: Confinement,
     /// Bytes; for containers without a limit of their own.
     pub default_memory_limit: u64,
+    /// Bytes that all workers and compilers may have together; `None` for no limit.
+    pub allocatable_memory: Option<u64>,
     /// What containers without the host's network do not reach.
     pub denied_networks: DeniedNetworks,
     /// When log files are rotated.
@@ -96,6 +101,7 @@ impl WasiOptions {
             shown: Vec::new(),
             confinement: Confinement::default(),
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
+            allocatable_memory: None,
             denied_networks: DeniedNetworks::default(),
             log: LogOptions::default(),
             versions: Versions::OURS,
@@ -118,15 +124,15 @@ pub enum WasiError {
 #[derive(Debug)]
 pub struct WasiRuntime {
     store: Store,
-    compilers: Compilers,
+    compiler: StoreCompiler,
     supervisor: Supervisor,
     allow_paths: bool,
     denied_networks: DeniedNetworks,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
-    /// What modules are, by digest, so that each is read once.
-    kinds: Mutex<HashMap<Digest, Kind>>,
+    /// Starts that can be called off.
+    preparing: Preparing,
     /// Keeps images of containers, and those that they mount, from being removed, by container.
     holds: Mutex<HashMap<String, Vec<Hold>>>,
 }
@@ -146,22 +152,27 @@ impl WasiRuntime {
             shown: options.shown,
             confinement: options.confinement,
             versions: options.versions,
-            cgroups: !options.with_parent,
+            cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
-        let compilers = Compilers::new(&options.program)?;
-        let age = Age::new(compilers.keys(), options.versions.max);
+        let compiler = ChildCompiler::new(options.program)?;
+        let keys: Vec<_> = Generation::ALL.into_iter().map(engine::key).collect::<Result<_, _>>()?;
+        let age = Age::new(keys.iter().map(String::as_str), options.versions.max);
         let supervisor = Supervisor::open(supervisor).await?;
+        let compiler = StoreCompiler(match supervisor.cgroups() {
+            Some(parent) => compiler.enclosed(Arc::new(cgroup::Compilers(parent.clone()))),
+            None => compiler,
+        });
         let holds = holds(&options.store, supervisor.instances());
         Ok(Self {
             store: options.store,
-            compilers,
+            compiler,
             supervisor,
             allow_paths: options.allow_paths,
             denied_networks: options.denied_networks,
             isolation: options.isolation,
             age,
-            kinds: Mutex::default(),
+            preparing: Preparing::default(),
             holds: Mutex::new(holds),
         })
     }
@@ -213,25 +224,6 @@ impl WasiRuntime {
         }
     }
 
-    async fn kind(&self, module: &Module) -> Result<Kind, StartError> {
-        let known = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(&module.digest).copied();
-        if let Some(kind) = known {
-            return Ok(kind);
-        }
-        let path = module.path.clone();
-        let inspected = tokio::task::spawn_blocking(move || {
-            let bytes = compile::read_module(&path).map_err(|error| StartError::Run(error.into()))?;
-            inspect::inspect(&bytes).map_err(|error| StartError::Create(error.into()))
-        });
-        let kind = inspected.await.map_err(|error| StartError::Run(error.into()))??;
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        if kinds.len() >= KINDS {
-            kinds.clear();
-        }
-        kinds.insert(module.digest, kind);
-        Ok(kind)
-    }
-
     /// Where a container runs.
     fn place(&self, spec: &ContainerSpec) -> Place {
         let isolation = self.isolation.of_handler(&spec.runtime_handler);
@@ -260,9 +252,10 @@ impl WasiRuntime {
         let argv0 =
             spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
         let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
-        let kind = self.kind(&module).await?;
-        let code = self.store.precompiled(&module, self.compilers.of(kind.generation())).await;
-        let code = code.map_err(convert::compile_error)?;
+        // Those of a namespace wait for each other.
+        let compiled = self.store.precompiled(&module, &self.compiler, &spec.pod_namespace).await;
+        let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
+        let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.into()))?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
         let Wishes { stack, terminal } = annotations::of(spec)?;
@@ -375,7 +368,9 @@ impl Runtime for WasiRuntime {
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
-        let (instance, holds) = self.instance(spec).await?;
+        let prepared = self.preparing.begin(&spec.id).run(self.instance(spec)).await;
+        let called_off = || StartError::Run("the container was stopped before it was started".into());
+        let (instance, holds) = prepared.ok_or_else(called_off)??;
         // Before the start, which may succeed although nobody waits for it any more.
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
         let started = self.supervisor.start(self.place(spec), &instance).await;
@@ -386,6 +381,7 @@ impl Runtime for WasiRuntime {
     }
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.preparing.call_off(id);
         self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.into()))
     }
 

@@ -89,8 +89,8 @@ pub struct SupervisorOptions {
     pub shown: Vec<PathBuf>,
     /// Whether workers run that cannot be confined as a whole.
     pub confinement: Confinement,
-    /// Workers that are alone in their place get a cgroup of their own, where the host allows it.
-    pub cgroups: bool,
+    /// Workers get memory cgroups of their own below one of the node, where the host allows it; `None` makes none.
+    pub cgroups: Option<CgroupOptions>,
     /// Protocol versions to speak with workers; others than its own are for tests.
     pub versions: Versions,
 }
@@ -109,10 +109,17 @@ impl SupervisorOptions {
             hidden: Vec::new(),
             shown: Vec::new(),
             confinement: Confinement::default(),
-            cgroups: false,
+            cgroups: None,
             versions: Versions::OURS,
         }
     }
+}
+
+/// How the cgroups of workers and compilers are limited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CgroupOptions {
+    /// Bytes that all of them may have together: what the node can allocate. `None` for no limit.
+    pub memory: Option<u64>,
 }
 
 /// Where an instance is to run.
@@ -120,7 +127,7 @@ impl SupervisorOptions {
 pub struct Place {
     /// Name of the group whose worker hosts it: a plain name for a directory.
     pub group: String,
-    /// What belongs together is alone in this group, and may get a cgroup of its own.
+    /// What belongs together is alone in this group: its cgroup has a limit.
     pub alone: bool,
     /// Bytes that all guests of such a group may have together; `None` for no limit.
     pub memory_limit: Option<u64>,
@@ -203,7 +210,12 @@ impl Supervisor {
         if options.confinement == Confinement::Required {
             process::check(&options).await.map_err(SupervisorError::Confinement)?;
         }
-        let cgroups = if options.cgroups { open_cgroups(&dir) } else { None };
+        let cgroups = match options.cgroups {
+            Some(cgroups) => {
+                tokio::task::spawn_blocking(move || open_cgroups(&dir, cgroups)).await.ok().flatten()
+            }
+            None => None,
+        };
         let (view, kills) = (Arc::<View>::default(), Arc::default());
         names.iter().for_each(|name| view.is_silent(name));
         let mounter = Mounter::default();
@@ -224,6 +236,11 @@ impl Supervisor {
             );
         }
         Ok(supervisor)
+    }
+
+    /// Where cgroups of this node go, if it can have any.
+    pub(crate) fn cgroups(&self) -> Option<&Parent> {
+        self.common.cgroups.as_ref()
     }
 
     /// Starts an instance in the worker of a group, bringing one up if need be. Returns when the worker started it.
@@ -451,12 +468,19 @@ impl Supervisor {
 }
 
 /// The cgroup of all workers below `dir`: several nodes may share this machine.
-fn open_cgroups(dir: &std::path::Path) -> Option<Parent> {
+fn open_cgroups(dir: &std::path::Path, options: CgroupOptions) -> Option<Parent> {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
-    match Parent::open(&isolation::digest(dir.as_os_str().as_encoded_bytes(), 8)) {
-        Ok(parent) => Some(parent),
+    match Parent::open(&isolation::digest(dir.as_os_str().as_encoded_bytes(), 8), options.memory) {
+        Ok(parent) => {
+            tracing::info!(cgroup = %parent.dir().display(), memory = options.memory, "workers have cgroups");
+            Some(parent)
+        }
         Err(error) => {
-            tracing::info!(%error, "isolated pods have no cgroups of their own: their limits are held by their workers");
+            tracing::warn!(
+                %error,
+                "workers have no memory cgroups: guests are held to their limits by their workers alone, and the \
+                 kernel may end something else when the machine has no memory left"
+            );
             None
         }
     }

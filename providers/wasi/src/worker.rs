@@ -204,7 +204,7 @@ pub struct Confined {
 /// # Errors
 /// [`WorkerError`].
 pub fn confine(mut options: WorkerOptions) -> Result<Confined, WorkerError> {
-    confine::close_inherited().map_err(WorkerError::Runtime)?;
+    kubewasm_host::confine::close_inherited().map_err(WorkerError::Runtime)?;
     leave_directory(&mut options)?;
     let dir = process::make_home(&options.socket)?;
     let mounts = enter_namespace(&options, dir)?;

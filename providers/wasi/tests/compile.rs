@@ -4,21 +4,27 @@
 
 mod support;
 
-use std::path::Path;
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use kubewasm_host::{
-    Generation,
+    Kind,
     compile::{ChildCompiler, CompileError},
+    inspect::Facts,
     program::Program,
 };
 
 use support::program;
 
-async fn compiled(wasm: &[u8]) -> (Result<(), CompileError>, u64) {
+async fn compiled(wasm: &[u8]) -> (Result<Facts, CompileError>, u64) {
     let dir = tempfile::tempdir().unwrap();
     let (input, output) = (dir.path().join("in"), dir.path().join("out"));
     std::fs::write(&input, wasm).unwrap();
-    let result = ChildCompiler::new(program(), Generation::Blocking).unwrap().compile(&input, &output).await;
+    let result = ChildCompiler::new(program()).unwrap().compile(&input, &output).await;
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |meta| meta.len());
     (result, size(&output))
 }
@@ -26,8 +32,48 @@ async fn compiled(wasm: &[u8]) -> (Result<(), CompileError>, u64) {
 #[tokio::test]
 async fn modules_are_compiled_in_a_child() {
     let (result, size) = compiled(&wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()).await;
-    result.unwrap();
+    let facts = result.unwrap();
+    assert_eq!((facts.kind, &*facts.exports), (Kind::CoreCommand, &["_start".to_owned()][..]));
     assert!(size > 0);
+}
+
+/// What the kernel says of a process; empty when it is gone.
+fn status(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+/// A compiler that waits for the first byte of its module has given up everything, and ends with who has started it.
+#[tokio::test]
+async fn a_compiler_has_nothing_and_ends_with_its_parent() {
+    let (started, mut child) = tokio::sync::mpsc::unbounded_channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    // The kernel takes the thread that has started a process for its parent.
+    let parent = std::thread::spawn(move || {
+        let mut command = Command::new(support::path());
+        command.args(["--", "compile"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        started.send(command.spawn().unwrap()).unwrap();
+        let _ = ended.recv();
+    });
+    let mut child = child.recv().await.unwrap();
+    let pid = child.id();
+    let confined = || status(pid).contains("\nSeccomp:\t2\n").then(|| status(pid));
+    let found = support::until("a confined compiler", Duration::from_secs(60), confined).await;
+    let none = "0000000000000000";
+    for (field, expected) in [("CapPrm", none), ("CapEff", none), ("CapBnd", none), ("NoNewPrivs", "1")] {
+        // Who is not root has no power to give up, and cannot take from what it might get.
+        if field != "CapBnd" || rustix::process::geteuid().is_root() {
+            assert!(found.contains(&format!("\n{field}:\t{expected}\n")), "{field} in {found}");
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        assert!(found.contains("\nUid:\t65534\t65534\t65534\t65534\n"), "{found}");
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        assert_eq!(files, 3);
+    }
+    drop(end);
+    parent.join().unwrap();
+    let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!(status.signal(), Some(9), "{status}");
 }
 
 #[tokio::test]
@@ -53,7 +99,12 @@ async fn what_does_not_compile_says_why() {
 
 #[tokio::test]
 async fn a_compiler_that_cannot_be_started_is_no_fault_of_the_module() {
-    let compiler = ChildCompiler::new(Program::new("/nonexistent/kubewasm"), Generation::Blocking).unwrap();
-    let error = compiler.compile(Path::new("/in"), Path::new("/out")).await.unwrap_err();
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in"), dir.path().join("out"));
+    let compiler = ChildCompiler::new(Program::new("/nonexistent/kubewasm")).unwrap();
+    let error = compiler.compile(&input, &output).await.unwrap_err();
+    assert!(matches!(error, CompileError::Open { .. }), "{error}");
+    std::fs::write(&input, "").unwrap();
+    let error = compiler.compile(&input, &output).await.unwrap_err();
     assert!(matches!(error, CompileError::Spawn(_)), "{error}");
 }

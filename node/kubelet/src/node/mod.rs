@@ -29,4 +29,5 @@ pub use self::{
     agent::{Agent, Handle, Parts},
     machine::Machine,
     object::KUBELET_VERSION,
+    resources::allocatable_memory,
 };

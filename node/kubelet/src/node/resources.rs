@@ -28,31 +28,40 @@ pub(super) fn capacity(machine: &Machine, config: &KubeletConfiguration) -> Reso
 
 /// The capacity without what is reserved and without what eviction would fight for.
 pub(super) fn allocatable(machine: &Machine, config: &KubeletConfiguration) -> Resources {
-    let reserved = |resource: &str, read: fn(&str) -> Result<u64, quantity::QuantityError>| {
-        [&config.kube_reserved, &config.system_reserved]
-            .into_iter()
-            .filter_map(|reserved| read(reserved.get(resource)?).ok())
-            .fold(0, u64::saturating_add)
-    };
     let threshold = |signal, capacity| thresholds::hard(config, signal).map_or(0, |value| value.of(capacity));
-
-    let cpu = machine.cpus.saturating_mul(1000).saturating_sub(reserved("cpu", quantity::millis));
-    let memory = machine
-        .memory
-        .saturating_sub(reserved("memory", quantity::units))
-        .saturating_sub(threshold(Signal::MemoryAvailable, machine.memory));
+    let cpu = machine.cpus.saturating_mul(1000).saturating_sub(reserved(config, "cpu", quantity::millis));
     let disk = machine
         .disk
         .capacity
-        .saturating_sub(reserved("ephemeral-storage", quantity::units))
+        .saturating_sub(reserved(config, "ephemeral-storage", quantity::units))
         .saturating_sub(threshold(Signal::NodefsAvailable, machine.disk.capacity));
     BTreeMap::from([
         ("cpu".to_owned(), from_millis(cpu)),
-        ("memory".to_owned(), from_bytes(memory)),
+        ("memory".to_owned(), from_bytes(allocatable_memory(machine, config))),
         // Upstream gives this one in bytes.
         ("ephemeral-storage".to_owned(), Quantity(disk.to_string())),
         ("pods".to_owned(), Quantity(pods(machine, config).to_string())),
     ])
+}
+
+/// Bytes of memory that pods may have of the machine, as the Node says it in `status.allocatable`.
+#[must_use]
+pub fn allocatable_memory(machine: &Machine, config: &KubeletConfiguration) -> u64 {
+    machine.memory.saturating_sub(reserved(config, "memory", quantity::units)).saturating_sub(
+        thresholds::hard(config, Signal::MemoryAvailable).map_or(0, |value| value.of(machine.memory)),
+    )
+}
+
+/// What `kubeReserved` and `systemReserved` keep of a resource.
+fn reserved(
+    config: &KubeletConfiguration,
+    resource: &str,
+    read: fn(&str) -> Result<u64, quantity::QuantityError>,
+) -> u64 {
+    [&config.kube_reserved, &config.system_reserved]
+        .into_iter()
+        .filter_map(|reserved| read(reserved.get(resource)?).ok())
+        .fold(0, u64::saturating_add)
 }
 
 fn pods(machine: &Machine, config: &KubeletConfiguration) -> u64 {

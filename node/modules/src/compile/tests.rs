@@ -1,7 +1,10 @@
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use futures::future::join_all;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::testing::{EMPTY_MODULE, Fixture, files};
@@ -24,7 +27,7 @@ impl Compiler for Copier {
         self.key.clone()
     }
 
-    async fn compile(&self, module: &Path, out: &Path) -> Result<(), CompileError> {
+    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, CompileError> {
         self.runs.fetch_add(1, Ordering::SeqCst);
         let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_active.fetch_max(active, Ordering::SeqCst);
@@ -35,12 +38,15 @@ impl Compiler for Copier {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.fails.load(Ordering::SeqCst) {
             fs::write(out, "half").unwrap();
-            return Err(CompileError::Invalid("no such instruction".to_owned()));
+            return Err(CompileError::Failed("no memory left".to_owned()));
         }
         fs::copy(module, out).unwrap();
-        Ok(())
+        Ok(Facts { kind: "copy".to_owned(), ..Facts::default() })
     }
 }
+
+/// Who waits, where that does not matter.
+const LANE: &str = "default";
 
 async fn module(fixture: &Fixture, name: &str) -> Module {
     let path = fixture.file(name, &[EMPTY_MODULE, name.as_bytes()].concat());
@@ -48,22 +54,35 @@ async fn module(fixture: &Fixture, name: &str) -> Module {
     fixture.store.module(&image, name).await.unwrap()
 }
 
+/// Returns when so many callers wait for their turn.
+async fn waiting(fixture: &Fixture, count: usize) {
+    while fixture.store.inner.compilations.state().callers.len() != count {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_module_is_compiled_once_per_compiler_and_kept() {
     let fixture = Fixture::new();
     let module = module(&fixture, "m").await;
     let compiler = Copier { key: "engine-1".to_owned(), ..Copier::default() };
-    let results = join_all((0..8).map(|_| fixture.store.precompiled(&module, &compiler))).await;
-    let path = results[0].clone().unwrap();
-    assert!(results.into_iter().all(|result| result.unwrap() == path));
+    let results = join_all((0..8).map(|_| fixture.store.precompiled(&module, &compiler, LANE))).await;
+    let kept = results[0].clone().unwrap();
+    assert!(results.into_iter().all(|result| result.unwrap() == kept));
     assert_eq!(compiler.runs.load(Ordering::SeqCst), 1);
-    assert_eq!(path.file_name().unwrap().to_str().unwrap(), format!("{}-engine-1", module.digest.hex()));
+    assert_eq!(kept.path.file_name().unwrap().to_str().unwrap(), format!("{}-engine-1", module.digest.hex()));
+    assert_eq!(kept.facts.kind, "copy");
 
     let reopened = Store::open(&fixture.root(), StoreOptions::default()).unwrap();
-    assert_eq!(reopened.precompiled(&module, &compiler).await.unwrap(), path);
+    assert_eq!(reopened.precompiled(&module, &compiler, LANE).await.unwrap(), kept);
     let other = Copier { key: "engine/2 \0".to_owned(), ..Copier::default() };
-    assert_ne!(reopened.precompiled(&module, &other).await.unwrap(), path);
+    assert_ne!(reopened.precompiled(&module, &other, LANE).await.unwrap(), kept);
     assert_eq!((compiler.runs.load(Ordering::SeqCst), other.runs.load(Ordering::SeqCst)), (1, 1));
+
+    // Facts that a power cut has spoiled, or that an older version did not write, are found out again.
+    fs::write(facts_of(&kept.path), "{").unwrap();
+    assert_eq!(reopened.precompiled(&module, &compiler, LANE).await.unwrap(), kept);
+    assert_eq!(compiler.runs.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -72,16 +91,16 @@ async fn a_failure_is_remembered_for_a_while_and_leaves_nothing() {
     let module = module(&fixture, "m").await;
     let compiler = Copier { fails: AtomicBool::new(true), key: "k".to_owned(), ..Copier::default() };
     for _ in 0..3 {
-        let error = fixture.store.precompiled(&module, &compiler).await.unwrap_err();
-        assert_eq!(error.to_string(), "the module cannot be compiled: no such instruction");
+        let error = fixture.store.precompiled(&module, &compiler, LANE).await.unwrap_err();
+        assert_eq!(error.to_string(), "the compiler failed: no memory left");
     }
     assert_eq!(compiler.runs.load(Ordering::SeqCst), 1);
     assert!(files(&fixture.root().join("precompiled")).is_empty());
 
     let hasty = Fixture::with(StoreOptions { compile_retry: Duration::ZERO, ..StoreOptions::default() });
-    assert!(hasty.store.precompiled(&module, &compiler).await.is_err());
+    assert!(hasty.store.precompiled(&module, &compiler, LANE).await.is_err());
     compiler.fails.store(false, Ordering::SeqCst);
-    assert!(hasty.store.precompiled(&module, &compiler).await.is_ok());
+    assert!(hasty.store.precompiled(&module, &compiler, LANE).await.is_ok());
 }
 
 #[tokio::test]
@@ -89,8 +108,8 @@ async fn who_waits_takes_over_from_who_gives_up() {
     let fixture = Fixture::new();
     let module = module(&fixture, "m").await;
     let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
-    let first = Box::pin(fixture.store.precompiled(&module, &compiler));
-    let second = fixture.store.precompiled(&module, &compiler);
+    let first = Box::pin(fixture.store.precompiled(&module, &compiler, LANE));
+    let second = fixture.store.precompiled(&module, &compiler, LANE);
     // The first is inside the compiler when it is dropped.
     let first = futures::future::select(first, Box::pin(compiler.entered.notified())).await;
     drop(first);
@@ -108,7 +127,10 @@ async fn no_more_modules_at_once_than_allowed() {
         modules.push(module(&fixture, &format!("m{number}")).await);
     }
     let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
-    let all = join_all(modules.iter().map(|module| fixture.store.precompiled(module, &compiler)));
+    let lanes = ["a", "b"].into_iter().cycle();
+    let all = join_all(
+        modules.iter().zip(lanes).map(|(module, lane)| fixture.store.precompiled(module, &compiler, lane)),
+    );
     let open = async {
         compiler.entered.notified().await;
         compiler.gate.as_ref().unwrap().add_permits(1);
@@ -127,13 +149,75 @@ fn keys_that_are_no_file_names_are_hashed() {
     }
 }
 
-#[test]
-fn remembered_failures_are_bounded() {
-    let compilations = Compilations::new(&StoreOptions::default());
-    for number in 0..2 * FAILURES_LIMIT {
-        compilations.remember(&number.to_string(), &CompileError::Failed("x".to_owned()));
+/// A hundred new modules in one lane, and one in another, which is compiled before the second of the hundred.
+#[tokio::test]
+async fn a_crowd_in_one_lane_does_not_hold_up_another() {
+    let fixture = Fixture::with(StoreOptions { compile_jobs: 1, ..StoreOptions::default() });
+    let mut modules = Vec::new();
+    for number in 0..100 {
+        modules.push(module(&fixture, &format!("m{number}")).await);
     }
-    assert_eq!(compilations.state().failures.len(), FAILURES_LIMIT);
-    assert!(compilations.failure("0").is_none());
-    assert!(compilations.failure(&(2 * FAILURES_LIMIT - 1).to_string()).is_some());
+    let neighbour = module(&fixture, "neighbour").await;
+    let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
+    let crowd = join_all(modules.iter().map(|module| fixture.store.precompiled(module, &compiler, "crowd")));
+    let one = async {
+        waiting(&fixture, 99).await;
+        let compiled = async {
+            fixture.store.precompiled(&neighbour, &compiler, "one").await.unwrap();
+            compiler.runs.load(Ordering::SeqCst)
+        };
+        let open = async {
+            waiting(&fixture, 99 + 1).await;
+            compiler.gate.as_ref().unwrap().add_permits(1);
+        };
+        futures::join!(compiled, open).0
+    };
+    let (results, runs) = futures::join!(crowd, one);
+    assert!(results.iter().all(Result::is_ok));
+    assert!(runs <= 3, "{runs} compilations had begun when the neighbour's was done");
+}
+
+/// Who waits for what another lane has in its crowd waits in its own lane for it.
+#[tokio::test]
+async fn a_module_of_a_crowd_is_compiled_when_somebody_else_wants_it() {
+    let fixture = Fixture::with(StoreOptions { compile_jobs: 1, ..StoreOptions::default() });
+    let mut modules = Vec::new();
+    for number in 0..20 {
+        modules.push(module(&fixture, &format!("m{number}")).await);
+    }
+    let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
+    let crowd = join_all(modules.iter().map(|module| fixture.store.precompiled(module, &compiler, "crowd")));
+    let one = async {
+        waiting(&fixture, 19).await;
+        let compiled = async {
+            fixture.store.precompiled(&modules[19], &compiler, "one").await.unwrap();
+            compiler.runs.load(Ordering::SeqCst)
+        };
+        let open = async {
+            waiting(&fixture, 19 + 1).await;
+            compiler.gate.as_ref().unwrap().add_permits(1);
+        };
+        futures::join!(compiled, open).0
+    };
+    let (results, runs) = futures::join!(crowd, one);
+    assert!(results.iter().all(Result::is_ok));
+    assert!(runs <= 3, "{runs} compilations had begun when the neighbour's was done");
+    assert_eq!(compiler.runs.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn who_gives_up_waiting_is_not_compiled_for() {
+    let fixture = Fixture::with(StoreOptions { compile_jobs: 1, ..StoreOptions::default() });
+    let (first, second) = (module(&fixture, "a").await, module(&fixture, "b").await);
+    let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
+    let first = fixture.store.precompiled(&first, &compiler, LANE);
+    let leaving = async {
+        compiler.entered.notified().await;
+        let second = Box::pin(fixture.store.precompiled(&second, &compiler, LANE));
+        drop(futures::future::select(second, Box::pin(waiting(&fixture, 1))).await);
+        compiler.gate.as_ref().unwrap().add_permits(2);
+    };
+    futures::join!(first, leaving).0.unwrap();
+    assert_eq!(compiler.runs.load(Ordering::SeqCst), 1);
+    assert!(fixture.store.inner.compilations.state().callers.is_empty());
 }

@@ -1,6 +1,7 @@
 //! Guests in text, run in this process.
 
 mod limits;
+mod lookups;
 mod plugins;
 
 use std::{io::Write, sync::Mutex, time::Duration};

@@ -189,7 +189,9 @@ pub(super) fn module_error(error: ModuleError) -> StartError {
 pub(super) fn compile_error(error: CompileError) -> StartError {
     match error {
         CompileError::Invalid(_) => StartError::Create(error.into()),
-        CompileError::Failed(_) | CompileError::Store(_) => StartError::Run(error.into()),
+        CompileError::Failed(_) | CompileError::NotRun(_) | CompileError::Store(_) => {
+            StartError::Run(error.into())
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     view::View,
 };
 use crate::{
-    cgroup::{Cgroup, Parent},
+    cgroup::{Cgroup, OF_A_WORKER, Parent},
     protocol::wire,
     worker,
 };
@@ -57,9 +57,20 @@ pub(super) struct Group {
 struct State {
     link: Option<Box<Link>>,
     backoff: WorkerDeaths,
-    /// The worker's own cgroup, and the limit that it has.
-    cgroup: Option<(Cgroup, Option<u64>)>,
+    /// The worker's own cgroup.
+    cgroup: Option<OwnCgroup>,
 }
+
+/// The cgroup of one worker.
+#[derive(Debug)]
+struct OwnCgroup {
+    cgroup: Cgroup,
+    /// The limit that it was given by this agent.
+    limit: Option<Limit>,
+}
+
+/// What a worker may have, in bytes; `None` is as much as all of them may.
+type Limit = Option<u64>;
 
 /// A start that is under way: the group's worker is needed.
 #[derive(Debug)]
@@ -123,6 +134,10 @@ impl Group {
         }
         let mut met = None;
         if worker::is_locked(&self.socket()) {
+            // It may be in a cgroup of its own already, or come from an agent that made none for it.
+            if let Some(pid) = process::holder(&self.socket()) {
+                self.enter_cgroup(&mut state, pid.as_raw_pid().unsigned_abs(), None).await;
+            }
             match self.meet(&mut state, None).await? {
                 Met::Worker(link) => met = Some(link),
                 Met::Stranger(stranger) => {
@@ -155,10 +170,8 @@ impl Group {
         let started = process::spawn(&self.socket(), &self.common.options)
             .map_err(|source| GroupError::Spawn { group: self.name.clone(), source })?;
         tracing::debug!(group = %self.name, pid = started.pid, "started a worker");
-        if place.alone
-            && let Some(pid) = started.pid
-        {
-            self.enter_cgroup(state, pid, place).await;
+        if let Some(pid) = started.pid {
+            self.enter_cgroup(state, pid, Some(limit_of(place))).await;
         }
         match self.meet(state, Some(started)).await? {
             Met::Worker(link) => Ok(link),
@@ -184,18 +197,20 @@ impl Group {
         met
     }
 
-    /// Gives a worker a cgroup of its own, where that is possible.
-    async fn enter_cgroup(&self, state: &mut State, pid: u32, place: &Place) {
+    /// Gives a worker a cgroup of its own, where that is possible; without a limit, it keeps the one that it has.
+    async fn enter_cgroup(&self, state: &mut State, pid: u32, limit: Option<Limit>) {
         let Some(parent) = self.common.cgroups.clone() else { return };
-        let (name, limit) = (self.name.clone(), place.memory_limit);
+        let name = self.name.clone();
         let enter = move || {
             let cgroup = parent.child(&name)?;
-            cgroup.limit(limit)?;
+            if let Some(limit) = limit {
+                cgroup.limit(limit)?;
+            }
             cgroup.add(pid)?;
             Ok::<_, crate::cgroup::CgroupError>(cgroup)
         };
         match tokio::task::spawn_blocking(enter).await {
-            Ok(Ok(cgroup)) => state.cgroup = Some((cgroup, limit)),
+            Ok(Ok(cgroup)) => state.cgroup = Some(OwnCgroup { cgroup, limit }),
             Ok(Err(error)) => {
                 tracing::warn!(group = %self.name, %error, "a worker has no cgroup of its own")
             }
@@ -203,14 +218,27 @@ impl Group {
         }
     }
 
+    /// Removes the cgroup of a worker that is gone.
+    async fn leave_cgroup(&self, state: &mut State) {
+        state.cgroup = None;
+        let Some(parent) = self.common.cgroups.clone() else { return };
+        let cgroup = parent.at(&self.name);
+        self.common.kills.forget(&cgroup);
+        let remove = move || {
+            cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
+            parent.leave();
+        };
+        if let Err(error) = tokio::task::spawn_blocking(remove).await {
+            tracing::error!(group = %self.name, %error, "a cgroup stays");
+        }
+    }
+
     /// Keeps the limit of the worker's cgroup up to date: pods can be resized.
     async fn limit(&self, state: &mut State, place: &Place) {
-        let Some((cgroup, limit)) = &mut state.cgroup else { return };
-        if *limit == place.memory_limit {
-            return;
-        }
-        *limit = place.memory_limit;
-        let (cgroup, limit) = (cgroup.clone(), *limit);
+        let limit = limit_of(place);
+        let Some(own) = state.cgroup.as_mut().filter(|own| own.limit != Some(limit)) else { return };
+        own.limit = Some(limit);
+        let cgroup = own.cgroup.clone();
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || cgroup.limit(limit)).await {
             tracing::warn!(group = %self.name, %error, "the memory limit of a worker was not changed");
         }
@@ -264,20 +292,12 @@ impl Group {
         } else if worker::is_locked(&self.socket()) {
             return false;
         }
+        self.leave_cgroup(&mut state).await;
         if !state.backoff.is_calm(Instant::now()) {
             return false;
         }
-        state.cgroup = None;
-        let cgroup = self.common.cgroups.clone().map(|parent| (parent.at(&self.name), parent));
-        if let Some((cgroup, _)) = &cgroup {
-            self.common.kills.forget(cgroup);
-        }
         let dir = self.common.options.dir.join(&self.name);
         let remove = move || {
-            if let Some((cgroup, parent)) = cgroup {
-                cgroup.remove().unwrap_or_else(|error| tracing::warn!(%error, "a cgroup stays"));
-                parent.leave();
-            }
             if let Err(error) = kubewasm_trees::remove(&dir) {
                 tracing::warn!(%error, "what a worker has left stays");
             }
@@ -289,6 +309,13 @@ impl Group {
     pub(super) fn socket(&self) -> PathBuf {
         process::socket(&self.common.options.dir, &self.name)
     }
+}
+
+/// What the worker of a place may have: its only pod's limit, and what it needs itself. Pods that share a worker are
+/// held to theirs by the worker.
+fn limit_of(place: &Place) -> Limit {
+    let guests = place.memory_limit.filter(|_| place.alone)?;
+    Some(guests.saturating_add(OF_A_WORKER))
 }
 
 impl State {

@@ -87,7 +87,7 @@ pub(crate) fn process() {
             mounter::run(&MounterOptions { dir: path("--dir"), no_mounts }).unwrap();
         }
         Some("compile") => {
-            if let Err(error) = compile::child_main(&path("--input"), &path("--output")) {
+            if let Err(error) = compile::child_main() {
                 eprintln!("{error}");
                 std::process::exit(1);
             }

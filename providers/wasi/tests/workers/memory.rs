@@ -3,7 +3,7 @@
 use kubewasm_host::exit::ExitReason;
 use kubewasm_wasi::{
     spec::InstanceSpec,
-    supervisor::{Place, Supervisor, SupervisorOptions},
+    supervisor::{CgroupOptions, Place, Supervisor, SupervisorOptions},
 };
 
 use super::{AN_HOUR, NOW, Node, exit_of, gone, runs, sleeps, until};
@@ -33,6 +33,24 @@ fn has_cgroups() -> bool {
     made.is_some()
 }
 
+/// An agent whose workers have cgroups, below one with this limit.
+async fn agent(node: &Node, memory: Option<u64>) -> Supervisor {
+    let cgroups = Some(CgroupOptions { memory });
+    let linger = std::time::Duration::from_millis(20);
+    Supervisor::open(SupervisorOptions { cgroups, linger, ..node.options() }).await.unwrap()
+}
+
+/// The cgroups of all nodes of this machine.
+fn nodes() -> Vec<std::path::PathBuf> {
+    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let tops =
+        text.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    tops.flat_map(|top| std::fs::read_dir(top).into_iter().flatten().flatten())
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("kubewasm-"))
+        .map(|entry| entry.path())
+        .collect()
+}
+
 /// Who shares a worker with nobody has a cgroup with a limit. A worker that is killed for it says so, the worker
 /// beside it runs on, and nothing is left of the cgroup.
 #[tokio::test]
@@ -42,9 +60,7 @@ async fn a_worker_that_was_killed_for_want_of_memory_is_recognised() {
         return;
     }
     let node = Node::new();
-    let options =
-        SupervisorOptions { cgroups: true, linger: std::time::Duration::from_millis(20), ..node.options() };
-    let agent = Supervisor::open(options).await.unwrap();
+    let agent = agent(&node, None).await;
     let place = |group: &str| Place { group: group.into(), alone: true, memory_limit: Some(32 << 20) };
     agent.start(place("small"), &node.spec("small", &sleeps(AN_HOUR, 0))).await.unwrap();
     // The guest may have more than the cgroup: what its worker holds it to is not what is asked here.
@@ -62,14 +78,41 @@ async fn a_worker_that_was_killed_for_want_of_memory_is_recognised() {
     agent.remove("small").await.unwrap();
     until("the end of the other worker", || gone(small)).await;
     until("the end of its files", || !node.dir.path().join("workers/small").exists()).await;
-    let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let tops =
-        text.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
-    let left: Vec<_> = tops
-        .flat_map(|top| std::fs::read_dir(top).into_iter().flatten().flatten())
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("kubewasm-"))
-        .filter(|entry| entry.path().join("small").exists())
-        .collect();
+    let left: Vec<_> = nodes().into_iter().filter(|dir| dir.join("small").exists()).collect();
     assert!(left.is_empty(), "{left:?}");
+    agent.shutdown(NOW).await;
+}
+
+/// All workers together have what the node has to give. When that is not enough the kernel ends one of them, which says
+/// so, and its neighbours run on. A worker that an agent without cgroups has started is taken in by the next one.
+#[tokio::test]
+async fn workers_are_limited_together() {
+    if !has_cgroups() {
+        eprintln!("skipped: this machine lets nobody make memory cgroups");
+        return;
+    }
+    let node = Node::new();
+    let before = node.agent().await;
+    before.start("calm-neighbour", &node.spec("calm", &sleeps(AN_HOUR, 0))).await.unwrap();
+    drop(before);
+    let agent = agent(&node, Some(128 << 20)).await;
+    assert!(runs(agent.observe("calm")));
+    let parent = nodes().into_iter().find(|dir| dir.join("calm-neighbour").exists()).unwrap();
+    let limits = ["memory.limit_in_bytes", "memory.max"];
+    let limit = limits.iter().find_map(|file| std::fs::read_to_string(parent.join(file)).ok()).unwrap();
+    assert_eq!(limit.trim(), (128 << 20).to_string());
+    let calm = node.worker_of("calm-neighbour").unwrap().as_raw_pid().to_string();
+    let members = std::fs::read_to_string(parent.join("calm-neighbour/cgroup.procs")).unwrap();
+    assert!(members.lines().any(|pid| pid == calm), "{calm} is not among {members:?}");
+
+    let greedy = InstanceSpec { memory_limit_bytes: 1 << 30, ..node.spec("greedy", TAKES_MEMORY) };
+    agent.start("greedy-ones", &greedy).await.unwrap();
+    assert_eq!(exit_of(&agent, "greedy").await, (137, ExitReason::OutOfMemory));
+    assert!(runs(agent.observe("calm")));
+
+    for id in ["greedy", "calm"] {
+        agent.remove(id).await.unwrap();
+    }
+    until("the end of the cgroups", || !parent.exists()).await;
     agent.shutdown(NOW).await;
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod modules;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
