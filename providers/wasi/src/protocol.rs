@@ -40,6 +40,8 @@ pub struct Versions {
 impl Versions {
     /// What this program speaks: the newest version, and the one before it.
     pub const OURS: Self = Self { min: 2, max: 3 };
+    /// The first version with sessions, starts that are under way in Watch, and failures of starts as messages.
+    pub(crate) const SESSIONS: u32 = 3;
 
     /// The newest version that both speak.
     #[must_use]
@@ -432,7 +434,7 @@ mod tests {
     fn values_of_the_environment_stay_out_of_debug_texts() {
         let mut spec = spec();
         spec.env = vec![("PASSWORD".into(), "hunter2".into())];
-        let text = format!("{:?}", wire::StartRequest { spec: Some((&spec).into()) });
+        let text = format!("{:?}", wire::StartRequest { spec: Some((&spec).into()), session: String::new() });
         assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
     }
 

@@ -40,12 +40,11 @@ use tokio::sync::mpsc;
 use crate::{
     cgroup,
     confine::Confinement,
-    instance::Instance,
     isolation::{self, Age, Isolation},
     logs::LogOptions,
     protocol::Versions,
     spec::InstanceSpec,
-    supervisor::{CgroupOptions, Place, Supervisor, SupervisorError, SupervisorOptions},
+    supervisor::{CgroupOptions, Claim, Place, Supervisor, SupervisorError, SupervisorOptions},
 };
 use annotations::Wishes;
 use compiler::StoreCompiler;
@@ -163,7 +162,7 @@ impl WasiRuntime {
             Some(parent) => compiler.enclosed(Arc::new(cgroup::Compilers(parent.clone()))),
             None => compiler,
         });
-        let holds = holds(&options.store, supervisor.instances());
+        let holds = holds(&options.store, supervisor.claims().0);
         Ok(Self {
             store: options.store,
             compiler,
@@ -266,8 +265,8 @@ impl WasiRuntime {
     }
 }
 
-/// Holds the images of containers that an earlier agent started: their workers tell which those are.
-fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Vec<Hold>> {
+/// Holds the images of containers that an earlier agent started, as they are labelled.
+fn holds(store: &Store, claims: Vec<(String, Claim)>) -> HashMap<String, Vec<Hold>> {
     let hold = |digest: Digest, container: &str| match store.hold_digest(&digest) {
         Ok(hold) => Some(hold),
         Err(error) => {
@@ -275,12 +274,11 @@ fn holds(store: &Store, instances: Vec<Instance>) -> HashMap<String, Vec<Hold>> 
             None
         }
     };
-    let held = |instance: Instance| {
-        let digests = digests(&instance.label);
-        let holds = digests.filter_map(|digest| hold(digest, &instance.id)).collect();
-        (instance.id, holds)
+    let held = |(id, claim): (String, Claim)| {
+        let holds = digests(&claim.label).filter_map(|digest| hold(digest, &id)).collect();
+        (id, holds)
     };
-    instances.into_iter().map(held).collect()
+    claims.into_iter().map(held).collect()
 }
 
 /// The label of a container: the digests of its image and of the images that it mounts.
@@ -402,9 +400,9 @@ impl Runtime for WasiRuntime {
     }
 
     fn containers(&self) -> ContainerList {
-        let (ids, is_complete) = self.supervisor.ids();
-        let containers = ids.into_iter().map(|(id, pod_uid)| ContainerRef { id, pod_uid }).collect();
-        ContainerList { containers, is_complete }
+        let (claims, is_complete) = self.supervisor.claims();
+        let reference = |(id, claim): (String, Claim)| ContainerRef { id, pod_uid: claim.pod_uid };
+        ContainerList { containers: claims.into_iter().map(reference).collect(), is_complete }
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {

@@ -11,10 +11,15 @@
 //! Instances that share a worker form a group; the group's directory holds the worker's socket and its lock.
 //! A supervisor that starts finds the sockets of living workers and adopts them. A worker is dead when
 //! nobody holds its lock, which the kernel sees to; its running instances are then lost, in the view too,
-//! and the next start brings up another worker, later and later if workers keep dying.
+//! and the next start brings up another worker, later and later if workers keep dying. One that lives and does not
+//! answer is not dead: what it hosts is neither lost nor absent until it answers or dies.
+//!
+//! Which group an id belongs to is the agent's own knowledge, kept in [`claims`]; what workers say of others' ids is
+//! refused.
 
 mod adopt;
 mod backoff;
+mod claims;
 mod connect;
 mod death;
 mod error;
@@ -23,15 +28,20 @@ mod idle;
 mod mounting;
 mod process;
 mod replace;
+mod start;
 mod view;
+mod wake;
 mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kubewasm_host::{DEFAULT_MEMORY_LIMIT, exit::Exit, program::Program};
+use kubewasm_host::{DEFAULT_MEMORY_LIMIT, program::Program};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 use crate::{
     cgroup::Parent,
@@ -41,20 +51,25 @@ use crate::{
     logs::LogOptions,
     protocol::{Versions, wire},
     spec::InstanceSpec,
-    worker,
 };
-use error::GroupError;
+pub use claims::{Claim, ClaimError};
+pub use error::GroupError;
+pub use view::Sighting;
+
+use claims::Claims;
 use group::{Common, Group};
 use idle::{Groups, Kept};
-use mounting::{Handed, Mounter};
-pub use view::Sighting;
-use view::View;
+use mounting::Mounter;
+use start::{Start, Starts};
+use view::{Ledger, View};
 
 /// How long a worker that was started or found may take to answer and to tell all it knows.
 const READY: Duration = Duration::from_secs(20);
 /// See [`SupervisorOptions::adopt`].
 const ADOPT: Duration = Duration::from_secs(10);
-/// How long calls may take that need no guest's help.
+/// See [`SupervisorOptions::keep_alive`].
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long calls may take that need no guest's help. What has not been answered by then may have been done.
 const CALL: Duration = Duration::from_secs(30);
 
 /// How long an exec goes on whose caller has set no time of its own.
@@ -83,6 +98,9 @@ pub struct SupervisorOptions {
     /// How long a supervisor that starts waits for the workers that it finds before it goes on without those that do
     /// not answer.
     pub adopt: Duration,
+    /// A connection on which nothing comes back for this long, and as long again, is given up: its calls have no
+    /// answer then.
+    pub keep_alive: Duration,
     /// Files and directories that workers must not see, as far as the host allows it.
     pub hidden: Vec<PathBuf>,
     /// Directories in those that workers see nevertheless, and may not change.
@@ -106,6 +124,7 @@ impl SupervisorOptions {
             log: LogOptions::default(),
             linger: LINGER,
             adopt: ADOPT,
+            keep_alive: KEEP_ALIVE,
             hidden: Vec::new(),
             shown: Vec::new(),
             confinement: Confinement::default(),
@@ -155,18 +174,64 @@ pub enum SupervisorError {
     /// Workers would not be confined as they have to be.
     #[error("workers do not start: {0}")]
     Confinement(#[source] io::Error),
-    /// The worker cannot be started or reached. May pass.
-    #[error("{0}")]
-    Worker(String),
-    /// The module cannot run. Does not pass.
+    /// The worker cannot be started or asked, or could not do it. May pass.
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
+    /// The module cannot run, as its worker says. Does not pass.
     #[error("{0}")]
     Module(String),
-    /// What the instance is configured with cannot be. Does not pass by itself.
+    /// What the instance is configured with cannot be, as its worker says. Does not pass by itself.
     #[error("{0}")]
     Config(String),
+    /// The id cannot be had.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// Somebody asked for the end of an instance before it had started.
+    #[error("the start was given up")]
+    GivenUp,
     /// There is no such instance, or it does not run any more.
-    #[error("{0}")]
+    #[error("container {0} does not run")]
     NotRunning(String),
+    /// The worker that may host it does not answer.
+    #[error("it cannot be told whether container {0} runs: a worker does not answer")]
+    CannotTell(String),
+}
+
+/// What is wrong with a worker.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerFailure {
+    /// There is none to talk to.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// It did not answer in time.
+    #[error("the worker did not answer within {} s", CALL.as_secs())]
+    NoAnswer,
+    /// It died before it had answered.
+    #[error("the worker of group {group} (process {pid}) died while it started the container")]
+    Died {
+        /// The group.
+        group: String,
+        /// Its process id.
+        pid: u32,
+    },
+    /// Its files cannot be made or handed over.
+    #[error("cannot {what}: {source}")]
+    Files {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The mounter says that the files of a container cannot be had.
+    #[error("{0}")]
+    NoFiles(String),
+    /// It says that it could not do it.
+    #[error("the worker could not do it: {0}")]
+    Refused(String),
+    /// The call failed on its way.
+    #[error("the worker could not do it: {}", .0.message())]
+    Call(#[source] Box<tonic::Status>),
 }
 
 /// How an exec ended.
@@ -183,8 +248,12 @@ pub struct ExecOutput {
 pub struct Supervisor {
     common: Arc<Common>,
     groups: Arc<Groups>,
+    starts: Starts,
     /// Adoptions that are under way; they end with the supervisor.
-    _adoptions: Arc<Vec<AbortOnDropHandle<()>>>,
+    _adoptions: Vec<AbortOnDropHandle<()>>,
+    /// Cancelled with the supervisor: starts that are under way are left to the next.
+    life: CancellationToken,
+    _life: DropGuard,
 }
 
 impl Supervisor {
@@ -201,12 +270,16 @@ impl Supervisor {
         let (dir, within) = (options.dir.clone(), options.adopt);
         let stock = {
             let dir = dir.clone();
-            tokio::task::spawn_blocking(move || process::take_stock(&dir))
+            tokio::task::spawn_blocking(move || {
+                let alive = process::take_stock(&dir)?;
+                claims::retain(&dir, &alive)?;
+                let of = |group: String| claims::read(&dir, &group).map(|claims| (group, claims));
+                alive.into_iter().map(of).collect::<io::Result<Vec<_>>>()
+            })
         };
-        let names = stock
-            .await
-            .unwrap_or_else(|error| Err(io::Error::other(error)))
-            .map_err(|source| SupervisorError::Dir { path: dir.display().to_string(), source })?;
+        let stock = stock.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let stock =
+            stock.map_err(|source| SupervisorError::Dir { path: dir.display().to_string(), source })?;
         if options.confinement == Confinement::Required {
             process::check(&options).await.map_err(SupervisorError::Confinement)?;
         }
@@ -217,25 +290,32 @@ impl Supervisor {
             None => None,
         };
         let (view, kills) = (Arc::<View>::default(), Arc::default());
-        names.iter().for_each(|name| view.is_silent(name));
-        let mounter = Mounter::default();
-        let common = Arc::new(Common { options, view: Arc::clone(&view), kills, cgroups, mounter });
-        let groups: Arc<Groups> = Arc::default();
-        let mut supervisor = Self { common, groups, _adoptions: Arc::default() };
-        let (mut adoptions, mut first) = (Vec::new(), Vec::new());
-        for name in &names {
+        let claims = Arc::new(Claims::new(&dir, Arc::clone(&view)));
+        let common = Arc::new(Common { options, view, claims, kills, cgroups, mounter: Mounter::default() });
+        let life = CancellationToken::new();
+        let supervisor = Self {
+            common,
+            groups: Arc::default(),
+            starts: Starts::default(),
+            _adoptions: Vec::new(),
+            life: life.clone(),
+            _life: life.drop_guard(),
+        };
+        let (mut first, mut adoptions) = (Vec::new(), Vec::new());
+        for (name, claims) in stock {
+            let ledger = if claims.is_some() { Ledger::Kept } else { Ledger::Missing };
+            supervisor.view().is_silent(&name, ledger, claims.unwrap_or_default());
             let (tried, first_try) = oneshot::channel();
-            let adopt = adopt::adopt(supervisor.group(name).await, Arc::clone(&view), tried);
+            let adopt = adopt::adopt(supervisor.group(&name).await, Arc::clone(&supervisor.common), tried);
             adoptions.push(AbortOnDropHandle::new(tokio::spawn(adopt)));
             first.push(first_try);
         }
-        supervisor._adoptions = Arc::new(adoptions);
         if tokio::time::timeout(within, futures::future::join_all(first)).await.is_err() {
             tracing::warn!(
                 "going on without the workers that do not answer; what they host is not known yet"
             );
         }
-        Ok(supervisor)
+        Ok(Self { _adoptions: adoptions, ..supervisor })
     }
 
     /// Where cgroups of this node go, if it can have any.
@@ -243,74 +323,50 @@ impl Supervisor {
         self.common.cgroups.as_ref()
     }
 
-    /// Starts an instance in the worker of a group, bringing one up if need be. Returns when the worker started it.
-    /// The view knows it when this returns.
+    /// Starts an instance in the worker of a group, bringing one up if need be. Returns when the worker started it,
+    /// however long that takes; the view knows it then. Dropping the future does not end the start.
     ///
     /// # Errors
-    /// [`SupervisorError`]; the instance does not run then.
+    /// [`SupervisorError`]; the instance does not run then, and will not.
     pub async fn start(
         &self,
         place: impl Into<Place>,
         spec: &InstanceSpec,
     ) -> Result<Timestamp, SupervisorError> {
-        let place = place.into();
+        let (place, id) = (place.into(), &spec.id);
+        let listed = match self.starts.list(id) {
+            Ok(listed) => listed,
+            // Who asks twice waits for what comes of the first time.
+            Err(pending) => {
+                pending.over.cancelled().await;
+                let known = self.view().get(id).map(|instance| instance.started_at);
+                return known.ok_or(SupervisorError::GivenUp);
+            }
+        };
         let group = self.group(&place.group).await;
-        let _needed = group.need();
-        // While a worker starts. Whoever asks it for something says why it cannot be started.
-        let _ = self.common.mounter.start(&self.common.options);
-        let mut client = group.client_for(&place).await?;
-        let handed = self.hand_over(&group, spec).await?;
-        // Before the answer the worker may already tell of it.
-        self.view().expect(&spec.id, &spec.pod_uid, group.name());
-        let request = wire::StartRequest { spec: Some(spec.into()) };
-        let result = call(client.worker.start(request)).await;
-        let instance = result.and_then(|response| {
-            let instance = response.instance.ok_or_else(|| bad_answer("it names no instance"))?;
-            Instance::try_from(instance).map_err(|error| bad_answer(&error.to_string()))
-        });
-        match instance {
-            Ok(instance) => {
-                let started_at = instance.started_at;
-                self.view().changed(group.name(), &client.incarnation, instance);
-                if !client.is_alive() {
-                    // Its watch may have reported the loss before this instance was known.
-                    let exit = Exit::lost("the worker that hosted it is gone");
-                    client.lost(&self.common.view, group.name(), &exit);
-                }
-                Ok(started_at)
-            }
-            Err(error) => {
-                if matches!(error, SupervisorError::Worker(_)) {
-                    // It may have started, and only the answer was lost.
-                    let request = wire::RemoveRequest { id: spec.id.clone() };
-                    if let Err(error) = call(client.worker.remove(request)).await {
-                        tracing::warn!(instance = %spec.name, %error, "cannot tell whether an instance started");
-                    }
-                }
-                self.view().removed(&spec.id);
-                match handed {
-                    Handed::Before(in_use) => Err(SupervisorError::Worker(in_use)),
-                    Handed::Over(_) => Err(error),
-                }
-            }
-        }
+        let (pod_uid, label) = (spec.pod_uid.clone(), spec.label.clone());
+        let claim = Claim { group: place.group.clone(), pod_uid, label };
+        let start = Start { common: Arc::clone(&self.common), group, place, spec: spec.clone(), listed };
+        let start = async move {
+            // The group must not look idle before anything is claimed for it.
+            let group = Arc::clone(&start.group);
+            let _needed = group.need();
+            start.common.claims.take(&start.spec.id, claim).await?;
+            start.run().await
+        };
+        let started = tokio::spawn(self.life.clone().run_until_cancelled_owned(start)).await;
+        started.ok().flatten().unwrap_or(Err(SupervisorError::GivenUp))
     }
 
-    /// Has the files of an instance made, and hands them to the worker of its group.
-    async fn hand_over(&self, group: &Group, spec: &InstanceSpec) -> Result<Handed, SupervisorError> {
-        let (common, spec) = (Arc::clone(&self.common), spec.clone());
-        let handovers = worker::handovers_path(&group.socket());
-        let hand_over = move || common.mounter.hand_over(&spec, &common.options, &handovers);
-        tokio::task::spawn_blocking(hand_over).await.unwrap_or_else(|error| {
-            Err(SupervisorError::Worker(format!("the files of a container were not made: {error}")))
-        })
-    }
-
-    /// Asks an instance to end within `grace`. Unknown and exited ones are fine.
+    /// Asks an instance to end within `grace`, or gives up its start. Unknown and exited ones are fine.
     ///
     /// # Errors
     /// [`SupervisorError::Worker`] when its worker cannot be reached; try again.
     pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), SupervisorError> {
+        if let Some(pending) = self.starts.get(id) {
+            pending.given_up.cancel();
+            return Ok(());
+        }
         let Some(group) = self.view().running_in(id) else {
             return self.must_be_known(id);
         };
@@ -324,15 +380,21 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Forgets an instance, killing it first if it runs. Unknown ones are fine.
+    /// Forgets an instance, killing it or giving up its start first. Unknown ones are fine. When this succeeds, nothing
+    /// of it runs, and nothing will.
     ///
     /// # Errors
     /// [`SupervisorError::Worker`] when its worker cannot be reached; try again.
     pub async fn remove(&self, id: &str) -> Result<(), SupervisorError> {
-        let Some(group) = self.view().group_of(id) else {
+        if let Some(pending) = self.starts.get(id) {
+            pending.given_up.cancel();
+            let over = tokio::time::timeout(CALL, pending.over.cancelled()).await;
+            over.map_err(|_| WorkerFailure::NoAnswer)?;
+        }
+        let Some(claim) = self.view().claim_on(id) else {
             return self.must_be_known(id);
         };
-        let group = self.group(&group).await;
+        let group = self.group(&claim.group).await;
         match group.client().await {
             Ok(mut client) => {
                 call(client.worker.remove(wire::RemoveRequest { id: id.to_owned() })).await?;
@@ -341,7 +403,8 @@ impl Supervisor {
             Err(GroupError::NoWorker { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        self.view().removed(id);
+        self.view().forget(id);
+        self.common.claims.release(&claim.group, vec![id.to_owned()]).await;
         group.look().notify_one();
         Ok(())
     }
@@ -356,7 +419,7 @@ impl Supervisor {
         argv: &[String],
         output_limit: usize,
     ) -> Result<ExecOutput, SupervisorError> {
-        let not_running = || SupervisorError::NotRunning(format!("container {id} does not run"));
+        let not_running = || SupervisorError::NotRunning(id.to_owned());
         let group = self.view().running_in(id).ok_or_else(not_running)?;
         let mut client = match self.group(&group).await.client().await {
             Ok(client) => client,
@@ -369,7 +432,12 @@ impl Supervisor {
             timeout_millis: u64::try_from(EXEC.as_millis()).unwrap_or(u64::MAX),
             output_limit: output_limit as u64,
         };
-        let answer = client.worker.exec(request).await.map_err(|status| of_status(&status))?.into_inner();
+        let answer = client.worker.exec(request).await;
+        let answer = answer.map_err(|status| match status.code() {
+            tonic::Code::NotFound => not_running(),
+            _ => of_status(status),
+        })?;
+        let answer = answer.into_inner();
         let wire::ExecResponse { exit_code, output, .. } = answer;
         Ok(ExecOutput { exit_code, output })
     }
@@ -386,19 +454,17 @@ impl Supervisor {
         self.view().sighting(id)
     }
 
-    /// Ids and pod UIDs of all instances that are known or being started, and whether there are no others: false
-    /// while a worker does not tell what it hosts.
+    /// The claims on all ids of which something may run or has ended, and whether there are no others: false while a
+    /// worker does not tell what it hosts on which no claims were kept.
     #[must_use]
-    pub fn ids(&self) -> (Vec<(String, String)>, bool) {
-        self.view().ids()
+    pub fn claims(&self) -> (Vec<(String, Claim)>, bool) {
+        self.view().claims()
     }
 
-    /// Errs when an id that the view does not know may be hosted by a worker that does not answer.
+    /// Errs when an id that is not claimed may be hosted by a worker that does not answer.
     fn must_be_known(&self, id: &str) -> Result<(), SupervisorError> {
         match self.view().sighting(id) {
-            Sighting::CannotTell => Err(SupervisorError::Worker(format!(
-                "it cannot be told whether container {id} runs: a worker does not answer"
-            ))),
+            Sighting::CannotTell => Err(SupervisorError::CannotTell(id.to_owned())),
             Sighting::Known(_) | Sighting::Starting | Sighting::Absent => Ok(()),
         }
     }
@@ -418,7 +484,7 @@ impl Supervisor {
             let mut client = group.client().await.ok()?;
             let answer = tokio::time::timeout(STATS, client.worker.stats(wire::StatsRequest {})).await;
             match answer {
-                Ok(Ok(answer)) => Some(answer.into_inner().instances),
+                Ok(Ok(answer)) => Some((group.name().to_owned(), answer.into_inner().instances)),
                 Ok(Err(error)) => {
                     tracing::debug!(group = %group.name(), %error, "a worker does not say what is used");
                     None
@@ -430,12 +496,18 @@ impl Supervisor {
             }
         });
         let stats = futures::future::join_all(stats).await;
-        let readable = |stats| {
-            InstanceStats::try_from(stats)
-                .inspect_err(|error| tracing::error!(%error, "a worker cannot be understood"))
-                .ok()
+        let readable = |group: &str, stats| {
+            let stats = InstanceStats::try_from(stats)
+                .inspect_err(|error| tracing::error!(group, %error, "a worker cannot be understood"))
+                .ok()?;
+            // Of what is not its group's, it has nothing to say.
+            let claim = self.view().claim_on(&stats.id).filter(|claim| claim.group == group)?;
+            Some(InstanceStats { pod_uid: claim.pod_uid, ..stats })
         };
-        stats.into_iter().flatten().flatten().filter_map(readable).collect()
+        let of_group = |(group, stats): (String, Vec<_>)| {
+            stats.into_iter().filter_map(|stats| readable(&group, stats)).collect::<Vec<_>>()
+        };
+        stats.into_iter().flatten().flat_map(of_group).collect()
     }
 
     /// Takes the channel of the pod UIDs whose instances changed. The second call returns `None`.
@@ -490,25 +562,19 @@ fn open_cgroups(dir: &std::path::Path, options: CgroupOptions) -> Option<Parent>
 async fn call<T>(
     answer: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, SupervisorError> {
-    let answer = tokio::time::timeout(CALL, answer).await.map_err(|_| no_answer())?;
-    answer.map(tonic::Response::into_inner).map_err(|status| of_status(&status))
-}
-
-fn no_answer() -> SupervisorError {
-    SupervisorError::Worker(format!("the worker did not answer within {} s", CALL.as_secs()))
-}
-
-fn bad_answer(why: &str) -> SupervisorError {
-    SupervisorError::Worker(format!("the worker's answer cannot be understood: {why}"))
+    let answer = tokio::time::timeout(CALL, answer).await.map_err(|_| WorkerFailure::NoAnswer)?;
+    answer.map(tonic::Response::into_inner).map_err(of_status)
 }
 
 /// Whose fault a status says it is; the worker's service decides.
-fn of_status(status: &tonic::Status) -> SupervisorError {
-    let text = status.message().to_owned();
+fn of_status(status: tonic::Status) -> SupervisorError {
+    let text = || status.message().to_owned();
     match status.code() {
-        tonic::Code::FailedPrecondition => SupervisorError::Module(text),
-        tonic::Code::InvalidArgument => SupervisorError::Config(text),
-        tonic::Code::NotFound => SupervisorError::NotRunning(text),
-        _ => SupervisorError::Worker(format!("the worker could not do it: {text}")),
+        tonic::Code::FailedPrecondition => SupervisorError::Module(text()),
+        tonic::Code::InvalidArgument => SupervisorError::Config(text()),
+        _ => WorkerFailure::Call(Box::new(status)).into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

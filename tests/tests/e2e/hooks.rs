@@ -2,14 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{
+    Api,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
     endpoint::{Answer, Endpoint},
-    pods::{Pods, is, restarts, running},
+    pods::{Pods, is, restarts, running, terminated},
     status::{self, says},
-    suite::{suite, with_temp_ns},
+    suite::{NODE, suite, with_temp_ns},
+    volumes::{create_config_map, create_secret},
 };
 
 /// A container whose guest sleeps, with the hooks given.
@@ -124,6 +129,49 @@ async fn a_pre_stop_hook_comes_before_the_end() {
         endpoint.answer(Answer::Http(200));
         pods.gone("drains").await;
         assert_eq!(endpoint.count("/drain"), 1);
+    })
+    .await;
+}
+
+/// A hook runs in the container as it was started, and asks for nothing again: a pod whose ConfigMap and Secret are gone
+/// before it is, as `helm uninstall` may do it, is drained like any other.
+#[tokio::test]
+async fn a_pre_stop_hook_does_without_the_config_that_its_container_was_started_with() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        create_config_map(&client, ns, "settings", json!({ "MODE": "careful" })).await;
+        create_secret(&client, ns, "token", json!({ "TOKEN": "hunter2" })).await;
+        // What a hook writes there is told when its container has ended.
+        let drain = json!({ "exec": { "command": ["actor", "write", "/dev/termination-log", "drained"] } });
+        let mut main = hooked("main", json!({ "preStop": drain })).await;
+        main["envFrom"] = json!([{ "configMapRef": { "name": "settings" } }]);
+        let token = json!({ "secretKeyRef": { "name": "token", "key": "TOKEN" } });
+        main["env"] = json!([{ "name": "TOKEN", "valueFrom": token }]);
+        let spec = json!({
+            "runtimeClassName": "wasm",
+            "nodeSelector": { "kubernetes.io/hostname": NODE },
+            "containers": [main],
+        });
+        // The finalizer keeps it, so that its last status can be read.
+        let metadata = json!({ "name": "uninstalled", "finalizers": ["kubewasm.test/reader"] });
+        let pod = serde_json::from_value(json!({ "metadata": metadata, "spec": spec })).unwrap();
+        pods.api().create(&PostParams::default(), &pod).await.unwrap();
+        pods.until("uninstalled", "Ready", |pod| is(pod, "Ready")).await;
+
+        let options = DeleteParams::default();
+        Api::<ConfigMap>::namespaced(client.clone(), ns).delete("settings", &options).await.unwrap();
+        Api::<Secret>::namespaced(client.clone(), ns).delete("token", &options).await.unwrap();
+        // The node knows that they are gone.
+        pods.create("late", spec).await;
+        pods.waiting("late", &["CreateContainerConfigError"]).await;
+
+        pods.api().delete("uninstalled", &options).await.unwrap();
+        let pod = pods.until("uninstalled", "its end", |pod| terminated(pod).is_some()).await;
+        let end = terminated(&pod).unwrap();
+        assert_eq!((end.exit_code, end.message.as_deref()), (143, Some("drained")));
+        let release = json!({ "metadata": { "finalizers": null } });
+        pods.api().patch("uninstalled", &PatchParams::default(), &Patch::Merge(release)).await.unwrap();
+        pods.gone("uninstalled").await;
     })
     .await;
 }

@@ -132,6 +132,45 @@ async fn namespaces_have_workers_of_their_own() {
     .await;
 }
 
+/// A worker that lives and does not answer is not dead, for the agent that has started it and for the next: what it
+/// hosts is neither started again nor lets go of its pod, while pods of others come and go. When it answers, all is as it
+/// was, and what was asked for is done.
+#[tokio::test]
+async fn a_worker_that_does_not_answer_is_not_taken_for_dead() {
+    with_temp_ns(async |client, ns| {
+        with_temp_ns(async |_, other| {
+            let mut node = own_node("patient-node", &Options::default()).await;
+            let (here, there) = (Pods::new(&client, ns), Pods::new(&client, other));
+            here.create("stays", spec(&node, json!({})).await).await;
+            here.create("leaves", spec(&node, json!({})).await).await;
+            let before = here.until("stays", "running", running).await;
+            here.until("leaves", "running", running).await;
+            let worker = node.workers()[&format!("ns-{ns}")];
+            kill_process(worker, Signal::STOP).unwrap();
+            node.kill().unwrap();
+            node.start_again().await.unwrap();
+            here.api().delete("leaves", &DeleteParams::default()).await.unwrap();
+            there.create("passes", spec(&node, json!({})).await).await;
+            there.until("passes", "running", running).await;
+            there.api().delete("passes", &DeleteParams::default()).await.unwrap();
+            there.gone("passes").await;
+            for name in ["stays", "leaves"] {
+                let pod = here.api().get(name).await.unwrap();
+                assert!(running(&pod) && restarts(&pod) == 0, "{name}: {:?}", pod.status);
+            }
+            kill_process(worker, Signal::CONT).unwrap();
+            here.gone("leaves").await;
+            let after = here.api().get("stays").await.unwrap();
+            assert!(running(&after) && restarts(&after) == 0, "{:?}", after.status);
+            assert_eq!(container(&after).unwrap().container_id, container(&before).unwrap().container_id);
+            assert_eq!(node.workers()[&format!("ns-{ns}")], worker);
+            remove(&client, node).await;
+        })
+        .await;
+    })
+    .await;
+}
+
 /// `--isolation` says who shares a worker where the pod does not.
 #[tokio::test]
 async fn a_node_can_have_one_worker_or_one_for_each_pod() {

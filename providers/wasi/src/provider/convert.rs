@@ -200,7 +200,10 @@ pub(super) fn start_error(error: SupervisorError) -> StartError {
         SupervisorError::Module(_) => StartError::Create(error.into()),
         SupervisorError::Config(_) => StartError::Config(error.into()),
         SupervisorError::Worker(_)
+        | SupervisorError::Claim(_)
+        | SupervisorError::GivenUp
         | SupervisorError::NotRunning(_)
+        | SupervisorError::CannotTell(_)
         | SupervisorError::Confinement(_)
         | SupervisorError::Dir { .. } => StartError::Run(error.into()),
     }

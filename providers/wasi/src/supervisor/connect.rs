@@ -2,16 +2,21 @@
 
 use std::{
     io,
+    path::Path,
     process::ExitStatus,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use kubewasm_host::exit::Exit;
 use tokio::{
+    net::UnixStream,
     process::ChildStdin,
-    sync::Notify,
+    sync::{Mutex, Notify},
     task::{JoinError, JoinHandle},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -21,7 +26,8 @@ use tonic::{
 };
 
 use super::{
-    READY, SupervisorOptions,
+    CALL, READY, SupervisorOptions,
+    claims::Claims,
     death::{Kills, describe},
     error::GroupError,
     process::{self, LOOK, Started},
@@ -37,8 +43,8 @@ use crate::{
     worker,
 };
 
-/// A connection on which nothing comes back for this long is given up.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// For a connection within this machine, of which nothing is read.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// A worker that answers.
 #[derive(Clone, Debug)]
@@ -46,8 +52,14 @@ pub(super) struct Client {
     pub(super) worker: WorkerClient<Channel>,
     pub(super) incarnation: String,
     pub(super) pid: u32,
+    /// The protocol version that is spoken with it.
+    pub(super) version: u32,
     /// When it was found that nobody holds the worker's lock any more.
     pub(super) died: Arc<OnceLock<Instant>>,
+    /// What the protocol that is spoken allows.
+    versions: Versions,
+    /// The session that the last Hello has begun.
+    session: Arc<Mutex<String>>,
 }
 
 impl Client {
@@ -55,10 +67,43 @@ impl Client {
         self.died.get().is_none()
     }
 
-    /// Tells the view how what ran in this worker ended.
-    pub(super) fn lost(&self, view: &View, group: &str, exit: &Exit) {
-        view.lost(group, Dead::One(&self.incarnation), exit, Timestamp::now());
+    /// The present session.
+    pub(super) async fn session(&self) -> String {
+        self.session.lock().await.clone()
     }
+
+    /// Sees to it that the session is a later one than `stale`: no start that was sent in that one, and has not been
+    /// begun by now, is begun any more.
+    pub(super) async fn renew(&self, stale: &str) -> Result<(), tonic::Status> {
+        let mut session = self.session.lock().await;
+        if *session != stale {
+            return Ok(());
+        }
+        let next = session_of(self.version);
+        let Versions { min: protocol_min, max: protocol_max } = self.versions;
+        let request = wire::HelloRequest { protocol_min, protocol_max, session: next.clone() };
+        let mut worker = self.worker.clone();
+        let hello = tokio::time::timeout(CALL, worker.hello(request)).await;
+        hello.map_err(|_| tonic::Status::deadline_exceeded("the worker does not answer"))??;
+        *session = next;
+        Ok(())
+    }
+}
+
+/// A session that there never was before on this machine, where the protocol knows of any.
+fn session_of(version: u32) -> String {
+    if version < Versions::SESSIONS {
+        return String::new();
+    }
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    format!("{pid}-{}-{count}", Timestamp::now().as_nanosecond())
+}
+
+/// The process that listens on a socket, as the kernel knows it: a worker could say anything.
+async fn listener(socket: &Path) -> Option<u32> {
+    let stream = tokio::time::timeout(CONNECT, UnixStream::connect(socket)).await.ok()?.ok()?;
+    u32::try_from(stream.peer_cred().ok()?.pid()?).ok().filter(|pid| *pid > 0)
 }
 
 /// The connection to a worker that lived when it was last looked at.
@@ -100,6 +145,7 @@ pub(super) struct Meeting<'a> {
     pub(super) group: &'a str,
     pub(super) options: &'a SupervisorOptions,
     pub(super) view: &'a Arc<View>,
+    pub(super) claims: &'a Arc<Claims>,
     pub(super) kills: &'a Arc<Kills>,
     /// Told when something of the group was removed.
     pub(super) look: &'a Arc<Notify>,
@@ -115,16 +161,22 @@ impl Meeting<'_> {
         };
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))
             .map_err(|error| self.no_answer(error.to_string()))?
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
+            .http2_keep_alive_interval(self.options.keep_alive)
+            .keep_alive_timeout(self.options.keep_alive)
             .keep_alive_while_idle(true);
         let mut worker = WorkerClient::new(endpoint.connect_lazy());
         let ours = self.options.versions;
         let hello = async {
             loop {
-                let request = wire::HelloRequest { protocol_min: ours.min, protocol_max: ours.max };
+                // One that went unanswered may be read later, and must not bring back a session that was in use.
+                let session = session_of(ours.max);
+                let request = wire::HelloRequest {
+                    protocol_min: ours.min,
+                    protocol_max: ours.max,
+                    session: session.clone(),
+                };
                 let failure = match worker.hello(request).await {
-                    Ok(answer) => return Ok(Some(answer.into_inner())),
+                    Ok(answer) => return Ok(Some((answer.into_inner(), session))),
                     // There is a server, and its protocol is none that we know.
                     Err(status) if status.code() == Code::Unimplemented => return Ok(None),
                     Err(status) => status,
@@ -144,7 +196,7 @@ impl Meeting<'_> {
             Ok(answer) => answer?,
             Err(_) => return Err(self.no_answer(format!("no hello within {} s", READY.as_secs()))),
         };
-        let Some(hello) = hello else {
+        let Some((hello, session)) = hello else {
             let stranger = Stranger { worker, versions: None, incarnation: String::new() };
             return Ok(Met::Stranger(Box::new(stranger)));
         };
@@ -156,19 +208,33 @@ impl Meeting<'_> {
             let stranger = Stranger { worker, versions: Some(theirs), incarnation };
             return Ok(Met::Stranger(Box::new(stranger)));
         };
+        let pid = match listener(&socket).await {
+            Some(listener) if listener != pid => {
+                let group = self.group;
+                tracing::error!(
+                    group,
+                    says = pid,
+                    listener,
+                    "a worker says that it is another process than it is"
+                );
+                listener
+            }
+            _ => pid,
+        };
         if self.options.with_parent {
             // Nobody is told of a worker that ends with the command that has started it.
             tracing::debug!(group = self.group, pid, version, ?confinement, "a worker is ready");
         } else {
             tracing::info!(group = self.group, pid, version, ?confinement, "a worker is ready");
         }
-        let client = Client { worker, incarnation, pid, died: Arc::default() };
-        self.view.lost(
-            self.group,
-            Dead::AllBut(&client.incarnation),
-            &Exit::lost("the worker that hosted it is gone"),
-            Timestamp::now(),
-        );
+        // A worker of a version without sessions has ignored it.
+        let session = if version >= Versions::SESSIONS { session } else { String::new() };
+        let session = Arc::new(Mutex::new(session));
+        let client =
+            Client { worker, incarnation, pid, version, died: Arc::default(), versions: ours, session };
+        let loss = Exit::lost("the worker that hosted it is gone");
+        let gone = self.view.lost(self.group, Dead::AllBut(&client.incarnation), &loss, Timestamp::now());
+        self.claims.release(self.group, gone).await;
         let cgroup = Cgroup::of(pid);
         if let Some(cgroup) = &cgroup {
             self.kills.note(cgroup);
@@ -178,6 +244,8 @@ impl Meeting<'_> {
             socket,
             client: client.clone(),
             view: Arc::clone(self.view),
+            claims: Arc::clone(self.claims),
+            refused: 0,
             kills: Arc::clone(self.kills),
             cgroup,
             look: Arc::clone(self.look),

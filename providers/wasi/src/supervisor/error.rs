@@ -2,12 +2,12 @@
 
 use std::{io, time::Duration};
 
-use super::SupervisorError;
+use super::{SupervisorError, WorkerFailure};
 use crate::protocol::Versions;
 
 /// Why there is no worker to talk to.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum GroupError {
+pub enum GroupError {
     /// None lives, and none was asked for.
     #[error("no worker runs for group {group}")]
     NoWorker {
@@ -34,6 +34,7 @@ pub(super) enum GroupError {
     Spawn {
         /// The group.
         group: String,
+        /// Why not.
         #[source]
         source: io::Error,
     },
@@ -79,6 +80,6 @@ pub(super) enum GroupError {
 
 impl From<GroupError> for SupervisorError {
     fn from(error: GroupError) -> Self {
-        Self::Worker(error.to_string())
+        Self::Worker(WorkerFailure::Group(error))
     }
 }

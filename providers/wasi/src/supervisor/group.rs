@@ -15,6 +15,7 @@ use tonic::Code;
 use super::{
     CALL, Place, SupervisorOptions,
     backoff::WorkerDeaths,
+    claims::Claims,
     connect::{Client, Link, Meeting, Met},
     death::Kills,
     error::GroupError,
@@ -34,6 +35,7 @@ use crate::{
 pub(super) struct Common {
     pub(super) options: SupervisorOptions,
     pub(super) view: Arc<View>,
+    pub(super) claims: Arc<Claims>,
     pub(super) kills: Arc<Kills>,
     /// Where workers have cgroups of their own, if they can.
     pub(super) cgroups: Option<Parent>,
@@ -186,8 +188,8 @@ impl Group {
     }
 
     async fn meet(&self, state: &mut State, started: Option<Started>) -> Result<Met, GroupError> {
-        let Common { options, view, kills, .. } = &*self.common;
-        let meeting = Meeting { group: &self.name, options, view, kills, look: &self.look };
+        let Common { options, view, claims, kills, .. } = &*self.common;
+        let meeting = Meeting { group: &self.name, options, view, claims, kills, look: &self.look };
         let met = meeting.meet(started).await;
         if met.is_err() {
             state.backoff.died(Duration::ZERO, Instant::now());
@@ -296,6 +298,7 @@ impl Group {
         if !state.backoff.is_calm(Instant::now()) {
             return false;
         }
+        self.common.claims.end(&self.name).await;
         let dir = self.common.options.dir.join(&self.name);
         let remove = move || {
             if let Err(error) = kubewasm_trees::remove(&dir) {

@@ -15,7 +15,7 @@ use std::{
 use prost::Message as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::{SupervisorError, SupervisorOptions, process};
+use super::{SupervisorError, SupervisorOptions, WorkerFailure, process};
 use crate::{files::passing, mounter::MounterOptions, protocol::wire, spec::InstanceSpec};
 
 /// How long the files of a container may take: an image that is copied, a disk that was asleep. What comes later is
@@ -47,8 +47,8 @@ impl Mounter {
         if let Some(control) = &*control {
             return Ok(Arc::clone(control));
         }
-        let started = spawn(options)
-            .map_err(|error| SupervisorError::Worker(format!("cannot start the mounter: {error}")))?;
+        let started =
+            spawn(options).map_err(|source| WorkerFailure::Files { what: "start the mounter", source })?;
         Ok(Arc::clone(control.insert(Arc::new(started))))
     }
 
@@ -60,24 +60,24 @@ impl Mounter {
         handovers: &Path,
     ) -> Result<Handed, SupervisorError> {
         let request = request(spec);
-        let (response, fds) = self
-            .ask(&request, options)
-            .map_err(|error| SupervisorError::Worker(format!("the mounter failed: {error}")))?;
+        let (response, fds) = self.ask(&request, options)?;
         let files = match response.result {
             Some(wire::files_response::Result::Files(files)) => files,
             Some(wire::files_response::Result::Failure(failure)) => {
                 return match failure.kind() {
                     wire::files_failure::Kind::InUse => Ok(Handed::Before(failure.message)),
                     wire::files_failure::Kind::Config => Err(SupervisorError::Config(failure.message)),
-                    wire::files_failure::Kind::Unspecified => Err(SupervisorError::Worker(failure.message)),
+                    wire::files_failure::Kind::Unspecified => {
+                        Err(WorkerFailure::NoFiles(failure.message).into())
+                    }
                 };
             }
-            None => return Err(SupervisorError::Worker("the mounter's answer is empty".to_owned())),
+            None => return Err(WorkerFailure::NoFiles("the mounter's answer is empty".to_owned()).into()),
         };
         let handover = wire::Handover { id: spec.id.clone(), files: Some(files) };
         let handed = hand_over(&handover, &fds, handovers);
-        handed.map_err(|error| {
-            SupervisorError::Worker(format!("cannot hand a container's files to its worker: {error}"))
+        handed.map_err(|source| {
+            WorkerFailure::Files { what: "hand a container's files to its worker", source }.into()
         })
     }
 
@@ -86,7 +86,9 @@ impl Mounter {
         request: &[u8],
         options: &SupervisorOptions,
     ) -> Result<(wire::FilesResponse, Vec<OwnedFd>), SupervisorError> {
-        let failed = |error: io::Error| SupervisorError::Worker(error.to_string());
+        let failed = |source: io::Error| {
+            SupervisorError::from(WorkerFailure::Files { what: "have the mounter make files", source })
+        };
         loop {
             let (control, is_new) = {
                 let known = self.control.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -1,7 +1,7 @@
 //! Worker processes: started, found by their lock, and ended by signals.
 
 use std::{
-    io,
+    io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -20,7 +20,7 @@ use crate::worker::{self, WorkerOptions};
 /// A worker says little; what it said before is thrown away beyond this, in bytes.
 const LOG_LIMIT: u64 = 1 << 20;
 /// How much of a dead worker's last words is repeated, in bytes.
-const LAST_WORDS: usize = 2048;
+const LAST_WORDS: u64 = 2048;
 /// Between two looks at a process.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
 /// What a child process inherits of the agent's environment: how much it says. All else may be secret.
@@ -114,9 +114,16 @@ pub(super) fn open_log(path: &Path) -> io::Result<std::fs::File> {
 
 /// The end of what a worker wrote to its log, empty when there is nothing.
 pub(super) fn last_words(socket: &Path) -> String {
-    let bytes = std::fs::read(log(socket)).unwrap_or_default();
-    let from = bytes.len().saturating_sub(LAST_WORDS);
-    String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).trim().to_owned()
+    // A worker writes as much as it likes, and no more than this is read of it.
+    let read = || {
+        let mut log = std::fs::File::open(log(socket))?;
+        let end = log.metadata()?.len();
+        log.seek(SeekFrom::Start(end.saturating_sub(LAST_WORDS)))?;
+        let mut words = Vec::new();
+        log.take(LAST_WORDS).read_to_end(&mut words)?;
+        Ok::<_, io::Error>(words)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).trim().to_owned()
 }
 
 /// The process that holds a worker's lock, as it noted there itself, if that is still a worker on this
@@ -219,6 +226,6 @@ mod tests {
         assert_eq!(last_words(&socket), "");
         std::fs::write(log(&socket), format!("{}the end\n", "x".repeat(10_000))).unwrap();
         let words = last_words(&socket);
-        assert!(words.ends_with("xthe end") && words.len() < LAST_WORDS, "{words}");
+        assert!(words.ends_with("xthe end") && words.len() < 2048, "{words}");
     }
 }

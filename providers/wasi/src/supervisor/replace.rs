@@ -58,6 +58,7 @@ pub(super) async fn end(
         let exit = Exit::lost(format!(
             "the worker that hosted it speaks protocol {speaks}, and this version of kubewasm speaks {ours}: it was replaced"
         ));
+        // What it was starting goes with what it had not told of.
         view.lost(group, Dead::One(&stranger.incarnation), &exit, Timestamp::now());
     }
     is_gone
@@ -71,7 +72,8 @@ async fn picture(group: &str, stranger: &mut Stranger, view: &View) {
         match event.event {
             Some(Event::Changed(instance)) => {
                 let Ok(instance) = Instance::try_from(instance) else { continue };
-                view.changed(group, &stranger.incarnation, instance);
+                // What is none of its group's is not believed of it either.
+                let _ = view.told(group, &stranger.incarnation, instance);
             }
             Some(Event::Synced(_)) => break,
             _ => {}

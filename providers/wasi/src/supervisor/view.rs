@@ -1,4 +1,8 @@
 //! What the agent knows of all instances, and whom it must tell. No I/O.
+//!
+//! An instance is known from the moment on from which it may run: first there is a claim on its id
+//! ([`super::claims`]), then its worker is told of it. What a worker says of an id that was not claimed for its group
+//! is refused: an escaped guest has its worker, and must not have anybody else's containers with it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,12 +11,10 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::exit::Exit;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
+use super::{claims::Claim, wake::Wake};
 use crate::instance::{End, Instance};
-
-/// Wake-ups that wait in the channel; more wait in a set, each pod once.
-const WAKEUPS: usize = 64;
 
 /// All instances of all workers. Written by the groups' watchers and by starts and removals; read by
 /// everybody.
@@ -26,16 +28,35 @@ pub(super) struct View {
 struct Known {
     entries: HashMap<String, Entry>,
     /// Groups whose workers live and have not told yet what they host.
-    silent: HashSet<String>,
+    silent: HashMap<String, Ledger>,
+}
+
+/// Whether there are claims on what a silent worker hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ledger {
+    /// On all of it.
+    Kept,
+    /// It was started by an agent that kept none: the worker's first picture is believed.
+    Missing,
 }
 
 #[derive(Debug)]
 struct Entry {
-    group: String,
-    pod_uid: String,
-    /// Which worker process told of it; revisions of different ones do not compare.
-    incarnation: String,
-    instance: Option<Instance>,
+    claim: Claim,
+    stage: EntryStage,
+}
+
+/// What is known of a claimed id.
+#[derive(Debug)]
+enum EntryStage {
+    /// An earlier agent has claimed it. Next: what its worker says, or nothing.
+    Untold,
+    /// It is being started here. Next: told, or forgotten by who starts it.
+    Asked,
+    /// Its worker says that it is being started, for an earlier agent.
+    Starting { incarnation: String },
+    /// Its worker has told of it. Revisions of different incarnations do not compare.
+    Told { incarnation: String, instance: Instance },
 }
 
 /// What can be said of an id now.
@@ -43,9 +64,9 @@ struct Entry {
 pub enum Sighting {
     /// It runs, or has ended and was not removed yet.
     Known(Instance),
-    /// It was asked for, and there is no answer yet.
+    /// It is being started.
     Starting,
-    /// Nothing of this id runs.
+    /// Nothing of this id runs, and nothing that was asked for before will.
     Absent,
     /// A worker that may host it lives and does not answer.
     CannotTell,
@@ -69,150 +90,228 @@ impl Dead<'_> {
     }
 }
 
-/// Pods that are to be looked at.
-#[derive(Debug, Default)]
-struct Wake {
-    pods: Mutex<HashSet<String>>,
-    new: Notify,
-    taken: Mutex<bool>,
+/// A worker told of an id that is not one of its group's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Foreign;
+
+/// Why an id cannot be claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// In another group.
+    Elsewhere(String),
+    /// In this group, by an earlier agent, and its worker has not told yet what became of it.
+    Untold,
 }
 
 impl View {
-    /// The worker of a group lives and has not told yet what it hosts.
-    pub(super) fn is_silent(&self, group: &str) {
-        self.lock().silent.insert(group.to_owned());
+    /// The worker of a group lives and has not told yet what it hosts; `claims` are those of earlier agents.
+    pub(super) fn is_silent(&self, group: &str, ledger: Ledger, claims: Vec<(String, Claim)>) {
+        let mut known = self.lock();
+        known.silent.insert(group.to_owned(), ledger);
+        let entry = |(id, claim)| (id, Entry { claim, stage: EntryStage::Untold });
+        known.entries.extend(claims.into_iter().map(entry));
     }
 
-    /// What the worker of a group hosts is known, or there is none.
-    pub(super) fn has_told(&self, group: &str) {
+    /// No worker of a group lives: what none has told of is gone. Returns the ids that are.
+    pub(super) fn has_no_worker(&self, group: &str) -> Vec<String> {
         self.lock().silent.remove(group);
+        self.drop_entries(|_, entry| {
+            let untold = matches!(entry.stage, EntryStage::Untold | EntryStage::Starting { .. });
+            untold && entry.claim.group == group
+        })
+    }
+
+    /// The worker of a group has not told yet what it hosts, and no claims were kept on that.
+    pub(super) fn has_no_ledger(&self, group: &str) -> bool {
+        self.lock().silent.get(group) == Some(&Ledger::Missing)
     }
 
     /// What can be said of an id.
     pub(super) fn sighting(&self, id: &str) -> Sighting {
         let known = self.lock();
-        match known.entries.get(id) {
-            Some(Entry { instance: Some(instance), .. }) => Sighting::Known(instance.clone()),
-            Some(Entry { instance: None, .. }) => Sighting::Starting,
-            None if known.silent.is_empty() => Sighting::Absent,
+        match known.entries.get(id).map(|entry| &entry.stage) {
+            Some(EntryStage::Told { instance, .. }) => Sighting::Known(instance.clone()),
+            Some(EntryStage::Asked | EntryStage::Starting { .. }) => Sighting::Starting,
+            Some(EntryStage::Untold) => Sighting::CannotTell,
+            None if known.is_complete() => Sighting::Absent,
             None => Sighting::CannotTell,
         }
     }
 
-    /// Ids and pod UIDs of all that is known or expected, and whether there is nothing else.
-    pub(super) fn ids(&self) -> (Vec<(String, String)>, bool) {
+    /// All claims, by id, and whether there can be nothing else.
+    pub(super) fn claims(&self) -> (Vec<(String, Claim)>, bool) {
         let known = self.lock();
-        let ids = known.entries.iter().map(|(id, entry)| (id.clone(), entry.pod_uid.clone())).collect();
-        (ids, known.silent.is_empty())
+        let claims = known.entries.iter().map(|(id, entry)| (id.clone(), entry.claim.clone())).collect();
+        (claims, known.is_complete())
     }
 
-    /// An instance is about to be started in a group: until it is known, it can be removed there.
-    pub(super) fn expect(&self, id: &str, pod_uid: &str, group: &str) {
-        let (group, pod_uid) = (group.to_owned(), pod_uid.to_owned());
-        let entry = || Entry { group, pod_uid, incarnation: String::new(), instance: None };
-        self.lock().entries.entry(id.to_owned()).or_insert_with(entry);
-    }
-
-    /// A worker told of an instance. Older news than what is known are dropped.
-    pub(super) fn changed(&self, group: &str, incarnation: &str, instance: Instance) {
-        let pod = instance.pod_uid.clone();
+    /// Claims an id for an instance that is about to be started. One that is known in its group already keeps its
+    /// place: it is not started twice.
+    pub(super) fn claim(&self, id: &str, claim: Claim) -> Result<(), Taken> {
         let mut known = self.lock();
-        if let Some(known) = known.entries.get(&instance.id)
-            && known.incarnation == incarnation
-            && known.instance.as_ref().is_some_and(|known| known.revision >= instance.revision)
-        {
-            return;
+        match known.entries.get(id) {
+            Some(entry) if entry.claim.group != claim.group => {
+                Err(Taken::Elsewhere(entry.claim.group.clone()))
+            }
+            Some(Entry { stage: EntryStage::Untold, .. }) => Err(Taken::Untold),
+            Some(_) => Ok(()),
+            None => {
+                known.entries.insert(id.to_owned(), Entry { claim, stage: EntryStage::Asked });
+                Ok(())
+            }
         }
+    }
+
+    /// A worker told of an instance. Older news than what is known are dropped. Whose it is and what it is labelled
+    /// with is in the claim, whatever the worker says.
+    pub(super) fn told(&self, group: &str, incarnation: &str, mut instance: Instance) -> Result<(), Foreign> {
+        let mut known = self.lock();
         let id = instance.id.clone();
-        let entry = Entry {
-            group: group.to_owned(),
-            pod_uid: pod.clone(),
-            incarnation: incarnation.to_owned(),
-            instance: Some(instance),
-        };
-        known.entries.insert(id, entry);
+        known.adopt(group, &id, &instance);
+        let entry = known.entries.get_mut(&id).filter(|entry| entry.claim.group == group).ok_or(Foreign)?;
+        if let EntryStage::Told { incarnation: of, instance: known } = &entry.stage
+            && of == incarnation
+            && known.revision >= instance.revision
+        {
+            return Ok(());
+        }
+        instance.pod_uid.clone_from(&entry.claim.pod_uid);
+        instance.label.clone_from(&entry.claim.label);
+        let pod = instance.pod_uid.clone();
+        entry.stage = EntryStage::Told { incarnation: incarnation.to_owned(), instance };
         drop(known);
         self.wake.pod(pod);
+        Ok(())
     }
 
-    /// An instance was removed.
-    pub(super) fn removed(&self, id: &str) {
-        let entry = self.lock().entries.remove(id);
-        if let Some(instance) = entry.and_then(|entry| entry.instance) {
-            self.wake.pod(instance.pod_uid);
+    /// A worker told that it is starting an instance.
+    pub(super) fn told_of_start(&self, group: &str, incarnation: &str, id: &str) -> Result<(), Foreign> {
+        let mut known = self.lock();
+        let entry = known.entries.get_mut(id).filter(|entry| entry.claim.group == group).ok_or(Foreign)?;
+        if matches!(entry.stage, EntryStage::Untold) {
+            entry.stage = EntryStage::Starting { incarnation: incarnation.to_owned() };
+            let pod = entry.claim.pod_uid.clone();
+            drop(known);
+            self.wake.pod(pod);
         }
+        Ok(())
     }
 
-    /// A worker's picture is complete: what it did not name is gone, unless it came after the picture.
-    pub(super) fn synced(&self, group: &str, incarnation: &str, revision: u64, named: &HashSet<String>) {
-        let mut gone = Vec::new();
-        self.lock().entries.retain(|id, entry| {
-            let Some(instance) = &entry.instance else {
-                return true;
-            };
-            let missing = entry.group == group
-                && entry.incarnation == incarnation
-                && instance.revision <= revision
-                && !named.contains(id);
-            if missing {
-                gone.push(instance.pod_uid.clone());
-            }
-            !missing
+    /// A worker told that it has nothing of an id any more. True when the id is unknown now.
+    pub(super) fn told_of_end(&self, group: &str, id: &str) -> bool {
+        let ids = self.drop_entries(|of, entry| {
+            of == id && entry.claim.group == group && !matches!(entry.stage, EntryStage::Asked)
         });
-        gone.into_iter().for_each(|pod| self.wake.pod(pod));
+        !ids.is_empty()
     }
 
-    /// Workers of a group are no more: what ran in them is lost.
-    pub(super) fn lost(&self, group: &str, dead: Dead<'_>, exit: &Exit, now: Timestamp) {
+    /// An id is not claimed any more: its instance was removed, or did not start.
+    pub(super) fn forget(&self, id: &str) {
+        self.drop_entries(|of, _| of == id);
+    }
+
+    /// A worker's picture is complete: what it did not name is gone, unless it came after the picture, or is being
+    /// started here. Returns the ids that are.
+    pub(super) fn synced(
+        &self,
+        group: &str,
+        incarnation: &str,
+        revision: u64,
+        named: &HashSet<String>,
+    ) -> Vec<String> {
+        self.lock().silent.remove(group);
+        self.drop_entries(|id, entry| {
+            let is_old = match &entry.stage {
+                EntryStage::Untold | EntryStage::Starting { .. } => true,
+                EntryStage::Asked => false,
+                EntryStage::Told { incarnation: of, instance } => {
+                    of == incarnation && instance.revision <= revision
+                }
+            };
+            entry.claim.group == group && is_old && !named.contains(id)
+        })
+    }
+
+    /// Workers of a group are no more: what ran in them is lost, and what they were starting for an earlier agent is
+    /// gone. Returns the ids of the latter.
+    pub(super) fn lost(&self, group: &str, dead: Dead<'_>, exit: &Exit, now: Timestamp) -> Vec<String> {
         let mut changed = Vec::new();
-        for entry in self.lock().entries.values_mut() {
-            if entry.group == group
-                && dead.includes(&entry.incarnation)
-                && let Some(instance) = &mut entry.instance
+        for entry in self.lock().entries.values_mut().filter(|entry| entry.claim.group == group) {
+            if let EntryStage::Told { incarnation, instance } = &mut entry.stage
+                && dead.includes(incarnation)
                 && instance.end.is_none()
             {
                 instance.end = Some(End { finished_at: now, exit: exit.clone() });
-                changed.push(instance.pod_uid.clone());
+                changed.push(entry.claim.pod_uid.clone());
             }
         }
         changed.into_iter().for_each(|pod| self.wake.pod(pod));
+        self.drop_entries(|_, entry| {
+            let of_dead =
+                matches!(&entry.stage, EntryStage::Starting { incarnation } if dead.includes(incarnation));
+            of_dead && entry.claim.group == group
+        })
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Instance> {
-        self.lock().entries.get(id).and_then(|entry| entry.instance.clone())
+        match self.sighting(id) {
+            Sighting::Known(instance) => Some(instance),
+            Sighting::Starting | Sighting::Absent | Sighting::CannotTell => None,
+        }
     }
 
     pub(super) fn all(&self) -> Vec<Instance> {
-        self.lock().entries.values().filter_map(|entry| entry.instance.clone()).collect()
+        let known = self.lock();
+        let told = |entry: &Entry| match &entry.stage {
+            EntryStage::Told { instance, .. } => Some(instance.clone()),
+            _ => None,
+        };
+        known.entries.values().filter_map(told).collect()
     }
 
-    /// Whether any instance of a group is known or expected.
+    /// Whether any id is claimed for a group.
     pub(super) fn has(&self, group: &str) -> bool {
-        self.lock().entries.values().any(|entry| entry.group == group)
+        self.lock().entries.values().any(|entry| entry.claim.group == group)
     }
 
-    /// Group of an instance that is known or expected.
-    pub(super) fn group_of(&self, id: &str) -> Option<String> {
-        self.lock().entries.get(id).map(|entry| entry.group.clone())
+    /// The claim on an id.
+    pub(super) fn claim_on(&self, id: &str) -> Option<Claim> {
+        self.lock().entries.get(id).map(|entry| entry.claim.clone())
+    }
+
+    /// All claims of a group, by id.
+    pub(super) fn claims_of(&self, group: &str) -> Vec<(String, Claim)> {
+        let known = self.lock();
+        let of_group = known.entries.iter().filter(|(_, entry)| entry.claim.group == group);
+        of_group.map(|(id, entry)| (id.clone(), entry.claim.clone())).collect()
     }
 
     /// Group of an instance that may run: it is not known to have ended.
     pub(super) fn running_in(&self, id: &str) -> Option<String> {
         let known = self.lock();
         let entry = known.entries.get(id)?;
-        let ended = entry.instance.as_ref().is_some_and(|instance| instance.end.is_some());
-        (!ended).then(|| entry.group.clone())
+        let ended = matches!(&entry.stage, EntryStage::Told { instance, .. } if instance.end.is_some());
+        (!ended).then(|| entry.claim.group.clone())
     }
 
     /// Takes the channel of pod UIDs. Must be called within a tokio runtime.
     pub(super) fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
-        let mut taken = self.wake.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if std::mem::replace(&mut *taken, true) {
-            return None;
-        }
-        let (sender, receiver) = mpsc::channel(WAKEUPS);
-        tokio::spawn(Arc::clone(&self.wake).deliver(sender));
-        Some(receiver)
+        self.wake.receiver()
+    }
+
+    /// Drops entries, and wakes their pods. Returns their ids.
+    fn drop_entries(&self, mut is_gone: impl FnMut(&str, &Entry) -> bool) -> Vec<String> {
+        let mut gone = Vec::new();
+        self.lock().entries.retain(|id, entry| {
+            let drop = is_gone(id, entry);
+            if drop {
+                gone.push((id.clone(), entry.claim.pod_uid.clone()));
+            }
+            !drop
+        });
+        let (ids, pods): (Vec<_>, Vec<_>) = gone.into_iter().unzip();
+        pods.into_iter().for_each(|pod| self.wake.pod(pod));
+        ids
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -220,134 +319,21 @@ impl View {
     }
 }
 
-impl Wake {
-    fn pod(&self, uid: String) {
-        self.pods.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
-        self.new.notify_one();
+impl Known {
+    /// No worker that is silent may host what was never claimed.
+    fn is_complete(&self) -> bool {
+        !self.silent.values().any(|ledger| *ledger == Ledger::Missing)
     }
 
-    async fn deliver(self: Arc<Self>, to: mpsc::Sender<String>) {
-        loop {
-            let pods = std::mem::take(&mut *self.pods.lock().unwrap_or_else(PoisonError::into_inner));
-            for pod in pods {
-                if to.send(pod).await.is_err() {
-                    return;
-                }
-            }
-            tokio::select! {
-                () = self.new.notified() => {}
-                () = to.closed() => return,
-            }
+    /// Believes the first picture of a worker on whose instances no claims were kept.
+    fn adopt(&mut self, group: &str, id: &str, instance: &Instance) {
+        if self.silent.get(group) == Some(&Ledger::Missing) && !self.entries.contains_key(id) {
+            let (pod_uid, label) = (instance.pod_uid.clone(), instance.label.clone());
+            let claim = Claim { group: group.to_owned(), pod_uid, label };
+            self.entries.insert(id.to_owned(), Entry { claim, stage: EntryStage::Untold });
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use kubewasm_host::exit::ExitReason;
-
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_700_000_000).unwrap()
-    }
-
-    fn instance(id: &str, revision: u64) -> Instance {
-        let (pod_uid, label) = (format!("pod-{id}"), String::new());
-        Instance { id: id.into(), pod_uid, label, revision, started_at: now(), end: None }
-    }
-
-    fn exited(id: &str, revision: u64) -> Instance {
-        let end = End { finished_at: now(), exit: Exit::new(0, ExitReason::Exited, "") };
-        Instance { end: Some(end), ..instance(id, revision) }
-    }
-
-    #[test]
-    fn old_news_do_not_undo_new_ones() {
-        let view = View::default();
-        view.changed("g", "1", exited("a", 2));
-        view.changed("g", "1", instance("a", 1));
-        assert!(view.get("a").unwrap().end.is_some());
-    }
-
-    #[test]
-    fn what_a_picture_does_not_name_is_gone() {
-        let view = View::default();
-        for (id, revision) in [("named", 1), ("missing", 2), ("later", 4)] {
-            view.changed("g", "1", instance(id, revision));
-        }
-        view.changed("other group", "1", instance("elsewhere", 1));
-        view.expect("expected", "pod", "g");
-        view.synced("g", "1", 3, &HashSet::from(["named".to_owned()]));
-        let mut left: Vec<_> = view.all().into_iter().map(|instance| instance.id).collect();
-        left.sort();
-        assert_eq!(left, ["elsewhere", "later", "named"]);
-        assert!(view.group_of("expected").is_some());
-    }
-
-    #[test]
-    fn a_dead_worker_loses_what_ran_and_keeps_what_had_ended() {
-        for dead in [Dead::One("1"), Dead::AllBut("2")] {
-            let view = View::default();
-            view.changed("g", "1", instance("ran", 1));
-            view.changed("g", "1", exited("ended", 2));
-            view.changed("h", "1", instance("elsewhere", 1));
-            view.changed("g", "2", instance("successor", 1));
-            view.lost("g", dead, &Exit::lost("the worker died"), now());
-            let exit = |id| {
-                let end = view.get(id).unwrap().end;
-                end.map(|end| (end.exit.code, end.exit.reason))
-            };
-            assert_eq!(exit("ran"), Some((137, ExitReason::Lost)));
-            assert_eq!(exit("ended"), Some((0, ExitReason::Exited)));
-            assert_eq!(exit("elsewhere"), None);
-            assert_eq!(exit("successor"), None);
-        }
-    }
-
-    #[test]
-    fn what_a_silent_worker_may_host_is_not_absent() {
-        let view = View::default();
-        view.changed("g", "1", instance("a", 1));
-        assert_eq!(view.sighting("b"), Sighting::Absent);
-        view.is_silent("h");
-        assert_eq!(view.sighting("b"), Sighting::CannotTell);
-        assert_eq!(view.sighting("a"), Sighting::Known(instance("a", 1)));
-        assert!(!view.ids().1);
-        view.has_told("h");
-        assert_eq!(view.sighting("b"), Sighting::Absent);
-        assert!(view.ids().1);
-    }
-
-    #[test]
-    fn an_instance_can_be_stopped_until_it_has_ended() {
-        let view = View::default();
-        view.expect("a", "pod-a", "g");
-        assert_eq!(view.running_in("a").as_deref(), Some("g"));
-        assert_eq!((view.get("a"), view.sighting("a")), (None, Sighting::Starting), "expected is not known");
-        assert_eq!(view.ids(), (vec![("a".to_owned(), "pod-a".to_owned())], true));
-        view.changed("g", "1", instance("a", 1));
-        assert_eq!(view.running_in("a").as_deref(), Some("g"));
-        view.changed("g", "1", exited("a", 2));
-        assert_eq!(view.running_in("a"), None);
-        assert_eq!(view.group_of("a").as_deref(), Some("g"));
-        assert!(view.has("g") && !view.has("h"));
-        view.removed("a");
-        assert!(!view.has("g"));
-    }
-
-    #[tokio::test]
-    async fn every_pod_that_changed_is_told_once_or_more_and_never_forgotten() {
-        let view = View::default();
-        for n in 0..10 * WAKEUPS {
-            view.changed("g", "1", instance(&n.to_string(), 1));
-        }
-        let mut wakeups = view.wakeups().unwrap();
-        assert!(view.wakeups().is_none());
-        let mut seen = HashSet::new();
-        while seen.len() < 10 * WAKEUPS {
-            seen.insert(wakeups.recv().await.unwrap());
-        }
-        view.removed("7");
-        assert_eq!(wakeups.recv().await.unwrap(), "pod-7");
-    }
-}
+mod tests;

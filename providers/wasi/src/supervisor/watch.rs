@@ -9,16 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinHandle,
 };
 
 use super::{
+    claims::Claims,
     connect::Client,
     death::{Death, Kills, describe},
     process,
-    view::View,
+    view::{Dead, Foreign, View},
 };
 use crate::{
     cgroup::Cgroup,
@@ -36,6 +38,9 @@ pub(super) struct Watch {
     pub(super) socket: PathBuf,
     pub(super) client: Client,
     pub(super) view: Arc<View>,
+    pub(super) claims: Arc<Claims>,
+    /// How often the worker spoke of what is none of its group's.
+    pub(super) refused: u64,
     pub(super) kills: Arc<Kills>,
     /// The memory cgroup that the worker is in, where that is known.
     pub(super) cgroup: Option<Cgroup>,
@@ -76,8 +81,26 @@ impl Watch {
         }
         // The first word counts; this task is the only one that says it.
         let _ = self.client.died.set(Instant::now());
-        self.client.lost(&self.view, &self.group, &death.exit());
+        let dead = Dead::One(&self.client.incarnation);
+        let gone = self.view.lost(&self.group, dead, &death.exit(), Timestamp::now());
+        self.claims.release(&self.group, gone).await;
         self.look.notify_one();
+    }
+
+    /// A worker speaks of containers that were not started in its group: it is not what it was started as.
+    fn refuse(&mut self, id: &str) {
+        self.refused += 1;
+        // Not as often as it likes to.
+        if self.refused.is_power_of_two() {
+            let (group, pid, times) = (&self.group, self.client.pid, self.refused);
+            tracing::error!(
+                group,
+                pid,
+                id,
+                times,
+                "a worker speaks of a container that was not started in its group, and is not believed; end it"
+            );
+        }
     }
 
     async fn stream(&mut self, synced: &mut Option<oneshot::Sender<()>>) -> Result<(), tonic::Status> {
@@ -86,24 +109,42 @@ impl Watch {
         while let Some(event) = stream.message().await? {
             match event.event {
                 Some(Event::Reset(reset)) => picture = Some((reset.revision, HashSet::new())),
+                Some(Event::Starting(wire::Starting { id })) => {
+                    match self.view.told_of_start(&self.group, &self.client.incarnation, &id) {
+                        Ok(()) => picture.iter_mut().for_each(|(_, named)| {
+                            named.insert(id.clone());
+                        }),
+                        Err(Foreign) => self.refuse(&id),
+                    }
+                }
                 Some(Event::Changed(instance)) => match Instance::try_from(instance) {
                     Ok(instance) => {
-                        if let Some((_, named)) = &mut picture {
-                            named.insert(instance.id.clone());
+                        let id = instance.id.clone();
+                        match self.view.told(&self.group, &self.client.incarnation, instance) {
+                            Ok(()) => picture.iter_mut().for_each(|(_, named)| {
+                                named.insert(id.clone());
+                            }),
+                            Err(Foreign) => self.refuse(&id),
                         }
-                        self.view.changed(&self.group, &self.client.incarnation, instance);
                     }
                     Err(error) => {
                         tracing::error!(group = %self.group, %error, "a worker cannot be understood")
                     }
                 },
                 Some(Event::Removed(id)) => {
-                    self.view.removed(&id);
+                    if self.view.told_of_end(&self.group, &id) {
+                        self.claims.release(&self.group, vec![id]).await;
+                    }
                     self.look.notify_one();
                 }
                 Some(Event::Synced(_)) => {
                     if let Some((revision, named)) = picture.take() {
-                        self.view.synced(&self.group, &self.client.incarnation, revision, &named);
+                        let catch_up = self.view.has_no_ledger(&self.group);
+                        let gone = self.view.synced(&self.group, &self.client.incarnation, revision, &named);
+                        if catch_up {
+                            self.claims.catch_up(&self.group).await;
+                        }
+                        self.claims.release(&self.group, gone).await;
                         self.look.notify_one();
                     }
                     if let Some(synced) = synced.take() {

@@ -17,11 +17,12 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     charge::{self, Holder},
     handover::{Given, Handovers, Held, Root},
-    table::{Claim, Picture, Table},
+    table::{Claim, Picture, StartSignals, Table},
 };
 use crate::{
     instance::{Instance, InstanceStats},
     logs::{Log, LogOptions, LogPlace},
+    protocol::WireError,
     spec::InstanceSpec,
 };
 
@@ -33,9 +34,18 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why an instance did not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    /// Somebody else is starting it.
-    #[error("the instance is being started already")]
-    Starting,
+    /// Another agent, or this one once more, has said Hello since.
+    #[error("the session is not the present one")]
+    Stale,
+    /// Somebody has asked for its end before it ran.
+    #[error("the start was given up")]
+    GivenUp,
+    /// What it is to be made of makes no sense.
+    #[error(transparent)]
+    Spec(#[from] WireError),
+    /// A panic of the host's.
+    #[error("the host failed while it started this instance; its log has more")]
+    Fault,
     /// Nothing more is taken in.
     #[error("the worker is about to end; try again")]
     Closed,
@@ -159,32 +169,44 @@ impl Hosting {
         self.0.table.picture()
     }
 
-    /// Starts an instance; one that is known already is left as it is.
-    pub(super) async fn start(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
-        match self.0.table.claim(&spec.id, self.0.most) {
-            Claim::Yours => {}
-            Claim::Starting => return Err(StartError::Starting),
-            Claim::Known(instance) => return Ok(instance),
-            Claim::Closed => return Err(StartError::Closed),
-            Claim::Full => return Err(StartError::Full(capacity::advice())),
-        }
-        // In a task of its own: a caller who hangs up midway leaves a whole instance, or none.
-        let task = {
-            let (hosting, id) = (self.clone(), spec.id.clone());
-            tokio::spawn(async move {
-                let result = hosting.start_claimed(spec).await;
-                if result.is_err() {
-                    hosting.0.table.release(&id);
-                }
-                result
-            })
-        };
-        task.await.unwrap_or(Err(StartError::NotRunning))
+    /// Begins a session: no start that an earlier one has asked for is begun from now on.
+    pub(super) fn begin_session(&self, session: String) {
+        self.0.table.begin_session(session);
     }
 
-    async fn start_claimed(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
+    /// Starts an instance; one that is known already is left as it is.
+    pub(super) async fn start(&self, spec: InstanceSpec, session: &str) -> Result<Instance, StartError> {
+        let signals = loop {
+            match self.0.table.claim(&spec.id, session, self.0.most) {
+                Claim::Yours(signals) => break signals,
+                // Who asks twice waits for what comes of the first time.
+                Claim::Starting(signals) => signals.over.cancelled().await,
+                Claim::Stale => return Err(StartError::Stale),
+                Claim::Known(instance) => return Ok(instance),
+                Claim::Closed => return Err(StartError::Closed),
+                Claim::Full => return Err(StartError::Full(capacity::advice())),
+            }
+        };
+        // In a task of its own: a caller who hangs up midway leaves a whole instance, or none.
+        let claimed = Claimed { hosting: self.clone(), id: spec.id.clone() };
+        let task = tokio::spawn(async move {
+            let result = claimed.hosting.start_claimed(spec, &signals).await;
+            drop(claimed);
+            result
+        });
+        task.await.unwrap_or(Err(StartError::Fault))
+    }
+
+    async fn start_claimed(
+        &self,
+        spec: InstanceSpec,
+        signals: &StartSignals,
+    ) -> Result<Instance, StartError> {
         let inner = &self.0;
-        let loaded = inner.host.load(&spec.module, spec.kind, spec.stack).await?;
+        let loaded = tokio::select! {
+            loaded = inner.host.load(&spec.module, spec.kind, spec.stack) => loaded?,
+            () = signals.given_up.cancelled() => return Err(StartError::GivenUp),
+        };
         let account = inner.account(&spec);
         let meter = {
             let account = Arc::clone(&account);
@@ -233,7 +255,8 @@ impl Hosting {
         };
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
-        let instance = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
+        let started = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
+        let instance = started.ok_or(StartError::GivenUp)?;
         let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
         let exceeds = self.clone().exceeds(Arc::clone(&spec));
@@ -289,15 +312,24 @@ impl Hosting {
         self.0.table.all_running().into_iter().map(stats).collect()
     }
 
-    /// Asks an instance to end within `grace`.
+    /// Asks an instance to end within `grace`; a start that is under way is given up.
     pub(super) fn stop(&self, id: &str, grace: Duration) {
+        if let Some(signals) = self.0.table.starting(id) {
+            signals.given_up.cancel();
+        }
         if let Some(running) = self.0.table.running(id) {
             running.stop_within(grace);
         }
     }
 
-    /// Forgets an instance, killing it first. False when it does not end, or is being started.
+    /// Forgets an instance, killing it or giving up its start first. False when it does not end in time.
     pub(super) async fn remove(&self, id: &str) -> bool {
+        if let Some(signals) = self.0.table.starting(id) {
+            signals.given_up.cancel();
+            if tokio::time::timeout(KILL_TIMEOUT, signals.over.cancelled()).await.is_err() {
+                return false;
+            }
+        }
         if let Some(running) = self.0.table.running(id) {
             running.stop_within(Duration::ZERO);
             if tokio::time::timeout(KILL_TIMEOUT, running.ended.cancelled()).await.is_err() {
@@ -314,6 +346,9 @@ impl Hosting {
 
     /// Ends all instances, and returns when they have, or when `grace` and more is over.
     pub(super) async fn stop_all(&self, grace: Duration) {
+        for signals in self.0.table.all_starting() {
+            signals.given_up.cancel();
+        }
         let running = self.0.table.all_running();
         for running in &running {
             running.stop_within(grace);
@@ -356,6 +391,18 @@ impl Hosting {
             output.extend(format!("{}\n", exit.message).bytes().take(room));
         }
         Ok(ExecOutcome { exit_code: exit.code, output, timed_out })
+    }
+}
+
+/// A claim on an id, which is given back when this is dropped, unless it has become an instance.
+struct Claimed {
+    hosting: Hosting,
+    id: String,
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        self.hosting.0.table.release(&self.id);
     }
 }
 
@@ -449,8 +496,12 @@ mod tests {
 
         /// Starts an instance with its files.
         async fn start(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
+            self.start_in(spec, "").await
+        }
+
+        async fn start_in(&self, spec: InstanceSpec, session: &str) -> Result<Instance, StartError> {
             self.hosting.handovers().put(&spec.id, self.given(&spec));
-            self.hosting.start(spec).await
+            self.hosting.start(spec, session).await
         }
 
         fn given(&self, spec: &InstanceSpec) -> Given {
@@ -530,6 +581,33 @@ mod tests {
         assert!(other.log_path.exists());
     }
 
+    /// A start that takes long is given up by a removal, and the removal returns when nothing can come of it. Until
+    /// then who asks for the same start waits for it.
+    #[tokio::test]
+    async fn a_start_is_given_up_before_it_is_forgotten() {
+        let bench = Bench::new(9);
+        // A module that is a pipe takes as long as nobody opens its other end.
+        let pipe = bench.dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let slow = InstanceSpec { module: pipe.clone(), ..bench.spins("a") };
+        let begun = |bench: &Bench| bench.hosting.picture().starting == ["a"];
+        let (first, second, ()) = tokio::join!(bench.start(slow.clone()), bench.start(slow.clone()), async {
+            while !begun(&bench) {
+                tokio::task::yield_now().await;
+            }
+            bench.hosting.begin_session("later".into());
+            assert!(bench.hosting.remove("a").await);
+            assert!(!begun(&bench));
+        });
+        assert!(matches!(first, Err(StartError::GivenUp)), "{first:?}");
+        assert!(matches!(second, Err(StartError::Stale)), "{second:?}");
+        assert!(!slow.log_path.exists());
+        // Lets go of the thread that waits for the other end.
+        let _ = std::fs::OpenOptions::new().read(true).write(true).open(pipe);
+        assert!(bench.start_in(bench.spins("a"), "later").await.is_ok(), "its id is free again");
+    }
+
     #[tokio::test]
     async fn a_full_worker_says_how_to_make_room() {
         let bench = Bench::new(1);
@@ -544,7 +622,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_starts_whose_files_were_not_handed_over() {
         let bench = Bench::new(9);
-        let error = bench.hosting.start(bench.spins("a")).await.unwrap_err();
+        let error = bench.hosting.start(bench.spins("a"), "").await.unwrap_err();
         assert!(matches!(error, StartError::NoFiles), "{error}");
         bench.start(bench.spins("a")).await.expect("its id is free");
     }

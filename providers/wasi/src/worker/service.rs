@@ -54,10 +54,11 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::HelloRequest>,
     ) -> Result<Response<wire::HelloResponse>, Status> {
-        let wire::HelloRequest { protocol_min, protocol_max } = request.into_inner();
+        let wire::HelloRequest { protocol_min, protocol_max, session } = request.into_inner();
         if self.versions.common(Versions { min: protocol_min, max: protocol_max }).is_none() {
             tracing::warn!(protocol_min, protocol_max, "an agent speaks no protocol version of ours");
         }
+        self.hosting.begin_session(self.session(session));
         Ok(Response::new(wire::HelloResponse {
             protocol_min: self.versions.min,
             protocol_max: self.versions.max,
@@ -72,19 +73,27 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::StartRequest>,
     ) -> Result<Response<wire::StartResponse>, Status> {
-        let spec = request
-            .into_inner()
-            .spec
-            .ok_or_else(|| Status::invalid_argument("the specification is missing"))?;
-        let spec =
-            InstanceSpec::try_from(spec).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let name = spec.name.clone();
-        match self.hosting.start(spec).await {
-            Ok(instance) => Ok(Response::new(wire::StartResponse { instance: Some((&instance).into()) })),
-            Err(error) => {
-                tracing::info!(name, %error, "an instance did not start");
-                Err(status(&error))
+        let wire::StartRequest { spec, session } = request.into_inner();
+        let session = self.session(session);
+        let (answers, spec) = (!session.is_empty(), InstanceSpec::try_from(spec.unwrap_or_default()));
+        let result = match spec {
+            Ok(spec) => {
+                let name = spec.name.clone();
+                let result = self.hosting.start(spec, &session).await;
+                result.inspect_err(|error| tracing::info!(name, %error, "an instance did not start"))
             }
+            Err(error) => Err(StartError::Spec(error)),
+        };
+        match result {
+            Ok(instance) => {
+                Ok(Response::new(wire::StartResponse { instance: Some((&instance).into()), failure: None }))
+            }
+            Err(error) if answers => {
+                let failure =
+                    wire::StartFailure { kind: failure_kind(&error).into(), message: error.to_string() };
+                Ok(Response::new(wire::StartResponse { instance: None, failure: Some(failure) }))
+            }
+            Err(error) => Err(status(&error)),
         }
     }
 
@@ -105,7 +114,7 @@ impl worker_server::Worker for Service {
         if self.hosting.remove(&id).await {
             Ok(Response::new(wire::RemoveResponse {}))
         } else {
-            Err(Status::aborted(format!("the instance {id} is being started, or does not end; try again")))
+            Err(Status::aborted(format!("the instance {id} has not ended yet; try again")))
         }
     }
 
@@ -117,10 +126,11 @@ impl worker_server::Worker for Service {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
         let (hosting, end) = (self.hosting.clone(), self.end.clone());
+        let tells_starting = self.versions.max >= Versions::SESSIONS;
         tokio::spawn(async move {
             tokio::select! {
                 // Errs when the watcher has gone.
-                _ = tell(&hosting, &sender) => {}
+                _ = tell(&hosting, &sender, tells_starting) => {}
                 () = end.cancelled() => {}
             }
         });
@@ -166,15 +176,27 @@ impl worker_server::Worker for Service {
     }
 }
 
+impl Service {
+    /// The session of a request; a worker that speaks like one without sessions knows none.
+    fn session(&self, session: String) -> String {
+        if self.versions.max >= Versions::SESSIONS { session } else { String::new() }
+    }
+}
+
 /// Tells a watcher everything until it goes.
 async fn tell(
     hosting: &Hosting,
     to: &mpsc::Sender<Result<wire::WatchEvent, Status>>,
+    tells_starting: bool,
 ) -> Result<(), mpsc::error::SendError<Result<wire::WatchEvent, Status>>> {
     let event = |event| Ok(wire::WatchEvent { event: Some(event) });
+    let starting = |id| event(Event::Starting(wire::Starting { id }));
     loop {
-        let Picture { revision, instances, mut changes } = hosting.picture();
+        let Picture { revision, starting: ids, instances, mut changes } = hosting.picture();
         to.send(event(Event::Reset(wire::Reset { revision }))).await?;
+        for id in ids.into_iter().filter(|_| tells_starting) {
+            to.send(starting(id)).await?;
+        }
         for instance in &instances {
             to.send(event(Event::Changed(instance.into()))).await?;
         }
@@ -185,6 +207,8 @@ async fn tell(
                 () = to.closed() => return Ok(()),
             };
             match change {
+                Ok(Change::Starting(id)) if tells_starting => to.send(starting(id)).await?,
+                Ok(Change::Starting(_)) => {}
                 Ok(Change::Changed(instance)) => to.send(event(Event::Changed((&instance).into()))).await?,
                 Ok(Change::Removed(id)) => to.send(event(Event::Removed(id))).await?,
                 // Too slow: begin again with a new picture.
@@ -202,10 +226,29 @@ fn status(error: &StartError) -> Status {
     match error {
         StartError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
         StartError::Load(LoadError::Precompiled(_)) => Status::internal(text),
-        StartError::Prepare(_) => Status::invalid_argument(text),
+        StartError::Prepare(_) | StartError::Spec(_) => Status::invalid_argument(text),
         StartError::Full(_) | StartError::Busy => Status::resource_exhausted(text),
         StartError::NotRunning => Status::not_found(text),
-        StartError::Starting => Status::aborted(text),
+        StartError::GivenUp | StartError::Stale => Status::aborted(text),
+        StartError::Fault => Status::internal(text),
         StartError::Log { .. } | StartError::NoFiles | StartError::Closed => Status::unavailable(text),
+    }
+}
+
+/// The same, for an agent that can read it.
+fn failure_kind(error: &StartError) -> wire::StartFailureKind {
+    match error {
+        StartError::Load(LoadError::Link(_)) => wire::StartFailureKind::Module,
+        StartError::Prepare(_) | StartError::Spec(_) => wire::StartFailureKind::Config,
+        StartError::GivenUp => wire::StartFailureKind::GivenUp,
+        StartError::Stale => wire::StartFailureKind::Stale,
+        StartError::Load(LoadError::Precompiled(_))
+        | StartError::NoFiles
+        | StartError::Full(_)
+        | StartError::Busy
+        | StartError::NotRunning
+        | StartError::Fault
+        | StartError::Log { .. }
+        | StartError::Closed => wire::StartFailureKind::Worker,
     }
 }

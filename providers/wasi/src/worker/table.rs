@@ -8,6 +8,7 @@ use std::{
 use jiff::Timestamp;
 use kubewasm_host::exit::Exit;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use crate::instance::{End, Instance};
 
@@ -17,9 +18,11 @@ const BACKLOG: usize = 1024;
 /// A change that watchers are told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
+    /// An instance of this id is being started.
+    Starting(String),
     /// An instance started or ended.
     Changed(Instance),
-    /// An instance was forgotten.
+    /// An instance was forgotten, or did not start.
     Removed(String),
 }
 
@@ -27,6 +30,8 @@ pub(super) enum Change {
 #[derive(Debug)]
 pub(super) struct Picture {
     pub(super) revision: u64,
+    /// Ids of those that are being started.
+    pub(super) starting: Vec<String>,
     pub(super) instances: Vec<Instance>,
     pub(super) changes: broadcast::Receiver<Change>,
 }
@@ -41,6 +46,8 @@ pub(super) struct Table<R> {
 #[derive(Debug)]
 struct Inner<R> {
     entries: HashMap<String, TableEntry<R>>,
+    /// Only starts of this session are taken in.
+    session: String,
     revision: u64,
     running: usize,
     /// Nothing more is taken in.
@@ -50,18 +57,29 @@ struct Inner<R> {
 #[derive(Debug)]
 enum TableEntry<R> {
     /// Its id is taken; nothing runs yet. Becomes `Known`, or is released.
-    Starting,
+    Starting(StartSignals),
     /// `R` is there until it ends.
     Known { instance: Instance, running: Option<R> },
 }
 
+/// Between a start that is under way and those who wait for its end or want it to end. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StartSignals {
+    /// Cancelled by who wants nothing to come of it.
+    pub(super) given_up: CancellationToken,
+    /// Cancelled when it has come to its end, good or bad.
+    pub(super) over: CancellationToken,
+}
+
 /// What an id means when somebody wants to start it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Claim {
     /// It is the caller's, who must call [`Table::started`] or [`Table::release`].
-    Yours,
+    Yours(StartSignals),
     /// Somebody else is starting it right now.
-    Starting,
+    Starting(StartSignals),
+    /// Another session has begun since the start was asked for.
+    Stale,
     /// It was started before.
     Known(Instance),
     /// As many run as may.
@@ -72,22 +90,33 @@ pub(super) enum Claim {
 
 impl<R: Clone> Table<R> {
     pub(super) fn new() -> Self {
-        let inner = Inner { entries: HashMap::new(), revision: 0, running: 0, closed: false };
+        let (entries, session) = (HashMap::new(), String::new());
+        let inner = Inner { entries, session, revision: 0, running: 0, closed: false };
         Self { inner: Mutex::new(inner), changes: broadcast::channel(BACKLOG).0 }
     }
 
-    /// Takes an id, if no more than `most` run or are starting.
-    pub(super) fn claim(&self, id: &str, most: usize) -> Claim {
+    /// Begins a session: what earlier ones have asked for and was not claimed by now is refused.
+    pub(super) fn begin_session(&self, session: String) {
+        self.lock().session = session;
+    }
+
+    /// Takes an id, if `session` is the present one and no more than `most` run or are starting.
+    pub(super) fn claim(&self, id: &str, session: &str, most: usize) -> Claim {
         let mut inner = self.lock();
+        if inner.session != session {
+            return Claim::Stale;
+        }
         match inner.entries.get(id) {
-            Some(TableEntry::Starting) => Claim::Starting,
+            Some(TableEntry::Starting(signals)) => Claim::Starting(signals.clone()),
             Some(TableEntry::Known { instance, .. }) => Claim::Known(instance.clone()),
             None if inner.closed => Claim::Closed,
             None if inner.running >= most => Claim::Full,
             None => {
                 inner.running += 1;
-                inner.entries.insert(id.to_owned(), TableEntry::Starting);
-                Claim::Yours
+                let signals = StartSignals::default();
+                inner.entries.insert(id.to_owned(), TableEntry::Starting(signals.clone()));
+                self.tell(Change::Starting(id.to_owned()));
+                Claim::Yours(signals)
             }
         }
     }
@@ -102,13 +131,14 @@ impl<R: Clone> Table<R> {
     /// Gives back an id that was claimed and not started.
     pub(super) fn release(&self, id: &str) {
         let mut inner = self.lock();
-        if matches!(inner.entries.get(id), Some(TableEntry::Starting)) {
-            inner.entries.remove(id);
-            inner.running -= 1;
-        }
+        let Some(TableEntry::Starting(signals)) = inner.entries.get(id) else { return };
+        signals.over.cancel();
+        inner.entries.remove(id);
+        inner.running -= 1;
+        self.tell(Change::Removed(id.to_owned()));
     }
 
-    /// Records that a claimed id runs.
+    /// Records that a claimed id runs. `None` when its start was given up: it must not run then.
     pub(super) fn started(
         &self,
         id: &str,
@@ -116,8 +146,13 @@ impl<R: Clone> Table<R> {
         label: &str,
         at: Timestamp,
         running: R,
-    ) -> Instance {
+    ) -> Option<Instance> {
         let mut inner = self.lock();
+        let Some(TableEntry::Starting(signals)) = inner.entries.get(id) else { return None };
+        if signals.given_up.is_cancelled() {
+            return None;
+        }
+        signals.over.cancel();
         inner.revision += 1;
         let instance = Instance {
             id: id.to_owned(),
@@ -131,7 +166,7 @@ impl<R: Clone> Table<R> {
             .entries
             .insert(id.to_owned(), TableEntry::Known { instance: instance.clone(), running: Some(running) });
         self.tell(Change::Changed(instance.clone()));
-        instance
+        Some(instance)
     }
 
     /// Records how an instance ended.
@@ -163,6 +198,24 @@ impl<R: Clone> Table<R> {
         }
     }
 
+    /// The start of an instance that is under way.
+    pub(super) fn starting(&self, id: &str) -> Option<StartSignals> {
+        match self.lock().entries.get(id) {
+            Some(TableEntry::Starting(signals)) => Some(signals.clone()),
+            _ => None,
+        }
+    }
+
+    /// All starts that are under way.
+    pub(super) fn all_starting(&self) -> Vec<StartSignals> {
+        let inner = self.lock();
+        let signals = |entry: &TableEntry<R>| match entry {
+            TableEntry::Starting(signals) => Some(signals.clone()),
+            TableEntry::Known { .. } => None,
+        };
+        inner.entries.values().filter_map(signals).collect()
+    }
+
     /// What belongs to an instance that runs.
     pub(super) fn running(&self, id: &str) -> Option<R> {
         match self.lock().entries.get(id) {
@@ -179,7 +232,7 @@ impl<R: Clone> Table<R> {
             .values()
             .filter_map(|entry| match entry {
                 TableEntry::Known { running, .. } => running.clone(),
-                TableEntry::Starting => None,
+                TableEntry::Starting(_) => None,
             })
             .collect()
     }
@@ -187,15 +240,14 @@ impl<R: Clone> Table<R> {
     /// All instances, and a receiver that misses no change after them.
     pub(super) fn picture(&self) -> Picture {
         let inner = self.lock();
-        let instances = inner
-            .entries
-            .values()
-            .filter_map(|entry| match entry {
-                TableEntry::Known { instance, .. } => Some(instance.clone()),
-                TableEntry::Starting => None,
-            })
-            .collect();
-        Picture { revision: inner.revision, instances, changes: self.changes.subscribe() }
+        let (mut starting, mut instances) = (Vec::new(), Vec::new());
+        for (id, entry) in &inner.entries {
+            match entry {
+                TableEntry::Starting(_) => starting.push(id.clone()),
+                TableEntry::Known { instance, .. } => instances.push(instance.clone()),
+            }
+        }
+        Picture { revision: inner.revision, starting, instances, changes: self.changes.subscribe() }
     }
 
     /// Called with the lock held, so that changes are told in the order in which they happen.
@@ -218,6 +270,10 @@ mod tests {
         Exit::new(3, ExitReason::Exited, "")
     }
 
+    fn claim<R: Clone>(table: &Table<R>, id: &str, most: usize) -> Claim {
+        table.claim(id, "", most)
+    }
+
     fn now() -> Timestamp {
         Timestamp::from_second(1_700_000_000).unwrap()
     }
@@ -225,33 +281,58 @@ mod tests {
     #[test]
     fn an_id_is_started_once() {
         let table = Table::new();
-        assert_eq!(table.claim("a", 9), Claim::Yours);
-        assert_eq!(table.claim("a", 9), Claim::Starting);
+        assert!(matches!(claim(&table, "a", 9), Claim::Yours(_)));
+        assert!(matches!(claim(&table, "a", 9), Claim::Starting(_)));
         table.release("a");
-        assert_eq!(table.claim("a", 9), Claim::Yours);
-        let instance = table.started("a", "uid", "", now(), ());
-        assert_eq!(table.claim("a", 9), Claim::Known(instance));
+        assert!(matches!(claim(&table, "a", 9), Claim::Yours(_)));
+        let instance = table.started("a", "uid", "", now(), ()).unwrap();
+        assert!(matches!(claim(&table, "a", 9), Claim::Known(known) if known == instance));
         table.exited("a", now(), exit());
-        assert!(matches!(table.claim("a", 9), Claim::Known(Instance { end: Some(_), .. })));
+        assert!(matches!(claim(&table, "a", 9), Claim::Known(Instance { end: Some(_), .. })));
+    }
+
+    /// After a session has begun, what runs, starts or is known is all that there will be of those before it.
+    #[test]
+    fn starts_of_earlier_sessions_are_refused() {
+        let table: Table<()> = Table::new();
+        table.begin_session("1".into());
+        assert!(matches!(table.claim("a", "1", 9), Claim::Yours(_)));
+        table.begin_session("2".into());
+        assert!(matches!(table.claim("b", "1", 9), Claim::Stale));
+        assert!(matches!(table.claim("a", "1", 9), Claim::Stale));
+        assert!(matches!(table.claim("a", "2", 9), Claim::Starting(_)));
+        assert_eq!(table.picture().starting, ["a"]);
+    }
+
+    #[test]
+    fn a_start_that_was_given_up_does_not_run() {
+        let table = Table::new();
+        let Claim::Yours(signals) = claim(&table, "a", 9) else { panic!() };
+        table.starting("a").unwrap().given_up.cancel();
+        assert_eq!(table.started("a", "uid", "", now(), ()), None);
+        assert!(!signals.over.is_cancelled(), "it may still be at work");
+        table.release("a");
+        assert!(signals.over.is_cancelled() && table.remove("a"));
+        assert!(matches!(claim(&table, "a", 9), Claim::Yours(_)));
     }
 
     #[test]
     fn only_what_runs_or_starts_counts_against_the_limit() {
         let table = Table::new();
-        assert_eq!(table.claim("a", 1), Claim::Yours);
-        assert_eq!(table.claim("b", 1), Claim::Full);
+        assert!(matches!(claim(&table, "a", 1), Claim::Yours(_)));
+        assert!(matches!(claim(&table, "b", 1), Claim::Full));
         table.started("a", "uid", "", now(), ());
-        assert_eq!(table.claim("b", 1), Claim::Full);
+        assert!(matches!(claim(&table, "b", 1), Claim::Full));
         table.exited("a", now(), exit());
-        assert_eq!(table.claim("b", 1), Claim::Yours);
+        assert!(matches!(claim(&table, "b", 1), Claim::Yours(_)));
         table.release("b");
-        assert_eq!(table.claim("c", 1), Claim::Yours);
+        assert!(matches!(claim(&table, "c", 1), Claim::Yours(_)));
     }
 
     #[test]
     fn exited_instances_stay_until_they_are_removed() {
         let table = Table::new();
-        table.claim("a", 9);
+        claim(&table, "a", 9);
         assert!(!table.remove("a"), "it is starting");
         table.started("a", "uid", "", now(), ());
         assert!(!table.remove("a"), "it runs");
@@ -267,24 +348,24 @@ mod tests {
     #[test]
     fn a_table_that_was_closed_takes_nothing_in() {
         let table = Table::new();
-        table.claim("a", 9);
+        claim(&table, "a", 9);
         assert!(!table.close_if_empty(), "one is starting");
         table.started("a", "uid", "", now(), ());
         assert!(!table.close_if_empty(), "one runs");
         table.exited("a", now(), exit());
         assert!(!table.close_if_empty(), "one has ended, and nobody has noted it");
-        assert_eq!(table.claim("b", 9), Claim::Yours);
+        assert!(matches!(claim(&table, "b", 9), Claim::Yours(_)));
         table.release("b");
         table.remove("a");
         assert!(table.close_if_empty());
-        assert_eq!(table.claim("c", 9), Claim::Closed);
+        assert!(matches!(claim(&table, "c", 9), Claim::Closed));
         assert!(table.close_if_empty(), "once and for all");
     }
 
     #[test]
     fn the_first_end_counts() {
         let table = Table::new();
-        table.claim("a", 9);
+        claim(&table, "a", 9);
         table.started("a", "uid", "", now(), ());
         table.exited("a", now(), exit());
         table.exited("a", now(), Exit::stopped(true));
@@ -294,7 +375,7 @@ mod tests {
     #[test]
     fn watchers_see_what_comes_after_their_picture_in_order() {
         let table = Table::new();
-        table.claim("a", 9);
+        claim(&table, "a", 9);
         table.started("a", "uid", "", now(), ());
         let mut picture = table.picture();
         assert_eq!((picture.revision, picture.instances.len()), (1, 1));
@@ -304,9 +385,13 @@ mod tests {
             Change::Changed(instance) => {
                 assert_eq!((instance.revision, instance.end.is_some()), (2, true))
             }
-            other @ Change::Removed(_) => panic!("{other:?}"),
+            other => panic!("{other:?}"),
         }
         assert_eq!(picture.changes.try_recv().unwrap(), Change::Removed("a".into()));
+        claim(&table, "b", 9);
+        table.release("b");
+        assert_eq!(picture.changes.try_recv().unwrap(), Change::Starting("b".into()));
+        assert_eq!(picture.changes.try_recv().unwrap(), Change::Removed("b".into()));
         assert!(picture.changes.try_recv().is_err());
     }
 }

@@ -174,9 +174,10 @@ async fn images_of_adopted_containers_are_held() {
 /// Names of the groups that have workers, or had them a moment ago.
 fn workers(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir.join("workers")).unwrap().map(Result::unwrap);
-    // Beside them is the mounter's log.
+    // Beside them are the mounter's log and the claims.
     let workers = entries.filter(|entry| entry.file_type().unwrap().is_dir());
-    workers.map(|entry| entry.file_name().into_string().unwrap()).collect()
+    let names = workers.map(|entry| entry.file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with('.')).collect()
 }
 
 /// After an upgrade, what runs goes on in the worker that it is in, whose code and protocol are those of before.

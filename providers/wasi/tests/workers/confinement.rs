@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::{fs::symlink, net::UnixListener},
+    os::unix::{
+        fs::{PermissionsExt as _, symlink},
+        net::UnixListener,
+    },
     path::Path,
     process::Command,
 };
@@ -138,6 +141,29 @@ async fn hidden_files_stay_hidden_when_they_are_replaced() {
     // It works on where it is, with what is made after its start.
     agent.start("node", &node.spec("b", &sleeps(1, 3))).await.unwrap();
     assert_eq!(exit_of(&agent, "b").await.0, 3);
+    agent.shutdown(NOW).await;
+}
+
+/// The claims are where a worker cannot see them.
+#[tokio::test]
+async fn claims_are_out_of_a_workers_reach() {
+    let node = Node::new();
+    let agent = node.agent().await;
+    agent.start("a", &node.spec("a", &sleeps(AN_HOUR, 0))).await.unwrap();
+    let workers = node.dir.path().canonicalize().unwrap().join("workers");
+    let mode = fs::metadata(workers.join(".claims/a")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    assert!(workers.join(".claims/a/a").exists());
+    let log = fs::read_to_string(workers.join("a/worker.log")).unwrap();
+    if log.contains("it has no mount namespace of its own") {
+        eprintln!("not tested: workers may not mount here");
+    } else {
+        let seen =
+            Path::new("/proc").join(node.worker_of("a").unwrap().as_raw_pid().to_string()).join("root");
+        assert!(!seen.join(workers.strip_prefix("/").unwrap()).join(".claims").exists());
+    }
+    agent.remove("a").await.unwrap();
+    assert!(!workers.join(".claims/a/a").exists());
     agent.shutdown(NOW).await;
 }
 

@@ -8,6 +8,7 @@ mod confinement;
 mod groups;
 mod memory;
 mod silence;
+mod starts;
 #[path = "../support/mod.rs"]
 mod support;
 mod versions;
@@ -373,16 +374,19 @@ async fn what_cannot_start_says_why_and_leaves_nothing() {
     let log = InstanceSpec { log_path: "/nonexistent/0.log".into(), ..good };
     let error = agent.start("node", &missing).await.unwrap_err();
     assert!(
-        matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/module")),
+        matches!(&error, SupervisorError::Worker(why) if why.to_string().contains("/nonexistent/module")),
         "{error}"
     );
     let error = agent.start("node", &import).await.unwrap_err();
     assert!(matches!(&error, SupervisorError::Module(text) if text.contains("fd_teleport")), "{error}");
     let error = agent.start("node", &root).await.unwrap_err();
-    assert!(matches!(&error, SupervisorError::Worker(text) if text.contains("/nonexistent/root")), "{error}");
+    assert!(
+        matches!(&error, SupervisorError::Worker(why) if why.to_string().contains("/nonexistent/root")),
+        "{error}"
+    );
     let error = agent.start("node", &log).await.unwrap_err();
     assert!(
-        matches!(&error, SupervisorError::Worker(text) if text.contains("of the log /nonexistent: No such file")),
+        matches!(&error, SupervisorError::Worker(why) if why.to_string().contains("of the log /nonexistent: No such file")),
         "{error}"
     );
     assert_eq!(agent.instances(), []);

@@ -1,0 +1,169 @@
+//! A worker that an escaped guest has made its own, and an honest one beside it. Both are servers in this process, which
+//! hold the locks of workers.
+
+use std::{fs, path::Path, pin::Pin};
+
+use futures::{Stream, StreamExt as _};
+use kubewasm_host::Usage;
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::protocol::wire::{watch_event::Event, worker_server};
+
+/// What a worker says, whatever it is asked.
+#[derive(Clone, Debug, Default)]
+struct Says {
+    events: Vec<Event>,
+    /// Ends its streams.
+    dead: CancellationToken,
+    stats: Vec<wire::InstanceStats>,
+}
+
+#[async_trait::async_trait]
+impl worker_server::Worker for Says {
+    async fn hello(&self, _: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        Ok(Response::new(wire::HelloResponse {
+            protocol_min: Versions::OURS.min,
+            protocol_max: Versions::OURS.max,
+            pid: 1,
+            incarnation: "1".into(),
+            ..wire::HelloResponse::default()
+        }))
+    }
+
+    async fn start(&self, _: Request<wire::StartRequest>) -> Result<Response<wire::StartResponse>, Status> {
+        Err(Status::unimplemented("start"))
+    }
+
+    async fn stop(&self, _: Request<wire::StopRequest>) -> Result<Response<wire::StopResponse>, Status> {
+        Ok(Response::new(wire::StopResponse {}))
+    }
+
+    async fn remove(
+        &self,
+        _: Request<wire::RemoveRequest>,
+    ) -> Result<Response<wire::RemoveResponse>, Status> {
+        Ok(Response::new(wire::RemoveResponse {}))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchEvent, Status>> + Send>>;
+
+    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let events = self.events.clone().into_iter().map(|event| Ok(wire::WatchEvent { event: Some(event) }));
+        let events = futures::stream::iter(events).chain(futures::stream::pending());
+        Ok(Response::new(Box::pin(events.take_until(self.dead.clone().cancelled_owned()))))
+    }
+
+    async fn exec(&self, _: Request<wire::ExecRequest>) -> Result<Response<wire::ExecResponse>, Status> {
+        Err(Status::unimplemented("exec"))
+    }
+
+    async fn stats(&self, _: Request<wire::StatsRequest>) -> Result<Response<wire::StatsResponse>, Status> {
+        Ok(Response::new(wire::StatsResponse { instances: self.stats.clone() }))
+    }
+
+    async fn shutdown(
+        &self,
+        _: Request<wire::ShutdownRequest>,
+    ) -> Result<Response<wire::ShutdownResponse>, Status> {
+        Err(Status::failed_precondition("it stays"))
+    }
+}
+
+/// Dead when this is dropped.
+struct Worker {
+    _lock: fs::File,
+    _streams: DropGuard,
+    _server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+}
+
+/// A living worker of a group, for which these ids are claimed.
+fn worker(dir: &Path, group: &str, claimed: &[&str], says: Says) -> Worker {
+    let socket = process::socket(dir, group);
+    let claims = dir.join(".claims").join(group);
+    for folder in [socket.parent().unwrap(), &claims] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    for id in claimed {
+        fs::write(claims.join(id), format!("pod-{id}\nlabel-{id}\n")).unwrap();
+    }
+    let lock = fs::File::create(crate::worker::lock_path(&socket)).unwrap();
+    lock.lock().unwrap();
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let streams = says.dead.clone().drop_guard();
+    let server = tonic::transport::Server::builder()
+        .add_service(worker_server::WorkerServer::new(says))
+        .serve_with_incoming(tokio_stream::wrappers::UnixListenerStream::new(listener));
+    let server = AbortOnDropHandle::new(tokio::spawn(server));
+    Worker { _lock: lock, _streams: streams, _server: server }
+}
+
+fn instance(id: &str, exit: Option<wire::Exit>) -> wire::Instance {
+    let (pod_uid, label) = ("pod-of-another".to_owned(), "image-of-another".to_owned());
+    wire::Instance { id: id.into(), pod_uid, revision: 9, started_at: 1, exit, label }
+}
+
+fn exited() -> Option<wire::Exit> {
+    let (reason, message) = (wire::ExitReason::Exited.into(), "it says".to_owned());
+    Some(wire::Exit { finished_at: 2, code: 0, reason, message })
+}
+
+fn stats(id: &str) -> wire::InstanceStats {
+    let usage = Usage::default();
+    let at = Timestamp::UNIX_EPOCH;
+    (&InstanceStats { id: id.into(), pod_uid: "pod-of-another".into(), at, usage }).into()
+}
+
+fn picture(events: impl IntoIterator<Item = Event>) -> Vec<Event> {
+    let end = Event::Synced(wire::Synced {});
+    [Event::Reset(wire::Reset { revision: 9 })].into_iter().chain(events).chain([end]).collect()
+}
+
+fn runs(agent: &Supervisor, id: &str) -> bool {
+    agent.observe(id).is_some_and(|instance| instance.end.is_none())
+}
+
+/// A worker that says of another group's container that it has ended, is being started or was removed, or that it runs
+/// what nobody has started, is not believed.
+#[tokio::test]
+async fn a_worker_can_claim_no_container_of_another_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let honest = Says { events: picture([Event::Changed(instance("victim", None))]), ..Says::default() };
+    let lies = [
+        Event::Changed(instance("victim", exited())),
+        Event::Changed(instance("made-up", None)),
+        Event::Starting(wire::Starting { id: "victim".into() }),
+        Event::Removed("victim".into()),
+        Event::Changed(instance("own", None)),
+    ];
+    let liar = Says {
+        events: picture(lies.clone()).into_iter().chain(lies).collect(),
+        stats: vec![stats("victim"), stats("made-up"), stats("own")],
+        ..Says::default()
+    };
+    let _honest = worker(dir.path(), "honest", &["victim"], honest);
+    let liar = worker(dir.path(), "liar", &["own"], liar);
+
+    let agent =
+        Supervisor::open(SupervisorOptions::new(dir.path(), Program::new("/bin/false"))).await.unwrap();
+    assert!(runs(&agent, "victim") && runs(&agent, "own"));
+    // Neither whose it is nor its image is for a worker to say.
+    for id in ["victim", "own"] {
+        let seen = agent.observe(id).unwrap();
+        assert_eq!((seen.pod_uid, seen.label), (format!("pod-{id}"), format!("label-{id}")));
+    }
+    assert_eq!((agent.sighting("made-up"), agent.claims().0.len()), (Sighting::Absent, 2));
+    let stats: Vec<_> = agent.stats().await.into_iter().map(|stats| (stats.id, stats.pod_uid)).collect();
+    assert_eq!(stats, [("own".to_owned(), "pod-own".to_owned())]);
+
+    drop(liar);
+    while runs(&agent, "own") {
+        tokio::time::sleep(process::LOOK).await;
+    }
+    assert!(runs(&agent, "victim"), "a liar's death is its own");
+    drop(agent);
+    let next =
+        Supervisor::open(SupervisorOptions::new(dir.path(), Program::new("/bin/false"))).await.unwrap();
+    assert!(runs(&next, "victim"));
+    assert_eq!((next.sighting("own"), next.claims().0.len()), (Sighting::Absent, 1));
+}
