@@ -45,7 +45,9 @@ const INTERFACE: &str = "wasi:sockets/ip-name-lookup@0.2.12";
 
 /// How names become addresses. It is called on a thread that may block.
 #[derive(Clone)]
-pub struct Resolver(Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync>);
+pub struct Resolver(Arc<Resolve>);
+
+type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 impl Resolver {
     /// Another way than the system's.
