@@ -285,6 +285,7 @@ impl Supervisor {
         }
         let cgroups = match options.cgroups {
             Some(cgroups) => {
+                let dir = dir.clone();
                 tokio::task::spawn_blocking(move || open_cgroups(&dir, cgroups)).await.ok().flatten()
             }
             None => None,

@@ -56,6 +56,8 @@ async fn a_compiler_has_nothing_and_ends_with_its_parent() {
     });
     let mut child = child.recv().await.unwrap();
     let pid = child.id();
+    // Held to the end: its module must not seem to be over.
+    let stdin = child.stdin.take();
     let confined = || status(pid).contains("\nSeccomp:\t2\n").then(|| status(pid));
     let found = support::until("a confined compiler", Duration::from_secs(60), confined).await;
     let none = "0000000000000000";
@@ -74,6 +76,7 @@ async fn a_compiler_has_nothing_and_ends_with_its_parent() {
     parent.join().unwrap();
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
     assert_eq!(status.signal(), Some(9), "{status}");
+    drop(stdin);
 }
 
 #[tokio::test]
