@@ -136,6 +136,10 @@ impl Agent {
         let records = Records::open(&config.root_dir).map_err(unusable)?;
         let image_access =
             ImageAccess::open(&config.root_dir, config.image_verification.clone()).map_err(unusable)?;
+        tokio::task::spawn_blocking({
+            let records = records.clone();
+            move || records.keep_reserve()
+        });
         let addresses = address::find(&config.node_ip, &config.hostname)?;
         let ports = Ports::bind(&config)?;
         image_access.settle(runtime.as_ref()).await;

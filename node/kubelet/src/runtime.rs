@@ -467,7 +467,8 @@ mod tests {
         let spec = serde_json::json!({
             "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
             "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
-            "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "log_path": "/l", "pod_ips": [],
+            "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
+            "log_path": "/l", "pod_ips": [],
             "host_network": false, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
             "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });

@@ -52,6 +52,12 @@ impl Records {
         Ok(Self { pods: pods.canonicalize()?, reserve: Arc::new(Reserve::open(root)) })
     }
 
+    /// Keeps room, from now on, for what must be saved where the disk is full: 4 MiB. Writes them, so that it belongs
+    /// on a thread that may block.
+    pub fn keep_reserve(&self) {
+        self.reserve.fill();
+    }
+
     /// The folder of a pod.
     #[must_use]
     pub fn dir(&self, uid: &str) -> PathBuf {
@@ -248,6 +254,7 @@ mod tests {
     fn on_a_full_disk_there_is_room_for_the_end_of_pods() {
         let Some(disk) = SmallDisk::mount(9 << 20) else { return };
         let records = Records::open(disk.0.path()).unwrap();
+        records.keep_reserve();
         let now = clock::now();
         let mut state = State::default();
         records.save("old", &state, false, now).unwrap();
@@ -272,17 +279,18 @@ mod tests {
         let Some(disk) = SmallDisk::mount(9 << 20) else { return };
         let pieces = || fs::read_dir(disk.0.path().join("reserve")).unwrap().count();
         let records = Records::open(disk.0.path()).unwrap();
+        records.keep_reserve();
         let all = pieces();
         disk.fill();
         while records.reserve.give_up_one() {}
         disk.fill();
         let error = records.save("p", &State::default(), true, clock::now()).unwrap_err();
         assert!(is_full(&error), "{error}");
-        drop(Records::open(disk.0.path()).unwrap());
+        records.keep_reserve();
         assert_eq!(pieces(), 0, "the last room is not taken for it");
         fs::remove_file(disk.0.path().join("filler")).unwrap();
         records.save("p", &State::default(), true, clock::now()).unwrap();
-        drop(Records::open(disk.0.path()).unwrap());
+        records.keep_reserve();
         assert_eq!(pieces(), all);
     }
 

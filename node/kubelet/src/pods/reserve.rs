@@ -33,11 +33,9 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// The reserve below `root`, made as far as there is room.
+    /// The reserve below `root`, as an earlier agent has left it.
     pub(super) fn open(root: &Path) -> Self {
-        let reserve = Self { dir: root.join("reserve"), refilled: Mutex::default() };
-        reserve.fill();
-        reserve
+        Self { dir: root.join("reserve"), refilled: Mutex::default() }
     }
 
     fn piece(&self, number: usize) -> PathBuf {
@@ -79,7 +77,8 @@ impl Reserve {
         }
     }
 
-    fn fill(&self) {
+    /// Makes what is missing of it, if there is room.
+    pub(super) fn fill(&self) {
         let filled = self.try_fill();
         if let Err(error) = &filled {
             tracing::warn!(dir = %self.dir.display(), %error, "no room is kept for noting down the end of pods");

@@ -19,7 +19,7 @@ use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use kubewasm_host::Stream;
 use kubewasm_trees::open_plain_at;
 use rustix::{
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat2, renameat, unlinkat},
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, renameat, unlinkat},
     io::Errno,
 };
 
@@ -237,7 +237,9 @@ fn open(place: &LogPlace) -> io::Result<(File, u64)> {
 /// Rotated files of a log, oldest first: their names sort by time.
 fn rotated_files(dir: &OwnedFd, name: &OsStr) -> io::Result<Vec<OsString>> {
     let mut found = Vec::new();
-    for entry in Dir::read_from(dir)? {
+    // The directory may be open as a place only, not for reading.
+    let readable = openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for entry in Dir::new(readable)? {
         let entry = entry?;
         let other = entry.file_name().to_bytes();
         let stamp = other.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
@@ -404,7 +406,9 @@ mod tests {
         for name in expected {
             assert_eq!(std::fs::read_to_string(place("other").join(name)).unwrap(), "kept");
         }
-        assert_eq!(texts(&place("moved/0.log")), ["stdout F a", "stdout F b", "stdout F c"]);
+        // The log goes on in the directory that it was opened in.
+        assert_eq!(texts(&place("moved/0.log")), ["stdout F c"]);
+        assert_eq!(names(&place("moved")), ["0.log", "0.log.20260102-150407"]);
     }
 
     #[test]

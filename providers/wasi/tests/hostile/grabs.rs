@@ -41,7 +41,11 @@ async fn endless_recursion() {
     let began = Timestamp::now();
     world.start("recurses", &world.guest("recurses", &guests::recurses())).await;
     assert_eq!(world.exit("recurses").await, (134, ExitReason::Trapped));
-    assert!(world.log("recurses").contains("stderr F wasm trap: call stack exhausted\n"));
+    assert!(
+        world
+            .log("recurses")
+            .contains("stderr F wasm trap: call stack exhausted: the guest has a stack of 512 KiB; ")
+    );
     world.neighbour_is_well(began).await;
     world.end().await;
 }
