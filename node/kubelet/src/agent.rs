@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
-    events::{Limits as EventLimits, Recorder},
+    events::{EventLimits, Recorder},
     eviction::{EvictionDesk, Watcher, WatcherParts},
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
@@ -35,7 +35,7 @@ use crate::{
         api::Cluster,
         board::Board,
         files::resolv_conf,
-        lifecycle::Limits,
+        lifecycle::LifecycleLimits,
         source,
         volumes::{self, Memory},
     },
@@ -109,8 +109,8 @@ pub struct Agent {
     rotation: Option<Rotation>,
     upkeep: serving::Upkeep,
     server: Server,
-    node: node::Agent,
-    handle: node::Handle,
+    node: node::NodeAgent,
+    handle: node::NodeHandle,
     shared: Arc<Shared>,
     watcher: Watcher,
     facts: watch::Sender<NodeFacts>,
@@ -158,7 +158,7 @@ impl Agent {
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
         let recorder = Recorder::new(client.clone(), &config.node_name, limits);
         let desk = EvictionDesk::default();
-        let (node, handle) = node::Agent::new(node::Parts {
+        let (node, handle) = node::NodeAgent::new(node::NodeParts {
             config: config.clone(),
             addresses: addresses.clone(),
             port: server.port(),
@@ -192,7 +192,7 @@ impl Agent {
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             registry_config: Some(config.root_dir.join(identity::REGISTRY_CONFIG)),
             image_access: Some(image_access),
-            limits: Limits {
+            limits: LifecycleLimits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
             probes,
@@ -318,7 +318,7 @@ fn derive<T: PartialEq>(node: &Node, kept: &watch::Sender<T>, from: impl Fn(&Nod
 }
 
 /// What volumes are made with. Before the first worker starts, for it has to see what is mounted here.
-fn volume_settings(config: &Config) -> volumes::Settings {
+fn volume_settings(config: &Config) -> volumes::VolumeSettings {
     let memory = Memory::open(&config.root_dir).inspect_err(|error| {
         tracing::warn!(
             %error,
@@ -326,7 +326,7 @@ fn volume_settings(config: &Config) -> volumes::Settings {
              where only this user can read them"
         );
     });
-    volumes::Settings {
+    volumes::VolumeSettings {
         allowed_host_paths: config.allowed_host_paths.clone(),
         dns: resolv_conf::DnsSettings {
             cluster_dns: config.kubelet.cluster_dns.clone(),

@@ -407,23 +407,23 @@ pub enum ExitReason {
 }
 
 /// What made a [`Runtime`] fail: an error of the provider's own, with its sources.
-pub type Cause = Box<dyn Error + Send + Sync>;
+pub type RuntimeCause = Box<dyn Error + Send + Sync>;
 
 /// Why an image is not there. Each variant is one waiting reason of the contract.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// Not an image reference: waiting reason `InvalidImageName`. Does not pass with time.
     #[error(transparent)]
-    InvalidName(Cause),
+    InvalidName(RuntimeCause),
     /// The registry answered and said no, or what it sent was wrong: `ErrImagePull`.
     #[error(transparent)]
-    Pull(Cause),
+    Pull(RuntimeCause),
     /// The registry did not answer: `RegistryUnavailable`.
     #[error(transparent)]
-    RegistryUnavailable(Cause),
+    RegistryUnavailable(RuntimeCause),
     /// The local store failed: `ImageInspectError`.
     #[error(transparent)]
-    Store(Cause),
+    Store(RuntimeCause),
 }
 
 /// Why a container did not start. Each variant is one waiting reason of the contract.
@@ -431,13 +431,13 @@ pub enum ImageError {
 pub enum StartError {
     /// The container's configuration asks for something that cannot be: `CreateContainerConfigError`.
     #[error(transparent)]
-    Config(Cause),
+    Config(RuntimeCause),
     /// The module cannot be run: not Wasm, no entry point, unknown imports: `CreateContainerError`.
     #[error(transparent)]
-    Create(Cause),
+    Create(RuntimeCause),
     /// The provider failed while starting it: `RunContainerError`.
     #[error(transparent)]
-    Run(Cause),
+    Run(RuntimeCause),
 }
 
 /// Why nothing was executed in a container.
@@ -448,14 +448,14 @@ pub enum ExecError {
     NotRunning(String),
     /// The instance could not be started, or the process that hosts the container could not be asked.
     #[error(transparent)]
-    Failed(Cause),
+    Failed(RuntimeCause),
 }
 
 /// The provider could not carry out a request: the process that hosts the container could not be asked. Whether it
 /// has taken effect is not known; ask again.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct RuntimeError(pub Cause);
+pub struct RuntimeError(pub RuntimeCause);
 
 #[cfg(test)]
 mod tests {

@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Join a cluster as a node and run the pods that are scheduled to it.
-    Node(Box<node::Args>),
+    Node(Box<node::NodeArgs>),
     /// Run one pod from a file, without any cluster.
     Run(run::RunArgs),
     /// Print completions for a shell.

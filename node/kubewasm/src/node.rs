@@ -18,7 +18,7 @@ use crate::runtime;
 
 /// Arguments of `kubewasm node`. Where the kubelet has a flag, this is the same flag.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct NodeArgs {
     /// Credentials for the API server. Written by the bootstrap when it does not exist.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -110,7 +110,7 @@ pub(crate) struct Args {
 }
 
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
-pub(crate) fn main(args: Args) -> anyhow::Result<ExitCode> {
+pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
@@ -149,7 +149,7 @@ fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-fn flags(args: Args) -> Flags {
+fn flags(args: NodeArgs) -> Flags {
     Flags {
         config: args.config,
         kubeconfig: args.kubeconfig,
@@ -188,7 +188,7 @@ async fn run(
     let mut hidden = secret_files(&config);
     // What workers need of the root directory is handed to them, or is in the module store.
     hidden.extend([config.root_dir.clone(), config.kubelet.pod_logs_dir.clone()]);
-    let runtime = runtime::open(runtime::Settings {
+    let runtime = runtime::open(runtime::ProviderSettings {
         store: config.root_dir.join("modules"),
         workers: config.root_dir.join("workers"),
         with_parent: false,

@@ -20,7 +20,7 @@ use kubewasm_kubelet::{
         NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
         api::Alone,
         files::resolv_conf,
-        lifecycle::Limits,
+        lifecycle::LifecycleLimits,
         status::is_terminal,
         volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
@@ -73,7 +73,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     agent::check_root(&root)?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
     let protected = ProtectedPaths::with([root.clone(), state.path().to_owned()]);
-    let runtime = runtime::open(runtime::Settings {
+    let runtime = runtime::open(runtime::ProviderSettings {
         store: root.join("modules"),
         workers: state.path().join("workers"),
         with_parent: true,
@@ -96,7 +96,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     let logs_dir = state.path().join("logs");
     let records = Records::open(state.path()).context("cannot make a folder for the pod")?;
     let (_node, node) = watch::channel(facts());
-    let volumes = Volumes::alone(volumes::Settings {
+    let volumes = Volumes::alone(volumes::VolumeSettings {
         allowed_host_paths: AllowedHostPaths::new(args.allow_host_path, protected)
             .map_err(|message| anyhow::anyhow!(message))?,
         dns: resolv_conf::DnsSettings { alone: true, ..resolv_conf::DnsSettings::default() },
@@ -117,7 +117,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
         // One user's pod, with this user's own credentials.
         image_access: None,
-        limits: Limits::default(),
+        limits: LifecycleLimits::default(),
         probes: ProbeMetrics::default(),
         desk: EvictionDesk::default(),
     });

@@ -17,7 +17,7 @@ const LAST_GRACE: Duration = Duration::from_secs(1);
 
 /// What differs between a node and a single pod.
 #[derive(Debug)]
-pub(crate) struct Settings {
+pub(crate) struct ProviderSettings {
     /// Folder of the module store.
     pub(crate) store: PathBuf,
     /// Folder of the workers' sockets.
@@ -45,7 +45,7 @@ pub(crate) struct Settings {
 }
 
 /// Opens the module store, and adopts the workers that are there.
-pub(crate) async fn open(settings: Settings) -> anyhow::Result<Arc<WasiRuntime>> {
+pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiRuntime>> {
     let options =
         StoreOptions { insecure_registries: settings.insecure_registries, ..StoreOptions::default() };
     let store = Store::open(&settings.store, options).context("cannot open the module store")?;

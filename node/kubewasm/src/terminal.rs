@@ -58,13 +58,13 @@ async fn copy_container(
                 return;
             }
         }
-        let options = logs::Options {
+        let options = logs::LogReadOptions {
             follow: true,
             stream: Some(match output {
                 TerminalStream::Stdout => "Stdout".to_owned(),
                 TerminalStream::Stderr => "Stderr".to_owned(),
             }),
-            ..logs::Options::default()
+            ..logs::LogReadOptions::default()
         };
         let (watched, container) = (statuses.clone(), name.clone());
         let is_running = move || !has_ended(&watched, &container, attempt);

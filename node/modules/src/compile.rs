@@ -34,7 +34,7 @@ use self::{
 use crate::{
     Store,
     digest::Digest,
-    error::{CompileError, StoreError},
+    error::{PrecompileError, StoreError},
     module::Module,
     options::StoreOptions,
 };
@@ -54,8 +54,8 @@ pub trait Compiler: Send + Sync {
     /// future ends the compilation.
     ///
     /// # Errors
-    /// See [`CompileError`]; what was written to `out` is then thrown away.
-    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, CompileError>;
+    /// See [`PrecompileError`]; what was written to `out` is then thrown away.
+    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, PrecompileError>;
 }
 
 /// What a compiler has found out about a module. All names are the module's own, cut to what is fit to be shown.
@@ -80,10 +80,10 @@ pub struct Precompiled {
 
 /// Compilations that are waited for or under way, and those that failed.
 #[derive(Debug)]
-pub(crate) struct Compilations(Mutex<State>);
+pub(crate) struct Compilations(Mutex<CompilationState>);
 
 #[derive(Debug)]
-struct State {
+struct CompilationState {
     queue: FairQueue,
     next: Ticket,
     callers: HashMap<Ticket, oneshot::Sender<Turn>>,
@@ -96,12 +96,12 @@ enum Turn {
     /// It has a place, and is to compile.
     Begin,
     /// Somebody else has compiled, or failed to.
-    Ended(Result<(), CompileError>),
+    Ended(Result<(), PrecompileError>),
 }
 
 impl Compilations {
     pub(crate) fn new(options: &StoreOptions) -> Self {
-        Self(Mutex::new(State {
+        Self(Mutex::new(CompilationState {
             queue: FairQueue::new(options.compile_jobs),
             next: 0,
             callers: HashMap::new(),
@@ -109,7 +109,7 @@ impl Compilations {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CompilationState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +125,7 @@ impl Compilations {
     }
 }
 
-impl State {
+impl CompilationState {
     /// Calls everybody whose turn it is.
     fn call(&mut self) {
         while let Some(ticket) = self.queue.next() {
@@ -144,7 +144,7 @@ struct Caller<'a> {
 
 impl Caller<'_> {
     /// Tells those who wait for the same how it has ended, and remembers a failure.
-    fn end(&self, name: &str, result: &Result<(), CompileError>) {
+    fn end(&self, name: &str, result: &Result<(), PrecompileError>) {
         let mut state = self.of.state();
         match result {
             Ok(()) => state.failures.forget(name),
@@ -176,14 +176,14 @@ impl Store {
     /// is loaded.
     ///
     /// # Errors
-    /// [`CompileError`]; the same again, without compiling, while the failure is fresh
+    /// [`PrecompileError`]; the same again, without compiling, while the failure is fresh
     /// ([`StoreOptions::compile_retry`], [`StoreOptions::compile_refusal`]).
     pub async fn precompiled(
         &self,
         module: &Module,
         compiler: &dyn Compiler,
         lane: &str,
-    ) -> Result<Precompiled, CompileError> {
+    ) -> Result<Precompiled, PrecompileError> {
         let name = format!("{}-{}", module.digest.hex(), file_key(&compiler.key()));
         let place = self.inner.layout.precompiled().join(&name);
         let compilations = &self.inner.compilations;
@@ -213,7 +213,7 @@ impl Store {
     }
 
     /// What the store has; one whose facts cannot be read is compiled again.
-    async fn kept(&self, place: &Path) -> Result<Option<Precompiled>, CompileError> {
+    async fn kept(&self, place: &Path) -> Result<Option<Precompiled>, PrecompileError> {
         let (inner, path) = (Arc::clone(&self.inner), place.to_owned());
         let read = move || {
             if !path.exists() {
@@ -230,7 +230,7 @@ impl Store {
         module: &Module,
         compiler: &dyn Compiler,
         place: &Path,
-    ) -> Result<Precompiled, CompileError> {
+    ) -> Result<Precompiled, PrecompileError> {
         let workspace = self.inner.layout.workspace()?;
         let out = workspace.path().join("compiled");
         let facts = compiler.compile(&module.path, &out).await?;
@@ -250,8 +250,8 @@ impl Store {
 }
 
 /// The thread that worked for the store did not come to its end.
-fn ended(error: &tokio::task::JoinError) -> CompileError {
-    CompileError::NotRun(format!("the module store did not answer: {error}"))
+fn ended(error: &tokio::task::JoinError) -> PrecompileError {
+    PrecompileError::NotRun(format!("the module store did not answer: {error}"))
 }
 
 fn facts_of(place: &Path) -> PathBuf {

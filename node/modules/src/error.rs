@@ -156,7 +156,7 @@ pub enum ModuleError {
 
 /// Why there is no precompiled form of a module.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum CompileError {
+pub enum PrecompileError {
     /// The module is not valid, or needs what the engine does not have; in a whole sentence. Trying again is in vain.
     #[error("{0}")]
     Invalid(String),

@@ -20,13 +20,13 @@ use crate::{
     digest::Digest,
     error::{PullFailure, StoreError},
     image::{Credential, Image, ImageKind, ImageName},
-    manifest::{self, Document, Manifest, ManifestError, Plan},
+    manifest::{self, Document, Manifest, ManifestError, PullPlan},
     progress::PullProgress,
     pull::Fetched,
     record::Record,
     reference::Reference,
     registry::{RawManifest, Resolution, Resolved, Session},
-    store::Inner,
+    store::StoreInner,
     usage,
 };
 
@@ -44,7 +44,7 @@ impl From<ManifestError> for PullFailure {
 
 /// Pulls `reference`; see [`crate::Store::pull`].
 pub(crate) async fn fetch(
-    inner: &Arc<Inner>,
+    inner: &Arc<StoreInner>,
     reference: &Reference,
     credentials: &[Credential],
     progress: &watch::Sender<PullProgress>,
@@ -62,7 +62,7 @@ pub(crate) async fn fetch(
         let image = present.ok_or_else(|| PullFailure::NotFound(reference.to_string()))?;
         return Ok(Fetched { image, credential });
     };
-    let source = Source::read(session, target).await?;
+    let source = RemoteImage::read(session, target).await?;
     for _ in 0..ATTEMPTS {
         progress.send_replace(PullProgress::default());
         let staged = stage(inner, &source, progress).await?;
@@ -79,19 +79,19 @@ pub(crate) async fn fetch(
 }
 
 /// An image as its registry describes it.
-struct Source {
+struct RemoteImage {
     session: Box<Session>,
     /// What the reference names.
     target: RawManifest,
     /// The manifest chosen from an index, when the target is one.
     chosen: Option<RawManifest>,
     manifest: Manifest,
-    plan: Plan,
+    plan: PullPlan,
     /// The manifest is for Linux: its configuration must name a module.
     last_resort: bool,
 }
 
-impl Source {
+impl RemoteImage {
     async fn read(session: Box<Session>, target: RawManifest) -> Result<Self, PullFailure> {
         let (chosen, manifest, last_resort) = match manifest::parse(&target.bytes)? {
             Document::Manifest(manifest) => (None, manifest, false),
@@ -116,8 +116,8 @@ impl Source {
     fn record(&self, reference: &Reference, staged: &Staged) -> Record {
         let config = staged.config.clone();
         let (kind, name) = match &self.plan {
-            Plan::Filesystem { .. } => (ImageKind::Filesystem, None),
-            Plan::Module { layer, title } => {
+            PullPlan::Filesystem { .. } => (ImageKind::Filesystem, None),
+            PullPlan::Module { layer, title } => {
                 let last = reference.repository().rsplit('/').next().unwrap_or_default();
                 let name = title.clone().unwrap_or_else(|| last.to_owned());
                 (ImageKind::Module { module: layer.digest }, Some(name))
@@ -146,7 +146,7 @@ impl Source {
 
 /// Puts a staged image in place; `None` when something it counted on is no longer there. Blocking.
 fn commit(
-    inner: &Inner,
+    inner: &StoreInner,
     reference: &Reference,
     record: Record,
     staged: &Staged,

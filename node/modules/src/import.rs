@@ -15,7 +15,7 @@ use crate::{
     module::check,
     record::{self, Blob, Record},
     removal,
-    store::Inner,
+    store::StoreInner,
     usage,
 };
 
@@ -39,7 +39,7 @@ impl Store {
 }
 
 /// The blocking part of [`Store::import`].
-fn import(inner: &Inner, path: &Path) -> Result<Image, StoreError> {
+fn import(inner: &StoreInner, path: &Path) -> Result<Image, StoreError> {
     let layout = &inner.layout;
     let command = path.display().to_string();
     let missing = |detail: String| ModuleError::NoFile { command: command.clone(), detail };

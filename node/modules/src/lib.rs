@@ -47,7 +47,7 @@ mod usage;
 
 pub use compile::{Compiler, Facts, Precompiled};
 pub use digest::{Digest, InvalidDigest};
-pub use error::{CompileError, ModuleError, PullError, PullFailure, StoreError};
+pub use error::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 pub use image::{Credential, Image, ImageKind, ImageName};
 pub use module::Module;
 pub use options::StoreOptions;

@@ -171,14 +171,14 @@ impl Descriptor {
 
 /// What to download, and what becomes of it.
 #[derive(Clone, Debug)]
-pub(crate) enum Plan {
+pub(crate) enum PullPlan {
     /// One layer is the module.
     Module { layer: Descriptor, title: Option<String> },
     /// The layers are unpacked one over the other, lowest first.
     Filesystem { layers: Vec<(Descriptor, Packing)> },
 }
 
-impl Plan {
+impl PullPlan {
     /// All layers to download.
     pub(crate) fn layers(&self) -> Vec<&Descriptor> {
         match self {
@@ -192,7 +192,7 @@ impl Plan {
 ///
 /// A layer with a module's media type makes it an artifact, whatever the configuration's type is; otherwise
 /// all layers must be archives.
-pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
+pub(crate) fn plan(manifest: &Manifest) -> Result<PullPlan, ManifestError> {
     if manifest.layers.len() > LAYERS_LIMIT {
         return Err(ManifestError::Unsupported(format!(
             "it has {} layers, and {LAYERS_LIMIT} is the limit",
@@ -205,7 +205,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         (Some(layer), 0) => {
             let usable = |title: &&String| !title.is_empty() && !title.contains(char::is_control);
             let title = layer.annotations.get(TITLE).filter(usable).cloned();
-            return Ok(Plan::Module { layer: layer.clone(), title });
+            return Ok(PullPlan::Module { layer: layer.clone(), title });
         }
         (Some(_), more) => {
             return Err(ManifestError::Unsupported(format!(
@@ -224,7 +224,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<Plan, ManifestError> {
         })
         .collect();
     match archives {
-        Some(layers) if !layers.is_empty() => Ok(Plan::Filesystem { layers }),
+        Some(layers) if !layers.is_empty() => Ok(PullPlan::Filesystem { layers }),
         _ => {
             let mut types: Vec<String> =
                 manifest.layers.iter().map(|layer| printable(&layer.media_type)).collect();

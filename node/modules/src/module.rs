@@ -17,7 +17,7 @@ use crate::{
     image::{Image, ImageKind},
     layout::Layout,
     rootpath::{self, LastLink},
-    store::Inner,
+    store::StoreInner,
 };
 
 /// Where a bare name is looked for when the image's environment has no PATH, as container runtimes have it.
@@ -54,7 +54,7 @@ impl Store {
 }
 
 /// The blocking part of [`Store::module`].
-fn find(inner: &Inner, image: &Image, command: &str) -> Result<Module, ModuleError> {
+fn find(inner: &StoreInner, image: &Image, command: &str) -> Result<Module, ModuleError> {
     let layout = &inner.layout;
     let failed = |source| ModuleError::Store { command: command.to_owned(), source: Box::new(source) };
     match image.kind {

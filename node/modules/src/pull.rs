@@ -36,15 +36,15 @@ pub struct Fetched {
     pub credential: Option<usize>,
 }
 
-type Outcome = Result<Fetched, PullError>;
-type Key = (Reference, Vec<Credential>);
+type PullOutcome = Result<Fetched, PullError>;
+type PullKey = (Reference, Vec<Credential>);
 
 /// Downloads by what was asked for.
 #[derive(Default)]
-pub(crate) struct Flights(Mutex<HashMap<Key, Flight>>);
+pub(crate) struct Flights(Mutex<HashMap<PullKey, Flight>>);
 
 struct Flight {
-    download: WeakShared<BoxFuture<'static, Outcome>>,
+    download: WeakShared<BoxFuture<'static, PullOutcome>>,
     progress: watch::Receiver<PullProgress>,
 }
 
@@ -56,9 +56,9 @@ impl fmt::Debug for Flights {
 
 impl Flights {
     /// The download for `key` that is under way, or a new one.
-    fn join<F>(&self, key: Key, start: impl FnOnce(watch::Sender<PullProgress>) -> F) -> Joined
+    fn join<F>(&self, key: PullKey, start: impl FnOnce(watch::Sender<PullProgress>) -> F) -> Joined
     where
-        F: Future<Output = Outcome> + Send + 'static,
+        F: Future<Output = PullOutcome> + Send + 'static,
     {
         let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A finished download is kept by those who still read its outcome; a new caller wants news.
@@ -80,12 +80,12 @@ impl Flights {
 
 /// One caller's share of a download.
 struct Joined {
-    download: Shared<BoxFuture<'static, Outcome>>,
+    download: Shared<BoxFuture<'static, PullOutcome>>,
     progress: watch::Receiver<PullProgress>,
 }
 
 impl Joined {
-    async fn wait(mut self, listener: Option<&dyn Progress>) -> Outcome {
+    async fn wait(mut self, listener: Option<&dyn Progress>) -> PullOutcome {
         let Some(listener) = listener else {
             return self.download.await;
         };

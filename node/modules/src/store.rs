@@ -28,11 +28,11 @@ use crate::{
 /// Several processes may open one directory.
 #[derive(Clone, Debug)]
 pub struct Store {
-    pub(crate) inner: Arc<Inner>,
+    pub(crate) inner: Arc<StoreInner>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+pub(crate) struct StoreInner {
     pub(crate) layout: Layout,
     pub(crate) options: StoreOptions,
     pub(crate) registry: Registry,
@@ -79,7 +79,7 @@ impl Store {
         if let Err(error) = removal::sweep(&layout) {
             tracing::warn!(%error, "cannot sweep the module store; it may hold files that no image has");
         }
-        let inner = Inner {
+        let inner = StoreInner {
             registry,
             layout,
             unpacking: Semaphore::new(cores()),
@@ -190,7 +190,7 @@ impl Store {
     }
 }
 
-impl Inner {
+impl StoreInner {
     /// See [`Store::get`].
     pub(crate) fn image(&self, name: &ImageName) -> Result<Option<Image>, StoreError> {
         let Some(mut record) = Record::find(&self.layout, &name.key()?)? else {

@@ -27,7 +27,7 @@ mod removal;
 use std::{ffi::CStr, os::fd::BorrowedFd};
 
 pub use self::{
-    measure::{Usage, measure},
+    measure::{TreeUsage, measure},
     plain::{open_plain, open_plain_at},
     removal::remove,
 };

@@ -20,7 +20,7 @@ use crate::{Access, LEVELS, is_dots, open_child};
 
 /// What a tree takes of its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct TreeUsage {
     /// Bytes that are allocated: holes of sparse files do not count, and a byte takes a block.
     pub bytes: u64,
     /// Files, directories, links and all else that has an inode.
@@ -35,14 +35,14 @@ pub struct Usage {
 ///
 /// # Errors
 /// What the system says of `path` itself.
-pub fn measure(path: &Path) -> io::Result<Usage> {
+pub fn measure(path: &Path) -> io::Result<TreeUsage> {
     let top = look(CWD, path)?;
-    let mut tally = Tally::default();
+    let mut tally = TreeTally::default();
     tally.add(&top);
     if kind(&top) == FileType::Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = Dir::new(openat(CWD, path, flags, Mode::empty())?)?;
-        Walk { top, held: vec![dir], deep: None, ways_back: Vec::new() }.run(&mut tally);
+        MeasuringWalk { top, held: vec![dir], deep: None, ways_back: Vec::new() }.run(&mut tally);
     }
     Ok(tally.usage())
 }
@@ -62,7 +62,7 @@ fn device(found: &Statx) -> (u32, u32) {
 
 /// Sums in fractions of 2^-32, so that the shares of a file with several names add up to the file.
 #[derive(Debug, Default)]
-struct Tally {
+struct TreeTally {
     bytes: u128,
     inodes: u128,
 }
@@ -70,7 +70,7 @@ struct Tally {
 /// Bits of a fraction.
 const FRACTION: u32 = 32;
 
-impl Tally {
+impl TreeTally {
     fn add(&mut self, found: &Statx) {
         let bytes = u128::from(found.stx_blocks) * 512;
         // A directory has as many links as it has directories, and one name.
@@ -79,12 +79,12 @@ impl Tally {
         self.inodes = self.inodes.saturating_add((1 << FRACTION) / u128::from(names));
     }
 
-    fn usage(&self) -> Usage {
+    fn usage(&self) -> TreeUsage {
         let whole = |sum: u128| {
             let rounded = sum.saturating_add(1 << (FRACTION - 1)) >> FRACTION;
             u64::try_from(rounded).unwrap_or(u64::MAX)
         };
-        Usage { bytes: whole(self.bytes), inodes: whole(self.inodes) }
+        TreeUsage { bytes: whole(self.bytes), inodes: whole(self.inodes) }
     }
 }
 
@@ -95,7 +95,7 @@ struct WayBack {
     offset: i64,
 }
 
-struct Walk {
+struct MeasuringWalk {
     top: Statx,
     /// The open directories, the top first.
     held: Vec<Dir>,
@@ -105,8 +105,8 @@ struct Walk {
     ways_back: Vec<WayBack>,
 }
 
-impl Walk {
-    fn run(&mut self, tally: &mut Tally) {
+impl MeasuringWalk {
+    fn run(&mut self, tally: &mut TreeTally) {
         while let Some(dir) = self.deep.as_mut().or(self.held.last_mut()) {
             match dir.read() {
                 Some(Ok(entry)) if is_dots(entry.file_name()) => {}

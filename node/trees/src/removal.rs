@@ -74,7 +74,7 @@ fn stuck(path: &Path, error: Errno) -> io::Error {
 }
 
 /// A directory that is being emptied.
-struct Level {
+struct RemovalLevel {
     dir: Dir,
     /// Its name in the directory above.
     name: CString,
@@ -86,7 +86,7 @@ struct Level {
     is_widened: bool,
 }
 
-impl Level {
+impl RemovalLevel {
     fn fd(&self) -> rustix::io::Result<BorrowedFd<'_>> {
         self.dir.fd()
     }
@@ -102,7 +102,7 @@ impl Level {
 }
 
 /// Opens a directory to empty it.
-fn open(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Level> {
+fn open(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<RemovalLevel> {
     let fd = match open_child(parent, name, Access::Read) {
         Err(Errno::ACCESS) => {
             let named = open_child(parent, name, Access::Name)?;
@@ -113,7 +113,7 @@ fn open(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Level> {
         }
         other => other?,
     };
-    Ok(Level {
+    Ok(RemovalLevel {
         dir: Dir::new(fd)?,
         name: name.to_owned(),
         changed: false,
@@ -157,7 +157,7 @@ fn unlink(parent: BorrowedFd<'_>, name: &CStr, kind: FileType) -> rustix::io::Re
 struct Removal<'a> {
     path: &'a Path,
     /// The open directories, the top first; each is in the one before, or was.
-    levels: Vec<Level>,
+    levels: Vec<RemovalLevel>,
     /// The first thing that could not be removed.
     failure: Option<io::Error>,
     /// Number of names that were tried for directories that were moved up.
@@ -220,7 +220,7 @@ impl Removal<'_> {
             }
             return;
         };
-        let unlink = |parent: &Level| unlink(parent.fd()?, &level.name, FileType::Directory);
+        let unlink = |parent: &RemovalLevel| unlink(parent.fd()?, &level.name, FileType::Directory);
         let unlinked = match unlink(parent) {
             Err(Errno::ACCESS | Errno::PERM) if parent.widen() => unlink(parent),
             other => other,
@@ -257,7 +257,7 @@ impl Removal<'_> {
 
 /// Renames the innermost directory into the topmost one that takes it. The names are those of the tree: whatever has
 /// one already is to be removed, too.
-fn move_up(levels: &mut [Level], moved: &mut u64) -> rustix::io::Result<()> {
+fn move_up(levels: &mut [RemovalLevel], moved: &mut u64) -> rustix::io::Result<()> {
     let [above @ .., level] = levels else { return Err(Errno::NOTEMPTY) };
     let [targets @ .., parent] = above else { return Err(Errno::NOTEMPTY) };
     let mut last = Errno::NOTEMPTY;

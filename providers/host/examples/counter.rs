@@ -11,7 +11,7 @@ use std::sync::{
 };
 
 use kubewasm_host::{
-    Capture, CpuShare, DeniedNetworks, GuestState, Host, HostOptions, Limits, Network, Output, Plugin,
+    Capture, CpuShare, DeniedNetworks, GuestLimits, GuestState, Host, HostOptions, Network, Output, Plugin,
     PluginState, Setup, Stack, compile,
 };
 use wasmtime::{StoreContextMut, component::Linker};
@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let host = Arc::new(Host::new(options)?);
 
     let loaded = host.load(&code, kind, Stack::DEFAULT).await?;
-    let account = host.account(Limits { memory_bytes: 16 << 20, cpu: CpuShare::default() });
+    let account = host.account(GuestLimits { memory_bytes: 16 << 20, cpu: CpuShare::default() });
     let output: Arc<dyn Output> = Arc::new(Capture::new(1 << 10));
     let guest = host.prepare(
         loaded,

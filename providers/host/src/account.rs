@@ -14,7 +14,7 @@ use crate::engine::TICK;
 
 /// What a container may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct GuestLimits {
     /// Bytes of everything that is counted; see [`Account`].
     pub memory_bytes: u64,
     /// Of the processors.
@@ -36,7 +36,7 @@ pub struct Usage {
 /// The account of one container.
 #[derive(Debug)]
 pub struct Account {
-    limits: Limits,
+    limits: GuestLimits,
     opened: Instant,
     cpu: Mutex<Cpu>,
     memory: AtomicU64,
@@ -64,7 +64,7 @@ pub(super) struct Exceeded {
 impl Account {
     /// An account of which nothing is used yet.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: GuestLimits) -> Self {
         let cpu = Cpu {
             weight: Weight::of_request(limits.cpu.request_millis),
             budget: CpuBudget::of_limit(limits.cpu.limit_millis),
@@ -84,7 +84,7 @@ impl Account {
 
     /// What may be used.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> GuestLimits {
         self.limits
     }
 
@@ -104,9 +104,9 @@ impl Account {
     }
 
     /// Takes memory until the value is dropped.
-    pub(super) fn hold(self: &Arc<Self>, bytes: u64) -> Result<Held, Exceeded> {
+    pub(super) fn hold(self: &Arc<Self>, bytes: u64) -> Result<HeldMemory, Exceeded> {
         self.take_memory(bytes)?;
-        Ok(Held { account: Arc::clone(self), bytes })
+        Ok(HeldMemory { account: Arc::clone(self), bytes })
     }
 
     /// Processor time was used.
@@ -149,12 +149,12 @@ impl Account {
 
 /// Memory that the host holds for a container.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldMemory {
     account: Arc<Account>,
     bytes: u64,
 }
 
-impl Drop for Held {
+impl Drop for HeldMemory {
     fn drop(&mut self) {
         self.account.give_memory(self.bytes);
     }
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn account(memory_bytes: u64) -> Arc<Account> {
-        Arc::new(Account::new(Limits { memory_bytes, cpu: CpuShare::default() }))
+        Arc::new(Account::new(GuestLimits { memory_bytes, cpu: CpuShare::default() }))
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
         one.charge(Duration::from_millis(4));
         assert_eq!(one.usage().cpu, Duration::from_millis(7));
         let share = CpuShare { limit_millis: 0, request_millis: 1000 };
-        let heavy = Account::new(Limits { memory_bytes: 0, cpu: share });
+        let heavy = Account::new(GuestLimits { memory_bytes: 0, cpu: share });
         heavy.charge(Duration::from_millis(7));
         assert!(heavy.age() < one.age());
     }

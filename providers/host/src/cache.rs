@@ -12,7 +12,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use crate::{
     host::{Host, Linked},
-    kind::Kind,
+    kind::ModuleKind,
     precompiled::{self, PrecompiledError},
     stack::Stack,
     state::GuestState,
@@ -75,7 +75,7 @@ impl Cache {
         &self,
         host: &Arc<Host>,
         path: &Path,
-        kind: Kind,
+        kind: ModuleKind,
         stack: Stack,
     ) -> Result<Arc<Loaded>, LoadError> {
         let slot = self.slot((path.to_owned(), stack)).await;
@@ -109,11 +109,11 @@ impl Cache {
     }
 }
 
-fn load(host: &Host, path: &Path, kind: Kind, stack: Stack) -> Result<Loaded, LoadError> {
+fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Loaded, LoadError> {
     let linked = host.linked(kind.generation(), stack).map_err(|error| LoadError::Link(error.to_string()))?;
     let link_error = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
     match kind {
-        Kind::CoreCommand => {
+        ModuleKind::CoreCommand => {
             let module = precompiled::module(&linked.engine, path)?;
             let entry = module.get_export("_start").and_then(|export| export.func().cloned());
             if !entry.is_some_and(|entry| entry.params().len() == 0 && entry.results().len() == 0) {
@@ -124,7 +124,7 @@ fn load(host: &Host, path: &Path, kind: Kind, stack: Stack) -> Result<Loaded, Lo
             let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
             Ok(Loaded { entry: EntryPoint::Core(pre), linked })
         }
-        Kind::CliComponent => {
+        ModuleKind::CliComponent => {
             let component = precompiled::component(&linked.engine, path)?;
             let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
             let pre = CommandPre::new(pre).map_err(link_error)?;

@@ -224,7 +224,7 @@ fn warn_once(unrestricted: &[String]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::Kind;
+    use crate::kind::ModuleKind;
 
     #[test]
     fn the_end_of_a_child_is_understood() {
@@ -235,7 +235,7 @@ mod tests {
         let facts = judge(ExitStatus::from_raw(0), answer.as_bytes(), false).unwrap();
         assert_eq!(
             facts,
-            Facts { kind: Kind::CoreCommand, imports: vec!["a".to_owned()], exports: Vec::new() }
+            Facts { kind: ModuleKind::CoreCommand, imports: vec!["a".to_owned()], exports: Vec::new() }
         );
         for (raw, said, killed, expected) in [
             (0, "{", false, "the compiler's answer makes no sense"),

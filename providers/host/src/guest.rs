@@ -18,7 +18,7 @@ pub struct Guest {
     pub(crate) account: Arc<Account>,
     pub(crate) scheduler: Arc<cpu::Scheduler>,
     pub(crate) stack_advice: &'static str,
-    pub(crate) _held: account::Held,
+    pub(crate) _held: account::HeldMemory,
 }
 
 impl std::fmt::Debug for Guest {

@@ -21,14 +21,14 @@ use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2};
 
 use crate::{
-    account::{Account, Limits},
+    account::{Account, GuestLimits},
     bounds::Bounds,
     cache::{self, LoadError, Loaded},
     cpu,
     engine::{self, EngineError},
     errno,
     guest::Guest,
-    kind::{Generation, Kind},
+    kind::{Generation, ModuleKind},
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
     network,
@@ -208,7 +208,7 @@ impl Host {
     pub async fn load(
         self: &Arc<Self>,
         path: &Path,
-        kind: Kind,
+        kind: ModuleKind,
         stack: Stack,
     ) -> Result<Arc<Loaded>, LoadError> {
         self.cache.get(self, path, kind, stack).await
@@ -217,12 +217,12 @@ impl Host {
     /// Opens an account, for one guest or for several that share its limits. A memory limit of 0 is the host's
     /// default.
     #[must_use]
-    pub fn account(&self, limits: Limits) -> Arc<Account> {
+    pub fn account(&self, limits: GuestLimits) -> Arc<Account> {
         let memory_bytes = match limits.memory_bytes {
             0 => self.options.default_memory_limit,
             limit => limit,
         };
-        Arc::new(Account::new(Limits { memory_bytes, ..limits }))
+        Arc::new(Account::new(GuestLimits { memory_bytes, ..limits }))
     }
 
     /// Makes a guest, which does not run yet.

@@ -1,4 +1,4 @@
-//! What a file is: bytes in, [`Kind`] or the reason why it cannot run out.
+//! What a file is: bytes in, [`ModuleKind`] or the reason why it cannot run out.
 //!
 //! Only the top level is read (imports and exports); function bodies and nested modules are skipped, so that
 //! a module of many megabytes takes microseconds. Whether the code is valid, and whether every import
@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
 
-use crate::{kind::Kind, names::FUNCTION_NAME_LIMIT};
+use crate::{kind::ModuleKind, names::FUNCTION_NAME_LIMIT};
 
 /// Why a file cannot run. The texts are for the person who built it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,11 +82,11 @@ pub enum InspectError {
 }
 
 /// Entries of components, in the order in which they count: interface and version prefix.
-const ENTRIES: [(&str, &str, Option<Kind>); 4] = [
+const ENTRIES: [(&str, &str, Option<ModuleKind>); 4] = [
     ("wasi:http/handler", "0.3.", None),
     ("wasi:http/incoming-handler", "0.2.", None),
     ("wasi:cli/run", "0.3.", None),
-    ("wasi:cli/run", "0.2.", Some(Kind::CliComponent)),
+    ("wasi:cli/run", "0.2.", Some(ModuleKind::CliComponent)),
 ];
 
 const WASI_0_1: &str = "wasi_snapshot_preview1";
@@ -101,7 +101,7 @@ const FACTS_LIMIT: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// How it is run.
-    pub kind: Kind,
+    pub kind: ModuleKind,
     /// What it wants of its host, each once: interfaces of a component, modules of a core module's imports. The first
     /// ones, where they are many.
     pub imports: Vec<String>,
@@ -113,7 +113,7 @@ pub struct Facts {
 ///
 /// # Errors
 /// As for [`facts`].
-pub fn inspect(bytes: &[u8]) -> Result<Kind, InspectError> {
+pub fn inspect(bytes: &[u8]) -> Result<ModuleKind, InspectError> {
     facts(bytes).map(|facts| facts.kind)
 }
 
@@ -194,7 +194,7 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
     match (refused, starts) {
         (Some(refused), _) => Err(refused),
         (None, false) => Err(InspectError::NoStart),
-        (None, true) => Ok(Facts { kind: Kind::CoreCommand, imports: imported.0, exports: exported.0 }),
+        (None, true) => Ok(Facts { kind: ModuleKind::CoreCommand, imports: imported.0, exports: exported.0 }),
     }
 }
 
@@ -346,15 +346,15 @@ mod tests {
         let start = r#"(func (export "_start"))"#;
         let import = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
         for (text, kind) in [
-            (format!("(module {start})"), Kind::CoreCommand),
-            (format!("(module {import} {start} (memory (export \"memory\") 1))"), Kind::CoreCommand),
+            (format!("(module {start})"), ModuleKind::CoreCommand),
+            (format!("(module {import} {start} (memory (export \"memory\") 1))"), ModuleKind::CoreCommand),
         ] {
             assert_eq!(inspect(&wat(&text)), Ok(kind), "{text}");
         }
         for names in
             [&["wasi:cli/run@0.2.0"][..], &["wasi:cli/run@0.2.12"], &["other:thing/it", "wasi:cli/run@0.2.3"]]
         {
-            assert_eq!(inspect(&exporting(names)), Ok(Kind::CliComponent), "{names:?}");
+            assert_eq!(inspect(&exporting(names)), Ok(ModuleKind::CliComponent), "{names:?}");
         }
     }
 
@@ -368,7 +368,7 @@ mod tests {
         let component = r#"(component (import "wasi:cli/stdin@0.2.0" (instance)) (instance $i)
             (export "wasi:cli/run@0.2.0" (instance $i)))"#;
         let found = facts(&wat(component)).unwrap();
-        assert_eq!(found.kind, Kind::CliComponent);
+        assert_eq!(found.kind, ModuleKind::CliComponent);
         assert_eq!(found.imports, ["wasi:cli/stdin@0.2.0"]);
         assert_eq!(found.exports, ["wasi:cli/run@0.2.0"]);
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What a module is, and with that, how it is run. [`crate::inspect`] finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ModuleKind {
     /// A core module of WASI 0.1 that exports `_start`.
     CoreCommand,
     /// A component that exports `wasi:cli/run@0.2`.
@@ -19,7 +19,7 @@ pub enum Kind {
 #[error("there is no kind of module {0:?}")]
 pub struct UnknownKind(String);
 
-impl fmt::Display for Kind {
+impl fmt::Display for ModuleKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::CoreCommand => "core-command",
@@ -28,7 +28,7 @@ impl fmt::Display for Kind {
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for ModuleKind {
     type Err = UnknownKind;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -39,7 +39,7 @@ impl FromStr for Kind {
     }
 }
 
-impl Kind {
+impl ModuleKind {
     /// All of them.
     pub const ALL: [Self; 2] = [Self::CoreCommand, Self::CliComponent];
 
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn kinds_are_read_as_they_are_written() {
-        for kind in Kind::ALL {
+        for kind in ModuleKind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""));
         }
-        assert!("core".parse::<Kind>().is_err());
+        assert!("core".parse::<ModuleKind>().is_err());
     }
 }

@@ -52,12 +52,12 @@ mod stdin;
 mod stdio;
 mod text;
 
-pub use account::{Account, Limits, Usage};
+pub use account::{Account, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};
 pub use cpu::CpuShare;
 pub use guest::Guest;
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
-pub use kind::{Generation, Kind, UnknownKind};
+pub use kind::{Generation, ModuleKind, UnknownKind};
 pub use lookup::Resolver;
 pub use network::{DeniedNetwork, DeniedNetworks, Network};
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};

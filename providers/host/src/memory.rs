@@ -114,10 +114,10 @@ impl ResourceLimiter for MemoryGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CpuShare, Limits};
+    use crate::{CpuShare, GuestLimits};
 
     fn guard(memory_bytes: u64) -> MemoryGuard {
-        MemoryGuard::new(Arc::new(Account::new(Limits { memory_bytes, cpu: CpuShare::default() })))
+        MemoryGuard::new(Arc::new(Account::new(GuestLimits { memory_bytes, cpu: CpuShare::default() })))
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl fmt::Display for Measure {
 
 /// What a worker has of the host's files.
 #[derive(Debug)]
-pub(crate) struct View<'a> {
+pub(crate) struct ConfinedView<'a> {
     /// Its own directory, which it may write to.
     pub(crate) home: &'a Path,
     /// Files and directories that it must not see.
@@ -128,7 +128,7 @@ pub(crate) struct View<'a> {
 }
 
 /// Narrows what a worker sees of the host's files, and what it may change there. Nothing may be open for writing.
-pub(crate) fn narrow(view: &View<'_>) -> Vec<Measure> {
+pub(crate) fn narrow(view: &ConfinedView<'_>) -> Vec<Measure> {
     let mounted = |measure: &dyn Fn() -> io::Result<String>| match view.mounts {
         true => measure(),
         false => Err(io::Error::other("it has no mount namespace of its own")),

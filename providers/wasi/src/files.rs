@@ -44,7 +44,7 @@ pub use plan::PlanError;
 
 use crate::spec::RootSpec;
 use mount_api::Reach;
-use plan::Plan;
+use plan::RootPlan;
 
 /// Makes the file systems of containers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -198,7 +198,7 @@ impl Files {
                 vec![Directory { fd, guest: "/".into(), writable: false }]
             }
             (Some(scratch), _) => {
-                let plan = Plan::new(spec, working_dir)?;
+                let plan = RootPlan::new(spec, working_dir)?;
                 match &self.way {
                     Way::Mounts(how) => vec![mounts::make(&plan, scratch, *how)?],
                     Way::Preopens { .. } => preopens::make(&plan, scratch)?,

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, Kind, Network, Stack, Usage,
+    CpuShare, DeniedNetworks, ModuleKind, Network, Stack, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -72,8 +72,8 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
     fn from(spec: &InstanceSpec) -> Self {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
         let kind = match spec.kind {
-            Kind::CoreCommand => wire::Kind::CoreCommand,
-            Kind::CliComponent => wire::Kind::CliComponent,
+            ModuleKind::CoreCommand => wire::Kind::CoreCommand,
+            ModuleKind::CliComponent => wire::Kind::CliComponent,
         };
         let network = match spec.network {
             Network::Outgoing => wire::Network::Outgoing,
@@ -115,8 +115,8 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
 
     fn try_from(spec: wire::InstanceSpec) -> Result<Self, WireError> {
         let kind = match spec.kind() {
-            wire::Kind::CoreCommand => Kind::CoreCommand,
-            wire::Kind::CliComponent => Kind::CliComponent,
+            wire::Kind::CoreCommand => ModuleKind::CoreCommand,
+            wire::Kind::CliComponent => ModuleKind::CliComponent,
             wire::Kind::Unspecified => {
                 return Err(WireError("the kind of module is missing or unknown"));
             }
@@ -316,7 +316,7 @@ mod tests {
             pod_uid: "u".into(),
             name: "ns/pod/c".into(),
             module: "/m".into(),
-            kind: Kind::CliComponent,
+            kind: ModuleKind::CliComponent,
             argv: vec!["a".into(), "b".into()],
             env: vec![("A".into(), "1".into()), ("B".into(), String::new())],
             working_dir: Some("/srv".into()),
@@ -350,7 +350,7 @@ mod tests {
                 denied_networks: DeniedNetworks::default(),
                 stack: Stack::DEFAULT,
                 terminal: true,
-                kind: Kind::CoreCommand,
+                kind: ModuleKind::CoreCommand,
                 ..spec()
             },
         ] {

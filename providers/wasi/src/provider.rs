@@ -44,7 +44,7 @@ use crate::{
     logs::LogOptions,
     protocol::Versions,
     spec::InstanceSpec,
-    supervisor::{CgroupOptions, Claim, Place, Supervisor, SupervisorError, SupervisorOptions},
+    supervisor::{CgroupOptions, Claim, InstancePlace, Supervisor, SupervisorError, SupervisorOptions},
 };
 use annotations::Wishes;
 use compiler::StoreCompiler;
@@ -224,9 +224,9 @@ impl WasiRuntime {
     }
 
     /// Where a container runs.
-    fn place(&self, spec: &ContainerSpec) -> Place {
+    fn place(&self, spec: &ContainerSpec) -> InstancePlace {
         let isolation = self.isolation.of_handler(&spec.runtime_handler);
-        Place {
+        InstancePlace {
             group: isolation.group(&spec.pod_namespace, &spec.pod_uid, &self.age),
             alone: isolation == Isolation::Pod,
             memory_limit: Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0),

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use kubewasm_host::{CpuShare, DeniedNetworks, Kind, Network, Stack};
+use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, Stack};
 
 /// Everything a worker needs to run one instance.
 ///
@@ -18,7 +18,7 @@ pub struct InstanceSpec {
     /// Precompiled module, as [`kubewasm_host::compile`] made it with the compiler key of this engine.
     pub module: PathBuf,
     /// What the module is, as [`kubewasm_host::inspect`] found.
-    pub kind: Kind,
+    pub kind: ModuleKind,
     /// Arguments, `argv[0]` included; never empty.
     pub argv: Vec<String>,
     /// The whole environment, in order; the guest sees nothing else.
@@ -125,7 +125,7 @@ mod tests {
             pod_uid: "u".into(),
             name: "ns/pod/c".into(),
             module: "/m".into(),
-            kind: Kind::CoreCommand,
+            kind: ModuleKind::CoreCommand,
             argv: vec!["c".into()],
             env: vec![("PASSWORD".into(), "hunter2".into())],
             working_dir: None,

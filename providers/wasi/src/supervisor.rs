@@ -143,7 +143,7 @@ pub struct CgroupOptions {
 
 /// Where an instance is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct InstancePlace {
     /// Name of the group whose worker hosts it: a plain name for a directory.
     pub group: String,
     /// What belongs together is alone in this group: its cgroup has a limit.
@@ -152,7 +152,7 @@ pub struct Place {
     pub memory_limit: Option<u64>,
 }
 
-impl From<&str> for Place {
+impl From<&str> for InstancePlace {
     /// A group that anybody may share.
     fn from(group: &str) -> Self {
         Self { group: group.to_owned(), alone: false, memory_limit: None }
@@ -331,7 +331,7 @@ impl Supervisor {
     /// [`SupervisorError`]; the instance does not run then, and will not.
     pub async fn start(
         &self,
-        place: impl Into<Place>,
+        place: impl Into<InstancePlace>,
         spec: &InstanceSpec,
     ) -> Result<Timestamp, SupervisorError> {
         let (place, id) = (place.into(), &spec.id);

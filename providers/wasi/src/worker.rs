@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub(crate) use process::{handovers_path, is_locked, lock_path};
 
 use crate::{
-    confine::{self, Confinement, Measure, View},
+    confine::{self, ConfinedView, Confinement, Measure},
     files::{self, UserMapError, Way},
     logs::LogOptions,
     protocol::Versions,
@@ -208,7 +208,7 @@ pub fn confine(mut options: WorkerOptions) -> Result<Confined, WorkerError> {
     leave_directory(&mut options)?;
     let dir = process::make_home(&options.socket)?;
     let mounts = enter_namespace(&options, dir)?;
-    let view = View { home: dir, hidden: &options.hidden, shown: &options.shown, mounts };
+    let view = ConfinedView { home: dir, hidden: &options.hidden, shown: &options.shown, mounts };
     let mut measures = confine::narrow(&view);
     process::raise_file_limit();
     let home = process::Home::take(&options.socket)?;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use kubewasm_host::{
-    Kind,
+    ModuleKind,
     compile::{ChildCompiler, CompileError},
     inspect::Facts,
     program::Program,
@@ -33,7 +33,7 @@ async fn compiled(wasm: &[u8]) -> (Result<Facts, CompileError>, u64) {
 async fn modules_are_compiled_in_a_child() {
     let (result, size) = compiled(&wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()).await;
     let facts = result.unwrap();
-    assert_eq!((facts.kind, &*facts.exports), (Kind::CoreCommand, &["_start".to_owned()][..]));
+    assert_eq!((facts.kind, &*facts.exports), (ModuleKind::CoreCommand, &["_start".to_owned()][..]));
     assert!(size > 0);
 }
 

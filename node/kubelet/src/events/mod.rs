@@ -16,7 +16,7 @@ mod recorder;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 
-pub use self::recorder::{Limits, Recorder};
+pub use self::recorder::{EventLimits, Recorder};
 
 /// Something that happened to an object, before anything is made of it.
 #[derive(Clone, Debug, PartialEq)]

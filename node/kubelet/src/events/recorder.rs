@@ -33,7 +33,7 @@ const COMPONENT: &str = "kubelet";
 
 /// How much may be sent: `eventRecordQPS` and `eventBurst`.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct EventLimits {
     /// Events per second in the long run; 0 is no limit.
     pub per_second: u32,
     /// Events at once.
@@ -51,7 +51,7 @@ impl Recorder {
     ///
     /// Must be called within a tokio runtime.
     #[must_use]
-    pub fn new(client: Client, node_name: &str, limits: Limits) -> Self {
+    pub fn new(client: Client, node_name: &str, limits: EventLimits) -> Self {
         let (queue, occurrences) = mpsc::channel(QUEUE);
         let sender =
             Sender { client, node_name: node_name.to_owned(), correlator: Correlator::new(), retry: RETRY };
@@ -203,13 +203,13 @@ impl Sender {
 /// A token bucket over all events of the node.
 #[derive(Debug)]
 struct SendBudget {
-    limits: Limits,
+    limits: EventLimits,
     left: f64,
     at: Instant,
 }
 
 impl SendBudget {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: EventLimits) -> Self {
         Self { limits, left: f64::from(limits.burst.max(1)), at: Instant::now() }
     }
 
@@ -248,7 +248,7 @@ mod tests {
             correlator: Correlator::new(),
             retry: Duration::from_millis(1),
         };
-        tokio::spawn(sender.run(occurrences, SendBudget::new(Limits { per_second: 0, burst: 1 })));
+        tokio::spawn(sender.run(occurrences, SendBudget::new(EventLimits { per_second: 0, burst: 1 })));
         (Recorder { queue }, handle)
     }
 
@@ -325,12 +325,12 @@ mod tests {
 
     #[test]
     fn the_budget_lets_a_burst_through_and_then_a_rate() {
-        let mut budget = SendBudget::new(Limits { per_second: 10, burst: 2 });
+        let mut budget = SendBudget::new(EventLimits { per_second: 10, burst: 2 });
         let start = budget.at;
         assert_eq!(budget.take(start), None);
         assert_eq!(budget.take(start), None);
         assert_eq!(budget.take(start), Some(Duration::from_millis(100)));
         assert_eq!(budget.take(start + Duration::from_secs(60)), None);
-        assert_eq!(SendBudget::new(Limits { per_second: 0, burst: 0 }).take(start), None);
+        assert_eq!(SendBudget::new(EventLimits { per_second: 0, burst: 0 }).take(start), None);
     }
 }

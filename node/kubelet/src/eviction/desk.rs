@@ -24,11 +24,11 @@ pub struct EvictionOrder {
 /// Where the watcher leaves its orders and each pod's task finds its own. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct EvictionDesk {
-    shared: Arc<Shared>,
+    shared: Arc<DeskShared>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct DeskShared {
     pressure: watch::Sender<Pressure>,
     orders: Mutex<HashMap<String, watch::Sender<Option<EvictionOrder>>>>,
 }

@@ -74,7 +74,7 @@ pub(crate) fn has_files(pod: &Candidate) -> bool {
 
 fn tree(dir: &Path) -> io::Result<DiskUsage> {
     match kubewasm_trees::measure(dir) {
-        Ok(kubewasm_trees::Usage { bytes, inodes }) => Ok(DiskUsage { bytes, inodes }),
+        Ok(kubewasm_trees::TreeUsage { bytes, inodes }) => Ok(DiskUsage { bytes, inodes }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DiskUsage::default()),
         Err(error) => Err(error),
     }

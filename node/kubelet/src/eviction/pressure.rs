@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::signal::{Condition, Resource, condition, resource};
+use super::signal::{PressureCondition, Resource, condition, resource};
 use crate::config::thresholds::{Signal, Threshold};
 
 /// How much is left of something.
@@ -52,7 +52,7 @@ pub(crate) struct PressureTracker {
     since: BTreeMap<usize, Instant>,
     /// Thresholds whose grace is over and that are not resolved yet.
     met: BTreeSet<usize>,
-    seen: BTreeMap<Condition, Instant>,
+    seen: BTreeMap<PressureCondition, Instant>,
 }
 
 impl PressureTracker {
@@ -85,8 +85,8 @@ impl PressureTracker {
         };
         self.met = crossed.into_iter().filter(lasted).collect();
         let pressure = Pressure {
-            memory: self.seen.contains_key(&Condition::Memory),
-            disk: self.seen.contains_key(&Condition::Disk),
+            memory: self.seen.contains_key(&PressureCondition::Memory),
+            disk: self.seen.contains_key(&PressureCondition::Disk),
         };
         (pressure, self.met.iter().filter_map(|index| self.thresholds.get(*index).copied()).collect())
     }

@@ -23,7 +23,7 @@ impl Resource {
 
 /// A condition of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Condition {
+pub(crate) enum PressureCondition {
     /// `MemoryPressure`.
     Memory,
     /// `DiskPressure`.
@@ -45,9 +45,9 @@ pub(crate) fn resource(signal: Signal) -> Option<Resource> {
 }
 
 /// The condition that the node tells of.
-pub(crate) fn condition(signal: Signal) -> Option<Condition> {
+pub(crate) fn condition(signal: Signal) -> Option<PressureCondition> {
     match signal {
-        Signal::MemoryAvailable => Some(Condition::Memory),
-        _ => resource(signal).map(|_| Condition::Disk),
+        Signal::MemoryAvailable => Some(PressureCondition::Memory),
+        _ => resource(signal).map(|_| PressureCondition::Disk),
     }
 }

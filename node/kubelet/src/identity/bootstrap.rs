@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CLIENT_PAIR, Connection, IdentityError, csr,
-    csr::{Purpose, RequestError},
+    csr::{CertificateRequestError, Purpose},
     kubeconfig,
     pair::write_private,
 };
@@ -60,7 +60,7 @@ fn pending_key(path: &Path) -> Result<KeyPair, IdentityError> {
     {
         return Ok(key);
     }
-    let key = KeyPair::generate().map_err(RequestError::Make)?;
+    let key = KeyPair::generate().map_err(CertificateRequestError::Make)?;
     write_private(path, key.serialize_pem().as_bytes())
         .map_err(|source| IdentityError::Io { path: path.to_path_buf(), source })?;
     Ok(key)

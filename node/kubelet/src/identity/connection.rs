@@ -16,7 +16,7 @@ use tower::Service;
 
 use super::{
     IdentityError,
-    deadline::{self, Limited},
+    deadline::{self, LimitedBody},
     pair::Pair,
 };
 
@@ -28,10 +28,10 @@ use super::{
 /// connection that it went over may be dead, and others with it.
 #[derive(Clone)]
 pub struct Connection {
-    state: Arc<RwLock<State>>,
+    state: Arc<RwLock<ConnectionState>>,
 }
 
-struct State {
+struct ConnectionState {
     access: kube::Config,
     generation: u64,
 }
@@ -54,7 +54,7 @@ impl Connection {
     pub fn new(access: kube::Config) -> Result<Self, IdentityError> {
         // Building the service reads every certificate; only this is wanted of it here.
         kube::client::ClientBuilder::try_from(access.clone()).map_err(IdentityError::Client)?;
-        Ok(Self { state: Arc::new(RwLock::new(State { access, generation: 0 })) })
+        Ok(Self { state: Arc::new(RwLock::new(ConnectionState { access, generation: 0 })) })
     }
 
     /// A client for everything that may take its time: watches, pods. A request fails when it takes much longer than
@@ -91,11 +91,11 @@ impl Connection {
         });
     }
 
-    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&ConnectionState) -> T) -> T {
         read(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn write(&self, write: impl FnOnce(&mut State)) {
+    fn write(&self, write: impl FnOnce(&mut ConnectionState)) {
         write(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -111,7 +111,7 @@ pub(super) fn use_certificate(access: &mut kube::Config, pair: &Pair) {
 
 /// The service inside a client: passes requests to a client of the present generation.
 struct Switching {
-    state: Arc<RwLock<State>>,
+    state: Arc<RwLock<ConnectionState>>,
     timeout: Option<Duration>,
     current: Option<(u64, Client)>,
 }
@@ -141,7 +141,7 @@ impl Switching {
 }
 
 /// Requests of this generation are not answered in time: new connections are opened, once for all of them.
-fn leave(state: &RwLock<State>, generation: u64) {
+fn leave(state: &RwLock<ConnectionState>, generation: u64) {
     let mut state = state.write().unwrap_or_else(PoisonError::into_inner);
     if state.generation == generation {
         state.generation += 1;
@@ -149,7 +149,7 @@ fn leave(state: &RwLock<State>, generation: u64) {
 }
 
 /// An answer that has to come to its end in time.
-type Answer = Limited<Box<dyn FnOnce() + Send + Unpin>>;
+type Answer = LimitedBody<Box<dyn FnOnce() + Send + Unpin>>;
 
 impl Service<Request<Body>> for Switching {
     type Response = Response<Answer>;
@@ -174,7 +174,7 @@ impl Service<Request<Body>> for Switching {
                 return Err(kube::Error::Service(deadline::expired(answer).into()));
             };
             let on_expiry: Box<dyn FnOnce() + Send + Unpin> = Box::new(move || leave(&state, generation));
-            Ok(sent?.map(|body| Limited::new(body, begun, limit, on_expiry)))
+            Ok(sent?.map(|body| LimitedBody::new(body, begun, limit, on_expiry)))
         })
     }
 }

@@ -31,7 +31,7 @@ const REMINDER: Duration = Duration::from_mins(1);
 
 /// Why the cluster gave no certificate.
 #[derive(Debug, thiserror::Error)]
-pub enum RequestError {
+pub enum CertificateRequestError {
     /// A person or a program said no.
     #[error(
         "certificate request {name} was denied: {message}. Ask an administrator of the cluster why, and start the node \
@@ -126,9 +126,9 @@ pub(super) async fn obtain(
     key: &KeyPair,
     wait: Duration,
     cancel: &CancellationToken,
-) -> Result<Pair, RequestError> {
+) -> Result<Pair, CertificateRequestError> {
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let request = request(node_name, purpose, key).map_err(RequestError::Make)?;
+    let request = request(node_name, purpose, key).map_err(CertificateRequestError::Make)?;
     let name = create(&api, &request, cancel).await?;
     tracing::info!(
         "asked for a {} certificate; waiting for the approval of certificate request {name} (kubectl certificate approve \
@@ -137,12 +137,12 @@ pub(super) async fn obtain(
     );
     let answered = tokio::time::timeout(wait, remind(&name, answer(&api, &name)));
     match cancel.run_until_cancelled(answered).await {
-        None => Err(RequestError::Cancelled),
-        Some(Err(_)) | Some(Ok(Ok(None))) => Err(RequestError::Unanswered { name, waited: wait }),
+        None => Err(CertificateRequestError::Cancelled),
+        Some(Err(_)) | Some(Ok(Ok(None))) => Err(CertificateRequestError::Unanswered { name, waited: wait }),
         Some(Ok(Err(refusal))) => Err(refusal),
         Some(Ok(Ok(Some(certificate)))) => {
             let pair = Pair::from_pem(&certificate, key.serialize_pem().as_bytes())
-                .map_err(|source| RequestError::Wrong { name: name.clone(), source })?;
+                .map_err(|source| CertificateRequestError::Wrong { name: name.clone(), source })?;
             tracing::info!("certificate request {name} was approved and signed");
             Ok(pair)
         }
@@ -177,18 +177,20 @@ async fn create(
     api: &Api<CertificateSigningRequest>,
     request: &CertificateSigningRequest,
     cancel: &CancellationToken,
-) -> Result<String, RequestError> {
+) -> Result<String, CertificateRequestError> {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     loop {
         match api.create(&PostParams::default(), request).await {
             Ok(created) => return Ok(created.name_any()),
-            Err(err @ kube::Error::Api(_)) if !is_passing(&err) => return Err(RequestError::Refused(err)),
+            Err(err @ kube::Error::Api(_)) if !is_passing(&err) => {
+                return Err(CertificateRequestError::Refused(err));
+            }
             Err(err) => {
                 tracing::warn!(error = explain(&err), "cannot ask for a certificate yet; trying again")
             }
         }
         if !retry::sleep(backoff.next(), cancel).await {
-            return Err(RequestError::Cancelled);
+            return Err(CertificateRequestError::Cancelled);
         }
     }
 }
@@ -212,7 +214,10 @@ fn is_passing(err: &kube::Error) -> bool {
 }
 
 /// Watches the request until it is decided. `None`: it was removed.
-async fn answer(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Option<Vec<u8>>, RequestError> {
+async fn answer(
+    api: &Api<CertificateSigningRequest>,
+    name: &str,
+) -> Result<Option<Vec<u8>>, CertificateRequestError> {
     let mut seen = Box::pin(watch_object(api.clone(), name).default_backoff());
     while let Some(update) = seen.next().await {
         match update {
@@ -229,7 +234,10 @@ async fn answer(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Opti
 }
 
 /// The certificate, once it is there. A denial counts even where a certificate came before it.
-fn decided(name: &str, request: &CertificateSigningRequest) -> Result<Option<Vec<u8>>, RequestError> {
+fn decided(
+    name: &str,
+    request: &CertificateSigningRequest,
+) -> Result<Option<Vec<u8>>, CertificateRequestError> {
     let Some(status) = &request.status else { return Ok(None) };
     for condition in status.conditions.iter().flatten() {
         let message = || {
@@ -238,8 +246,12 @@ fn decided(name: &str, request: &CertificateSigningRequest) -> Result<Option<Vec
             if told.is_empty() { "no reason given".to_owned() } else { told.join(": ") }
         };
         match condition.type_.as_str() {
-            "Denied" => return Err(RequestError::Denied { name: name.to_owned(), message: message() }),
-            "Failed" => return Err(RequestError::Failed { name: name.to_owned(), message: message() }),
+            "Denied" => {
+                return Err(CertificateRequestError::Denied { name: name.to_owned(), message: message() });
+            }
+            "Failed" => {
+                return Err(CertificateRequestError::Failed { name: name.to_owned(), message: message() });
+            }
             _ => {}
         }
     }
@@ -296,6 +308,6 @@ mod tests {
         let message = parse(denied).unwrap_err().to_string();
         assert!(message.starts_with("certificate request csr-1 was denied: Policy: not you."), "{message}");
         let failed = json!({ "conditions": [{ "type": "Failed", "status": "True" }] });
-        assert!(matches!(parse(failed), Err(RequestError::Failed { .. })));
+        assert!(matches!(parse(failed), Err(CertificateRequestError::Failed { .. })));
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn expired(limit: Duration) -> String {
 }
 
 /// The body of an answer, which fails when its time is over.
-pub(super) struct Limited<F> {
+pub(super) struct LimitedBody<F> {
     body: Body,
     limit: Duration,
     end: Pin<Box<Sleep>>,
@@ -47,14 +47,14 @@ pub(super) struct Limited<F> {
     on_expiry: Option<F>,
 }
 
-impl<F: FnOnce()> Limited<F> {
+impl<F: FnOnce()> LimitedBody<F> {
     pub(super) fn new(body: Body, begun: Instant, limit: Duration, on_expiry: F) -> Self {
         let end = Box::pin(tokio::time::sleep_until(begun + limit));
         Self { body, limit, end, on_expiry: Some(on_expiry) }
     }
 }
 
-impl<F: FnOnce() + Unpin> HttpBody for Limited<F> {
+impl<F: FnOnce() + Unpin> HttpBody for LimitedBody<F> {
     type Data = Bytes;
     type Error = tower::BoxError;
 

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     connection::Connection,
-    csr::RequestError,
+    csr::CertificateRequestError,
     pair::PairError,
     rotation::Rotation,
     secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files},
@@ -81,7 +81,7 @@ pub enum IdentityError {
     },
     /// The cluster did not give a certificate.
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(#[from] CertificateRequestError),
 }
 
 /// Finds the node's credentials, asking the cluster for them where they are to be asked for, and builds

@@ -7,7 +7,7 @@ use rcgen::KeyPair;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connection, IdentityError, RequestError,
+    CertificateRequestError, Connection, IdentityError,
     csr::{self, Purpose},
     pair::Pair,
 };
@@ -77,7 +77,7 @@ impl Rotation {
             }
             match self.renew(&cancel).await {
                 Ok(()) => backoff.reset(),
-                Err(IdentityError::Request(RequestError::Cancelled)) => return,
+                Err(IdentityError::Request(CertificateRequestError::Cancelled)) => return,
                 Err(err) => {
                     if self.current.is_valid(Timestamp::now()) {
                         tracing::warn!(error = %err, expires = %validity.1, "cannot renew the client certificate; trying again");
@@ -96,7 +96,7 @@ impl Rotation {
     }
 
     async fn renew(&mut self, cancel: &CancellationToken) -> Result<(), IdentityError> {
-        let key = KeyPair::generate().map_err(RequestError::Make)?;
+        let key = KeyPair::generate().map_err(CertificateRequestError::Make)?;
         let client = self.connection.client();
         let pair = csr::obtain(&client, &self.node_name, &Purpose::Client, &key, WAIT, cancel).await?;
         pair.store(&self.file).map_err(|source| IdentityError::Io { path: self.file.clone(), source })?;

@@ -22,7 +22,7 @@ use rustls::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Connection, IdentityError, RequestError,
+    CertificateRequestError, Connection, IdentityError,
     csr::{self, Purpose},
     pair::Pair,
     rotation::{self, renew_at, sleep_until},
@@ -198,7 +198,7 @@ impl Request {
                     backoff.reset();
                     current = Some(pair);
                 }
-                Err(IdentityError::Request(RequestError::Cancelled)) => return,
+                Err(IdentityError::Request(CertificateRequestError::Cancelled)) => return,
                 Err(err) => {
                     tracing::warn!(error = %err, "no serving certificate from the cluster; trying again");
                     if !retry::sleep(backoff.next(), cancel).await {
@@ -210,7 +210,7 @@ impl Request {
     }
 
     async fn obtain(&self, serving: &Serving, cancel: &CancellationToken) -> Result<Pair, IdentityError> {
-        let key = KeyPair::generate().map_err(RequestError::Make)?;
+        let key = KeyPair::generate().map_err(CertificateRequestError::Make)?;
         let pair =
             csr::obtain(&self.client, &self.node_name, &self.purpose, &key, rotation::WAIT, cancel).await?;
         pair.store(&self.file).map_err(|source| IdentityError::Io { path: self.file.clone(), source })?;
@@ -232,14 +232,14 @@ fn self_signed(
     {
         return Ok(pair);
     }
-    let new_key = KeyPair::generate().map_err(RequestError::Make)?;
+    let new_key = KeyPair::generate().map_err(CertificateRequestError::Make)?;
     // Its life is rcgen's, which is longer than any node's: nobody would renew it.
-    let mut params = CertificateParams::new(names.to_vec()).map_err(RequestError::Make)?;
+    let mut params = CertificateParams::new(names.to_vec()).map_err(CertificateRequestError::Make)?;
     let name = format!("{node_name}@{}", Timestamp::now().as_second());
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let signed = params.self_signed(&new_key).map_err(RequestError::Make)?;
+    let signed = params.self_signed(&new_key).map_err(CertificateRequestError::Make)?;
     let pair = Pair::from_pem(signed.pem().as_bytes(), new_key.serialize_pem().as_bytes())
         .map_err(|source| IdentityError::Pair { path: certificate.to_path_buf(), source })?;
     for (path, text) in [(key, pair.key_pem()), (certificate, pair.certificate_pem())] {

@@ -17,7 +17,7 @@ pub(super) struct Formatter {
 }
 
 impl Formatter {
-    pub(super) fn new(options: &super::Options) -> Self {
+    pub(super) fn new(options: &super::LogReadOptions) -> Self {
         Self {
             since: options.since,
             timestamps: options.timestamps,
@@ -70,9 +70,9 @@ impl Formatter {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{super::Options, *};
+    use super::{super::LogReadOptions, *};
 
-    fn print(lines: &[&str], options: &Options) -> String {
+    fn print(lines: &[&str], options: &LogReadOptions) -> String {
         let mut formatter = Formatter::new(options);
         let mut out = Vec::new();
         for line in lines {
@@ -91,32 +91,33 @@ mod tests {
 
     #[test]
     fn prints_messages() {
-        assert_eq!(print(&LINES, &Options::default()), "first\nhalf, whole\n\n");
+        assert_eq!(print(&LINES, &LogReadOptions::default()), "first\nhalf, whole\n\n");
     }
 
     #[test]
     fn the_time_stands_at_the_start_of_lines_only() {
-        let options = Options { timestamps: true, ..Options::default() };
+        let options = LogReadOptions { timestamps: true, ..LogReadOptions::default() };
         assert_eq!(print(&LINES[1..3], &options), "2026-01-02T00:00:02.500000000Z half, whole\n",);
     }
 
     #[test]
     fn an_offset_is_turned_into_utc() {
-        let options = Options { timestamps: true, ..Options::default() };
+        let options = LogReadOptions { timestamps: true, ..LogReadOptions::default() };
         let line = "2026-01-02T01:00:05+01:00 stdout F:tag with  spaces";
         assert_eq!(print(&[line], &options), "2026-01-02T00:00:05.000000000Z with  spaces\n");
     }
 
     #[test]
     fn older_lines_are_left_out() {
-        let options = Options { since: "2026-01-02T00:00:03Z".parse().ok(), ..Options::default() };
+        let options =
+            LogReadOptions { since: "2026-01-02T00:00:03Z".parse().ok(), ..LogReadOptions::default() };
         assert_eq!(print(&LINES, &options), "whole\n\n");
     }
 
     #[test]
     fn the_limit_cuts_within_a_line() {
         for (limit, expected) in [(1, "f"), (6, "first\n"), (8, "first\nha")] {
-            let options = Options { limit_bytes: Some(limit), ..Options::default() };
+            let options = LogReadOptions { limit_bytes: Some(limit), ..LogReadOptions::default() };
             assert_eq!(print(&LINES, &options), expected);
         }
     }
@@ -124,7 +125,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_line_panics_and_no_limit_is_passed(line in prop::collection::vec(any::<u8>(), 0..80), limit in 1..50_u64) {
-            let mut formatter = Formatter::new(&Options { limit_bytes: Some(limit), timestamps: true, ..Options::default() });
+            let mut formatter = Formatter::new(&LogReadOptions { limit_bytes: Some(limit), timestamps: true, ..LogReadOptions::default() });
             let mut out = Vec::new();
             formatter.push(&line, &mut out);
             formatter.push(LINES[0].as_bytes(), &mut out);

@@ -23,7 +23,7 @@ mod tail;
 use std::path::{Path, PathBuf};
 
 pub use self::{
-    options::{Options, OptionsError},
+    options::{LogReadOptions, OptionsError},
     reader::stream,
     select::{Selected, is_running, select},
 };

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 /// Options of one reading of a log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct LogReadOptions {
     /// Go on until the container stops.
     pub follow: bool,
     /// The attempt before this one.
@@ -35,7 +35,7 @@ pub enum OptionsError {
     Invalid,
 }
 
-impl Options {
+impl LogReadOptions {
     /// Reads decoded query pairs; `now` is what `sinceSeconds` counts back from. Unknown names are
     /// ignored, and of a name given twice the first counts, except that the kubelet's old `tail` wins over
     /// `tailLines`.
@@ -104,13 +104,13 @@ impl Options {
 mod tests {
     use super::*;
 
-    fn parse(query: &[(&str, &str)]) -> Result<Options, OptionsError> {
-        Options::parse(query, "2026-01-02T00:01:00Z".parse().unwrap())
+    fn parse(query: &[(&str, &str)]) -> Result<LogReadOptions, OptionsError> {
+        LogReadOptions::parse(query, "2026-01-02T00:01:00Z".parse().unwrap())
     }
 
     #[test]
     fn reads_what_kubectl_sends() {
-        assert_eq!(parse(&[]), Ok(Options::default()));
+        assert_eq!(parse(&[]), Ok(LogReadOptions::default()));
         let all = parse(&[
             ("follow", "true"),
             ("previous", "1"),
@@ -121,7 +121,7 @@ mod tests {
             ("insecureSkipTLSVerifyBackend", "true"),
             ("stream", "All"),
         ]);
-        let expected = Options {
+        let expected = LogReadOptions {
             follow: true,
             previous: true,
             timestamps: true,
@@ -131,7 +131,7 @@ mod tests {
             stream: None,
         };
         assert_eq!(all, Ok(expected));
-        assert_eq!(parse(&[("follow", "FALSE"), ("previous", "0")]), Ok(Options::default()));
+        assert_eq!(parse(&[("follow", "FALSE"), ("previous", "0")]), Ok(LogReadOptions::default()));
         assert_eq!(parse(&[("tail", "all"), ("tailLines", "3")]).unwrap().tail_lines, None);
         assert_eq!(parse(&[("tail", "5"), ("tailLines", "3")]).unwrap().tail_lines, Some(5));
         assert_eq!(

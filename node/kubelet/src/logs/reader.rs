@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::{fs::File, io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{Options, format::Formatter, tail};
+use super::{LogReadOptions, format::Formatter, tail};
 
 /// How often a followed file is looked at for more.
 const POLL: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ const QUEUE: usize = 4;
 /// The file could not be opened, or its tail not found. Later failures come as the last item.
 pub async fn stream(
     path: PathBuf,
-    options: &Options,
+    options: &LogReadOptions,
     is_running: impl Fn() -> bool + Send + 'static,
 ) -> io::Result<ReceiverStream<io::Result<Bytes>>> {
     let mut reader = Reader::open(path, options, is_running).await?;
@@ -76,7 +76,7 @@ struct Reader<F> {
 }
 
 impl<F: Fn() -> bool> Reader<F> {
-    async fn open(path: PathBuf, options: &Options, is_running: F) -> io::Result<Self> {
+    async fn open(path: PathBuf, options: &LogReadOptions, is_running: F) -> io::Result<Self> {
         let opened = path.clone();
         let tail_lines = options.tail_lines;
         let (file, size, offset) = tokio::task::spawn_blocking(move || {
@@ -254,12 +254,12 @@ mod tests {
             self.running.store(false, Ordering::SeqCst);
         }
 
-        async fn stream(&self, options: Options) -> ReceiverStream<io::Result<Bytes>> {
+        async fn stream(&self, options: LogReadOptions) -> ReceiverStream<io::Result<Bytes>> {
             let running = Arc::clone(&self.running);
             stream(self.path(), &options, move || running.load(Ordering::SeqCst)).await.unwrap()
         }
 
-        async fn read(&self, options: Options) -> String {
+        async fn read(&self, options: LogReadOptions) -> String {
             let chunks: Vec<_> = self.stream(options).await.collect().await;
             String::from_utf8(chunks.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat()).unwrap()
         }
@@ -286,14 +286,14 @@ mod tests {
     #[tokio::test]
     async fn reads_a_file_of_many_blocks() {
         let log = Log::new(&lines(0..5000));
-        assert_eq!(log.read(Options::default()).await, printed(0..5000));
+        assert_eq!(log.read(LogReadOptions::default()).await, printed(0..5000));
     }
 
     #[tokio::test]
     async fn reads_the_tail() {
         let log = Log::new(&lines(0..5000));
         for (count, range) in [(0, 0..0), (1, 4999..5000), (3000, 2000..5000), (9000, 0..5000)] {
-            let options = Options { tail_lines: Some(count), ..Options::default() };
+            let options = LogReadOptions { tail_lines: Some(count), ..LogReadOptions::default() };
             assert_eq!(log.read(options).await, printed(range), "{count}");
         }
     }
@@ -301,27 +301,28 @@ mod tests {
     #[tokio::test]
     async fn prints_an_unfinished_line() {
         let log = Log::new("2026-01-02T00:00:00Z stdout F one\n2026-01-02T00:00:00Z stdout P tw");
-        assert_eq!(log.read(Options::default()).await, "one\ntw");
+        assert_eq!(log.read(LogReadOptions::default()).await, "one\ntw");
     }
 
     #[tokio::test]
     async fn a_limit_ends_even_a_follow() {
         let log = Log::new(&lines(0..10));
-        let options = Options { follow: true, limit_bytes: Some(9), ..Options::default() };
+        let options = LogReadOptions { follow: true, limit_bytes: Some(9), ..LogReadOptions::default() };
         assert_eq!(log.read(options).await, "line 0\nli");
     }
 
     #[tokio::test]
     async fn leaves_out_a_line_without_end() {
         let log = Log::new(&format!("{}{}\n{}", lines(0..1), "x".repeat(2 * MAX_LINE), lines(1..2)));
-        assert_eq!(log.read(Options::default()).await, printed(0..2));
+        assert_eq!(log.read(LogReadOptions::default()).await, printed(0..2));
     }
 
     #[tokio::test]
     async fn follows_until_the_container_stops() {
         let log = Log::new(&lines(0..2));
-        let mut stream =
-            log.stream(Options { follow: true, tail_lines: Some(1), ..Options::default() }).await;
+        let mut stream = log
+            .stream(LogReadOptions { follow: true, tail_lines: Some(1), ..LogReadOptions::default() })
+            .await;
         expect(&mut stream, &printed(1..2)).await;
         log.write(&lines(2..3));
         expect(&mut stream, &printed(2..3)).await;
@@ -335,7 +336,7 @@ mod tests {
     #[tokio::test]
     async fn follows_across_a_rotation() {
         let log = Log::new(&lines(0..1));
-        let mut stream = log.stream(Options { follow: true, ..Options::default() }).await;
+        let mut stream = log.stream(LogReadOptions { follow: true, ..LogReadOptions::default() }).await;
         expect(&mut stream, &printed(0..1)).await;
         log.write(&lines(1..2));
         log.rotate();
@@ -349,13 +350,16 @@ mod tests {
     async fn following_what_has_stopped_ends_at_once() {
         let log = Log::new(&lines(0..3));
         log.stop();
-        assert_eq!(log.read(Options { follow: true, ..Options::default() }).await, printed(0..3));
+        assert_eq!(
+            log.read(LogReadOptions { follow: true, ..LogReadOptions::default() }).await,
+            printed(0..3)
+        );
     }
 
     #[tokio::test]
     async fn a_client_that_leaves_ends_the_reading() {
         let log = Log::new(&lines(0..1));
-        let mut stream = log.stream(Options { follow: true, ..Options::default() }).await;
+        let mut stream = log.stream(LogReadOptions { follow: true, ..LogReadOptions::default() }).await;
         expect(&mut stream, &printed(0..1)).await;
         drop(stream);
         // The task held the only other reference to the flag.
@@ -370,13 +374,15 @@ mod tests {
         let log = Log::new(&lines(0..1));
         let secret = log.dir.path().join("secret");
         std::fs::write(&secret, lines(7..8)).unwrap();
-        let mut stream = log.stream(Options { follow: true, ..Options::default() }).await;
+        let mut stream = log.stream(LogReadOptions { follow: true, ..LogReadOptions::default() }).await;
         expect(&mut stream, &printed(0..1)).await;
         log.rotate();
         std::os::unix::fs::symlink(&secret, log.path()).unwrap();
         let end = stream.next().await.unwrap().unwrap_err().to_string();
         assert!(end.contains("symbolic link"), "{end}");
-        for options in [Options::default(), Options { follow: true, ..Options::default() }] {
+        for options in
+            [LogReadOptions::default(), LogReadOptions { follow: true, ..LogReadOptions::default() }]
+        {
             let error = super::stream(log.path(), &options, || true).await.unwrap_err().to_string();
             assert!(error.contains("symbolic link"), "{error}");
         }
@@ -384,7 +390,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_file_is_an_error() {
-        let err = stream("/does/not/exist.log".into(), &Options::default(), || true).await.unwrap_err();
+        let err =
+            stream("/does/not/exist.log".into(), &LogReadOptions::default(), || true).await.unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -32,7 +32,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a node is made of.
 #[derive(Debug)]
-pub struct Parts {
+pub struct NodeParts {
     /// The effective configuration.
     pub config: Config,
     /// Addresses from [`super::address::find`].
@@ -49,22 +49,22 @@ pub struct Parts {
     pub pressure: watch::Receiver<Pressure>,
 }
 
-/// Registers the node and keeps it alive. Made by [`Agent::new`], driven by [`Agent::run`].
+/// Registers the node and keeps it alive. Made by [`NodeAgent::new`], driven by [`NodeAgent::run`].
 #[derive(Debug)]
-pub struct Agent {
-    parts: Parts,
+pub struct NodeAgent {
+    parts: NodeParts,
     node: watch::Sender<Option<Arc<Node>>>,
     problems: watch::Receiver<Problems>,
 }
 
 /// What others see of the node, and tell it. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Handle {
+pub struct NodeHandle {
     node: watch::Receiver<Option<Arc<Node>>>,
     problems: Arc<watch::Sender<Problems>>,
 }
 
-impl Handle {
+impl NodeHandle {
     /// The Node as the API server last showed it: its UID, labels, taints, allocatable. `None` before the
     /// registration, and from a deletion to the next registration.
     #[must_use]
@@ -83,20 +83,20 @@ impl Handle {
     }
 }
 
-impl Agent {
-    /// Puts the node together. Nothing is sent before [`Agent::run`].
+impl NodeAgent {
+    /// Puts the node together. Nothing is sent before [`NodeAgent::run`].
     #[must_use]
-    pub fn new(parts: Parts) -> (Self, Handle) {
+    pub fn new(parts: NodeParts) -> (Self, NodeHandle) {
         let (node, watched) = watch::channel(None);
         let (told, problems) = watch::channel(Problems::new());
-        (Self { parts, node, problems }, Handle { node: watched, problems: Arc::new(told) })
+        (Self { parts, node, problems }, NodeHandle { node: watched, problems: Arc::new(told) })
     }
 
     /// The Node as this machine registers it: what is known of it before the API server has one, and where
     /// there is no API server.
     #[must_use]
     pub fn expected(&self) -> Node {
-        let Parts { config, addresses, port, runtime, .. } = &self.parts;
+        let NodeParts { config, addresses, port, runtime, .. } = &self.parts;
         let machine = Machine::read(&config.root_dir);
         let fixed = Fixed {
             config: config.clone(),
@@ -117,7 +117,7 @@ impl Agent {
 
     /// Runs until cancelled. Must be called within a tokio runtime.
     pub async fn run(self, cancel: CancellationToken) {
-        let Parts { config, addresses, port, connection, runtime, recorder, pressure } = self.parts;
+        let NodeParts { config, addresses, port, connection, runtime, recorder, pressure } = self.parts;
         let name = config.node_name.clone();
         let lease_seconds = config.kubelet.node_lease_duration_seconds;
         let (runtime_version, runtime_handlers) = (runtime.version(), runtime.handlers());

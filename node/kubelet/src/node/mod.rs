@@ -8,7 +8,7 @@
 //!                                        own Node ◄─ watch ◄─ API server
 //! ```
 //!
-//! [`Agent::run`] drives three loops that share nothing but the watched Node: the lease, the status with the
+//! [`NodeAgent::run`] drives three loops that share nothing but the watched Node: the lease, the status with the
 //! registration, and the watch. Each looks at what is and does what is missing, so that it does not matter
 //! what was missed: a Node that was deleted is registered again, under its new UID, and its lease is given
 //! its new owner.
@@ -26,7 +26,7 @@ mod resources;
 mod status;
 
 pub use self::{
-    agent::{Agent, Handle, Parts},
+    agent::{NodeAgent, NodeHandle, NodeParts},
     machine::Machine,
     object::KUBELET_VERSION,
     resources::allocatable_memory,

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod}
 use super::{
     ephemeral,
     lifecycle::{
-        ContainerRecord, Ending, EndingCause, Finished, Hook, Now, Running, Stage, State, Verdict,
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Now, PodState, Running, Stage, Verdict,
         probe::Probes,
     },
     reason::TerminatedReason,
@@ -19,8 +19,8 @@ use crate::runtime::{Exit, ExitReason, Image};
 
 /// What the pod's status tells. A pod that nothing was ever said of has the default.
 #[must_use]
-pub(super) fn state_of(pod: &Pod, now: Now) -> State {
-    let Some(status) = &pod.status else { return State::default() };
+pub(super) fn state_of(pod: &Pod, now: Now) -> PodState {
+    let Some(status) = &pod.status else { return PodState::default() };
     let start_time = status.start_time.as_ref().map(|t| t.0);
     let terminal = is_terminal(Some(status));
     let initialized = status
@@ -34,7 +34,7 @@ pub(super) fn state_of(pod: &Pod, now: Now) -> State {
     let containers: std::collections::BTreeMap<_, _> =
         all.filter_map(|container| Some((container.name.clone(), record_of(pod, container, now)?))).collect();
     let addresses = status.pod_ips.iter().flatten().filter_map(|pod_ip| pod_ip.ip.parse().ok()).collect();
-    State {
+    PodState {
         start_time,
         began: start_time.map(|at| now.moment_of(at)),
         addresses,

@@ -18,11 +18,11 @@ const DOCKER_HUB: &str = "index.docker.io";
 #[derive(Deserialize)]
 struct ConfigFile {
     #[serde(default)]
-    auths: HashMap<String, Entry>,
+    auths: HashMap<String, AuthEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AuthEntry {
     username: Option<String>,
     password: Option<String>,
     auth: Option<String>,
@@ -57,7 +57,7 @@ impl SecretCoordinates {
 /// text of the node's `config.json`. What cannot be understood is left out, and said without its content.
 #[must_use]
 pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>) -> Vec<PullCredential> {
-    let of = |secret: Option<&Secret>, auths: &HashMap<String, Entry>| {
+    let of = |secret: Option<&Secret>, auths: &HashMap<String, AuthEntry>| {
         let secret = secret.map(SecretCoordinates::of);
         matching(image, auths)
             .into_iter()
@@ -85,7 +85,7 @@ pub(super) fn for_image(image: &str, secrets: &[Arc<Secret>], file: Option<&str>
     found
 }
 
-fn entries(secret: &Secret) -> Option<HashMap<String, Entry>> {
+fn entries(secret: &Secret) -> Option<HashMap<String, AuthEntry>> {
     let data = secret.data.as_ref()?;
     if let Some(bytes) = data.get(".dockerconfigjson") {
         return Some(serde_json::from_slice::<ConfigFile>(&bytes.0).ok()?.auths);
@@ -93,14 +93,14 @@ fn entries(secret: &Secret) -> Option<HashMap<String, Entry>> {
     serde_json::from_slice(&data.get(".dockercfg")?.0).ok()
 }
 
-fn matching(image: &str, auths: &HashMap<String, Entry>) -> Vec<Credential> {
+fn matching(image: &str, auths: &HashMap<String, AuthEntry>) -> Vec<Credential> {
     let (host, path) = location(image);
     let mut keys: Vec<&String> = auths.keys().filter(|key| applies(key, &host, &path)).collect();
     keys.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| b.cmp(a)));
     keys.into_iter().filter_map(|key| auths.get(key).and_then(credential)).collect()
 }
 
-fn credential(entry: &Entry) -> Option<Credential> {
+fn credential(entry: &AuthEntry) -> Option<Credential> {
     if let Some(token) = entry.identitytoken.as_ref().filter(|t| !t.is_empty()) {
         return Some(Credential { username: String::new(), password: token.clone() });
     }

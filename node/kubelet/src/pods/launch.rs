@@ -19,7 +19,7 @@ use super::{
     reason::{EventReason, WaitingReason},
     records::Records,
     refusal, termination,
-    volumes::{self, Places, Volumes, plan, source},
+    volumes::{self, VolumePlaces, Volumes, plan, source},
 };
 use crate::{
     logs, quantity,
@@ -76,7 +76,7 @@ impl Launch<'_> {
         container: &Container,
         image: &Image,
         attempt: u32,
-        volumes: (&Volumes, &Places),
+        volumes: (&Volumes, &VolumePlaces),
     ) -> Result<Timestamp, Trouble> {
         let runtime_handler = self.runtime_handler(pod)?;
         let (of_node, places) = volumes;

@@ -43,14 +43,14 @@ const LEAST_ROUND: Duration = Duration::from_secs(60);
 
 /// Where a pod comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum PodSource {
     /// The API server.
     Api,
     /// A file on the node.
     File,
 }
 
-impl Source {
+impl PodSource {
     fn of(pod: &Pod) -> Self {
         if is_static(pod) { Self::File } else { Self::Api }
     }
@@ -64,10 +64,10 @@ pub enum Update {
     /// The pod of this UID is gone.
     Gone(String),
     /// These are the UIDs of all pods that this source has.
-    Synced(Source, HashSet<String>),
+    Synced(PodSource, HashSet<String>),
 }
 
-struct Handle {
+struct PodHandle {
     pod: Arc<Pod>,
     /// Its source does not have it any more.
     gone: bool,
@@ -83,7 +83,7 @@ struct Handle {
 }
 
 /// What has ended.
-enum Ended {
+enum EndedTask {
     /// A task, and nothing is left of its pod.
     Pod(String),
     /// A task that has panicked, and with what.
@@ -95,14 +95,14 @@ enum Ended {
 /// Owns the pod tasks.
 pub struct PodManager {
     shared: Arc<Shared>,
-    handles: HashMap<String, Handle>,
-    tasks: JoinSet<Ended>,
+    handles: HashMap<String, PodHandle>,
+    tasks: JoinSet<EndedTask>,
     /// UIDs of pods that nobody knew, of which something is still being removed.
     removing: HashSet<String>,
     /// Pods by UID whose turn comes when another one of their name, or of their UID, has ended.
     waiting: BTreeMap<String, Arc<Pod>>,
     /// Sources that have not told of all their pods yet.
-    unsynced: HashSet<Source>,
+    unsynced: HashSet<PodSource>,
     /// Static pods and their mirrors; `None` where there are none.
     board: Option<watch::Sender<Board>>,
 }
@@ -123,7 +123,7 @@ impl PodManager {
             tasks: JoinSet::new(),
             removing: HashSet::new(),
             waiting: BTreeMap::new(),
-            unsynced: HashSet::from([Source::Api]),
+            unsynced: HashSet::from([PodSource::Api]),
             board: None,
         }
     }
@@ -131,7 +131,7 @@ impl PodManager {
     /// There are static pods too; they and their mirrors are shown on `board`.
     #[must_use]
     pub fn with_static_pods(mut self, board: watch::Sender<Board>) -> Self {
-        self.unsynced.insert(Source::File);
+        self.unsynced.insert(PodSource::File);
         self.board = Some(board);
         self
     }
@@ -172,11 +172,12 @@ impl PodManager {
             }
             Update::Synced(source, present) => {
                 let pods = self.handles.iter().map(|(uid, handle)| (uid, &handle.pod)).chain(&self.waiting);
-                let absent = pods.filter(|(uid, pod)| Source::of(pod) == source && !present.contains(*uid));
+                let absent =
+                    pods.filter(|(uid, pod)| PodSource::of(pod) == source && !present.contains(*uid));
                 for uid in absent.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
                     self.gone(&uid);
                 }
-                if source == Source::Api {
+                if source == PodSource::Api {
                     self.retain_mirrors(|mirror| present.contains(mirror));
                 }
                 self.unsynced.remove(&source);
@@ -214,7 +215,7 @@ impl PodManager {
     /// because both would use what belongs to the name.
     fn must_wait(&self, uid: &str, pod: &Pod) -> bool {
         let has_name =
-            |handle: &Handle| is_static(&handle.pod) && FullName::of(&handle.pod) == FullName::of(pod);
+            |handle: &PodHandle| is_static(&handle.pod) && FullName::of(&handle.pod) == FullName::of(pod);
         self.handles.contains_key(uid)
             || self.removing.contains(uid)
             || (is_static(pod) && self.handles.values().any(has_name))
@@ -225,7 +226,7 @@ impl PodManager {
         let (desired, _) = watch::channel(Desired::Pod { pod: Arc::clone(pod), object });
         // With the status that its source has, until the task has computed one.
         self.shared.index.put(&uid, Arc::clone(pod));
-        let handle = Handle {
+        let handle = PodHandle {
             pod: Arc::clone(pod),
             gone: false,
             footprint: resources::footprint(pod),
@@ -239,7 +240,7 @@ impl PodManager {
         self.handles.insert(uid, handle);
     }
 
-    fn begin_task(&mut self, uid: String, handle: &Handle, delay: Duration) {
+    fn begin_task(&mut self, uid: String, handle: &PodHandle, delay: Duration) {
         let (shared, pod, wake) =
             (Arc::clone(&self.shared), Arc::clone(&handle.pod), Arc::clone(&handle.wake));
         let (desired, rejection) = (handle.desired.subscribe(), handle.rejection.clone());
@@ -257,8 +258,8 @@ impl PodManager {
         };
         self.tasks.spawn(async move {
             match caught(task).await {
-                Ok(()) => Ended::Pod(uid),
-                Err(panic) => Ended::Panicked { uid, panic },
+                Ok(()) => EndedTask::Pod(uid),
+                Err(panic) => EndedTask::Panicked { uid, panic },
             }
         });
     }
@@ -323,17 +324,17 @@ impl PodManager {
         }
     }
 
-    fn ended(&mut self, ended: Ended) {
+    fn ended(&mut self, ended: EndedTask) {
         match ended {
-            Ended::Pod(uid) => {
+            EndedTask::Pod(uid) => {
                 let Some(handle) = self.handles.remove(&uid) else { return };
                 self.show(|board| board.remove_pod(&handle.pod));
             }
-            Ended::Panicked { uid, panic } => {
+            EndedTask::Panicked { uid, panic } => {
                 self.take_up_again(uid, &panic);
                 return;
             }
-            Ended::Removal(uid) => {
+            EndedTask::Removal(uid) => {
                 self.removing.remove(&uid);
             }
         }
@@ -409,7 +410,7 @@ impl PodManager {
                     );
                     tokio::time::sleep(LATEST_RESTART).await;
                 }
-                Ended::Removal(uid)
+                EndedTask::Removal(uid)
             });
         }
     }

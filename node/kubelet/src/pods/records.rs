@@ -20,7 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    lifecycle::{Now, State},
+    lifecycle::{Now, PodState},
     reserve::Reserve,
 };
 
@@ -33,7 +33,7 @@ pub struct Records {
 
 /// A record as it is on disk.
 #[derive(Serialize, Deserialize)]
-struct Record<S> {
+struct PodRecord<S> {
     #[serde(flatten)]
     state: S,
     /// What the clocks showed to the agent that has written it.
@@ -106,11 +106,11 @@ impl Records {
     ///
     /// # Errors
     /// When there is a file that cannot be read.
-    pub fn load(&self, uid: &str, now: Now) -> io::Result<Option<State>> {
+    pub fn load(&self, uid: &str, now: Now) -> io::Result<Option<PodState>> {
         let path = self.dir(uid).join("state.json");
         match fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice::<Record<State>>(&bytes) {
-                Ok(Record { mut state, saved }) => {
+            Ok(bytes) => match serde_json::from_slice::<PodRecord<PodState>>(&bytes) {
+                Ok(PodRecord { mut state, saved }) => {
                     if let Some(then) = saved {
                         state.translate(then, now);
                     }
@@ -130,9 +130,9 @@ impl Records {
     ///
     /// # Errors
     /// What the system says; nothing has changed then.
-    pub fn save(&self, uid: &str, state: &State, must: bool, now: Now) -> io::Result<()> {
+    pub fn save(&self, uid: &str, state: &PodState, must: bool, now: Now) -> io::Result<()> {
         let dir = self.dir(uid);
-        let bytes = serde_json::to_vec(&Record { state, saved: Some(now) })?;
+        let bytes = serde_json::to_vec(&PodRecord { state, saved: Some(now) })?;
         let (new, current) = (dir.join(".state.json.new"), dir.join("state.json"));
         let written = match write(&dir, &new, &bytes) {
             Err(error) if is_full(&error) && must => {
@@ -202,7 +202,7 @@ mod tests {
         let records = Records::open(root.path()).unwrap();
         let now = clock::now();
         assert_eq!(records.load("u", now).unwrap(), None);
-        let mut state = State { start_time: Some(Timestamp::UNIX_EPOCH), ..State::default() };
+        let mut state = PodState { start_time: Some(Timestamp::UNIX_EPOCH), ..PodState::default() };
         state.container("c").attempts = 3;
         state.container("c").stage = Stage::BackOff { until: now.steady.after(INITIAL) };
         records.save("u", &state, false, now).unwrap();
@@ -256,7 +256,7 @@ mod tests {
         let records = Records::open(disk.0.path()).unwrap();
         records.keep_reserve();
         let now = clock::now();
-        let mut state = State::default();
+        let mut state = PodState::default();
         records.save("old", &state, false, now).unwrap();
         for round in 1..=10 {
             disk.fill();
@@ -284,12 +284,12 @@ mod tests {
         disk.fill();
         while records.reserve.give_up_one() {}
         disk.fill();
-        let error = records.save("p", &State::default(), true, clock::now()).unwrap_err();
+        let error = records.save("p", &PodState::default(), true, clock::now()).unwrap_err();
         assert!(is_full(&error), "{error}");
         records.keep_reserve();
         assert_eq!(pieces(), 0, "the last room is not taken for it");
         fs::remove_file(disk.0.path().join("filler")).unwrap();
-        records.save("p", &State::default(), true, clock::now()).unwrap();
+        records.save("p", &PodState::default(), true, clock::now()).unwrap();
         records.keep_reserve();
         assert_eq!(pieces(), all);
     }

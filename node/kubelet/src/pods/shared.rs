@@ -12,7 +12,7 @@ use super::{
     environment::{NodeFacts, References},
     image_access::ImageAccess,
     index::PodIndex,
-    lifecycle::{Kind, Limits, Note, Spec},
+    lifecycle::{ContainerKind, LifecycleLimits, Note, Spec},
     probe_metrics::ProbeMetrics,
     reason::EventReason,
     records::Records,
@@ -46,7 +46,7 @@ pub struct Shared {
     /// With what images were pulled; `None` lets every pod use what is here.
     pub image_access: Option<ImageAccess>,
     /// What holds for every pod.
-    pub limits: Limits,
+    pub limits: LifecycleLimits,
     /// What came of probes.
     pub probes: ProbeMetrics,
     /// What the node runs short of, and which pods have to go for it.
@@ -94,9 +94,9 @@ pub(super) fn tell(recorder: &Recorder, pod: &ObjectReference, spec: &Spec, note
     let mut about = pod.clone();
     if let Some(container) = &note.container {
         let list = match spec.container(container).map(|c| c.kind) {
-            Some(Kind::Init | Kind::Sidecar) => "initContainers",
-            Some(Kind::Ephemeral) => "ephemeralContainers",
-            Some(Kind::Regular) | None => "containers",
+            Some(ContainerKind::Init | ContainerKind::Sidecar) => "initContainers",
+            Some(ContainerKind::Ephemeral) => "ephemeralContainers",
+            Some(ContainerKind::Regular) | None => "containers",
         };
         about.field_path = Some(format!("spec.{list}{{{container}}}"));
     }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     lifecycle::spec::CONFIG_SOURCE_ANNOTATION,
-    manager::{Source, Update},
+    manager::{PodSource, Update},
 };
 use crate::explain::explain_watch;
 
@@ -36,7 +36,7 @@ pub async fn api_server(client: Client, node: &str, updates: mpsc::Sender<Update
                 listed.extend(pod.metadata.uid.clone());
                 Update::Set(Box::new(pod))
             }
-            Ok(watcher::Event::InitDone) => Update::Synced(Source::Api, std::mem::take(&mut listed)),
+            Ok(watcher::Event::InitDone) => Update::Synced(PodSource::Api, std::mem::take(&mut listed)),
             Ok(watcher::Event::Apply(pod)) => Update::Set(Box::new(pod)),
             Ok(watcher::Event::Delete(pod)) => match pod.metadata.uid {
                 Some(uid) => Update::Gone(uid),

@@ -35,7 +35,7 @@ use tokio::{
 };
 
 use journal::Journal;
-use outcome::{Outcome, Spawned};
+use outcome::{Spawned, TaskOutcome};
 use report::Finalize;
 use storage::Storage;
 use strays::Strays;
@@ -47,7 +47,7 @@ use super::{
     container_id::container_id,
     ephemeral,
     handlers::Ongoing,
-    lifecycle::{EndingCause, Moment, Note, Now, PodName, Spec, Stage, State, Turn},
+    lifecycle::{EndingCause, Moment, Note, Now, PodName, PodState, PodTurn, Spec, Stage},
     publisher::Publisher,
     reason::EventReason,
     shared::{Shared, tell},
@@ -87,7 +87,7 @@ pub(super) struct PodTask {
     object: Option<Arc<Pod>>,
     spec: Spec,
     /// What has been saved, or will be: all that has happened is in it, and nothing that was only decided.
-    state: State,
+    state: PodState,
     journal: Journal,
     /// The state is on disk.
     on_disk: bool,
@@ -216,7 +216,7 @@ impl PodTask {
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
         let stray = self.end_strays(now.steady);
-        let turn = Turn::of(&self.name, &self.spec, &self.state, self.shared.limits, now);
+        let turn = PodTurn::of(&self.name, &self.spec, &self.state, self.shared.limits, now);
         let held = stray && !turn.is_ending();
         self.on_disk = !held && self.save(&turn, now).await;
         let step = if self.on_disk { turn.saved(&mut self.state) } else { turn.unsaved(&mut self.state) };
@@ -234,7 +234,7 @@ impl PodTask {
     }
 
     /// True when what was decided is on disk.
-    async fn save(&mut self, turn: &Turn, now: Now) -> bool {
+    async fn save(&mut self, turn: &PodTurn, now: Now) -> bool {
         if self.foreign {
             return true;
         }

@@ -42,11 +42,11 @@ pub(super) struct Connections {
 struct Strangers {
     /// Counts arrivals and progress: what is higher is later.
     clock: u64,
-    by_id: HashMap<u64, Stranger>,
+    by_id: HashMap<u64, UnknownPeer>,
 }
 
 #[derive(Debug)]
-struct Stranger {
+struct UnknownPeer {
     peer: Peer,
     /// When it last made progress.
     progress: u64,
@@ -69,7 +69,7 @@ impl Connections {
         }
         let id = strangers.tick();
         let ended = CancellationToken::new();
-        strangers.by_id.insert(id, Stranger { peer, progress: id, ended: ended.clone() });
+        strangers.by_id.insert(id, UnknownPeer { peer, progress: id, ended: ended.clone() });
         drop(strangers);
         Arc::new(Ticket { id, peer, ended, vouched: CancellationToken::new(), connections: self.clone() })
     }
@@ -111,7 +111,7 @@ impl Strangers {
             *counts.entry(stranger.peer).or_default() += 1;
         }
         let largest = counts.values().copied().max();
-        let many = |stranger: &Stranger| counts.get(&stranger.peer).copied() == largest;
+        let many = |stranger: &UnknownPeer| counts.get(&stranger.peer).copied() == largest;
         let laggard = self.by_id.values().filter(|stranger| many(stranger)).min_by_key(|s| s.progress);
         let peer = laggard.map(|stranger| stranger.peer);
         self.end_laggard(peer);

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use warp::reply::{Reply as _, Response};
 
 use super::{Pods, reply::text};
-use crate::logs::{self, Options, OptionsError};
+use crate::logs::{self, LogReadOptions, OptionsError};
 
 /// Answers with the log, or with why there is none: decoding, then validity, pod, container, stream,
 /// attempt, in the kubelet's order.
@@ -18,7 +18,7 @@ pub(super) async fn answer(
     (namespace, pod_name, container): (&str, &str, &str),
     query: &[(String, String)],
 ) -> Response {
-    let options = match Options::parse(query, Timestamp::now()) {
+    let options = match LogReadOptions::parse(query, Timestamp::now()) {
         Ok(options) => options,
         Err(err @ OptionsError::Undecodable) => return text(StatusCode::BAD_REQUEST, err.to_string()),
         Err(err @ OptionsError::Invalid) => return text(StatusCode::UNPROCESSABLE_ENTITY, err.to_string()),

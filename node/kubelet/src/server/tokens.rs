@@ -29,7 +29,7 @@ const UNSEEN_AT_ONCE: usize = 16;
 const UNSEEN_OF_PEER: usize = 4;
 
 /// SHA-256 of a token.
-type Key = [u8; 32];
+type TokenHash = [u8; 32];
 
 /// What becomes of a token.
 #[derive(Clone, Debug)]
@@ -44,23 +44,23 @@ pub(super) enum Identified {
 
 /// What is known of tokens.
 pub(super) struct Tokens {
-    inner: Arc<Inner>,
+    inner: Arc<TokensInner>,
 }
 
-struct Inner {
+struct TokensInner {
     ttl: Duration,
-    answers: Mutex<Answers>,
+    answers: Mutex<TokenAnswers>,
     unseen: Semaphore,
     /// Questions, by address, about tokens that have never been good. Locked after the answers.
     places: Mutex<HashMap<Peer, usize>>,
 }
 
-struct Answers {
+struct TokenAnswers {
     /// Users, and until when they are taken to be so. One whose time is over tells that the token has been good.
-    good: Lru<Key, (Instant, User)>,
+    good: Lru<TokenHash, (Instant, User)>,
     /// Until when a token is taken to be nobody's.
-    bad: Lru<Key, Instant>,
-    questions: HashMap<Key, WeakShared<BoxFuture<'static, Option<User>>>>,
+    bad: Lru<TokenHash, Instant>,
+    questions: HashMap<TokenHash, WeakShared<BoxFuture<'static, Option<User>>>>,
 }
 
 impl std::fmt::Debug for Tokens {
@@ -74,9 +74,9 @@ impl Tokens {
     pub(super) fn new(ttl: Duration) -> Self {
         let (good, bad) = (Lru::new(REMEMBERED), Lru::new(REMEMBERED));
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(TokensInner {
                 ttl,
-                answers: Mutex::new(Answers { good, bad, questions: HashMap::new() }),
+                answers: Mutex::new(TokenAnswers { good, bad, questions: HashMap::new() }),
                 unseen: Semaphore::new(UNSEEN_AT_ONCE),
                 places: Mutex::default(),
             }),
@@ -85,7 +85,7 @@ impl Tokens {
 
     /// Whose token it is that came from `peer`.
     pub(super) async fn identify(&self, token: &str, peer: Peer, reviews: &Arc<Reviews>) -> Identified {
-        let key: Key = Sha256::digest(token.as_bytes()).into();
+        let key: TokenHash = Sha256::digest(token.as_bytes()).into();
         let question = match self.recall(key, token, peer, reviews) {
             Ok(identified) => return identified,
             Err(question) => question,
@@ -96,7 +96,7 @@ impl Tokens {
     /// What is known of a token, or the question that is, or is now, asked about it.
     fn recall(
         &self,
-        key: Key,
+        key: TokenHash,
         token: &str,
         peer: Peer,
         reviews: &Arc<Reviews>,
@@ -117,7 +117,7 @@ impl Tokens {
         let place = match known {
             // It has been good: it is asked about like every known caller.
             Some(_) => None,
-            None => match Place::take(&self.inner, peer) {
+            None => match QuestionPlace::take(&self.inner, peer) {
                 Some(place) => Some(place),
                 None => return Ok(Identified::Busy),
             },
@@ -133,10 +133,10 @@ impl Tokens {
 
 /// Asks, and remembers the answer.
 async fn ask(
-    inner: Arc<Inner>,
-    key: Key,
+    inner: Arc<TokensInner>,
+    key: TokenHash,
     token: String,
-    place: Option<Place>,
+    place: Option<QuestionPlace>,
     reviews: Arc<Reviews>,
 ) -> Option<User> {
     // The semaphore is never closed, so that this waits and does not fail.
@@ -169,14 +169,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The place of a question among those of its address; left when the question is dropped, answered or not.
-struct Place {
+struct QuestionPlace {
     peer: Peer,
-    inner: Arc<Inner>,
+    inner: Arc<TokensInner>,
 }
 
-impl Place {
+impl QuestionPlace {
     /// `None`: all are taken.
-    fn take(inner: &Arc<Inner>, peer: Peer) -> Option<Self> {
+    fn take(inner: &Arc<TokensInner>, peer: Peer) -> Option<Self> {
         let mut places = lock(&inner.places);
         let taken = places.entry(peer).or_insert(0);
         if *taken >= UNSEEN_OF_PEER {
@@ -187,7 +187,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for QuestionPlace {
     fn drop(&mut self) {
         let mut places = lock(&self.inner.places);
         if let Some(taken) = places.get_mut(&self.peer) {

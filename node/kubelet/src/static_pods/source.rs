@@ -14,7 +14,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{files::ManifestFiles, folder};
 use crate::pods::{
     board::FullName,
-    manager::{Source, Update},
+    manager::{PodSource, Update},
 };
 
 /// How often the files are looked at.
@@ -54,7 +54,7 @@ impl FileSource {
     pub async fn run(self, updates: mpsc::Sender<Update>) {
         if self.path.as_os_str().is_empty() {
             // The one update there is; a closed channel means that the agent is ending.
-            let _ = updates.send(Update::Synced(Source::File, HashSet::new())).await;
+            let _ = updates.send(Update::Synced(PodSource::File, HashSet::new())).await;
             return;
         }
         let mut files = ManifestFiles::new(&self.node);
@@ -133,7 +133,7 @@ impl Told {
         for (uid, pod) in self.pods.iter().filter(|(uid, _)| !pods.contains_key(*uid)) {
             tracing::info!(uid, "no file describes this static pod {} any more", FullName::of(pod));
         }
-        updates.send(Update::Synced(Source::File, pods.keys().cloned().collect())).await?;
+        updates.send(Update::Synced(PodSource::File, pods.keys().cloned().collect())).await?;
         (self.pods, self.synced) = (pods, true);
         Ok(())
     }
@@ -186,7 +186,7 @@ mod tests {
                     let image = pod.spec.unwrap().containers[0].image.clone().unwrap();
                     set.push(format!("{}={image}", pod.metadata.name.unwrap()));
                 }
-                Update::Synced(Source::File, uids) => {
+                Update::Synced(PodSource::File, uids) => {
                     set.sort();
                     return (set, uids.len());
                 }

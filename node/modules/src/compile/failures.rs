@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::error::CompileError;
+use crate::error::PrecompileError;
 
 /// Failures that are remembered; what is over first goes first.
 const LIMIT: usize = 1024;
@@ -22,7 +22,7 @@ pub(super) struct Failures {
 
 #[derive(Debug)]
 struct Failure {
-    error: CompileError,
+    error: PrecompileError,
     lasts: Duration,
     until: Instant,
 }
@@ -33,17 +33,17 @@ impl Failures {
     }
 
     /// The failure that still lasts.
-    pub(super) fn get(&self, name: &str, now: Instant) -> Option<CompileError> {
+    pub(super) fn get(&self, name: &str, now: Instant) -> Option<PrecompileError> {
         self.known.get(name).filter(|failure| now < failure.until).map(|failure| failure.error.clone())
     }
 
-    pub(super) fn remember(&mut self, name: &str, error: &CompileError, now: Instant) {
+    pub(super) fn remember(&mut self, name: &str, error: &PrecompileError, now: Instant) {
         let before = self.known.get(name).map(|failure| failure.lasts.saturating_mul(2));
         let lasts = match error {
-            CompileError::Invalid(_) => self.longest,
-            CompileError::Failed(_) => before.unwrap_or(self.retry).min(self.longest),
+            PrecompileError::Invalid(_) => self.longest,
+            PrecompileError::Failed(_) => before.unwrap_or(self.retry).min(self.longest),
             // A full disk, or a compiler that does not start, says nothing about the module.
-            CompileError::NotRun(_) | CompileError::Store(_) => return,
+            PrecompileError::NotRun(_) | PrecompileError::Store(_) => return,
         };
         // One that is over is kept for as long again, to know that the next one is not the first.
         self.known.retain(|_, failure| now < failure.until + failure.lasts);
@@ -71,8 +71,8 @@ mod tests {
         (Failures::new(MINUTE, HOUR), Instant::now())
     }
 
-    fn failed() -> CompileError {
-        CompileError::Failed("x".to_owned())
+    fn failed() -> PrecompileError {
+        PrecompileError::Failed("x".to_owned())
     }
 
     #[test]
@@ -95,9 +95,9 @@ mod tests {
     #[test]
     fn a_module_that_is_wrong_stays_so_for_long_and_no_others_fault_is_the_modules() {
         let (mut failures, now) = failures();
-        failures.remember("m", &CompileError::Invalid("x".to_owned()), now);
+        failures.remember("m", &PrecompileError::Invalid("x".to_owned()), now);
         assert!(failures.get("m", now + HOUR - MINUTE).is_some() && failures.get("m", now + HOUR).is_none());
-        failures.remember("n", &CompileError::NotRun("x".to_owned()), now);
+        failures.remember("n", &PrecompileError::NotRun("x".to_owned()), now);
         assert!(failures.get("n", now).is_none());
     }
 

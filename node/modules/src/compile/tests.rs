@@ -27,7 +27,7 @@ impl Compiler for Copier {
         self.key.clone()
     }
 
-    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, CompileError> {
+    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, PrecompileError> {
         self.runs.fetch_add(1, Ordering::SeqCst);
         let active = self.active.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_active.fetch_max(active, Ordering::SeqCst);
@@ -38,7 +38,7 @@ impl Compiler for Copier {
         self.active.fetch_sub(1, Ordering::SeqCst);
         if self.fails.load(Ordering::SeqCst) {
             fs::write(out, "half").unwrap();
-            return Err(CompileError::Failed("no memory left".to_owned()));
+            return Err(PrecompileError::Failed("no memory left".to_owned()));
         }
         fs::copy(module, out).unwrap();
         Ok(Facts { kind: "copy".to_owned(), ..Facts::default() })

@@ -12,17 +12,17 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{io::AsyncWriteExt as _, sync::watch};
 
-use super::{Source, blocking};
+use super::{RemoteImage, blocking};
 use crate::{
     digest::Hasher,
     error::{PullFailure, StoreError},
     layout::Workspace,
-    manifest::{ImageConfig, Plan},
+    manifest::{ImageConfig, PullPlan},
     media,
     progress::PullProgress,
     record::{Blob, Record},
     registry::{DOCUMENT_LIMIT, Session, next_chunk},
-    store::Inner,
+    store::StoreInner,
     unpack::{UnpackLimits, Unpacker},
 };
 
@@ -43,8 +43,8 @@ pub(super) struct Staged {
 
 /// Brings all parts of an image into a workspace.
 pub(super) async fn stage(
-    inner: &Arc<Inner>,
-    source: &Source,
+    inner: &Arc<StoreInner>,
+    source: &RemoteImage,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<Staged, PullFailure> {
     let workspace = Arc::new(inner.layout.workspace()?);
@@ -57,8 +57,8 @@ pub(super) async fn stage(
 }
 
 async fn fill(
-    inner: &Arc<Inner>,
-    source: &Source,
+    inner: &Arc<StoreInner>,
+    source: &RemoteImage,
     progress: &watch::Sender<PullProgress>,
     workspace: &Arc<Workspace>,
 ) -> Result<Staged, PullFailure> {
@@ -103,7 +103,7 @@ async fn fill(
 }
 
 /// The layers, each once, when they may be downloaded.
-fn check_sizes(inner: &Inner, source: &Source) -> Result<Vec<Blob>, PullFailure> {
+fn check_sizes(inner: &StoreInner, source: &RemoteImage) -> Result<Vec<Blob>, PullFailure> {
     let options = &inner.options;
     if source.manifest.config.size > DOCUMENT_LIMIT {
         return Err(PullFailure::TooLarge(format!(
@@ -140,7 +140,7 @@ fn check_sizes(inner: &Inner, source: &Source) -> Result<Vec<Blob>, PullFailure>
 /// Brings one blob into the workspace: by a link when the store has it, else from the registry, counted and
 /// hashed while it is written.
 async fn download(
-    inner: &Inner,
+    inner: &StoreInner,
     session: &Session,
     blob: Blob,
     workspace: &Path,
@@ -188,11 +188,11 @@ async fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Unpacks the layers of a container image, unless the store has done so before.
 async fn unpack(
-    inner: &Arc<Inner>,
-    source: &Source,
+    inner: &Arc<StoreInner>,
+    source: &RemoteImage,
     workspace: &Arc<Workspace>,
 ) -> Result<(Option<PathBuf>, u64), PullFailure> {
-    let Plan::Filesystem { layers } = &source.plan else {
+    let PullPlan::Filesystem { layers } = &source.plan else {
         return Ok((None, 0));
     };
     let known = inner.layout.read::<Record>(&inner.layout.image(&source.target.digest))?;

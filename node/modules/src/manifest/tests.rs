@@ -81,9 +81,9 @@ fn an_index_without_wasm_says_what_it_has() {
 fn plans_by_layer_types() {
     const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
     const WASM: &str = "application/wasm";
-    assert!(matches!(plan(&manifest(&[WASM])), Ok(Plan::Module { title: None, .. })));
-    assert!(matches!(plan(&manifest(&["text/plain", WASM])), Ok(Plan::Module { .. })));
-    assert!(matches!(plan(&manifest(&[TAR, TAR])), Ok(Plan::Filesystem { layers }) if layers.len() == 2));
+    assert!(matches!(plan(&manifest(&[WASM])), Ok(PullPlan::Module { title: None, .. })));
+    assert!(matches!(plan(&manifest(&["text/plain", WASM])), Ok(PullPlan::Module { .. })));
+    assert!(matches!(plan(&manifest(&[TAR, TAR])), Ok(PullPlan::Filesystem { layers }) if layers.len() == 2));
     for bad in [&["text/plain"][..], &[], &[TAR, "text/plain"], &[WASM, WASM], &[TAR; LAYERS_LIMIT + 1]] {
         assert!(matches!(plan(&manifest(bad)), Err(ManifestError::Unsupported(_))), "{} layers", bad.len());
     }
@@ -95,7 +95,9 @@ fn the_title_of_a_module_layer_is_kept() {
     layer["annotations"] = json!({TITLE: "hello.wasm"});
     let document = json!({"schemaVersion": 2, "config": descriptor("", "{}"), "layers": [layer]});
     let Ok(Document::Manifest(manifest)) = parse(document.to_string().as_bytes()) else { panic!() };
-    assert!(matches!(plan(&manifest), Ok(Plan::Module { title: Some(title), .. }) if title == "hello.wasm"));
+    assert!(
+        matches!(plan(&manifest), Ok(PullPlan::Module { title: Some(title), .. }) if title == "hello.wasm")
+    );
 }
 
 #[test]

@@ -5,12 +5,12 @@ use tokio::sync::oneshot;
 use super::*;
 use crate::{PullFailure, digest::Digest};
 
-fn key(reference: &str, password: &str) -> Key {
+fn key(reference: &str, password: &str) -> PullKey {
     let credential = Credential { username: "u".to_owned(), password: password.to_owned() };
     (reference.parse().unwrap(), vec![credential])
 }
 
-fn outcome(text: &str) -> Outcome {
+fn outcome(text: &str) -> PullOutcome {
     Err(PullError { image: text.to_owned(), reason: PullFailure::EmptyLayer(Digest::of(b"")) })
 }
 
@@ -21,7 +21,7 @@ struct Downloads {
 }
 
 impl Downloads {
-    fn join(&self, flights: &Flights, key: Key) -> (Joined, oneshot::Sender<&'static str>) {
+    fn join(&self, flights: &Flights, key: PullKey) -> (Joined, oneshot::Sender<&'static str>) {
         let (end, ended) = oneshot::channel();
         let joined = flights.join(key, |progress| {
             self.started.fetch_add(1, Ordering::SeqCst);
@@ -40,7 +40,7 @@ impl Downloads {
     }
 }
 
-fn text(outcome: Outcome) -> String {
+fn text(outcome: PullOutcome) -> String {
     outcome.unwrap_err().image
 }
 

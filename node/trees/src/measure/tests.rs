@@ -11,8 +11,8 @@ use super::*;
 use crate::testing::{DIRECTORY, bind, chain, folder, with_little, with_mounts};
 
 /// The same by paths, which is enough for a small tree that nobody changes.
-fn by_paths(top: &Path) -> Usage {
-    let (mut usage, mut seen, mut paths) = (Usage::default(), HashSet::new(), vec![top.to_owned()]);
+fn by_paths(top: &Path) -> TreeUsage {
+    let (mut usage, mut seen, mut paths) = (TreeUsage::default(), HashSet::new(), vec![top.to_owned()]);
     while let Some(path) = paths.pop() {
         let metadata = fs::symlink_metadata(&path).unwrap();
         if metadata.is_dir() {
@@ -67,7 +67,7 @@ fn a_file_counts_once_and_a_hole_not_at_all() {
     assert_eq!(usage, by_paths(dir.path()));
     assert_eq!(usage.inodes, 5);
     assert!((1 << 20..2 << 20).contains(&usage.bytes), "{usage:?}");
-    assert_eq!(measure(&at("sparse")).unwrap(), Usage { bytes: 0, inodes: 1 });
+    assert_eq!(measure(&at("sparse")).unwrap(), TreeUsage { bytes: 0, inodes: 1 });
     assert_eq!(measure(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
@@ -99,7 +99,7 @@ fn a_directory_that_is_moved_away_leads_nowhere() {
     drop(chain(&top, 40));
     let found = look(CWD, &top).unwrap();
     let first = Dir::new(openat(CWD, &top, DIRECTORY, Mode::empty()).unwrap()).unwrap();
-    let mut walk = Walk { top: found, held: vec![first], deep: None, ways_back: Vec::new() };
+    let mut walk = MeasuringWalk { top: found, held: vec![first], deep: None, ways_back: Vec::new() };
     for _ in 0..40 {
         walk.enter(c"d", 0).unwrap();
     }
@@ -110,7 +110,7 @@ fn a_directory_that_is_moved_away_leads_nowhere() {
         walk.leave();
     }
     assert_eq!((walk.held.len(), walk.ways_back.len()), (LEVELS, 0));
-    let mut tally = Tally::default();
+    let mut tally = TreeTally::default();
     walk.run(&mut tally);
     // Some of it more than once: the walk began in its middle.
     assert!(tally.usage().bytes < 64 << 20, "{:?}", tally.usage());

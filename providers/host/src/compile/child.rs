@@ -12,7 +12,7 @@ use super::{MODULE_LIMIT, jail};
 use crate::{
     engine::{self, EngineError},
     inspect::{self, Facts, InspectError},
-    kind::Kind,
+    kind::ModuleKind,
     names,
 };
 
@@ -68,7 +68,7 @@ pub fn child_main() -> Result<(), ChildError> {
 ///
 /// # Errors
 /// [`ChildError`].
-pub fn compile_file(input: &Path, output: &Path) -> Result<Kind, ChildError> {
+pub fn compile_file(input: &Path, output: &Path) -> Result<ModuleKind, ChildError> {
     let (facts, code) = compile(&read_module(File::open(input).map_err(ChildError::Read)?, MODULE_LIMIT)?)?;
     write_synced(output, &code).map_err(ChildError::Write)?;
     Ok(facts.kind)
@@ -79,8 +79,8 @@ fn compile(bytes: &[u8]) -> Result<(Facts, Vec<u8>), ChildError> {
     names::check(bytes)?;
     let engine = engine::new(facts.kind.generation())?;
     let code = match facts.kind {
-        Kind::CoreCommand => engine.precompile_module(bytes),
-        Kind::CliComponent => engine.precompile_component(bytes),
+        ModuleKind::CoreCommand => engine.precompile_module(bytes),
+        ModuleKind::CliComponent => engine.precompile_component(bytes),
     };
     Ok((facts, code.map_err(|error| ChildError::Compile(format!("{error:#}")))?))
 }

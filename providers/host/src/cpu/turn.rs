@@ -196,12 +196,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{CpuShare, account::Limits};
+    use crate::{CpuShare, account::GuestLimits};
 
     const MEMORY: u64 = 1 << 20;
 
     fn account(cpu: CpuShare) -> Arc<Account> {
-        Arc::new(Account::new(Limits { memory_bytes: MEMORY, cpu }))
+        Arc::new(Account::new(GuestLimits { memory_bytes: MEMORY, cpu }))
     }
 
     /// Computes for this long and lets others have a turn, again and again.

@@ -27,7 +27,7 @@ const CAPTURE: usize = 1 << 20;
 #[derive(Clone)]
 struct GuestSpec {
     module: PathBuf,
-    kind: Kind,
+    kind: ModuleKind,
     argv: Vec<String>,
     env: Vec<(String, String)>,
     preopens: Vec<Preopen>,
@@ -69,8 +69,8 @@ impl Bench {
         let kind = inspect::inspect(&bytes).unwrap();
         let engine = self.host.engine(kind.generation());
         let code = match kind {
-            Kind::CoreCommand => engine.precompile_module(&bytes),
-            Kind::CliComponent => engine.precompile_component(&bytes),
+            ModuleKind::CoreCommand => engine.precompile_module(&bytes),
+            ModuleKind::CliComponent => engine.precompile_component(&bytes),
         };
         // A name of its own: a precompiled file must never change while it is mapped.
         let (mut file, module) = tempfile::NamedTempFile::new_in(&self.dir).unwrap().keep().unwrap();
@@ -89,7 +89,7 @@ impl Bench {
     }
 
     fn account(&self, spec: &GuestSpec) -> Arc<Account> {
-        self.host.account(Limits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
+        self.host.account(GuestLimits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
     }
 
     async fn instance(&self, spec: &GuestSpec, output: &Arc<dyn Output>) -> Guest {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// A mount of a hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(super) struct CgroupMount {
     pub(super) dir: PathBuf,
     /// What of the hierarchy is mounted there.
     pub(super) root: PathBuf,
@@ -13,7 +13,7 @@ pub(super) struct Mount {
 
 /// The mount of the memory controller. See proc_pid_mountinfo(5). Version 1 goes first where both are mounted,
 /// because a controller belongs to one of them.
-pub(super) fn memory_mount(mountinfo: &str) -> Option<Mount> {
+pub(super) fn memory_mount(mountinfo: &str) -> Option<CgroupMount> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let (before, after) = line.split_once(" - ")?;
         let mut before = before.split(' ').skip(3);
@@ -25,13 +25,13 @@ pub(super) fn memory_mount(mountinfo: &str) -> Option<Mount> {
             "cgroup" if options.split(',').any(|option| option == "memory") => false,
             _ => return None,
         };
-        Some(Mount { dir: dir.into(), root: root.into(), unified })
+        Some(CgroupMount { dir: dir.into(), root: root.into(), unified })
     });
     mounts.min_by_key(|mount| mount.unified)
 }
 
 /// The directory of the cgroup of who has this `/proc/PID/cgroup`.
-pub(super) fn locate(mount: &Mount, membership: &str) -> Option<PathBuf> {
+pub(super) fn locate(mount: &CgroupMount, membership: &str) -> Option<PathBuf> {
     let path = membership.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
@@ -50,7 +50,7 @@ pub(super) fn locate(mount: &Mount, membership: &str) -> Option<PathBuf> {
 /// manager has handed over, if this process is in a subgroup of it (systemd: `Delegate=yes` with
 /// `DelegateSubgroup=`), and else the top. The cgroup of the service itself would not do: with controllers handed
 /// down from it, it may hold no processes, and systemd could not start the next agent in it while workers remain.
-pub(super) fn base(mount: &Mount, own: Option<&Path>, is_delegated: impl Fn(&Path) -> bool) -> PathBuf {
+pub(super) fn base(mount: &CgroupMount, own: Option<&Path>, is_delegated: impl Fn(&Path) -> bool) -> PathBuf {
     let service = own.and_then(Path::parent).filter(|dir| dir.starts_with(&mount.dir));
     match service {
         Some(service) if mount.unified && is_delegated(service) => service.to_owned(),

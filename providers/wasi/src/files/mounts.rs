@@ -34,7 +34,7 @@ use super::{
     Directory, FilesError, copy,
     mount_api::{self, Context, READ_ONLY, RESTRICTED, Reach},
     namespace::Mounting,
-    plan::{Base, Places, Plan, Planned},
+    plan::{Base, Planned, RootDirs, RootPlan},
     walk::{self, Want},
 };
 use crate::spec::Mount;
@@ -55,7 +55,7 @@ impl Drop for Building {
 }
 
 /// Makes a root, and mounts what is to be mounted.
-pub(super) fn make(plan: &Plan<'_>, scratch: &Path, how: Mounting) -> Result<Directory, FilesError> {
+pub(super) fn make(plan: &RootPlan<'_>, scratch: &Path, how: Mounting) -> Result<Directory, FilesError> {
     let places = begin(scratch)?;
     let top = match &plan.base {
         Base::Empty => show_directory(&places.root).map_err(scratch_error(&places.root))?,
@@ -93,8 +93,8 @@ pub(super) fn make(plan: &Plan<'_>, scratch: &Path, how: Mounting) -> Result<Dir
 
 /// Makes the directories of a container, empty. An attempt that was cut short may have left some; an overlay would
 /// not even accept them.
-pub(super) fn begin(scratch: &Path) -> Result<Places, FilesError> {
-    let places = Places::new(scratch);
+pub(super) fn begin(scratch: &Path) -> Result<RootDirs, FilesError> {
+    let places = RootDirs::new(scratch);
     for left in [&places.root, &places.upper, &places.work] {
         if left.exists() {
             // Never through a mount into a volume.
@@ -125,7 +125,7 @@ fn show_directory(path: &Path) -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-fn show_image(image: &Path, places: &Places, user_namespace: bool) -> Result<OwnedFd, FilesError> {
+fn show_image(image: &Path, places: &RootDirs, user_namespace: bool) -> Result<OwnedFd, FilesError> {
     let failed = |source: io::Error| FilesError::Image { path: image.display().to_string(), source };
     directory(&places.upper, mode_of(image).map_err(failed)?)?;
     directory(&places.work, 0o700)?;
@@ -143,7 +143,7 @@ fn show_image(image: &Path, places: &Places, user_namespace: bool) -> Result<Own
 
 /// The image below, what the container writes above. Volatile: what a container writes dies with it, and must
 /// not cost a sync of the whole disk when it is unmounted.
-fn overlay(image: &Path, places: &Places, user_namespace: bool) -> io::Result<OwnedFd> {
+fn overlay(image: &Path, places: &RootDirs, user_namespace: bool) -> io::Result<OwnedFd> {
     let (lower, upper, work) =
         (walk::open_root(image)?, walk::open_root(&places.upper)?, walk::open_root(&places.work)?);
     let layers = [(c"lowerdir", &lower), (c"upperdir", &upper), (c"workdir", &work)];
@@ -310,7 +310,7 @@ mod tests {
                     mounts: mounts.clone(),
                     ..RootSpec::default()
                 };
-                let plan = Plan::new(&spec, None).unwrap();
+                let plan = RootPlan::new(&spec, None).unwrap();
                 let how = Mounting { user_namespace: false, nests };
                 let root = make(&plan, &dir.join(number.to_string()), how).unwrap();
                 let top = PathBuf::from(path_of(&root.fd));

@@ -54,7 +54,7 @@ pub(super) struct GuestPath(Vec<String>);
 
 /// A whole root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Plan<'a> {
+pub(super) struct RootPlan<'a> {
     pub(super) base: Base<'a>,
     /// The guest may change nothing but what is mounted.
     pub(super) read_only: bool,
@@ -106,7 +106,7 @@ impl std::fmt::Display for GuestPath {
     }
 }
 
-impl<'a> Plan<'a> {
+impl<'a> RootPlan<'a> {
     /// Plans a root.
     pub(super) fn new(spec: &'a RootSpec, working_dir: Option<&str>) -> Result<Self, PlanError> {
         if spec.mounts.len() > MOUNTS_LIMIT {
@@ -142,7 +142,7 @@ impl<'a> Plan<'a> {
 
 /// The directories below a container's own that hold its root.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(super) struct RootDirs {
     /// The root as the guest sees it.
     pub(super) root: PathBuf,
     /// What it changes of its image.
@@ -151,7 +151,7 @@ pub(super) struct Places {
     pub(super) work: PathBuf,
 }
 
-impl Places {
+impl RootDirs {
     pub(super) fn new(scratch: &Path) -> Self {
         Self { root: scratch.join("root"), upper: scratch.join("upper"), work: scratch.join("work") }
     }
@@ -199,20 +199,20 @@ mod tests {
             (&part, "has a part of more than 255 bytes"),
             ("/a\0b", "contains a NUL byte"),
         ] {
-            let error = Plan::new(&spec(&[path]), None).unwrap_err().to_string();
+            let error = RootPlan::new(&spec(&[path]), None).unwrap_err().to_string();
             assert!(error.contains(expected) && error.len() < 200, "{error}");
-            assert!(Plan::new(&RootSpec::default(), Some(path)).is_err(), "also as a working directory");
+            assert!(RootPlan::new(&RootSpec::default(), Some(path)).is_err(), "also as a working directory");
         }
         let many: Vec<String> = (0..=MOUNTS_LIMIT).map(|n| format!("/{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(Plan::new(&spec(&many), None), Err(PlanError::TooMany { count: MOUNTS_LIMIT + 1 }));
-        assert!(Plan::new(&spec(&many[1..]), None).is_ok());
+        assert_eq!(RootPlan::new(&spec(&many), None), Err(PlanError::TooMany { count: MOUNTS_LIMIT + 1 }));
+        assert!(RootPlan::new(&spec(&many[1..]), None).is_ok());
     }
 
     #[test]
     fn what_is_nearer_to_the_root_is_mounted_first() {
         let spec = spec(&["/a/b/c", "/a", "/z", "/a/b", "/a/"]);
-        let plan = Plan::new(&spec, None).unwrap();
+        let plan = RootPlan::new(&spec, None).unwrap();
         let order: Vec<&str> = plan.mounts.iter().map(|m| m.mount.guest_path.as_str()).collect();
         assert_eq!(order, ["/a", "/z", "/a/", "/a/b", "/a/b/c"]);
     }
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_volume_at_the_root_is_the_root() {
         let image = RootSpec { image: Some("/image".into()), read_only: true, ..spec(&["/", "/a"]) };
-        let plan = Plan::new(&image, None).unwrap();
+        let plan = RootPlan::new(&image, None).unwrap();
         assert_eq!(plan.base, Base::Volume(&image.mounts[0]));
         assert_eq!((plan.mounts.len(), plan.read_only), (1, false), "the volume's own setting counts");
         assert!(plan.skeleton.is_empty(), "nothing is added to it");
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn every_other_root_has_a_directory_for_temporary_files() {
         let tmp = |spec: &RootSpec| {
-            let plan = Plan::new(spec, None).unwrap();
+            let plan = RootPlan::new(spec, None).unwrap();
             plan.skeleton.iter().map(|(path, mode)| (path.to_string(), *mode)).collect::<Vec<_>>()
         };
         assert_eq!(tmp(&spec(&[])), [("/tmp".to_owned(), 0o1777)]);

@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     Directory, FilesError, copy,
     mounts::{begin, is_directory, mount_error, open_source, path_of, scratch_error},
-    plan::{Base, GuestPath, Plan, Planned},
+    plan::{Base, GuestPath, Planned, RootPlan},
     walk::{self, Want},
 };
 use crate::spec::Mount;
@@ -36,7 +36,7 @@ struct MountSource<'a> {
 }
 
 /// Makes a root. What must not be changed behind our back is held open, and given to the guest as it is.
-pub(super) fn make(plan: &Plan<'_>, scratch: &Path) -> Result<Vec<Directory>, FilesError> {
+pub(super) fn make(plan: &RootPlan<'_>, scratch: &Path) -> Result<Vec<Directory>, FilesError> {
     let places = begin(scratch)?;
     let sources = plan.mounts.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let mut given = Vec::new();

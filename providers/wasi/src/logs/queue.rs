@@ -28,12 +28,12 @@ pub type Meter = Box<dyn Fn(Duration) + Send + Sync>;
 /// The log of one instance. Clones are the same log.
 #[derive(Clone, Debug)]
 pub struct Log {
-    shared: Arc<Shared>,
+    shared: Arc<SharedQueue>,
     /// Whose blocking threads write.
     runtime: Handle,
 }
 
-struct Shared {
+struct SharedQueue {
     queue: Mutex<LogQueue>,
     /// Notified whenever the queue has become empty and all of it is in the file.
     idle: Notify,
@@ -42,9 +42,9 @@ struct Shared {
     meter: Meter,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("SharedQueue").field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -70,7 +70,7 @@ impl Log {
     /// Those of opening the file.
     pub fn open(place: LogPlace, options: LogOptions, runtime: &Handle, meter: Meter) -> io::Result<Self> {
         let file = Mutex::new(LogFile::open(place, options)?);
-        let shared = Shared { queue: Mutex::default(), idle: Notify::new(), file, meter };
+        let shared = SharedQueue { queue: Mutex::default(), idle: Notify::new(), file, meter };
         Ok(Self { shared: Arc::new(shared), runtime: runtime.clone() })
     }
 
@@ -147,7 +147,7 @@ impl Output for Log {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     /// Writes until the queue is empty.
     fn write_out(&self) {
         let started = clock::thread_time();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use kubewasm_host::compile::{self, ChildCompiler};
-use kubewasm_modules::{CompileError, Compiler, Facts};
+use kubewasm_modules::{Compiler, Facts, PrecompileError};
 
 /// Compiles for the module store.
 #[derive(Clone, Debug)]
@@ -16,12 +16,12 @@ impl Compiler for StoreCompiler {
         self.0.key().to_owned()
     }
 
-    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, CompileError> {
+    async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, PrecompileError> {
         let facts = self.0.compile(module, out).await.map_err(|error| match error {
-            compile::CompileError::Refused(text) => CompileError::Invalid(text),
-            compile::CompileError::Exhausted(text) => CompileError::Failed(text),
+            compile::CompileError::Refused(text) => PrecompileError::Invalid(text),
+            compile::CompileError::Exhausted(text) => PrecompileError::Failed(text),
             compile::CompileError::Spawn(_) | compile::CompileError::Open { .. } => {
-                CompileError::NotRun(error.to_string())
+                PrecompileError::NotRun(error.to_string())
             }
         })?;
         Ok(Facts { kind: facts.kind.to_string(), imports: facts.imports, exports: facts.exports })

@@ -3,12 +3,12 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use jiff::Timestamp;
-use kubewasm_host::{CpuShare, DeniedNetworks, Kind, Network, Stack, Usage, exit};
+use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, Stack, Usage, exit};
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
     ImageError, ImageUse, Presence, StartError,
 };
-use kubewasm_modules::{CompileError, ModuleError, PullError, PullFailure};
+use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
@@ -68,7 +68,7 @@ pub(super) fn stop_notice(spec: &ContainerSpec) -> Result<bool, StartError> {
 pub(super) fn instance_spec(
     spec: &ContainerSpec,
     module: PathBuf,
-    kind: Kind,
+    kind: ModuleKind,
     image: Option<PathBuf>,
     stop_notice: bool,
 ) -> InstanceSpec {
@@ -186,10 +186,10 @@ pub(super) fn module_error(error: ModuleError) -> StartError {
     }
 }
 
-pub(super) fn compile_error(error: CompileError) -> StartError {
+pub(super) fn compile_error(error: PrecompileError) -> StartError {
     match error {
-        CompileError::Invalid(_) => StartError::Create(error.into()),
-        CompileError::Failed(_) | CompileError::NotRun(_) | CompileError::Store(_) => {
+        PrecompileError::Invalid(_) => StartError::Create(error.into()),
+        PrecompileError::Failed(_) | PrecompileError::NotRun(_) | PrecompileError::Store(_) => {
             StartError::Run(error.into())
         }
     }
@@ -249,7 +249,7 @@ mod tests {
             (&[("A", "1")], Some("/srv"), &[("A", "1"), ("PWD", "/srv")]),
             (&[("PWD", "/other")], Some("/srv"), &[("PWD", "/other")]),
         ] {
-            let spec = instance_spec(&spec(env, dir), "/m".into(), Kind::CoreCommand, None, false);
+            let spec = instance_spec(&spec(env, dir), "/m".into(), ModuleKind::CoreCommand, None, false);
             let found: Vec<_> =
                 spec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             assert_eq!(found, expected);
@@ -279,10 +279,10 @@ mod tests {
     fn the_hosts_network_is_for_pods_that_share_it() {
         let outgoing = spec(&[], None);
         let host = ContainerSpec { host_network: true, ..outgoing.clone() };
-        let network = |spec| instance_spec(spec, "/m".into(), Kind::CoreCommand, None, false).network;
+        let network = |spec| instance_spec(spec, "/m".into(), ModuleKind::CoreCommand, None, false).network;
         assert_eq!((network(&outgoing), network(&host)), (Network::Outgoing, Network::Host));
         assert_eq!(
-            instance_spec(&host, "/m".into(), Kind::CoreCommand, None, false).name,
+            instance_spec(&host, "/m".into(), ModuleKind::CoreCommand, None, false).name,
             "default/web/main"
         );
     }
@@ -295,7 +295,8 @@ mod tests {
             read_only: true,
         };
         let spec = ContainerSpec { read_only_root: true, mounts: vec![mount], ..spec(&[], None) };
-        let root = instance_spec(&spec, "/m".into(), Kind::CoreCommand, Some("/image".into()), false).root;
+        let root =
+            instance_spec(&spec, "/m".into(), ModuleKind::CoreCommand, Some("/image".into()), false).root;
         let mount = Mount { host_path: "/h".into(), guest_path: "/g".into(), read_only: true };
         let (image, scratch) = (Some("/image".into()), Some("/s".into()));
         assert_eq!(root, RootSpec { image, scratch, read_only: true, mounts: vec![mount] });

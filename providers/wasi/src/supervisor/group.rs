@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Notify};
 use tonic::Code;
 
 use super::{
-    CALL, Place, SupervisorOptions,
+    CALL, InstancePlace, SupervisorOptions,
     backoff::WorkerDeaths,
     claims::Claims,
     connect::{Client, Link, Meeting, Met},
@@ -52,11 +52,11 @@ pub(super) struct Group {
     starting: AtomicUsize,
     /// Notified when the group may not be needed any more.
     look: Arc<Notify>,
-    state: Mutex<State>,
+    state: Mutex<GroupState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct GroupState {
     link: Option<Box<Link>>,
     backoff: WorkerDeaths,
     /// The worker's own cgroup.
@@ -122,11 +122,11 @@ impl Group {
     }
 
     /// The worker; one is started where none lives.
-    pub(super) async fn client_for(&self, place: &Place) -> Result<Client, GroupError> {
+    pub(super) async fn client_for(&self, place: &InstancePlace) -> Result<Client, GroupError> {
         self.find(Some(place)).await
     }
 
-    async fn find(&self, place: Option<&Place>) -> Result<Client, GroupError> {
+    async fn find(&self, place: Option<&InstancePlace>) -> Result<Client, GroupError> {
         let mut state = self.state.lock().await;
         if let Some(client) = state.living() {
             if let Some(place) = place {
@@ -163,7 +163,7 @@ impl Group {
     }
 
     /// Starts a worker and waits until it answers.
-    async fn start(&self, state: &mut State, place: &Place) -> Result<Box<Link>, GroupError> {
+    async fn start(&self, state: &mut GroupState, place: &InstancePlace) -> Result<Box<Link>, GroupError> {
         if let Some(pause) = state.backoff.pause(Instant::now()) {
             let log = process::log(&self.socket()).display().to_string();
             let (group, deaths) = (self.name.clone(), state.backoff.deaths());
@@ -187,7 +187,7 @@ impl Group {
         }
     }
 
-    async fn meet(&self, state: &mut State, started: Option<Started>) -> Result<Met, GroupError> {
+    async fn meet(&self, state: &mut GroupState, started: Option<Started>) -> Result<Met, GroupError> {
         let Common { options, view, claims, kills, .. } = &*self.common;
         let meeting = Meeting { group: &self.name, options, view, claims, kills, look: &self.look };
         let met = meeting.meet(started).await;
@@ -200,7 +200,7 @@ impl Group {
     }
 
     /// Gives a worker a cgroup of its own, where that is possible; without a limit, it keeps the one that it has.
-    async fn enter_cgroup(&self, state: &mut State, pid: u32, limit: Option<Limit>) {
+    async fn enter_cgroup(&self, state: &mut GroupState, pid: u32, limit: Option<Limit>) {
         let Some(parent) = self.common.cgroups.clone() else { return };
         let name = self.name.clone();
         let enter = move || {
@@ -221,7 +221,7 @@ impl Group {
     }
 
     /// Removes the cgroup of a worker that is gone.
-    async fn leave_cgroup(&self, state: &mut State) {
+    async fn leave_cgroup(&self, state: &mut GroupState) {
         state.cgroup = None;
         let Some(parent) = self.common.cgroups.clone() else { return };
         let cgroup = parent.at(&self.name);
@@ -236,7 +236,7 @@ impl Group {
     }
 
     /// Keeps the limit of the worker's cgroup up to date: pods can be resized.
-    async fn limit(&self, state: &mut State, place: &Place) {
+    async fn limit(&self, state: &mut GroupState, place: &InstancePlace) {
         let limit = limit_of(place);
         let Some(own) = state.cgroup.as_mut().filter(|own| own.limit != Some(limit)) else { return };
         own.limit = Some(limit);
@@ -316,12 +316,12 @@ impl Group {
 
 /// What the worker of a place may have: its only pod's limit, and what it needs itself. Pods that share a worker are
 /// held to theirs by the worker.
-fn limit_of(place: &Place) -> Limit {
+fn limit_of(place: &InstancePlace) -> Limit {
     let guests = place.memory_limit.filter(|_| place.alone)?;
     Some(guests.saturating_add(OF_A_WORKER))
 }
 
-impl State {
+impl GroupState {
     /// The worker that is linked, if it lives. One that has died is taken note of.
     fn living(&mut self) -> Option<Client> {
         let link = self.link.as_ref()?;

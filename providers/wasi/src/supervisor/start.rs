@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
-    CALL, Place, Sighting, SupervisorError, WorkerFailure,
+    CALL, InstancePlace, Sighting, SupervisorError, WorkerFailure,
     connect::Client,
     group::{Common, Group},
     mounting::Handed,
@@ -95,7 +95,7 @@ fn lock(list: &Mutex<HashMap<String, Pending>>) -> MutexGuard<'_, HashMap<String
 pub(super) struct Start {
     pub(super) common: Arc<Common>,
     pub(super) group: Arc<Group>,
-    pub(super) place: Place,
+    pub(super) place: InstancePlace,
     pub(super) spec: InstanceSpec,
     pub(super) listed: Listed,
 }

@@ -20,13 +20,13 @@ use crate::instance::{End, Instance};
 /// everybody.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    known: Mutex<Known>,
+    known: Mutex<KnownInstances>,
     wake: Arc<Wake>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    entries: HashMap<String, Entry>,
+struct KnownInstances {
+    entries: HashMap<String, ViewEntry>,
     /// Groups whose workers live and have not told yet what they host.
     silent: HashMap<String, Ledger>,
 }
@@ -41,7 +41,7 @@ pub(super) enum Ledger {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct ViewEntry {
     claim: Claim,
     stage: EntryStage,
 }
@@ -108,7 +108,7 @@ impl View {
     pub(super) fn is_silent(&self, group: &str, ledger: Ledger, claims: Vec<(String, Claim)>) {
         let mut known = self.lock();
         known.silent.insert(group.to_owned(), ledger);
-        let entry = |(id, claim)| (id, Entry { claim, stage: EntryStage::Untold });
+        let entry = |(id, claim)| (id, ViewEntry { claim, stage: EntryStage::Untold });
         known.entries.extend(claims.into_iter().map(entry));
     }
 
@@ -153,10 +153,10 @@ impl View {
             Some(entry) if entry.claim.group != claim.group => {
                 Err(Taken::Elsewhere(entry.claim.group.clone()))
             }
-            Some(Entry { stage: EntryStage::Untold, .. }) => Err(Taken::Untold),
+            Some(ViewEntry { stage: EntryStage::Untold, .. }) => Err(Taken::Untold),
             Some(_) => Ok(()),
             None => {
-                known.entries.insert(id.to_owned(), Entry { claim, stage: EntryStage::Asked });
+                known.entries.insert(id.to_owned(), ViewEntry { claim, stage: EntryStage::Asked });
                 Ok(())
             }
         }
@@ -262,7 +262,7 @@ impl View {
 
     pub(super) fn all(&self) -> Vec<Instance> {
         let known = self.lock();
-        let told = |entry: &Entry| match &entry.stage {
+        let told = |entry: &ViewEntry| match &entry.stage {
             EntryStage::Told { instance, .. } => Some(instance.clone()),
             _ => None,
         };
@@ -300,7 +300,7 @@ impl View {
     }
 
     /// Drops entries, and wakes their pods. Returns their ids.
-    fn drop_entries(&self, mut is_gone: impl FnMut(&str, &Entry) -> bool) -> Vec<String> {
+    fn drop_entries(&self, mut is_gone: impl FnMut(&str, &ViewEntry) -> bool) -> Vec<String> {
         let mut gone = Vec::new();
         self.lock().entries.retain(|id, entry| {
             let drop = is_gone(id, entry);
@@ -314,12 +314,12 @@ impl View {
         ids
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, KnownInstances> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
+impl KnownInstances {
     /// No worker that is silent may host what was never claimed.
     fn is_complete(&self) -> bool {
         !self.silent.values().any(|ledger| *ledger == Ledger::Missing)
@@ -330,7 +330,7 @@ impl Known {
         if self.silent.get(group) == Some(&Ledger::Missing) && !self.entries.contains_key(id) {
             let (pod_uid, label) = (instance.pod_uid.clone(), instance.label.clone());
             let claim = Claim { group: group.to_owned(), pod_uid, label };
-            self.entries.insert(id.to_owned(), Entry { claim, stage: EntryStage::Untold });
+            self.entries.insert(id.to_owned(), ViewEntry { claim, stage: EntryStage::Untold });
         }
     }
 }

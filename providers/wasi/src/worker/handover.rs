@@ -42,12 +42,12 @@ pub(super) struct Given {
 
 /// The directories of a guest, until the end of its instance.
 #[derive(Debug)]
-pub(super) struct Root(Mutex<Option<Arc<Held>>>);
+pub(super) struct Root(Mutex<Option<Arc<HeldDirectories>>>);
 
 /// Directories that are open. Whoever uses their paths keeps this: the number of a descriptor that was closed may mean
 /// another instance's.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldDirectories {
     pub(super) preopens: Vec<Preopen>,
     /// Whether there is something that neither an image nor a guest made: in a volume there may be anything.
     pub(super) has_volumes: bool,
@@ -64,14 +64,14 @@ impl From<Made> for Given {
         };
         let preopens = directories.iter().map(preopen).collect();
         let open = directories.into_iter().map(|directory| directory.fd).chain(lock).collect();
-        let held = Held { preopens, has_volumes, _open: open };
+        let held = HeldDirectories { preopens, has_volumes, _open: open };
         Self { root: Root(Mutex::new(Some(Arc::new(held)))), log }
     }
 }
 
 impl Root {
     /// The directories; nothing once they were given up.
-    pub(super) fn held(&self) -> Option<Arc<Held>> {
+    pub(super) fn held(&self) -> Option<Arc<HeldDirectories>> {
         self.lock().clone()
     }
 
@@ -80,7 +80,7 @@ impl Root {
         drop(self.lock().take());
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Held>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<HeldDirectories>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Guest, Host, Limits, LoadError, Loaded, Output, PrepareError, Setup, capacity,
+    Account, Capture, Guest, GuestLimits, Host, LoadError, Loaded, Output, PrepareError, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
@@ -16,7 +16,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     charge::{self, Holder},
-    handover::{Given, Handovers, Held, Root},
+    handover::{Given, Handovers, HeldDirectories, Root},
     table::{Claim, Picture, StartSignals, Table},
 };
 use crate::{
@@ -33,7 +33,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why an instance did not start.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StartError {
+pub(super) enum HostingError {
     /// Another agent, or this one once more, has said Hello since.
     #[error("the session is not the present one")]
     Stale,
@@ -95,22 +95,22 @@ pub(super) struct Threads {
 
 /// All that the worker hosts. Clones are the same.
 #[derive(Clone, Debug)]
-pub(super) struct Hosting(Arc<Inner>);
+pub(super) struct Hosting(Arc<HostingInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct HostingInner {
     host: Arc<Host>,
     handovers: Handovers,
     threads: Threads,
     log: LogOptions,
     most: usize,
-    table: Table<Running>,
+    table: Table<HostedInstance>,
     execs: Semaphore,
 }
 
 /// What belongs to an instance that runs.
 #[derive(Clone, Debug)]
-struct Running {
+struct HostedInstance {
     spec: Arc<InstanceSpec>,
     loaded: Arc<Loaded>,
     root: Arc<Root>,
@@ -123,17 +123,17 @@ struct Running {
     ended: CancellationToken,
 }
 
-impl Inner {
+impl HostingInner {
     /// Opens the account of a container: for its guest, and for those that are executed in it.
     fn account(&self, spec: &InstanceSpec) -> Arc<Account> {
-        self.host.account(Limits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
+        self.host.account(GuestLimits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
     }
 }
 
 /// A guest of a container, which is told nothing of its end.
 fn setup<'a>(
     spec: &'a InstanceSpec,
-    held: &'a Held,
+    held: &'a HeldDirectories,
     output: &'a Arc<dyn Output>,
     account: &'a Arc<Account>,
 ) -> Setup<'a> {
@@ -156,7 +156,7 @@ impl Hosting {
     /// Hosts at most `most` instances.
     pub(super) fn new(host: Arc<Host>, threads: Threads, log: LogOptions, most: usize) -> Self {
         let (table, execs, handovers) = (Table::new(), Semaphore::new(EXECS), Handovers::default());
-        Self(Arc::new(Inner { host, handovers, threads, log, most, table, execs }))
+        Self(Arc::new(HostingInner { host, handovers, threads, log, most, table, execs }))
     }
 
     /// Where the files of instances wait for their start.
@@ -175,16 +175,16 @@ impl Hosting {
     }
 
     /// Starts an instance; one that is known already is left as it is.
-    pub(super) async fn start(&self, spec: InstanceSpec, session: &str) -> Result<Instance, StartError> {
+    pub(super) async fn start(&self, spec: InstanceSpec, session: &str) -> Result<Instance, HostingError> {
         let signals = loop {
             match self.0.table.claim(&spec.id, session, self.0.most) {
                 Claim::Yours(signals) => break signals,
                 // Who asks twice waits for what comes of the first time.
                 Claim::Starting(signals) => signals.over.cancelled().await,
-                Claim::Stale => return Err(StartError::Stale),
+                Claim::Stale => return Err(HostingError::Stale),
                 Claim::Known(instance) => return Ok(instance),
-                Claim::Closed => return Err(StartError::Closed),
-                Claim::Full => return Err(StartError::Full(capacity::advice())),
+                Claim::Closed => return Err(HostingError::Closed),
+                Claim::Full => return Err(HostingError::Full(capacity::advice())),
             }
         };
         // In a task of its own: a caller who hangs up midway leaves a whole instance, or none.
@@ -194,28 +194,28 @@ impl Hosting {
             drop(claimed);
             result
         });
-        task.await.unwrap_or(Err(StartError::Fault))
+        task.await.unwrap_or(Err(HostingError::Fault))
     }
 
     async fn start_claimed(
         &self,
         spec: InstanceSpec,
         signals: &StartSignals,
-    ) -> Result<Instance, StartError> {
+    ) -> Result<Instance, HostingError> {
         let inner = &self.0;
         let loaded = tokio::select! {
             loaded = inner.host.load(&spec.module, spec.kind, spec.stack) => loaded?,
-            () = signals.given_up.cancelled() => return Err(StartError::GivenUp),
+            () = signals.given_up.cancelled() => return Err(HostingError::GivenUp),
         };
         let account = inner.account(&spec);
         let meter = {
             let account = Arc::clone(&account);
             Box::new(move |used| account.charge(used))
         };
-        let Given { root, log } = inner.handovers.take(&spec.id).ok_or(StartError::NoFiles)?;
+        let Given { root, log } = inner.handovers.take(&spec.id).ok_or(HostingError::NoFiles)?;
         let place = LogPlace::within(log, spec.log_path.file_name().unwrap_or_default(), &spec.log_path);
         let log = Log::open(place, inner.log, &inner.threads.logs, meter)
-            .map_err(|source| StartError::Log { path: spec.log_path.display().to_string(), source })?;
+            .map_err(|source| HostingError::Log { path: spec.log_path.display().to_string(), source })?;
         let result = self.start_logged(spec, loaded, account, root, log.clone()).await;
         if result.is_err() {
             // Nothing has run: there is no log of it, unless somebody else had begun one.
@@ -231,12 +231,12 @@ impl Hosting {
         account: Arc<Account>,
         root: Root,
         log: Log,
-    ) -> Result<Instance, StartError> {
+    ) -> Result<Instance, HostingError> {
         let inner = &self.0;
         let notice = spec.stop_notice.then(CancellationToken::new);
         let spec = Arc::new(spec);
         let root = Arc::new(root);
-        let held = root.held().ok_or(StartError::NoFiles)?;
+        let held = root.held().ok_or(HostingError::NoFiles)?;
         let output: Arc<dyn Output> = Arc::new(log.clone());
         let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &held, &output, &account) };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
@@ -244,7 +244,7 @@ impl Hosting {
         drop(held);
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
-        let running = Running {
+        let running = HostedInstance {
             spec,
             loaded,
             root: Arc::clone(&root),
@@ -256,7 +256,7 @@ impl Hosting {
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let started = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
-        let instance = started.ok_or(StartError::GivenUp)?;
+        let instance = started.ok_or(HostingError::GivenUp)?;
         let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
         let hosting = self.clone();
         let exceeds = self.clone().exceeds(Arc::clone(&spec));
@@ -303,7 +303,7 @@ impl Hosting {
     /// What the instances that run have used.
     pub(super) fn stats(&self) -> Vec<InstanceStats> {
         let at = Timestamp::now();
-        let stats = |running: Running| InstanceStats {
+        let stats = |running: HostedInstance| InstanceStats {
             id: running.spec.id.clone(),
             pod_uid: running.spec.pod_uid.clone(),
             at,
@@ -367,15 +367,15 @@ impl Hosting {
         argv: &[String],
         timeout: Duration,
         output_limit: usize,
-    ) -> Result<ExecOutcome, StartError> {
+    ) -> Result<ExecOutcome, HostingError> {
         let inner = &self.0;
-        let _permit = inner.execs.try_acquire().map_err(|_| StartError::Busy)?;
-        let running = inner.table.running(id).ok_or(StartError::NotRunning)?;
+        let _permit = inner.execs.try_acquire().map_err(|_| HostingError::Busy)?;
+        let running = inner.table.running(id).ok_or(HostingError::NotRunning)?;
         let capture = Capture::new(output_limit);
         let output: Arc<dyn Output> = Arc::new(capture.clone());
-        let Running { spec, loaded, root, account, .. } = &running;
+        let HostedInstance { spec, loaded, root, account, .. } = &running;
         // For as long as this one runs: the paths in it are numbers of descriptors.
-        let held = root.held().ok_or(StartError::NotRunning)?;
+        let held = root.held().ok_or(HostingError::NotRunning)?;
         let setup = Setup { argv, ..setup(spec, &held, &output, account) };
         let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
         let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
@@ -406,7 +406,7 @@ impl Drop for Claimed {
     }
 }
 
-impl Running {
+impl HostedInstance {
     fn holder(&self) -> Holder {
         let volumes = self.memory_volumes.iter().filter_map(|volume| charge::look(volume).ok());
         Holder {
@@ -469,7 +469,7 @@ mod tests {
         files::{Files, Way},
         spec::{MemoryVolumes, RootSpec},
     };
-    use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, Kind, Network, Stack};
+    use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, ModuleKind, Network, Stack};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -487,7 +487,7 @@ mod tests {
                     .unwrap();
             std::fs::write(
                 dir.path().join("spins"),
-                host.engine(Kind::CoreCommand.generation()).precompile_module(&spins).unwrap(),
+                host.engine(ModuleKind::CoreCommand.generation()).precompile_module(&spins).unwrap(),
             )
             .unwrap();
             let threads = Threads { guests: Handle::current(), logs: Handle::current() };
@@ -495,11 +495,11 @@ mod tests {
         }
 
         /// Starts an instance with its files.
-        async fn start(&self, spec: InstanceSpec) -> Result<Instance, StartError> {
+        async fn start(&self, spec: InstanceSpec) -> Result<Instance, HostingError> {
             self.start_in(spec, "").await
         }
 
-        async fn start_in(&self, spec: InstanceSpec, session: &str) -> Result<Instance, StartError> {
+        async fn start_in(&self, spec: InstanceSpec, session: &str) -> Result<Instance, HostingError> {
             self.hosting.handovers().put(&spec.id, self.given(&spec));
             self.hosting.start(spec, session).await
         }
@@ -515,7 +515,7 @@ mod tests {
                 pod_uid: "uid".into(),
                 name: "ns/pod/c".into(),
                 module: self.dir.path().join("spins"),
-                kind: Kind::CoreCommand,
+                kind: ModuleKind::CoreCommand,
                 argv: vec!["spins".into()],
                 env: Vec::new(),
                 working_dir: None,
@@ -600,8 +600,8 @@ mod tests {
             assert!(bench.hosting.remove("a").await);
             assert!(!begun(&bench));
         });
-        assert!(matches!(first, Err(StartError::GivenUp)), "{first:?}");
-        assert!(matches!(second, Err(StartError::Stale)), "{second:?}");
+        assert!(matches!(first, Err(HostingError::GivenUp)), "{first:?}");
+        assert!(matches!(second, Err(HostingError::Stale)), "{second:?}");
         assert!(!slow.log_path.exists());
         // Lets go of the thread that waits for the other end.
         let _ = std::fs::OpenOptions::new().read(true).write(true).open(pipe);
@@ -623,7 +623,7 @@ mod tests {
     async fn nothing_starts_whose_files_were_not_handed_over() {
         let bench = Bench::new(9);
         let error = bench.hosting.start(bench.spins("a"), "").await.unwrap_err();
-        assert!(matches!(error, StartError::NoFiles), "{error}");
+        assert!(matches!(error, HostingError::NoFiles), "{error}");
         bench.start(bench.spins("a")).await.expect("its id is free");
     }
 
@@ -635,13 +635,13 @@ mod tests {
             .hosting
             .0
             .host
-            .load(&bench.spins("a").module, Kind::CoreCommand, Stack::DEFAULT)
+            .load(&bench.spins("a").module, ModuleKind::CoreCommand, Stack::DEFAULT)
             .await
             .unwrap();
         let spec = Arc::new(bench.spins("a"));
         let root = Arc::new(bench.given(&spec).root);
         let account = bench.hosting.0.account(&spec);
-        let running = Running {
+        let running = HostedInstance {
             spec,
             loaded,
             root,

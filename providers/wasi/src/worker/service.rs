@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{
-    hosting::{Hosting, StartError},
+    hosting::{Hosting, HostingError},
     table::{Change, Picture},
 };
 use crate::{
@@ -82,7 +82,7 @@ impl worker_server::Worker for Service {
                 let result = self.hosting.start(spec, &session).await;
                 result.inspect_err(|error| tracing::info!(name, %error, "an instance did not start"))
             }
-            Err(error) => Err(StartError::Spec(error)),
+            Err(error) => Err(HostingError::Spec(error)),
         };
         match result {
             Ok(instance) => {
@@ -221,34 +221,34 @@ async fn tell(
 
 /// The status that tells the agent whose fault it is: `failed_precondition` the module's,
 /// `invalid_argument` the configuration's, `resource_exhausted` and the rest the worker's.
-fn status(error: &StartError) -> Status {
+fn status(error: &HostingError) -> Status {
     let text = error.to_string();
     match error {
-        StartError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
-        StartError::Load(LoadError::Precompiled(_)) => Status::internal(text),
-        StartError::Prepare(_) | StartError::Spec(_) => Status::invalid_argument(text),
-        StartError::Full(_) | StartError::Busy => Status::resource_exhausted(text),
-        StartError::NotRunning => Status::not_found(text),
-        StartError::GivenUp | StartError::Stale => Status::aborted(text),
-        StartError::Fault => Status::internal(text),
-        StartError::Log { .. } | StartError::NoFiles | StartError::Closed => Status::unavailable(text),
+        HostingError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
+        HostingError::Load(LoadError::Precompiled(_)) => Status::internal(text),
+        HostingError::Prepare(_) | HostingError::Spec(_) => Status::invalid_argument(text),
+        HostingError::Full(_) | HostingError::Busy => Status::resource_exhausted(text),
+        HostingError::NotRunning => Status::not_found(text),
+        HostingError::GivenUp | HostingError::Stale => Status::aborted(text),
+        HostingError::Fault => Status::internal(text),
+        HostingError::Log { .. } | HostingError::NoFiles | HostingError::Closed => Status::unavailable(text),
     }
 }
 
 /// The same, for an agent that can read it.
-fn failure_kind(error: &StartError) -> wire::StartFailureKind {
+fn failure_kind(error: &HostingError) -> wire::StartFailureKind {
     match error {
-        StartError::Load(LoadError::Link(_)) => wire::StartFailureKind::Module,
-        StartError::Prepare(_) | StartError::Spec(_) => wire::StartFailureKind::Config,
-        StartError::GivenUp => wire::StartFailureKind::GivenUp,
-        StartError::Stale => wire::StartFailureKind::Stale,
-        StartError::Load(LoadError::Precompiled(_))
-        | StartError::NoFiles
-        | StartError::Full(_)
-        | StartError::Busy
-        | StartError::NotRunning
-        | StartError::Fault
-        | StartError::Log { .. }
-        | StartError::Closed => wire::StartFailureKind::Worker,
+        HostingError::Load(LoadError::Link(_)) => wire::StartFailureKind::Module,
+        HostingError::Prepare(_) | HostingError::Spec(_) => wire::StartFailureKind::Config,
+        HostingError::GivenUp => wire::StartFailureKind::GivenUp,
+        HostingError::Stale => wire::StartFailureKind::Stale,
+        HostingError::Load(LoadError::Precompiled(_))
+        | HostingError::NoFiles
+        | HostingError::Full(_)
+        | HostingError::Busy
+        | HostingError::NotRunning
+        | HostingError::Fault
+        | HostingError::Log { .. }
+        | HostingError::Closed => wire::StartFailureKind::Worker,
     }
 }

@@ -39,12 +39,12 @@ pub(super) struct Picture {
 /// All instances that were started and not yet removed, each with `R` while it runs.
 #[derive(Debug)]
 pub(super) struct Table<R> {
-    inner: Mutex<Inner<R>>,
+    inner: Mutex<TableInner<R>>,
     changes: broadcast::Sender<Change>,
 }
 
 #[derive(Debug)]
-struct Inner<R> {
+struct TableInner<R> {
     entries: HashMap<String, TableEntry<R>>,
     /// Only starts of this session are taken in.
     session: String,
@@ -91,7 +91,7 @@ pub(super) enum Claim {
 impl<R: Clone> Table<R> {
     pub(super) fn new() -> Self {
         let (entries, session) = (HashMap::new(), String::new());
-        let inner = Inner { entries, session, revision: 0, running: 0, closed: false };
+        let inner = TableInner { entries, session, revision: 0, running: 0, closed: false };
         Self { inner: Mutex::new(inner), changes: broadcast::channel(BACKLOG).0 }
     }
 
@@ -172,7 +172,7 @@ impl<R: Clone> Table<R> {
     /// Records how an instance ended.
     pub(super) fn exited(&self, id: &str, finished_at: Timestamp, exit: Exit) {
         let mut inner = self.lock();
-        let Inner { entries, revision, running: count, .. } = &mut *inner;
+        let TableInner { entries, revision, running: count, .. } = &mut *inner;
         if let Some(TableEntry::Known { instance, running }) = entries.get_mut(id)
             && running.take().is_some()
         {
@@ -256,7 +256,7 @@ impl<R: Clone> Table<R> {
         let _ = self.changes.send(change);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner<R>> {
+    fn lock(&self) -> MutexGuard<'_, TableInner<R>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kubewasm_host::{CpuShare, Generation, Kind, Network, engine, exit::ExitReason, inspect};
+use kubewasm_host::{CpuShare, Generation, ModuleKind, Network, engine, exit::ExitReason, inspect};
 use kubewasm_wasi::{
     instance::InstanceStats,
     spec::{InstanceSpec, MemoryVolumes, RootSpec},
@@ -50,7 +50,7 @@ impl World {
     /// Compiles a guest; what it returns can be started any number of times.
     pub(crate) fn guest(&self, name: &str, wat: &str) -> InstanceSpec {
         let bytes = wat::parse_str(wat).unwrap();
-        assert_eq!(inspect::inspect(&bytes).unwrap(), Kind::CoreCommand);
+        assert_eq!(inspect::inspect(&bytes).unwrap(), ModuleKind::CoreCommand);
         let module = self.dir.path().join(format!("{name}.module"));
         std::fs::write(
             &module,
@@ -62,7 +62,7 @@ impl World {
             pod_uid: "pod".into(),
             name: format!("default/{name}/main"),
             module,
-            kind: Kind::CoreCommand,
+            kind: ModuleKind::CoreCommand,
             argv: vec!["guest".into()],
             env: Vec::new(),
             working_dir: None,

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use kubewasm_host::{Generation, Kind, engine};
+use kubewasm_host::{Generation, ModuleKind, engine};
 use kubewasm_tests::guests;
 use kubewasm_wasi::spec::InstanceSpec;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -26,7 +26,7 @@ async fn components_are_told_why_not() {
     fs::write(&code, engine::new(Generation::Blocking).unwrap().precompile_component(&component).unwrap())
         .unwrap();
     let root = mounts(vec![mount(&data, "/data"), read_only(&closed, "/ro")]);
-    let spec = InstanceSpec { module: code, kind: Kind::CliComponent, ..world.spec(root, &[]) };
+    let spec = InstanceSpec { module: code, kind: ModuleKind::CliComponent, ..world.spec(root, &[]) };
     let expected = format!("{NO_SUCH_DEVICE}\n{READ_ONLY}\n{READ_ONLY}\n{CROSS_DEVICE}\nok\n");
     assert_eq!(world.run_spec(&spec).await, ok(&expected));
     assert!(data.join("new").exists() && data.join("file").exists());

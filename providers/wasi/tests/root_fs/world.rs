@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use kubewasm_host::{Generation, Kind, Network, engine, program::Program};
+use kubewasm_host::{Generation, ModuleKind, Network, engine, program::Program};
 use kubewasm_tests::guests;
 use kubewasm_wasi::{
     spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
@@ -105,7 +105,7 @@ impl World {
             pod_uid: format!("pod-{id}"),
             name: format!("default/{id}/main"),
             module: self.module.clone(),
-            kind: Kind::CoreCommand,
+            kind: ModuleKind::CoreCommand,
             argv: std::iter::once("actor").chain(argv.iter().copied()).map(Into::into).collect(),
             env: Vec::new(),
             working_dir: None,

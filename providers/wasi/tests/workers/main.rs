@@ -16,7 +16,7 @@ mod versions;
 use std::time::{Duration, Instant};
 
 use kubewasm_host::{
-    CpuShare, Generation, Kind, Network, engine, exit::ExitReason, inspect, program::Program,
+    CpuShare, Generation, ModuleKind, Network, engine, exit::ExitReason, inspect, program::Program,
 };
 use kubewasm_wasi::{
     instance::Instance,
@@ -53,8 +53,8 @@ impl Node {
         let kind = inspect::inspect(&bytes).unwrap();
         let engine = engine::new(Generation::Blocking).unwrap();
         let code = match kind {
-            Kind::CoreCommand => engine.precompile_module(&bytes).unwrap(),
-            Kind::CliComponent => engine.precompile_component(&bytes).unwrap(),
+            ModuleKind::CoreCommand => engine.precompile_module(&bytes).unwrap(),
+            ModuleKind::CliComponent => engine.precompile_component(&bytes).unwrap(),
         };
         let module = self.dir.path().join(format!("{id}.module"));
         std::fs::write(&module, code).unwrap();

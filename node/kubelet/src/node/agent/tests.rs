@@ -187,7 +187,7 @@ impl Runtime for NoRuntime {
 }
 
 struct Running {
-    handle: Handle,
+    handle: NodeHandle,
     events: mpsc::Receiver<Occurrence>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -200,7 +200,7 @@ async fn start(server: &ApiServer) -> Running {
     )
     .unwrap();
     let (sink, events) = mpsc::channel(100);
-    let (agent, handle) = Agent::new(Parts {
+    let (agent, handle) = NodeAgent::new(NodeParts {
         config,
         addresses: vec![[10, 0, 0, 1].into()],
         port: 41_000,

@@ -11,7 +11,7 @@ use crate::{duration, pods::environment::expand, runtime::ExecIo};
 const OUTPUT_LIMIT: usize = 10 * 1024;
 
 /// How a command ended.
-enum Ended {
+enum EndedCommand {
     Exit { code: i32, output: String },
     TimedOut,
     NotStarted(String),
@@ -20,26 +20,26 @@ enum Ended {
 pub(super) async fn probe(target: Target<'_>, command: &[String], timeout: Duration) -> ProbeOutcome {
     let argv = expand_static(command, target.container);
     match run(target, &argv, timeout).await {
-        Ended::Exit { code: 0, .. } => ProbeOutcome::success(),
-        Ended::Exit { output, .. } => ProbeOutcome::Failure(output),
-        Ended::TimedOut => ProbeOutcome::Failure(format!(
+        EndedCommand::Exit { code: 0, .. } => ProbeOutcome::success(),
+        EndedCommand::Exit { output, .. } => ProbeOutcome::Failure(output),
+        EndedCommand::TimedOut => ProbeOutcome::Failure(format!(
             "command timed out: {:?} timed out after {}",
             argv.join(" "),
             duration::format(timeout)
         )),
-        Ended::NotStarted(error) => ProbeOutcome::Error(error),
+        EndedCommand::NotStarted(error) => ProbeOutcome::Error(error),
     }
 }
 
 /// References in a hook's command stay as they are written, unlike those in a probe's; so it is upstream.
 pub(super) async fn hook(target: Target<'_>, command: &[String], within: Duration) -> Result<(), HookError> {
     let (error, output) = match run(target, command, within).await {
-        Ended::Exit { code: 0, .. } => return Ok(()),
-        Ended::Exit { code, output } => {
+        EndedCommand::Exit { code: 0, .. } => return Ok(()),
+        EndedCommand::Exit { code, output } => {
             (format!("command '{}' exited with {code}", command.join(" ")), output)
         }
-        Ended::TimedOut => return Err(HookError::CutOff(within)),
-        Ended::NotStarted(error) => (error, String::new()),
+        EndedCommand::TimedOut => return Err(HookError::CutOff(within)),
+        EndedCommand::NotStarted(error) => (error, String::new()),
     };
     Err(HookError::Failed(format!(
         "Exec lifecycle hook ([{}]) for Container {:?} in Pod \"{}\" failed - error: {error}, message: {output:?}",
@@ -49,17 +49,19 @@ pub(super) async fn hook(target: Target<'_>, command: &[String], within: Duratio
     )))
 }
 
-async fn run(target: Target<'_>, argv: &[String], timeout: Duration) -> Ended {
+async fn run(target: Target<'_>, argv: &[String], timeout: Duration) -> EndedCommand {
     if argv.is_empty() {
-        return Ended::NotStarted("exec has no command; name the program in `exec.command`".to_owned());
+        return EndedCommand::NotStarted(
+            "exec has no command; name the program in `exec.command`".to_owned(),
+        );
     }
     let exec = target.runtime.exec(target.id, argv, ExecIo::Collect { limit: OUTPUT_LIMIT });
     match tokio::time::timeout(timeout, exec).await {
-        Err(_) => Ended::TimedOut,
-        Ok(Err(error)) => Ended::NotStarted(error.to_string()),
+        Err(_) => EndedCommand::TimedOut,
+        Ok(Err(error)) => EndedCommand::NotStarted(error.to_string()),
         Ok(Ok(end)) => {
             let kept = end.output.get(..OUTPUT_LIMIT).unwrap_or(&end.output);
-            Ended::Exit { code: end.exit_code, output: String::from_utf8_lossy(kept).into_owned() }
+            EndedCommand::Exit { code: end.exit_code, output: String::from_utf8_lossy(kept).into_owned() }
         }
     }
 }

@@ -29,7 +29,7 @@ use jiff::Timestamp;
 
 use self::{
     files::RecordFiles,
-    record::{ImagePullSecret, ImagePulledRecord, Verdict},
+    record::{ImagePullSecret, ImagePulledRecord, ImageVerdict},
     verification::ImageVerification,
 };
 use super::credentials::PullCredential;
@@ -38,11 +38,11 @@ use crate::runtime::{Image, Runtime};
 /// Knows with what images were pulled. Cheap to clone; all clones are the same.
 #[derive(Clone, Debug)]
 pub struct ImageAccess {
-    inner: Arc<Inner>,
+    inner: Arc<ImageAccessInner>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct ImageAccessInner {
     files: RecordFiles,
     verification: ImageVerification,
     /// Pulls that are under way, by repository, and those that an earlier agent has left without a record. Locked
@@ -61,7 +61,7 @@ impl ImageAccess {
         for image in files.intents()? {
             *pulling.entry(verification::repository(&image)).or_insert(0) += 1;
         }
-        Ok(Self { inner: Arc::new(Inner { files, verification, pulling: Mutex::new(pulling) }) })
+        Ok(Self { inner: Arc::new(ImageAccessInner { files, verification, pulling: Mutex::new(pulling) }) })
     }
 
     /// Whether a pod may use `found`, which is what it calls `image`, without the registry being asked.
@@ -131,7 +131,7 @@ impl ImageAccess {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner) -> io::Result<T> + Send + 'static,
+        work: impl FnOnce(&ImageAccessInner) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || work(&inner)).await.map_err(io::Error::other)?
@@ -177,7 +177,7 @@ impl Drop for PullIntent {
 /// With what a pull has succeeded: `None` if nobody knows, else a pod's secret or what all pods of the node have.
 type With = Option<Option<ImagePullSecret>>;
 
-impl Inner {
+impl ImageAccessInner {
     fn pulling(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.pulling.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,15 +191,15 @@ impl Inner {
         }
         let Some(mut record) = record else { return Ok(false) };
         match record.verdict(repository, secrets) {
-            Verdict::Permitted => Ok(true),
-            Verdict::PermittedBy(secret) => {
+            ImageVerdict::Permitted => Ok(true),
+            ImageVerdict::PermittedBy(secret) => {
                 // Known from now on by these coordinates and this hash.
                 if record.add(repository, Some(secret), Timestamp::now()) {
                     self.files.write_record(&record)?;
                 }
                 Ok(true)
             }
-            Verdict::Unknown => Ok(false),
+            ImageVerdict::Unknown => Ok(false),
         }
     }
 

@@ -77,7 +77,7 @@ impl ImagePullIntent {
 
 /// Whether a pod may use an image.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum ImageVerdict {
     Permitted,
     /// By a secret that is known by its coordinates alone, or by its content alone.
     PermittedBy(ImagePullSecret),
@@ -99,10 +99,10 @@ impl ImagePulledRecord {
 
     /// Whether a pod with these secrets may have the image as one of `repository`. A Secret that has changed since is
     /// as good as before.
-    pub(super) fn verdict(&self, repository: &str, secrets: &[ImagePullSecret]) -> Verdict {
-        let Some(known) = self.credential_mapping.get(repository) else { return Verdict::Unknown };
+    pub(super) fn verdict(&self, repository: &str, secrets: &[ImagePullSecret]) -> ImageVerdict {
+        let Some(known) = self.credential_mapping.get(repository) else { return ImageVerdict::Unknown };
         if known.node_pods_accessible {
-            return Verdict::Permitted;
+            return ImageVerdict::Permitted;
         }
         for secret in secrets {
             for good in &known.kubernetes_secrets {
@@ -111,14 +111,14 @@ impl ImagePulledRecord {
                 if (same_object && same_hash)
                     || ((same_object || same_hash) && known.kubernetes_secrets.len() >= SECRETS)
                 {
-                    return Verdict::Permitted;
+                    return ImageVerdict::Permitted;
                 }
                 if same_object || same_hash {
-                    return Verdict::PermittedBy(secret.clone());
+                    return ImageVerdict::PermittedBy(secret.clone());
                 }
             }
         }
-        Verdict::Unknown
+        ImageVerdict::Unknown
     }
 
     /// Adds with what it was pulled: with a Secret, or with what every pod of the node has. True when that is new.
@@ -177,30 +177,30 @@ mod tests {
         let mut record = ImagePulledRecord::new("r.io/app@sha256:0", Timestamp::UNIX_EPOCH);
         assert_eq!(
             record.verdict("r.io/app", &[secret("a", "1")]),
-            Verdict::Unknown,
+            ImageVerdict::Unknown,
             "nobody knows with what"
         );
         assert!(record.add("r.io/app", Some(secret("a", "1")), Timestamp::UNIX_EPOCH));
         assert!(!record.add("r.io/app", Some(secret("a", "1")), Timestamp::UNIX_EPOCH));
-        let by = |name: &str, content: &str| Verdict::PermittedBy(secret(name, content));
+        let by = |name: &str, content: &str| ImageVerdict::PermittedBy(secret(name, content));
         for (secrets, expected) in [
-            (vec![], Verdict::Unknown),
-            (vec![secret("b", "2")], Verdict::Unknown),
-            (vec![secret("b", "2"), secret("a", "1")], Verdict::Permitted),
+            (vec![], ImageVerdict::Unknown),
+            (vec![secret("b", "2")], ImageVerdict::Unknown),
+            (vec![secret("b", "2"), secret("a", "1")], ImageVerdict::Permitted),
             (vec![secret("b", "1")], by("b", "1")),
             (vec![secret("a", "2")], by("a", "2")),
         ] {
             assert_eq!(record.verdict("r.io/app", &secrets), expected, "{secrets:?}");
         }
-        assert_eq!(record.verdict("r.io/other", &[secret("a", "1")]), Verdict::Unknown);
+        assert_eq!(record.verdict("r.io/other", &[secret("a", "1")]), ImageVerdict::Unknown);
         assert!(record.add("r.io/app", Some(secret("a", "2")), Timestamp::UNIX_EPOCH), "it has changed");
         assert_eq!(
             record.verdict("r.io/app", &[secret("c", "1")]),
-            Verdict::Unknown,
+            ImageVerdict::Unknown,
             "the old content is good no more"
         );
         assert!(record.add("r.io/app", None, Timestamp::UNIX_EPOCH));
-        assert_eq!(record.verdict("r.io/app", &[]), Verdict::Permitted);
+        assert_eq!(record.verdict("r.io/app", &[]), ImageVerdict::Permitted);
         assert!(
             !record.add("r.io/app", Some(secret("a", "3")), Timestamp::UNIX_EPOCH),
             "everybody may already"

@@ -11,7 +11,7 @@
 //! [`step`] is level-triggered: it looks at everything each time and asks for what is missing, so a lost
 //! event costs a delay, never a stuck pod. An action that is under way is part of the state
 //! ([`Stage::Pulling`], [`Stage::Starting`], …), which is why calling `step` twice in a row asks for
-//! nothing twice. A [`Turn`] makes a transaction of it: decide on a copy, save it, then act.
+//! nothing twice. A [`PodTurn`] makes a transaction of it: decide on a copy, save it, then act.
 //!
 //! Times are of two kinds, see [`clock`]: what is timed, nobody can set.
 //!
@@ -39,21 +39,23 @@ pub use self::{
     clock::{Moment, Now},
     probe::ProbeKind,
     run::restarts_all,
-    spec::{AfterExit, Kind, Spec},
-    state::{ContainerRecord, Ending, EndingCause, Finished, Hook, Running, Stage, State, Trouble, Verdict},
-    turn::Turn,
+    spec::{AfterExit, ContainerKind, Spec},
+    state::{
+        ContainerRecord, Ending, EndingCause, Finished, Hook, PodState, Running, Stage, Trouble, Verdict,
+    },
+    turn::PodTurn,
 };
 
 use super::reason::{EventReason, PodReason};
 
 /// What the node's configuration says about every pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct LifecycleLimits {
     /// Longest delay between two restarts of a container (`crashLoopBackOff.maxContainerRestartPeriod`).
     pub crash_backoff_max: Duration,
 }
 
-impl Default for Limits {
+impl Default for LifecycleLimits {
     fn default() -> Self {
         Self { crash_backoff_max: backoff::MAXIMUM }
     }
@@ -78,7 +80,7 @@ impl std::fmt::Display for PodName {
 
 /// Decides what is to be done for the pod now, notes in `state` that it is under way, and tells when to
 /// look again.
-pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: Now) -> Step {
+pub fn step(pod: &PodName, spec: &Spec, state: &mut PodState, limits: LifecycleLimits, now: Now) -> Step {
     let mut step = Step::default();
     let start_time = *state.start_time.get_or_insert(spec.start_time.unwrap_or(now.wall));
     let began = *state.began.get_or_insert_with(|| now.moment_of(start_time));
@@ -115,7 +117,7 @@ pub fn step(pod: &PodName, spec: &Spec, state: &mut State, limits: Limits, now: 
 }
 
 /// Asks for the probes that are due.
-fn probes(spec: &Spec, state: &mut State, now: Moment, step: &mut Step) {
+fn probes(spec: &Spec, state: &mut PodState, now: Moment, step: &mut Step) {
     let ending = state.ending.is_some();
     for container in spec.all() {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };

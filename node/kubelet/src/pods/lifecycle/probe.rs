@@ -211,7 +211,7 @@ impl Probes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::lifecycle::spec::{Kind, Restart, RestartPolicy};
+    use crate::pods::lifecycle::spec::{ContainerKind, Restart, RestartPolicy};
 
     fn at(second: u64) -> Moment {
         Moment::default().after(Duration::from_secs(1_700_000_000 + second))
@@ -232,7 +232,7 @@ mod tests {
         Container {
             name: "c".into(),
             image: "i".into(),
-            kind: Kind::Regular,
+            kind: ContainerKind::Regular,
             restart: Restart { rules: vec![], policy: RestartPolicy::Always },
             post_start: false,
             pre_stop: false,

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use super::{
-    Limits, backoff,
+    LifecycleLimits, backoff,
     clock::{Moment, Now},
     spec::{Container, Spec},
-    state::{ContainerRecord, Hook, Running, Stage, State},
+    state::{ContainerRecord, Hook, PodState, Running, Stage},
 };
 use crate::runtime::{ContainerState, Presence};
 
-impl State {
+impl PodState {
     /// Puts what an agent has remembered that read its clocks as `then` onto the clock of this one.
     pub fn translate(&mut self, then: Now, now: Now) {
         self.map(&|moment| now.translate(then, moment));
@@ -83,11 +83,11 @@ impl State {
     }
 
     /// Takes in that an agent has started anew: what was under way when the last one ended is asked of
-    /// the provider, by `observe`. For `began`, see [`State::record_inherited_start`].
+    /// the provider, by `observe`. For `began`, see [`PodState::record_inherited_start`].
     pub fn resume(
         &mut self,
         spec: &Spec,
-        limits: Limits,
+        limits: LifecycleLimits,
         observe: impl Fn(&str, u32) -> Presence,
         began: impl Fn(&str, u32) -> bool,
         now: Now,
@@ -115,7 +115,7 @@ impl State {
     }
 
     /// Bounds what has been put onto the clock of this agent.
-    fn bound(&mut self, spec: &Spec, limits: Limits, now: Moment) {
+    fn bound(&mut self, spec: &Spec, limits: LifecycleLimits, now: Moment) {
         // Whatever lies ahead is cut down to now; what is waited for, to its longest wait.
         let grace = spec.deletion.unwrap_or(spec.grace).max(spec.grace).max(longest_probe_grace(spec));
         let mut bounded = self.clone();
@@ -135,7 +135,7 @@ fn longest_probe_grace(spec: &Spec) -> Duration {
 
 impl ContainerRecord {
     /// Gives `past`, in which nothing is ahead, the waits of this one again, none longer than it may be.
-    fn bound_waits(&self, past: &mut Self, grace: Duration, limits: Limits, now: Moment) {
+    fn bound_waits(&self, past: &mut Self, grace: Duration, limits: LifecycleLimits, now: Moment) {
         match (&self.stage, &mut past.stage) {
             (Stage::BackOff { until }, Stage::BackOff { until: bounded }) => {
                 *bounded = (*until).min(now.after(limits.crash_backoff_max));

@@ -1,13 +1,13 @@
 //! A pod that is to run: what to start next, what to start again, and when it is done.
 
 use super::{
-    Limits, PodName,
+    LifecycleLimits, PodName,
     action::{Action, Step},
     backoff::BackoffRecord,
     clock::Moment,
     probe::ProbeKind,
-    spec::{AfterExit, Container, Kind, RestartPolicy, Spec},
-    state::{ContainerRecord, EndingCause, Hook, Running, Stage, State},
+    spec::{AfterExit, Container, ContainerKind, RestartPolicy, Spec},
+    state::{ContainerRecord, EndingCause, Hook, PodState, Running, Stage},
     stop,
 };
 use crate::pods::reason::{EventReason, WaitingReason};
@@ -18,15 +18,15 @@ const ERROR_SHOWN: std::time::Duration = std::time::Duration::from_secs(2);
 struct Run<'a> {
     pod: &'a PodName,
     spec: &'a Spec,
-    state: &'a mut State,
-    limits: Limits,
+    state: &'a mut PodState,
+    limits: LifecycleLimits,
     now: Moment,
     step: &'a mut Step,
 }
 
 /// What a container says about those that come after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum ContainerTurn {
     /// The next one may go on.
     Next,
     /// It is being worked on; the next one waits.
@@ -36,8 +36,8 @@ enum Turn {
 pub(super) fn run(
     pod: &PodName,
     spec: &Spec,
-    state: &mut State,
-    limits: Limits,
+    state: &mut PodState,
+    limits: LifecycleLimits,
     now: Moment,
     step: &mut Step,
 ) {
@@ -45,7 +45,7 @@ pub(super) fn run(
 }
 
 /// How the pod has come to an end by itself, if it has: nothing of it is going to be started again.
-pub(super) fn conclusion(spec: &Spec, state: &State) -> Option<EndingCause> {
+pub(super) fn conclusion(spec: &Spec, state: &PodState) -> Option<EndingCause> {
     if restarts_all(spec, state) {
         return None;
     }
@@ -53,7 +53,8 @@ pub(super) fn conclusion(spec: &Spec, state: &State) -> Option<EndingCause> {
         let record = state.containers.get(&container.name).filter(|r| r.stage == Stage::Idle)?;
         record.ended(state.round).filter(|f| container.after(f) == AfterExit::Stay)
     };
-    let failed = |c: &Container| c.kind == Kind::Init && stays(c).is_some_and(|f| f.exit.exit_code != 0);
+    let failed =
+        |c: &Container| c.kind == ContainerKind::Init && stays(c).is_some_and(|f| f.exit.exit_code != 0);
     if spec.init.iter().any(failed) {
         return Some(EndingCause::InitFailed);
     }
@@ -63,7 +64,7 @@ pub(super) fn conclusion(spec: &Spec, state: &State) -> Option<EndingCause> {
 /// A container has ended in a way by which the whole pod is started again, in place. True until all of
 /// its containers have been stopped.
 #[must_use]
-pub fn restarts_all(spec: &Spec, state: &State) -> bool {
+pub fn restarts_all(spec: &Spec, state: &PodState) -> bool {
     spec.all().any(|container| {
         let ended = state.containers.get(&container.name).and_then(|r| r.ended(state.round));
         ended.is_some_and(|f| container.after(f) == AfterExit::RestartAll)
@@ -94,7 +95,7 @@ impl Run<'_> {
             }
         }
         for container in &self.spec.containers {
-            if self.bring_up(container) == Turn::Busy {
+            if self.bring_up(container) == ContainerTurn::Busy {
                 break;
             }
         }
@@ -106,12 +107,14 @@ impl Run<'_> {
         let newest = self.spec.init.iter().rposition(|c| self.has_begun(c)).unwrap_or(0);
         for (index, container) in self.spec.init.iter().enumerate() {
             let passed = index < newest;
-            if container.kind == Kind::Sidecar || !(passed || self.init_succeeded(container)) {
+            if container.kind == ContainerKind::Sidecar || !(passed || self.init_succeeded(container)) {
                 self.bring_up(container);
             }
             let done = match container.kind {
-                Kind::Sidecar => self.is_started(container),
-                Kind::Init | Kind::Regular | Kind::Ephemeral => self.init_succeeded(container),
+                ContainerKind::Sidecar => self.is_started(container),
+                ContainerKind::Init | ContainerKind::Regular | ContainerKind::Ephemeral => {
+                    self.init_succeeded(container)
+                }
             };
             if !(passed || done) {
                 return;
@@ -138,14 +141,14 @@ impl Run<'_> {
     }
 
     /// Takes a container the next step towards running.
-    fn bring_up(&mut self, container: &Container) -> Turn {
+    fn bring_up(&mut self, container: &Container) -> ContainerTurn {
         let now = self.now;
         let round = self.state.round;
         let record = self.state.container(&container.name);
         match &mut record.stage {
             Stage::Idle => {
                 if record.ended(round).is_some_and(|f| container.after(f) == AfterExit::Stay) {
-                    return Turn::Next;
+                    return ContainerTurn::Next;
                 }
                 let Some(ended) = record.finished.last().map(|f| f.ended) else {
                     return self.pull(container);
@@ -164,7 +167,7 @@ impl Run<'_> {
                             container.name, self.pod
                         );
                         self.step.warning(Some(&container.name), EventReason::BackOff, message);
-                        Turn::Next
+                        ContainerTurn::Next
                     }
                     None => {
                         record.crash.next(ended, now, maximum);
@@ -177,7 +180,7 @@ impl Run<'_> {
                     record.crash = BackoffRecord::default();
                 } else if *until > now {
                     self.step.wake(*until);
-                    return Turn::Next;
+                    return ContainerTurn::Next;
                 }
                 let ended = record.finished.last().map_or(now, |f| f.ended);
                 record.crash.next(ended, now, self.limits.crash_backoff_max);
@@ -206,30 +209,30 @@ impl Run<'_> {
                         );
                     }
                 }
-                Turn::Next
+                ContainerTurn::Next
             }
-            Stage::Pulling | Stage::Starting => Turn::Busy,
+            Stage::Pulling | Stage::Starting => ContainerTurn::Busy,
             Stage::Pulled if record.spec_image != container.image => self.pull(container),
             Stage::Pulled => {
                 let attempt = record.attempts;
                 record.attempts += 1;
                 record.stage = Stage::Starting;
                 self.step.push(Action::Start { container: container.name.clone(), attempt });
-                Turn::Busy
+                ContainerTurn::Busy
             }
             Stage::Running(running) => match running.post_start {
                 Hook::Due if running.stop.is_none() => {
                     running.post_start = Hook::Running;
                     self.step.push(Action::PostStart { container: container.name.clone() });
-                    Turn::Busy
+                    ContainerTurn::Busy
                 }
-                Hook::Due | Hook::Running | Hook::Failed => Turn::Busy,
-                Hook::Done => Turn::Next,
+                Hook::Due | Hook::Running | Hook::Failed => ContainerTurn::Busy,
+                Hook::Done => ContainerTurn::Next,
             },
         }
     }
 
-    fn pull(&mut self, container: &Container) -> Turn {
+    fn pull(&mut self, container: &Container) -> ContainerTurn {
         let record = self.state.container(&container.name);
         if record.spec_image != container.image {
             record.pull = BackoffRecord::default();
@@ -238,7 +241,7 @@ impl Run<'_> {
         }
         record.stage = Stage::Pulling;
         self.step.push(Action::Pull { container: container.name.clone(), image: container.image.clone() });
-        Turn::Busy
+        ContainerTurn::Busy
     }
 
     /// Stops a running container whose image has changed, or whose probe or postStart hook has failed;
@@ -325,7 +328,7 @@ impl StopReason {
         if running.post_start == Hook::Failed {
             return Some(Self::PostStartFailed);
         }
-        if image_changed && container.kind != Kind::Init {
+        if image_changed && container.kind != ContainerKind::Init {
             return Some(Self::ImageChanged);
         }
         running.probes.failed(container).map(Self::ProbeFailed)
@@ -340,11 +343,15 @@ impl StopReason {
             Self::ProbeFailed(ProbeKind::Readiness | ProbeKind::Liveness) => "failed liveness probe",
         };
         Some(match container.kind {
-            Kind::Regular if self.starts_again(container) => {
+            ContainerKind::Regular if self.starts_again(container) => {
                 format!("Container {} {what}, will be restarted", container.name)
             }
-            Kind::Regular | Kind::Ephemeral => format!("Container {} {what}", container.name),
-            Kind::Init | Kind::Sidecar => format!("Init container {} {what}", container.name),
+            ContainerKind::Regular | ContainerKind::Ephemeral => {
+                format!("Container {} {what}", container.name)
+            }
+            ContainerKind::Init | ContainerKind::Sidecar => {
+                format!("Init container {} {what}", container.name)
+            }
         })
     }
 

@@ -42,7 +42,7 @@ pub struct Container {
     /// `image`, as written.
     pub image: String,
     /// Its part in the pod.
-    pub kind: Kind,
+    pub kind: ContainerKind,
     /// When it is restarted after it has ended.
     pub restart: Restart,
     /// It has a postStart hook.
@@ -59,7 +59,7 @@ pub struct Container {
 
 /// The part that a container plays in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ContainerKind {
     /// Runs to its end before the next one starts.
     Init,
     /// An init container with `restartPolicy: Always`: runs beside the pod's regular containers.
@@ -170,19 +170,23 @@ impl Spec {
                 .flatten()
                 .map(|c| {
                     let sidecar = c.restart_policy.as_deref() == Some("Always");
-                    Container::of(c, if sidecar { Kind::Sidecar } else { Kind::Init }, init_policy)
+                    Container::of(
+                        c,
+                        if sidecar { ContainerKind::Sidecar } else { ContainerKind::Init },
+                        init_policy,
+                    )
                 })
                 .collect(),
             containers: spec
                 .containers
                 .iter()
-                .map(|c| Container::of(c, Kind::Regular, restart_policy))
+                .map(|c| Container::of(c, ContainerKind::Regular, restart_policy))
                 .collect(),
             ephemeral: spec
                 .ephemeral_containers
                 .iter()
                 .flatten()
-                .map(|c| Container::of(&plain(c), Kind::Ephemeral, RestartPolicy::Never))
+                .map(|c| Container::of(&plain(c), ContainerKind::Ephemeral, RestartPolicy::Never))
                 .collect(),
             restart_policy,
             grace,
@@ -201,7 +205,7 @@ impl Spec {
 
     /// Sidecars, in order.
     pub fn sidecars(&self) -> impl DoubleEndedIterator<Item = &Container> {
-        self.init.iter().filter(|c| c.kind == Kind::Sidecar)
+        self.init.iter().filter(|c| c.kind == ContainerKind::Sidecar)
     }
 
     /// The container of that name, an ephemeral one among them.
@@ -226,16 +230,16 @@ impl Container {
     #[must_use]
     pub fn after(&self, finished: &Finished) -> AfterExit {
         // An init container that has succeeded is done, whatever its rules say of other exits.
-        let done = self.kind == Kind::Init && finished.exit.exit_code == 0;
+        let done = self.kind == ContainerKind::Init && finished.exit.exit_code == 0;
         match self.restart.after(finished.exit.exit_code) {
             _ if finished.again => AfterExit::Restart,
             AfterExit::Restart if done => AfterExit::Stay,
-            AfterExit::Stay if self.kind == Kind::Sidecar => AfterExit::Restart,
+            AfterExit::Stay if self.kind == ContainerKind::Sidecar => AfterExit::Restart,
             other => other,
         }
     }
 
-    fn of(c: &core::Container, kind: Kind, inherited: RestartPolicy) -> Self {
+    fn of(c: &core::Container, kind: ContainerKind, inherited: RestartPolicy) -> Self {
         let rules = c
             .restart_policy_rules
             .iter()

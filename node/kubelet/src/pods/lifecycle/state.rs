@@ -1,6 +1,6 @@
 //! What is remembered of a pod: the states its containers go through, and what they leave behind.
 //!
-//! A [`State`] is written to disk after every change of what [`State::durable`] keeps of it, so a restarted agent
+//! A [`PodState`] is written to disk after every change of what [`PodState::durable`] keeps of it, so a restarted agent
 //! goes on where it was ([`resume`](super::resume)). It is changed in two places only: by [`step`](super::step),
 //! which decides, and by the `record_*` methods here, which take in what happened.
 
@@ -22,7 +22,7 @@ use crate::{
 
 /// All that is remembered of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct PodState {
     /// When this node first took notice of the pod; never changes.
     pub start_time: Option<Timestamp>,
     /// The same for timers.
@@ -124,7 +124,7 @@ pub struct ContainerRecord {
 pub struct Finished {
     /// Its number, from 0.
     pub attempt: u32,
-    /// [`State::round`] at that time.
+    /// [`PodState::round`] at that time.
     pub round: u32,
     /// Image reference and id of that attempt.
     pub image: Option<(String, String)>,
@@ -289,7 +289,7 @@ impl ContainerRecord {
     }
 }
 
-impl State {
+impl PodState {
     /// The part that is remembered over a restart of the agent: all but the bookkeeping of probes.
     #[must_use]
     pub fn durable(&self) -> Self {
@@ -377,7 +377,7 @@ impl State {
         }
     }
 
-    /// Takes in the outcome of a start. What the guest did since is seen by [`State::record_observation`].
+    /// Takes in the outcome of a start. What the guest did since is seen by [`PodState::record_observation`].
     pub fn record_start(&mut self, spec: &Spec, name: &str, outcome: Result<Timestamp, Trouble>, now: Now) {
         let hook = spec.container(name).is_some_and(|c| c.post_start);
         let record = self.container(name);

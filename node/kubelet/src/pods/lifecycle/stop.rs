@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{
     action::{Action, Step},
     clock::Moment,
-    spec::{Container, Kind, Spec},
-    state::{EndingCause, Hook, Running, Stage, State},
+    spec::{Container, ContainerKind, Spec},
+    state::{EndingCause, Hook, PodState, Running, Stage},
 };
 use crate::pods::reason::EventReason;
 
@@ -21,7 +21,7 @@ const OVERDUE: Duration = Duration::from_secs(10);
 
 /// Stops whatever runs: regular and init containers at once, sidecars after them in reverse order, with
 /// all preStop hooks begun at once.
-pub(super) fn end(spec: &Spec, state: &mut State, now: Moment, step: &mut Step) {
+pub(super) fn end(spec: &Spec, state: &mut PodState, now: Moment, step: &mut Step) {
     let Some(ending) = state.ending.clone() else { return };
     let grace = match ending.cause {
         EndingCause::Vanished => spec.deletion.unwrap_or(spec.grace).min(spec.grace).max(VANISHED_GRACE),
@@ -69,7 +69,7 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Moment, step: &mut Step) 
     for container in spec.containers.iter().rev().chain(spec.init.iter().rev()) {
         let Some(record) = state.containers.get_mut(&container.name) else { continue };
         let attempt = record.newest_attempt();
-        let turn = container.kind != Kind::Sidecar || !later_active;
+        let turn = container.kind != ContainerKind::Sidecar || !later_active;
         if record.is_active() {
             later_active = true;
         }
@@ -81,7 +81,7 @@ pub(super) fn end(spec: &Spec, state: &mut State, now: Moment, step: &mut Step) 
 }
 
 /// Tells once of a pod that has not ended at `limit`: what runs it does not do what it is asked to.
-fn tell_if_overdue(state: &mut State, limit: Moment, now: Moment, step: &mut Step) {
+fn tell_if_overdue(state: &mut PodState, limit: Moment, now: Moment, step: &mut Step) {
     let ended = state.all_stopped();
     let Some(ending) = state.ending.as_mut().filter(|ending| !(ended || ending.overdue)) else { return };
     if limit > now {

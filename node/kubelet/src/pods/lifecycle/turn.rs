@@ -9,29 +9,29 @@
 //! stopped, which may be asked for any number of times, and what an agent that did not get to write it down has
 //! decided, the next one decides anew, from the deletion, the exits that the provider keeps, and the deadline. (A
 //! preStop hook may run once more then, as hooks may.) What may come after that, such as the removal of volumes, has
-//! to wait for the record: see [`State::is_settled`].
+//! to wait for the record: see [`PodState::is_settled`].
 
-use super::{Action, EndingCause, Limits, Now, PodName, Spec, State, Step, step};
+use super::{Action, EndingCause, LifecycleLimits, Now, PodName, PodState, Spec, Step, step};
 
 /// What is decided, and not done yet.
 #[derive(Clone, Debug)]
-pub struct Turn {
-    next: State,
+pub struct PodTurn {
+    next: PodState,
     step: Step,
 }
 
-impl Turn {
+impl PodTurn {
     /// Decides what is to be done now. `state` stays as it is.
     #[must_use]
-    pub fn of(pod: &PodName, spec: &Spec, state: &State, limits: Limits, now: Now) -> Self {
+    pub fn of(pod: &PodName, spec: &Spec, state: &PodState, limits: LifecycleLimits, now: Now) -> Self {
         let mut next = state.clone();
         let step = step(pod, spec, &mut next, limits, now);
         Self { next, step }
     }
 
-    /// What is to be on disk before it is acted on: [`State::durable`] of what is decided.
+    /// What is to be on disk before it is acted on: [`PodState::durable`] of what is decided.
     #[must_use]
-    pub fn record(&self) -> State {
+    pub fn record(&self) -> PodState {
         self.next.durable()
     }
 
@@ -49,13 +49,13 @@ impl Turn {
     }
 
     /// It is on disk: takes it over. What is returned is to be done.
-    pub fn saved(self, state: &mut State) -> Step {
+    pub fn saved(self, state: &mut PodState) -> Step {
         *state = self.next;
         self.step
     }
 
     /// It could not be saved, or must not be done yet. What is returned is to be done all the same: it is nothing unless the pod is to end.
-    pub fn unsaved(self, state: &mut State) -> Step {
+    pub fn unsaved(self, state: &mut PodState) -> Step {
         if !self.is_ending() {
             return Step::default();
         }
@@ -63,7 +63,7 @@ impl Turn {
     }
 }
 
-impl State {
+impl PodState {
     /// The pod is over, and stays so even if this agent ends now: that is `on_disk`, or the API server will say so
     /// again.
     #[must_use]

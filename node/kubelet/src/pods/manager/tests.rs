@@ -21,8 +21,8 @@ use crate::{
         clock,
         container_id::container_id,
         environment::References,
-        lifecycle::{Limits, State},
-        volumes::{Memory, Settings, Volumes},
+        lifecycle::{LifecycleLimits, PodState},
+        volumes::{Memory, VolumeSettings, Volumes},
     },
     runtime::{
         ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
@@ -261,14 +261,17 @@ impl World {
             api: Arc::clone(&api) as Arc<dyn PodApi>,
             recorder: Recorder::local(sink),
             records: records.clone(),
-            volumes: Arc::new(Volumes::alone(Settings { memory: memory.clone(), ..Settings::default() })),
+            volumes: Arc::new(Volumes::alone(VolumeSettings {
+                memory: memory.clone(),
+                ..VolumeSettings::default()
+            })),
             index: PodIndex::default(),
             admission: None,
             node: facts,
             logs_dir: root.path().join("logs"),
             registry_config: None,
             image_access: None,
-            limits: Limits::default(),
+            limits: LifecycleLimits::default(),
             probes: ProbeMetrics::default(),
             desk: crate::eviction::EvictionDesk::default(),
         };
@@ -301,7 +304,7 @@ impl World {
         self.tell(Update::Set(Box::new(serde_json::from_value(pod).unwrap()))).await;
     }
 
-    async fn synced(&self, source: Source, uids: &[&str]) {
+    async fn synced(&self, source: PodSource, uids: &[&str]) {
         self.tell(Update::Synced(source, uids.iter().map(|uid| (*uid).to_owned()).collect())).await;
     }
 
@@ -352,7 +355,7 @@ impl World {
 
     /// An agent that was here before has left a record of a pod.
     fn remember(&self, uid: &str) {
-        self.records.save(uid, &State::default(), false, clock::now()).unwrap();
+        self.records.save(uid, &PodState::default(), false, clock::now()).unwrap();
     }
 
     /// Nothing can be saved of the pod from now on, or it can again.
@@ -405,12 +408,12 @@ fn mirror(name: &str, uid: &str, of: &str) -> Value {
 async fn nothing_is_an_orphan_before_every_source_has_told_all() {
     let world = World::with(&["from-api", "orphan"]);
     world.remember("orphan");
-    world.synced(Source::File, &["static"]).await;
+    world.synced(PodSource::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     world.runs(&["from-api", "orphan", "static"]).await;
     assert!(world.records.knows("orphan"));
     world.set(pod("q", "from-api", json!({}))).await;
-    world.synced(Source::Api, &["from-api"]).await;
+    world.synced(PodSource::Api, &["from-api"]).await;
     world.runs(&["from-api", "static"]).await;
     let removed = tokio::time::timeout(PATIENCE, async {
         while world.records.knows("orphan") {
@@ -435,13 +438,13 @@ async fn volumes_in_memory_are_no_orphans_before_that_either() {
         std::fs::create_dir_all(&volume).unwrap();
         std::fs::write(volume.join("key"), uid).unwrap();
     }
-    world.synced(Source::File, &["static"]).await;
+    world.synced(PodSource::File, &["static"]).await;
     world.set(static_pod("p", "static")).await;
     // The static pod runs, so that the list of files has been taken in.
     world.runs(&["kept", "static"]).await;
     assert!(memory.join("orphan/kubernetes.io~secret/v/key").exists());
     world.set(pod("q", "kept", json!({}))).await;
-    world.synced(Source::Api, &["kept"]).await;
+    world.synced(PodSource::Api, &["kept"]).await;
     let removed = tokio::time::timeout(PATIENCE, async {
         while memory.join("orphan").exists() {
             tokio::task::yield_now().await;
@@ -456,14 +459,14 @@ async fn a_source_speaks_for_its_own_pods_only() {
     let world = World::with(&["from-api"]);
     world.set(static_pod("p", "static")).await;
     world.set(pod("q", "from-api", json!({}))).await;
-    world.synced(Source::File, &["static"]).await;
-    world.synced(Source::Api, &["from-api"]).await;
+    world.synced(PodSource::File, &["static"]).await;
+    world.synced(PodSource::Api, &["from-api"]).await;
     world.runs(&["from-api", "static"]).await;
     // Each is ended by its own source alone.
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     world.let_end("static").await;
     world.runs(&["from-api"]).await;
-    world.synced(Source::Api, &[]).await;
+    world.synced(PodSource::Api, &[]).await;
     world.let_end("from-api").await;
     world.runs(&[]).await;
 }
@@ -471,17 +474,17 @@ async fn a_source_speaks_for_its_own_pods_only() {
 #[tokio::test]
 async fn a_new_version_of_a_static_pod_waits_for_the_end_of_the_old_one() {
     let mut world = World::with(&[]);
-    world.synced(Source::Api, &[]).await;
+    world.synced(PodSource::Api, &[]).await;
     world.set(static_pod("p", "v1")).await;
-    world.synced(Source::File, &["v1"]).await;
+    world.synced(PodSource::File, &["v1"]).await;
     world.runs(&["v1"]).await;
     world.set(static_pod("p", "v2")).await;
-    world.synced(Source::File, &["v2"]).await;
+    world.synced(PodSource::File, &["v2"]).await;
     world.set(static_pod("other", "other")).await;
     world.runs(&["other", "v1"]).await;
     // The file is changed back while its pod is still being stopped: it has to end all the same.
     world.set(static_pod("p", "v1")).await;
-    world.synced(Source::File, &["other", "v1"]).await;
+    world.synced(PodSource::File, &["other", "v1"]).await;
     world.shown(|board| board.pods.values().any(|pod| pod.ending)).await;
     world.let_end("v1").await;
     world.shown(|board| !board.pods.values().any(|pod| pod.ending)).await;
@@ -491,7 +494,7 @@ async fn a_new_version_of_a_static_pod_waits_for_the_end_of_the_old_one() {
 #[tokio::test]
 async fn a_mirror_is_no_pod_to_run_but_is_told_how_its_pod_is() {
     let mut world = World::with(&[]);
-    world.synced(Source::File, &["v1"]).await;
+    world.synced(PodSource::File, &["v1"]).await;
     world.set(static_pod("p", "v1")).await;
     world.runs(&["v1"]).await;
     assert_eq!(world.written.borrow().len(), 0, "there is nobody to tell yet");
@@ -503,7 +506,7 @@ async fn a_mirror_is_no_pod_to_run_but_is_told_how_its_pod_is() {
     world.tell(Update::Gone("m1".to_owned())).await;
     world.set(mirror("p", "m2", "v1")).await;
     world.told("m2", "Running").await;
-    world.synced(Source::Api, &["m2"]).await;
+    world.synced(PodSource::Api, &["m2"]).await;
     world.runs(&["v1"]).await;
     let told: HashSet<String> = world.written.borrow().iter().map(|(uid, _)| uid.clone()).collect();
     assert_eq!(
@@ -518,10 +521,10 @@ async fn a_mirror_is_no_pod_to_run_but_is_told_how_its_pod_is() {
 async fn a_deleted_pod_is_let_go_after_its_last_status() {
     let mut world = World::with(&[]);
     *world.api.services.lock().unwrap() = Some(Vec::new());
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     let mut p = pod("p", "u", json!({}));
     world.set(p.clone()).await;
-    world.synced(Source::Api, &["u"]).await;
+    world.synced(PodSource::Api, &["u"]).await;
     world.told("u", "Running").await;
     let mut asked = world.api.asked.subscribe();
     let before = asked.borrow().len();
@@ -545,11 +548,11 @@ async fn a_deleted_pod_is_let_go_after_its_last_status() {
 #[tokio::test]
 async fn a_list_of_the_api_servers_takes_away_mirrors_that_it_does_not_hold() {
     let mut world = World::with(&[]);
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     world.set(mirror("p", "m1", "v1")).await;
-    world.synced(Source::Api, &["m1"]).await;
+    world.synced(PodSource::Api, &["m1"]).await;
     world.shown(|board| !board.mirrors.is_empty()).await;
-    world.synced(Source::Api, &[]).await;
+    world.synced(PodSource::Api, &[]).await;
     world.shown(|board| board.mirrors.is_empty()).await;
     world.runs(&[]).await;
 }
@@ -565,8 +568,8 @@ async fn what_cannot_be_told_changes_nothing() {
     let mut mirrored = mirror("p", "m1", "s1");
     mirrored["spec"] = p["spec"].clone();
     world.runtime.mute.send_replace(Some(0));
-    world.synced(Source::File, &["s1"]).await;
-    world.synced(Source::Api, &["m1"]).await;
+    world.synced(PodSource::File, &["s1"]).await;
+    world.synced(PodSource::Api, &["m1"]).await;
     world.set(p).await;
     world.set(mirrored).await;
     world.told("m1", "Running").await;
@@ -609,10 +612,10 @@ async fn what_has_run_counts_though_its_start_has_failed() {
 async fn a_pod_whose_task_panics_is_taken_up_again() {
     let mut world = World::with(&[]);
     *world.api.services.lock().unwrap() = Some(Vec::new());
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     world.set(pod("p", "u", json!({}))).await;
     world.set(pod("other", "o", json!({}))).await;
-    world.synced(Source::Api, &["u", "o"]).await;
+    world.synced(PodSource::Api, &["u", "o"]).await;
     world.told("u", "Running").await;
     world.runs(&["o", "u"]).await;
     world.runtime.panicking.lock().unwrap().push(Call::Observe);
@@ -630,7 +633,7 @@ async fn a_pod_whose_task_panics_is_taken_up_again() {
 #[tokio::test]
 async fn a_pod_that_is_gone_before_its_task_is_back_ends() {
     let mut world = World::with(&["u"]);
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     let mut running = pod("p", "u", json!({}));
     running["status"] = json!({"phase": "Running", "containerStatuses": [{
         "name": "c", "image": "i:v1", "imageID": "", "ready": true, "restartCount": 0, "containerID": "fake://x",
@@ -654,9 +657,9 @@ async fn a_panic_in_what_a_task_has_begun_is_a_failure_of_that() {
     let mut world = World::with(&[]);
     *world.api.services.lock().unwrap() = Some(Vec::new());
     world.runtime.panicking.lock().unwrap().push(Call::Start);
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     world.set(pod("p", "u", json!({}))).await;
-    world.synced(Source::Api, &["u"]).await;
+    world.synced(PodSource::Api, &["u"]).await;
     let message = world.event("p", "FailedSync").await;
     assert_eq!(message, "internal error: a start has ended in a panic: Start is too much");
     let waiting = |written: &Vec<(String, PodStatus)>| {
@@ -682,11 +685,11 @@ async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
     let mut world = World::with(&[]);
     *world.api.services.lock().unwrap() = Some(Vec::new());
     world.let_save("u", false);
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     let mut once = pod("p", "u", json!({}));
     once["spec"]["restartPolicy"] = json!("Never");
     world.set(once.clone()).await;
-    world.synced(Source::Api, &["u"]).await;
+    world.synced(PodSource::Api, &["u"]).await;
     let message = world.event("p", "FailedSync").await;
     assert!(
         message.starts_with("cannot save the record of the pod; nothing is begun until then: "),
@@ -716,7 +719,7 @@ async fn a_pod_that_cannot_be_saved_begins_nothing_and_ends() {
 async fn an_attempt_that_is_not_the_newest_ends_before_another_begins() {
     let world = World::with(&["u"]);
     *world.api.services.lock().unwrap() = Some(Vec::new());
-    world.synced(Source::File, &[]).await;
+    world.synced(PodSource::File, &[]).await;
     // The API server tells of the second attempt, which is gone; the first one runs.
     let mut running = pod("p", "u", json!({}));
     running["status"] = json!({"phase": "Running", "containerStatuses": [{
@@ -724,7 +727,7 @@ async fn an_attempt_that_is_not_the_newest_ends_before_another_begins() {
         "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
     }]});
     world.set(running).await;
-    world.synced(Source::Api, &["u"]).await;
+    world.synced(PodSource::Api, &["u"]).await;
     let first = container_id("u", "c", 0);
     let mut stopped = world.runtime.stopped.subscribe();
     tokio::time::timeout(PATIENCE, stopped.wait_for(|all| *all == [first.clone()])).await.unwrap().unwrap();
@@ -745,7 +748,7 @@ async fn an_address_is_decided_once_and_kept_in_the_record() {
     let host_ips = ips(&["10.0.0.9", "10.0.0.7"]);
     *world.api.services.lock().unwrap() = Some(Vec::new());
     world.node.send_replace(NodeFacts { host_ips: host_ips.clone(), ..NodeFacts::default() });
-    let old = State { addresses: ips(&["10.0.0.7"]), ..State::default() };
+    let old = PodState { addresses: ips(&["10.0.0.7"]), ..PodState::default() };
     world.records.save("old", &old, false, clock::now()).unwrap();
     for (uid, expected) in [("old", ips(&["10.0.0.7"])), ("new", host_ips)] {
         world.set(pod(uid, uid, json!({}))).await;

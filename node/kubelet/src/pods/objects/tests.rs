@@ -23,7 +23,7 @@ use crate::{
         api::{Cluster, PodApi as _},
         environment::{NodeFacts, References},
         records::Records,
-        volumes::{Keeper, Parts, Settings, Volumes},
+        volumes::{Keeper, KeeperParts, VolumeSettings, Volumes},
     },
 };
 
@@ -165,11 +165,11 @@ fn pod(name: &str) -> Pod {
 async fn variables_and_files_of_all_pods_share_a_watch() {
     let server = Server::default();
     let cluster = Cluster::new(server.client(), Mirror::new().1, Mirror::new().1);
-    let volumes = Arc::new(Volumes::new(&cluster, Settings::default()));
+    let volumes = Arc::new(Volumes::new(&cluster, VolumeSettings::default()));
     let root = tempfile::tempdir().unwrap();
     let (_node, node) = watch::channel(NodeFacts::default());
     let keep = |name: &str| {
-        let parts = Parts {
+        let parts = KeeperParts {
             volumes: Arc::clone(&volumes),
             records: Records::open(root.path()).unwrap(),
             node: node.clone(),
@@ -215,8 +215,8 @@ async fn a_token_is_asked_for_again_before_it_ends() {
     let cluster = Cluster::new(server.client(), Mirror::new().1, Mirror::new().1);
     let root = tempfile::tempdir().unwrap();
     let (_node, node) = watch::channel(NodeFacts::default());
-    let parts = Parts {
-        volumes: Arc::new(Volumes::new(&cluster, Settings::default())),
+    let parts = KeeperParts {
+        volumes: Arc::new(Volumes::new(&cluster, VolumeSettings::default())),
         records: Records::open(root.path()).unwrap(),
         node,
         view: None,

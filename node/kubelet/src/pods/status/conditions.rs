@@ -9,19 +9,19 @@ use super::{
     seconds,
 };
 use crate::pods::{
-    lifecycle::{Kind, Spec, State, restarts_all, spec::Container},
+    lifecycle::{ContainerKind, PodState, Spec, restarts_all, spec::Container},
     reason::ConditionReason,
 };
 
 /// A condition before it is compared with the previous one.
-struct Condition {
+struct ComputedCondition {
     kind: &'static str,
     status: bool,
     reason: Option<ConditionReason>,
     message: String,
 }
 
-impl Condition {
+impl ComputedCondition {
     fn new(kind: &'static str, status: bool) -> Self {
         Self { kind, status, reason: None, message: String::new() }
     }
@@ -35,7 +35,7 @@ impl Condition {
 pub(super) fn of(
     pod: &Pod,
     spec: &Spec,
-    state: &State,
+    state: &PodState,
     phase: Phase,
     previous: &[PodCondition],
     now: Timestamp,
@@ -44,16 +44,19 @@ pub(super) fn of(
     let given_up = if state.verdict.is_some() { Phase::Failed } else { phase };
     let containers_ready = containers_ready(spec, state, given_up);
     let conditions = [
-        Some(Condition::new("PodReadyToStartContainers", state.ending.is_none() || !state.all_stopped())),
+        Some(ComputedCondition::new(
+            "PodReadyToStartContainers",
+            state.ending.is_none() || !state.all_stopped(),
+        )),
         Some(initialized(spec, state, phase, previous)),
         Some(ready(pod, &containers_ready)),
         Some(containers_ready),
-        Some(Condition::new("PodScheduled", true)),
+        Some(ComputedCondition::new("PodScheduled", true)),
         spec.all()
             .any(|c| c.restart.rules.iter().any(|rule| rule.all))
             .then(|| restarting(spec, state, phase)),
         state.verdict.as_ref().filter(|verdict| verdict.disrupts).map(|verdict| {
-            Condition::new("DisruptionTarget", true)
+            ComputedCondition::new("DisruptionTarget", true)
                 .because(ConditionReason::TerminationByKubelet, verdict.message.clone())
         }),
     ];
@@ -79,8 +82,8 @@ pub(super) fn of(
 }
 
 /// Whether the whole pod is on its way to be started again in place; only where a rule may ask for it.
-fn restarting(spec: &Spec, state: &State, phase: Phase) -> Condition {
-    let condition = |status| Condition::new("AllContainersRestarting", status);
+fn restarting(spec: &Spec, state: &PodState, phase: Phase) -> ComputedCondition {
+    let condition = |status| ComputedCondition::new("AllContainersRestarting", status);
     match phase {
         Phase::Succeeded => condition(false).because(ConditionReason::PodCompleted, String::new()),
         Phase::Failed => condition(false).because(ConditionReason::PodFailed, String::new()),
@@ -94,8 +97,8 @@ fn restarting(spec: &Spec, state: &State, phase: Phase) -> Condition {
     }
 }
 
-fn initialized(spec: &Spec, state: &State, phase: Phase, previous: &[PodCondition]) -> Condition {
-    let condition = |status| Condition::new("Initialized", status);
+fn initialized(spec: &Spec, state: &PodState, phase: Phase, previous: &[PodCondition]) -> ComputedCondition {
+    let condition = |status| ComputedCondition::new("Initialized", status);
     if phase == Phase::Succeeded {
         return condition(true).because(ConditionReason::PodCompleted, String::new());
     }
@@ -113,18 +116,18 @@ fn initialized(spec: &Spec, state: &State, phase: Phase, previous: &[PodConditio
     condition(false).because(ConditionReason::ContainersNotInitialized, message)
 }
 
-fn is_initialized(container: &Container, state: &State) -> bool {
+fn is_initialized(container: &Container, state: &PodState) -> bool {
     let Some(record) = state.containers.get(&container.name) else { return false };
     match container.kind {
-        Kind::Sidecar => is_started(container, state),
-        Kind::Init | Kind::Regular | Kind::Ephemeral => {
+        ContainerKind::Sidecar => is_started(container, state),
+        ContainerKind::Init | ContainerKind::Regular | ContainerKind::Ephemeral => {
             record.ended(state.round).is_some_and(|f| f.exit.exit_code == 0)
         }
     }
 }
 
-fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {
-    let condition = |status| Condition::new("ContainersReady", status);
+fn containers_ready(spec: &Spec, state: &PodState, phase: Phase) -> ComputedCondition {
+    let condition = |status| ComputedCondition::new("ContainersReady", status);
     match phase {
         Phase::Succeeded => return condition(false).because(ConditionReason::PodCompleted, String::new()),
         Phase::Failed => return condition(false).because(ConditionReason::PodFailed, String::new()),
@@ -143,8 +146,8 @@ fn containers_ready(spec: &Spec, state: &State, phase: Phase) -> Condition {
     condition(false).because(ConditionReason::ContainersNotReady, message)
 }
 
-fn ready(pod: &Pod, containers_ready: &Condition) -> Condition {
-    let condition = |status| Condition::new("Ready", status);
+fn ready(pod: &Pod, containers_ready: &ComputedCondition) -> ComputedCondition {
+    let condition = |status| ComputedCondition::new("Ready", status);
     if !containers_ready.status {
         return condition(false).because(containers_ready.reason, containers_ready.message.clone());
     }

@@ -16,7 +16,8 @@ use crate::{
         container_id::container_id,
         ephemeral,
         lifecycle::{
-            AfterExit, ContainerRecord, Finished, Kind, PodName, Spec, Stage, State, spec::Container,
+            AfterExit, ContainerKind, ContainerRecord, Finished, PodName, PodState, Spec, Stage,
+            spec::Container,
         },
         reason::{TerminatedReason, WaitingReason},
     },
@@ -27,7 +28,7 @@ pub(super) struct Statuses<'a> {
     pub(super) pod: &'a PodName,
     pub(super) uid: &'a str,
     pub(super) spec: &'a Spec,
-    pub(super) state: &'a State,
+    pub(super) state: &'a PodState,
     pub(super) phase: Phase,
     pub(super) runtime: &'a str,
 }
@@ -47,11 +48,11 @@ impl Statuses<'_> {
         let over = self.phase.is_terminal();
         let started = !over && is_started(container, self.state);
         let ready = match container.kind {
-            Kind::Init => record.ended(self.state.round).is_some_and(|f| f.exit.exit_code == 0),
-            Kind::Sidecar | Kind::Regular => !over && is_ready(container, self.state),
-            Kind::Ephemeral => false,
+            ContainerKind::Init => record.ended(self.state.round).is_some_and(|f| f.exit.exit_code == 0),
+            ContainerKind::Sidecar | ContainerKind::Regular => !over && is_ready(container, self.state),
+            ContainerKind::Ephemeral => false,
         };
-        let started = (container.kind != Kind::Ephemeral).then_some(started);
+        let started = (container.kind != ContainerKind::Ephemeral).then_some(started);
         ContainerStatus {
             name: container.name.clone(),
             state: Some(state),
@@ -130,7 +131,7 @@ impl Statuses<'_> {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }
-            None if self.state.initialized && container.kind == Kind::Regular => {
+            None if self.state.initialized && container.kind == ContainerKind::Regular => {
                 let terminated = ContainerStateTerminated {
                     exit_code: 137,
                     reason: Some(TerminatedReason::ContainerStatusUnknown.to_string()),
@@ -149,8 +150,9 @@ impl Statuses<'_> {
     }
 
     /// The waiting state of a container for which no error is recorded; `newest` is its newest end.
-    fn waiting_default(&self, kind: Kind, newest: Option<&Finished>) -> ContainerState {
-        let initializing = kind != Kind::Ephemeral && !self.spec.init.is_empty() && !self.state.initialized;
+    fn waiting_default(&self, kind: ContainerKind, newest: Option<&Finished>) -> ContainerState {
+        let initializing =
+            kind != ContainerKind::Ephemeral && !self.spec.init.is_empty() && !self.state.initialized;
         let (reason, message) = if newest.is_some_and(|finished| finished.round < self.state.round) {
             (WaitingReason::RestartingAllContainers, "it waits for its turn: the whole pod is started again")
         } else if initializing {

@@ -19,11 +19,11 @@ use k8s_openapi::{
 };
 
 pub use self::phase::{Phase, is_terminal};
-use super::lifecycle::{PodName, Spec, State};
+use super::lifecycle::{PodName, PodState, Spec};
 
 /// What a status says besides the pod itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
+pub struct StatusContext<'a> {
     /// Addresses of the node.
     pub host_ips: &'a [IpAddr],
     /// The scheme of container ids, the part of the runtime's version before `://`.
@@ -38,8 +38,8 @@ pub fn of(
     pod: &Pod,
     name: &PodName,
     spec: &Spec,
-    state: &State,
-    context: Context<'_>,
+    state: &PodState,
+    context: StatusContext<'_>,
     now: Timestamp,
 ) -> PodStatus {
     let phase = phase::of(spec, state);

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::PodStatus;
 
 use super::readiness::is_started;
-use crate::pods::lifecycle::{AfterExit, Finished, Kind, Spec, State, spec::Container};
+use crate::pods::lifecycle::{AfterExit, ContainerKind, Finished, PodState, Spec, spec::Container};
 
 /// `status.phase`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ enum SeenContainer<'a> {
     Stopped(&'a Finished),
 }
 
-fn seen<'a>(state: &'a State, container: &Container) -> SeenContainer<'a> {
+fn seen<'a>(state: &'a PodState, container: &Container) -> SeenContainer<'a> {
     let Some(record) = state.containers.get(&container.name) else { return SeenContainer::Waiting };
     if record.up().is_some() {
         return SeenContainer::Running;
@@ -62,7 +62,7 @@ fn seen<'a>(state: &'a State, container: &Container) -> SeenContainer<'a> {
 /// The phase to be published. A terminal one is published only when nothing runs any more, and then
 /// stays, because a pod whose end has begun starts nothing again.
 #[must_use]
-pub(super) fn of(spec: &Spec, state: &State) -> Phase {
+pub(super) fn of(spec: &Spec, state: &PodState) -> Phase {
     let over = state.is_over();
     if over && state.verdict.is_some() {
         return Phase::Failed;
@@ -79,9 +79,9 @@ pub(super) fn of(spec: &Spec, state: &State) -> Phase {
     }
 }
 
-fn by_containers(spec: &Spec, state: &State) -> Phase {
+fn by_containers(spec: &Spec, state: &PodState) -> Phase {
     let mut initializing = false;
-    for container in spec.init.iter().filter(|c| c.kind == Kind::Init) {
+    for container in spec.init.iter().filter(|c| c.kind == ContainerKind::Init) {
         match seen(state, container) {
             SeenContainer::Waiting | SeenContainer::Running => initializing = true,
             SeenContainer::Stopped(f) if f.exit.exit_code == 0 => {}

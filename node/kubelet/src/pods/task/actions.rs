@@ -1,4 +1,4 @@
-//! The carrying out of what the lifecycle asks for: each action is spawned, and comes back as an [`Outcome`].
+//! The carrying out of what the lifecycle asks for: each action is spawned, and comes back as an [`TaskOutcome`].
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
-use super::{Outcome, PodTask, outcome::panicked};
+use super::{PodTask, TaskOutcome, outcome::panicked};
 use crate::{
     pods::{
         clock,
@@ -31,11 +31,11 @@ impl PodTask {
     pub(super) fn forget(&mut self, container: String, attempt: u32) {
         let shared = Arc::clone(&self.shared);
         let uid = self.name.uid.clone();
-        self.spawn("the removal of an ended container", |_| Outcome::Done, async move {
+        self.spawn("the removal of an ended container", |_| TaskOutcome::Done, async move {
             let id = container_id(&uid, &container, attempt);
             if let Err(error) = shared.runtime.remove(&id).await {
                 tracing::debug!(container = id, %error, "an ended container could not be removed");
-                return Outcome::Done;
+                return TaskOutcome::Done;
             }
             let remove = move || shared.records.remove_attempt(&uid, &container, attempt);
             match tokio::task::spawn_blocking(remove).await {
@@ -43,18 +43,18 @@ impl PodTask {
                 Ok(Err(error)) => tracing::debug!(container = id, %error, "files of an ended container could not be removed"),
                 Err(error) => tracing::error!(container = id, %error, "the removal of a container's files has panicked"),
             }
-            Outcome::Done
+            TaskOutcome::Done
         });
     }
 
     /// Removes an attempt of which nothing is known but that it has ended.
     pub(super) fn remove_stray(&mut self, id: String) {
         let shared = Arc::clone(&self.shared);
-        self.spawn("the removal of an ended container", |_| Outcome::Done, async move {
+        self.spawn("the removal of an ended container", |_| TaskOutcome::Done, async move {
             if let Err(error) = shared.runtime.remove(&id).await {
                 tracing::debug!(container = id, %error, "an ended container could not be removed");
             }
-            Outcome::Done
+            TaskOutcome::Done
         });
     }
 
@@ -87,7 +87,7 @@ impl PodTask {
         let (name, places) = (container.clone(), self.places());
         let failed = {
             let container = container.clone();
-            move |panic| Outcome::Pulled { container, result: Err(panicked(panic)) }
+            move |panic| TaskOutcome::Pulled { container, result: Err(panicked(panic)) }
         };
         let handle = self.spawn("a pull", failed, async move {
             // Nothing of a pod begins before its volumes are there, as upstream has it.
@@ -104,7 +104,7 @@ impl PodTask {
                 source.pull(&container, &image, policy, &credentials, note).await
             };
             let result = result.await;
-            Outcome::Pulled { container, result }
+            TaskOutcome::Pulled { container, result }
         });
         self.pulls.insert(name, handle);
     }
@@ -127,7 +127,7 @@ impl PodTask {
         let addresses = self.state.addresses.clone();
         let failed = {
             let container = name.clone();
-            move |panic| Outcome::StartPanicked { container, attempt, trouble: panicked(panic) }
+            move |panic| TaskOutcome::StartPanicked { container, attempt, trouble: panicked(panic) }
         };
         self.starting.insert(name.clone());
         self.spawn("a start", failed, async move {
@@ -154,7 +154,7 @@ impl PodTask {
                 }
                 Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
             }
-            Outcome::Started { container: name, result }
+            TaskOutcome::Started { container: name, result }
         });
     }
 
@@ -185,11 +185,11 @@ impl PodTask {
             let container = container.clone();
             move |panic| {
                 let trouble = Trouble { reason: WaitingReason::PostStartHookError, ..panicked(panic) };
-                Outcome::PostStarted { container, attempt: number, result: Err(trouble) }
+                TaskOutcome::PostStarted { container, attempt: number, result: Err(trouble) }
             }
         };
         let handle = self.spawn("a postStart hook", failed, async move {
-            Outcome::PostStarted { container, attempt: number, result: attempt.post_start().await }
+            TaskOutcome::PostStarted { container, attempt: number, result: attempt.post_start().await }
         });
         self.ongoing.hook(&id, handle);
     }
@@ -199,11 +199,11 @@ impl PodTask {
         let (id, number) = (attempt.id.clone(), attempt.number);
         let failed = {
             let container = container.clone();
-            move |_| Outcome::PreStopped { container, attempt: number }
+            move |_| TaskOutcome::PreStopped { container, attempt: number }
         };
         let handle = self.spawn("a preStop hook", failed, async move {
             attempt.pre_stop(within).await;
-            Outcome::PreStopped { container, attempt: number }
+            TaskOutcome::PreStopped { container, attempt: number }
         });
         self.ongoing.hook(&id, handle);
     }
@@ -212,12 +212,12 @@ impl PodTask {
         let attempt = self.attempt(&container);
         let failed = {
             let (container, attempt) = (container.clone(), attempt.number);
-            move |_| Outcome::Probed { container, attempt, kind, success: None, took: Duration::ZERO }
+            move |_| TaskOutcome::Probed { container, attempt, kind, success: None, took: Duration::ZERO }
         };
         self.spawn("a probe", failed, async move {
             let begun = Instant::now();
             let success = attempt.probe(kind).await;
-            Outcome::Probed { container, attempt: attempt.number, kind, success, took: begun.elapsed() }
+            TaskOutcome::Probed { container, attempt: attempt.number, kind, success, took: begun.elapsed() }
         });
     }
 
@@ -229,7 +229,7 @@ impl PodTask {
     pub(super) fn stop_container(&mut self, id: String, grace: Duration) {
         let shared = Arc::clone(&self.shared);
         let (pod, spec, reference) = (self.name.clone(), self.spec.clone(), self.reference.clone());
-        self.spawn("a stop", |_| Outcome::Done, async move {
+        self.spawn("a stop", |_| TaskOutcome::Done, async move {
             let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
@@ -250,7 +250,7 @@ impl PodTask {
                     break;
                 }
             }
-            Outcome::Done
+            TaskOutcome::Done
         });
     }
 }

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tokio::task::JoinHandle;
 
 use crate::pods::{
-    lifecycle::{Now, State},
+    lifecycle::{Now, PodState},
     records::Records,
 };
 
@@ -18,9 +18,9 @@ pub(super) struct Journal {
     records: Records,
     uid: String,
     /// The newest state that is known to be on disk, and when it was written.
-    on_disk: Option<(State, Now)>,
+    on_disk: Option<(PodState, Now)>,
     /// What is being written.
-    writing: Option<(State, Now, JoinHandle<io::Result<()>>)>,
+    writing: Option<(PodState, Now, JoinHandle<io::Result<()>>)>,
 }
 
 impl Journal {
@@ -33,7 +33,7 @@ impl Journal {
     ///
     /// # Errors
     /// Why it is not on disk. The one before may be, or one that was written since.
-    pub(super) async fn save(&mut self, state: State, must: bool, now: Now) -> Result<(), String> {
+    pub(super) async fn save(&mut self, state: PodState, must: bool, now: Now) -> Result<(), String> {
         if let Err(error) = self.finish().await
             && self.writing.is_some()
         {
@@ -94,7 +94,7 @@ mod tests {
         let mut journal = Journal::new(records.clone(), "u".to_owned());
         let now = clock::now();
         let file = records.dir("u").join("state.json");
-        let mut state = State::default();
+        let mut state = PodState::default();
         journal.save(state.clone(), false, now).await.unwrap();
         std::fs::remove_file(&file).unwrap();
         let later =

@@ -24,13 +24,13 @@ use crate::{
 
 /// What a task has spawned, when it has ended.
 pub(super) struct Spawned {
-    outcome: Outcome,
+    outcome: TaskOutcome,
     /// What it was, and what its panic said, where it did not come to an end of its own.
     panic: Option<(&'static str, String)>,
 }
 
 /// What has come of something that the task had spawned.
-pub(super) enum Outcome {
+pub(super) enum TaskOutcome {
     Pulled {
         container: String,
         result: Result<Image, Trouble>,
@@ -83,8 +83,8 @@ impl PodTask {
     pub(super) fn spawn(
         &mut self,
         what: &'static str,
-        failed: impl FnOnce(String) -> Outcome + Send + 'static,
-        work: impl Future<Output = Outcome> + Send + 'static,
+        failed: impl FnOnce(String) -> TaskOutcome + Send + 'static,
+        work: impl Future<Output = TaskOutcome> + Send + 'static,
     ) -> AbortHandle {
         self.outcomes.spawn(async move {
             match caught(work).await {
@@ -108,18 +108,18 @@ impl PodTask {
         }
     }
 
-    fn record(&mut self, outcome: Outcome) {
+    fn record(&mut self, outcome: TaskOutcome) {
         let now = clock::now();
         match outcome {
-            Outcome::Pulled { container, result } => {
+            TaskOutcome::Pulled { container, result } => {
                 self.pulls.remove(&container);
                 self.state.record_pull(&container, result, now);
             }
-            Outcome::Started { container, result } => {
+            TaskOutcome::Started { container, result } => {
                 self.starting.remove(&container);
                 self.state.record_start(&self.spec, &container, result, now);
             }
-            Outcome::StartPanicked { container, attempt, trouble } => {
+            TaskOutcome::StartPanicked { container, attempt, trouble } => {
                 // What has become of it otherwise is seen by the next look.
                 self.starting.remove(&container);
                 let id = container_id(&self.name.uid, &container, attempt);
@@ -128,11 +128,11 @@ impl PodTask {
                     self.state.record_start(&self.spec, &container, Err(trouble), now);
                 }
             }
-            Outcome::PostStarted { container, attempt, result } => {
+            TaskOutcome::PostStarted { container, attempt, result } => {
                 self.state.record_post_start(&container, attempt, result);
             }
-            Outcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
-            Outcome::Probed { container, attempt, kind, success, took } => match success {
+            TaskOutcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
+            TaskOutcome::Probed { container, attempt, kind, success, took } => match success {
                 Some(success) => {
                     self.shared.probes.record(&self.name, &container, kind, success, took);
                     self.state.record_probe(&self.spec, &container, attempt, kind, success);
@@ -140,23 +140,23 @@ impl PodTask {
                 None => self.state.record_probe_given_up(&container, attempt, kind),
             },
             // The mirror that it was written to is not the one of now.
-            Outcome::Published { uid, .. } if uid.as_deref() != self.object_uid() => {}
-            Outcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
-            Outcome::Published { result: Err(ApiError::Gone), .. } => {
+            TaskOutcome::Published { uid, .. } if uid.as_deref() != self.object_uid() => {}
+            TaskOutcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
+            TaskOutcome::Published { result: Err(ApiError::Gone), .. } => {
                 // The source will say so too; until then there is nobody to tell.
                 self.publisher.failed(now.steady);
             }
-            Outcome::Published { result: Err(ApiError::Later(error)), .. } => {
+            TaskOutcome::Published { result: Err(ApiError::Later(error)), .. } => {
                 tracing::debug!(pod = %self.name, error, "the status could not be written; trying again");
                 self.publisher.failed(now.steady);
             }
-            Outcome::Finalized(Ok(()) | Err(ApiError::Gone)) => self.finalize = Finalize::Done,
-            Outcome::Finalized(Err(ApiError::Later(error))) => {
+            TaskOutcome::Finalized(Ok(()) | Err(ApiError::Gone)) => self.finalize = Finalize::Done,
+            TaskOutcome::Finalized(Err(ApiError::Later(error))) => {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
                 self.finalize = Finalize::RetryAt(now.steady.after(FINALIZE_RETRY));
             }
-            Outcome::Unmounted(result) => self.record_unmounted(result, now.steady),
-            Outcome::Done => {}
+            TaskOutcome::Unmounted(result) => self.record_unmounted(result, now.steady),
+            TaskOutcome::Done => {}
         }
     }
 }

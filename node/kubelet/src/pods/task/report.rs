@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Outcome, PodTask, uid};
+use super::{PodTask, TaskOutcome, uid};
 use crate::pods::{
     api::ApiError,
     index,
@@ -37,7 +37,7 @@ impl PodTask {
         let version = self.shared.runtime.version();
         let object_status = self.object.as_ref().and_then(|object| object.status.as_ref());
         let api_conditions = object_status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        let context = status::Context {
+        let context = status::StatusContext {
             host_ips: &node.host_ips,
             runtime: version.split_once("://").map_or(version.as_str(), |(scheme, _)| scheme),
             previous: self.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or(api_conditions),
@@ -57,11 +57,11 @@ impl PodTask {
             let to = uid(Some(&object)).map(str::to_owned);
             let failed = {
                 let uid = to.clone();
-                move |panic| Outcome::Published { uid, result: Err(ApiError::Later(panic)) }
+                move |panic| TaskOutcome::Published { uid, result: Err(ApiError::Later(panic)) }
             };
             self.spawn("the writing of a status", failed, async move {
                 let result = shared.api.publish(&object, &status).await.map(Box::new);
-                Outcome::Published { uid: to, result }
+                TaskOutcome::Published { uid: to, result }
             });
         }
         self.status = Some(status);
@@ -78,8 +78,8 @@ impl PodTask {
         if self.spec.deletion.is_some() && self.state.is_over() && self.is_unmounted() && settled && due {
             self.finalize = Finalize::InFlight;
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
-            let failed = |panic| Outcome::Finalized(Err(ApiError::Later(panic)));
-            let work = async move { Outcome::Finalized(shared.api.finalize(&pod).await) };
+            let failed = |panic| TaskOutcome::Finalized(Err(ApiError::Later(panic)));
+            let work = async move { TaskOutcome::Finalized(shared.api.finalize(&pod).await) };
             self.spawn("the final DELETE", failed, work);
         }
         match self.finalize {

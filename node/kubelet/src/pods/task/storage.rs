@@ -4,16 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
-use super::{Outcome, PodTask};
+use super::{PodTask, TaskOutcome};
 use crate::{
     eviction::EvictionOrder,
     pods::{
         cleanup, clock,
         files::resolv_conf::Dns,
-        lifecycle::{Moment, State, Verdict},
+        lifecycle::{Moment, PodState, Verdict},
         reason::PodReason,
         shared::Shared,
-        volumes::{Keeper, Parts, Places},
+        volumes::{Keeper, KeeperParts, VolumePlaces},
     },
 };
 
@@ -42,7 +42,7 @@ impl Storage {
         shared: &Arc<Shared>,
         pod: &Arc<Pod>,
         reference: &ObjectReference,
-        state: &State,
+        state: &PodState,
     ) -> Self {
         if state.is_over() {
             return Self::Ending(Moment::default());
@@ -55,7 +55,7 @@ impl Storage {
             }
         }
         let (recorder, reference) = (shared.recorder.clone(), reference.clone());
-        let parts = Parts {
+        let parts = KeeperParts {
             volumes: Arc::clone(&shared.volumes),
             records: shared.records.clone(),
             node: shared.node.clone(),
@@ -93,7 +93,7 @@ impl Storage {
 
 impl PodTask {
     /// Waits until all volumes are there; never ends where there are to be none any more.
-    pub(super) fn places(&self) -> impl Future<Output = Places> + Send + use<> {
+    pub(super) fn places(&self) -> impl Future<Output = VolumePlaces> + Send + use<> {
         let ready = match &self.storage {
             Storage::Kept(keeper) => Some(keeper.ready()),
             Storage::Ending(_) | Storage::Unmounting | Storage::Gone => None,
@@ -127,16 +127,16 @@ impl PodTask {
         }
         let kept = std::mem::replace(&mut self.storage, Storage::Unmounting);
         let (shared, uid) = (Arc::clone(&self.shared), self.name.uid.clone());
-        let failed = |panic| Outcome::Unmounted(Err(panic));
+        let failed = |panic| TaskOutcome::Unmounted(Err(panic));
         self.spawn("the removal of volumes", failed, async move {
             kept.stop().await;
             // The last exits are on record: nobody asks the provider for them any more.
             if let Err(error) = cleanup::remove_containers(&shared, &uid).await {
-                return Outcome::Unmounted(Err(error));
+                return TaskOutcome::Unmounted(Err(error));
             }
             let remove = move || shared.volumes.remove(&shared.records, &uid);
             let removed = tokio::task::spawn_blocking(remove).await;
-            Outcome::Unmounted(match removed {
+            TaskOutcome::Unmounted(match removed {
                 Ok(removed) => removed.map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             })

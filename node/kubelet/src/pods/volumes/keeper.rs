@@ -14,9 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     needs::Needs,
-    slot::{Limited, SetUpOutcome, VolumeSlot},
+    slot::{LimitedVolume, SetUpOutcome, VolumeSlot},
 };
-use super::{Place, Places, Volumes, empty_dir, source};
+use super::{VolumePlace, VolumePlaces, Volumes, empty_dir, source};
 use crate::pods::{
     admission::NodeView, environment::NodeFacts, lifecycle::Note, reason::EventReason, records::Records,
 };
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(123);
 const MEASURE: Duration = Duration::from_secs(10);
 
 /// What the keeper has to do with.
-pub(in crate::pods) struct Parts {
+pub(in crate::pods) struct KeeperParts {
     pub(in crate::pods) volumes: Arc<Volumes>,
     pub(in crate::pods) records: Records,
     pub(in crate::pods) node: watch::Receiver<NodeFacts>,
@@ -45,7 +45,7 @@ struct VolumeProgress {
     version: u64,
     /// All volumes that are used have been there once.
     ready: bool,
-    places: Places,
+    places: VolumePlaces,
     /// A volume has grown beyond its limit: what to say when the pod is evicted for it.
     excess: Option<String>,
 }
@@ -60,7 +60,7 @@ pub(in crate::pods) struct Keeper {
 
 impl Keeper {
     /// Begins to set up the volumes of `pod`.
-    pub(in crate::pods) fn start(pod: Arc<Pod>, parts: Parts) -> Self {
+    pub(in crate::pods) fn start(pod: Arc<Pod>, parts: KeeperParts) -> Self {
         let (progress, receiver) = watch::channel(VolumeProgress::default());
         let (sender, pod) = watch::channel((1, pod));
         let task = AbortOnDropHandle::new(tokio::spawn(Work::new(parts, pod, progress).run()));
@@ -77,7 +77,7 @@ impl Keeper {
 
     /// Waits until all volumes of the pod as it is now are there, and returns where. The future does not borrow the keeper; it
     /// never ends when the keeper ends first.
-    pub(in crate::pods) fn ready(&self) -> impl Future<Output = Places> + Send + use<> {
+    pub(in crate::pods) fn ready(&self) -> impl Future<Output = VolumePlaces> + Send + use<> {
         let mut progress = self.progress.clone();
         let version = self.pod.borrow().0;
         async move {
@@ -109,7 +109,7 @@ impl Keeper {
 
 /// The keeper's task.
 struct Work {
-    parts: Parts,
+    parts: KeeperParts,
     pod: watch::Receiver<(u64, Arc<Pod>)>,
     progress: watch::Sender<VolumeProgress>,
     slots: Vec<VolumeSlot>,
@@ -121,7 +121,7 @@ struct Work {
 
 impl Work {
     fn new(
-        parts: Parts,
+        parts: KeeperParts,
         pod: watch::Receiver<(u64, Arc<Pod>)>,
         progress: watch::Sender<VolumeProgress>,
     ) -> Self {
@@ -187,7 +187,8 @@ impl Work {
         if limited.is_empty() || Instant::now() < self.measure {
             return None;
         }
-        let measured = tokio::task::spawn_blocking(move || limited.iter().find_map(Limited::excess)).await;
+        let measured =
+            tokio::task::spawn_blocking(move || limited.iter().find_map(LimitedVolume::excess)).await;
         self.measure = Instant::now() + MEASURE;
         measured.unwrap_or_default()
     }
@@ -210,7 +211,7 @@ impl Work {
         let slots = &self.slots;
         self.progress.send_if_modified(|progress| {
             let places = slots.iter().filter_map(|slot| Some((slot.name.clone(), slot.place.clone()?)));
-            let places: Places = Arc::new(places.collect());
+            let places: VolumePlaces = Arc::new(places.collect());
             let changed = (progress.version, progress.ready, &progress.places) != (version, ready, &places)
                 || excess.is_some();
             let excess = excess.or(progress.excess.take());

@@ -46,7 +46,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::ProtectedPaths};
 pub(super) use self::{
-    keeper::{Keeper, Parts},
+    keeper::{Keeper, KeeperParts},
     resolve::{env_files, make_mount_points, mounts},
 };
 use super::{api::Cluster, files::resolv_conf, objects::ObjectSource, records::Records};
@@ -54,7 +54,7 @@ use crate::runtime::Mount;
 
 /// What the volumes and files of all pods of a node are made with.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct VolumeSettings {
     /// Paths of the node that pods may mount.
     pub allowed_host_paths: AllowedHostPaths,
     /// How pods resolve names.
@@ -68,16 +68,16 @@ pub struct Settings {
 /// The volumes of a node.
 #[derive(Debug)]
 pub struct Volumes {
-    settings: Settings,
+    settings: VolumeSettings,
     objects: Option<Arc<dyn ObjectSource>>,
 }
 
 /// Where volumes are, by name.
-pub(super) type Places = Arc<BTreeMap<String, Place>>;
+pub(super) type VolumePlaces = Arc<BTreeMap<String, VolumePlace>>;
 
 /// Where a volume is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum VolumePlace {
     /// A path of the node without links; `read_only` whatever a mount says.
     Path { path: PathBuf, read_only: bool },
     /// The files of an image, by its name.
@@ -87,23 +87,23 @@ pub(super) enum Place {
 impl Volumes {
     /// Volumes of a node of a cluster.
     #[must_use]
-    pub fn new(cluster: &Cluster, settings: Settings) -> Self {
+    pub fn new(cluster: &Cluster, settings: VolumeSettings) -> Self {
         Self { settings, objects: Some(cluster.object_source()) }
     }
 
     /// Volumes of pods that no cluster knows.
     #[must_use]
-    pub fn alone(settings: Settings) -> Self {
+    pub fn alone(settings: VolumeSettings) -> Self {
         Self { settings, objects: None }
     }
 
     /// Volumes made from these objects, for tests.
     #[cfg(test)]
-    pub(super) fn with(objects: Arc<dyn ObjectSource>, settings: Settings) -> Self {
+    pub(super) fn with(objects: Arc<dyn ObjectSource>, settings: VolumeSettings) -> Self {
         Self { settings, objects: Some(objects) }
     }
 
-    pub(super) fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &VolumeSettings {
         &self.settings
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 /// A mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mount {
+pub(super) struct MountEntry {
     pub(super) path: PathBuf,
     pub(super) kind: String,
     /// What happens in it is passed on to namespaces that were made from this one.
@@ -20,27 +20,30 @@ pub(super) struct Mount {
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn read() -> io::Result<Vec<Mount>> {
+pub(super) fn read() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
 /// Mounts at `path` and below.
-pub(super) fn below<'a>(mounts: &'a [Mount], path: &'a Path) -> impl DoubleEndedIterator<Item = &'a Mount> {
+pub(super) fn below<'a>(
+    mounts: &'a [MountEntry],
+    path: &'a Path,
+) -> impl DoubleEndedIterator<Item = &'a MountEntry> {
     mounts.iter().filter(move |mount| mount.path.starts_with(path))
 }
 
 /// Lines that are none are left out.
-fn parse(text: &[u8]) -> Vec<Mount> {
+fn parse(text: &[u8]) -> Vec<MountEntry> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
-fn parse_line(line: &[u8]) -> Option<Mount> {
+fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let path = unescape(fields.get(4)?);
     let separator = fields.iter().position(|field| *field == b"-")?;
     let tags = fields.get(6..separator)?;
     let kind = fields.get(separator + 1)?;
-    Some(Mount {
+    Some(MountEntry {
         path: PathBuf::from(OsString::from_vec(path)),
         kind: String::from_utf8_lossy(kind).into_owned(),
         is_shared: tags.iter().any(|tag| tag.starts_with(b"shared:")),

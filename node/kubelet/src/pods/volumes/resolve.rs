@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Read as _, path::Path};
 
 use k8s_openapi::api::core::v1::Container;
 
-use super::{Place, Places, beneath::Opened, plan};
+use super::{VolumePlace, VolumePlaces, beneath::Opened, plan};
 use crate::{
     pods::{lifecycle::Trouble, reason::WaitingReason},
     runtime::{ImageError, Mount, Runtime},
@@ -28,7 +28,7 @@ fn config_error(message: impl Into<String>) -> Trouble {
 pub(in crate::pods) async fn mounts(
     container: &Container,
     env: &[(String, String)],
-    places: &Places,
+    places: &VolumePlaces,
     runtime: &dyn Runtime,
 ) -> Result<Vec<Mount>, Trouble> {
     let mut mounts = Vec::new();
@@ -40,8 +40,8 @@ pub(in crate::pods) async fn mounts(
             ))
         })?;
         let (root, read_only, may_make) = match place {
-            Place::Path { path, read_only } => (path.clone(), *read_only, true),
-            Place::Image(image) => (image_root(runtime, image).await?, true, false),
+            VolumePlace::Path { path, read_only } => (path.clone(), *read_only, true),
+            VolumePlace::Image(image) => (image_root(runtime, image).await?, true, false),
         };
         let host_path = if planned.sub_path.is_empty() {
             root
@@ -126,11 +126,11 @@ fn sub_path(root: &Path, path: &str, may_make: bool) -> std::io::Result<std::pat
 /// The waiting reason and message of the container.
 pub(in crate::pods) fn env_files(
     wanted: impl IntoIterator<Item = (String, String)>,
-    places: &Places,
+    places: &VolumePlaces,
 ) -> Result<BTreeMap<(String, String), Option<String>>, Trouble> {
     let mut files = BTreeMap::new();
     for (volume, path) in wanted {
-        let Some(Place::Path { path: root, .. }) = places.get(&volume) else {
+        let Some(VolumePlace::Path { path: root, .. }) = places.get(&volume) else {
             return Err(config_error(format!(
                 "cannot find the volume \"{volume}\" referenced by FileKeyRef"
             )));
@@ -175,9 +175,9 @@ mod tests {
         symlink("env", root.join("v/link")).unwrap();
         symlink("../secret", root.join("v/out")).unwrap();
         fs::write(root.join("v/big"), vec![b'x'; (1 << 20) + 1]).unwrap();
-        let places: Places = Arc::new(BTreeMap::from([(
+        let places: VolumePlaces = Arc::new(BTreeMap::from([(
             "v".to_owned(),
-            Place::Path { path: root.join("v"), read_only: false },
+            VolumePlace::Path { path: root.join("v"), read_only: false },
         )]));
         let read = |volume: &str, path: &str| {
             let files = env_files([(volume.to_owned(), path.to_owned())], &places);

@@ -14,7 +14,7 @@ const DEFAULT_MODE: i32 = 0o644;
 
 /// The source of a volume.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Source {
+pub(super) enum VolumeSource {
     /// A folder of the pod's own.
     EmptyDir(EmptyDirVolumeSource),
     /// Files made from objects and from the pod: `configMap`, `secret`, `downwardAPI` and `projected`.
@@ -42,7 +42,7 @@ pub(super) struct Projected {
     pub(super) secret: bool,
 }
 
-impl Source {
+impl VolumeSource {
     /// The source of `volume`.
     pub(super) fn of(volume: &Volume) -> Self {
         let mode = |mode: Option<i32>| u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644) & 0o7777;
@@ -151,7 +151,7 @@ pub(in crate::pods) fn containers(pod: &Pod) -> impl Iterator<Item = &Container>
 }
 
 /// The volumes of a pod that some container has use for; the others are not set up, as upstream does.
-pub(super) fn used(pod: &Pod) -> Vec<(String, Source)> {
+pub(super) fn used(pod: &Pod) -> Vec<(String, VolumeSource)> {
     let spec = pod.spec.as_ref();
     let ephemeral = spec.and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
     let uses = containers(pod)
@@ -165,7 +165,7 @@ pub(super) fn used(pod: &Pod) -> Vec<(String, Source)> {
     }
     let volumes = spec.and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let used = volumes.iter().filter(|volume| names.contains(volume.name.as_str()));
-    used.map(|volume| (volume.name.clone(), Source::of(volume))).collect()
+    used.map(|volume| (volume.name.clone(), VolumeSource::of(volume))).collect()
 }
 
 /// Why a container cannot have a volume that it mounts on this node; `None` when it can. The message names
@@ -179,7 +179,7 @@ pub(in crate::pods) fn refusal(
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     container.volume_mounts.iter().flatten().find_map(|mount| {
         let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
-        let why = Source::of(volume).refusal(allowed, has_cluster)?;
+        let why = VolumeSource::of(volume).refusal(allowed, has_cluster)?;
         Some(format!("volume \"{}\" cannot be mounted at {}: {why}", mount.name, mount.mount_path))
     })
 }
@@ -206,17 +206,17 @@ mod tests {
             (json!({"emptyDir": {}}), None),
         ];
         for (source, expected) in table {
-            let found = match Source::of(&volume(source.clone())) {
-                Source::Projected(p) => Some((p.plugin, p.default_mode, p.secret)),
+            let found = match VolumeSource::of(&volume(source.clone())) {
+                VolumeSource::Projected(p) => Some((p.plugin, p.default_mode, p.secret)),
                 _ => None,
             };
             assert_eq!(found, expected, "{source}");
         }
         assert_eq!(
-            Source::of(&volume(json!({"nfs": {"server": "s", "path": "/"}}))),
-            Source::Unsupported("nfs".into())
+            VolumeSource::of(&volume(json!({"nfs": {"server": "s", "path": "/"}}))),
+            VolumeSource::Unsupported("nfs".into())
         );
-        assert_eq!(Source::of(&volume(json!({}))), Source::Unsupported("unknown".into()));
+        assert_eq!(VolumeSource::of(&volume(json!({}))), VolumeSource::Unsupported("unknown".into()));
     }
 
     #[test]

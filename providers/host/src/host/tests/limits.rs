@@ -6,7 +6,8 @@ const PAGE: u64 = 64 << 10;
 
 /// What the host holds for a guest of [`Bench::run`].
 fn held(spec: &GuestSpec) -> u64 {
-    setup(spec, &capture(CAPTURE), &Arc::new(Account::new(Limits { memory_bytes: 0, cpu: spec.cpu }))).held()
+    setup(spec, &capture(CAPTURE), &Arc::new(Account::new(GuestLimits { memory_bytes: 0, cpu: spec.cpu })))
+        .held()
 }
 
 /// Grows its memory by this many pages, a page at a time, and traps when it cannot.

@@ -13,13 +13,14 @@ use k8s_openapi::{
 
 use super::{
     super::{
-        Action, Limits, Moment, Now, ProbeKind, Running, Stage, State, Step, spec::Kind, spec::Spec, step,
+        Action, LifecycleLimits, Moment, Now, PodState, ProbeKind, Running, Stage, Step, spec::ContainerKind,
+        spec::Spec, step,
     },
     world::name,
 };
 use crate::pods::{
     reason::EventReason,
-    status::{self, Context},
+    status::{self, StatusContext},
 };
 
 /// An attempt that has ended.
@@ -68,8 +69,8 @@ pub(super) struct Checks {
 
 impl Checks {
     /// The status as the task would compute it.
-    pub(super) fn status(&self, spec: &Spec, state: &State, now: Timestamp) -> PodStatus {
-        let context = Context { host_ips: &[], runtime: "wasm", previous: &self.conditions };
+    pub(super) fn status(&self, spec: &Spec, state: &PodState, now: Timestamp) -> PodStatus {
+        let context = StatusContext { host_ips: &[], runtime: "wasm", previous: &self.conditions };
         status::of(&Pod::default(), &name(), spec, state, context, now)
     }
 
@@ -115,7 +116,14 @@ impl Checks {
     }
 
     /// A second look at the same moment finds nothing to do, and the next one is in the future.
-    pub(super) fn is_settled(&self, spec: &Spec, state: &State, limits: Limits, now: Now, first: &Step) {
+    pub(super) fn is_settled(
+        &self,
+        spec: &Spec,
+        state: &PodState,
+        limits: LifecycleLimits,
+        now: Now,
+        first: &Step,
+    ) {
         assert!(first.wake_at.is_none_or(|at| at > now.steady), "a busy loop: {first:?}");
         let mut again = state.clone();
         let second = step(&name(), spec, &mut again, limits, now);
@@ -128,8 +136,8 @@ impl Checks {
     pub(super) fn action(
         &mut self,
         spec: &Spec,
-        state: &State,
-        limits: Limits,
+        state: &PodState,
+        limits: LifecycleLimits,
         (clocks, now): (Now, Moment),
         running: &[String],
         action: &Action,
@@ -198,21 +206,21 @@ impl Checks {
 
     /// Init containers before it have succeeded in this round, sidecars before it have been started. An ephemeral
     /// container waits for nobody, and has one turn.
-    fn is_its_turn(&self, spec: &Spec, state: &State, container: &str) {
+    fn is_its_turn(&self, spec: &Spec, state: &PodState, container: &str) {
         if spec.ephemeral.iter().any(|c| c.name == container) {
             assert!(self.last(container).is_none(), "{container} has ended and runs again");
             return;
         }
         for before in spec.init.iter().take_while(|c| c.name != container) {
             let done = match before.kind {
-                Kind::Sidecar => self.started.contains(&(before.name.clone(), state.round)),
+                ContainerKind::Sidecar => self.started.contains(&(before.name.clone(), state.round)),
                 _ => {
                     self.ended.iter().any(|e| e.name == before.name && e.round == state.round && e.code == 0)
                 }
             };
             assert!(done, "{container} comes before {} is done", before.name);
         }
-        let init = spec.init.iter().any(|c| c.name == container && c.kind == Kind::Init);
+        let init = spec.init.iter().any(|c| c.name == container && c.kind == ContainerKind::Init);
         let succeeded = self.last(container).is_some_and(|e| e.round == state.round && e.code == 0);
         assert!(!(init && succeeded), "{container} has succeeded and runs again");
     }
@@ -242,7 +250,7 @@ impl Checks {
     }
 
     /// What is published after a look, which was `saved` or not.
-    pub(super) fn published(&mut self, spec: &Spec, state: &State, saved: bool, now: Timestamp) {
+    pub(super) fn published(&mut self, spec: &Spec, state: &PodState, saved: bool, now: Timestamp) {
         let status = self.status(spec, state, now);
         let phase = status.phase.clone().unwrap();
         let terminal = phase == "Succeeded" || phase == "Failed";
@@ -287,7 +295,7 @@ impl Checks {
                 );
             }
             let shown = container.state.as_ref().unwrap();
-            let sidecar_or_regular = spec.container(&container.name).unwrap().kind != Kind::Init;
+            let sidecar_or_regular = spec.container(&container.name).unwrap().kind != ContainerKind::Init;
             if container.ready && sidecar_or_regular {
                 assert!(shown.running.is_some() && container.started == Some(true), "{container:?} is ready");
             }
@@ -318,7 +326,7 @@ impl Checks {
 }
 
 /// The container runs, and is past its postStart hook; the number of the attempt.
-fn up<'a>(state: &'a State, container: &str) -> (u32, &'a Running) {
+fn up<'a>(state: &'a PodState, container: &str) -> (u32, &'a Running) {
     let record = state.containers.get(container).unwrap();
     (record.newest_attempt(), record.up().unwrap_or_else(|| panic!("{container} is not up: {record:?}")))
 }
@@ -328,7 +336,7 @@ fn seconds(time: Option<&Time>) -> i64 {
 }
 
 /// Sidecars are stopped when everything that comes after them has ended, or their grace is over.
-fn in_order(spec: &Spec, state: &State, container: &str, now: Moment, running: &[String]) {
+fn in_order(spec: &Spec, state: &PodState, container: &str, now: Moment, running: &[String]) {
     if !spec.sidecars().any(|c| c.name == container) {
         return;
     }

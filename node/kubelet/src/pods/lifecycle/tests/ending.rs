@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{EndingCause, Now, State, Verdict, spec::RestartPolicy},
+    super::{EndingCause, Now, PodState, Verdict, spec::RestartPolicy},
     find, pod,
     script::{Deed, Run, Script, exits},
     secs,
@@ -248,7 +248,7 @@ fn a_deadline_does_not_undo_what_has_ended_by_itself() {
 #[test]
 fn the_first_verdict_stays_and_none_comes_after_the_end() {
     let verdict = |reason: &str| Verdict::new(reason, "");
-    let mut state = State::default();
+    let mut state = PodState::default();
     state.record_verdict(verdict("Evicted"), beginning());
     state.record_verdict(verdict("NodeShutdown"), beginning());
     assert_eq!(state.verdict, Some(verdict("Evicted")));
@@ -271,7 +271,7 @@ fn a_stronger_cause_overtakes_a_weaker_one() {
     ];
     for (first, one) in causes.iter().enumerate() {
         for (second, other) in causes.iter().enumerate() {
-            let mut state = State::default();
+            let mut state = PodState::default();
             state.end(*one, beginning());
             let later = Now { steady: beginning().steady.after(Duration::from_secs(1)), ..beginning() };
             state.end(*other, later);

@@ -28,15 +28,15 @@ mod world;
 
 use std::time::Duration;
 
-use super::spec::{Container, Kind, Probe, Restart, RestartPolicy, RestartRule, Spec};
+use super::spec::{Container, ContainerKind, Probe, Restart, RestartPolicy, RestartRule, Spec};
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 /// A container without hooks and probes. Sidecars are always restarted.
-fn container(name: &str, kind: Kind, policy: RestartPolicy) -> Container {
-    let policy = if kind == Kind::Sidecar { RestartPolicy::Always } else { policy };
+fn container(name: &str, kind: ContainerKind, policy: RestartPolicy) -> Container {
+    let policy = if kind == ContainerKind::Sidecar { RestartPolicy::Always } else { policy };
     Container {
         name: name.to_owned(),
         image: format!("{name}:v1"),
@@ -55,28 +55,30 @@ fn container(name: &str, kind: Kind, policy: RestartPolicy) -> Container {
 fn pod(policy: RestartPolicy, names: &[&str]) -> Spec {
     let of = |kind| {
         move |name: &&&str| match name.as_bytes().first() {
-            Some(b'i') => kind == Kind::Init,
-            Some(b's') => kind == Kind::Sidecar,
-            Some(b'e') => kind == Kind::Ephemeral,
-            _ => kind == Kind::Regular,
+            Some(b'i') => kind == ContainerKind::Init,
+            Some(b's') => kind == ContainerKind::Sidecar,
+            Some(b'e') => kind == ContainerKind::Ephemeral,
+            _ => kind == ContainerKind::Regular,
         }
     };
     let init_policy = if policy == RestartPolicy::Always { RestartPolicy::OnFailure } else { policy };
-    let init = names.iter().filter(|n| of(Kind::Init)(n) || of(Kind::Sidecar)(n)).map(|name| {
-        let kind = if of(Kind::Sidecar)(&name) { Kind::Sidecar } else { Kind::Init };
-        container(name, kind, init_policy)
-    });
+    let init =
+        names.iter().filter(|n| of(ContainerKind::Init)(n) || of(ContainerKind::Sidecar)(n)).map(|name| {
+            let kind =
+                if of(ContainerKind::Sidecar)(&name) { ContainerKind::Sidecar } else { ContainerKind::Init };
+            container(name, kind, init_policy)
+        });
     Spec {
         init: init.collect(),
         containers: names
             .iter()
-            .filter(of(Kind::Regular))
-            .map(|n| container(n, Kind::Regular, policy))
+            .filter(of(ContainerKind::Regular))
+            .map(|n| container(n, ContainerKind::Regular, policy))
             .collect(),
         ephemeral: names
             .iter()
-            .filter(of(Kind::Ephemeral))
-            .map(|n| container(n, Kind::Ephemeral, RestartPolicy::Never))
+            .filter(of(ContainerKind::Ephemeral))
+            .map(|n| container(n, ContainerKind::Ephemeral, RestartPolicy::Never))
             .collect(),
         restart_policy: policy,
         grace: secs(30),

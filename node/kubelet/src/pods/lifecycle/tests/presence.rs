@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{
-    super::{Limits, Now, Spec, Stage, State, spec::RestartPolicy},
+    super::{LifecycleLimits, Now, PodState, Spec, Stage, spec::RestartPolicy},
     pod, secs,
     world::{World, beginning, epoch},
 };
@@ -24,8 +24,8 @@ fn exited(started_at: Timestamp) -> Presence {
 }
 
 /// The state of a pod whose only container was being started, for the second time, when its agent was killed.
-fn starting() -> (Spec, State) {
-    let mut state = State::default();
+fn starting() -> (Spec, PodState) {
+    let mut state = PodState::default();
     let record = state.container("c");
     (record.attempts, record.stage) = (2, Stage::Starting);
     (pod(RestartPolicy::Always, &["c"]), state)
@@ -40,7 +40,7 @@ fn what_cannot_be_told_changes_nothing() {
     let (spec, mut state) = starting();
     let before = state.clone();
     state.record_inherited_start(&spec, "c", &Presence::CannotTell, true, now());
-    state.resume(&spec, Limits::default(), |_, _| Presence::CannotTell, |_, _| true, now());
+    state.resume(&spec, LifecycleLimits::default(), |_, _| Presence::CannotTell, |_, _| true, now());
     assert_eq!(state, before);
 }
 
@@ -60,7 +60,7 @@ fn a_start_of_an_earlier_agent_is_taken_as_it_is_found() {
     ];
     for (presence, began, started_at, attempts) in table {
         let (spec, mut state) = starting();
-        state.resume(&spec, Limits::default(), |_, _| presence.clone(), |_, _| began, now());
+        state.resume(&spec, LifecycleLimits::default(), |_, _| presence.clone(), |_, _| began, now());
         let (spec, mut later) = starting();
         later.record_inherited_start(&spec, "c", &presence, began, now());
         assert_eq!(later, state, "at once or later: {presence:?}");

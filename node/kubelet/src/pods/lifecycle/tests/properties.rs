@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::{prelude::*, test_runner::RngSeed};
 
 use super::{
-    super::{AfterExit, EndingCause, spec::Kind},
+    super::{AfterExit, EndingCause, spec::ContainerKind},
     scenario::{Scenario, tame, wild},
     script::Deed,
     secs,
@@ -30,7 +30,7 @@ fn config(cases: u32) -> ProptestConfig {
 fn expected(world: &World) -> &'static str {
     let succeeded =
         |name: &str| world.checks.last(name).is_some_and(|e| e.code == 0 && e.round == world.state.round);
-    let init = world.spec.init.iter().filter(|c| c.kind == Kind::Init).all(|c| succeeded(&c.name));
+    let init = world.spec.init.iter().filter(|c| c.kind == ContainerKind::Init).all(|c| succeeded(&c.name));
     let regular = world.spec.containers.iter().all(|c| succeeded(&c.name));
     if world.state.verdict.is_none() && init && regular { "Succeeded" } else { "Failed" }
 }
@@ -121,7 +121,7 @@ proptest! {
         let stays = |name: &str| after(&world, name) == Some(AfterExit::Stay);
         let complete = world.spec.containers.iter().all(|c| stays(&c.name));
         let failed = world.spec.init.iter().any(|c| {
-            c.kind == Kind::Init && stays(&c.name) && world.checks.last(&c.name).is_some_and(|e| e.code != 0)
+            c.kind == ContainerKind::Init && stays(&c.name) && world.checks.last(&c.name).is_some_and(|e| e.code != 0)
         });
         let cause = if failed { Some(EndingCause::InitFailed) } else { complete.then_some(EndingCause::Completed) };
         prop_assert_eq!(world.state.ending.as_ref().map(|e| e.cause), cause, "{:#?}", world.log());

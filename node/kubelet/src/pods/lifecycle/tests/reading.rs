@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::{
-    super::spec::{Kind, Probe, RestartPolicy, RestartRule, Spec},
+    super::spec::{ContainerKind, Probe, RestartPolicy, RestartRule, Spec},
     secs,
 };
 
@@ -15,9 +15,9 @@ fn read(metadata: Value, spec: Value) -> Spec {
 
 #[test]
 fn parts_and_policies_of_containers() {
-    use Kind::{Init, Regular, Sidecar};
+    use ContainerKind::{Init, Regular, Sidecar};
     use RestartPolicy::{Always, Never, OnFailure};
-    type Row<'a> = (Option<&'a str>, Option<&'a str>, bool, Kind, RestartPolicy);
+    type Row<'a> = (Option<&'a str>, Option<&'a str>, bool, ContainerKind, RestartPolicy);
     let table: &[Row<'_>] = &[
         (None, None, false, Regular, Always),
         (Some("Always"), None, false, Regular, Always),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{AfterExit, Finished, Moment, spec::Kind, spec::RestartPolicy, spec::RestartRule},
+    super::{AfterExit, Finished, Moment, spec::ContainerKind, spec::RestartPolicy, spec::RestartRule},
     container, find, pod, rule,
     script::{Deed, Run, Script, exits},
     secs,
@@ -34,12 +34,12 @@ fn finished(code: i32, again: bool) -> Finished {
 #[test]
 fn exit_code_policy_and_part_decide() {
     use AfterExit::{Restart, RestartAll, Stay};
-    use Kind::{Init, Regular, Sidecar};
+    use ContainerKind::{Init, Regular, Sidecar};
     use RestartPolicy::{Always, Never, OnFailure};
     let all = &[rule(&[42], true, true)][..];
     let one = &[rule(&[42], true, false)][..];
     let any = &[rule(&[], false, false)][..];
-    type Row<'a> = (Kind, RestartPolicy, &'a [RestartRule], i32, bool, AfterExit);
+    type Row<'a> = (ContainerKind, RestartPolicy, &'a [RestartRule], i32, bool, AfterExit);
     let table: &[Row<'_>] = &[
         (Regular, Always, &[], 0, false, Restart),
         (Regular, Always, &[], 1, false, Restart),

@@ -6,8 +6,8 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::{
     super::{
-        Limits,
-        spec::{Container, Kind, Probe, RestartPolicy, RestartRule, Spec},
+        LifecycleLimits,
+        spec::{Container, ContainerKind, Probe, RestartPolicy, RestartRule, Spec},
     },
     pod,
     script::{Deed, HookPlan, Run, Script},
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Scenario {
 impl Scenario {
     pub(super) fn world(&self) -> World {
         let mut world = World::new(self.spec.clone());
-        world.limits = Limits { crash_backoff_max: self.crash_backoff_max };
+        world.limits = LifecycleLimits { crash_backoff_max: self.crash_backoff_max };
         for (name, script) in &self.scripts {
             world = world.with(name, script.clone());
         }
@@ -153,13 +153,13 @@ fn adorned(plain: Container) -> impl Strategy<Value = Container> {
         move |((startup, readiness, liveness), (post_start, pre_stop), own, rules)| {
             let mut container = plain.clone();
             // The API server allows this of sidecars only.
-            if container.kind != Kind::Init {
+            if container.kind != ContainerKind::Init {
                 (container.startup, container.readiness, container.liveness) = (startup, readiness, liveness);
                 (container.post_start, container.pre_stop) = (post_start, pre_stop);
             }
             match (container.kind, own) {
-                (Kind::Sidecar, _) | (_, None) => {}
-                (Kind::Init, Some(RestartPolicy::Always)) => {}
+                (ContainerKind::Sidecar, _) | (_, None) => {}
+                (ContainerKind::Init, Some(RestartPolicy::Always)) => {}
                 (_, Some(own)) => container.restart.policy = own,
             }
             container.restart.rules = rules;

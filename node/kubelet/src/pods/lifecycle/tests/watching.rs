@@ -1,7 +1,7 @@
 //! Probes and hooks of containers that run.
 
 use super::{
-    super::{Hook, ProbeKind, spec::Kind, spec::Probe, spec::RestartPolicy},
+    super::{Hook, ProbeKind, spec::ContainerKind, spec::Probe, spec::RestartPolicy},
     find, pod, probe,
     script::{Deed, Run, Script, exits},
     secs,
@@ -46,7 +46,7 @@ fn a_failed_probe_restarts_its_container() {
         let runs = world.told(&format!("{name}#1 runs")).len();
         assert_eq!(runs == 1, *restarted, "{kind:?} {policy:?} {name}: {:#?}", world.log());
         let kind = world.spec.container(name).unwrap().kind;
-        assert_eq!(world.state.is_over(), !restarted && kind == Kind::Regular);
+        assert_eq!(world.state.is_over(), !restarted && kind == ContainerKind::Regular);
     }
 }
 

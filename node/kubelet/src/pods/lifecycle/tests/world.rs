@@ -9,7 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     super::{
-        Action, Limits, Moment, Now, PodName, ProbeKind, Stage, State, Trouble, Turn, Verdict, spec::Spec,
+        Action, LifecycleLimits, Moment, Now, PodName, PodState, PodTurn, ProbeKind, Stage, Trouble, Verdict,
+        spec::Spec,
     },
     checks::Checks,
     script::{Deed, Run, Script},
@@ -45,13 +46,13 @@ struct Fate {
 /// and the provider read may show another one.
 pub(super) struct World {
     pub(super) spec: Spec,
-    pub(super) state: State,
-    pub(super) limits: Limits,
+    pub(super) state: PodState,
+    pub(super) limits: LifecycleLimits,
     pub(super) now: Moment,
     pub(super) checks: Checks,
     scripts: BTreeMap<String, Script>,
     /// What is on disk, and what the clocks of the agent showed that wrote it.
-    saved: (State, Now),
+    saved: (PodState, Now),
     /// How many saves are going to fail.
     failing: u32,
     /// Something was done that could not be saved.
@@ -112,11 +113,11 @@ impl World {
         Self {
             checks: Checks::default(),
             spec,
-            state: State::default(),
-            limits: Limits::default(),
+            state: PodState::default(),
+            limits: LifecycleLimits::default(),
             now: beginning().steady,
             scripts: BTreeMap::new(),
-            saved: (State::default(), beginning()),
+            saved: (PodState::default(), beginning()),
             failing: 0,
             unsaved_deeds: false,
             ended: Vec::new(),
@@ -264,7 +265,7 @@ impl World {
                 self.ended.push(key);
             }
         }
-        let turn = Turn::of(&name(), &self.spec, &self.state, self.limits, now);
+        let turn = PodTurn::of(&name(), &self.spec, &self.state, self.limits, now);
         let saved = self.save(turn.record());
         let step = if saved { turn.saved(&mut self.state) } else { turn.unsaved(&mut self.state) };
         if saved {
@@ -298,7 +299,7 @@ impl World {
     }
 
     /// True when it is on disk.
-    fn save(&mut self, state: State) -> bool {
+    fn save(&mut self, state: PodState) -> bool {
         if state == self.saved.0 {
             return true;
         }

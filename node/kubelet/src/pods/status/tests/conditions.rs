@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn conditions(pod: &Pod, state: &State) -> Vec<String> {
+fn conditions(pod: &Pod, state: &PodState) -> Vec<String> {
     lines(&status(pod, state))
 }
 
@@ -31,7 +31,7 @@ fn of_a_pod_that_runs() {
 #[test]
 fn of_a_pod_on_its_way() {
     let pod = plain("Always", &["i", "s", "b", "a"]);
-    let nothing = State { initialized: false, ..state(&[]) };
+    let nothing = PodState { initialized: false, ..state(&[]) };
     let unready = "False ContainersNotReady containers with unready status: [s b a]";
     let expected = [
         "PodReadyToStartContainers=True".to_owned(),
@@ -42,10 +42,10 @@ fn of_a_pod_on_its_way() {
     ];
     assert_eq!(conditions(&pod, &nothing), expected);
     let first_done =
-        State { initialized: false, ..state(&[("i", ended(&[0])), ("s", hooked(&[], Hook::Running))]) };
+        PodState { initialized: false, ..state(&[("i", ended(&[0])), ("s", hooked(&[], Hook::Running))]) };
     let incomplete = "Initialized=False ContainersNotInitialized containers with incomplete status: [s]";
     assert_eq!(conditions(&pod, &first_done)[1], incomplete);
-    let both = State { initialized: false, ..state(&[("i", ended(&[0])), ("s", running(&[]))]) };
+    let both = PodState { initialized: false, ..state(&[("i", ended(&[0])), ("s", running(&[]))]) };
     assert_eq!(conditions(&pod, &both)[1], "Initialized=True");
     let some = state(&[("i", ended(&[0])), ("s", running(&[])), ("b", running(&[])), ("a", back_off(&[1]))]);
     let unready = "False ContainersNotReady containers with unready status: [a]";
@@ -57,8 +57,10 @@ fn of_a_pod_on_its_way() {
 #[test]
 fn of_a_pod_that_has_ended() {
     let pod = plain("Never", &["i", "c"]);
-    let over =
-        |cause, code| State { ending: ending(cause), ..state(&[("i", ended(&[0])), ("c", ended(&[code]))]) };
+    let over = |cause, code| PodState {
+        ending: ending(cause),
+        ..state(&[("i", ended(&[0])), ("c", ended(&[code]))])
+    };
     let succeeded = [
         "PodReadyToStartContainers=False",
         "Initialized=True PodCompleted",
@@ -75,8 +77,11 @@ fn of_a_pod_that_has_ended() {
         "PodScheduled=True",
     ];
     assert_eq!(conditions(&pod, &over(EndingCause::Deleted, 1)), failed);
-    let never =
-        State { initialized: false, ending: ending(EndingCause::InitFailed), ..state(&[("i", ended(&[1]))]) };
+    let never = PodState {
+        initialized: false,
+        ending: ending(EndingCause::InitFailed),
+        ..state(&[("i", ended(&[1]))])
+    };
     assert_eq!(
         conditions(&pod, &never)[1],
         "Initialized=False ContainersNotInitialized containers with incomplete status: [i]"
@@ -87,10 +92,10 @@ fn of_a_pod_that_has_ended() {
 #[test]
 fn of_a_pod_that_is_being_stopped() {
     let pod = plain("Always", &["c"]);
-    let deleted = State { ending: ending(EndingCause::Deleted), ..state(&[("c", running(&[]))]) };
+    let deleted = PodState { ending: ending(EndingCause::Deleted), ..state(&[("c", running(&[]))]) };
     assert_eq!(conditions(&pod, &deleted)[2], "Ready=True");
     assert_eq!(conditions(&pod, &deleted)[0], "PodReadyToStartContainers=True");
-    let given_up = State { verdict: verdict(), ending: ending(EndingCause::Verdict), ..deleted };
+    let given_up = PodState { verdict: verdict(), ending: ending(EndingCause::Verdict), ..deleted };
     assert_eq!(
         conditions(&pod, &given_up)[2..4],
         ["Ready=False PodFailed", "ContainersReady=False PodFailed"]
@@ -161,17 +166,17 @@ fn restarting_all_containers() {
         json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [restartable, {"name": "b"}]}),
     );
     let of = |a, b| state(&[("i", ended(&[0])), ("a", a), ("b", b)]);
-    let last = |state: &State| conditions(&pod, state)[5].clone();
+    let last = |state: &PodState| conditions(&pod, state)[5].clone();
     assert_eq!(last(&of(running(&[]), running(&[]))), "AllContainersRestarting=False");
     let begun = of(ended(&[42]), running(&[]));
     let expected =
         "AllContainersRestarting=True RestartAllContainersStarted container exited with restart policy rule";
     assert_eq!(last(&begun), expected);
     // Once everything has been stopped it is over, and the pod is still initialized.
-    let next = State { round: 1, initialized: false, ..of(ended(&[42]), ended(&[137])) };
+    let next = PodState { round: 1, initialized: false, ..of(ended(&[42]), ended(&[137])) };
     let previous = status(&pod, &begun).conditions.unwrap();
     let seen = lines(&status_after(&pod, &next, &previous));
     assert_eq!((seen[1].as_str(), seen[5].as_str()), ("Initialized=True", "AllContainersRestarting=False"));
-    let over = State { ending: ending(EndingCause::Completed), ..of(ended(&[1]), ended(&[0])) };
+    let over = PodState { ending: ending(EndingCause::Completed), ..of(ended(&[1]), ended(&[0])) };
     assert_eq!(last(&over), "AllContainersRestarting=False PodFailed");
 }

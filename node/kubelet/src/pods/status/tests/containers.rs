@@ -161,13 +161,13 @@ fn ready_and_started() {
 #[test]
 fn while_init_containers_run_everything_waits_for_them() {
     let pod = plain("Always", &["i1", "i2", "c"]);
-    let initializing = State { initialized: false, ..state(&[("i1", running(&[]))]) };
+    let initializing = PodState { initialized: false, ..state(&[("i1", running(&[]))]) };
     let seen = status(&pod, &initializing);
     let of = |name| short(container(&seen, name).state.as_ref());
     assert_eq!((of("i1").as_str(), of("i2").as_str()), ("running", "waiting PodInitializing"));
     assert_eq!(of("c"), "waiting PodInitializing");
     // kubectl shows `Init:0/2` for this, and another reason in its place.
-    let nothing = status(&pod, &State::default());
+    let nothing = status(&pod, &PodState::default());
     assert_eq!(short(container(&nothing, "i1").state.as_ref()), "waiting PodInitializing");
     let done = status(&pod, &state(&[("i1", ended(&[0])), ("i2", ended(&[0]))]));
     assert_eq!(short(container(&done, "c").state.as_ref()), "waiting ContainerCreating");
@@ -177,7 +177,7 @@ fn while_init_containers_run_everything_waits_for_them() {
 #[test]
 fn what_never_ran() {
     let pod = plain("Never", &["i", "a", "b"]);
-    let over = |initialized, containers: &[(&str, ContainerRecord)]| State {
+    let over = |initialized, containers: &[(&str, ContainerRecord)]| PodState {
         initialized,
         ending: ending(EndingCause::Deleted),
         ..state(containers)
@@ -199,7 +199,7 @@ fn what_never_ran() {
 #[test]
 fn what_did_not_run_again() {
     let pod = plain("Never", &["c"]);
-    let over = State { round: 1, ending: ending(EndingCause::Deleted), ..state(&[("c", ended(&[0]))]) };
+    let over = PodState { round: 1, ending: ending(EndingCause::Deleted), ..state(&[("c", ended(&[0]))]) };
     let seen = container(&status(&pod, &over), "c");
     assert_eq!(short(seen.state.as_ref()), "terminated 137 ContainerStatusUnknown");
     assert_eq!(short(seen.last_state.as_ref()), "terminated 0 Completed");
@@ -212,7 +212,7 @@ fn nothing_waits_in_a_pod_that_ends() {
     let mut given_up = held("RunContainerError", "x", &[1]);
     given_up.stage = Stage::Idle;
     let ends =
-        State { ending: ending(EndingCause::Deleted), ..state(&[("s", running(&[])), ("c", given_up)]) };
+        PodState { ending: ending(EndingCause::Deleted), ..state(&[("s", running(&[])), ("c", given_up)]) };
     assert_eq!(short(container(&status(&pod, &ends), "c").state.as_ref()), "terminated 1 Error");
 }
 
@@ -228,12 +228,12 @@ fn what_has_ended_for_good_is_not_shown_as_waiting() {
 
 #[test]
 fn regular_containers_are_sorted_and_init_containers_are_not() {
-    let seen = status(&plain("Always", &["i2", "i1", "b", "a"]), &State::default());
+    let seen = status(&plain("Always", &["i2", "i1", "b", "a"]), &PodState::default());
     let names =
         |list: Option<Vec<ContainerStatus>>| list.unwrap().into_iter().map(|c| c.name).collect::<Vec<_>>();
     assert_eq!(names(seen.init_container_statuses), ["i2", "i1"]);
     assert_eq!(names(seen.container_statuses), ["a", "b"]);
-    assert_eq!(status(&plain("Always", &["a"]), &State::default()).init_container_statuses, None);
+    assert_eq!(status(&plain("Always", &["a"]), &PodState::default()).init_container_statuses, None);
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn what_was_stopped_to_be_restarted_is_not_shown_as_terminated() {
         assert_eq!(short(seen.last_state.as_ref()), "terminated 143 Error");
         assert_eq!(seen.restart_count, 0);
     }
-    let over = State { ending: ending(EndingCause::Deleted), ..state(&[("c", again)]) };
+    let over = PodState { ending: ending(EndingCause::Deleted), ..state(&[("c", again)]) };
     assert_eq!(short(container(&status(&pod, &over), "c").state.as_ref()), "terminated 143 Error");
 }
 
@@ -280,7 +280,7 @@ fn a_restart_of_the_whole_pod_is_named() {
     let records = [("i", ended(&[0])), ("a", stopped.clone()), ("b", stopped)];
     let stopping = status(&pod, &state(&records));
     assert_eq!(short(container(&stopping, "a").state.as_ref()), "terminated 143 RestartingAllContainers");
-    let begun = State { round: 1, initialized: false, ..state(&records) };
+    let begun = PodState { round: 1, initialized: false, ..state(&records) };
     let seen = container(&status(&pod, &begun), "b");
     let waits = "waiting RestartingAllContainers: it waits for its turn: the whole pod is started again";
     assert_eq!(short(seen.state.as_ref()), waits);
@@ -302,7 +302,7 @@ fn ephemeral_containers() {
     });
     let pod = pod(described);
     let seen =
-        status(&pod, &State { initialized: false, ..state(&[("i", running(&[])), ("e", running(&[]))]) });
+        status(&pod, &PodState { initialized: false, ..state(&[("i", running(&[])), ("e", running(&[]))]) });
     assert_eq!(seen.phase.as_deref(), Some("Pending"));
     let of = |status: &PodStatus, index: usize| {
         status.ephemeral_container_statuses.as_ref().unwrap()[index].clone()

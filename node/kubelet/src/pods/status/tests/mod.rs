@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use serde_json::{Value, json};
 
-use super::{Context, of};
+use super::{StatusContext, of};
 use crate::{
     pods::lifecycle::{
-        ContainerRecord, Ending, EndingCause, Finished, Hook, Moment, PodName, Running, Spec, Stage, State,
-        Trouble, Verdict,
+        ContainerRecord, Ending, EndingCause, Finished, Hook, Moment, PodName, PodState, Running, Spec,
+        Stage, Trouble, Verdict,
         probe::{ProbeKind, Probes},
     },
     pods::reason::WaitingReason,
@@ -53,12 +53,12 @@ fn plain(policy: &str, names: &[&str]) -> Pod {
 }
 
 /// A state of an initialized pod, with these containers.
-fn state(containers: &[(&str, ContainerRecord)]) -> State {
-    State {
+fn state(containers: &[(&str, ContainerRecord)]) -> PodState {
+    PodState {
         start_time: Some(at(0)),
         initialized: true,
         containers: containers.iter().map(|(name, record)| ((*name).to_owned(), record.clone())).collect(),
-        ..State::default()
+        ..PodState::default()
     }
 }
 
@@ -154,15 +154,15 @@ fn held(reason: &str, message: &str, codes: &[i32]) -> ContainerRecord {
     record
 }
 
-fn status(pod: &Pod, state: &State) -> PodStatus {
+fn status(pod: &Pod, state: &PodState) -> PodStatus {
     status_after(pod, state, &[])
 }
 
-fn status_after(pod: &Pod, state: &State, previous: &[PodCondition]) -> PodStatus {
+fn status_after(pod: &Pod, state: &PodState, previous: &[PodCondition]) -> PodStatus {
     let name = PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() };
     let ips = ["10.0.0.9".parse().unwrap()];
-    let context = Context { host_ips: &ips, runtime: "wasm", previous };
-    let state = State { addresses: ips.to_vec(), ..state.clone() };
+    let context = StatusContext { host_ips: &ips, runtime: "wasm", previous };
+    let state = PodState { addresses: ips.to_vec(), ..state.clone() };
     of(pod, &name, &Spec::of(pod), &state, context, at(100))
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-type Row = (&'static str, Pod, State, &'static str);
+type Row = (&'static str, Pod, PodState, &'static str);
 
 fn check(table: Vec<Row>) {
     for (what, pod, state, phase) in table {
@@ -17,7 +17,7 @@ fn of_a_pod_that_goes_on() {
     let mut again = ended(&[0]);
     again.finished[0].again = true;
     check(vec![
-        ("nothing has begun", c("Always"), State::default(), "Pending"),
+        ("nothing has begun", c("Always"), PodState::default(), "Pending"),
         ("it is pulled", c("Always"), state(&[("c", staged(Stage::Pulling, &[]))]), "Pending"),
         ("it is started", c("Always"), state(&[("c", staged(Stage::Starting, &[]))]), "Pending"),
         ("its image is missing", c("Always"), state(&[("c", held("ErrImagePull", "", &[]))]), "Pending"),
@@ -60,7 +60,7 @@ fn of_a_pod_that_goes_on() {
 #[test]
 fn of_a_pod_with_init_containers() {
     let ic = |policy| plain(policy, &["i", "c"]);
-    let initializing = |record| State { initialized: false, ..state(&[("i", record)]) };
+    let initializing = |record| PodState { initialized: false, ..state(&[("i", record)]) };
     check(vec![
         ("it has yet to run", ic("Always"), initializing(staged(Stage::Pulling, &[])), "Pending"),
         ("it runs", ic("Always"), initializing(running(&[])), "Pending"),
@@ -69,7 +69,7 @@ fn of_a_pod_with_init_containers() {
         ("it succeeded, its pod is yet to run", ic("Never"), initializing(ended(&[0])), "Pending"),
         ("all run", ic("Never"), state(&[("i", ended(&[0])), ("c", running(&[]))]), "Running"),
     ]);
-    let failed = State { ending: ending(EndingCause::InitFailed), ..initializing(ended(&[1])) };
+    let failed = PodState { ending: ending(EndingCause::InitFailed), ..initializing(ended(&[1])) };
     check(vec![("it failed for good", ic("Never"), failed, "Failed")]);
 }
 
@@ -81,7 +81,7 @@ fn of_a_pod_with_sidecars() {
     container.startup_probe = Some(serde_json::from_value(json!({"tcpSocket": {"port": 1}})).unwrap());
     let started = probed(&slow, "s", ProbeKind::Startup, true);
     let of = |s: ContainerRecord, c: ContainerRecord| state(&[("s", s), ("c", c)]);
-    let is_over = |cause, s, c| State { ending: ending(cause), ..of(s, c) };
+    let is_over = |cause, s, c| PodState { ending: ending(cause), ..of(s, c) };
     check(vec![
         ("the sidecar is not started", slow.clone(), state(&[("s", running(&[]))]), "Pending"),
         ("the sidecar is started", slow.clone(), state(&[("s", started.clone())]), "Pending"),
@@ -99,9 +99,11 @@ fn of_a_pod_with_sidecars() {
 fn of_a_pod_that_ends() {
     let c = |policy| plain(policy, &["c"]);
     let ab = |policy| plain(policy, &["a", "b"]);
-    let end =
-        |cause, containers: &[(&str, ContainerRecord)]| State { ending: ending(cause), ..state(containers) };
-    let given_up = |record| State { verdict: verdict(), ..end(EndingCause::Verdict, &[("c", record)]) };
+    let end = |cause, containers: &[(&str, ContainerRecord)]| PodState {
+        ending: ending(cause),
+        ..state(containers)
+    };
+    let given_up = |record| PodState { verdict: verdict(), ..end(EndingCause::Verdict, &[("c", record)]) };
     use EndingCause::{Completed, Deleted};
     check(vec![
         ("all well", c("OnFailure"), end(Completed, &[("c", ended(&[1, 0]))]), "Succeeded"),
@@ -130,7 +132,7 @@ fn of_a_static_pod_that_ends() {
         pod.metadata.annotations = Some([source].into());
         pod
     };
-    let end = |containers: &[(&str, ContainerRecord)]| State {
+    let end = |containers: &[(&str, ContainerRecord)]| PodState {
         ending: ending(EndingCause::Deleted),
         ..state(containers)
     };
@@ -146,7 +148,7 @@ fn of_a_static_pod_that_ends() {
 #[test]
 fn of_a_pod_that_is_started_again_in_place() {
     let pod = || plain("Never", &["i", "s", "c"]);
-    let round = |initialized, containers: &[(&str, ContainerRecord)]| State {
+    let round = |initialized, containers: &[(&str, ContainerRecord)]| PodState {
         round: 1,
         initialized,
         ..state(containers)
@@ -154,8 +156,10 @@ fn of_a_pod_that_is_started_again_in_place() {
     let (i, s, c) = (("i", ended(&[0])), ("s", ended(&[143])), ("c", ended(&[42])));
     let begun = round(false, &[i.clone(), s.clone(), c.clone()]);
     let failed = round(false, &[("i", ended(&[1])), s.clone(), c.clone()]);
-    let deleted =
-        State { ending: ending(EndingCause::Deleted), ..round(false, &[i, s.clone(), ("c", ended(&[0]))]) };
+    let deleted = PodState {
+        ending: ending(EndingCause::Deleted),
+        ..round(false, &[i, s.clone(), ("c", ended(&[0]))])
+    };
     check(vec![
         ("nothing runs yet", pod(), begun, "Running"),
         ("an init container had failed", pod(), failed, "Running"),
@@ -167,10 +171,13 @@ fn of_a_pod_that_is_started_again_in_place() {
 #[test]
 fn reason_and_message_come_with_the_phase() {
     let pod = plain("Always", &["c"]);
-    let stopping =
-        State { ending: ending(EndingCause::Verdict), verdict: verdict(), ..state(&[("c", running(&[]))]) };
+    let stopping = PodState {
+        ending: ending(EndingCause::Verdict),
+        verdict: verdict(),
+        ..state(&[("c", running(&[]))])
+    };
     assert_eq!(status(&pod, &stopping).reason, None);
-    let stopped = State { containers: state(&[("c", ended(&[137]))]).containers, ..stopping };
+    let stopped = PodState { containers: state(&[("c", ended(&[137]))]).containers, ..stopping };
     let status = status(&pod, &stopped);
     assert_eq!(status.reason.as_deref(), Some("Evicted"));
     assert_eq!(status.message.as_deref(), Some("The node was low on resource: memory."));

@@ -16,7 +16,7 @@ use crate::{
         volumes::{
             Volumes,
             payload::{self, Payload},
-            source::{Projected, Source},
+            source::{Projected, VolumeSource},
             token::{self, BoundToken, TokenKey},
         },
     },
@@ -96,8 +96,10 @@ impl Needs {
     }
 
     /// Follows what a volume is made from.
-    pub(super) fn follow(&mut self, pod: &Pod, source: &Source) {
-        let (Some(objects), Source::Projected(projected)) = (self.objects.clone(), source) else { return };
+    pub(super) fn follow(&mut self, pod: &Pod, source: &VolumeSource) {
+        let (Some(objects), VolumeSource::Projected(projected)) = (self.objects.clone(), source) else {
+            return;
+        };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let now = Instant::now();
         for source in &projected.sources {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use tokio::time::Instant;
 
 use super::{
-    Parts, Place, empty_dir,
+    KeeperParts, VolumePlace, empty_dir,
     needs::{Missing, Needs},
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
             Memory, Volumes, atomic, claim, host_path, make_dir,
             payload::Payload,
             plan::{self, MountPoints},
-            source::Source,
+            source::VolumeSource,
         },
     },
     retry::Backoff,
@@ -34,9 +34,9 @@ const SWEEP_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct VolumeSlot {
     pub(super) name: String,
-    pub(super) source: Source,
+    pub(super) source: VolumeSource,
     /// Where it is, once it has been set up.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<VolumePlace>,
     /// What was told last, and when it is tried or told again.
     error: Option<(String, Instant)>,
     backoff: Backoff,
@@ -52,17 +52,22 @@ pub(super) enum SetUpOutcome {
 }
 
 impl VolumeSlot {
-    pub(super) fn new(name: String, source: Source) -> Self {
+    pub(super) fn new(name: String, source: VolumeSource) -> Self {
         let backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         Self { name, source, place: None, error: None, backoff, sweep: None }
     }
 
     pub(super) fn is_projected(&self) -> bool {
-        matches!(self.source, Source::Projected(_))
+        matches!(self.source, VolumeSource::Projected(_))
     }
 
     /// Sets the volume up, or brings it up to date.
-    pub(super) async fn set_up(&mut self, pod: &Arc<Pod>, parts: &Parts, needs: &mut Needs) -> SetUpOutcome {
+    pub(super) async fn set_up(
+        &mut self,
+        pod: &Arc<Pod>,
+        parts: &KeeperParts,
+        needs: &mut Needs,
+    ) -> SetUpOutcome {
         if self.place.is_some() && !self.is_projected() {
             return SetUpOutcome::Nothing;
         }
@@ -70,7 +75,7 @@ impl VolumeSlot {
         self.sweep(now);
         let is_due = self.error.as_ref().is_none_or(|(_, until)| *until <= now);
         let made = match &self.source {
-            Source::Projected(projected) => {
+            VolumeSource::Projected(projected) => {
                 let dir = self.dir(pod, parts, projected.plugin, projected.secret);
                 match needs.payload(projected, pod, &parts.node.borrow().clone()) {
                     Err(Missing::Unanswered) => {
@@ -82,12 +87,14 @@ impl VolumeSlot {
                 }
             }
             _ if !is_due => return SetUpOutcome::Nothing,
-            Source::EmptyDir(source) => self.empty_dir(source, pod, parts),
-            Source::HostPath(source) => host_path(source.clone(), Arc::clone(&parts.volumes)).await,
-            Source::Claim(source) => of_claim(source, pod, parts).await,
-            Source::Image(source) => Ok(Place::Image(source.reference.clone().unwrap_or_default())),
+            VolumeSource::EmptyDir(source) => self.empty_dir(source, pod, parts),
+            VolumeSource::HostPath(source) => host_path(source.clone(), Arc::clone(&parts.volumes)).await,
+            VolumeSource::Claim(source) => of_claim(source, pod, parts).await,
+            VolumeSource::Image(source) => {
+                Ok(VolumePlace::Image(source.reference.clone().unwrap_or_default()))
+            }
             // It is not given a slot.
-            Source::Unsupported(kind) => Err(format!("volumes of type {kind} cannot be mounted")),
+            VolumeSource::Unsupported(kind) => Err(format!("volumes of type {kind} cannot be mounted")),
         };
         match made {
             Ok(place) => {
@@ -114,11 +121,13 @@ impl VolumeSlot {
     }
 
     /// The limit that it has, and where to look.
-    pub(super) fn limited(&self) -> Option<Limited> {
-        let (Source::EmptyDir(source), Some(Place::Path { path, .. })) = (&self.source, &self.place) else {
+    pub(super) fn limited(&self) -> Option<LimitedVolume> {
+        let (VolumeSource::EmptyDir(source), Some(VolumePlace::Path { path, .. })) =
+            (&self.source, &self.place)
+        else {
             return None;
         };
-        Some(Limited {
+        Some(LimitedVolume {
             name: self.name.clone(),
             path: path.clone(),
             bytes: empty_dir::size_limit(source)?,
@@ -126,7 +135,7 @@ impl VolumeSlot {
         })
     }
 
-    fn dir(&self, pod: &Pod, parts: &Parts, plugin: &str, memory: bool) -> PathBuf {
+    fn dir(&self, pod: &Pod, parts: &KeeperParts, plugin: &str, memory: bool) -> PathBuf {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         parts.volumes.dir(&parts.records, uid, plugin, &self.name, memory)
     }
@@ -137,7 +146,7 @@ impl VolumeSlot {
             return;
         }
         self.sweep = None;
-        if let Some(Place::Path { path, .. }) = &self.place
+        if let Some(VolumePlace::Path { path, .. }) = &self.place
             && let Err(error) = atomic::sweep(path)
         {
             tracing::debug!(volume = self.name, %error, "old files stay until the next update");
@@ -150,7 +159,7 @@ impl VolumeSlot {
         dir: PathBuf,
         payload: &Payload,
         mount_points: &MountPoints,
-    ) -> Result<Place, String> {
+    ) -> Result<VolumePlace, String> {
         let now = Instant::now();
         let mut write = || {
             make_dir(&dir, 0o755)?;
@@ -160,10 +169,15 @@ impl VolumeSlot {
             Ok(())
         };
         write().map_err(|error: io::Error| format!("cannot write its files: {error}"))?;
-        Ok(Place::Path { path: dir, read_only: true })
+        Ok(VolumePlace::Path { path: dir, read_only: true })
     }
 
-    fn empty_dir(&self, source: &EmptyDirVolumeSource, pod: &Pod, parts: &Parts) -> Result<Place, String> {
+    fn empty_dir(
+        &self,
+        source: &EmptyDirVolumeSource,
+        pod: &Pod,
+        parts: &KeeperParts,
+    ) -> Result<VolumePlace, String> {
         let in_memory = empty_dir::is_memory(source);
         let path = self.dir(pod, parts, empty_dir::PLUGIN, in_memory);
         let make = || {
@@ -175,12 +189,12 @@ impl VolumeSlot {
             Ok(())
         };
         make().map_err(|error: io::Error| format!("cannot make its folder: {error}"))?;
-        Ok(Place::Path { path, read_only: false })
+        Ok(VolumePlace::Path { path, read_only: false })
     }
 }
 
 /// A volume that may only grow so far.
-pub(super) struct Limited {
+pub(super) struct LimitedVolume {
     name: String,
     path: PathBuf,
     bytes: u64,
@@ -188,7 +202,7 @@ pub(super) struct Limited {
     text: String,
 }
 
-impl Limited {
+impl LimitedVolume {
     /// What to say when it has grown beyond its limit; upstream's words.
     pub(super) fn excess(&self) -> Option<String> {
         let used = kubewasm_trees::measure(&self.path).map_or_else(
@@ -205,18 +219,18 @@ impl Limited {
 }
 
 /// Paths of the node may be on file systems that do not answer: nobody else waits for them.
-async fn host_path(source: HostPathVolumeSource, volumes: Arc<Volumes>) -> Result<Place, String> {
+async fn host_path(source: HostPathVolumeSource, volumes: Arc<Volumes>) -> Result<VolumePlace, String> {
     let prepared =
         tokio::task::spawn_blocking(move || volumes.settings().allowed_host_paths.prepare(&source));
     let host_path::Prepared { path, read_only } = prepared.await.map_err(|error| error.to_string())??;
-    Ok(Place::Path { path, read_only })
+    Ok(VolumePlace::Path { path, read_only })
 }
 
 async fn of_claim(
     source: &PersistentVolumeClaimVolumeSource,
     pod: &Pod,
-    parts: &Parts,
-) -> Result<Place, String> {
+    parts: &KeeperParts,
+) -> Result<VolumePlace, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let name = &source.claim_name;
     let wrong = |error: String| format!("error processing PVC {namespace}/{name}: {error}");
@@ -243,5 +257,5 @@ async fn of_claim(
     let prepared = move || volumes.settings().allowed_host_paths.prepare_trusted(&bound.path);
     let prepared = tokio::task::spawn_blocking(prepared);
     let path = prepared.await.map_err(|error| error.to_string())??;
-    Ok(Place::Path { path, read_only: source.read_only == Some(true) })
+    Ok(VolumePlace::Path { path, read_only: source.read_only == Some(true) })
 }

@@ -17,7 +17,7 @@ use super::*;
 use crate::pods::{
     api_error::ApiError,
     objects::{Known, ObjectSource, Subscription, TrustBundle},
-    volumes::{AllowedHostPaths, ProtectedPaths, Settings},
+    volumes::{AllowedHostPaths, ProtectedPaths, VolumeSettings},
 };
 
 /// Objects that a test sets.
@@ -122,12 +122,12 @@ impl Bench {
             ProtectedPaths::default(),
         )
         .unwrap();
-        let settings = Settings { allowed_host_paths: allowed, ..Settings::default() };
+        let settings = VolumeSettings { allowed_host_paths: allowed, ..VolumeSettings::default() };
         let of_node = Arc::new(Volumes::with(Arc::clone(&objects) as Arc<dyn ObjectSource>, settings));
         let records = Records::open(root.path()).unwrap();
         let (node, facts) = watch::channel(NodeFacts::default());
         let (sender, notes) = mpsc::unbounded_channel();
-        let parts = Parts {
+        let parts = KeeperParts {
             volumes: Arc::clone(&of_node),
             records: records.clone(),
             node: facts,
@@ -144,7 +144,7 @@ impl Bench {
     async fn place(&self, name: &str) -> PathBuf {
         let places = self.keeper.ready().await;
         match places.get(name) {
-            Some(Place::Path { path, .. }) => path.clone(),
+            Some(VolumePlace::Path { path, .. }) => path.clone(),
             other => panic!("{name}: {other:?}"),
         }
     }
@@ -243,15 +243,17 @@ async fn folders_of_the_pod_and_of_the_node() {
     let names: Vec<_> = places.keys().collect();
     // What cannot be had holds up the containers that mount it, and not the pod.
     assert_eq!(names, ["claim", "scratch"]);
-    assert!(matches!(&places["claim"], Place::Path { path, read_only: true } if path.ends_with("disk")));
+    assert!(
+        matches!(&places["claim"], VolumePlace::Path { path, read_only: true } if path.ends_with("disk"))
+    );
     let scratch = bench.place("scratch").await;
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&scratch).unwrap().permissions());
     assert_eq!(mode & 0o7777, 0o777);
 
     // What is removed is what is the pod's own.
     let disk = match &places["claim"] {
-        Place::Path { path, .. } => path.clone(),
-        Place::Image(_) => panic!("not a path"),
+        VolumePlace::Path { path, .. } => path.clone(),
+        VolumePlace::Image(_) => panic!("not a path"),
     };
     fs::write(disk.join("data"), "kept").unwrap();
     std::os::unix::fs::symlink(&disk, scratch.join("link")).unwrap();

@@ -2,7 +2,7 @@ use k8s_openapi::api::core::v1::Volume;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pods::volumes::{source::Source, token};
+use crate::pods::volumes::{source::VolumeSource, token};
 
 /// The files of a volume, as `path mode text`, or why there are none. There is a config map `cm`, a secret
 /// `se`, one config map that cannot be read, and tokens of two audiences.
@@ -10,7 +10,7 @@ fn files(pod: Value, volume: Value) -> Result<Vec<String>, String> {
     let mut volume = volume;
     volume["name"] = json!("v");
     let volume: Volume = serde_json::from_value(volume).unwrap();
-    let Source::Projected(projected) = Source::of(&volume) else { panic!("not projected") };
+    let VolumeSource::Projected(projected) = VolumeSource::of(&volume) else { panic!("not projected") };
     let mut pod = pod;
     pod["metadata"] = json!({"name": "p", "namespace": "ns", "labels": {"app": "web"}});
     let pod: Pod = serde_json::from_value(pod).unwrap();
