@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     events::{EventLimits, Recorder},
     eviction::{EvictionDesk, Watcher, WatcherParts},
     identity::{self, Connection, IdentityError, Rotation, serving},
@@ -190,7 +190,7 @@ impl Agent {
             admission: Some(admission),
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
-            registry_config: Some(config.root_dir.join(identity::REGISTRY_CONFIG)),
+            registry_config: Some(config.root_dir.join(config::REGISTRY_CONFIG)),
             image_access: Some(image_access),
             limits: LifecycleLimits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,

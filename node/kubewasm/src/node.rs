@@ -6,8 +6,7 @@ use anyhow::Context as _;
 use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
-    config::{Config, Flags},
-    identity::secret_files,
+    config::{Config, Flags, secret_files},
     node::{Machine, allocatable_memory},
     quantity,
 };

@@ -13,6 +13,7 @@
 mod decode;
 mod file;
 pub mod labels;
+mod secrets;
 pub(crate) mod thresholds;
 
 use std::{
@@ -28,10 +29,10 @@ pub use self::file::{
     AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
+pub use self::secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
 
 use crate::{
     duration,
-    identity::secret_files,
     pods::{
         admission::sysctls::SysctlAllowlist,
         image_access::verification::ImageVerification,

@@ -18,20 +18,13 @@ mod deadline;
 mod kubeconfig;
 mod pair;
 mod rotation;
-mod secrets;
 pub mod serving;
 
 use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    connection::Connection,
-    csr::CertificateRequestError,
-    pair::PairError,
-    rotation::Rotation,
-    secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files},
-};
+pub use self::{connection::Connection, csr::CertificateRequestError, pair::PairError, rotation::Rotation};
 use crate::{
     config::{self, is_set},
     explain::explain,

@@ -603,9 +603,11 @@ mod tests {
         assert!(matches!(first, Err(HostingError::GivenUp)), "{first:?}");
         assert!(matches!(second, Err(HostingError::Stale)), "{second:?}");
         assert!(!slow.log_path.exists());
-        // Lets go of the thread that waits for the other end.
-        let _ = std::fs::OpenOptions::new().read(true).write(true).open(pipe);
+        // Lets go of the thread that waits for the other end, or finds none when it comes so late.
+        let other_end = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+        std::fs::remove_file(pipe).unwrap();
         assert!(bench.start_in(bench.spins("a"), "later").await.is_ok(), "its id is free again");
+        drop(other_end);
     }
 
     #[tokio::test]

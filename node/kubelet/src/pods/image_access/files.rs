@@ -10,6 +10,7 @@ use std::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::record::{ImagePullIntent, ImagePulledRecord, hex};
+use crate::config::IMAGE_ACCESS;
 
 /// Bytes of a record; nobody means one larger than this.
 const LARGEST: u64 = 1 << 20;
@@ -26,7 +27,7 @@ pub(super) struct RecordFiles {
 impl RecordFiles {
     /// Makes the folders that are missing; only this user may enter them.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
-        let folder = root.join("image_manager");
+        let folder = root.join(IMAGE_ACCESS);
         let files = Self { pulling: folder.join("pulling"), pulled: folder.join("pulled") };
         for folder in [&files.pulling, &files.pulled] {
             DirBuilder::new().mode(0o700).recursive(true).create(folder)?;

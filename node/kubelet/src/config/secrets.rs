@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use kube::config::{AuthInfo, Kubeconfig};
 
-use crate::config::{Config, is_set};
+use super::{Config, is_set};
 
 /// Where a cluster puts the tokens of a pod, such as one that this node may be.
 const SERVICE_ACCOUNTS: &str = "/var/run/secrets";
