@@ -57,10 +57,25 @@ pub fn no_tracing() -> io::Result<()> {
 /// # Errors
 /// When the host does not allow it.
 pub fn keep_capabilities(keep: CapabilitySet) -> io::Result<CapabilitySet> {
+    bound_capabilities(keep)?;
+    let has = rustix::thread::capabilities(None)?;
+    // Kernels before 4.3 have no such set.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let permitted = has.permitted & keep;
+    let inheritable = CapabilitySet::empty();
+    rustix::thread::set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?;
+    Ok(permitted)
+}
+
+/// Gives up, for good, that starting a program could ever bring more than these. It takes `CAP_SETPCAP`.
+///
+/// # Errors
+/// When the host does not allow it.
+pub fn bound_capabilities(most: CapabilitySet) -> io::Result<()> {
     let has = rustix::thread::capabilities(None)?;
     for bit in 0..CAPABILITIES {
         let one = CapabilitySet::from_bits_retain(1 << bit);
-        if !keep.contains(one) && rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false) {
+        if !most.contains(one) && rustix::thread::capability_is_in_bounding_set(one).unwrap_or(false) {
             match rustix::thread::remove_capability_from_bounding_set(one) {
                 // Who has no power has none to give up either.
                 Err(rustix::io::Errno::PERM) if has.permitted.is_empty() => break,
@@ -68,12 +83,7 @@ pub fn keep_capabilities(keep: CapabilitySet) -> io::Result<CapabilitySet> {
             }
         }
     }
-    // Kernels before 4.3 have no such set.
-    let _ = rustix::thread::clear_ambient_capability_set();
-    let permitted = has.permitted & keep;
-    let inheritable = CapabilitySet::empty();
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?;
-    Ok(permitted)
+    Ok(())
 }
 
 /// Gets no rights by starting programs any more.

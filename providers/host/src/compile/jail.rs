@@ -34,10 +34,12 @@ type Measure = fn() -> io::Result<()>;
 
 /// Gives up everything that can be; returns what could not, for people. Must be called while the process has one thread.
 pub(super) fn enter() -> Vec<String> {
-    let measures: [(&str, Measure); 10] = [
+    let measures: [(&str, Measure); 11] = [
         ("inherited files", confine::close_inherited),
         ("oom score", || confine::oom_score(OOM_SCORE)),
         ("resources", resources),
+        // While it can: what it takes to become nobody does not suffice.
+        ("capabilities of programs", || confine::bound_capabilities(CapabilitySet::empty())),
         ("capabilities", || confine::keep_capabilities(user_changes()).map(drop)),
         ("user", become_nobody),
         ("tracing", confine::no_tracing),
