@@ -44,7 +44,7 @@ async fn a_worker_that_does_not_answer_is_not_dead() {
     assert!(again.contains("was started in group a before"), "{again}");
     for result in [second.stop("runs", NOW).await, second.remove("runs").await] {
         let error = result.unwrap_err().to_string();
-        assert!(error.contains("a worker does not answer"), "{error}");
+        assert!(error.contains("the worker of group a does not answer"), "{error}");
     }
     // Others go on meanwhile.
     second.start("b", &node.spec("other", &sleeps(1, 3))).await.unwrap();
