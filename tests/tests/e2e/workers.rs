@@ -132,7 +132,7 @@ async fn namespaces_have_workers_of_their_own() {
     .await;
 }
 
-/// A worker that lives and does not answer is not dead, for the agent that has started it and for the next: what it
+/// A worker that lives and does not answer is not dead for an agent that finds it: what it
 /// hosts is neither started again nor lets go of its pod, while pods of others come and go. When it answers, all is as it
 /// was, and what was asked for is done.
 #[tokio::test]
@@ -146,8 +146,9 @@ async fn a_worker_that_does_not_answer_is_not_taken_for_dead() {
             let before = here.until("stays", "running", running).await;
             here.until("leaves", "running", running).await;
             let worker = node.workers()[&format!("ns-{ns}")];
-            kill_process(worker, Signal::STOP).unwrap();
+            // In this order: the kernel lets a stopped process go on whose parent dies.
             node.kill().unwrap();
+            kill_process(worker, Signal::STOP).unwrap();
             node.start_again().await.unwrap();
             here.api().delete("leaves", &DeleteParams::default()).await.unwrap();
             there.create("passes", spec(&node, json!({})).await).await;
