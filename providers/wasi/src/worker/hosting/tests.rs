@@ -1,0 +1,197 @@
+use std::time::Instant as Clock;
+
+use super::*;
+use crate::{
+    files::{Files, Way},
+    spec::{MemoryVolumes, RootSpec},
+};
+use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, ModuleKind, Network, Stack};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Bench {
+    dir: tempfile::TempDir,
+    hosting: Hosting,
+}
+
+impl Bench {
+    fn new(most: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Arc::new(Host::new(HostOptions::new(dir.path().join("empty"))).unwrap());
+        let spins =
+            wat::parse_str(r#"(module (func (export "_start") (loop $for_ever (br $for_ever))))"#).unwrap();
+        std::fs::write(
+            dir.path().join("spins"),
+            host.engine(ModuleKind::CoreCommand.generation()).precompile_module(&spins).unwrap(),
+        )
+        .unwrap();
+        let threads = Threads { guests: Handle::current(), logs: Handle::current() };
+        Self { hosting: Hosting::new(host, threads, LogOptions::default(), most), dir }
+    }
+
+    /// Starts an instance with its files.
+    async fn start(&self, spec: InstanceSpec) -> Result<Instance, HostingError> {
+        self.start_in(spec, "").await
+    }
+
+    async fn start_in(&self, spec: InstanceSpec, session: &str) -> Result<Instance, HostingError> {
+        self.hosting.handovers().put(&spec.id, self.given(&spec));
+        self.hosting.start(spec, session).await
+    }
+
+    fn given(&self, spec: &InstanceSpec) -> Given {
+        let files = Files::new(Way::Preopens { why: "not tried".into() });
+        files.make(&spec.root, None, self.dir.path()).unwrap().into()
+    }
+
+    fn spins(&self, id: &str) -> InstanceSpec {
+        InstanceSpec {
+            id: id.into(),
+            pod_uid: "uid".into(),
+            name: "ns/pod/c".into(),
+            module: self.dir.path().join("spins"),
+            kind: ModuleKind::CoreCommand,
+            argv: vec!["spins".into()],
+            env: Vec::new(),
+            working_dir: None,
+            root: RootSpec::default(),
+            log_path: self.dir.path().join("0.log"),
+            network: Network::Outgoing,
+            denied_networks: DeniedNetworks::default(),
+            memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
+            cpu: CpuShare::default(),
+            stack: Stack::DEFAULT,
+            terminal: true,
+            stop_notice: false,
+            label: String::new(),
+        }
+    }
+
+    async fn until_tasks(&self, expected: usize) {
+        let started = Clock::now();
+        while Handle::current().metrics().num_alive_tasks() != expected {
+            assert!(started.elapsed() < PATIENCE, "there are never {expected} tasks");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exec_ends_with_its_caller() {
+    let bench = Bench::new(9);
+    bench.start(bench.spins("a")).await.unwrap();
+    // The guest, and the task that waits for its end.
+    bench.until_tasks(2).await;
+    let argv = ["probe".to_owned()];
+    let exec = bench.hosting.exec("a", &argv, PATIENCE, 10);
+    assert!(tokio::time::timeout(Duration::from_millis(50), exec).await.is_err());
+    bench.until_tasks(2).await;
+}
+
+#[tokio::test]
+async fn an_exec_ends_with_its_container() {
+    let bench = Bench::new(9);
+    bench.start(bench.spins("a")).await.unwrap();
+    let argv = ["probe".to_owned()];
+    let exec = bench.hosting.exec("a", &argv, PATIENCE * 2, 10);
+    let (outcome, ()) = tokio::join!(exec, async {
+        bench.until_tasks(3).await;
+        bench.hosting.stop("a", Duration::ZERO);
+    });
+    assert!(!outcome.unwrap().timed_out);
+}
+
+#[tokio::test]
+async fn there_is_a_log_of_what_has_run_and_of_nothing_else() {
+    let bench = Bench::new(9);
+    let tight = InstanceSpec { memory_limit_bytes: 1, ..bench.spins("tight") };
+    assert!(bench.start(tight.clone()).await.is_err());
+    assert!(!tight.log_path.exists());
+    std::fs::write(&tight.log_path, "an earlier one\n").unwrap();
+    assert!(bench.start(tight.clone()).await.is_err());
+    assert!(tight.log_path.exists(), "what another one has written stays");
+    let other = InstanceSpec { log_path: bench.dir.path().join("1.log"), ..bench.spins("a") };
+    bench.start(other.clone()).await.unwrap();
+    assert!(other.log_path.exists());
+}
+
+/// A start that takes long is given up by a removal, and the removal returns when nothing can come of it. Until
+/// then who asks for the same start waits for it.
+#[tokio::test]
+async fn a_start_is_given_up_before_it_is_forgotten() {
+    let bench = Bench::new(9);
+    // A module that is a pipe takes as long as nobody opens its other end.
+    let pipe = bench.dir.path().join("pipe");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let slow = InstanceSpec { module: pipe.clone(), ..bench.spins("a") };
+    let begun = |bench: &Bench| bench.hosting.picture().starting == ["a"];
+    let (first, second, ()) = tokio::join!(bench.start(slow.clone()), bench.start(slow.clone()), async {
+        while !begun(&bench) {
+            tokio::task::yield_now().await;
+        }
+        bench.hosting.begin_session("later".into());
+        assert!(bench.hosting.remove("a").await);
+        assert!(!begun(&bench));
+    });
+    assert!(matches!(first, Err(HostingError::GivenUp)), "{first:?}");
+    assert!(matches!(second, Err(HostingError::Stale)), "{second:?}");
+    assert!(!slow.log_path.exists());
+    // Lets go of the thread that waits for the other end, or finds none when it comes so late.
+    let other_end = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    std::fs::remove_file(pipe).unwrap();
+    assert!(bench.start_in(bench.spins("a"), "later").await.is_ok(), "its id is free again");
+    drop(other_end);
+}
+
+#[tokio::test]
+async fn a_full_worker_says_how_to_make_room() {
+    let bench = Bench::new(1);
+    bench.start(bench.spins("a")).await.unwrap();
+    bench.start(bench.spins("a")).await.expect("the same again is no second one");
+    let error = bench.start(bench.spins("b")).await.unwrap_err().to_string();
+    assert!(error.contains("sysctl -w vm.max_map_count="), "{error}");
+    assert!(bench.hosting.remove("a").await);
+    bench.start(bench.spins("b")).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_starts_whose_files_were_not_handed_over() {
+    let bench = Bench::new(9);
+    let error = bench.hosting.start(bench.spins("a"), "").await.unwrap_err();
+    assert!(matches!(error, HostingError::NoFiles), "{error}");
+    bench.start(bench.spins("a")).await.expect("its id is free");
+}
+
+#[tokio::test]
+async fn a_grace_is_shortened_and_never_lengthened() {
+    let bench = Bench::new(1);
+    let (stop, mut deadline) = watch::channel(None);
+    let loaded = bench
+        .hosting
+        .0
+        .host
+        .load(&bench.spins("a").module, ModuleKind::CoreCommand, Stack::DEFAULT)
+        .await
+        .unwrap();
+    let spec = Arc::new(bench.spins("a"));
+    let root = Arc::new(bench.given(&spec).root);
+    let account = bench.hosting.0.account(&spec);
+    let running = HostedInstance {
+        spec,
+        loaded,
+        root,
+        account,
+        memory_volumes: Arc::default(),
+        stop,
+        ended: CancellationToken::new(),
+    };
+    let mut deadlines = Vec::new();
+    for seconds in [30, 60, 10] {
+        running.stop_within(Duration::from_secs(seconds));
+        deadlines.push(deadline.borrow_and_update().unwrap());
+    }
+    assert_eq!(deadlines[0], deadlines[1]);
+    assert!(deadlines[2] < deadlines[1]);
+}
