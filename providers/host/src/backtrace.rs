@@ -9,7 +9,7 @@ use std::fmt::{self, Write};
 
 use wasmtime::FrameInfo;
 
-use crate::text::BoundedText;
+use crate::text::{BoundedText, shortened};
 
 /// Most bytes that are shown of a name.
 const NAME_SHOWN: usize = 256;
@@ -24,7 +24,7 @@ pub(crate) fn write(out: &mut impl Write, frames: &[FrameInfo]) -> fmt::Result {
         if let Some(offset) = frame.module_offset() {
             write!(out, "{offset:#8x} - ")?;
         }
-        out.write_str(&shortened(frame.module().name().unwrap_or("<unknown>")))?;
+        out.write_str(&shortened(frame.module().name().unwrap_or("<unknown>"), NAME_SHOWN))?;
         match frame.func_name() {
             Some(name) => write!(out, "!{}", readable(name))?,
             None => write!(out, "!<wasm function {}>", frame.func_index())?,
@@ -42,14 +42,7 @@ fn readable(name: &str) -> String {
         let whole = write!(text, "{demangled:#}").is_ok();
         return text.into_string() + if whole { "" } else { "…" };
     }
-    shortened(name)
-}
-
-fn shortened(name: &str) -> String {
-    match name.get(..name.floor_char_boundary(NAME_SHOWN)) {
-        Some(cut) if cut.len() < name.len() => format!("{cut}…"),
-        _ => name.to_owned(),
-    }
+    shortened(name, NAME_SHOWN)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
 
-use crate::{kind::ModuleKind, names::FUNCTION_NAME_LIMIT};
+use crate::{kind::ModuleKind, names::FUNCTION_NAME_LIMIT, text::shortened};
 
 /// Why a file cannot run. The texts are for the person who built it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -283,10 +283,7 @@ fn list(names: &[String], count: usize) -> String {
 
 /// A name from the module, fit for an error.
 fn short(name: &str) -> String {
-    match name.get(..name.floor_char_boundary(NAME_LIMIT)) {
-        Some(cut) if cut.len() < name.len() => format!("{cut}…"),
-        _ => name.to_owned(),
-    }
+    shortened(name, NAME_LIMIT)
 }
 
 /// Hands every payload of the outermost module or component to `visit`, skipping what is nested in it and

@@ -30,6 +30,14 @@ impl fmt::Write for BoundedText {
     }
 }
 
+/// The beginning of a text, at most `limit` bytes, with a sign where something was left out.
+pub(crate) fn shortened(text: &str, limit: usize) -> String {
+    match text.get(..text.floor_char_boundary(limit)) {
+        Some(cut) if cut.len() < text.len() => format!("{cut}…"),
+        _ => text.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
