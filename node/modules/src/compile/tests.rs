@@ -132,7 +132,11 @@ async fn no_more_modules_at_once_than_allowed() {
         modules.iter().zip(lanes).map(|(module, lane)| fixture.store.precompiled(module, &compiler, lane)),
     );
     let open = async {
-        compiler.entered.notified().await;
+        // Two are inside, and everybody else has come to wait.
+        waiting(&fixture, 4).await;
+        while compiler.active.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
         compiler.gate.as_ref().unwrap().add_permits(1);
     };
     let (results, ()) = futures::join!(all, open);
