@@ -17,6 +17,7 @@ missing=()
 has cc || missing+=(gcc libc6-dev)                                  # links Rust programs
 has docker-registry || missing+=(docker-registry)                   # serves the guests' images
 has clang || missing+=(clang)                                       # compiles guests
+has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
 wasm_builtins || missing+=(libclang-rt-dev-wasm32)

@@ -93,6 +93,11 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// See [`StartError`]. After an error nothing of this id runs, and nothing will come of the start any more.
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;
 
+    /// Calls off a start whose future somebody still awaits, if it has not come so far that its guest may run: it
+    /// fails soon, with [`StartError::Run`]. Otherwise nothing happens. A start that looks for its module, or waits for
+    /// the compiler, may take minutes, and its pod may be gone by then.
+    fn call_off(&self, _id: &str) {}
+
     /// Asks a container to end, and ends it when `grace` is over. Returns when the request is delivered,
     /// not when the container has stopped. A second call may shorten the grace, never lengthen it.
     /// Unknown and exited containers are fine. A start that is still prepared is called off: it fails.

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit},
-    thread::{CapabilitySet, CapabilitySets},
+    thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets},
 };
 
 /// Capabilities that a kernel may have; those that it does not know cannot be asked for.
@@ -84,6 +84,21 @@ pub fn bound_capabilities(most: CapabilitySet) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Uses files as this user from now on, and keeps the capabilities: the files that the process makes are this user's,
+/// and it is not root to file systems that keep blocks for root. To everything else it is who it was. Takes
+/// `CAP_SETPCAP` and `CAP_SETUID`, and is of this thread and those that it starts. Returns the user that files are used as:
+/// another one where the process' user namespace has no such user.
+///
+/// # Errors
+/// When the host does not allow it.
+pub fn use_files_as(user: u32) -> io::Result<u32> {
+    // Otherwise the kernel takes the capabilities for files from who is no longer root to files.
+    rustix::thread::set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
+    nix::unistd::setfsuid(user.into());
+    // No user, so that nothing changes: it returns who it is.
+    Ok(nix::unistd::setfsuid(u32::MAX.into()).as_raw())
 }
 
 /// Gets no rights by starting programs any more.

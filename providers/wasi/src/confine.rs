@@ -50,6 +50,10 @@ const OF_THE_MOUNTER: [(CapabilitySet, &str); 5] = [
 /// daemons before them. From -1000, never, to 1000, first.
 const OOM_SCORE: &str = "500";
 
+/// Whom the files are used as, and made, by workers and the mounter of a node that runs as root: no user of any
+/// distribution's. `ext4` and its kin let root, and whom an administrator names, have the last blocks of a file system.
+const FILE_USER: u32 = 65533;
+
 /// What becomes of a worker that cannot be confined as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Confinement {
@@ -147,6 +151,7 @@ pub(crate) fn worker() -> Vec<Measure> {
         Measure::take("oom score", oom_score),
         Measure::take("core dumps", core_dumps),
         Measure::take("tracing", tracing),
+        Measure::take("user of files", file_user),
         Measure::take("capabilities", || capabilities(&OF_WORKERS)),
         Measure::take("new privileges", new_privileges),
         Measure::take("system calls", || syscalls::refuse(Profile::Worker)),
@@ -158,6 +163,7 @@ pub(crate) fn mounter() -> Vec<String> {
     let measures = [
         Measure::take("core dumps", core_dumps),
         Measure::take("tracing", tracing),
+        Measure::take("user of files", file_user),
         Measure::take("capabilities", || capabilities(&OF_THE_MOUNTER)),
         Measure::take("new privileges", new_privileges),
         Measure::take("system calls", || syscalls::refuse(Profile::Mounter)),
@@ -199,6 +205,17 @@ fn tracing() -> io::Result<String> {
     }
     confine::no_tracing()?;
     Ok("by root".to_owned())
+}
+
+fn file_user() -> io::Result<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok("its own, not root".to_owned());
+    }
+    match confine::use_files_as(FILE_USER)? {
+        FILE_USER => Ok(FILE_USER.to_string()),
+        // Who is root here is not root to the machine's file systems.
+        _ => Ok("its own, root of a user namespace".to_owned()),
+    }
 }
 
 fn capabilities(kept: &[(CapabilitySet, &str)]) -> io::Result<String> {

@@ -378,6 +378,10 @@ impl Runtime for WasiRuntime {
         })
     }
 
+    fn call_off(&self, id: &str) {
+        self.preparing.call_off(id);
+    }
+
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
         self.preparing.call_off(id);
         self.supervisor.stop(id, grace).await.map_err(|error| RuntimeError(error.into()))

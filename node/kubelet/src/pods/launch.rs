@@ -8,6 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     admission::resources::memory_limit,
@@ -69,7 +70,7 @@ type EnvFiles = BTreeMap<(String, String), Option<String>>;
 impl Launch<'_> {
     /// Makes everything ready and starts the attempt; returns when it was started. One that has run and whose
     /// process is gone before it could say so was started, too. The pod's volumes are at
-    /// `places`.
+    /// `places`. The provider is not asked any more once the start is called off.
     pub(super) async fn start(
         &self,
         pod: &Pod,
@@ -77,6 +78,7 @@ impl Launch<'_> {
         image: &Image,
         attempt: u32,
         volumes: (&Volumes, &VolumePlaces),
+        called_off: &CancellationToken,
     ) -> Result<Timestamp, Trouble> {
         let runtime_handler = self.runtime_handler(pod)?;
         let (of_node, places) = volumes;
@@ -102,6 +104,12 @@ impl Launch<'_> {
         }
         drop_old_logs(&spec.log_path, attempt);
         let had_log = spec.log_path.exists();
+        if called_off.is_cancelled() {
+            return Err(Trouble {
+                reason: WaitingReason::RunContainerError,
+                message: "the pod has ended before the container was started".to_owned(),
+            });
+        }
         match self.runtime.start(&spec).await {
             Ok(started_at) => Ok(started_at),
             Err(error) if !had_log && spec.log_path.exists() => {

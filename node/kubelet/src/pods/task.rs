@@ -22,17 +22,14 @@ mod report;
 mod storage;
 mod strays;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodStatus};
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
 };
+use tokio_util::sync::CancellationToken;
 
 use journal::Journal;
 use outcome::{Spawned, TaskOutcome};
@@ -100,8 +97,8 @@ pub(super) struct PodTask {
     wake: Arc<Notify>,
     outcomes: JoinSet<Spawned>,
     pulls: HashMap<String, AbortHandle>,
-    /// Containers whose start is under way here.
-    starting: HashSet<String>,
+    /// Containers whose start is under way here, and what calls it off.
+    starting: HashMap<String, CancellationToken>,
     strays: Strays,
     ongoing: Ongoing,
     publisher: Publisher,
@@ -178,7 +175,7 @@ impl PodTask {
             wake,
             outcomes: JoinSet::new(),
             pulls: HashMap::new(),
-            starting: HashSet::new(),
+            starting: HashMap::new(),
             strays: Strays::default(),
             ongoing: Ongoing::default(),
             publisher: Publisher::default(),
@@ -216,6 +213,9 @@ impl PodTask {
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
         let stray = self.end_strays(now.steady);
+        if self.state.ending.is_some() {
+            self.starting.values().for_each(CancellationToken::cancel);
+        }
         let turn = PodTurn::of(&self.name, &self.spec, &self.state, self.shared.limits, now);
         let held = stray && !turn.is_ending();
         self.on_disk = !held && self.save(&turn, now).await;
@@ -314,7 +314,7 @@ impl PodTask {
         let names: Vec<String> = self.state.containers.keys().cloned().collect();
         for name in names {
             let record = self.state.container(&name);
-            let inherited = record.stage == Stage::Starting && !self.starting.contains(&name);
+            let inherited = record.stage == Stage::Starting && !self.starting.contains_key(&name);
             if record.running().is_none() && !inherited {
                 continue;
             }

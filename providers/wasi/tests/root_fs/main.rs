@@ -10,6 +10,7 @@ mod escapes;
 mod image;
 mod lifecycle;
 mod no_mounts;
+mod reserved;
 #[path = "../support/mod.rs"]
 mod support;
 mod volumes;

@@ -58,7 +58,11 @@ impl World {
     }
 
     pub(crate) async fn with(program: Program) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap(), program).await
+    }
+
+    /// With all its files in this directory.
+    pub(crate) async fn on(dir: tempfile::TempDir, program: Program) -> Self {
         let module = dir.path().join("actor.module");
         fs::write(&module, code().await).unwrap();
         let mut options = SupervisorOptions::new(dir.path().join("workers"), program);

@@ -49,6 +49,10 @@ async fn a_worker_cannot_become_more_than_it_is() {
         let thread = Pid::from_raw(task.unwrap().file_name().to_str().unwrap().parse().unwrap()).unwrap();
         let status = status(thread);
         threads += 1;
+        let [user, .., of_files]: [&str; 4] =
+            status["Uid"].split_whitespace().collect::<Vec<_>>().try_into().unwrap();
+        assert!(of_files != "0", "files are used as root");
+        assert_eq!(user == "0", rustix::process::geteuid().is_root());
         assert_eq!((status["NoNewPrivs"].as_str(), status["Seccomp"].as_str()), ("1", "2"), "{status:?}");
         for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
             let capabilities = u64::from_str_radix(&status[set], 16).unwrap();

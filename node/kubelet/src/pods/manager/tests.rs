@@ -39,6 +39,9 @@ type Containers = BTreeMap<String, (String, bool)>;
 /// Name of a pod whose containers are gone before their start is answered.
 const TORN: &str = "torn";
 
+/// Name of a pod whose module is compiled for as long as it is waited for.
+const SLOW: &str = "slow";
+
 /// Runs what it is told to. What is to be stopped goes on until [`World::let_end`].
 #[derive(Debug)]
 struct Provider {
@@ -52,6 +55,8 @@ struct Provider {
     started: Mutex<Vec<String>>,
     /// Ids of all that was to be stopped.
     stopped: watch::Sender<Vec<String>>,
+    /// Starts that wait for the compiler, and what calls each of them off.
+    compiling: watch::Sender<BTreeMap<String, CancellationToken>>,
 }
 
 /// What a provider is asked.
@@ -99,10 +104,24 @@ impl Runtime for Provider {
             std::fs::write(&spec.log_path, "it has run\n").unwrap();
             return Err(StartError::Run("the process that runs it has died".into()));
         }
+        if spec.pod_name == SLOW {
+            let called_off = CancellationToken::new();
+            self.compiling.send_modify(|all| {
+                all.insert(spec.id.clone(), called_off.clone());
+            });
+            called_off.cancelled().await;
+            return Err(StartError::Run("it was called off".into()));
+        }
         self.containers.send_modify(|all| {
             all.insert(spec.id.clone(), (spec.pod_uid.clone(), true));
         });
         Ok(Timestamp::UNIX_EPOCH)
+    }
+
+    fn call_off(&self, id: &str) {
+        if let Some(called_off) = self.compiling.borrow().get(id) {
+            called_off.cancel();
+        }
     }
 
     async fn stop(&self, id: &str, _: Duration) -> Result<(), RuntimeError> {
@@ -249,7 +268,9 @@ impl World {
         let wakeups = Mutex::new(Some(wakeups));
         let (panicking, started) = Default::default();
         let (stopped, _) = watch::channel(Vec::new());
-        let runtime = Arc::new(Provider { containers, mute, wakeups, panicking, started, stopped });
+        let (compiling, _) = watch::channel(BTreeMap::new());
+        let runtime =
+            Arc::new(Provider { containers, mute, wakeups, panicking, started, stopped, compiling });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
         let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
@@ -604,6 +625,21 @@ async fn what_has_run_counts_though_its_start_has_failed() {
     let end = statuses[0].state.clone().unwrap().terminated.unwrap();
     assert_eq!((end.exit_code, end.reason.as_deref()), (137, Some("ContainerStatusUnknown")));
     assert_eq!(statuses[0].restart_count, 0);
+}
+
+/// A start that still waits for the compiler ends with its pod, which it would hold up otherwise.
+#[tokio::test]
+async fn a_start_that_is_still_prepared_is_called_off_when_its_pod_is_deleted() {
+    let world = World::with(&[]);
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    world.synced(PodSource::File, &[]).await;
+    world.set(pod(SLOW, "u", json!({}))).await;
+    world.synced(PodSource::Api, &["u"]).await;
+    let mut compiling = world.runtime.compiling.subscribe();
+    tokio::time::timeout(PATIENCE, compiling.wait_for(|all| !all.is_empty())).await.unwrap().unwrap();
+    world.delete(pod(SLOW, "u", json!({}))).await;
+    world.let_go().await;
+    assert_eq!(world.runtime.stopped.borrow().len(), 0, "nothing has run");
 }
 
 /// A task that panics is said to have, by the pod's name, and another one goes on from the record: nothing is started

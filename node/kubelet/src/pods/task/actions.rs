@@ -1,11 +1,14 @@
 //! The carrying out of what the lifecycle asks for: each action is spawned, and comes back as an [`TaskOutcome`].
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{PodTask, TaskOutcome, outcome::panicked};
 use crate::{
@@ -129,7 +132,9 @@ impl PodTask {
             let container = name.clone();
             move |panic| TaskOutcome::StartPanicked { container, attempt, trouble: panicked(panic) }
         };
-        self.starting.insert(name.clone());
+        let called_off = CancellationToken::new();
+        self.starting.insert(name.clone(), called_off.clone());
+        let id = container_id(&self.name.uid, &name, attempt);
         self.spawn("a start", failed, async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
@@ -141,7 +146,15 @@ impl PodTask {
                 records: &shared.records,
             };
             let volumes = (shared.volumes.as_ref(), &places.await);
-            let result = launch.start(&pod, &container, &image, attempt, volumes).await;
+            let mut start = pin!(launch.start(&pod, &container, &image, attempt, volumes, &called_off));
+            let result = tokio::select! {
+                biased;
+                result = &mut start => result,
+                () = called_off.cancelled() => {
+                    shared.runtime.call_off(&id);
+                    start.await
+                }
+            };
             let note = |reason, message: &str| {
                 let (container, message) = (Some(name.clone()), message.to_owned());
                 let note = Note { container, warning: false, reason, message };
@@ -152,6 +165,8 @@ impl PodTask {
                     note(EventReason::Created, "Container created");
                     note(EventReason::Started, "Container started");
                 }
+                // Nobody misses it.
+                Err(_) if called_off.is_cancelled() => {}
                 Err(trouble) => tell(&shared.recorder, &reference, &spec, &launch::note(&name, trouble)),
             }
             TaskOutcome::Started { container: name, result }
