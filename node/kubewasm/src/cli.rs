@@ -38,7 +38,7 @@ enum Command {
     Mounter(processes::MounterArgs),
     /// Compile one module. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
-    Compile,
+    Compile(processes::CompileArgs),
 }
 
 /// Runs the program. Exit codes: 0 is success, 1 a failure that was said, 2 a command line that was not
@@ -52,7 +52,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Completions(args) => complete::main(&args),
         Command::Worker(args) => processes::worker(args),
         Command::Mounter(args) => processes::mounter(args),
-        Command::Compile => Ok(processes::compile()),
+        Command::Compile(args) => Ok(processes::compile(&args)),
     };
     match outcome {
         Ok(code) => code,

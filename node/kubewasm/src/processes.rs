@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use kubewasm_host::compile;
+use kubewasm_host::compile::{self, ChildOptions};
 use kubewasm_wasi::{
     confine::Confinement,
     logs::LogOptions,
@@ -75,18 +75,34 @@ pub(crate) struct MounterArgs {
     /// Make no mounts, as on a host that allows none.
     #[arg(long)]
     no_mounts: bool,
+    /// Whether the mounter runs where it cannot be confined as a whole.
+    #[arg(long, default_value_t)]
+    confinement: Confinement,
 }
 
 /// Makes the files of containers for the agent at standard input.
 pub(crate) fn mounter(args: MounterArgs) -> anyhow::Result<ExitCode> {
-    mounter::run(&MounterOptions { dir: args.dir, no_mounts: args.no_mounts })?;
+    let MounterArgs { dir, no_mounts, confinement } = args;
+    mounter::run(&MounterOptions { dir, no_mounts, confinement })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Arguments of `kubewasm compile`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompileArgs {
+    /// Compile nothing where the compiler cannot be confined as a whole.
+    #[arg(long)]
+    confined: bool,
+    /// End when confined, instead of compiling anything.
+    #[arg(long)]
+    check: bool,
 }
 
 /// Compiles one module, from standard input to standard output. What is wrong with it is said as it is: it becomes a
 /// container's message.
-pub(crate) fn compile() -> ExitCode {
-    match compile::child_main() {
+pub(crate) fn compile(args: &CompileArgs) -> ExitCode {
+    let CompileArgs { confined, check } = *args;
+    match compile::child_main(ChildOptions { confined, check }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -26,9 +26,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, process::Command};
 
-pub use child::{ChildError, child_main, compile_file};
+pub use child::{ChildError, ChildOptions, child_main, compile_file};
 
 use crate::{
     engine::{self, EngineError},
@@ -73,6 +73,7 @@ pub struct ChildCompiler {
     program: Program,
     key: String,
     enclosure: Option<Arc<dyn Enclosure>>,
+    options: ChildOptions,
 }
 
 /// Why a module was not compiled.
@@ -105,7 +106,39 @@ impl ChildCompiler {
     /// [`EngineError`] when this machine cannot run wasmtime.
     pub fn new(program: Program) -> Result<Self, EngineError> {
         let keys: Vec<_> = Generation::ALL.into_iter().map(engine::key).collect::<Result<_, _>>()?;
-        Ok(Self { program, key: format!("{}-{FACTS_REVISION}", keys.join("+")), enclosure: None })
+        Ok(Self {
+            program,
+            key: format!("{}-{FACTS_REVISION}", keys.join("+")),
+            enclosure: None,
+            options: ChildOptions::default(),
+        })
+    }
+
+    /// Compiles nothing where the children cannot be confined as a whole.
+    #[must_use]
+    pub fn confined(self) -> Self {
+        Self { options: ChildOptions { confined: true, ..self.options }, ..self }
+    }
+
+    /// Finds out whether modules can be compiled here at all, as the compiler has been told to.
+    ///
+    /// # Errors
+    /// [`CompileError::Spawn`], or [`CompileError::Refused`] with what the host does not allow.
+    pub async fn check(&self) -> Result<(), CompileError> {
+        let mut command = self.command(&ChildOptions { check: true, ..self.options });
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let output = command.output().await.map_err(CompileError::Spawn)?;
+        match output.status.success() {
+            true => Ok(()),
+            false => judge(output.status, &output.stderr, false).map(drop),
+        }
+    }
+
+    fn command(&self, options: &ChildOptions) -> Command {
+        let mut command = self.program.command("compile");
+        // Nothing of the agent's environment concerns a compiler, and some of it may be secret.
+        command.args(options.args()).env_clear().current_dir("/").kill_on_drop(true);
+        command
     }
 
     /// Keeps the children in an enclosure.
@@ -134,9 +167,7 @@ impl ChildCompiler {
         };
         let input: File = open(module, OpenOptions::new().read(true))?;
         let output = open(out, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
-        let mut command = self.program.command("compile");
-        // Nothing of the agent's environment concerns a compiler, and some of it may be secret.
-        command.env_clear().current_dir("/").kill_on_drop(true);
+        let mut command = self.command(&self.options);
         command.stdin(Stdio::from(input)).stdout(Stdio::from(output)).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(CompileError::Spawn)?;
         // The command holds the files open too.

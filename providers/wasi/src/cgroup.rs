@@ -65,13 +65,24 @@ impl Cgroup {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// Sets the limit, in bytes, of all that is in it. `None` takes it away.
+    /// Sets the limit, in bytes, of all that is in it, and has none of it swapped, as a kubelet does by default: what is
+    /// swapped would not count. `None` takes both away.
     pub(crate) fn limit(&self, bytes: Option<u64>) -> Result<(), CgroupError> {
-        let bytes = bytes.map(|bytes| bytes.to_string());
-        match self.unified {
-            true => self.write("memory.max", bytes.as_deref().unwrap_or("max")),
-            false => self.write("memory.limit_in_bytes", bytes.as_deref().unwrap_or("-1")),
+        let number = bytes.map(|bytes| bytes.to_string());
+        if self.unified {
+            self.write_if_there("memory.swap.max", if bytes.is_some() { "0" } else { "max" })?;
+            return self.write("memory.max", number.as_deref().unwrap_or("max"));
         }
+        // Memory and swap together: never less than memory alone. So it goes first on the way up, and last down.
+        let (file, number) = ("memory.memsw.limit_in_bytes", number.as_deref().unwrap_or("-1"));
+        let together = self.write_if_there(file, number);
+        self.write("memory.limit_in_bytes", number)?;
+        together.or_else(|_| self.write_if_there(file, number))
+    }
+
+    /// A kernel may account for no swap.
+    fn write_if_there(&self, file: &str, text: &str) -> Result<(), CgroupError> {
+        if self.dir.join(file).exists() { self.write(file, text) } else { Ok(()) }
     }
 
     /// Removes it; its processes must have ended. One that is not there is fine.

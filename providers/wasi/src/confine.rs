@@ -54,7 +54,7 @@ const OOM_SCORE: &str = "500";
 /// distribution's. `ext4` and its kin let root, and whom an administrator names, have the last blocks of a file system.
 const FILE_USER: u32 = 65533;
 
-/// What becomes of a worker that cannot be confined as a whole.
+/// What becomes of a process that cannot be confined as a whole: a worker, the mounter, or a compiler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Confinement {
     /// It runs, and says what is missing.
@@ -101,11 +101,6 @@ impl Measure {
     fn take(name: &'static str, measure: impl FnOnce() -> io::Result<String>) -> Self {
         Self { name, result: measure() }
     }
-
-    /// Whether it is as it should be.
-    pub(crate) fn is_taken(&self) -> bool {
-        self.result.is_ok()
-    }
 }
 
 impl fmt::Display for Measure {
@@ -114,6 +109,18 @@ impl fmt::Display for Measure {
         match result {
             Ok(text) => write!(f, "{name}: {text}"),
             Err(error) => write!(f, "{name}: not restricted, because the host does not allow it ({error})"),
+        }
+    }
+}
+
+/// All measures for people, or, where confinement is required, those that could not be taken.
+pub(crate) fn judge(measures: &[Measure], confinement: Confinement) -> Result<Vec<String>, Vec<String>> {
+    let missing: Vec<_> =
+        measures.iter().filter(|measure| measure.result.is_err()).map(Measure::to_string).collect();
+    match confinement {
+        Confinement::Required if !missing.is_empty() => Err(missing),
+        Confinement::Required | Confinement::BestEffort => {
+            Ok(measures.iter().map(Measure::to_string).collect())
         }
     }
 }
@@ -159,16 +166,15 @@ pub(crate) fn worker() -> Vec<Measure> {
 }
 
 /// Gives up everything that the mounter has no use for.
-pub(crate) fn mounter() -> Vec<String> {
-    let measures = [
+pub(crate) fn mounter() -> Vec<Measure> {
+    vec![
         Measure::take("core dumps", core_dumps),
         Measure::take("tracing", tracing),
         Measure::take("user of files", file_user),
         Measure::take("capabilities", || capabilities(&OF_THE_MOUNTER)),
         Measure::take("new privileges", new_privileges),
         Measure::take("system calls", || syscalls::refuse(Profile::Mounter)),
-    ];
-    measures.iter().map(ToString::to_string).collect()
+    ]
 }
 
 /// Makes all that is mounted here read-only and without devices, but for one directory.

@@ -27,7 +27,7 @@ use std::{
 use prost::Message as _;
 
 use crate::{
-    confine,
+    confine::{self, Confinement},
     files::{Files, FilesError, Made, UserMapError, Way, enter, passing},
     protocol::wire,
     spec::RootSpec,
@@ -45,14 +45,17 @@ pub struct MounterOptions {
     pub dir: PathBuf,
     /// Make no mounts, as on a host that allows none.
     pub no_mounts: bool,
+    /// Whether it runs where it cannot be confined as a whole.
+    pub confinement: Confinement,
 }
 
 impl MounterOptions {
-    /// The options as arguments of the subcommand `mounter`, which must read them back: `--dir <path>` and, if so,
-    /// `--no-mounts`.
+    /// The options as arguments of the subcommand `mounter`, which must read them back: `--dir <path>`,
+    /// `--confinement <name>` and, if so, `--no-mounts`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--dir"), self.dir.clone().into()];
+        args.extend(["--confinement".into(), self.confinement.to_string().into()]);
         args.extend(self.no_mounts.then(|| "--no-mounts".into()));
         args
     }
@@ -73,6 +76,12 @@ pub enum MounterError {
     /// Files, threads or standard input cannot be used.
     #[error("cannot set up the mounter: {0}")]
     Setup(#[source] io::Error),
+    /// The host does not allow all that was required.
+    #[error("the mounter cannot be confined here as --confinement=required asks for: {}", .missing.join("; "))]
+    Confinement {
+        /// What is not restricted, and why.
+        missing: Vec<String>,
+    },
     /// The process is of no use.
     #[error(transparent)]
     UserMap(#[from] UserMapError),
@@ -105,7 +114,8 @@ pub fn run(options: &MounterOptions) -> Result<(), MounterError> {
              copied, and single files cannot always be shown"
         ),
     }
-    let measures = confine::mounter();
+    let measures = confine::judge(&confine::mounter(), options.confinement)
+        .map_err(|missing| MounterError::Confinement { missing })?;
     tracing::debug!(?measures, "the mounter is confined");
     let files = Arc::new(Files::new(way));
     for _ in 1..THREADS {

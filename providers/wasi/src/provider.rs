@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use kubewasm_host::{
     DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, UnknownKind,
-    compile::ChildCompiler,
+    compile::{ChildCompiler, CompileError},
     engine::{self, EngineError},
     program::Program,
 };
@@ -114,6 +114,9 @@ pub enum WasiError {
     /// wasmtime does not work on this machine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Modules cannot be compiled on this machine as they are to be.
+    #[error(transparent)]
+    Compiler(#[from] CompileError),
     /// The workers' directory cannot be used.
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
@@ -155,6 +158,14 @@ impl WasiRuntime {
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
         let compiler = ChildCompiler::new(options.program)?;
+        let compiler = match options.confinement {
+            Confinement::Required => {
+                let compiler = compiler.confined();
+                compiler.check().await?;
+                compiler
+            }
+            Confinement::BestEffort => compiler,
+        };
         let keys: Vec<_> = Generation::ALL.into_iter().map(engine::key).collect::<Result<_, _>>()?;
         let age = Age::new(keys.iter().map(String::as_str), options.versions.max);
         let supervisor = Supervisor::open(supervisor).await?;

@@ -282,6 +282,7 @@ impl Supervisor {
             stock.map_err(|source| SupervisorError::Dir { path: dir.display().to_string(), source })?;
         if options.confinement == Confinement::Required {
             process::check(&options).await.map_err(SupervisorError::Confinement)?;
+            mounting::check(&options).await.map_err(SupervisorError::Confinement)?;
         }
         let cgroups = match options.cgroups {
             Some(cgroups) => {

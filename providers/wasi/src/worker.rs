@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 pub(crate) use process::{handovers_path, is_locked, lock_path};
 
 use crate::{
-    confine::{self, ConfinedView, Confinement, Measure},
+    confine::{self, ConfinedView, Confinement},
     files::{self, UserMapError, Way},
     logs::LogOptions,
     protocol::Versions,
@@ -214,14 +214,8 @@ pub fn confine(mut options: WorkerOptions) -> Result<Confined, WorkerError> {
     let home = process::Home::take(&options.socket)?;
     let sockets = home.listen()?;
     measures.extend(confine::worker());
-    if options.confinement == Confinement::Required {
-        let missing: Vec<_> =
-            measures.iter().filter(|measure| !measure.is_taken()).map(Measure::to_string).collect();
-        if !missing.is_empty() {
-            return Err(WorkerError::Confinement { missing });
-        }
-    }
-    let measures: Vec<_> = measures.iter().map(Measure::to_string).collect();
+    let measures = confine::judge(&measures, options.confinement)
+        .map_err(|missing| WorkerError::Confinement { missing })?;
     tracing::info!(?measures, "the worker is confined");
     Ok(Confined { options, home, sockets, measures })
 }

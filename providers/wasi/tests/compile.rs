@@ -37,6 +37,34 @@ async fn modules_are_compiled_in_a_child() {
     assert!(size > 0);
 }
 
+/// Where it is required that compilers give up everything, nothing is compiled on a host that does not allow that: in a
+/// user namespace with one user, say, where nobody can become nobody.
+#[tokio::test]
+async fn compilers_that_cannot_be_confined_as_required_say_why() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: only root becomes somebody else");
+        return;
+    }
+    let elsewhere =
+        Program::new("unshare").arg("--user").arg("--map-root-user").arg(support::path()).arg("--");
+    let lenient = ChildCompiler::new(elsewhere).unwrap();
+    lenient.check().await.unwrap();
+    let strict = lenient.clone().confined();
+    let check = strict.check().await.unwrap_err();
+    let dir = tempfile::tempdir().unwrap();
+    let (input, output) = (dir.path().join("in"), dir.path().join("out"));
+    std::fs::write(&input, wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()).unwrap();
+    let compile = strict.compile(&input, &output).await.unwrap_err();
+    for error in [check, compile] {
+        let text = error.to_string();
+        for expected in ["--confinement=required", "user: not restricted"] {
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+    lenient.compile(&input, &dir.path().join("again")).await.unwrap();
+    ChildCompiler::new(program()).unwrap().confined().check().await.unwrap();
+}
+
 /// What the kernel says of a process; empty when it is gone.
 fn status(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()

@@ -19,6 +19,12 @@ use crate::{
 /// Why the child did not compile; for its standard error.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
+    /// The host does not allow all that was required.
+    #[error("compilers cannot be confined here as --confinement=required asks for: {}", .missing.join("; "))]
+    Confinement {
+        /// What is not restricted, and why.
+        missing: Vec<String>,
+    },
     /// The module could not be read.
     #[error("cannot read the module: {0}")]
     Read(#[source] io::Error),
@@ -39,6 +45,24 @@ pub enum ChildError {
     Write(#[source] io::Error),
 }
 
+/// How the child runs. On the command line, as [`ChildOptions::args`] writes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChildOptions {
+    /// Compile nothing where the host does not allow all that is to be given up.
+    pub confined: bool,
+    /// End when confined, instead of compiling anything.
+    pub check: bool,
+}
+
+impl ChildOptions {
+    /// The options as arguments of the subcommand `compile`, which must read them back: `--confined` and `--check`.
+    pub fn args(self) -> impl Iterator<Item = &'static str> {
+        [(self.confined, "--confined"), (self.check, "--check")]
+            .into_iter()
+            .filter_map(|(is_set, arg)| is_set.then_some(arg))
+    }
+}
+
 /// What the child says on its standard error when it has compiled.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Answer {
@@ -53,8 +77,14 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// [`ChildError`]; its text belongs on standard error, with a non-zero exit code.
-pub fn child_main() -> Result<(), ChildError> {
+pub fn child_main(options: ChildOptions) -> Result<(), ChildError> {
     let unrestricted = jail::enter();
+    if options.confined && !unrestricted.is_empty() {
+        return Err(ChildError::Confinement { missing: unrestricted });
+    }
+    if options.check {
+        return Ok(());
+    }
     let (facts, code) = compile(&read_module(io::stdin().lock(), MODULE_LIMIT)?)?;
     let mut output = io::stdout().lock();
     output.write_all(&code).and_then(|()| output.flush()).map_err(ChildError::Write)?;

@@ -208,6 +208,9 @@ mod tests {
         let top = hierarchy("cpuset cpu io memory pids\n");
         let parent = Parent::open_at(top.path().to_owned(), true, "n", Some(1 << 30)).unwrap();
         let child = parent.child("ns-default").unwrap();
+        fs::write(child.dir().join("memory.swap.max"), "max").unwrap();
+        child.limit(Some(5)).unwrap();
+        assert_eq!(read(child.dir(), "memory.swap.max"), "0");
         child.limit(None).unwrap();
         child.add(7).unwrap();
         let own = top.path().join("kubewasm-n");
@@ -217,6 +220,7 @@ mod tests {
             (&own, "cgroup.subtree_control", "+memory"),
             (&own, "memory.max", "1073741824"),
             (&own.join("ns-default"), "memory.max", "max"),
+            (&own.join("ns-default"), "memory.swap.max", "max"),
             (&own.join("ns-default"), "cgroup.procs", "7"),
         ] {
             assert_eq!(read(dir, file), expected, "{} {file}", dir.display());
@@ -227,12 +231,15 @@ mod tests {
     fn version_1_has_the_same_under_other_names() {
         let top = tempfile::tempdir().unwrap();
         let parent = Parent::open_at(top.path().to_owned(), false, "n", Some(5 << 20)).unwrap();
-        parent.child("a").unwrap().limit(Some(1)).unwrap();
+        let child = parent.child("a").unwrap();
+        fs::write(child.dir().join("memory.memsw.limit_in_bytes"), "-1").unwrap();
+        child.limit(Some(1)).unwrap();
         let own = top.path().join("kubewasm-n");
         for (dir, file, expected) in [
             (&own, "memory.use_hierarchy", "1"),
             (&own, "memory.limit_in_bytes", "5242880"),
             (&own.join("a"), "memory.limit_in_bytes", "1"),
+            (&own.join("a"), "memory.memsw.limit_in_bytes", "1"),
         ] {
             assert_eq!(read(dir, file), expected, "{} {file}", dir.display());
         }

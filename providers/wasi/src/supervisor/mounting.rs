@@ -14,6 +14,7 @@ use std::{
 
 use prost::Message as _;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use tokio::process::Command;
 
 use super::{SupervisorError, SupervisorOptions, WorkerFailure, process};
 use crate::{files::passing, mounter::MounterOptions, protocol::wire, spec::InstanceSpec};
@@ -153,11 +154,30 @@ fn hand_over(handover: &wire::Handover, fds: &[OwnedFd], handovers: &Path) -> io
     Ok(Handed::Over(socket))
 }
 
-fn spawn(options: &SupervisorOptions) -> io::Result<OwnedFd> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+/// Starts a mounter that nobody speaks to, so that it ends as soon as it is confined. What it says when it cannot be is
+/// the error.
+pub(super) async fn check(options: &SupervisorOptions) -> io::Result<()> {
+    let (_, theirs) = pair()?;
+    let mut command = command(options);
+    command.stdin(Stdio::from(theirs));
+    process::succeeds(&mut command).await
+}
+
+fn pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+}
+
+fn command(options: &SupervisorOptions) -> Command {
     let mut command = options.program.command("mounter");
-    command.args(MounterOptions { dir: options.dir.clone(), no_mounts: false }.args());
+    let (dir, confinement) = (options.dir.clone(), options.confinement);
+    command.args(MounterOptions { dir, no_mounts: false, confinement }.args());
     process::inherit_little(&mut command);
+    command
+}
+
+fn spawn(options: &SupervisorOptions) -> io::Result<OwnedFd> {
+    let (ours, theirs) = pair()?;
+    let mut command = command(options);
     command.stdin(Stdio::from(theirs));
     command.stderr(Stdio::from(process::open_log(&options.dir.join("mounter.log"))?));
     let mut child = command.spawn()?;

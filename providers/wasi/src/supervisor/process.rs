@@ -68,11 +68,17 @@ pub(super) async fn check(options: &SupervisorOptions) -> io::Result<()> {
     let mut command = options.program.command("worker");
     command.args(WorkerOptions { check: true, ..worker_options(&socket, options) }.args());
     inherit_little(&mut command);
-    let output = command.stderr(Stdio::piped()).output().await?;
+    let result = succeeds(&mut command).await;
     if let Some(dir) = socket.parent() {
         // Empty but for its sockets; whoever takes stock of workers removes what is left.
         let _ = tokio::fs::remove_dir_all(dir).await;
     }
+    result
+}
+
+/// Runs a process to its end. What it says last when it fails is the error.
+pub(super) async fn succeeds(command: &mut Command) -> io::Result<()> {
+    let output = command.stderr(Stdio::piped()).output().await?;
     if output.status.success() {
         return Ok(());
     }

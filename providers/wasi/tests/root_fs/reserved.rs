@@ -79,7 +79,7 @@ async fn guests_leave_what_is_kept_for_root() {
             assert!(left < 1 << 20, "{left} bytes are left: {file} does not fill the disk");
             assert!(for_root > 8 << 20, "{file} leaves {for_root} bytes of {with_reserve}");
             world.agent.remove(&spec.id).await.unwrap();
-            fs::remove_file(&volume.join("fill"))
+            fs::remove_file(volume.join("fill"))
                 .or_else(|_| fs::remove_dir_all(spec.root.scratch.unwrap()))
                 .unwrap();
         }

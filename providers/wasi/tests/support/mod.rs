@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubewasm_host::{compile, program::Program};
+use kubewasm_host::{
+    compile::{self, ChildOptions},
+    program::Program,
+};
 use kubewasm_wasi::{
     mounter::{self, MounterOptions},
     protocol::Versions,
@@ -84,10 +87,16 @@ pub(crate) fn process() {
         Some("inside") => inside(worker_options(&args, versions), &args),
         Some("mounter") => {
             let no_mounts = args.iter().any(|arg| arg == NO_MOUNTS);
-            mounter::run(&MounterOptions { dir: path("--dir"), no_mounts }).unwrap();
+            let confinement = value(&args, "--confinement").parse().unwrap();
+            if let Err(error) = mounter::run(&MounterOptions { dir: path("--dir"), no_mounts, confinement }) {
+                eprintln!("{error}");
+                std::process::exit(1);
+            }
         }
         Some("compile") => {
-            if let Err(error) = compile::child_main() {
+            let has = |flag: &str| args.iter().any(|arg| arg == flag);
+            let options = ChildOptions { confined: has("--confined"), check: has("--check") };
+            if let Err(error) = compile::child_main(options) {
                 eprintln!("{error}");
                 std::process::exit(1);
             }
