@@ -62,6 +62,10 @@ soak: test-build ## The long tests: a storm of 200 pods and 100 kills each, 1,00
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test hostile -- --test-threads=1
 	PROPTEST_CASES=4000 cargo test --workspace --lib -- lifecycle::tests::properties
 
+.PHONY: fuzz
+fuzz: ## Give what strangers may send to a fuzzer, for FUZZ_SECONDS (60) for each kind of it (FUZZ=name for some kinds)
+	@scripts/fuzz.sh $(FUZZ)
+
 .PHONY: bench
 bench: setup build ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
 	cargo build --release -p kubewasm

@@ -24,6 +24,8 @@ mod compile;
 mod digest;
 mod error;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod image;
 mod import;
 mod layout;

@@ -183,6 +183,12 @@ impl Registry {
     }
 }
 
+/// Reads what an answer asks for; for fuzzers.
+#[cfg(fuzzing)]
+pub(crate) fn read_challenge(headers: &reqwest::header::HeaderMap) {
+    let _ = challenge::read(headers);
+}
+
 /// Redirects of registries, to their storage: followed, but never from HTTPS to HTTP.
 fn upwards() -> redirect::Policy {
     redirect::Policy::custom(|attempt| {
