@@ -13,7 +13,7 @@ use kubewasm_kubelet::{
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime;
+use crate::runtime::{self, ImageSources};
 
 /// Arguments of `kubewasm node`. Where the kubelet has a flag, this is the same flag.
 #[derive(Debug, clap::Args)]
@@ -103,14 +103,30 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "CIDR|node")]
     deny_network: Vec<DeniedNetwork>,
 
-    /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
+    /// A registry, or a host of http:// images, that is spoken to without TLS, besides those on this machine. May be
+    /// repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
+
+    /// A folder with a folder for each registry, in which a hosts.toml names its mirrors, as containerd's config_path.
+    /// May be repeated, or several with colons between them; the first that has a registry's folder counts.
+    #[arg(long, value_name = "DIR", value_delimiter = ':')]
+    registry_config_dir: Vec<PathBuf>,
+
+    /// A folder of this machine whose modules pods may name as file:// images, with all below it. May be repeated
+    /// [default: none].
+    #[arg(long, value_name = "DIR")]
+    allow_image_dir: Vec<PathBuf>,
 }
 
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
-    let (insecure_registries, isolation) = (args.insecure_registry.clone(), args.isolation);
+    let isolation = args.isolation;
+    let images = ImageSources {
+        insecure_registries: args.insecure_registry.clone(),
+        registry_config_dirs: args.registry_config_dir.clone(),
+        dirs: args.allow_image_dir.clone(),
+    };
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
     let denied_networks = args.deny_network.iter().copied().collect();
@@ -120,14 +136,7 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     }
     raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    tokio.block_on(run(
-        config,
-        insecure_registries,
-        isolation,
-        confinement,
-        default_memory_limit,
-        denied_networks,
-    ))
+    tokio.block_on(run(config, images, isolation, confinement, default_memory_limit, denied_networks))
 }
 
 /// Connections, watches and logs that are followed take a file each, and the usual soft limit is 1,024.
@@ -172,7 +181,7 @@ fn flags(args: NodeArgs) -> Flags {
 
 async fn run(
     config: Config,
-    insecure_registries: Vec<String>,
+    images: ImageSources,
     isolation: Isolation,
     confinement: Confinement,
     default_memory_limit: u64,
@@ -195,7 +204,7 @@ async fn run(
         hidden,
         confinement,
         allow_paths: false,
-        insecure_registries,
+        images,
         default_memory_limit,
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),

@@ -29,7 +29,12 @@ use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{folder::Folder, manifest, runtime, terminal};
+use crate::{
+    folder::Folder,
+    manifest,
+    runtime::{self, ImageSources},
+    terminal,
+};
 
 /// Events that may wait to be printed.
 const EVENTS: usize = 256;
@@ -53,6 +58,11 @@ pub(crate) struct RunArgs {
     /// for reading alone. May be repeated [default: none].
     #[arg(long, value_name = "DIR[:ro]")]
     allow_host_path: Vec<PathBuf>,
+
+    /// A folder with a folder for each registry, in which a hosts.toml names its mirrors, as containerd's config_path.
+    /// May be repeated, or several with colons between them; the first that has a registry's folder counts.
+    #[arg(long, value_name = "DIR", value_delimiter = ':')]
+    registry_config_dir: Vec<PathBuf>,
 
     /// Say what happens to the pod, not only what goes wrong.
     #[arg(long)]
@@ -82,7 +92,12 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         hidden: vec![state.path().to_owned()],
         confinement: Confinement::default(),
         allow_paths: true,
-        insecure_registries: Vec::new(),
+        images: ImageSources {
+            registry_config_dirs: args.registry_config_dir,
+            // They are the user's own, like the paths.
+            dirs: vec![PathBuf::from("/")],
+            ..ImageSources::default()
+        },
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
         allocatable_memory: None,
         denied_networks: DeniedNetworks::default(),

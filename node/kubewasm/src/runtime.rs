@@ -32,8 +32,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) confinement: Confinement,
     /// Images may be paths.
     pub(crate) allow_paths: bool,
-    /// Registries without TLS.
-    pub(crate) insecure_registries: Vec<String>,
+    /// Where images come from.
+    pub(crate) images: ImageSources,
     /// Bytes, for containers without a limit of their own.
     pub(crate) default_memory_limit: u64,
     /// Bytes that all containers may have together, where that is limited.
@@ -44,10 +44,25 @@ pub(crate) struct ProviderSettings {
     pub(crate) log: LogOptions,
 }
 
+/// Where images come from: what an operator says of it.
+#[derive(Debug, Default)]
+pub(crate) struct ImageSources {
+    /// Hosts without TLS.
+    pub(crate) insecure_registries: Vec<String>,
+    /// Directories of the registries' hosts.toml.
+    pub(crate) registry_config_dirs: Vec<PathBuf>,
+    /// Directories for file:// images.
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
 /// Opens the module store, and adopts the workers that are there.
 pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiRuntime>> {
-    let options =
-        StoreOptions { insecure_registries: settings.insecure_registries, ..StoreOptions::default() };
+    let options = StoreOptions {
+        insecure_registries: settings.images.insecure_registries,
+        registry_config_directories: settings.images.registry_config_dirs,
+        file_directories: settings.images.dirs,
+        ..StoreOptions::default()
+    };
     let store = Store::open(&settings.store, options).context("cannot open the module store")?;
     let options = WasiOptions {
         allow_paths: settings.allow_paths,

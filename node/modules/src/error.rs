@@ -80,7 +80,7 @@ pub struct PullError {
 /// Why an image was not pulled.
 ///
 /// [`PullFailure::Unavailable`] and [`PullFailure::Store`] may pass by themselves; the rest pass when somebody
-/// changes the registry, the credentials or the image.
+/// changes the registry, the credentials, the image or the node's configuration.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum PullFailure {
     /// The registry or its token service did not answer, answered with a server error, or cut a transfer.
@@ -107,9 +107,35 @@ pub enum PullFailure {
     /// The manifest, the configuration or an archive is broken, or hostile.
     #[error("{0}")]
     Malformed(String),
+    /// What the operator has configured for the source cannot be used.
+    #[error("this node's configuration for it cannot be used: {0}")]
+    Configuration(String),
     /// This machine could not keep it.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl PullFailure {
+    /// The failure of a registry, with what its mirrors had said before it was asked.
+    pub(crate) fn after_mirrors(mut self, mirrors: &[String]) -> Self {
+        if mirrors.is_empty() {
+            return self;
+        }
+        match &mut self {
+            Self::Unavailable(text)
+            | Self::Denied(text)
+            | Self::NotFound(text)
+            | Self::Mismatch(text)
+            | Self::Unsupported(text)
+            | Self::TooLarge(text)
+            | Self::Malformed(text)
+            | Self::Configuration(text) => {
+                *text = format!("{text} (after its mirrors: {})", mirrors.join("; "))
+            }
+            Self::EmptyLayer(_) | Self::Store(_) => {}
+        }
+        self
+    }
 }
 
 /// Why a command of an image is no module that can be run.

@@ -1,21 +1,26 @@
 //! One pull from end to end: resolve, download, unpack, put in place.
 //!
 //! ```text
-//! registry ─ manifest ─► choose ─► plan ─► blobs (checked while they are written) ─► unpack ─► commit
-//!                                          └──────────── workspace below tmp ────────────┘      │
-//!                                                                        blobs, rootfs, record, names
+//! source ─ manifest ─► choose ─► plan ─► blobs (checked while they are written) ─► unpack ─► commit
+//!        └ file ────────────────────────► module (the same) ─────────────────────────────────┘  │
+//!                                         └──────────── workspace below tmp ────────────┘       │
+//!                                                                       blobs, rootfs, record, names
 //! ```
 //!
 //! Until the commit nothing is visible to anybody. The commit only renames, under the store's lock; what it
 //! counted on and somebody removed in between makes it start over.
 
+mod single;
 mod stage;
+mod transfer;
+mod transfers;
 
 use std::{fs, sync::Arc};
 
 use tokio::sync::watch;
 
 use self::stage::{Staged, stage};
+pub(crate) use self::transfers::Transfers;
 use crate::{
     digest::Digest,
     error::{PullFailure, StoreError},
@@ -23,9 +28,10 @@ use crate::{
     manifest::{self, Document, Manifest, ManifestError, PullPlan},
     progress::PullProgress,
     pull::Fetched,
-    record::Record,
+    record::{Name, Record},
     reference::Reference,
-    registry::{RawManifest, Resolution, Resolved, Session},
+    registry,
+    source::{self, KnownImage, ModuleSource, RawManifest, Resolution, Target},
     store::StoreInner,
     usage,
 };
@@ -42,35 +48,73 @@ impl From<ManifestError> for PullFailure {
     }
 }
 
-/// Pulls `reference`; see [`crate::Store::pull`].
+/// Pulls what `name` names; see [`crate::Store::pull`].
 pub(crate) async fn fetch(
     inner: &Arc<StoreInner>,
-    reference: &Reference,
+    name: &ImageName,
     credentials: &[Credential],
     progress: &watch::Sender<PullProgress>,
 ) -> Result<Fetched, PullFailure> {
-    if let Some(digest) = reference.digest() {
+    if let ImageName::Reference(reference) = name
+        && let Some(digest) = reference.digest()
+    {
         digest
             .parse::<Digest>()
             .map_err(|error| PullFailure::Unsupported(format!("{error}: use a sha256 digest")))?;
     }
-    let present = inner.image(&reference.clone().into())?;
-    let known = present.as_ref().map(|image| image.digest);
-    let Resolution { resolved, credential } = inner.registry.resolve(reference, credentials, known).await?;
-    let Resolved::Manifest(session, target) = resolved else {
-        // Only who knows something is told that it is unchanged.
-        let image = present.ok_or_else(|| PullFailure::NotFound(reference.to_string()))?;
-        return Ok(Fetched { image, credential });
+    let present = inner.image(name)?;
+    let noted = Name::read(&inner.layout, &name.key()?)?;
+    if let Some(image) = &present
+        && name.is_pinned()
+        && noted.as_ref().is_some_and(|noted| noted.public)
+    {
+        return Ok(Fetched { image: image.clone(), credential: None });
+    }
+    let known = present.as_ref().map(|image| KnownImage {
+        digest: image.digest,
+        version: noted.as_ref().and_then(|noted| noted.version.clone()),
+    });
+    let mut source = source::of(inner, name, credentials)?;
+    // The answer of a file's source is the file.
+    let _permit = match name {
+        ImageName::Url(_) => inner.transfers.permit().await,
+        ImageName::Reference(_) | ImageName::Path(_) => None,
     };
-    let source = RemoteImage::read(session, target).await?;
+    let Resolution { target, credential } = source.resolve(known.as_ref()).await?;
+    let image = match (target, name) {
+        // Only who knows something is told that it is unchanged.
+        (Target::Unchanged, _) => present.ok_or_else(|| PullFailure::NotFound(name.to_string()))?,
+        (Target::Manifest(target), ImageName::Reference(reference)) => {
+            pull_image(inner, source.as_ref(), target, reference, credential.is_none(), progress).await?
+        }
+        (Target::File(file), ImageName::Url(url)) => {
+            single::pull(inner, source.as_ref(), file, url, progress).await?
+        }
+        (Target::Manifest(_) | Target::File(_), _) => {
+            return Err(PullFailure::Unsupported("its source has something of another kind".to_owned()));
+        }
+    };
+    Ok(Fetched { image, credential })
+}
+
+/// Pulls the image that a registry has described. It is `public` when that took nobody's credentials.
+async fn pull_image(
+    inner: &Arc<StoreInner>,
+    source: &dyn ModuleSource,
+    target: RawManifest,
+    reference: &Reference,
+    public: bool,
+    progress: &watch::Sender<PullProgress>,
+) -> Result<Image, PullFailure> {
+    let remote = RemoteImage::read(source, target).await?;
     for _ in 0..ATTEMPTS {
         progress.send_replace(PullProgress::default());
-        let staged = stage(inner, &source, progress).await?;
-        let record = source.record(reference, &staged);
+        let staged = stage(inner, source, &remote, progress).await?;
+        let record = remote.record(reference, &staged);
         let (inner, reference) = (Arc::clone(inner), reference.clone());
-        let committed = blocking(move || commit(&inner, &reference, record, &staged)).await?;
+        let committed = blocking(move || commit(&inner, &reference, public, record, &staged)).await?;
         if let Some(image) = committed {
-            return Ok(Fetched { image, credential });
+            return Ok(image);
         }
     }
     Err(PullFailure::Unavailable(
@@ -80,7 +124,6 @@ pub(crate) async fn fetch(
 
 /// An image as its registry describes it.
 struct RemoteImage {
-    session: Box<Session>,
     /// What the reference names.
     target: RawManifest,
     /// The manifest chosen from an index, when the target is one.
@@ -92,12 +135,12 @@ struct RemoteImage {
 }
 
 impl RemoteImage {
-    async fn read(session: Box<Session>, target: RawManifest) -> Result<Self, PullFailure> {
+    async fn read(source: &dyn ModuleSource, target: RawManifest) -> Result<Self, PullFailure> {
         let (chosen, manifest, last_resort) = match manifest::parse(&target.bytes)? {
             Document::Manifest(manifest) => (None, manifest, false),
             Document::Index(index) => {
                 let choice = manifest::choose(&index)?;
-                let raw = session.manifest_by_digest(&choice.descriptor.digest).await?;
+                let raw = registry::manifest_of(source, &choice.descriptor.digest).await?;
                 let Document::Manifest(manifest) = manifest::parse(&raw.bytes)? else {
                     return Err(PullFailure::Unsupported("its index leads to another index".to_owned()));
                 };
@@ -105,7 +148,7 @@ impl RemoteImage {
             }
         };
         let plan = manifest::plan(&manifest)?;
-        Ok(Self { session, target, chosen, manifest, plan, last_resort })
+        Ok(Self { target, chosen, manifest, plan, last_resort })
     }
 
     /// Digest of the manifest that is used.
@@ -148,6 +191,7 @@ impl RemoteImage {
 fn commit(
     inner: &StoreInner,
     reference: &Reference,
+    public: bool,
     record: Record,
     staged: &Staged,
 ) -> Result<Option<Image>, PullFailure> {
@@ -166,9 +210,10 @@ fn commit(
         let to = layout.blob(&blob.digest);
         fs::rename(&from, &to).map_err(StoreError::io("write", &to))?;
     }
-    let mut names = vec![reference.key_of(&record.digest)];
+    let name = |name: String| Name { name, digest: record.digest, public, version: None };
+    let mut names = vec![name(reference.key_of(&record.digest))];
     if reference.digest().is_none() {
-        names.push(reference.key());
+        names.push(name(reference.key()));
     }
     let record = inner.record(record, &names)?;
     Ok(Some(record.into_image(ImageName::Reference(reference.clone()))))

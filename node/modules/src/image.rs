@@ -11,25 +11,39 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::Digest,
     error::StoreError,
+    module_url::ModuleUrl,
     reference::{InvalidReference, Reference},
 };
 
-/// What an image is asked for by: a name in a registry, or a file on this machine.
+/// What an image is asked for by: a name in a registry, the URL of a module, or a file on this machine.
 ///
-/// In text, a path is what starts with `/`, `./` or `../`; no image reference does.
+/// In text, a path is what starts with `/`, `./` or `../`, and a URL what has `://` behind its scheme; no image reference
+/// does. `oci://` before a reference says nothing new.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ImageName {
     /// An image of a registry.
     Reference(Reference),
+    /// A module that is a file somewhere.
+    Url(ModuleUrl),
     /// A module file that was imported. The store compares absolute paths.
     Path(PathBuf),
 }
 
 impl ImageName {
+    /// True when the name itself says which content it means.
+    pub(crate) fn is_pinned(&self) -> bool {
+        match self {
+            Self::Reference(reference) => reference.digest().is_some(),
+            Self::Url(url) => url.digest().is_some(),
+            Self::Path(_) => false,
+        }
+    }
+
     /// The text under which the store keeps the name.
     pub(crate) fn key(&self) -> Result<String, StoreError> {
         let path = match self {
             Self::Reference(reference) => return Ok(reference.key()),
+            Self::Url(url) => return Ok(url.key()),
             Self::Path(path) => path,
         };
         let absolute = std::path::absolute(path).map_err(StoreError::io("find", path))?;
@@ -47,7 +61,13 @@ impl FromStr for ImageName {
         if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
             return Ok(Self::Path(PathBuf::from(text)));
         }
-        text.parse().map(Self::Reference)
+        match text.split_once("://") {
+            None => text.parse().map(Self::Reference),
+            Some(("oci", reference)) => reference.parse().map(Self::Reference),
+            Some(_) => {
+                ModuleUrl::parse(text).map(Self::Url).map_err(|problem| InvalidReference::url(text, problem))
+            }
+        }
     }
 }
 
@@ -55,6 +75,7 @@ impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reference(reference) => reference.fmt(f),
+            Self::Url(url) => url.fmt(f),
             Self::Path(path) => path.display().fmt(f),
         }
     }
@@ -63,6 +84,24 @@ impl fmt::Display for ImageName {
 impl From<Reference> for ImageName {
     fn from(reference: Reference) -> Self {
         Self::Reference(reference)
+    }
+}
+
+impl From<&Reference> for ImageName {
+    fn from(reference: &Reference) -> Self {
+        reference.clone().into()
+    }
+}
+
+impl From<ModuleUrl> for ImageName {
+    fn from(url: ModuleUrl) -> Self {
+        Self::Url(url)
+    }
+}
+
+impl From<&Self> for ImageName {
+    fn from(name: &Self) -> Self {
+        name.clone()
     }
 }
 
@@ -94,11 +133,13 @@ pub struct Image {
 }
 
 impl Image {
-    /// `repository@sha256:…`, or `file@sha256:…` for an imported module: what a status calls `imageID`.
+    /// `repository@sha256:…`, `https://…@sha256:…`, or `file@sha256:…` for an imported module: what a status calls
+    /// `imageID`.
     #[must_use]
     pub fn id(&self) -> String {
         match &self.reference {
             ImageName::Reference(reference) => reference.key_of(&self.digest),
+            ImageName::Url(url) => url.key_of(&self.digest),
             ImageName::Path(path) => format!("{}@{}", file_name(path), self.digest),
         }
     }
@@ -154,6 +195,18 @@ mod tests {
             assert_eq!(matches!(name, ImageName::Path(_)), path, "{text}");
         }
         assert!("Hello".parse::<ImageName>().is_err());
+    }
+
+    #[test]
+    fn urls_and_references_are_told_apart_by_their_scheme() {
+        let name = |text: &str| text.parse::<ImageName>();
+        assert_eq!(name("oci://r.io/app:v1"), name("r.io/app:v1"));
+        assert!(matches!(name("https://r.io/app.wasm"), Ok(ImageName::Url(_))));
+        assert!(matches!(name("s3://bucket/app.wasm"), Ok(ImageName::Url(_))));
+        let error = name("https://u:hunter2@r.io/x?sig=hunter2").unwrap_err().to_string();
+        assert!(error.contains("couldn't parse image name \"https://r.io/x\": a user name"), "{error}");
+        assert!(!error.contains("hunter2"));
+        assert!(name("oci://./x").is_err() && name("oci://").is_err() && name("gopher://x/y").is_err());
     }
 
     #[test]

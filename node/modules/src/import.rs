@@ -13,7 +13,7 @@ use crate::{
     error::{ModuleError, StoreError},
     image::{Image, ImageKind, ImageName, file_name},
     module::check,
-    record::{self, Blob, Record},
+    record::{self, Blob, Name, Record},
     removal,
     store::StoreInner,
     usage,
@@ -73,7 +73,7 @@ fn import(inner: &StoreInner, path: &Path) -> Result<Image, StoreError> {
         user: None,
         arrived: usage::now(),
     };
-    let record = inner.record(record, &[key])?;
+    let record = inner.record(record, &[Name { name: key, digest, public: false, version: None }])?;
     // What the path meant before has no name any more, unless another path leads to it.
     if let Some(before) = before {
         removal::release(layout, &before, &workspace)?;

@@ -1,17 +1,19 @@
 //! Modules: found, fetched, verified, kept and precompiled.
 //!
 //! ```text
-//! "r.io/app:v1" ─► Reference ─► Store::get ──────────────────► Image ─► Store::module(argv0) ─► Module
-//!                       └─────► Store::pull ─► registry ─► unpack ─┘                              │
+//! "r.io/app:v1" ─► ImageName ─► Store::get ──────────────────► Image ─► Store::module(argv0) ─► Module
+//!                       └─────► Store::pull ─► registry ─► unpack ─┤                              │
+//! "https://h/app.wasm" ───────► Store::pull ─► HTTP, S3, a file ───┤                              │
 //! "./app.wasm" ───────────────► Store::import ─────────────────────┘      Store::precompiled(Compiler) ─► file
 //! ```
 //!
-//! - [`Reference`] and [`ImageName`] read what people write in `image:`.
+//! - [`ImageName`] reads what people write in `image:`: a [`Reference`], a [`ModuleUrl`] or a path.
 //! - [`Store`] is a directory of content by digest, and of names for it. Nothing is keyed by a tag alone: a
 //!   tag leads to a digest, and the digest to what was downloaded and checked against it. See the `layout`
 //!   module for what lies where and why a crash does no harm.
-//! - [`Store::pull`] takes Wasm artifacts (one layer is the module) and classic container images (a root file
-//!   system with modules in it), from registries that are not trusted: everything is bounded and verified.
+//! - [`Store::pull`] takes Wasm artifacts (one layer is the module), classic container images (a root file
+//!   system with modules in it) and single files that are modules, from sources that are not trusted: everything is
+//!   bounded and verified. See the `source` module for what a source is.
 //! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form, with the
 //!   [`Facts`] that its compiler has found out.
 //!
@@ -32,6 +34,7 @@ mod layout;
 mod manifest;
 mod media;
 mod module;
+mod module_url;
 mod options;
 mod progress;
 mod pull;
@@ -40,6 +43,7 @@ mod reference;
 mod registry;
 mod removal;
 mod rootpath;
+mod source;
 mod store;
 #[cfg(test)]
 mod testing;
@@ -52,7 +56,8 @@ pub use digest::{Digest, InvalidDigest};
 pub use error::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 pub use image::{Credential, Image, ImageKind, ImageName};
 pub use module::Module;
-pub use options::StoreOptions;
+pub use module_url::{ModuleUrl, UrlScheme};
+pub use options::{S3Options, StoreOptions};
 pub use progress::{Progress, PullProgress};
 pub use pull::Fetched;
 pub use reference::{InvalidReference, Reference};

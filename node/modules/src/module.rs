@@ -1,6 +1,6 @@
 //! From a command to the file that holds its module.
 
-mod sniff;
+pub(crate) mod sniff;
 
 use std::{
     collections::BTreeMap,

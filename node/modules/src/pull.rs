@@ -22,9 +22,8 @@ use crate::{
     Store,
     error::PullError,
     fetch,
-    image::{Credential, Image},
+    image::{Credential, Image, ImageName},
     progress::{Progress, PullProgress},
-    reference::Reference,
 };
 
 /// An image that was pulled.
@@ -37,7 +36,7 @@ pub struct Fetched {
 }
 
 type PullOutcome = Result<Fetched, PullError>;
-type PullKey = (Reference, Vec<Credential>);
+type PullKey = (ImageName, Vec<Credential>);
 
 /// Downloads by what was asked for.
 #[derive(Default)]
@@ -107,10 +106,11 @@ impl Joined {
 }
 
 impl Store {
-    /// Fetches an image from its registry and keeps it, checked and unpacked. What the store has already is
-    /// not fetched again, but the registry is asked each time what the name means now.
+    /// Fetches an image from where its name says and keeps it, checked and unpacked. What the store has already is
+    /// not fetched again, but the source is asked each time what the name means now; for a name with a digest only if
+    /// the source has not yet given it to nobody's credentials.
     ///
-    /// `credentials` are tried in order, then none. Callers that ask for the same at the same time share one
+    /// `credentials` are a registry's; they are tried in order, then none. Callers that ask for the same at the same time share one
     /// download, and each of them may give up (drop the future) without harm to the others. Needs a process
     /// that has installed a `rustls` cryptography provider.
     ///
@@ -118,17 +118,17 @@ impl Store {
     /// See [`crate::PullFailure`].
     pub async fn pull(
         &self,
-        reference: &Reference,
+        name: impl Into<ImageName>,
         credentials: &[Credential],
         progress: Option<&dyn Progress>,
     ) -> Result<Fetched, PullError> {
-        let key = (reference.clone(), credentials.to_vec());
+        let name = name.into();
+        let key = (name.clone(), credentials.to_vec());
         let joined = self.inner.flights.join(key, |sender| {
-            let (inner, reference, credentials) =
-                (Arc::clone(&self.inner), reference.clone(), credentials.to_vec());
+            let (inner, credentials) = (Arc::clone(&self.inner), credentials.to_vec());
             async move {
-                let result = fetch::fetch(&inner, &reference, &credentials, &sender).await;
-                result.map_err(|reason| PullError { image: reference.to_string(), reason })
+                let result = fetch::fetch(&inner, &name, &credentials, &sender).await;
+                result.map_err(|reason| PullError { image: name.to_string(), reason })
             }
         });
         joined.wait(progress).await

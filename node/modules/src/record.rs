@@ -7,6 +7,7 @@ use crate::{
     error::StoreError,
     image::{Image, ImageKind, ImageName},
     layout::{self, Layout},
+    source::FileVersion,
 };
 
 /// A complete image, by the digest its names resolve to.
@@ -44,6 +45,12 @@ pub(crate) struct Blob {
 pub(crate) struct Name {
     pub(crate) name: String,
     pub(crate) digest: Digest,
+    /// It was given to nobody's credentials: everybody may have it.
+    #[serde(default)]
+    pub(crate) public: bool,
+    /// What the source of a file calls this version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<FileVersion>,
 }
 
 /// All records of a store.
@@ -126,13 +133,21 @@ impl Blob {
     }
 }
 
-/// Which image `name` means now.
-pub(crate) fn resolve(layout: &Layout, name: &str) -> Result<Option<Digest>, StoreError> {
-    let record: Option<Name> = layout.read(&layout.name(name))?;
-    Ok(record.filter(|record| record.name == name).map(|record| record.digest))
+impl Name {
+    /// What is written of `name`, if anything.
+    pub(crate) fn read(layout: &Layout, name: &str) -> Result<Option<Self>, StoreError> {
+        let record: Option<Self> = layout.read(&layout.name(name))?;
+        Ok(record.filter(|record| record.name == name))
+    }
 }
 
-/// True for `repository@sha256:…`, false for `repository:tag` and for paths.
+/// Which image `name` means now.
+pub(crate) fn resolve(layout: &Layout, name: &str) -> Result<Option<Digest>, StoreError> {
+    Ok(Name::read(layout, name)?.map(|record| record.digest))
+}
+
+/// True for `repository@sha256:…` and `https://…@sha256:…`, false for `repository:tag`, other URLs and paths.
 pub(crate) fn is_digest_name(name: &str) -> bool {
-    !name.starts_with('/') && name.contains('@')
+    !name.starts_with('/')
+        && name.rsplit_once('@').is_some_and(|(_, digest)| digest.contains(':') && !digest.contains('/'))
 }

@@ -76,11 +76,6 @@ impl Reference {
     pub(crate) fn host(&self) -> &str {
         if self.registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { &self.registry }
     }
-
-    /// True when the registry is on this machine: `localhost`, 127.0.0.0/8 or ::1.
-    pub(crate) fn is_local(&self) -> bool {
-        is_local(&self.registry)
-    }
 }
 
 /// True when `host` or `host:port` is on this machine: `localhost`, 127.0.0.0/8 or ::1.
@@ -135,6 +130,20 @@ enum Problem {
     DigestLength,
     #[error("invalid checksum digest format")]
     DigestFormat,
+    #[error("{0}")]
+    Url(String),
+}
+
+impl InvalidReference {
+    /// A URL that is no module's. What it may hold of secrets is left out of the text.
+    pub(crate) fn url(text: &str, problem: String) -> Self {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        let rest = rest.split(['?', '#']).next().unwrap_or_default();
+        let (host, path) =
+            rest.split_once('/').map_or((rest, String::new()), |(host, path)| (host, format!("/{path}")));
+        let host = host.rsplit('@').next().unwrap_or_default();
+        Self { text: format!("{scheme}://{host}{path}"), problem: Problem::Url(problem) }
+    }
 }
 
 impl FromStr for Reference {

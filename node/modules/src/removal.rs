@@ -159,8 +159,12 @@ fn names_left(names: &[String], gone: &str) -> Vec<String> {
         let is_given = |name: &String| !record::is_digest_name(name);
         return if kept.iter().any(is_given) { kept } else { Vec::new() };
     }
-    let repository = gone.split('@').next().unwrap_or_default();
+    let repository = gone.rsplit_once('@').map_or(gone, |(repository, _)| repository);
     let is_tag_of_it = |name: &str| {
+        // A URL has no tags: it is the name itself.
+        if name == repository {
+            return true;
+        }
         let tag = name.strip_prefix(repository).and_then(|rest| rest.strip_prefix(':'));
         tag.is_some_and(|tag| !tag.contains('/'))
     };

@@ -14,6 +14,7 @@ use crate::{
     compile::Compilations,
     digest::Digest,
     error::StoreError,
+    fetch::Transfers,
     image::{Image, ImageKind, ImageName},
     layout::Layout,
     options::{StoreOptions, cores},
@@ -37,6 +38,7 @@ pub(crate) struct StoreInner {
     pub(crate) options: StoreOptions,
     pub(crate) registry: Registry,
     pub(crate) flights: Flights,
+    pub(crate) transfers: Transfers,
     pub(crate) compilations: Compilations,
     /// Images that are unpacked at the same time: each takes a core, and memory for its decompressor.
     pub(crate) unpacking: Semaphore,
@@ -71,6 +73,7 @@ impl Store {
     pub fn open(root: &Path, options: StoreOptions) -> Result<Self, StoreError> {
         let registry = RegistryOptions {
             insecure: options.insecure_registries.clone(),
+            config_directories: options.registry_config_directories.clone(),
             connect_timeout: options.connect_timeout,
             stall_timeout: options.stall_timeout,
         };
@@ -84,6 +87,7 @@ impl Store {
             layout,
             unpacking: Semaphore::new(cores()),
             flights: Flights::default(),
+            transfers: Transfers::new(options.parallel_downloads),
             compilations: Compilations::new(&options),
             options,
             holds: Mutex::default(),
@@ -202,18 +206,19 @@ impl StoreInner {
 
     /// Writes down an image whose files are in place, under `names` (the names it already has stay).
     /// The caller holds the lock.
-    pub(crate) fn record(&self, mut record: Record, names: &[String]) -> Result<Record, StoreError> {
+    pub(crate) fn record(&self, mut record: Record, names: &[Name]) -> Result<Record, StoreError> {
         let layout = &self.layout;
         let path = layout.image(&record.digest);
         let known = layout.read::<Record>(&path)?;
         record.arrived = known.as_ref().map_or(record.arrived, |known| known.arrived);
         let known = known.map(|known| known.names).unwrap_or_default();
-        let all: BTreeSet<String> = known.into_iter().chain(names.iter().cloned()).collect();
+        let all: BTreeSet<String> =
+            known.into_iter().chain(names.iter().map(|name| name.name.clone())).collect();
         record.names = all.into_iter().collect();
         usage::touch(layout, &record.digest)?;
         layout.write(&path, &record)?;
         for name in names {
-            layout.write(&layout.name(name), &Name { name: name.clone(), digest: record.digest })?;
+            layout.write(&layout.name(&name.name), name)?;
         }
         record.settle_names(layout)?;
         Ok(record)

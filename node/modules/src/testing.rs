@@ -7,7 +7,12 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::{Image, ImageKind, ImageName, Store, StoreOptions, digest::Digest, record::Record, usage};
+use crate::{
+    Image, ImageKind, ImageName, Store, StoreOptions,
+    digest::Digest,
+    record::{Name, Record},
+    usage,
+};
 
 /// The smallest module there is.
 pub(crate) const EMPTY_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -61,7 +66,12 @@ impl Fixture {
             user: None,
             arrived: usage::now(),
         };
-        let names = [reference.key(), reference.key_of(&digest)];
+        let names = [reference.key(), reference.key_of(&digest)].map(|name| Name {
+            name,
+            digest,
+            public: false,
+            version: None,
+        });
         self.store.inner.record(record, &names).unwrap().into_image(reference.into())
     }
 }

@@ -216,7 +216,7 @@ impl WasiRuntime {
                 }
                 Err(error) => Err(ImageError::Store(error.into())),
             },
-            name @ ImageName::Reference(_) => {
+            name @ (ImageName::Reference(_) | ImageName::Url(_)) => {
                 let store = self.store.clone();
                 // Whoever looks it up is about to use it.
                 let find = move || {
@@ -322,15 +322,13 @@ impl Runtime for WasiRuntime {
     }
 
     async fn pull(&self, image: &str, credentials: &[Credential]) -> Result<PulledImage, ImageError> {
-        let reference = match self.name(image)? {
-            ImageName::Reference(reference) => reference,
-            ImageName::Path(_) => {
-                let missing = || ImageError::Store(format!("{image} is not there").into());
-                return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
-            }
-        };
+        let name = self.name(image)?;
+        if matches!(name, ImageName::Path(_)) {
+            let missing = || ImageError::Store(format!("{image} is not there").into());
+            return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
+        }
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let fetched = self.store.pull(&reference, &credentials, None).await;
+        let fetched = self.store.pull(&name, &credentials, None).await;
         let Fetched { image, credential } = fetched.map_err(convert::pull_error)?;
         Ok(PulledImage { image: convert::image(image), credential })
     }

@@ -117,6 +117,7 @@ fn credential(entry: &AuthEntry) -> Option<Credential> {
 
 /// Host with port, and path, of an image reference.
 fn location(image: &str) -> (String, String) {
+    let image = image.strip_prefix("oci://").unwrap_or(image);
     match image.split_once('/') {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
             let host = if host == "docker.io" { DOCKER_HUB } else { host };

@@ -33,6 +33,8 @@ impl PullPolicy {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
             Some("IfNotPresent") => Self::IfNotPresent,
+            // What is no reference has no tag `latest`, for the API server.
+            _ if image.contains("://") => Self::IfNotPresent,
             _ => {
                 let name = image.rsplit('/').next().unwrap_or(image);
                 let tag = name.rsplit_once(':').map(|(_, tag)| tag);
@@ -178,6 +180,7 @@ mod tests {
             ("127.0.0.1:5000/a:v1", PullPolicy::IfNotPresent),
             ("a@sha256:00", PullPolicy::IfNotPresent),
             ("a:latest@sha256:00", PullPolicy::IfNotPresent),
+            ("https://h/a.wasm", PullPolicy::IfNotPresent),
         ];
         for (image, expected) in table {
             assert_eq!(PullPolicy::of(None, image), expected, "{image}");

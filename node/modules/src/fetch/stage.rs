@@ -12,16 +12,20 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::{io::AsyncWriteExt as _, sync::watch};
 
-use super::{RemoteImage, blocking};
+use super::{
+    RemoteImage, blocking,
+    transfer::{TransferLimits, transfer},
+    transfers::{Downloaded, SharedBlob},
+};
 use crate::{
-    digest::Hasher,
     error::{PullFailure, StoreError},
     layout::Workspace,
     manifest::{ImageConfig, PullPlan},
     media,
     progress::PullProgress,
     record::{Blob, Record},
-    registry::{DOCUMENT_LIMIT, Session, next_chunk},
+    registry::DOCUMENT_LIMIT,
+    source::{ModuleSource, Part},
     store::StoreInner,
     unpack::{UnpackLimits, Unpacker},
 };
@@ -39,16 +43,19 @@ pub(super) struct Staged {
     pub(super) rootfs: Option<PathBuf>,
     /// Bytes of the file system, here or in the store.
     pub(super) unpacked: u64,
+    /// What other pulls may want, too, until it is in the store.
+    _shared: Vec<Arc<SharedBlob>>,
 }
 
 /// Brings all parts of an image into a workspace.
 pub(super) async fn stage(
     inner: &Arc<StoreInner>,
+    from: &dyn ModuleSource,
     source: &RemoteImage,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<Staged, PullFailure> {
     let workspace = Arc::new(inner.layout.workspace()?);
-    let result = fill(inner, source, progress, &workspace).await;
+    let result = fill(inner, from, source, progress, &workspace).await;
     if result.is_err() {
         // A hostile image can leave many files, and this thread has other things to do.
         let _ = tokio::task::spawn_blocking(move || drop(workspace)).await;
@@ -58,6 +65,7 @@ pub(super) async fn stage(
 
 async fn fill(
     inner: &Arc<StoreInner>,
+    from: &dyn ModuleSource,
     source: &RemoteImage,
     progress: &watch::Sender<PullProgress>,
     workspace: &Arc<Workspace>,
@@ -73,7 +81,7 @@ async fn fill(
     }
 
     let config_blob = Blob { digest: source.manifest.config.digest, size: source.manifest.config.size };
-    download(inner, &source.session, config_blob, workspace.path(), |_| {}).await?;
+    let mut shared = vec![download(inner, from, config_blob, workspace, |_| {}).await?];
     blobs.push(config_blob);
     let config = if media::is_image_config(&source.manifest.config.media_type) {
         let path = workspace.path().join(config_blob.digest.hex());
@@ -89,17 +97,15 @@ async fn fill(
     }
 
     let count = |bytes| progress.send_modify(|state| state.done_bytes += bytes);
-    let downloads = wanted
-        .clone()
-        .into_iter()
-        .map(|blob| download(inner, &source.session, blob, workspace.path(), count));
-    stream::iter(downloads).buffer_unordered(PARALLEL_LAYERS).try_collect::<()>().await?;
+    let downloads = wanted.clone().into_iter().map(|blob| download(inner, from, blob, workspace, count));
+    let layers: Vec<_> = stream::iter(downloads).buffer_unordered(PARALLEL_LAYERS).try_collect().await?;
+    shared.extend(layers);
     blobs.extend(wanted);
     blobs.sort_by_key(|blob| blob.digest);
     blobs.dedup();
 
     let (rootfs, unpacked) = unpack(inner, source, workspace).await?;
-    Ok(Staged { workspace: Arc::clone(workspace), blobs, config, rootfs, unpacked })
+    Ok(Staged { workspace: Arc::clone(workspace), blobs, config, rootfs, unpacked, _shared: shared })
 }
 
 /// The layers, each once, when they may be downloaded.
@@ -137,47 +143,45 @@ fn check_sizes(inner: &StoreInner, source: &RemoteImage) -> Result<Vec<Blob>, Pu
     Ok(wanted)
 }
 
-/// Brings one blob into the workspace: by a link when the store has it, else from the registry, counted and
-/// hashed while it is written.
+/// Brings one blob into the workspace: by a link when the store or another pull has it, else from its source.
 async fn download(
     inner: &StoreInner,
-    session: &Session,
+    from: &dyn ModuleSource,
     blob: Blob,
-    workspace: &Path,
-    count: impl Fn(u64),
-) -> Result<(), PullFailure> {
-    let path = workspace.join(blob.digest.hex());
-    if blob.is_in(&inner.layout) && fs::hard_link(inner.layout.blob(&blob.digest), &path).is_ok() {
+    workspace: &Arc<Workspace>,
+    count: impl Fn(u64) + Sync,
+) -> Result<Arc<SharedBlob>, PullFailure> {
+    let path = workspace.path().join(blob.digest.hex());
+    let shared = inner.transfers.blob(&blob.digest);
+    let mut downloaded = shared.lock().await;
+    let is_staged = downloaded.as_ref().is_some_and(|other| other.link(&path));
+    let is_here = is_staged
+        || blob.is_in(&inner.layout) && fs::hard_link(inner.layout.blob(&blob.digest), &path).is_ok();
+    if is_here {
+        check(blob, fs::metadata(&path).map_err(StoreError::io("read", &path))?.len())?;
         count(blob.size);
+    } else {
+        let _permit = inner.transfers.permit().await;
+        let limits = TransferLimits { size: blob.size, stall: inner.options.stall_timeout, is_module: false };
+        let came = transfer(from, Part::Blob(blob.digest), None, &path, &limits, count).await?;
+        check(blob, came.size)?;
+        if came.digest != blob.digest {
+            let (wanted, came) = (blob.digest, came.digest);
+            return Err(PullFailure::Mismatch(format!("blob {wanted} has the digest {came}")));
+        }
+        *downloaded = Some(Downloaded::new(path, Arc::clone(workspace)));
+    }
+    drop(downloaded);
+    Ok(shared)
+}
+
+/// Compares the size that a manifest tells with that of what is here.
+fn check(blob: Blob, size: u64) -> Result<(), PullFailure> {
+    if size == blob.size {
         return Ok(());
     }
-    let mut response = session.blob(&blob.digest).await?;
-    let failed = || StoreError::io("write", &path);
-    let mut file = tokio::fs::File::create(&path).await.map_err(failed())?;
-    let mut hasher = Hasher::default();
-    let mut size: u64 = 0;
-    while let Some(chunk) = next_chunk(&mut response).await? {
-        size = size.saturating_add(chunk.len() as u64);
-        if size > blob.size {
-            break;
-        }
-        hasher.update(&chunk);
-        file.write_all(&chunk).await.map_err(failed())?;
-        count(chunk.len() as u64);
-    }
-    let digest = hasher.finish();
-    if size != blob.size {
-        let came = if size > blob.size { "more".to_owned() } else { format!("{size}") };
-        return Err(PullFailure::Mismatch(format!(
-            "blob {} should have {} bytes and has {came}",
-            blob.digest, blob.size
-        )));
-    }
-    if digest != blob.digest {
-        return Err(PullFailure::Mismatch(format!("blob {} has the digest {digest}", blob.digest)));
-    }
-    file.sync_all().await.map_err(failed())?;
-    Ok(())
+    let came = if size > blob.size { "more".to_owned() } else { format!("{size}") };
+    Err(PullFailure::Mismatch(format!("blob {} should have {} bytes and has {came}", blob.digest, blob.size)))
 }
 
 async fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

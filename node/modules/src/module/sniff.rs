@@ -1,11 +1,11 @@
 //! What a file is, by how it begins.
 
 /// Bytes of a file's beginning that are looked at.
-pub(super) const LENGTH: u64 = 256;
+pub(crate) const LENGTH: u64 = 256;
 
 /// `None` for a WebAssembly module or component; for anything else what it looks like, and what to do.
 /// `head` is not empty.
-pub(super) fn what_it_is(head: &[u8]) -> Option<String> {
+pub(crate) fn what_it_is(head: &[u8]) -> Option<String> {
     if head.starts_with(b"\0asm") {
         return None;
     }
@@ -19,6 +19,9 @@ pub(super) fn what_it_is(head: &[u8]) -> Option<String> {
     Some(match text.ok().filter(is_text).map(str::trim_start) {
         Some(text) if text.starts_with("#!") => {
             "a script, and there is no shell here; compile the program to WebAssembly".to_owned()
+        }
+        Some(text) if is_html(text) => {
+            "an HTML page; check the address, and whether it wants a login".to_owned()
         }
         Some(text) if text.starts_with("(module") || text.starts_with("(component") || text.starts_with(";;") => {
             "WebAssembly in its text form; encode it first (wasm-tools parse, wat2wasm)".to_owned()
@@ -38,6 +41,11 @@ pub(super) fn what_it_is(head: &[u8]) -> Option<String> {
     })
 }
 
+fn is_html(text: &str) -> bool {
+    let begins = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    begins("<!doctype html") || begins("<html")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +62,8 @@ mod tests {
             (b"#!/bin/sh\necho", Some("a script")),
             (b"(module)", Some("WebAssembly in its text form")),
             (b"\n  (component", Some("WebAssembly in its text form")),
+            (b"<!DOCTYPE html><html>", Some("an HTML page")),
+            (b"\n<html lang=\"en\">", Some("an HTML page")),
             (b"hello\n", Some("a text file")),
             (&cut, Some("a text file")),
             (b"\x1f\x8b\x08", Some("a gzip archive")),

@@ -62,7 +62,7 @@ fn which_registries_are_on_this_machine() {
         ("localhost.example.com/a", false),
         ("busybox", false),
     ] {
-        assert_eq!(parsed(text).is_local(), local, "{text}");
+        assert_eq!(is_local(parsed(text).registry()), local, "{text}");
     }
 }
 

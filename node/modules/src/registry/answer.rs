@@ -3,10 +3,11 @@
 use std::{error::Error, fmt::Write as _, io};
 
 use bytes::Bytes;
-use reqwest::{Response, StatusCode};
+use futures::{StreamExt as _, TryStreamExt as _};
+use reqwest::{Response, StatusCode, header::CONTENT_RANGE};
 use serde::Deserialize;
 
-use crate::{error::PullFailure, text::printable};
+use crate::{error::PullFailure, source::BlobBody, text::printable};
 
 /// Bytes of an error's body that are read for its text.
 const ERROR_LIMIT: u64 = 16 << 10;
@@ -42,7 +43,7 @@ impl From<reqwest::Error> for RequestError {
 /// Turns every answer but a success into an error, with the registry's own words.
 pub(super) async fn accepted(response: Response) -> Result<Response, RequestError> {
     let status = response.status();
-    if status == StatusCode::OK {
+    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
         return Ok(response);
     }
     let detail = match read_bounded(response, ERROR_LIMIT, "the error").await {
@@ -94,7 +95,9 @@ pub(super) async fn read_bounded(
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = next_chunk(&mut response).await? {
+    while let Some(chunk) =
+        response.chunk().await.map_err(|error| PullFailure::Unavailable(describe(error)))?
+    {
         body.extend_from_slice(&chunk);
         if body.len() as u64 > limit {
             return Err(too_large());
@@ -103,13 +106,28 @@ pub(super) async fn read_bounded(
     Ok(body.into())
 }
 
-/// The next bytes of a body, or `None` at its end.
-pub(crate) async fn next_chunk(response: &mut Response) -> Result<Option<Bytes>, PullFailure> {
-    response.chunk().await.map_err(|error| PullFailure::Unavailable(describe(error)))
+/// The body of an answer to a request for the bytes from `offset` on. Who ignores that sends all of them.
+pub(crate) fn body_of(response: Response, offset: u64) -> Result<BlobBody, PullFailure> {
+    let start = match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+            let start = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
+            if start != Some(offset) {
+                let what = printable(range.unwrap_or("none at all"));
+                return Err(PullFailure::Malformed(format!(
+                    "the bytes from {offset} on were asked for, and the range that came is {what}"
+                )));
+            }
+            offset
+        }
+        _ => 0,
+    };
+    let chunks = response.bytes_stream().map_err(|error| PullFailure::Unavailable(describe(error)));
+    Ok(BlobBody::new(start, chunks.boxed()))
 }
 
 /// An error with all its causes, without the URL: storage behind registries puts signatures into it.
-pub(super) fn describe(error: reqwest::Error) -> String {
+pub(crate) fn describe(error: reqwest::Error) -> String {
     let host = error.url().and_then(|url| url.host_str().map(str::to_owned));
     let error = error.without_url();
     let mut text = match host {

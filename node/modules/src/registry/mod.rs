@@ -1,8 +1,8 @@
 //! The pulling half of the [distribution protocol][1]: manifests and blobs over HTTPS.
 //!
 //! ```text
-//! Registry (one per store: connections, trust) ── resolve(reference, credentials) ──► Session + manifest
-//!                                                        Session ── manifest(digest), blob(digest) ──► bytes
+//! Registry (one per store: connections, trust) ─► RegistrySource (one per pull) ─► hosts of hosts.toml, the registry
+//!                                                      resolve, read ─► Session (one per host and credential) ─► bytes
 //! ```
 //!
 //! This is our own and not a client library's because whatever a registry sends is bounded here before it is
@@ -19,28 +19,39 @@
 
 mod answer;
 mod challenge;
+mod hosts;
+mod mirrors;
 mod session;
+mod source;
 
-use std::{path::PathBuf, sync::OnceLock, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
-use reqwest::{Certificate, Client, ClientBuilder, redirect};
-
-pub(crate) use answer::next_chunk;
+pub(crate) use answer::{body_of, describe};
+use mirrors::HostTrust;
+use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 use session::Connector;
-pub(crate) use session::{DOCUMENT_LIMIT, RawManifest, Resolution, Resolved, Session};
+pub(crate) use session::DOCUMENT_LIMIT;
+pub(crate) use source::{RegistrySource, manifest_of};
 
 use crate::{
-    digest::Digest,
     error::{PullFailure, StoreError},
-    image::Credential,
-    reference::Reference,
+    reference::is_local,
 };
+
+/// Hosts with connections of their own that are kept; what an operator changes makes new ones.
+const HOSTS_KEPT: usize = 64;
 
 /// How registries are reached.
 #[derive(Clone, Debug)]
 pub(crate) struct RegistryOptions {
     /// Registries (`host` or `host:port`) that may speak plain HTTP.
     pub(crate) insecure: Vec<String>,
+    /// Directories with a directory for each registry, in which its `hosts.toml` is.
+    pub(crate) config_directories: Vec<PathBuf>,
     pub(crate) connect_timeout: Duration,
     /// The longest wait for the next bytes of an answer.
     pub(crate) stall_timeout: Duration,
@@ -52,6 +63,8 @@ pub(crate) struct Registry {
     options: RegistryOptions,
     authorities: Vec<Certificate>,
     clients: OnceLock<Result<Clients, String>>,
+    /// Connections to hosts that are trusted, or trust, in a way of their own.
+    own: Mutex<Vec<(HostTrust, Connector)>>,
 }
 
 /// Connection pools. Registries on this machine are reached past any proxy.
@@ -80,65 +93,40 @@ impl Registry {
             };
             certificates.extend(bundle);
         }
-        Ok(Self { options, authorities: certificates, clients: OnceLock::new() })
+        Ok(Self { options, authorities: certificates, clients: OnceLock::new(), own: Mutex::default() })
     }
 
-    /// Finds the manifest that `reference` names, trying `credentials` in order and then none.
-    ///
-    /// With the digest that the reference was `known` to mean, a registry that says that it still does is not
-    /// asked for the manifest: public registries count those.
-    ///
-    /// A registry may answer "not found" to those who may not know, so both refusals lead to the next
-    /// credential; when all fail, "not found" is the better answer of the two.
-    ///
-    /// # Errors
-    /// [`PullFailure`]; nothing is tried again after [`PullFailure::Unavailable`].
-    pub(crate) async fn resolve(
-        &self,
-        reference: &Reference,
-        credentials: &[Credential],
-        known: Option<Digest>,
-    ) -> Result<Resolution, PullFailure> {
-        let mut denied = None;
-        let mut absent = None;
-        for position in (0..credentials.len()).map(Some).chain([None]) {
-            let credential = position.and_then(|position| credentials.get(position));
-            match self.open(reference, credential, known).await {
-                Ok(resolved) => return Ok(Resolution { resolved, credential: position }),
-                Err(PullFailure::Denied(detail)) => denied = denied.or(Some(detail)),
-                Err(PullFailure::NotFound(detail)) => absent = absent.or(Some(detail)),
-                Err(other) => return Err(other),
-            }
-        }
-        match absent {
-            Some(detail) => Err(PullFailure::NotFound(detail)),
-            None => Err(PullFailure::Denied(denied_text(&denied.unwrap_or_default(), credentials.len()))),
-        }
+    /// True for a host (`host` or `host:port`) that may be spoken to in the clear: it is on this machine, or configured so.
+    pub(crate) fn is_insecure(&self, address: &str) -> bool {
+        is_local(address) || self.options.insecure.iter().any(|name| name == address)
     }
 
-    /// One attempt, with one credential or none: over HTTPS, and over HTTP where that is allowed and nobody
-    /// speaks TLS. A certificate that is not trusted is an error, never a reason for plain HTTP.
-    async fn open(
-        &self,
-        reference: &Reference,
-        credential: Option<&Credential>,
-        known: Option<Digest>,
-    ) -> Result<Resolved, PullFailure> {
+    /// Connections that follow redirects, but never from HTTPS to HTTP; those to this machine go past any proxy.
+    pub(crate) fn client(&self, is_local: bool) -> Result<Client, PullFailure> {
         let clients = self.clients()?;
-        let plain = self.may_be_plain(reference);
-        let connector = if reference.is_local() { &clients.local } else { &clients.remote };
-        let session = |scheme| {
-            let connector = connector.clone();
-            Session::new(connector, reference.clone(), credential.cloned(), scheme, &self.options.insecure)
-        };
-        match session("https")?.resolve(known).await {
-            Err(error) if plain && error.no_tls => Ok(session("http")?.resolve(known).await?),
-            other => Ok(other?),
-        }
+        Ok(if is_local { clients.local.registry.clone() } else { clients.remote.registry.clone() })
     }
 
-    fn may_be_plain(&self, reference: &Reference) -> bool {
-        reference.is_local() || self.options.insecure.iter().any(|name| name == reference.registry())
+    /// Connections to a host, made once for all hosts that are trusted alike.
+    fn connector(&self, trust: &HostTrust) -> Result<Connector, String> {
+        if trust.is_usual() {
+            let clients = self.clients().map_err(|error| error.to_string())?;
+            return Ok(if trust.is_local() { clients.local.clone() } else { clients.remote.clone() });
+        }
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, connector)) = own.iter().find(|(known, _)| known == trust) {
+            return Ok(connector.clone());
+        }
+        let way = |builder| {
+            let builder: ClientBuilder = trust.apply(builder)?;
+            Ok(if trust.is_local() { builder.no_proxy() } else { builder })
+        };
+        let connector = self.connections(way)?;
+        if own.len() >= HOSTS_KEPT {
+            own.clear();
+        }
+        own.push((trust.clone(), connector.clone()));
+        Ok(connector)
     }
 
     fn clients(&self) -> Result<&Clients, PullFailure> {
@@ -153,24 +141,34 @@ impl Registry {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err("the process has not chosen a cryptography provider".to_owned());
         }
-        let connector = |way: fn(ClientBuilder) -> ClientBuilder| {
-            let registry = self.build(|builder| way(builder.redirect(upwards())))?;
-            let tokens = self.build(|builder| way(builder.redirect(redirect::Policy::none())))?;
-            Ok::<_, String>(Connector { registry, tokens })
-        };
-        Ok(Clients { remote: connector(|builder| builder)?, local: connector(ClientBuilder::no_proxy)? })
+        Ok(Clients {
+            remote: self.connections(Ok)?,
+            local: self.connections(|builder| Ok(builder.no_proxy()))?,
+        })
+    }
+
+    fn connections(
+        &self,
+        way: impl Fn(ClientBuilder) -> Result<ClientBuilder, String>,
+    ) -> Result<Connector, String> {
+        let registry = self.build(|builder| way(builder.redirect(upwards())))?;
+        let tokens = self.build(|builder| way(builder.redirect(redirect::Policy::none())))?;
+        Ok(Connector { registry, tokens })
     }
 
     /// A client, even where the system has no certificate authorities: plain HTTP can still be spoken.
-    fn build(&self, configure: impl Fn(ClientBuilder) -> ClientBuilder) -> Result<Client, String> {
-        configure(self.builder()).build().or_else(|error| {
-            let error = answer::describe(error);
+    fn build(
+        &self,
+        configure: impl Fn(ClientBuilder) -> Result<ClientBuilder, String>,
+    ) -> Result<Client, String> {
+        configure(self.builder())?.build().or_else(|error| {
+            let error = describe(error);
             tracing::warn!(
                 %error,
                 "without certificate authorities no registry can be trusted: install the ca-certificates package"
             );
             let none_but_ours = self.builder().tls_certs_only(self.authorities.iter().cloned());
-            configure(none_but_ours).build().map_err(answer::describe)
+            configure(none_but_ours)?.build().map_err(describe)
         })
     }
 
@@ -189,15 +187,21 @@ pub(crate) fn read_challenge(headers: &reqwest::header::HeaderMap) {
     let _ = challenge::read(headers);
 }
 
-/// Redirects of registries, to their storage: followed, but never from HTTPS to HTTP.
+/// `host`, or `host:port` where it is not the scheme's own.
+pub(crate) fn http_address(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Redirects, of registries to their storage: followed, but never from HTTPS to HTTP.
 fn upwards() -> redirect::Policy {
     redirect::Policy::custom(|attempt| {
         let downgrade =
             attempt.url().scheme() == "http" && attempt.previous().iter().any(|url| url.scheme() == "https");
         if downgrade {
-            attempt.error("the registry redirects from HTTPS to HTTP, which is refused")
+            attempt.error("it redirects from HTTPS to HTTP, which is refused")
         } else if attempt.previous().len() > 10 {
-            attempt.error("the registry redirects too often")
+            attempt.error("it redirects too often")
         } else {
             attempt.follow()
         }

@@ -2,16 +2,17 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use bytes::Bytes;
 use reqwest::{
     Client, RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, HeaderValue},
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RANGE},
 };
 use serde::Deserialize;
 
 use super::{
-    answer::{RequestError, accepted, read_bounded},
+    answer::{RequestError, accepted, body_of, read_bounded},
     challenge::{self, Challenge},
+    http_address,
+    mirrors::Endpoint,
 };
 use crate::{
     digest::Digest,
@@ -19,6 +20,7 @@ use crate::{
     image::Credential,
     media,
     reference::{Reference, is_local},
+    source::{BlobBody, Part, RawManifest, Target},
     text::printable,
 };
 
@@ -27,28 +29,6 @@ pub(crate) const DOCUMENT_LIMIT: u64 = 4 << 20;
 const TOKEN_LIMIT: u64 = 1 << 20;
 /// A manifest or a token that takes longer than this is not coming.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// The bytes of a manifest, as the registry keeps them, and their digest.
-#[derive(Clone, Debug)]
-pub(crate) struct RawManifest {
-    pub(crate) bytes: Bytes,
-    pub(crate) digest: Digest,
-}
-
-/// What a registry makes of a reference, and of who asks.
-pub(crate) struct Resolution {
-    pub(crate) resolved: Resolved,
-    /// Position of the credential that was taken; `None`: nobody's.
-    pub(crate) credential: Option<usize>,
-}
-
-/// What a registry makes of a reference.
-pub(crate) enum Resolved {
-    /// It means what it was known to mean.
-    Unchanged,
-    /// It means this; the rest is fetched with the same session.
-    Manifest(Box<Session>, RawManifest),
-}
 
 /// Connection pools for one way to registries.
 #[derive(Clone, Debug)]
@@ -60,53 +40,69 @@ pub(super) struct Connector {
 }
 
 /// A conversation that has one credential, or none, and remembers what the registry made of it.
-pub(crate) struct Session {
+pub(super) struct Session {
     connector: Connector,
     reference: Reference,
     credential: Option<Credential>,
     /// URL of the repository: `https://registry/v2/repository`, or `http://…` where the registry may be
     /// spoken to in the clear and does not speak TLS.
     base: Url,
+    /// The registry's name, for a mirror of several.
+    namespace: Option<String>,
     /// Hosts (`host` or `host:port`) that are configured to be spoken to in the clear.
     insecure: Vec<String>,
+    /// What the host's configuration has sent with each request.
+    headers: HeaderMap,
     /// Value of the `Authorization` header, once the registry has asked for one.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl Session {
+    /// A conversation at one of the URLs of `endpoint`.
     pub(super) fn new(
-        connector: Connector,
+        endpoint: &Endpoint,
+        url: &Url,
         reference: Reference,
         credential: Option<Credential>,
-        scheme: &str,
         insecure: &[String],
     ) -> Result<Self, PullFailure> {
-        let base = format!("{scheme}://{}/v2/{}", reference.host(), reference.repository());
+        let base = format!("{}/{}", url.as_str().trim_end_matches('/'), reference.repository());
         let base = Url::parse(&base).map_err(|error| {
             PullFailure::Unsupported(format!("{} is no registry: {error}", reference.registry()))
         })?;
-        let (insecure, authorization) = (insecure.to_vec(), Mutex::new(None));
-        Ok(Self { connector, reference, credential, base, insecure, authorization })
+        let mut headers = endpoint.header_map();
+        let authorization = Mutex::new(headers.remove(AUTHORIZATION));
+        Ok(Self {
+            connector: endpoint.connector.clone(),
+            reference,
+            credential,
+            base,
+            namespace: endpoint.namespace.clone(),
+            insecure: insecure.to_vec(),
+            headers,
+            authorization,
+        })
     }
 
-    /// Finds out what the reference means; see [`super::Registry::resolve`].
-    pub(super) async fn resolve(self, known: Option<Digest>) -> Result<Resolved, RequestError> {
+    /// Finds out what the reference means. With the digest that it was `known` to mean, a registry that says that it
+    /// still does is not asked for the manifest: public registries count those.
+    pub(super) async fn resolve(&self, known: Option<Digest>) -> Result<Target, RequestError> {
         let selector = self.reference.selector().to_owned();
         if let Some(known) = known {
             match self.digest(&selector).await {
-                Ok(now) if now == Some(known) => return Ok(Resolved::Unchanged),
+                Ok(now) if now == Some(known) => return Ok(Target::Unchanged),
                 // A registry that does not answer HEAD is asked by GET.
                 Ok(_) | Err(RequestError { reason: PullFailure::Malformed(_), .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let manifest = self.manifest(&selector).await?;
-        Ok(Resolved::Manifest(Box::new(self), manifest))
+        let body = self.manifest(&selector).await?;
+        Ok(Target::Manifest(read_manifest(body, &selector).await?))
     }
 
     /// Asks for the digest of a manifest. Nothing vouches for the answer.
     async fn digest(&self, selector: &str) -> Result<Option<Digest>, RequestError> {
-        let url = format!("{}/manifests/{selector}", self.base);
+        let url = self.url("manifests", selector);
         let request =
             || self.connector.registry.head(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
         let response = self.send(request).await?;
@@ -114,35 +110,48 @@ impl Session {
         Ok(header.and_then(|text| text.parse().ok()))
     }
 
-    /// Fetches the manifest that a tag or a digest names. Against a digest it is checked.
-    async fn manifest(&self, selector: &str) -> Result<RawManifest, RequestError> {
-        let url = format!("{}/manifests/{selector}", self.base);
+    /// Begins to fetch the manifest that a tag or a digest names; [`read_manifest`] reads and checks it.
+    async fn manifest(&self, selector: &str) -> Result<BlobBody, RequestError> {
+        let url = self.url("manifests", selector);
         let request =
             || self.connector.registry.get(&url).header(ACCEPT, media::MANIFESTS).timeout(DOCUMENT_TIMEOUT);
         let response = self.send(request).await?;
-        let bytes = read_bounded(response, DOCUMENT_LIMIT, "the manifest").await?;
-        let digest = Digest::of(&bytes);
-        if selector.contains(':') && selector != digest.to_string() {
-            return Err(PullFailure::Mismatch(format!("manifest {selector} has the digest {digest}")).into());
+        if response.content_length().is_some_and(|length| length > DOCUMENT_LIMIT) {
+            return Err(too_large().into());
         }
-        Ok(RawManifest { bytes, digest })
+        Ok(body_of(response, 0)?)
     }
 
-    /// Fetches a manifest of an index.
-    pub(crate) async fn manifest_by_digest(&self, digest: &Digest) -> Result<RawManifest, PullFailure> {
-        Ok(self.manifest(&digest.to_string()).await?)
-    }
-
-    /// Begins to fetch a blob. The caller reads it with [`super::next_chunk`], counts and checks it.
-    pub(crate) async fn blob(&self, digest: &Digest) -> Result<Response, PullFailure> {
-        let url = format!("{}/blobs/{digest}", self.base);
-        match self.send(|| self.connector.registry.get(&url)).await {
-            Ok(response) => Ok(response),
+    /// Begins to fetch a part of the image, at byte `offset` where the registry can do that.
+    pub(super) async fn read(&self, part: Part, offset: u64) -> Result<BlobBody, RequestError> {
+        let digest = match part {
+            Part::Manifest(digest) => return self.manifest(&digest.to_string()).await,
+            Part::Blob(digest) => digest,
+            Part::File => {
+                return Err(PullFailure::Unsupported("a registry has images, and no files".to_owned()).into());
+            }
+        };
+        let url = self.url("blobs", &digest.to_string());
+        let request = || {
+            let request = self.connector.registry.get(&url);
+            if offset > 0 { request.header(RANGE, format!("bytes={offset}-")) } else { request }
+        };
+        match self.send(request).await {
+            Ok(response) => Ok(body_of(response, offset)?),
             // The image was found, a part of it was not: another thing than a wrong name.
             Err(RequestError { reason: PullFailure::NotFound(detail), .. }) => Err(PullFailure::Malformed(
                 format!("its blob {digest} is missing in the registry ({detail}); push the image again"),
-            )),
-            Err(error) => Err(error.reason),
+            )
+            .into()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// URL of something in the repository. A mirror is told whose it is, as containerd does.
+    fn url(&self, kind: &str, name: &str) -> String {
+        match &self.namespace {
+            Some(namespace) => format!("{}/{kind}/{name}?ns={namespace}", self.base),
+            None => format!("{}/{kind}/{name}", self.base),
         }
     }
 
@@ -177,6 +186,7 @@ impl Session {
     }
 
     fn with_authorization(&self, request: RequestBuilder) -> RequestBuilder {
+        let request = request.headers(self.headers.clone());
         match self.authorization.lock().ok().and_then(|value| value.clone()) {
             Some(value) => request.header(AUTHORIZATION, value),
             None => request,
@@ -286,12 +296,32 @@ impl Session {
             "https" => true,
             "http" if self.base.scheme() == "http" => {
                 let Some(host) = service.host_str() else { return false };
-                let address = service.port().map_or(host.to_owned(), |port| format!("{host}:{port}"));
+                let is_local_base = self.base.host_str().is_some_and(is_local);
                 self.base.host_str() == Some(host)
-                    || (self.reference.is_local() && is_local(host))
-                    || self.insecure.contains(&address)
+                    || (is_local_base && is_local(host))
+                    || self.insecure.contains(&http_address(service))
             }
             _ => false,
         }
     }
+}
+
+fn too_large() -> PullFailure {
+    PullFailure::TooLarge(format!("the manifest is larger than {DOCUMENT_LIMIT} bytes"))
+}
+
+/// Reads a manifest, within bounds. Against a digest it is checked.
+pub(super) async fn read_manifest(mut body: BlobBody, selector: &str) -> Result<RawManifest, PullFailure> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await? {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > DOCUMENT_LIMIT {
+            return Err(too_large());
+        }
+    }
+    let digest = Digest::of(&bytes);
+    if selector.contains(':') && selector != digest.to_string() {
+        return Err(PullFailure::Mismatch(format!("manifest {selector} has the digest {digest}")));
+    }
+    Ok(RawManifest { bytes: bytes.into(), digest })
 }

@@ -9,7 +9,12 @@ use tokio::{
 };
 
 use super::*;
-use crate::digest::Digest;
+use crate::{
+    digest::Digest,
+    image::Credential,
+    reference::Reference,
+    source::{KnownImage, ModuleSource as _, Resolution, Target},
+};
 
 const MANIFEST: &str = r#"{"schemaVersion":2}"#;
 
@@ -100,10 +105,21 @@ fn answer(status: &str, headers: &str, body: &str) -> Answer {
 fn registry() -> Registry {
     let options = RegistryOptions {
         insecure: Vec::new(),
+        config_directories: Vec::new(),
         connect_timeout: Duration::from_secs(10),
         stall_timeout: Duration::from_millis(300),
     };
     Registry::new(options, &[]).unwrap()
+}
+
+async fn resolve(
+    reference: &Reference,
+    credentials: &[Credential],
+    known: Option<Digest>,
+) -> Result<Resolution, PullFailure> {
+    let registry = registry();
+    let known = known.map(|digest| KnownImage { digest, version: None });
+    RegistrySource::new(&registry, reference, credentials).resolve(known.as_ref()).await
 }
 
 fn credential(username: &str, password: &str) -> Credential {
@@ -139,10 +155,9 @@ async fn with_tokens(allowed: fn(&str) -> bool) -> Server {
 #[tokio::test]
 async fn a_public_image_needs_a_token_for_nobody() {
     let server = with_tokens(|request| !request.to_lowercase().contains("authorization")).await;
-    let Resolution { resolved, credential } =
-        registry().resolve(&server.reference(), &[], None).await.unwrap();
+    let Resolution { target, credential } = resolve(&server.reference(), &[], None).await.unwrap();
     assert_eq!(credential, None);
-    let Resolved::Manifest(_, manifest) = resolved else { panic!("nothing was known") };
+    let Target::Manifest(manifest) = target else { panic!("nothing was known") };
     assert_eq!(manifest.digest, Digest::of(MANIFEST.as_bytes()));
     let asked = &server.requests()[1];
     assert!(
@@ -157,7 +172,7 @@ async fn a_password_goes_to_the_token_service_only() {
     let server = with_tokens(|request| request.contains("Basic YWxpY2U6c2VjcmV0")).await;
     let wrong = credential("alice", "wrong");
     let credentials = [wrong, credential("alice", "secret")];
-    let found = registry().resolve(&server.reference(), &credentials, None).await.unwrap();
+    let found = resolve(&server.reference(), &credentials, None).await.unwrap();
     assert_eq!(found.credential, Some(1));
     let leaked = |request: &String| !request.contains(" /token") && request.contains("Basic ");
     assert!(!server.requests().iter().any(leaked));
@@ -171,19 +186,18 @@ async fn an_identity_token_is_exchanged_by_post() {
             && request.contains("=ID")
     })
     .await;
-    registry().resolve(&server.reference(), &[credential("", "ID")], None).await.unwrap();
+    resolve(&server.reference(), &[credential("", "ID")], None).await.unwrap();
 }
 
 #[tokio::test]
 async fn refusals_name_no_secret() {
     let server = with_tokens(|_| false).await;
-    let error =
-        registry().resolve(&server.reference(), &[credential("alice", "hunter2")], None).await.err().unwrap();
+    let error = resolve(&server.reference(), &[credential("alice", "hunter2")], None).await.err().unwrap();
     assert!(matches!(error, PullFailure::Denied(_)));
     let text = format!("{error} {error:?}");
     assert!(text.contains("check the secret in imagePullSecrets") && !text.contains("hunter2"), "{text}");
 
-    let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap().to_string();
+    let error = resolve(&server.reference(), &[], None).await.err().unwrap().to_string();
     assert!(error.contains("needs a login"), "{error}");
 }
 
@@ -192,8 +206,7 @@ async fn an_unsafe_token_service_gets_nothing() {
     for realm in ["ftp://127.0.0.1/token", "nonsense"] {
         let challenge = format!("www-authenticate: Bearer realm=\"{realm}\"\r\n");
         let server = Server::start(move |_| answer("401 Unauthorized", &challenge, "")).await;
-        let error =
-            registry().resolve(&server.reference(), &[credential("a", "b")], None).await.err().unwrap();
+        let error = resolve(&server.reference(), &[credential("a", "b")], None).await.err().unwrap();
         assert!(matches!(&error, PullFailure::Denied(text) if text.contains("not safe")), "{error}");
     }
 }
@@ -215,7 +228,7 @@ async fn answers_are_told_apart() {
         let status_line = (*status).to_owned();
         let body = r#"{"errors":[{"code":"X","message":"because\nof this"},{"code":"Y"}]}"#;
         let server = Server::start(move |_| answer(&status_line, "", body)).await;
-        let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap();
+        let error = resolve(&server.reference(), &[], None).await.err().unwrap();
         assert!(is(&error), "{status}: {error:?}");
         if !status.starts_with("204") {
             assert!(error.to_string().contains(": because of this, Y"), "{error}");
@@ -241,14 +254,14 @@ async fn what_is_known_is_asked_for_by_head() {
             false => answer("200 OK", "", MANIFEST),
         })
         .await;
-        let resolved = registry().resolve(&server.reference(), &[], Some(known)).await.unwrap().resolved;
-        assert_eq!(matches!(resolved, Resolved::Unchanged), methods.len() == 1, "{status}");
+        let resolved = resolve(&server.reference(), &[], Some(known)).await.unwrap().target;
+        assert_eq!(matches!(resolved, Target::Unchanged), methods.len() == 1, "{status}");
         let asked: Vec<String> = server.requests();
         let asked: Vec<&str> = asked.iter().filter_map(|request| request.split(' ').next()).collect();
         assert_eq!(asked, methods, "{status}");
     }
     let gone = Server::start(|_| answer("404 Not Found", "", "")).await;
-    let error = registry().resolve(&gone.reference(), &[], Some(known)).await.err().unwrap();
+    let error = resolve(&gone.reference(), &[], Some(known)).await.err().unwrap();
     assert!(matches!(error, PullFailure::NotFound(_)), "what is gone is not unchanged: {error}");
 }
 
@@ -259,7 +272,7 @@ async fn not_found_beats_denied() {
         false => answer("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", ""),
     })
     .await;
-    let error = registry().resolve(&server.reference(), &[credential("a", "b")], None).await.err().unwrap();
+    let error = resolve(&server.reference(), &[credential("a", "b")], None).await.err().unwrap();
     assert!(matches!(error, PullFailure::NotFound(_)), "{error}");
 }
 
@@ -277,7 +290,7 @@ async fn a_manifest_without_end_is_cut_off() {
     };
     for make in [announced as fn() -> Answer, unannounced] {
         let server = Server::start(move |_| make()).await;
-        let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap();
+        let error = resolve(&server.reference(), &[], None).await.err().unwrap();
         assert!(matches!(error, PullFailure::TooLarge(_)), "{error}");
     }
 }
@@ -291,11 +304,8 @@ async fn a_registry_that_stalls_is_unavailable() {
         endless: Endless::Stalls,
     })
     .await;
-    assert!(
-        registry().resolve(&server.reference(), &[], None).await.is_ok(),
-        "an answer that is complete is one"
-    );
-    let error = registry().resolve(&stalled.reference(), &[], None).await.err().unwrap();
+    assert!(resolve(&server.reference(), &[], None).await.is_ok(), "an answer that is complete is one");
+    let error = resolve(&stalled.reference(), &[], None).await.err().unwrap();
     assert!(matches!(error, PullFailure::Unavailable(_)), "{error}");
 }
 
@@ -304,7 +314,7 @@ async fn a_manifest_that_is_not_what_its_digest_names() {
     let server = Server::start(|_| answer("200 OK", "", MANIFEST)).await;
     let wrong = Digest::of(b"something else");
     let reference: Reference = format!("{}/app@{wrong}", server.address).parse().unwrap();
-    let error = registry().resolve(&reference, &[], None).await.err().unwrap();
+    let error = resolve(&reference, &[], None).await.err().unwrap();
     assert!(matches!(&error, PullFailure::Mismatch(text) if text.contains(&wrong.to_string())), "{error}");
 }
 
@@ -318,7 +328,7 @@ async fn a_redirect_to_another_host_takes_no_credential_along() {
         false => answer("401 Unauthorized", "www-authenticate: Basic realm=\"r\"\r\n", ""),
     })
     .await;
-    registry().resolve(&server.reference(), &[credential("a", "b")], None).await.unwrap();
+    resolve(&server.reference(), &[credential("a", "b")], None).await.unwrap();
     assert!(!storage.requests()[0].to_lowercase().contains("authorization"));
 }
 
@@ -327,7 +337,7 @@ async fn signatures_in_redirects_do_not_reach_error_texts() {
     let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let location = format!("location: http://{unused}/x?signature=S3CRET\r\n");
     let server = Server::start(move |_| answer("307 Temporary Redirect", &location, "")).await;
-    let error = registry().resolve(&server.reference(), &[], None).await.err().unwrap();
+    let error = resolve(&server.reference(), &[], None).await.err().unwrap();
     let text = format!("{error} {error:?}");
     assert!(matches!(error, PullFailure::Unavailable(_)) && !text.contains("S3CRET"), "{text}");
 }
@@ -336,6 +346,7 @@ async fn signatures_in_redirects_do_not_reach_error_texts() {
 fn who_may_speak_plain_http() {
     let options = RegistryOptions {
         insecure: vec!["reg.lan:5000".to_owned()],
+        config_directories: Vec::new(),
         connect_timeout: Duration::from_secs(1),
         stall_timeout: Duration::from_secs(1),
     };
@@ -348,6 +359,10 @@ fn who_may_speak_plain_http() {
         ("ghcr.io/a/b", false),
         ("busybox", false),
     ] {
-        assert_eq!(registry.may_be_plain(&reference.parse().unwrap()), plain, "{reference}");
+        assert_eq!(
+            registry.is_insecure(reference.parse::<Reference>().unwrap().registry()),
+            plain,
+            "{reference}"
+        );
     }
 }

@@ -54,12 +54,23 @@ fn a_held_image_stays() {
 #[test]
 fn which_names_are_left() {
     let cases: &[(&[&str], &str, &[&str])] = &[
-        (&["r/a@D", "r/a:v1"], "r/a:v1", &[]),
-        (&["r/a@D", "r/a:v1", "r/a:v2"], "r/a:v1", &["r/a@D", "r/a:v2"]),
-        (&["r/a@D", "r/b@D", "r/a:v1", "r/b:v1"], "r/a:v1", &["r/a@D", "r/b@D", "r/b:v1"]),
-        (&["r/a@D", "r/b@D", "r/a:v1", "r/b:v1"], "r/a@D", &["r/b@D", "r/b:v1"]),
-        (&["r/a@D"], "r/a@D", &[]),
-        (&["localhost@D", "localhost:5000/x:v1"], "localhost@D", &["localhost:5000/x:v1"]),
+        (&["r/a@sha256:D", "r/a:v1"], "r/a:v1", &[]),
+        (&["r/a@sha256:D", "r/a:v1", "r/a:v2"], "r/a:v1", &["r/a@sha256:D", "r/a:v2"]),
+        (
+            &["r/a@sha256:D", "r/b@sha256:D", "r/a:v1", "r/b:v1"],
+            "r/a:v1",
+            &["r/a@sha256:D", "r/b@sha256:D", "r/b:v1"],
+        ),
+        (&["r/a@sha256:D", "r/b@sha256:D", "r/a:v1", "r/b:v1"], "r/a@sha256:D", &["r/b@sha256:D", "r/b:v1"]),
+        (&["r/a@sha256:D"], "r/a@sha256:D", &[]),
+        (&["localhost@sha256:D", "localhost:5000/x:v1"], "localhost@sha256:D", &["localhost:5000/x:v1"]),
+        (&["https://h/x@sha256:D", "https://h/x"], "https://h/x", &[]),
+        (&["https://h/x@sha256:D", "https://h/x", "r/a@sha256:D"], "https://h/x@sha256:D", &["r/a@sha256:D"]),
+        (
+            &["https://h/@s/x@sha256:D", "https://h/@s/x", "r/a:v1"],
+            "https://h/@s/x",
+            &["https://h/@s/x@sha256:D", "r/a:v1"],
+        ),
         (&["/srv/m.wasm", "/srv/n.wasm"], "/srv/m.wasm", &["/srv/n.wasm"]),
         (&["/srv/m@1.wasm"], "/srv/m@1.wasm", &[]),
     ];

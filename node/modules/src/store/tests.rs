@@ -40,7 +40,8 @@ fn names_lead_to_images_and_a_tag_moves() {
     // The tag is given to another image.
     let new = fixture.filesystem("r.io/a:v2", |_| {});
     let record = Record::find(&fixture.store.inner.layout, "r.io/a:v2").unwrap().unwrap();
-    fixture.store.inner.record(record, &["r.io/a:v1".to_owned()]).unwrap();
+    let name = Name { name: "r.io/a:v1".to_owned(), digest: record.digest, public: false, version: None };
+    fixture.store.inner.record(record, &[name]).unwrap();
     assert_eq!(fixture.store.get(&reference("r.io/a:v1")).unwrap().unwrap().digest, new.digest);
     let by_digest = fixture.store.get(&reference(&old.id())).unwrap().unwrap();
     assert_eq!((by_digest.digest, by_digest.names.as_slice()), (old.digest, [old.id()].as_slice()));

@@ -172,6 +172,7 @@ pub(super) fn pull_error(error: PullError) -> ImageError {
         | PullFailure::Unsupported(_)
         | PullFailure::TooLarge(_)
         | PullFailure::EmptyLayer(_)
+        | PullFailure::Configuration(_)
         | PullFailure::Malformed(_) => ImageError::Pull(error.into()),
     }
 }

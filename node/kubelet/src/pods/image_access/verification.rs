@@ -86,6 +86,7 @@ impl ImageVerification {
 /// The repository of an image reference, with its registry, without tag and digest: `app:v1` is of
 /// `docker.io/library/app`.
 pub(super) fn repository(image: &str) -> String {
+    let image = image.strip_prefix("oci://").unwrap_or(image);
     let name = image.split_once('@').map_or(image, |(name, _)| name);
     let name = match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
@@ -108,6 +109,7 @@ mod tests {
         for (image, expected) in [
             ("app", "docker.io/library/app"),
             ("app:v1", "docker.io/library/app"),
+            ("oci://r.io/app:v1", "r.io/app"),
             ("team/app@sha256:00", "docker.io/team/app"),
             ("docker.io/library/app:v1", "docker.io/library/app"),
             ("index.docker.io/library/app", "docker.io/library/app"),
