@@ -21,6 +21,8 @@ has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk wit
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
 wasm_builtins || missing+=(libclang-rt-dev-wasm32)
+# scripts/moto.sh makes a virtual environment with it, when a test first needs a server that speaks S3.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 
 # Not Debian's: an older Go fetches the version that go.mod asks for by itself.
 if ! has go && [ -z "${KUBEBUILDER_ASSETS:-}" ]; then

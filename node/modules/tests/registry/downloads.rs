@@ -110,3 +110,70 @@ async fn a_pull_that_is_given_up_leaves_nothing() {
     }
     node.assert_empty();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_pulls_of_a_tag_that_moved_make_one_request() {
+    let (mut registry, node) = (Registry::start(), Node::new());
+    let reference = registry.reference("app:v1");
+    registry.push("app:v1", artifact(module("old"), WASM, None)).await;
+    pull(&node.store, &reference).await.unwrap();
+    registry.push("app:v1", artifact(module("new"), WASM, None)).await;
+    let images = join_all((0..1000).map(|_| pull(&node.store, &reference))).await;
+    let digests: std::collections::BTreeSet<Digest> =
+        images.into_iter().map(|image| image.unwrap().digest).collect();
+    assert_eq!(digests.len(), 1);
+    let log: Vec<String> = registry.stop().into_iter().filter(|line| line.contains("kubewasm/")).collect();
+    let count = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(count("\"HEAD /v2/app/manifests/"), 1, "{log:#?}");
+    assert_eq!(count("\"GET /v2/app/manifests/"), 2, "once for each image: {log:#?}");
+    assert_eq!(count("\"GET /v2/app/blobs/"), 3, "a configuration and two modules: {log:#?}");
+}
+
+#[tokio::test]
+async fn a_pinned_image_that_everybody_may_have_is_not_asked_for_again() {
+    let (mut registry, node) = (Registry::start(), Node::new());
+    let digest = registry.push("app", artifact(module("x"), WASM, None)).await;
+    let pinned = registry.reference(&format!("app@{digest}"));
+    let image = pull(&node.store, &registry.reference("app")).await.unwrap();
+    registry.stop();
+    for _ in 0..3 {
+        let again = node.store.pull(&pinned, &[credential(PASSWORD)], None).await.unwrap();
+        assert_eq!((again.image.digest, again.credential), (image.digest, None));
+    }
+    assert!(matches!(failure(&node.store, &registry.reference("app")).await, PullFailure::Unavailable(_)));
+}
+
+#[tokio::test]
+async fn a_pinned_image_that_took_a_credential_is_for_those_who_may_have_it() {
+    let (registry, node) = (Registry::start_with_login(), Node::new());
+    let digest = registry.push("app", artifact(module("x"), WASM, None)).await;
+    let pinned = registry.reference(&format!("app@{digest}"));
+    node.store.pull(&pinned, &[credential(PASSWORD)], None).await.unwrap();
+    assert!(matches!(failure(&node.store, &pinned).await, PullFailure::Denied(_)));
+    let again = node.store.pull(&pinned, &[credential(PASSWORD)], None).await.unwrap();
+    assert_eq!(again.credential, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_several_images_have_travels_once() {
+    let (mut registry, node) = (Registry::start(), Node::new());
+    let shared = gzip(&tar(&[("lib.wasm", &vec![7; 2 << 20])]));
+    let names: Vec<String> = (0..6).map(|number| format!("app-{number}")).collect();
+    for name in &names {
+        let own = gzip(&tar(&[("app.wasm", &module(name))]));
+        // The other way around in every other image.
+        let mut layers = vec![(shared.clone(), TAR_GZIP), (own, TAR_GZIP)];
+        if name.ends_with(['1', '3', '5']) {
+            layers.reverse();
+        }
+        registry.push(name, container(layers, json!({"Cmd": ["/app.wasm"]}))).await;
+    }
+    let references: Vec<Reference> = names.iter().map(|name| registry.reference(name)).collect();
+    let images = join_all(references.iter().map(|reference| pull(&node.store, reference))).await;
+    for image in images {
+        assert!(node.store.module(&image.unwrap(), "/app.wasm").await.is_ok());
+    }
+    let digest = Digest::of(&shared).to_string();
+    let gets = registry.stop().into_iter().filter(|line| is_get(line, &digest) && line.contains("kubewasm/"));
+    assert_eq!(gets.count(), 1);
+}

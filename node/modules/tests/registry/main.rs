@@ -1,13 +1,18 @@
-//! Pulls from a real registry, Debian's docker-registry, into stores of their own.
+//! Pulls from real registries (Debian's docker-registry), from a real S3 server (moto), and from servers of our own, into
+//! stores of their own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod artifacts;
+mod bucket;
 mod containers;
 mod downloads;
 mod hostile;
+mod mirrors;
 mod refusals;
 mod support;
+mod urls;
+mod web;
 
 use std::{
     fs,

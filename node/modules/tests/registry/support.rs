@@ -123,6 +123,12 @@ impl Registry {
         format!("{}/{name}", self.address).parse().unwrap()
     }
 
+    /// `http://127.0.0.1:<port>`
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.protocol == ClientProtocol::Https { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
     /// Pushes an image and returns the digest of its manifest.
     pub(crate) async fn push(&self, name: &str, image: Pushed) -> String {
         let client = self.client();

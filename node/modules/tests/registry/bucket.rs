@@ -1,0 +1,138 @@
+//! Modules in buckets of an S3 server that nobody here wrote: moto.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use kubewasm_modules::S3Options;
+
+use super::*;
+
+/// A server of S3, killed when dropped.
+struct Bucket {
+    child: Child,
+    endpoint: String,
+    client: reqwest::Client,
+}
+
+/// The program in the virtual environment that `scripts/moto.sh` makes, once.
+fn moto() -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/moto.sh");
+    let made = Command::new(script).status().expect("scripts/moto.sh cannot be run");
+    assert!(made.success(), "these tests need an S3 server, and scripts/moto.sh has not installed it");
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    let cache = set("KUBEWASM_CACHE").or_else(|| Some(cache?.join("kubewasm")));
+    cache.expect("HOME is set").join("moto/bin/moto_server")
+}
+
+impl Bucket {
+    /// A server with one bucket, `modules`.
+    async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let child = Command::new(moto())
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let bucket = Self { child, endpoint: format!("http://127.0.0.1:{port}"), client };
+        let made = || bucket.client.put(format!("{}/modules", bucket.endpoint)).send();
+        while !made().await.is_ok_and(|response| response.status().is_success()) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bucket
+    }
+
+    async fn put(&self, key: &str, bytes: Vec<u8>) {
+        // The server wants to know who replaces an object, and believes it.
+        let scope = "Credential=id/20260101/eu-central-1/s3/aws4_request";
+        let request = self.client.put(format!("{}/modules/{key}", self.endpoint)).body(bytes);
+        let request = request
+            .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
+            .header("x-amz-acl", "public-read");
+        let response = request.send().await.unwrap();
+        assert!(response.status().is_success(), "{}", response.text().await.unwrap());
+    }
+
+    /// A node that knows the server, with keys or without any.
+    fn node(&self, keys: bool) -> Node {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut pairs = vec![pair("AWS_ENDPOINT_URL", &self.endpoint), pair("AWS_REGION", "eu-central-1")];
+        if keys {
+            pairs.extend([pair("AWS_ACCESS_KEY_ID", "id"), pair("AWS_SECRET_ACCESS_KEY", "s3cret")]);
+        } else {
+            pairs.push(pair("AWS_SKIP_SIGNATURE", "true"));
+        }
+        Node::with(StoreOptions { s3: S3Options::new(pairs), ..StoreOptions::default() })
+    }
+}
+
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn pull_object(node: &Node, url: &str) -> Result<Image, PullError> {
+    let name: ImageName = url.parse().unwrap();
+    node.store.pull(&name, &[], None).await.map(|fetched| fetched.image)
+}
+
+#[tokio::test]
+async fn an_object_is_an_image_and_moves_only_when_it_changed() {
+    let bucket = Bucket::start().await;
+    let url = "s3://modules/team/app.wasm";
+    for keys in [true, false] {
+        let node = bucket.node(keys);
+        bucket.put("team/app.wasm", module("first")).await;
+        let first = pull_object(&node, url).await.unwrap();
+        assert_eq!(first.digest, Digest::of(&module("first")));
+        assert_eq!(first.id(), format!("{url}@{}", first.digest));
+        assert_eq!(first.entrypoint, ["app.wasm"]);
+        assert_eq!(pull_object(&node, url).await.unwrap(), first);
+        bucket.put("team/app.wasm", module("second")).await;
+        assert_eq!(pull_object(&node, url).await.unwrap().digest, Digest::of(&module("second")));
+        let pinned = format!("{url}@{}", first.digest);
+        assert_eq!(pull_object(&node, &pinned).await.unwrap().digest, first.digest, "it is still here");
+    }
+}
+
+#[tokio::test]
+async fn objects_that_are_not_there_or_no_modules() {
+    let bucket = Bucket::start().await;
+    let node = bucket.node(true);
+    bucket.put("page", b"<html></html>".to_vec()).await;
+    for (url, found) in [
+        ("s3://modules/none.wasm", "not found"),
+        ("s3://nobodys/app.wasm", "not found"),
+        ("s3://modules/page", "an HTML page"),
+    ] {
+        let error = pull_object(&node, url).await.unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains(found) && text.contains(url) && !text.contains("s3cret"), "{text}");
+        node.assert_empty();
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_in_the_clear_is_configured_or_refused() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let pairs = [("AWS_ENDPOINT_URL".to_owned(), "http://s3.invalid".to_owned())];
+    let node = Node::with(StoreOptions { s3: S3Options::new(pairs), ..StoreOptions::default() });
+    let reason = pull_object(&node, "s3://modules/app.wasm").await.unwrap_err().reason;
+    assert!(
+        matches!(&reason, PullFailure::Configuration(text) if text.contains("AWS_ALLOW_HTTP")),
+        "{reason}"
+    );
+    let pairs = [("AWS_ENDPINT".to_owned(), "x".to_owned())];
+    let node = Node::with(StoreOptions { s3: S3Options::new(pairs), ..StoreOptions::default() });
+    let reason = pull_object(&node, "s3://modules/app.wasm").await.unwrap_err().reason;
+    assert!(matches!(&reason, PullFailure::Configuration(text) if text.contains("AWS_ENDPINT")), "{reason}");
+}
