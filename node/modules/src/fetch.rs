@@ -74,16 +74,28 @@ pub(crate) async fn fetch(
         digest: image.digest,
         version: noted.as_ref().and_then(|noted| noted.version.clone()),
     });
-    let mut source = source::of(inner, name, credentials)?;
-    // The answer of a file's source is the file.
-    let _permit = match name {
-        ImageName::Url(_) => inner.transfers.permit().await,
-        ImageName::Reference(_) | ImageName::Path(_) => None,
-    };
-    let Resolution { target, credential } = source.resolve(known.as_ref()).await?;
+    let source = source::of(inner, name, credentials)?;
+    let pull = pull_from(inner, source, name, present.zip(known), progress);
+    match name {
+        // The answer of a file's source is the file.
+        ImageName::Url(_) => inner.transfers.counted(pull).await,
+        ImageName::Reference(_) | ImageName::Path(_) => pull.await,
+    }
+}
+
+/// Asks `source` what the name means, and pulls that, unless it is what is `present`.
+async fn pull_from(
+    inner: &Arc<StoreInner>,
+    mut source: Box<dyn ModuleSource + '_>,
+    name: &ImageName,
+    present: Option<(Image, KnownImage)>,
+    progress: &watch::Sender<PullProgress>,
+) -> Result<Fetched, PullFailure> {
+    let known = present.as_ref().map(|(_, known)| known);
+    let Resolution { target, credential } = source.resolve(known).await?;
     let image = match (target, name) {
         // Only who knows something is told that it is unchanged.
-        (Target::Unchanged, _) => present.ok_or_else(|| PullFailure::NotFound(name.to_string()))?,
+        (Target::Unchanged, _) => present.ok_or_else(|| PullFailure::NotFound(name.to_string()))?.0,
         (Target::Manifest(target), ImageName::Reference(reference)) => {
             pull_image(inner, source.as_ref(), target, reference, credential.is_none(), progress).await?
         }
@@ -106,7 +118,7 @@ async fn pull_image(
     public: bool,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<Image, PullFailure> {
-    let remote = RemoteImage::read(source, target).await?;
+    let remote = RemoteImage::read(source, reference, target).await?;
     for _ in 0..ATTEMPTS {
         progress.send_replace(PullProgress::default());
         let staged = stage(inner, source, &remote, progress).await?;
@@ -124,6 +136,8 @@ async fn pull_image(
 
 /// An image as its registry describes it.
 struct RemoteImage {
+    /// The registry, as named.
+    registry: String,
     /// What the reference names.
     target: RawManifest,
     /// The manifest chosen from an index, when the target is one.
@@ -135,7 +149,11 @@ struct RemoteImage {
 }
 
 impl RemoteImage {
-    async fn read(source: &dyn ModuleSource, target: RawManifest) -> Result<Self, PullFailure> {
+    async fn read(
+        source: &dyn ModuleSource,
+        reference: &Reference,
+        target: RawManifest,
+    ) -> Result<Self, PullFailure> {
         let (chosen, manifest, last_resort) = match manifest::parse(&target.bytes)? {
             Document::Manifest(manifest) => (None, manifest, false),
             Document::Index(index) => {
@@ -148,7 +166,8 @@ impl RemoteImage {
             }
         };
         let plan = manifest::plan(&manifest)?;
-        Ok(Self { target, chosen, manifest, plan, last_resort })
+        let registry = reference.registry().to_owned();
+        Ok(Self { registry, target, chosen, manifest, plan, last_resort })
     }
 
     /// Digest of the manifest that is used.

@@ -81,7 +81,7 @@ async fn fill(
     }
 
     let config_blob = Blob { digest: source.manifest.config.digest, size: source.manifest.config.size };
-    let mut shared = vec![download(inner, from, config_blob, workspace, |_| {}).await?];
+    let mut shared = vec![download(inner, from, &source.registry, config_blob, workspace, |_| {}).await?];
     blobs.push(config_blob);
     let config = if media::is_image_config(&source.manifest.config.media_type) {
         let path = workspace.path().join(config_blob.digest.hex());
@@ -97,7 +97,10 @@ async fn fill(
     }
 
     let count = |bytes| progress.send_modify(|state| state.done_bytes += bytes);
-    let downloads = wanted.clone().into_iter().map(|blob| download(inner, from, blob, workspace, count));
+    let downloads = wanted
+        .clone()
+        .into_iter()
+        .map(|blob| download(inner, from, &source.registry, blob, workspace, count));
     let layers: Vec<_> = stream::iter(downloads).buffer_unordered(PARALLEL_LAYERS).try_collect().await?;
     shared.extend(layers);
     blobs.extend(wanted);
@@ -147,23 +150,26 @@ fn check_sizes(inner: &StoreInner, source: &RemoteImage) -> Result<Vec<Blob>, Pu
 async fn download(
     inner: &StoreInner,
     from: &dyn ModuleSource,
+    registry: &str,
     blob: Blob,
     workspace: &Arc<Workspace>,
     count: impl Fn(u64) + Sync,
 ) -> Result<Arc<SharedBlob>, PullFailure> {
     let path = workspace.path().join(blob.digest.hex());
-    let shared = inner.transfers.blob(&blob.digest);
+    let shared = inner.transfers.blob(registry, blob.digest);
     let mut downloaded = shared.lock().await;
-    let is_staged = downloaded.as_ref().is_some_and(|other| other.link(&path));
-    let is_here = is_staged
+    // A configuration and a layer may be one blob: it is in the workspace then, and may not be written again, because
+    // others have links to it.
+    let is_here = path.exists()
+        || downloaded.as_ref().is_some_and(|other| other.link(&path))
         || blob.is_in(&inner.layout) && fs::hard_link(inner.layout.blob(&blob.digest), &path).is_ok();
     if is_here {
         check(blob, fs::metadata(&path).map_err(StoreError::io("read", &path))?.len())?;
         count(blob.size);
     } else {
-        let _permit = inner.transfers.permit().await;
         let limits = TransferLimits { size: blob.size, stall: inner.options.stall_timeout, is_module: false };
-        let came = transfer(from, Part::Blob(blob.digest), None, &path, &limits, count).await?;
+        let transfer = transfer(from, Part::Blob(blob.digest), None, &path, &limits, count);
+        let came = inner.transfers.counted(transfer).await?;
         check(blob, came.size)?;
         if came.digest != blob.digest {
             let (wanted, came) = (blob.digest, came.digest);

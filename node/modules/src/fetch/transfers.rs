@@ -4,20 +4,32 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
 };
 
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard, Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{Mutex as AsyncMutex, MutexGuard, Semaphore},
+    time::timeout,
+};
 
 use crate::{digest::Digest, layout::Workspace};
+
+/// After this time a transfer does not count any more: one that is slow on purpose keeps nobody waiting.
+const COUNTED: Duration = Duration::from_secs(60);
 
 /// The downloads of a store.
 #[derive(Debug)]
 pub(crate) struct Transfers {
     /// How many may be under way.
     permits: Semaphore,
-    blobs: Mutex<HashMap<Digest, Weak<SharedBlob>>>,
+    blobs: Mutex<HashMap<BlobKey, Weak<SharedBlob>>>,
 }
+
+/// The registry by its name, and the digest. Who waits for a blob waits for its own registry, never for one that a stranger
+/// has named.
+type BlobKey = (String, Digest);
 
 /// A blob that pulls of several images want. Each of them keeps it until it has put its image in place.
 ///
@@ -38,21 +50,30 @@ impl Transfers {
         Self { permits: Semaphore::new(parallel.clamp(1, Semaphore::MAX_PERMITS)), blobs: Mutex::default() }
     }
 
-    /// Waits until there is room for one more. Who has a permit waits for nobody but a source.
-    pub(super) async fn permit(&self) -> Option<SemaphorePermit<'_>> {
+    /// Does a transfer when there is room for one more. It must wait for nothing but its source.
+    pub(super) async fn counted<T>(&self, transfer: impl Future<Output = T>) -> T {
         // The semaphore is never closed, so that acquiring cannot fail.
-        self.permits.acquire().await.ok()
+        let permit = self.permits.acquire().await.ok();
+        let mut transfer = pin!(transfer);
+        match timeout(COUNTED, &mut transfer).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                drop(permit);
+                transfer.await
+            }
+        }
     }
 
-    /// The blob `digest`, shared with all who want it at this time.
-    pub(super) fn blob(&self, digest: &Digest) -> Arc<SharedBlob> {
+    /// The blob `digest` of a registry, shared with all who want it at this time.
+    pub(super) fn blob(&self, registry: &str, digest: Digest) -> Arc<SharedBlob> {
         let mut blobs = self.blobs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(blob) = blobs.get(digest).and_then(Weak::upgrade) {
+        let key = (registry.to_owned(), digest);
+        if let Some(blob) = blobs.get(&key).and_then(Weak::upgrade) {
             return blob;
         }
         blobs.retain(|_, blob| blob.strong_count() > 0);
         let blob = Arc::new(SharedBlob::default());
-        blobs.insert(*digest, Arc::downgrade(&blob));
+        blobs.insert(key, Arc::downgrade(&blob));
         blob
     }
 }
@@ -77,7 +98,7 @@ impl Downloaded {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
+    use futures::{FutureExt as _, future::pending};
     use tempfile::TempDir;
 
     use super::*;
@@ -85,23 +106,37 @@ mod tests {
     #[tokio::test]
     async fn no_more_are_under_way_than_are_allowed() {
         let transfers = Transfers::new(2);
-        let first = transfers.permit().await;
-        let _second = transfers.permit().await;
-        let third = transfers.permit();
-        tokio::pin!(third);
-        assert!(third.as_mut().now_or_never().is_none());
+        let mut first = Box::pin(transfers.counted(pending::<()>()));
+        let mut second = Box::pin(transfers.counted(pending::<()>()));
+        let mut third = Box::pin(transfers.counted(async {}));
+        assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+        assert!(third.as_mut().now_or_never().is_none(), "it waits");
         drop(first);
-        assert!(third.await.is_some());
-        assert!(Transfers::new(0).permit().await.is_some(), "some are always allowed");
+        third.await;
+        Transfers::new(0).counted(async {}).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_slow_on_purpose_keeps_nobody_waiting() {
+        let transfers = Transfers::new(1);
+        let slow = transfers.counted(pending::<()>());
+        let other = transfers.counted(async { "done" });
+        tokio::select! {
+            biased;
+            () = slow => panic!("it never ends"),
+            outcome = other => assert_eq!(outcome, "done"),
+        }
     }
 
     #[tokio::test]
     async fn a_blob_is_shared_while_somebody_wants_it() {
         let (transfers, directory) = (Transfers::new(1), TempDir::new().unwrap());
         let digest = Digest::of(b"x");
-        let (one, other) = (transfers.blob(&digest), transfers.blob(&digest));
+        let (one, other) = (transfers.blob("r.io", digest), transfers.blob("r.io", digest));
         let mut downloading = one.lock().await;
         assert!(other.lock().now_or_never().is_none(), "it waits for the one who downloads");
+        let elsewhere = transfers.blob("slow.example", digest);
+        assert!(elsewhere.lock().now_or_never().is_some(), "nobody waits for another registry");
         let workspace = Arc::new(Workspace::new_in(directory.path()).unwrap());
         let path = workspace.path().join("blob");
         fs::write(&path, "x").unwrap();
@@ -117,6 +152,6 @@ mod tests {
         assert!(!found.as_ref().unwrap().link(&directory.path().join("again")), "it has been put in place");
         drop(found);
         drop(other);
-        assert!(transfers.blob(&digest).lock().await.is_none(), "nobody wanted it any more");
+        assert!(transfers.blob("r.io", digest).lock().await.is_none(), "nobody wanted it any more");
     }
 }

@@ -89,10 +89,10 @@ impl Registry {
     /// changes counts from the next pull on.
     pub(super) fn endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, PullFailure> {
         let (directory, file) = read(&self.options.config_directories, reference.registry())?;
-        let hosts = file.mirrors.iter().chain([&file.server]);
+        let mirrors = file.mirrors.iter().map(|host| (host, false));
+        let hosts = mirrors.chain([(&file.server, true)]);
         hosts
-            .map(|host| {
-                let is_server = std::ptr::eq(host, &raw const file.server);
+            .map(|(host, is_server)| {
                 self.endpoint(reference, host, is_server)
                     .map_err(|problem| configuration(&directory.join("hosts.toml"), &problem))
             })

@@ -177,3 +177,18 @@ async fn a_layer_that_several_images_have_travels_once() {
     let gets = registry.stop().into_iter().filter(|line| is_get(line, &digest) && line.contains("kubewasm/"));
     assert_eq!(gets.count(), 1);
 }
+
+#[tokio::test]
+async fn a_layer_that_is_a_configuration_elsewhere_is_left_alone() {
+    let (registry, node) = (Registry::start(), Node::new());
+    let digest = Digest::of(b"{}");
+    registry.push("plain", artifact(module("x"), WASM, None)).await;
+    pull(&node.store, &registry.reference("plain")).await.unwrap();
+    let blob = node.directory.path().join("blobs/sha256").join(digest.hex());
+    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let before = inode(&blob);
+    // Its layer is its configuration.
+    registry.push("odd", artifact(b"{}".to_vec(), WASM, None)).await;
+    pull(&node.store, &registry.reference("odd")).await.unwrap();
+    assert_eq!((fs::read(&blob).unwrap(), inode(&blob)), (b"{}".to_vec(), before));
+}

@@ -4,11 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod artifacts;
+mod bombs;
 mod bucket;
 mod containers;
 mod downloads;
 mod hostile;
 mod mirrors;
+mod proxies;
 mod refusals;
 mod support;
 mod urls;

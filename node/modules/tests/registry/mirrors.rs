@@ -197,3 +197,40 @@ async fn a_configuration_that_cannot_be_used_names_file_and_field() {
         node.assert_empty();
     }
 }
+
+#[tokio::test]
+async fn what_the_configuration_calls_the_registry_gets_its_credentials() {
+    let registry = Registry::start_with_login();
+    registry.push("private", artifact(module("x"), WASM, None)).await;
+    let url = registry.url();
+    for (name, text) in [
+        (registry.reference("private").to_string(), format!("[host.\"{url}\"]\n")),
+        ("gone.invalid/private".to_owned(), format!("server = \"{url}\"\n")),
+    ] {
+        let reference: Reference = name.parse().unwrap();
+        let hosts = HostsDir::new();
+        let node = hosts.write(reference.registry(), &text).node();
+        let fetched = node.store.pull(&reference, &[credential(PASSWORD)], None).await.unwrap();
+        assert_eq!(fetched.credential, Some(0), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_wants_a_client_certificate() {
+    let server = WebServer::start_with_client_certificates(|_| Reply::status("404 Not Found")).await;
+    let authority = server.authority();
+    let reference = server.reference("app:v1");
+    let client = authority.with_file_name("client.pem");
+    let hosts = HostsDir::new();
+    let text = format!("ca = {authority:?}\n");
+    let reason = failure(&hosts.write(reference.registry(), &text).node().store, &reference).await;
+    assert!(matches!(reason, PullFailure::Unavailable(_)), "{reason}");
+    let text = format!("ca = {authority:?}\nclient = {client:?}\n");
+    let reason = failure(&hosts.write(reference.registry(), &text).node().store, &reference).await;
+    assert!(matches!(reason, PullFailure::NotFound(_)), "it has been let in: {reason}");
+
+    let text = format!("client = {authority:?}\n");
+    let reason = failure(&hosts.write(reference.registry(), &text).node().store, &reference).await;
+    let expected = "client holds no PEM certificate with its key";
+    assert!(matches!(&reason, PullFailure::Configuration(text) if text.contains(expected)), "{reason}");
+}

@@ -12,7 +12,10 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpListener,
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier},
+};
 
 /// Answers requests by a function, and remembers them. Every connection has one request.
 pub(crate) struct WebServer {
@@ -98,15 +101,36 @@ impl WebServer {
 
     /// Speaks TLS, with a certificate that [`Self::authority`] vouches for.
     pub(crate) async fn start_with_tls(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+        Self::launch_with_tls(answer, false).await
+    }
+
+    /// Speaks TLS with those who have the certificate and key in `client.pem`, beside [`Self::authority`].
+    pub(crate) async fn start_with_client_certificates(
+        answer: impl Fn(&str) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::launch_with_tls(answer, true).await
+    }
+
+    async fn launch_with_tls(
+        answer: impl Fn(&str) -> Reply + Send + Sync + 'static,
+        wants_client: bool,
+    ) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let identity = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
         let authority = TempDir::new().unwrap();
         std::fs::write(authority.path().join("ca.pem"), identity.cert.pem()).unwrap();
+        let pem = client.cert.pem() + &client.signing_key.serialize_pem();
+        std::fs::write(authority.path().join("client.pem"), pem).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(client.cert.der().clone()).unwrap();
+        let builder = match wants_client {
+            true => ServerConfig::builder()
+                .with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()),
+            false => ServerConfig::builder().with_no_client_auth(),
+        };
         let key = identity.signing_key.serialize_der().try_into().unwrap();
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(vec![identity.cert.der().clone()], key)
-            .unwrap();
+        let config = builder.with_single_cert(vec![identity.cert.der().clone()], key).unwrap();
         let mut server = Self::launch("127.0.0.1", answer, Some(TlsAcceptor::from(Arc::new(config)))).await;
         server.authority = Some(authority);
         server
