@@ -1,6 +1,7 @@
 //! How downloads are shared, watched, given up and repaired.
 
 use super::*;
+use crate::web::{Body, Reply, WebServer, offset};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_pulls_are_one_download() {
@@ -185,10 +186,65 @@ async fn a_layer_that_is_a_configuration_elsewhere_is_left_alone() {
     registry.push("plain", artifact(module("x"), WASM, None)).await;
     pull(&node.store, &registry.reference("plain")).await.unwrap();
     let blob = node.directory.path().join("blobs/sha256").join(digest.hex());
-    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
-    let before = inode(&blob);
+    let written = || fs::metadata(&blob).unwrap().modified().unwrap();
+    let before = written();
     // Its layer is its configuration.
     registry.push("odd", artifact(b"{}".to_vec(), WASM, None)).await;
     pull(&node.store, &registry.reference("odd")).await.unwrap();
-    assert_eq!((fs::read(&blob).unwrap(), inode(&blob)), (b"{}".to_vec(), before));
+    assert_eq!((fs::read(&blob).unwrap(), written()), (b"{}".to_vec(), before), "it is not written again");
+}
+
+#[tokio::test]
+async fn a_layer_that_breaks_off_is_continued() {
+    let layer = [module("long"), vec![7; 1 << 20]].concat();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "config": {"mediaType": "application/vnd.oci.empty.v1+json", "digest": Digest::of(b"{}"), "size": 2},
+        "layers": [{"mediaType": WASM, "digest": Digest::of(&layer), "size": layer.len()}],
+    });
+    for knows_ranges in [true, false] {
+        let (manifest, content) = (manifest.to_string(), layer.clone());
+        let breaks = AtomicU64::new(2);
+        let server = WebServer::start(move |request| {
+            let path = request.split(' ').nth(1).unwrap_or_default();
+            if path.contains("/manifests/") {
+                return Reply::ok(manifest.clone());
+            }
+            if path.ends_with(&Digest::of(b"{}").hex()) {
+                return Reply::ok("{}");
+            }
+            let from = offset(request).filter(|_| knows_ranges);
+            let rest = content[from.unwrap_or_default()..].to_vec();
+            let is_cut =
+                breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            let body = if is_cut { Body::Cut(rest, 100_000) } else { Body::Whole(rest) };
+            match from {
+                Some(from) => {
+                    let range =
+                        format!("content-range: bytes {from}-{}/{}\r\n", content.len() - 1, content.len());
+                    Reply::new("206 Partial Content", &range, body)
+                }
+                None => Reply::new("200 OK", "", body),
+            }
+        })
+        .await;
+        let node = Node::new();
+        let image = pull(&node.store, &server.reference("app:v1")).await.unwrap();
+        let found = node.store.module(&image, "app").await.unwrap();
+        assert_eq!(fs::read(found.path).unwrap(), layer);
+        let blob = Digest::of(&layer).hex();
+        let requests = server.requests();
+        let offsets: Vec<_> = requests
+            .iter()
+            .filter(|request| request.contains(&blob))
+            .map(|request| offset(request))
+            .collect();
+        assert!(
+            matches!(offsets[..], [None, Some(first), Some(second)] if first > 0 && second > 0),
+            "{offsets:?}"
+        );
+        if knows_ranges {
+            assert!(offsets[1] < offsets[2], "no byte travels twice: {offsets:?}");
+        }
+    }
 }
