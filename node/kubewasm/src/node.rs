@@ -13,7 +13,7 @@ use kubewasm_kubelet::{
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::{self, ImageSources};
+use crate::runtime::{self, ImageSettings};
 
 /// Arguments of `kubewasm node`. Where the kubelet has a flag, this is the same flag.
 #[derive(Debug, clap::Args)]
@@ -122,7 +122,7 @@ pub(crate) struct NodeArgs {
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
 pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let isolation = args.isolation;
-    let images = ImageSources {
+    let images = ImageSettings {
         insecure_registries: args.insecure_registry.clone(),
         registry_config_dirs: args.registry_config_dir.clone(),
         dirs: args.allow_image_dir.clone(),
@@ -181,7 +181,7 @@ fn flags(args: NodeArgs) -> Flags {
 
 async fn run(
     config: Config,
-    images: ImageSources,
+    images: ImageSettings,
     isolation: Isolation,
     confinement: Confinement,
     default_memory_limit: u64,

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     folder::Folder,
     manifest,
-    runtime::{self, ImageSources},
+    runtime::{self, ImageSettings},
     terminal,
 };
 
@@ -92,11 +92,11 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         hidden: vec![state.path().to_owned()],
         confinement: Confinement::default(),
         allow_paths: true,
-        images: ImageSources {
+        images: ImageSettings {
             registry_config_dirs: args.registry_config_dir,
             // They are the user's own, like the paths.
             dirs: vec![PathBuf::from("/")],
-            ..ImageSources::default()
+            ..ImageSettings::default()
         },
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
         allocatable_memory: None,

@@ -33,7 +33,7 @@ pub(crate) struct ProviderSettings {
     /// Images may be paths.
     pub(crate) allow_paths: bool,
     /// Where images come from.
-    pub(crate) images: ImageSources,
+    pub(crate) images: ImageSettings,
     /// Bytes, for containers without a limit of their own.
     pub(crate) default_memory_limit: u64,
     /// Bytes that all containers may have together, where that is limited.
@@ -46,7 +46,7 @@ pub(crate) struct ProviderSettings {
 
 /// Where images come from: what an operator says of it.
 #[derive(Debug, Default)]
-pub(crate) struct ImageSources {
+pub(crate) struct ImageSettings {
     /// Hosts without TLS.
     pub(crate) insecure_registries: Vec<String>,
     /// Directories of the registries' hosts.toml.

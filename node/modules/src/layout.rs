@@ -5,7 +5,8 @@
 //! lock                             locked while names, records or files change hands
 //! blobs/sha256/<hex>               manifests, configurations, layers, modules: as the registry sent them
 //! images/<hex>.json                what is known of an image, by the digest its names resolve to
-//! names/<hex>.json                 which image a name means; <hex> is the digest of the name's text
+//! names/<hex>.json                 which image a name means, whether it is everybody's, and what its source calls
+//!                                  that version; <hex> is the digest of the name's text
 //! rootfs/<hex>/                    unpacked file systems, by the digest of the manifest
 //! digests/<hex>.json               digests of files in a file system, by the digest of the manifest
 //! precompiled/<hex>-<compiler>     compiled modules, by the digest of the module

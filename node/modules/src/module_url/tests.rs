@@ -62,3 +62,15 @@ fn texts_that_are_no_modules_urls_and_why() {
         assert!(error.contains(why), "{text}: {error}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn what_is_taken_is_stable_and_shows_no_secret(text in "(https|http|s3|file)://[a-z0-9.:@/?#%~_-]{0,40}") {
+        if let Ok(url) = ModuleUrl::parse(&text) {
+            let whole = url.to_string();
+            proptest::prop_assert_eq!(ModuleUrl::parse(&whole), Ok(url));
+            let is_web = text.starts_with("http");
+            proptest::prop_assert!(!is_web || !whole.contains(['?', '#']));
+        }
+    }
+}

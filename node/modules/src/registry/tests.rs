@@ -103,11 +103,15 @@ fn answer(status: &str, headers: &str, body: &str) -> Answer {
 }
 
 fn registry() -> Registry {
+    registry_with(Duration::from_secs(30))
+}
+
+fn registry_with(stall_timeout: Duration) -> Registry {
     let options = RegistryOptions {
         insecure: Vec::new(),
         config_directories: Vec::new(),
         connect_timeout: Duration::from_secs(10),
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout,
     };
     Registry::new(options, &[]).unwrap()
 }
@@ -305,7 +309,8 @@ async fn a_registry_that_stalls_is_unavailable() {
     })
     .await;
     assert!(resolve(&server.reference(), &[], None).await.is_ok(), "an answer that is complete is one");
-    let error = resolve(&stalled.reference(), &[], None).await.err().unwrap();
+    let (registry, reference) = (registry_with(Duration::from_millis(300)), stalled.reference());
+    let error = RegistrySource::new(&registry, &reference, &[]).resolve(None).await.err().unwrap();
     assert!(matches!(error, PullFailure::Unavailable(_)), "{error}");
 }
 

@@ -32,12 +32,15 @@ use crate::{
 const ERROR_LIMIT: usize = 64 << 10;
 /// A pull is tried again by those who want it; this is for a single answer that is lost.
 const RETRIES: usize = 1;
+/// Where an instance asks for its credentials, when nothing else gives any.
+const METADATA: &str = "169.254.169.254";
 /// What a service on the machine's own link may take; where there is none, nobody answers.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An object, and the version of it that was begun.
 pub(super) struct BucketSource {
     store: AmazonS3,
+    bucket: String,
     key: Path,
     version: Option<String>,
 }
@@ -80,11 +83,36 @@ impl BucketSource {
         let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
         let builder = builder.with_bucket_name(bucket).with_http_connector(connector).with_retry(retry);
         let store = builder.build().map_err(|error| unusable(words(&error)))?;
-        Ok(Self { store, key, version: None })
+        Ok(Self { store, bucket: bucket.to_owned(), key, version: None })
     }
 
     async fn get(&self, options: GetOptions) -> object_store::Result<GetResult> {
         self.store.get_opts(&self.key, options).await
+    }
+
+    fn failure(&self, error: &object_store::Error) -> PullFailure {
+        use object_store::Error;
+        let text = words(error);
+        match error {
+            Error::NotFound { .. } => PullFailure::NotFound(format!(
+                "there is no object {} in the bucket {}, or no such bucket",
+                self.key, self.bucket
+            )),
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => PullFailure::Denied(format!(
+                "{text}; the node's own S3 credentials are used: they must open this object"
+            )),
+            Error::Precondition { .. } => {
+                PullFailure::Unavailable("the object was replaced while it was read".to_owned())
+            }
+            Error::InvalidPath { .. }
+            | Error::NotSupported { .. }
+            | Error::UnknownConfigurationKey { .. } => PullFailure::Configuration(text),
+            _ if text.contains(METADATA) => PullFailure::Unavailable(format!(
+                "{text}; the node has no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+                 AWS_SKIP_SIGNATURE=true for what is public"
+            )),
+            _ => PullFailure::Unavailable(text),
+        }
     }
 }
 
@@ -103,7 +131,7 @@ impl ModuleSource for BucketSource {
                 Target::File(RemoteFile { size, version, body: body(object, 0) })
             }
             Err(object_store::Error::NotModified { .. }) => Target::Unchanged,
-            Err(error) => return Err(failure(&error)),
+            Err(error) => return Err(self.failure(&error)),
         };
         Ok(Resolution { target, credential: None })
     }
@@ -113,30 +141,13 @@ impl ModuleSource for BucketSource {
         let offset = if self.version.is_some() { offset } else { 0 };
         let range = (offset > 0).then_some(GetRange::Offset(offset));
         let options = GetOptions { range, if_match: self.version.clone(), ..GetOptions::default() };
-        self.get(options).await.map(|object| body(object, offset)).map_err(|error| failure(&error))
+        self.get(options).await.map(|object| body(object, offset)).map_err(|error| self.failure(&error))
     }
 }
 
 fn body(object: GetResult, offset: u64) -> BlobBody {
-    BlobBody::new(offset, object.into_stream().map_err(|error| failure(&error)).boxed())
-}
-
-fn failure(error: &object_store::Error) -> PullFailure {
-    use object_store::Error;
-    let text = words(error);
-    match error {
-        Error::NotFound { .. } => PullFailure::NotFound(text),
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-            PullFailure::Denied(format!("{text}; the node's own S3 credentials are used"))
-        }
-        Error::Precondition { .. } => {
-            PullFailure::Unavailable("the object was replaced while it was read".to_owned())
-        }
-        Error::InvalidPath { .. } | Error::NotSupported { .. } | Error::UnknownConfigurationKey { .. } => {
-            PullFailure::Configuration(text)
-        }
-        _ => PullFailure::Unavailable(text),
-    }
+    let broken = |error: object_store::Error| PullFailure::Unavailable(words(&error));
+    BlobBody::new(offset, object.into_stream().map_err(broken).boxed())
 }
 
 /// An error with its causes, on one line.

@@ -49,13 +49,13 @@ impl Bucket {
         bucket
     }
 
-    async fn put(&self, key: &str, bytes: Vec<u8>) {
+    async fn put(&self, key: &str, bytes: Vec<u8>, acl: &str) {
         // The server wants to know who replaces an object, and believes it.
         let scope = "Credential=id/20260101/eu-central-1/s3/aws4_request";
         let request = self.client.put(format!("{}/modules/{key}", self.endpoint)).body(bytes);
         let request = request
             .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
-            .header("x-amz-acl", "public-read");
+            .header("x-amz-acl", acl);
         let response = request.send().await.unwrap();
         assert!(response.status().is_success(), "{}", response.text().await.unwrap());
     }
@@ -91,13 +91,13 @@ async fn an_object_is_an_image_and_moves_only_when_it_changed() {
     let url = "s3://modules/team/app.wasm";
     for keys in [true, false] {
         let node = bucket.node(keys);
-        bucket.put("team/app.wasm", module("first")).await;
+        bucket.put("team/app.wasm", module("first"), "public-read").await;
         let first = pull_object(&node, url).await.unwrap();
         assert_eq!(first.digest, Digest::of(&module("first")));
         assert_eq!(first.id(), format!("{url}@{}", first.digest));
         assert_eq!(first.entrypoint, ["app.wasm"]);
         assert_eq!(pull_object(&node, url).await.unwrap(), first);
-        bucket.put("team/app.wasm", module("second")).await;
+        bucket.put("team/app.wasm", module("second"), "public-read").await;
         assert_eq!(pull_object(&node, url).await.unwrap().digest, Digest::of(&module("second")));
         let pinned = format!("{url}@{}", first.digest);
         assert_eq!(pull_object(&node, &pinned).await.unwrap().digest, first.digest, "it is still here");
@@ -108,10 +108,10 @@ async fn an_object_is_an_image_and_moves_only_when_it_changed() {
 async fn objects_that_are_not_there_or_no_modules() {
     let bucket = Bucket::start().await;
     let node = bucket.node(true);
-    bucket.put("page", b"<html></html>".to_vec()).await;
+    bucket.put("page", b"<html></html>".to_vec(), "public-read").await;
     for (url, found) in [
-        ("s3://modules/none.wasm", "not found"),
-        ("s3://nobodys/app.wasm", "not found"),
+        ("s3://modules/none.wasm", "there is no object none.wasm in the bucket modules"),
+        ("s3://nobodys/app.wasm", "or no such bucket"),
         ("s3://modules/page", "an HTML page"),
     ] {
         let error = pull_object(&node, url).await.unwrap_err();
@@ -119,6 +119,19 @@ async fn objects_that_are_not_there_or_no_modules() {
         assert!(text.contains(found) && text.contains(url) && !text.contains("s3cret"), "{text}");
         node.assert_empty();
     }
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_for_everybody() {
+    let bucket = Bucket::start().await;
+    bucket.put("private.wasm", module("x"), "private").await;
+    let url = "s3://modules/private.wasm";
+    let reason = pull_object(&bucket.node(false), url).await.unwrap_err().reason;
+    assert!(
+        matches!(&reason, PullFailure::Denied(text) if text.contains("the node's own S3 credentials")),
+        "{reason}"
+    );
+    pull_object(&bucket.node(true), url).await.unwrap();
 }
 
 #[tokio::test]
