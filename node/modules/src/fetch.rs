@@ -62,20 +62,24 @@ pub(crate) async fn fetch(
             .parse::<Digest>()
             .map_err(|error| PullFailure::Unsupported(format!("{error}: use a sha256 digest")))?;
     }
-    let present = inner.image(name)?;
     let noted = Name::read(&inner.layout, &name.key()?)?;
-    if let Some(image) = &present
+    let present = inner.image(name)?;
+    let present = present.map(|image| {
+        // Another process may have given the name to another image in between.
+        let noted = noted.filter(|noted| noted.digest == image.digest);
+        (image, noted)
+    });
+    if let Some((image, Some(Name { public: true, .. }))) = &present
         && name.is_pinned()
-        && noted.as_ref().is_some_and(|noted| noted.public)
     {
         return Ok(Fetched { image: image.clone(), credential: None });
     }
-    let known = present.as_ref().map(|image| KnownImage {
-        digest: image.digest,
-        version: noted.as_ref().and_then(|noted| noted.version.clone()),
+    let present = present.map(|(image, noted)| {
+        let known = KnownImage { digest: image.digest, version: noted.and_then(|noted| noted.version) };
+        (image, known)
     });
     let source = source::of(inner, name, credentials)?;
-    let pull = pull_from(inner, source, name, present.zip(known), progress);
+    let pull = pull_from(inner, source, name, present, progress);
     match name {
         // The answer of a file's source is the file.
         ImageName::Url(_) => inner.transfers.counted(pull).await,

@@ -138,9 +138,6 @@ impl Registry {
     /// Made at the first pull and not before: a machine without certificate authorities can still run
     /// modules from files.
     fn connectors(&self) -> Result<Clients, String> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            return Err("the process has not chosen a cryptography provider".to_owned());
-        }
         Ok(Clients {
             remote: self.connections(Ok)?,
             local: self.connections(|builder| Ok(builder.no_proxy()))?,
@@ -151,6 +148,10 @@ impl Registry {
         &self,
         way: impl Fn(ClientBuilder) -> Result<ClientBuilder, String>,
     ) -> Result<Connector, String> {
+        // Without one, the HTTP client panics.
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err("the process has not chosen a cryptography provider".to_owned());
+        }
         let registry = self.build(|builder| way(builder.redirect(upwards())))?;
         let tokens = self.build(|builder| way(builder.redirect(redirect::Policy::none())))?;
         Ok(Connector { registry, tokens })
