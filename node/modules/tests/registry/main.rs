@@ -7,6 +7,7 @@ mod artifacts;
 mod bombs;
 mod bucket;
 mod containers;
+mod crashes;
 mod downloads;
 mod hostile;
 mod mirrors;
