@@ -26,7 +26,7 @@ python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 
 # Not Debian's: an older Go fetches the version that go.mod asks for by itself.
 if ! has go && [ -z "${KUBEBUILDER_ASSETS:-}" ]; then
-  say "note: Go is not installed. It builds the control plane of the tests and the demo, once."
+  say "note: Go is not installed. It builds the control plane of the tests and the demo, and cosign for the tests, once."
   say "      Install it from https://go.dev/dl/, or point KUBEBUILDER_ASSETS at ready-made programs."
 fi
 

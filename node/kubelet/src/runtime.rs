@@ -33,8 +33,8 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// The image as it is in the local store, without asking a registry.
     ///
     /// # Errors
-    /// [`ImageError::InvalidName`] when `image` is no image reference, [`ImageError::Store`] when the
-    /// store cannot be read.
+    /// [`ImageError::InvalidName`] when `image` is no image reference, [`ImageError::SignatureInvalid`] when it is
+    /// there and may not be used, [`ImageError::Store`] when the store cannot be read.
     async fn image(&self, image: &str) -> Result<Option<Image>, ImageError>;
 
     /// Fetches the image from its registry, trying `credentials` in order and then nobody's.
@@ -426,6 +426,10 @@ pub enum ImageError {
     /// The registry did not answer: `RegistryUnavailable`.
     #[error(transparent)]
     RegistryUnavailable(RuntimeCause),
+    /// The node's policy for signatures does not take the image: `SignatureValidationFailed`. Of an image that is
+    /// here, a pull may find the signature that is missing.
+    #[error(transparent)]
+    SignatureInvalid(RuntimeCause),
     /// The local store failed: `ImageInspectError`.
     #[error(transparent)]
     Store(RuntimeCause),

@@ -117,6 +117,11 @@ pub(crate) struct NodeArgs {
     /// [default: none].
     #[arg(long, value_name = "DIR")]
     allow_image_dir: Vec<PathBuf>,
+
+    /// Which images must be signed, and by whom: a file in YAML or JSON, described in docs/configuration.md
+    /// [default: none must].
+    #[arg(long, value_name = "FILE")]
+    image_signature_policy: Option<PathBuf>,
 }
 
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
@@ -126,6 +131,7 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
         insecure_registries: args.insecure_registry.clone(),
         registry_config_dirs: args.registry_config_dir.clone(),
         dirs: args.allow_image_dir.clone(),
+        signature_policy: runtime::signature_policy(args.image_signature_policy.as_deref())?,
     };
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;

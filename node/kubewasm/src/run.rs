@@ -64,6 +64,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR", value_delimiter = ':')]
     registry_config_dir: Vec<PathBuf>,
 
+    /// Which images of registries must be signed, and by whom: a file in YAML or JSON [default: none must].
+    #[arg(long, value_name = "FILE")]
+    image_signature_policy: Option<PathBuf>,
+
     /// Say what happens to the pod, not only what goes wrong.
     #[arg(long)]
     events: bool,
@@ -81,6 +85,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(default_root, Ok)?;
     agent::check_root(&root)?;
+    let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
     let protected = ProtectedPaths::with([root.clone(), state.path().to_owned()]);
     let runtime = runtime::open(runtime::ProviderSettings {
@@ -94,6 +99,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         allow_paths: true,
         images: ImageSettings {
             registry_config_dirs: args.registry_config_dir,
+            signature_policy,
             // They are the user's own, like the paths.
             dirs: vec![PathBuf::from("/")],
             ..ImageSettings::default()

@@ -1,10 +1,14 @@
 //! The provider that runs containers, set up for a node or for a single pod.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use kubewasm_host::{DeniedNetworks, program::Program};
-use kubewasm_modules::{Store, StoreOptions};
+use kubewasm_modules::{InvalidSignaturePolicy, SignaturePolicy, Store, StoreOptions};
 use kubewasm_wasi::{
     confine::Confinement,
     isolation::Isolation,
@@ -53,6 +57,13 @@ pub(crate) struct ImageSettings {
     pub(crate) registry_config_dirs: Vec<PathBuf>,
     /// Directories for file:// images.
     pub(crate) dirs: Vec<PathBuf>,
+    /// Which images must be signed, and by whom.
+    pub(crate) signature_policy: SignaturePolicy,
+}
+
+/// Reads the policy for signatures, if there is a file of one.
+pub(crate) fn signature_policy(file: Option<&Path>) -> Result<SignaturePolicy, InvalidSignaturePolicy> {
+    file.map_or_else(|| Ok(SignaturePolicy::default()), SignaturePolicy::read)
 }
 
 /// Opens the module store, and adopts the workers that are there.
@@ -61,6 +72,7 @@ pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiR
         insecure_registries: settings.images.insecure_registries,
         registry_config_directories: settings.images.registry_config_dirs,
         file_directories: settings.images.dirs,
+        signature_policy: settings.images.signature_policy,
         ..StoreOptions::default()
     };
     let store = Store::open(&settings.store, options).context("cannot open the module store")?;

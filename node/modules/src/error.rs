@@ -45,6 +45,15 @@ pub enum StoreError {
         /// The name that was asked for.
         image: String,
     },
+    /// The image is in the store, and the policy for signatures does not take it for what is kept with it. A pull may
+    /// find the signature that is missing.
+    #[error("{image}: {detail}")]
+    SignatureInvalid {
+        /// The name that was asked for.
+        image: String,
+        /// What the policy asks for.
+        detail: String,
+    },
     /// The file to import is larger than a module may be.
     #[error("{path} is larger than {limit} bytes, which is this node's limit for a module", path = path.display())]
     TooLarge {
@@ -95,6 +104,9 @@ pub enum PullFailure {
     /// What came is not what the digest names.
     #[error("{0}; what the registry keeps, or what came over the network, is damaged: push the image again")]
     Mismatch(String),
+    /// The policy for signatures asks for one that is not there, or rejects the image; in whole sentences.
+    #[error("{0}")]
+    SignatureInvalid(String),
     /// Nothing in it that a Wasm node can run, or in a form that is not understood.
     #[error("{0}")]
     Unsupported(String),
@@ -132,7 +144,7 @@ impl PullFailure {
             | Self::Configuration(text) => {
                 *text = format!("{text} (after its mirrors: {})", mirrors.join("; "))
             }
-            Self::EmptyLayer(_) | Self::Store(_) => {}
+            Self::EmptyLayer(_) | Self::SignatureInvalid(_) | Self::Store(_) => {}
         }
         self
     }

@@ -1,10 +1,10 @@
 //! One pull from end to end: resolve, download, unpack, put in place.
 //!
 //! ```text
-//! source ─ manifest ─► choose ─► plan ─► blobs (checked while they are written) ─► unpack ─► commit
-//!        └ file ────────────────────────► module (the same) ─────────────────────────────────┘  │
-//!                                         └──────────── workspace below tmp ────────────┘       │
-//!                                                                       blobs, rootfs, record, names
+//! source ─ manifest ─► choose ─► plan ─► signature ─► blobs (checked while they are written) ─► unpack ─► commit
+//!        └ file ─────────────────────────────────────► module (the same) ─────────────────────────────┘  │
+//!                                                     └──────────── workspace below tmp ────────────┘      │
+//!                                                                       blobs, rootfs, signatures, record, names
 //! ```
 //!
 //! Until the commit nothing is visible to anybody. The commit only renames, under the store's lock; what it
@@ -31,6 +31,7 @@ use crate::{
     record::{Name, Record},
     reference::Reference,
     registry,
+    signature::evidence::{self, Evidence},
     source::{self, KnownImage, ModuleSource, RawManifest, Resolution, Target},
     store::StoreInner,
     usage,
@@ -62,8 +63,10 @@ pub(crate) async fn fetch(
             .parse::<Digest>()
             .map_err(|error| PullFailure::Unsupported(format!("{error}: use a sha256 digest")))?;
     }
+    inner.check_name(name)?;
     let noted = Name::read(&inner.layout, &name.key()?)?;
-    let present = inner.image(name)?;
+    // One that the policy does not take, for want of a signature, is as good as absent.
+    let present = inner.image(name)?.filter(|image| inner.check_kept(name, image).is_ok());
     let present = present.map(|image| {
         // Another process may have given the name to another image in between.
         let noted = noted.filter(|noted| noted.digest == image.digest);
@@ -123,12 +126,15 @@ async fn pull_image(
     progress: &watch::Sender<PullProgress>,
 ) -> Result<Image, PullFailure> {
     let remote = RemoteImage::read(source, reference, target).await?;
+    let evidence =
+        inner.verify_signature(reference, remote.target.digest, remote.manifest_digest(), source).await?;
     for _ in 0..ATTEMPTS {
         progress.send_replace(PullProgress::default());
         let staged = stage(inner, source, &remote, progress).await?;
         let record = remote.record(reference, &staged);
-        let (inner, reference) = (Arc::clone(inner), reference.clone());
-        let committed = blocking(move || commit(&inner, &reference, public, record, &staged)).await?;
+        let (inner, reference, evidence) = (Arc::clone(inner), reference.clone(), evidence.clone());
+        let committed =
+            blocking(move || commit(&inner, &reference, public, record, &staged, &evidence)).await?;
         if let Some(image) = committed {
             return Ok(image);
         }
@@ -217,6 +223,7 @@ fn commit(
     public: bool,
     record: Record,
     staged: &Staged,
+    evidence: &[Evidence],
 ) -> Result<Option<Image>, PullFailure> {
     let layout = &inner.layout;
     let _lock = layout.lock()?;
@@ -237,6 +244,10 @@ fn commit(
     let mut names = vec![name(reference.key_of(&record.digest))];
     if reference.digest().is_none() {
         names.push(name(reference.key()));
+    }
+    // Before the record: an image without its signatures would have to be asked for again.
+    if !evidence.is_empty() {
+        evidence::add(layout, &record.digest, evidence)?;
     }
     let record = inner.record(record, &names)?;
     Ok(Some(record.into_image(ImageName::Reference(reference.clone()))))

@@ -11,6 +11,7 @@
 //! digests/<hex>.json               digests of files in a file system, by the digest of the manifest
 //! precompiled/<hex>-<compiler>     compiled modules, by the digest of the module
 //! precompiled/….facts.json         what the compiler found out about such a module; written before it
+//! signatures/<hex>.json            signatures of an image, by the digest its names resolve to
 //! holds/<hex>                      share-locked while somebody uses the image
 //! tmp/<random>/                    one directory per process, for what is not whole yet
 //! ```
@@ -56,7 +57,7 @@ impl Layout {
                 "{source}; run as a user that may write there, or choose another directory with --root-dir"
             ),
         };
-        for directory in ["blobs/sha256", "images", "names", "rootfs", "digests", "holds"] {
+        for directory in ["blobs/sha256", "images", "names", "rootfs", "digests", "signatures", "holds"] {
             fs::create_dir_all(root.join(directory)).map_err(unusable)?;
         }
         // What lies here is run without further checks, or is not checked yet: nobody else's business.
@@ -105,6 +106,10 @@ impl Layout {
 
     pub(crate) fn digests(&self, manifest: &Digest) -> PathBuf {
         self.root.join("digests").join(format!("{}.json", manifest.hex()))
+    }
+
+    pub(crate) fn signatures(&self) -> PathBuf {
+        self.root.join("signatures")
     }
 
     pub(crate) fn precompiled(&self) -> PathBuf {

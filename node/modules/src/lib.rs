@@ -14,6 +14,8 @@
 //! - [`Store::pull`] takes Wasm artifacts (one layer is the module), classic container images (a root file
 //!   system with modules in it) and single files that are modules, from sources that are not trusted: everything is
 //!   bounded and verified. See the `source` module for what a source is.
+//! - [`SignaturePolicy`] says which images must be signed and by whom. What does not meet it is not kept, and what is
+//!   kept already is not found.
 //! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form, with the
 //!   [`Facts`] that its compiler has found out.
 //!
@@ -43,6 +45,7 @@ mod reference;
 mod registry;
 mod removal;
 mod rootpath;
+mod signature;
 mod source;
 mod store;
 #[cfg(test)]
@@ -61,5 +64,6 @@ pub use options::{S3Options, StoreOptions};
 pub use progress::{Progress, PullProgress};
 pub use pull::Fetched;
 pub use reference::{InvalidReference, Reference};
+pub use signature::{InvalidSignaturePolicy, SignaturePolicy};
 pub use store::{Hold, Store};
 pub use usage::ImageUse;

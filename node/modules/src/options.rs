@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use crate::signature::SignaturePolicy;
+
 /// Limits of a store and ways to registries. Every limit is there because an image comes from a stranger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
@@ -18,6 +20,8 @@ pub struct StoreOptions {
     pub s3: S3Options,
     /// PEM files of certificate authorities to trust besides the system's.
     pub certificate_authorities: Vec<PathBuf>,
+    /// Which images must be signed, and by whom.
+    pub signature_policy: SignaturePolicy,
     /// How long a connection to a registry may take.
     pub connect_timeout: Duration,
     /// How long a source may send nothing in the middle of an answer. A body that brings less than 64 KiB in that time has
@@ -47,6 +51,7 @@ impl Default for StoreOptions {
             file_directories: Vec::new(),
             s3: S3Options::default(),
             certificate_authorities: Vec::new(),
+            signature_policy: SignaturePolicy::default(),
             connect_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(60),
             parallel_downloads: 32,

@@ -10,6 +10,7 @@ use crate::{
     layout::{self, Layout, Workspace},
     module::Digests,
     record::{self, Record},
+    signature::evidence,
 };
 
 impl Store {
@@ -80,6 +81,7 @@ pub(crate) fn release(layout: &Layout, digest: &Digest, trash: &Workspace) -> Re
 /// Deletes what belongs to `record` and to no other image. The caller holds the lock.
 pub(crate) fn delete(layout: &Layout, record: &Record, trash: &Workspace) -> Result<(), StoreError> {
     layout::remove(&layout.image(&record.digest))?;
+    evidence::forget(layout, &record.digest)?;
     let mut modules = modules_of(layout, record)?;
     let others = Record::all(layout)?.intact;
     let kept: BTreeSet<Digest> =
@@ -140,8 +142,12 @@ pub(crate) fn sweep(layout: &Layout) -> Result<(), StoreError> {
     }
     let blobs: BTreeSet<String> =
         records.intact.iter().flat_map(|record| &record.blobs).map(|blob| blob.digest.hex()).collect();
+    let signatures: BTreeSet<String> =
+        records.intact.iter().map(|record| format!("{}.json", record.digest.hex())).collect();
     let roots: BTreeSet<String> = records.intact.iter().map(|record| record.manifest.hex()).collect();
-    for (directory, known) in [(layout.blobs(), blobs), (layout.roots(), roots)] {
+    for (directory, known) in
+        [(layout.blobs(), blobs), (layout.roots(), roots), (layout.signatures(), signatures)]
+    {
         for path in layout::children(&directory)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if !known.contains(name) {

@@ -24,6 +24,7 @@ use crate::{
     image::{Credential, ImageName},
     module_url::{ModuleUrl, UrlScheme},
     registry::RegistrySource,
+    signature::SignatureSource,
     store::StoreInner,
 };
 
@@ -35,6 +36,11 @@ pub(crate) trait ModuleSource: Send + Sync {
 
     /// Begins to read `part` at byte `offset`. A source that cannot begin there begins at 0, and says so.
     async fn read(&self, part: Part, offset: u64) -> Result<BlobBody, PullFailure>;
+
+    /// Where the image's signatures are looked for; `None` where there can be none.
+    fn signatures(&self) -> Option<&dyn SignatureSource> {
+        None
+    }
 }
 
 /// What the store has under a name.

@@ -95,12 +95,16 @@ impl Store {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The image that `name` means, if all of it is here. Asks no registry; reads a few small files.
+    /// The image that `name` means, if all of it is here. Asks no registry; reads a few small files, and verifies a
+    /// signature where the policy asks for one.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when the store cannot be read.
+    /// [`StoreError::Io`] when the store cannot be read, [`StoreError::SignatureInvalid`] when the image is here and
+    /// the policy does not take it: it is not to be used, and [`Store::pull`] may make it good.
     pub fn get(&self, name: &ImageName) -> Result<Option<Image>, StoreError> {
-        self.inner.image(name)
+        let Some(image) = self.inner.image(name)? else { return Ok(None) };
+        self.inner.check_kept(name, &image)?;
+        Ok(Some(image))
     }
 
     /// All complete images, each once, under its first tag, or else its first digest.
@@ -195,7 +199,7 @@ impl Store {
 }
 
 impl StoreInner {
-    /// See [`Store::get`].
+    /// See [`Store::get`]; the policy for signatures is not asked.
     pub(crate) fn image(&self, name: &ImageName) -> Result<Option<Image>, StoreError> {
         let Some(mut record) = Record::find(&self.layout, &name.key()?)? else {
             return Ok(None);

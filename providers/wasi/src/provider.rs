@@ -227,7 +227,7 @@ impl WasiRuntime {
                     })
                 };
                 match tokio::task::spawn_blocking(find).await {
-                    Ok(found) => found.map_err(|error: StoreError| ImageError::Store(error.into())),
+                    Ok(found) => found.map_err(convert::lookup_error),
                     Err(error) => Err(ImageError::Store(error.into())),
                 }
             }

@@ -261,6 +261,59 @@ async fn a_private_image_is_for_those_who_may_pull_it() {
     .await;
 }
 
+/// A node whose policy asks for signatures refuses an image without one, whether it is new or was there before the
+/// policy was; what the policy does not ask for runs.
+#[tokio::test]
+async fn an_image_without_the_signature_that_the_node_asks_for() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let suite = suite().await;
+        let module = guests::guest("actor.c").await.unwrap();
+        let content = Content::program("actor", module);
+        let unsigned = suite.registry.push("unsigned/actor:v1", &content).await.unwrap().tagged;
+        let key = "-----BEGIN PUBLIC KEY-----\n\
+                   MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEQdJivcF3IufEyCZAE246fZbNfsPR\n\
+                   2vTjMecYl3TCYW3hOAZddjvuaQN3L0GH1zJh5XAEr9Sznx4i5YahbBNePA==\n\
+                   -----END PUBLIC KEY-----\n";
+        let rule = json!({
+            "prefix": suite.registry.name("unsigned"), "action": "verify", "keys": [{ "pem": key }],
+        });
+        let policy = suite.home.folder("signature-policy").unwrap().join("policy.json");
+        let text = json!({ "default": { "action": "accept" }, "rules": [] });
+        std::fs::write(&policy, text.to_string()).unwrap();
+        let flag = format!("--image-signature-policy={}", policy.display());
+        let mut node = own_node("verifying-node", &Options::default().flag(flag)).await;
+        let create = async |name: &str, image: &str, pull: &str| {
+            let spec = json!({
+                "nodeSelector": { "kubernetes.io/hostname": "verifying-node" },
+                "containers": [{
+                    "name": "main", "image": image, "args": ["say", "hello"], "imagePullPolicy": pull,
+                }],
+            });
+            pods.create(name, spec).await;
+        };
+        create("before", &unsigned, "IfNotPresent").await;
+        pods.phase("before", "Succeeded").await;
+
+        let text = json!({ "default": { "action": "accept" }, "rules": [rule] });
+        std::fs::write(&policy, text.to_string()).unwrap();
+        node.kill().unwrap();
+        node.start_again().await.unwrap();
+        for (name, pull) in [("kept", "Never"), ("asked", "IfNotPresent"), ("always", "Always")] {
+            create(name, &unsigned, pull).await;
+            let state = pods.waiting(name, &["SignatureValidationFailed", "ImagePullBackOff"]).await;
+            let message = state.message.unwrap_or_default();
+            assert!(message.contains("because the signature validation failed: "), "{name}: {message}");
+            assert!(message.contains(&suite.registry.name("unsigned")), "{name}: {message}");
+        }
+        create("elsewhere", &suite.actor.tagged, "IfNotPresent").await;
+        pods.phase("elsewhere", "Succeeded").await;
+        drop(node);
+        Api::<Node>::all(client).delete("verifying-node", &DeleteParams::default()).await.unwrap();
+    })
+    .await;
+}
+
 /// `imagePullPolicy: Never` runs what is there and pulls nothing.
 #[tokio::test]
 async fn never_pulling() {

@@ -85,6 +85,8 @@ impl ImageSource<'_> {
                     return Err(Trouble { reason: WaitingReason::ErrImageNeverPull, message });
                 }
                 Ok(None) => {}
+                // The registry may have the signature that is missing here.
+                Err(ImageError::SignatureInvalid(_)) if policy == PullPolicy::IfNotPresent => {}
                 Err(error) => {
                     let trouble = trouble(image, &error);
                     let reason = if trouble.reason == WaitingReason::InvalidImageName {
@@ -161,30 +163,13 @@ fn trouble(image: &str, error: &ImageError) -> Trouble {
         ImageError::RegistryUnavailable(cause) => {
             format!("image pull failed for {image} because the registry is unavailable: {cause}")
         }
+        ImageError::SignatureInvalid(cause) => {
+            format!("image pull failed for {image} because the signature validation failed: {cause}")
+        }
         ImageError::InvalidName(_) | ImageError::Pull(_) | ImageError::Store(_) => error.to_string(),
     };
     Trouble { reason: WaitingReason::of_image(error), message }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_policy_depends_on_the_tag() {
-        let table = [
-            ("a", PullPolicy::Always),
-            ("a:latest", PullPolicy::Always),
-            ("a:v1", PullPolicy::IfNotPresent),
-            ("127.0.0.1:5000/a", PullPolicy::Always),
-            ("127.0.0.1:5000/a:v1", PullPolicy::IfNotPresent),
-            ("a@sha256:00", PullPolicy::IfNotPresent),
-            ("a:latest@sha256:00", PullPolicy::IfNotPresent),
-            ("https://h/a.wasm", PullPolicy::IfNotPresent),
-        ];
-        for (image, expected) in table {
-            assert_eq!(PullPolicy::of(None, image), expected, "{image}");
-            assert_eq!(PullPolicy::of(Some("Never"), image), PullPolicy::Never);
-        }
-    }
-}
+mod tests;

@@ -53,6 +53,8 @@ reasons! {
         ErrImagePull,
         /// The registry did not answer.
         RegistryUnavailable,
+        /// The policy for signatures asks for one that is not there, or rejects the image.
+        SignatureValidationFailed,
         /// The next pull is due later.
         ImagePullBackOff,
         /// It is not here, and may not be pulled.
@@ -201,6 +203,7 @@ impl WaitingReason {
             ImageError::InvalidName(_) => Self::InvalidImageName,
             ImageError::Pull(_) => Self::ErrImagePull,
             ImageError::RegistryUnavailable(_) => Self::RegistryUnavailable,
+            ImageError::SignatureInvalid(_) => Self::SignatureValidationFailed,
             ImageError::Store(_) => Self::ImageInspectError,
         }
     }

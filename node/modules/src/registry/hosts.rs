@@ -68,6 +68,8 @@ pub(super) struct HostCapabilities {
     pub(super) pull: bool,
     /// Which digest a tag means.
     pub(super) resolve: bool,
+    /// What refers to a manifest: its signatures.
+    pub(super) referrers: bool,
 }
 
 /// PEM files of a client certificate.
@@ -80,7 +82,7 @@ pub(super) struct ClientFiles {
 
 impl Default for HostCapabilities {
     fn default() -> Self {
-        Self { pull: true, resolve: true }
+        Self { pull: true, resolve: true, referrers: true }
     }
 }
 
@@ -227,13 +229,14 @@ fn capabilities(field: &str, value: &Value) -> Result<HostCapabilities, HostsErr
     if words.is_empty() {
         return Ok(HostCapabilities::default());
     }
-    let mut found = HostCapabilities { pull: false, resolve: false };
+    let mut found = HostCapabilities { pull: false, resolve: false, referrers: false };
     for word in words {
         match word.to_ascii_lowercase().as_str() {
             "pull" => found.pull = true,
             "resolve" => found.resolve = true,
+            "referrers" => found.referrers = true,
             // Of no use to who only pulls.
-            "push" | "referrers" => {}
+            "push" => {}
             _ => {
                 let problem = format!("{word:?} is not known; pull, resolve, push and referrers are");
                 return Err(wrong(field, problem));

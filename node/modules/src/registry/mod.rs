@@ -22,6 +22,7 @@ mod challenge;
 mod hosts;
 mod mirrors;
 mod session;
+mod signatures;
 mod source;
 
 use std::{

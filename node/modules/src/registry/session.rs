@@ -1,5 +1,7 @@
 //! One conversation with one registry about one repository.
 
+mod signatures;
+
 use std::{sync::Mutex, time::Duration};
 
 use reqwest::{

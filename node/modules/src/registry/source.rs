@@ -4,8 +4,12 @@
 //! may `resolve`, for the rest those that may `pull`. A host that fails is passed over. Credentials of the pull are the
 //! registry's: a mirror is another host, and is asked without, but for the headers that its configuration gives it.
 
+use futures::{FutureExt as _, future::BoxFuture};
+
 use super::{
-    Registry, denied_text,
+    Registry,
+    answer::RequestError,
+    denied_text,
     mirrors::Endpoint,
     session::{Session, read_manifest},
 };
@@ -14,6 +18,7 @@ use crate::{
     error::PullFailure,
     image::Credential,
     reference::Reference,
+    signature::SignatureSource,
     source::{BlobBody, KnownImage, ModuleSource, Part, Resolution, Target},
 };
 
@@ -27,7 +32,11 @@ pub(crate) struct RegistrySource<'a> {
 }
 
 /// Conversations with one host, with one credential or none. The second is for a host that does not speak TLS.
-pub(super) struct Way(Vec<Session>);
+pub(super) struct Way {
+    sessions: Vec<Session>,
+    /// The host may be asked for what refers to a manifest.
+    referrers: bool,
+}
 
 impl<'a> RegistrySource<'a> {
     pub(crate) fn new(
@@ -77,7 +86,8 @@ impl<'a> RegistrySource<'a> {
             let insecure = &self.registry.options.insecure;
             Session::new(endpoint, url, self.reference.clone(), credential.cloned(), insecure)
         };
-        Ok(Way(endpoint.urls.iter().map(session).collect::<Result<_, _>>()?))
+        let sessions = endpoint.urls.iter().map(session).collect::<Result<_, _>>()?;
+        Ok(Way { sessions, referrers: endpoint.capabilities.referrers })
     }
 }
 
@@ -122,7 +132,7 @@ impl ModuleSource for RegistrySource<'_> {
     async fn read(&self, part: Part, offset: u64) -> Result<BlobBody, PullFailure> {
         let mut failure = None;
         for way in &self.ways {
-            match way.read(part, offset).await {
+            match way.ask(|session| session.read(part, offset).boxed()).await {
                 Ok(body) => return Ok(body),
                 Err(error) => {
                     failure.get_or_insert(error);
@@ -131,9 +141,18 @@ impl ModuleSource for RegistrySource<'_> {
         }
         Err(failure.unwrap_or_else(|| PullFailure::Unavailable("nobody has been found to ask".to_owned())))
     }
+
+    fn signatures(&self) -> Option<&dyn SignatureSource> {
+        Some(self)
+    }
 }
 
 impl RegistrySource<'_> {
+    /// Whom to ask for what belongs to the image, once it is resolved, in order.
+    pub(super) fn ways(&self) -> impl Iterator<Item = &Way> {
+        self.ways.iter()
+    }
+
     /// Whom to ask for the rest, when the host at `place` has said what the reference means.
     fn ways_to_pull(
         &self,
@@ -170,29 +189,37 @@ impl Way {
     /// error, never a reason for plain HTTP.
     async fn resolve(&mut self, known: Option<Digest>) -> Result<Target, PullFailure> {
         loop {
-            let [session, others @ ..] = self.0.as_slice() else {
+            let [session, others @ ..] = self.sessions.as_slice() else {
                 return Err(PullFailure::Unavailable("the host has no address".to_owned()));
             };
             let outcome = session.resolve(known).await;
             match outcome {
-                Err(error) if error.no_tls && !others.is_empty() => drop(self.0.remove(0)),
+                Err(error) if error.no_tls && !others.is_empty() => drop(self.sessions.remove(0)),
                 other => {
-                    self.0.truncate(1);
+                    self.sessions.truncate(1);
                     return Ok(other?);
                 }
             }
         }
     }
 
-    async fn read(&self, part: Part, offset: u64) -> Result<BlobBody, PullFailure> {
+    /// Asks at the first of the addresses where somebody speaks.
+    pub(super) async fn ask<'s, T>(
+        &'s self,
+        ask: impl Fn(&'s Session) -> BoxFuture<'s, Result<T, RequestError>>,
+    ) -> Result<T, PullFailure> {
         let mut outcome = Err(PullFailure::Unavailable("the host has no address".to_owned()).into());
-        for session in &self.0 {
-            outcome = session.read(part, offset).await;
+        for session in &self.sessions {
+            outcome = ask(session).await;
             if !outcome.as_ref().is_err_and(|error| error.no_tls) {
                 break;
             }
         }
         Ok(outcome?)
+    }
+
+    pub(super) fn has_referrers(&self) -> bool {
+        self.referrers
     }
 }
 

@@ -16,6 +16,8 @@ use crate::{
     source::{KnownImage, ModuleSource as _, Resolution, Target},
 };
 
+mod signatures;
+
 const MANIFEST: &str = r#"{"schemaVersion":2}"#;
 
 /// A server that answers each request (its head and body as text) with what a function says, byte for byte.

@@ -15,7 +15,7 @@ use kubewasm_modules::{Reference, Store, StoreOptions};
 use oci_client::{
     Client,
     client::{ClientConfig, ClientProtocol, Config, ImageLayer},
-    manifest::{ImageIndexEntry, OciImageIndex, OciImageManifest, Platform},
+    manifest::{ImageIndexEntry, OciImageIndex, OciImageManifest, OciManifest, Platform},
     secrets::RegistryAuth,
 };
 use tempfile::TempDir;
@@ -179,6 +179,44 @@ impl Registry {
         client.fetch_manifest_digest(&reference, &self.auth).await.unwrap()
     }
 
+    /// Gives the manifest `from` (`repository:tag`) another tag, as whoever may push to the registry can.
+    pub(crate) async fn copy(&self, from: &str, to: &str) {
+        let (manifest, _) = self.manifest(from).await;
+        let to: oci_client::Reference = format!("{}/{to}", self.address).parse().unwrap();
+        self.client().push_manifest(&to, &manifest).await.unwrap();
+    }
+
+    /// The manifest of `name` (`repository:tag` or `repository@digest`), and its digest.
+    async fn manifest(&self, name: &str) -> (OciManifest, String) {
+        let reference: oci_client::Reference = format!("{}/{name}", self.address).parse().unwrap();
+        self.client().pull_manifest(&reference, &self.auth).await.unwrap()
+    }
+
+    /// Digest and length of the blob that is the signature of an image, in either of cosign's forms.
+    pub(crate) async fn signature_blob(
+        &self,
+        repository: &str,
+        image: &str,
+        by_tag: bool,
+    ) -> (String, usize) {
+        let tag = image.replace(':', "-");
+        let mut name = match by_tag {
+            true => format!("{repository}:{tag}.sig"),
+            false => format!("{repository}:{tag}"),
+        };
+        loop {
+            match self.manifest(&name).await.0 {
+                OciManifest::ImageIndex(index) => {
+                    name = format!("{repository}@{}", index.manifests[0].digest);
+                }
+                OciManifest::Image(manifest) => {
+                    let layer = &manifest.layers[0];
+                    return (layer.digest.clone(), usize::try_from(layer.size).unwrap());
+                }
+            }
+        }
+    }
+
     fn client(&self) -> Client {
         Client::new(ClientConfig {
             protocol: self.protocol.clone(),
@@ -298,7 +336,7 @@ impl Node {
 
     /// Asserts that nothing of any image is in the store, whole or half.
     pub(crate) fn assert_empty(&self) {
-        for directory in ["blobs/sha256", "images", "names", "rootfs", "precompiled"] {
+        for directory in ["blobs/sha256", "images", "names", "rootfs", "signatures", "precompiled"] {
             assert_eq!(self.count(directory), 0, "{directory}");
         }
         let session =

@@ -8,7 +8,7 @@ use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
     ImageError, ImageUse, Presence, StartError,
 };
-use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure};
+use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
@@ -165,6 +165,7 @@ pub(super) fn exec_error(id: &str, error: SupervisorError) -> ExecError {
 pub(super) fn pull_error(error: PullError) -> ImageError {
     match error.reason {
         PullFailure::Unavailable(_) => ImageError::RegistryUnavailable(error.into()),
+        PullFailure::SignatureInvalid(_) => ImageError::SignatureInvalid(error.into()),
         PullFailure::Store(_) => ImageError::Store(error.into()),
         PullFailure::Denied(_)
         | PullFailure::NotFound(_)
@@ -174,6 +175,19 @@ pub(super) fn pull_error(error: PullError) -> ImageError {
         | PullFailure::EmptyLayer(_)
         | PullFailure::Configuration(_)
         | PullFailure::Malformed(_) => ImageError::Pull(error.into()),
+    }
+}
+
+/// Of an image that was looked up.
+pub(super) fn lookup_error(error: StoreError) -> ImageError {
+    match error {
+        StoreError::SignatureInvalid { .. } => ImageError::SignatureInvalid(error.into()),
+        StoreError::Unusable { .. }
+        | StoreError::Io { .. }
+        | StoreError::InUse { .. }
+        | StoreError::Absent { .. }
+        | StoreError::TooLarge { .. }
+        | StoreError::Import(_) => ImageError::Store(error.into()),
     }
 }
 
@@ -308,6 +322,12 @@ mod tests {
         let error = |reason| pull_error(PullError { image: "r.io/web:v1".into(), reason });
         assert!(matches!(error(PullFailure::Unavailable("x".into())), ImageError::RegistryUnavailable(_)));
         assert!(matches!(error(PullFailure::Denied("x".into())), ImageError::Pull(_)));
+        let unsigned = || PullFailure::SignatureInvalid("it is not signed".into());
+        assert!(matches!(error(unsigned()), ImageError::SignatureInvalid(_)));
+        let kept = StoreError::SignatureInvalid { image: "r.io/web:v1".into(), detail: "x".into() };
+        assert!(matches!(lookup_error(kept), ImageError::SignatureInvalid(_)));
+        let absent = StoreError::Absent { image: "r.io/web:v1".into() };
+        assert!(matches!(lookup_error(absent), ImageError::Store(_)));
         let text = error(PullFailure::NotFound("x".into())).to_string();
         assert!(text.contains("r.io/web:v1") && text.contains("not found"), "{text}");
     }

@@ -369,7 +369,9 @@ impl PodState {
                 let until = record.pull.fail(now.steady);
                 let image = matches!(
                     trouble.reason,
-                    WaitingReason::ErrImagePull | WaitingReason::RegistryUnavailable
+                    WaitingReason::ErrImagePull
+                        | WaitingReason::RegistryUnavailable
+                        | WaitingReason::SignatureValidationFailed
                 );
                 record.stage = Stage::Held { since: now.steady, until, image };
                 record.trouble = Some(trouble);

@@ -24,7 +24,10 @@ fn mirrors_come_in_the_order_of_the_file_and_then_the_server() {
     assert_eq!(urls, ["https://z.lan/v2", "https://a.lan:5000/v2", "http://m.lan/v2"]);
     assert_eq!(url(&file.server), "https://registry-1.docker.io/v2");
     assert_eq!(file.mirrors[0].capabilities, HostCapabilities::default(), "all when none is named");
-    assert_eq!(file.mirrors[1].capabilities, HostCapabilities { pull: true, resolve: false });
+    assert_eq!(
+        file.mirrors[1].capabilities,
+        HostCapabilities { pull: true, resolve: false, referrers: false }
+    );
     assert_eq!(file.unknown, [] as [&str; 0]);
     assert_eq!(parsed(""), HostsFile::default());
 }

@@ -67,6 +67,7 @@ fn other_troubles_are_no_image_back_off() {
     let table = [
         ("ErrImagePull", "ImagePullBackOff"),
         ("RegistryUnavailable", "ImagePullBackOff"),
+        ("SignatureValidationFailed", "ImagePullBackOff"),
         ("InvalidImageName", "InvalidImageName"),
         ("ErrImageNeverPull", "ErrImageNeverPull"),
         ("ImageInspectError", "ImageInspectError"),
