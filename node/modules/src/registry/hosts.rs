@@ -160,9 +160,11 @@ impl Fields<'_> {
                 "override_path" => override_path = boolean(&field, &value)?,
                 "dial_timeout" => {
                     let text = string(&field, &value)?;
-                    host.dial_timeout = Some(duration(&text).ok_or_else(|| {
+                    let timeout = duration(&text).ok_or_else(|| {
                         wrong(&field, format!("{text:?} is no duration such as \"30s\" or \"500ms\""))
-                    })?);
+                    })?;
+                    // Zero is no limit of its own.
+                    host.dial_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
                 }
                 _ => self.unknown.push(field),
             }

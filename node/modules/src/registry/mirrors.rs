@@ -163,14 +163,15 @@ fn read(roots: &[PathBuf], registry: &str) -> Result<(PathBuf, HostsFile), PullF
         return Ok(Default::default());
     };
     let path = directory.join("hosts.toml");
-    let text = match bounded(&path) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| configuration(&path, "it is not UTF-8"))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let file = HostsFile { server: certificates(&directory)?, ..HostsFile::default() };
-            return Ok((directory, file));
-        }
-        Err(error) => return Err(configuration(&path, &error.to_string())),
+    let bytes = match bounded(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(|error| configuration(&path, &error.to_string()))?,
     };
+    if bytes.is_empty() {
+        let file = HostsFile { server: certificates(&directory)?, ..HostsFile::default() };
+        return Ok((directory, file));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| configuration(&path, "it is not UTF-8"))?;
     let file = hosts::parse(&text, &directory).map_err(|error| configuration(&path, &error.to_string()))?;
     for field in &file.unknown {
         tracing::warn!(file = %path.display(), field, "a field of a registry's configuration is not known and has no effect");
@@ -178,8 +179,8 @@ fn read(roots: &[PathBuf], registry: &str) -> Result<(PathBuf, HostsFile), PullF
     Ok((directory, file))
 }
 
-/// Docker's form, which has no file `hosts.toml`: authorities in `*.crt`, a client's certificate in `*.cert` with its key
-/// beside it in `*.key`.
+/// Docker's form, without a `hosts.toml` or with an empty one: authorities in `*.crt`, a client's certificate in `*.cert`,
+/// with its key in the same file or beside it in `*.key`.
 fn certificates(directory: &Path) -> Result<RegistryHost, PullFailure> {
     let mut host = RegistryHost::default();
     let list =
@@ -190,7 +191,7 @@ fn certificates(directory: &Path) -> Result<RegistryHost, PullFailure> {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => host.authorities.push(path),
             Some("cert") if host.client.is_none() => {
-                let key = Some(path.with_extension("key"));
+                let key = Some(path.with_extension("key")).filter(|key| key.exists());
                 host.client = Some(ClientFiles { certificate: path, key });
             }
             _ => {}

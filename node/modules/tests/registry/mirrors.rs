@@ -153,6 +153,8 @@ async fn trust_of_a_host_of_its_own() {
     fs::create_dir(&directory).unwrap();
     fs::copy(&authority, directory.join("ca.crt")).unwrap();
     pull(&hosts.node().store, &reference).await.unwrap();
+    fs::write(directory.join("hosts.toml"), "").unwrap();
+    pull(&hosts.node().store, &reference).await.unwrap();
 }
 
 #[tokio::test]
@@ -228,6 +230,13 @@ async fn a_host_that_wants_a_client_certificate() {
     let text = format!("ca = {authority:?}\nclient = {client:?}\n");
     let reason = failure(&hosts.write(reference.registry(), &text).node().store, &reference).await;
     assert!(matches!(reason, PullFailure::NotFound(_)), "it has been let in: {reason}");
+
+    fs::write(hosts.0.path().join(reference.registry()).join("hosts.toml"), "").unwrap();
+    for (from, name) in [(&authority, "ca.crt"), (&client, "client.cert")] {
+        fs::copy(from, hosts.0.path().join(reference.registry()).join(name)).unwrap();
+    }
+    let reason = failure(&hosts.node().store, &reference).await;
+    assert!(matches!(reason, PullFailure::NotFound(_)), "Docker's form does as well: {reason}");
 
     let text = format!("client = {authority:?}\n");
     let reason = failure(&hosts.write(reference.registry(), &text).node().store, &reference).await;

@@ -83,6 +83,7 @@ fn every_field_in_every_form() {
         let found = parsed(&format!("client = {client}")).server.client;
         assert_eq!(found.map(|files| (files.certificate, files.key)), expected, "{client}");
     }
+    assert_eq!(parsed("dial_timeout = '0s'").server.dial_timeout, None);
     assert_eq!(parsed("ca = 'x.crt'").server.authorities, [own("x.crt")]);
 }
 
