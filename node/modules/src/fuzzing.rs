@@ -28,6 +28,13 @@ pub fn reference(data: &[u8]) {
     }
 }
 
+/// The `hosts.toml` of a registry. An operator writes it, and means well.
+pub fn hosts(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        registry::read_hosts(text);
+    }
+}
+
 /// A manifest or an index, and an image's configuration.
 pub fn manifest(data: &[u8]) {
     match manifest::parse(data) {

@@ -64,13 +64,11 @@ impl ModuleUrl {
         let url = match scheme {
             UrlScheme::Https | UrlScheme::Http => web(url)?,
             UrlScheme::S3 => object(url)?,
-            UrlScheme::File => {
-                let path = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
-                let path = path.filter(|path| path.file_name().is_some());
-                path.ok_or("a file's URL is file:///, and then the absolute path")?;
-                url.to_owned()
-            }
+            UrlScheme::File => local(url)?,
         };
+        if url.rsplit_once('@').is_some_and(|(_, pin)| is_pin(pin)) {
+            return Err("it has a digest where it cannot be told from a pin".to_owned());
+        }
         Ok(Self { scheme, url, digest })
     }
 
@@ -125,13 +123,29 @@ fn is_pin(text: &str) -> bool {
 
 /// An HTTP URL, normalised: the host in lower case, without its scheme's own port.
 fn web(text: &str) -> Result<String, String> {
-    let url = Url::parse(text).map_err(|error| error.to_string())?;
+    let url = read(text)?;
     if url.host_str().is_none_or(str::is_empty) {
         return Err("it names no host".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("a user name or password in a URL is shown to everybody; take it out".to_owned());
     }
+    Ok(url.to_string())
+}
+
+/// The URL of a file of this machine, as it is written.
+fn local(text: &str) -> Result<String, String> {
+    let path = read(text)?.to_file_path().ok().filter(|path| path.file_name().is_some());
+    path.map(|_| text.to_owned())
+        .ok_or_else(|| "a file's URL is file:///, and then the absolute path".to_owned())
+}
+
+/// A URL that is a path and nothing more. What parsers of URLs leave out silently is refused: a pin could be made of the rest.
+fn read(text: &str) -> Result<Url, String> {
+    if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err("there is white space in it".to_owned());
+    }
+    let url = Url::parse(text).map_err(|error| error.to_string())?;
     if url.query().is_some() {
         return Err(
             "a query string may hold a secret, and names of images are shown to everybody; serve the module \
@@ -142,7 +156,7 @@ fn web(text: &str) -> Result<String, String> {
     if url.fragment().is_some() {
         return Err("a module has no fragments; pin a digest by @sha256:… behind the URL".to_owned());
     }
-    Ok(url.to_string())
+    Ok(url)
 }
 
 /// An object's URL. Keys are taken as they are written, as other tools do.

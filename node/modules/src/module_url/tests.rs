@@ -48,6 +48,12 @@ fn texts_that_are_no_modules_urls_and_why() {
         ("https://h/x.wasm#sha256:aa", "@sha256:"),
         ("https://h/x.wasm@sha512:aa", "pin it by @sha256:"),
         ("https://h/x.wasm@sha256:aa", "pin it by @sha256:"),
+        (&format!("https://h/x.wasm@sha\t256:{}", &A[7..]), "white space"),
+        (&format!("https://h/x.wasm@\nsha256:{}", &A[7..]), "white space"),
+        (&format!("https://h/x.wasm@{A}@{A}"), "cannot be told from a pin"),
+        ("https://h/x.wasm ", "white space"),
+        ("file:///x.wasm?a", "query string"),
+        ("file:///x\t.wasm", "white space"),
         ("s3://bucket", "s3://, the bucket"),
         ("s3://bucket/", "s3://, the bucket"),
         ("s3://B/x", "no name of a bucket"),
@@ -65,7 +71,7 @@ fn texts_that_are_no_modules_urls_and_why() {
 
 proptest::proptest! {
     #[test]
-    fn what_is_taken_is_stable_and_shows_no_secret(text in "(https|http|s3|file)://[a-z0-9.:@/?#%~_-]{0,40}") {
+    fn what_is_taken_is_stable_and_shows_no_secret(text in r"(https|http|s3|file)://[a-z0-9.:@/?#%~_ \t\\-]{0,40}(@sha256:a{64})?") {
         if let Ok(url) = ModuleUrl::parse(&text) {
             let whole = url.to_string();
             proptest::prop_assert_eq!(ModuleUrl::parse(&whole), Ok(url));

@@ -189,6 +189,12 @@ pub(crate) fn read_challenge(headers: &reqwest::header::HeaderMap) {
     let _ = challenge::read(headers);
 }
 
+/// Reads a `hosts.toml`; for fuzzers.
+#[cfg(fuzzing)]
+pub(crate) fn read_hosts(text: &str) {
+    let _ = hosts::parse(text, std::path::Path::new("/"));
+}
+
 /// `host`, or `host:port` where it is not the scheme's own.
 pub(crate) fn http_address(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
