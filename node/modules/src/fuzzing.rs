@@ -15,7 +15,7 @@ use crate::{
     image::ImageName,
     manifest::{self, Document, ImageConfig},
     media::Packing,
-    registry,
+    registry, signature,
     unpack::{UnpackLimits, Unpacker},
 };
 
@@ -49,6 +49,22 @@ pub fn manifest(data: &[u8]) {
         Err(error) => assert!(error.to_string().len() < 4096, "the text of an error is bounded"),
     }
     let _ = ImageConfig::parse(data);
+}
+
+/// A key whose other half nobody has any more.
+const KEY: &[u8] = include_bytes!("signature/testdata/cosign.pub");
+
+/// What a registry has for a signature: a list of referrers, a manifest, a bundle, or a signed text and, in the next line,
+/// its signature. None is good.
+pub fn signature(data: &[u8]) {
+    signature::read_signature(data, KEY);
+}
+
+/// A policy for signatures. An operator writes it, and means well.
+pub fn policy(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        signature::read_policy(text);
+    }
 }
 
 /// The `WWW-Authenticate` headers of an answer, one in each line.

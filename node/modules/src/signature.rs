@@ -24,6 +24,8 @@ mod simple;
 mod testing;
 mod verify;
 
+#[cfg(fuzzing)]
+pub(crate) use policy::read_policy;
 pub use policy::{InvalidSignaturePolicy, SignaturePolicy};
 pub(crate) use verify::SignatureSource;
 
@@ -133,4 +135,17 @@ impl StoreInner {
 
 fn rejection(rule: &str) -> String {
     format!("the rule {rule:?} of the node's signature policy rejects it")
+}
+
+/// Reads what a registry has for a signature, in whatever form and part of it that may be. None of it is signed by `key`.
+#[cfg(fuzzing)]
+pub(crate) fn read_signature(data: &[u8], key: &[u8]) {
+    let _ = (bundle::candidates(data), bundle::layer(data), simple::layers(data));
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let keys = key::TrustedKey::read_all(key, "the fuzzer").unwrap_or_default();
+    let (payload, signature) = text.split_once('\n').unwrap_or((text, ""));
+    for parsed in [bundle::parse(text), simple::parse(payload, signature)].into_iter().flatten() {
+        let about = parsed.subjects();
+        assert!(parsed.check(about, &keys).is_err(), "nobody has the key, and yet it has signed this");
+    }
 }

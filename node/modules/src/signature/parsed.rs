@@ -51,6 +51,12 @@ impl ParsedSignature {
         self.subjects.iter().any(|subject| images.contains(subject))
     }
 
+    /// Whatever it says that it is about.
+    #[cfg(fuzzing)]
+    pub(super) fn subjects(&self) -> &[Digest] {
+        &self.subjects
+    }
+
     /// The key of `keys` by which one of `images` is signed.
     pub(crate) fn check<'a>(
         &self,
