@@ -108,6 +108,10 @@ impl Node {
             format!("--port={port}"),
             format!("--healthz-port={health_port}"),
         ];
+        // Others on this machine may have pods of the same addresses.
+        if !options.flags.iter().any(|flag| flag.starts_with("--network=")) {
+            arguments.push("--network=host".to_owned());
+        }
         arguments.extend(options.flags.iter().cloned());
         let mut node = Self {
             name: name.to_owned(),

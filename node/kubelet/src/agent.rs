@@ -26,8 +26,10 @@ use crate::{
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
     node::{self, address},
+    pod_ranges,
     pods::{
-        ImageAccess, NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, StorageClaims, Volumes,
+        ImageAccess, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
+        StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -180,6 +182,8 @@ impl Agent {
             watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
+        let addresses =
+            if runtime.has_pod_network() { PodAddresses::undecided() } else { PodAddresses::shared() };
         let shared = Arc::new(Shared {
             runtime,
             api: Arc::new(cluster),
@@ -188,6 +192,7 @@ impl Agent {
             volumes: Arc::new(volumes),
             index,
             admission: Some(admission),
+            addresses,
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             registry_config: Some(config.root_dir.join(config::REGISTRY_CONFIG)),
@@ -252,6 +257,13 @@ impl Agent {
         let (updates, receiver) = mpsc::channel(UPDATES);
         let (board, shown) = watch::channel(Board::default());
         tasks.spawn(stop_at(cancel.clone(), self.watcher.run()));
+        let decision = pod_ranges::Decision {
+            shared: Arc::clone(&self.shared),
+            configured: self.config.pod_ranges.clone(),
+            node: self.handle.node(),
+            required: self.config.requires_pod_network,
+        };
+        tasks.spawn(stop_at(cancel.clone(), decision.run()));
         tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));

@@ -26,6 +26,7 @@ pub mod logs;
 mod lru;
 mod mirror;
 pub mod node;
+mod pod_ranges;
 pub mod pods;
 pub mod quantity;
 pub mod retry;

@@ -10,9 +10,10 @@
 //! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
 //! written off.
 
-use std::{collections::BTreeMap, error::Error, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -137,6 +138,29 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// just now, are missing.
     async fn stats(&self) -> Vec<ContainerStats> {
         Vec::new()
+    }
+
+    /// Pods can have addresses of their own.
+    fn has_pod_network(&self) -> bool {
+        false
+    }
+
+    /// Says from which ranges pods have addresses of their own, and which of these are in use. What else leads to a pod
+    /// is an earlier agent's, and is taken back. Comes before any container with [`ContainerSpec::network_slot`].
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; try again.
+    async fn set_pod_ranges(&self, _ranges: &[IpNet], _in_use: &[IpAddr]) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// Takes a pod's own addresses back, of which nothing runs any more. When this succeeds, nothing reaches anybody by
+    /// them until they are in a [`ContainerSpec`] again.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; try again.
+    async fn release_network(&self, _slot: u32, _addresses: &[IpAddr]) -> Result<(), RuntimeError> {
+        Ok(())
     }
 
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
@@ -284,7 +308,10 @@ pub struct ContainerSpec {
     /// File that the guest's output is written to in CRI format; its directory exists.
     pub log_path: PathBuf,
     /// Address that the guest may use as its own.
-    pub pod_ips: Vec<std::net::IpAddr>,
+    pub pod_ips: Vec<IpAddr>,
+    /// The number of the pod's addresses in the node's ranges, where they are its own; no other pod of the node has it.
+    /// `None`: they are the node's.
+    pub network_slot: Option<u32>,
     /// True when the pod shares the host's network.
     pub host_network: bool,
     /// stdin is kept open for an attach.
@@ -477,7 +504,7 @@ mod tests {
             "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
             "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
-            "log_path": "/l", "pod_ips": [],
+            "log_path": "/l", "pod_ips": [], "network_slot": null,
             "host_network": false, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
             "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });

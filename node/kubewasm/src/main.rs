@@ -5,6 +5,7 @@ mod complete;
 mod folder;
 mod log;
 mod manifest;
+mod network_mode;
 mod node;
 mod processes;
 mod run;

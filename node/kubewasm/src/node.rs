@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
@@ -13,7 +14,10 @@ use kubewasm_kubelet::{
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::runtime::{self, ImageSettings};
+use crate::{
+    network_mode::NetworkMode,
+    runtime::{self, ImageSettings},
+};
 
 /// Arguments of `kubewasm node`. Where the kubelet has a flag, this is the same flag.
 #[derive(Debug, clap::Args)]
@@ -103,6 +107,16 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "CIDR|node")]
     deny_network: Vec<DeniedNetwork>,
 
+    /// Whose addresses pods have: `pod`, their own, from the Node's podCIDR; `host`, the node's; `auto`, their own where this
+    /// process has the rights for it and the Node is given a podCIDR.
+    #[arg(long, value_name = "auto|pod|cni|host", default_value_t)]
+    network: NetworkMode,
+
+    /// A network that knows the way to pods with addresses of their own, such as those of the cluster's pods and machines:
+    /// what they send elsewhere comes from the node's address. May be repeated.
+    #[arg(long, value_name = "CIDR", default_values = ["10.0.0.0/8", "fd00::/8"])]
+    cluster_network: Vec<IpNet>,
+
     /// A registry, or a host of http:// images, that is spoken to without TLS, besides those on this machine. May be
     /// repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -136,13 +150,22 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
     let denied_networks = args.deny_network.iter().copied().collect();
+    let network = (args.network, args.cluster_network.clone());
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     raise_file_limit();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    tokio.block_on(run(config, images, isolation, confinement, default_memory_limit, denied_networks))
+    tokio.block_on(run(
+        config,
+        images,
+        isolation,
+        confinement,
+        default_memory_limit,
+        denied_networks,
+        network,
+    ))
 }
 
 /// Connections, watches and logs that are followed take a file each, and the usual soft limit is 1,024.
@@ -181,6 +204,7 @@ fn flags(args: NodeArgs) -> Flags {
         healthz_port: args.healthz_port,
         max_pods: args.max_pods,
         allow_host_path: args.allow_host_path,
+        requires_pod_network: args.network == NetworkMode::Pod,
         room_for_pods: u32::try_from(capacity::guests()).ok(),
     }
 }
@@ -192,12 +216,14 @@ async fn run(
     confinement: Confinement,
     default_memory_limit: u64,
     denied_networks: DeniedNetworks,
+    (network, cluster_networks): (NetworkMode, Vec<IpNet>),
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cancel = CancellationToken::new();
     stop_on_signals(&cancel)?;
     agent::check_root(&config.root_dir)?;
+    let pod_network = network.has_pod_addresses(&config.root_dir).await?;
     let machine = Machine::read(&config.root_dir);
     let mut hidden = secret_files(&config);
     // What workers need of the root directory is handed to them, or is in the module store.
@@ -215,6 +241,8 @@ async fn run(
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
         denied_networks,
+        pod_network,
+        cluster_networks,
         log: LogOptions {
             max_size: config.container_log_max_bytes(),
             max_files: config.kubelet.container_log_max_files,

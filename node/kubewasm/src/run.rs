@@ -17,7 +17,7 @@ use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     eviction::EvictionDesk,
     pods::{
-        NodeFacts, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
+        NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
         api::Alone,
         files::resolv_conf,
         lifecycle::LifecycleLimits,
@@ -107,6 +107,8 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
         allocatable_memory: None,
         denied_networks: DeniedNetworks::default(),
+        pod_network: false,
+        cluster_networks: Vec::new(),
         log: LogOptions::default(),
     })
     .await?;
@@ -133,6 +135,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         volumes: Arc::new(volumes),
         index: PodIndex::default(),
         admission: None,
+        addresses: PodAddresses::shared(),
         node,
         logs_dir: logs_dir.clone(),
         registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use ipnet::IpNet;
 use kubewasm_host::{DeniedNetworks, program::Program};
 use kubewasm_modules::{InvalidSignaturePolicy, SignaturePolicy, Store, StoreOptions};
 use kubewasm_wasi::{
@@ -44,6 +45,10 @@ pub(crate) struct ProviderSettings {
     pub(crate) allocatable_memory: Option<u64>,
     /// What pods without the host's network do not reach.
     pub(crate) denied_networks: DeniedNetworks,
+    /// Pods have addresses of their own.
+    pub(crate) pod_network: bool,
+    /// Networks that know the way to them.
+    pub(crate) cluster_networks: Vec<IpNet>,
     /// When and how logs are rotated.
     pub(crate) log: LogOptions,
 }
@@ -82,6 +87,8 @@ pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiR
         default_memory_limit: settings.default_memory_limit,
         allocatable_memory: settings.allocatable_memory,
         denied_networks: settings.denied_networks,
+        pod_network: settings.pod_network,
+        cluster_networks: settings.cluster_networks,
         isolation: settings.isolation,
         hidden: settings.hidden,
         shown: vec![settings.store],

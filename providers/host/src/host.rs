@@ -31,10 +31,11 @@ use crate::{
     kind::{Generation, ModuleKind},
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
-    network,
+    network::{self, Network, PodPorts},
     plugin::{AnyPlugin, States},
     preview1,
     setup::{Preopen, PrepareError, Setup},
+    sockets::{self, GuestSockets},
     stack::Stack,
     state::GuestState,
     stdin, stdio,
@@ -139,6 +140,7 @@ impl Linked {
         component.allow_shadowing(true);
         errno::wrap_component(&mut component).map_err(link_error)?;
         lookup::link(&mut component).map_err(link_error)?;
+        sockets::link(&mut component).map_err(link_error)?;
         component.allow_shadowing(false);
         for (index, plugin) in plugins.iter().enumerate() {
             plugin.link_as(index, &mut component).map_err(|error| HostError::Plugin {
@@ -237,6 +239,7 @@ impl Host {
             preopens,
             has_volumes,
             network,
+            pod_ports,
             denied_networks,
             output,
             terminal,
@@ -281,6 +284,7 @@ impl Host {
             descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
             has_volumes,
             lookups: self.lookups.of_guest(),
+            guest_sockets: sockets_of(network, pod_ports),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);
@@ -292,6 +296,16 @@ impl Host {
         let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
         let stack_advice = self.options.stack_advice;
         Ok(Guest { store, loaded, account, scheduler, stack_advice, _held: held })
+    }
+}
+
+/// What a guest has of sockets.
+fn sockets_of(network: &Network, ports: Option<&Arc<PodPorts>>) -> GuestSockets {
+    match network {
+        Network::Pod(addresses) => {
+            GuestSockets::of_pod(addresses.clone(), ports.map_or_else(Arc::default, Arc::clone))
+        }
+        Network::Outgoing | Network::Host => GuestSockets::default(),
     }
 }
 

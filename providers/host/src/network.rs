@@ -1,9 +1,12 @@
 //! What a guest may do with sockets.
 //!
-//! WASI 0.1 has no sockets of its own, so that these rules concern components. Until a pod has an address
-//! of its own, a guest either shares the host's network, with everything in it, or is a client: it resolves
-//! names, connects and sends to the outside, but reaches nothing that listens on this host's loopback or is
-//! on its link only, among which are the metadata services of clouds, and does not listen itself.
+//! WASI 0.1 has no sockets of its own, so that these rules concern components. A guest either shares the host's network,
+//! with everything in it; or it has addresses of its own ([`pod`]), on which it listens and from which it connects; or it
+//! is a client: it resolves names, connects and sends to the outside, and does not listen itself. Neither of the latter
+//! reaches what listens on this host's loopback or is on its link only, among which are the metadata services of clouds.
+
+pub(crate) mod pod;
+pub(crate) mod ports;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -14,11 +17,16 @@ use std::{
 use ipnet::IpNet;
 use wasmtime_wasi::{WasiCtxBuilder, sockets::SocketAddrUse};
 
+pub use pod::PodAddresses;
+pub use ports::PodPorts;
+
 /// What a guest may do with sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Network {
     /// Connections to the outside; nothing of this host's own, and nothing that listens.
     Outgoing,
+    /// Everything with these addresses, which no other pod has, in a network namespace that its pod shares with others.
+    Pod(PodAddresses),
     /// All that a process on this host may do.
     Host,
 }
@@ -73,8 +81,14 @@ impl FromIterator<DeniedNetwork> for DeniedNetworks {
 
 impl DeniedNetworks {
     fn holds(&self, ip: IpAddr) -> bool {
+        self.holds_network(ip) || (self.host && is_of_host(ip.to_canonical()))
+    }
+
+    /// Whether one of the networks has this address. In a network namespace of pods, this host's addresses cannot be
+    /// told from others; whoever denies them there has to name them.
+    fn holds_network(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        self.networks.iter().any(|network| network.contains(&ip)) || (self.host && is_of_host(ip))
+        self.networks.iter().any(|network| network.contains(&ip))
     }
 }
 
@@ -84,19 +98,30 @@ fn is_of_host(ip: IpAddr) -> bool {
 }
 
 /// Applies the rules to a guest.
-pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: Network, denied: &DeniedNetworks) {
-    let denied = Arc::new(denied.clone());
+pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: &Network, denied: &DeniedNetworks) {
+    let (network, denied) = (Arc::new(network.clone()), Arc::new(denied.clone()));
     wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
     wasi.socket_addr_check(move |address, what| {
-        Box::pin(std::future::ready(allowed(network, &denied, address, what)))
+        Box::pin(std::future::ready(allowed(&network, &denied, address, what)))
     });
 }
 
 /// Whether a guest may use an address so.
-fn allowed(network: Network, denied: &DeniedNetworks, address: SocketAddr, what: SocketAddrUse) -> bool {
+fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what: SocketAddrUse) -> bool {
     use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
     match network {
         Network::Host => true,
+        // The addresses are the kernel's: see [`crate::sockets`].
+        Network::Pod(pod) => match what {
+            TcpConnect | UdpSend | UdpReceive => {
+                let ip = address.ip();
+                pod.has(ip)
+                    || (is_outside(ip) && !ip.to_canonical().is_multicast() && !denied.holds_network(ip))
+            }
+            // Nobody else's loopback, and never the wildcard, which would be everybody's.
+            TcpBind | UdpBind | TcpListen => pod.has(address.ip()),
+            TcpAccept => pod.has(address.ip()) || !address.ip().is_loopback(),
+        },
         Network::Outgoing => match what {
             TcpConnect | UdpSend | UdpReceive => is_outside(address.ip()) && !denied.holds(address.ip()),
             // A client's socket is bound before it connects or sends; to any address and a port that the
@@ -158,7 +183,7 @@ mod tests {
             ("192.0.2.1:5000", TcpAccept, false),
         ] {
             let address = address.parse().unwrap();
-            assert_eq!(allowed(Network::Outgoing, &nothing, address, what), expected, "{address} {what:?}");
+            assert_eq!(allowed(&Network::Outgoing, &nothing, address, what), expected, "{address} {what:?}");
         }
     }
 
@@ -180,11 +205,52 @@ mod tests {
             let address = address.parse().unwrap();
             for what in [TcpConnect, UdpSend, UdpReceive] {
                 assert_eq!(
-                    allowed(Network::Outgoing, &denied(networks), address, what),
+                    allowed(&Network::Outgoing, &denied(networks), address, what),
                     expected,
                     "{address}"
                 );
             }
+        }
+    }
+
+    /// The last word on addresses of the kernel's: whatever else is forgotten, a guest has no others.
+    #[test]
+    fn a_pod_has_its_own_addresses_and_nobody_elses() {
+        let pod = Network::Pod(PodAddresses {
+            own: vec!["10.244.1.7".parse().unwrap()],
+            loopback: "127.0.28.0/22".parse().unwrap(),
+            loopback_v6: "fd6b:7761:736d::7:1".parse().unwrap(),
+        });
+        for (address, what, expected) in [
+            ("10.244.1.7:80", TcpBind, true),
+            ("10.244.1.7:80", TcpListen, true),
+            ("127.0.28.1:80", UdpBind, true),
+            ("[fd6b:7761:736d::7:1]:80", TcpBind, true),
+            ("0.0.0.0:0", TcpBind, false),
+            ("[::]:0", UdpBind, false),
+            ("127.0.0.1:80", TcpBind, false),
+            ("10.244.1.8:80", TcpBind, false),
+            ("127.0.32.1:80", TcpConnect, false),
+            ("[::1]:80", TcpConnect, false),
+            ("127.0.28.9:80", TcpConnect, true),
+            ("10.244.1.8:80", TcpConnect, true),
+            ("192.0.2.1:80", TcpConnect, true),
+            ("198.51.100.1:80", TcpConnect, false),
+            ("169.254.169.254:80", TcpConnect, false),
+            ("224.0.0.251:5353", UdpSend, false),
+            ("[ff02::fb]:5353", UdpSend, false),
+            ("127.0.32.1:80", UdpReceive, false),
+            ("127.0.28.1:80", UdpReceive, true),
+            ("127.0.32.1:80", TcpAccept, false),
+            ("127.0.28.1:80", TcpAccept, true),
+            ("192.0.2.1:80", TcpAccept, true),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(
+                allowed(&pod, &denied("198.51.100.0/24,node"), address, what),
+                expected,
+                "{address} {what:?}"
+            );
         }
     }
 
@@ -205,7 +271,7 @@ mod tests {
     fn with_the_hosts_network_everything_goes() {
         for what in [TcpBind, TcpListen, TcpAccept, TcpConnect, UdpBind, UdpSend, UdpReceive] {
             assert!(
-                allowed(Network::Host, &denied("0.0.0.0/0"), "127.0.0.1:80".parse().unwrap(), what),
+                allowed(&Network::Host, &denied("0.0.0.0/0"), "127.0.0.1:80".parse().unwrap(), what),
                 "{what:?}"
             );
         }

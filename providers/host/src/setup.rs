@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::Account,
-    network::{DeniedNetworks, Network},
+    network::{DeniedNetworks, Network, PodPorts},
     output::Output,
 };
 
@@ -24,7 +24,10 @@ pub struct Setup<'a> {
     /// Below the preopens there may be files that neither an image nor a guest made, such as named pipes.
     pub has_volumes: bool,
     /// What it may do with sockets.
-    pub network: Network,
+    pub network: &'a Network,
+    /// What guests of its pod listen on, where it has addresses of its own; the same for all of them. `None` for a guest
+    /// that is alone.
+    pub pod_ports: Option<&'a Arc<PodPorts>>,
     /// What it does not reach, unless it has the host's network.
     pub denied_networks: &'a DeniedNetworks,
     /// Where its output goes.

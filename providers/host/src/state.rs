@@ -2,7 +2,10 @@
 
 use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
 
-use crate::{bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, plugin::States};
+use crate::{
+    bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, plugin::States,
+    sockets::GuestSockets,
+};
 
 /// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
 ///
@@ -17,6 +20,7 @@ pub struct GuestState {
     /// See [`Setup::has_volumes`](crate::Setup::has_volumes).
     pub(crate) has_volumes: bool,
     pub(crate) lookups: GuestLookups,
+    pub(crate) guest_sockets: GuestSockets,
     pub(crate) plugins: States,
 }
 

@@ -16,6 +16,8 @@ pub const NAME_LIMIT: usize = 32;
 const BASE_LIMIT: usize = NAME_LIMIT - 1 - AGE_DIGITS;
 /// Hexadecimal digits of an age.
 const AGE_DIGITS: usize = 5;
+/// How the names of groups begin whose workers have a network namespace of their own.
+const OWN_NETWORK: &str = "net-";
 /// What is left of a name that is too long, in front of its digest.
 const KEPT: usize = 5;
 /// Hexadecimal digits of a digest: so many that nobody can find a name for which another one's is the same.
@@ -80,6 +82,25 @@ impl Isolation {
         };
         format!("{base}.{age}")
     }
+
+    /// The same for a pod that has addresses of its own: the workers of such a group have a network namespace of their
+    /// own ([`domain_of`]), and no pods of the node's.
+    #[must_use]
+    pub fn network_group(self, namespace: &str, uid: &str, age: &Age) -> String {
+        let base = match self {
+            Self::Namespace => name("net-ns", namespace),
+            Self::Node => "net-node".to_owned(),
+            Self::Pod => name("net-pod", uid),
+        };
+        format!("{base}.{age}")
+    }
+}
+
+/// The network namespace of the workers of a group, if they have one of their own: those of all ages share it.
+#[must_use]
+pub fn domain_of(group: &str) -> Option<&str> {
+    let base = group.rsplit_once('.').map_or(group, |(base, _)| base);
+    base.starts_with(OWN_NETWORK).then_some(base)
 }
 
 /// `kind-text`; a text that is too long, or that is no plain name, is cut and followed by its digest. No
@@ -192,6 +213,23 @@ mod tests {
             .chain([base(Isolation::Node, "", "")])
             .collect();
         assert_eq!(names.len(), 2 * texts.len() + 1, "{names:?}");
+        let with_network: HashSet<_> = texts
+            .iter()
+            .flat_map(|text| {
+                [
+                    Isolation::Namespace.network_group(text, "", &age()),
+                    Isolation::Pod.network_group("", text, &age()),
+                ]
+            })
+            .chain([Isolation::Node.network_group("", "", &age())])
+            .collect();
+        assert_eq!(with_network.len(), names.len(), "{with_network:?}");
+        for name in &with_network {
+            let domain = domain_of(name).unwrap();
+            assert!(name.len() <= NAME_LIMIT && !names.contains(domain), "{name}");
+            assert_eq!(format!("{domain}.{}", age()), *name);
+        }
+        assert!(names.iter().all(|name| domain_of(&format!("{name}.{}", age())).is_none()));
     }
 
     #[test]

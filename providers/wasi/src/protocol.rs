@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, ModuleKind, Network, Stack, Usage,
+    CpuShare, DeniedNetworks, ModuleKind, Network, PodAddresses, Stack, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -78,6 +78,11 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
         let network = match spec.network {
             Network::Outgoing => wire::Network::Outgoing,
             Network::Host => wire::Network::Host,
+            Network::Pod(_) => wire::Network::Pod,
+        };
+        let pod_addresses = match &spec.network {
+            Network::Pod(addresses) => Some(addresses.into()),
+            Network::Outgoing | Network::Host => None,
         };
         let env = spec
             .env
@@ -106,7 +111,33 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
             label: spec.label.clone(),
+            pod_addresses,
         }
+    }
+}
+
+impl From<&PodAddresses> for wire::PodAddresses {
+    fn from(addresses: &PodAddresses) -> Self {
+        let PodAddresses { own, loopback, loopback_v6 } = addresses;
+        Self {
+            own: own.iter().map(ToString::to_string).collect(),
+            loopback: loopback.to_string(),
+            loopback_v6: loopback_v6.to_string(),
+        }
+    }
+}
+
+impl TryFrom<wire::PodAddresses> for PodAddresses {
+    type Error = WireError;
+
+    fn try_from(addresses: wire::PodAddresses) -> Result<Self, WireError> {
+        let unreadable = WireError("an address of the pod is none");
+        let own = addresses.own.iter().map(|ip| ip.parse()).collect::<Result<Vec<_>, _>>();
+        Ok(Self {
+            own: own.map_err(|_| unreadable.clone())?,
+            loopback: addresses.loopback.parse().map_err(|_| unreadable.clone())?,
+            loopback_v6: addresses.loopback_v6.parse().map_err(|_| unreadable)?,
+        })
     }
 }
 
@@ -124,6 +155,10 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
         let network = match spec.network() {
             wire::Network::Outgoing => Network::Outgoing,
             wire::Network::Host => Network::Host,
+            wire::Network::Pod => {
+                let addresses = spec.pod_addresses.clone();
+                Network::Pod(addresses.ok_or(WireError("the addresses of the pod are missing"))?.try_into()?)
+            }
             wire::Network::Unspecified => {
                 return Err(WireError("the network is missing or unknown"));
             }
@@ -340,6 +375,14 @@ mod tests {
         }
     }
 
+    fn pod_addresses() -> PodAddresses {
+        PodAddresses {
+            own: ["10.244.1.7", "fd00:10::7"].map(|ip| ip.parse().unwrap()).into(),
+            loopback: "127.0.28.0/22".parse().unwrap(),
+            loopback_v6: "fd6b::7:1".parse().unwrap(),
+        }
+    }
+
     #[test]
     fn specs_survive_the_wire() {
         for spec in [
@@ -353,6 +396,7 @@ mod tests {
                 kind: ModuleKind::CoreCommand,
                 ..spec()
             },
+            InstanceSpec { network: Network::Pod(pod_addresses()), ..spec() },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
         }
@@ -376,9 +420,13 @@ mod tests {
     #[test]
     fn specs_that_make_no_sense_are_refused() {
         let good = wire::InstanceSpec::from(&spec());
+        let of_pod = wire::InstanceSpec { network: wire::Network::Pod.into(), ..good.clone() };
+        let unreadable = wire::PodAddresses { own: vec!["x".into()], ..(&pod_addresses()).into() };
         for (bad, expected) in [
             (wire::InstanceSpec { kind: 99, ..good.clone() }, "the kind of module"),
             (wire::InstanceSpec { network: 0, ..good.clone() }, "the network"),
+            (of_pod.clone(), "the addresses of the pod are missing"),
+            (wire::InstanceSpec { pod_addresses: Some(unreadable), ..of_pod }, "an address of the pod"),
             (wire::InstanceSpec { stack_bytes: u64::MAX, ..good.clone() }, "the stack"),
             (wire::InstanceSpec { denied_networks: vec!["x".into()], ..good.clone() }, "a denied network"),
             (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),

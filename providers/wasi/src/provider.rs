@@ -17,12 +17,14 @@ mod preparing;
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use kubewasm_host::{
     DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, UnknownKind,
@@ -35,6 +37,7 @@ use kubewasm_kubelet::runtime::{
     Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
+use kubewasm_network::{Loopback, NetworkError};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -80,6 +83,10 @@ pub struct WasiOptions {
     pub allocatable_memory: Option<u64>,
     /// What containers without the host's network do not reach.
     pub denied_networks: DeniedNetworks,
+    /// Pods have addresses of their own, in network namespaces of their workers.
+    pub pod_network: bool,
+    /// Networks that know the way to pods: what these send elsewhere comes from the node's address.
+    pub cluster_networks: Vec<IpNet>,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -102,6 +109,8 @@ impl WasiOptions {
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             allocatable_memory: None,
             denied_networks: DeniedNetworks::default(),
+            pod_network: false,
+            cluster_networks: Vec::new(),
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -130,6 +139,7 @@ pub struct WasiRuntime {
     supervisor: Supervisor,
     allow_paths: bool,
     denied_networks: DeniedNetworks,
+    cluster_networks: Vec<IpNet>,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
@@ -154,6 +164,7 @@ impl WasiRuntime {
             shown: options.shown,
             confinement: options.confinement,
             versions: options.versions,
+            network: options.pod_network.then(|| name_of(&options.dir)),
             cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
@@ -180,6 +191,7 @@ impl WasiRuntime {
             supervisor,
             allow_paths: options.allow_paths,
             denied_networks: options.denied_networks,
+            cluster_networks: options.cluster_networks,
             isolation: options.isolation,
             age,
             preparing: Preparing::default(),
@@ -234,11 +246,26 @@ impl WasiRuntime {
         }
     }
 
+    /// What a container does not reach. From a network namespace of its own, a worker cannot tell which addresses are
+    /// this machine's.
+    async fn denied_networks(&self, spec: &ContainerSpec) -> Result<DeniedNetworks, StartError> {
+        let mut denied = self.denied_networks.clone();
+        if denied.host
+            && has_own_network(spec)
+            && let Some(network) = self.supervisor.network()
+        {
+            let addresses = network.node_addresses().await.map_err(|error| StartError::Run(error.into()))?;
+            denied.networks.extend(addresses.into_iter().map(IpNet::from));
+        }
+        Ok(denied)
+    }
+
     /// Where a container runs.
     fn place(&self, spec: &ContainerSpec) -> InstancePlace {
         let isolation = self.isolation.of_handler(&spec.runtime_handler);
+        let group = if has_own_network(spec) { Isolation::network_group } else { Isolation::group };
         InstancePlace {
-            group: isolation.group(&spec.pod_namespace, &spec.pod_uid, &self.age),
+            group: group(isolation, &spec.pod_namespace, &spec.pod_uid, &self.age),
             alone: isolation == Isolation::Pod,
             memory_limit: Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0),
         }
@@ -270,10 +297,20 @@ impl WasiRuntime {
         let notice = convert::stop_notice(spec)?;
         let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        let denied_networks = self.denied_networks.clone();
+        let denied_networks = self.denied_networks(spec).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
         Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, holds))
     }
+}
+
+/// Whether a container's pod has addresses of its own.
+fn has_own_network(spec: &ContainerSpec) -> bool {
+    spec.network_slot.is_some() && !spec.host_network
+}
+
+/// What tells the node with this directory of workers from others on this machine.
+fn name_of(dir: &std::path::Path) -> String {
+    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 
 /// Holds the images of containers that an earlier agent started, as they are labelled.
@@ -416,6 +453,24 @@ impl Runtime for WasiRuntime {
         let (claims, is_complete) = self.supervisor.claims();
         let reference = |(id, claim): (String, Claim)| ContainerRef { id, pod_uid: claim.pod_uid };
         ContainerList { containers: claims.into_iter().map(reference).collect(), is_complete }
+    }
+
+    fn has_pod_network(&self) -> bool {
+        self.supervisor.network().is_some()
+    }
+
+    async fn set_pod_ranges(&self, ranges: &[IpNet], in_use: &[IpAddr]) -> Result<(), RuntimeError> {
+        let Some(network) = self.supervisor.network() else { return Ok(()) };
+        let failed = |error: NetworkError| RuntimeError(error.into());
+        let stale: Vec<_> =
+            network.attached().await.into_iter().filter(|address| !in_use.contains(address)).collect();
+        network.detach(&stale, None).await.map_err(failed)?;
+        network.set_ranges(ranges, &self.cluster_networks).await.map_err(failed)
+    }
+
+    async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {
+        let Some(network) = self.supervisor.network() else { return Ok(()) };
+        network.detach(addresses, Loopback::of(slot)).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {

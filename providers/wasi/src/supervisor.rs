@@ -33,10 +33,16 @@ mod view;
 mod wake;
 mod watch;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, program::Program};
+use kubewasm_network::{LivingWorker, NetworkError, PodNetwork};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -107,6 +113,9 @@ pub struct SupervisorOptions {
     pub shown: Vec<PathBuf>,
     /// Whether workers run that cannot be confined as a whole.
     pub confinement: Confinement,
+    /// Pods have addresses of their own, in network namespaces that workers are started in; by this name the node is
+    /// told from others on this machine. `None`: all workers are in the agent's.
+    pub network: Option<String>,
     /// Workers get memory cgroups of their own below one of the node, where the host allows it; `None` makes none.
     pub cgroups: Option<CgroupOptions>,
     /// Protocol versions to speak with workers; others than its own are for tests.
@@ -128,6 +137,7 @@ impl SupervisorOptions {
             hidden: Vec::new(),
             shown: Vec::new(),
             confinement: Confinement::default(),
+            network: None,
             cgroups: None,
             versions: Versions::OURS,
         }
@@ -183,6 +193,9 @@ pub enum SupervisorError {
     /// What the instance is configured with cannot be, as its worker says. Does not pass by itself.
     #[error("{0}")]
     Config(String),
+    /// The network of pods cannot be set up or changed. May pass.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The id cannot be had.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -291,9 +304,14 @@ impl Supervisor {
             }
             None => None,
         };
+        let network = match &options.network {
+            Some(name) => Some(open_network(name, &dir, &stock).await?),
+            None => None,
+        };
         let (view, kills) = (Arc::<View>::default(), Arc::default());
         let claims = Arc::new(Claims::new(&dir, Arc::clone(&view)));
-        let common = Arc::new(Common { options, view, claims, kills, cgroups, mounter: Mounter::default() });
+        let common =
+            Arc::new(Common { options, view, claims, kills, cgroups, mounter: Mounter::default(), network });
         let life = CancellationToken::new();
         let supervisor = Self {
             common,
@@ -318,6 +336,11 @@ impl Supervisor {
             );
         }
         Ok(Self { _adoptions: adoptions, ..supervisor })
+    }
+
+    /// The network of pods that have addresses of their own.
+    pub(crate) fn network(&self) -> Option<&PodNetwork> {
+        self.common.network.as_ref()
     }
 
     /// Where cgroups of this node go, if it can have any.
@@ -541,8 +564,25 @@ impl Supervisor {
     }
 }
 
+/// A group whose worker lives, and the claims that were kept for it, if any were.
+type Stock = (String, Option<Vec<(String, Claim)>>);
+
+/// Opens the network of pods, with the workers that live. One that cannot be reached is ended: nobody would ever answer at
+/// the addresses of what it hosts.
+async fn open_network(name: &str, dir: &Path, stock: &[Stock]) -> Result<PodNetwork, NetworkError> {
+    let living = stock.iter().filter_map(|(group, _)| {
+        let pid = process::holder(&process::socket(dir, group))?.as_raw_pid().unsigned_abs();
+        Some(LivingWorker { domain: isolation::domain_of(group)?.to_owned(), group: group.clone(), pid })
+    });
+    let (network, lost) = PodNetwork::open(name, living.collect()).await?;
+    for worker in lost {
+        process::signal(&process::socket(dir, &worker.group), rustix::process::Signal::KILL);
+    }
+    Ok(network)
+}
+
 /// The cgroup of all workers below `dir`: several nodes may share this machine.
-fn open_cgroups(dir: &std::path::Path, options: CgroupOptions) -> Option<Parent> {
+fn open_cgroups(dir: &Path, options: CgroupOptions) -> Option<Parent> {
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     match Parent::open(&isolation::digest(dir.as_os_str().as_encoded_bytes(), 8), options.memory) {
         Ok(parent) => {

@@ -63,7 +63,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "memoryThrottlingFactor",
     "mergeDefaultEvictionSettings",
     "oomScoreAdj",
-    "podCIDR",
     "podPidsLimit",
     "protectKernelDefaults",
     "qosReserved",
@@ -137,6 +136,10 @@ pub struct KubeletConfiguration {
 
     /// Kernel parameters, or beginnings of them and `*`, that pods may ask for beyond the safe ones.
     pub allowed_unsafe_sysctls: Vec<String>,
+    /// Networks that pods have addresses of, one or one of each family, separated by a comma; empty leaves it to the
+    /// Node's `spec.podCIDRs`.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: String,
     /// Pods per node; in a file, 0 is as many as there is room for.
     pub max_pods: u32,
     /// Pods per core, where that is fewer; 0 is no such limit.
@@ -247,6 +250,7 @@ impl Default for KubeletConfiguration {
             authentication: Authentication::default(),
             authorization: Authorization::default(),
             allowed_unsafe_sysctls: Vec::new(),
+            pod_cidr: String::new(),
             max_pods: 0,
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),

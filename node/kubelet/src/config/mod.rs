@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 
 pub use self::file::{
@@ -32,7 +33,7 @@ pub use self::file::{
 pub use self::secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
 
 use crate::{
-    duration,
+    duration, pod_ranges,
     pods::{
         admission::sysctls::SysctlAllowlist,
         image_access::verification::ImageVerification,
@@ -106,6 +107,8 @@ pub struct Flags {
     pub max_pods: Option<u32>,
     /// `--allow-host-path`, each of them.
     pub allow_host_path: Vec<PathBuf>,
+    /// Pods have addresses of their own, or none: `--network=pod`.
+    pub requires_pod_network: bool,
     /// Pods that the provider has room for on this machine: what `maxPods` is when nobody says. `None` is
     /// upstream's 110.
     pub room_for_pods: Option<u32>,
@@ -138,6 +141,10 @@ pub struct Config {
     pub allowed_sysctls: SysctlAllowlist,
     /// Which images that are here pods have to show credentials for.
     pub image_verification: ImageVerification,
+    /// Pods have addresses of their own, or none; otherwise the node's, where it is given no range.
+    pub requires_pod_network: bool,
+    /// `podCIDR`, read.
+    pub pod_ranges: Vec<IpNet>,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -222,6 +229,9 @@ impl Config {
             .map_err(ConfigError::Invalid)?,
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
+            requires_pod_network: flags.requires_pod_network,
+            pod_ranges: pod_ranges::read(&kubelet.pod_cidr)
+                .map_err(|message| ConfigError::Invalid(format!("podCIDR: {message}")))?,
             kubelet,
         };
         Ok((config, warnings))

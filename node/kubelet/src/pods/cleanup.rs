@@ -26,6 +26,7 @@ pub(super) async fn remove_pod(shared: &Arc<Shared>, uid: &str, logs: Option<Pat
 
 async fn try_to_remove(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) -> Result<(), String> {
     remove_containers(shared, uid).await?;
+    release_addresses(shared, uid).await?;
     let (shared, uid) = (Arc::clone(shared), uid.to_owned());
     let remove = move || -> io::Result<()> {
         shared.volumes.remove(&shared.records, &uid)?;
@@ -36,6 +37,18 @@ async fn try_to_remove(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) -
     };
     let removed = tokio::task::spawn_blocking(remove).await.map_err(|error| error.to_string())?;
     removed.map_err(|error| error.to_string())
+}
+
+/// Takes the addresses of a pod back that are its own, once nothing of it runs any more. The next pod may have them.
+///
+/// # Errors
+/// What the provider says: they are not to be had then.
+pub(super) async fn release_addresses(shared: &Shared, uid: &str) -> Result<(), String> {
+    let Some((slot, addresses)) = shared.addresses.held_by(uid) else { return Ok(()) };
+    let released = shared.runtime.release_network(slot, &addresses).await;
+    released.map_err(|error| format!("cannot take back the addresses of the pod: {error}"))?;
+    shared.addresses.release(uid);
+    Ok(())
 }
 
 /// Removes all containers of a pod that the provider knows; those that run are killed. When this succeeds, nothing of

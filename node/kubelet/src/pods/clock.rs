@@ -11,7 +11,7 @@ static BEGINNING: LazyLock<(Instant, Moment)> =
     LazyLock::new(|| (Instant::now(), Moment::new(Timestamp::now())));
 
 /// Reads both clocks.
-pub(super) fn now() -> Now {
+pub(crate) fn now() -> Now {
     let (beginning, reading) = *BEGINNING;
     Now { steady: reading.after(beginning.elapsed()), wall: Timestamp::now() }
 }

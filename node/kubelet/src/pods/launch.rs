@@ -37,6 +37,8 @@ pub(super) struct Launch<'a> {
     pub(super) api: &'a dyn PodApi,
     /// Addresses of the pod.
     pub(super) addresses: &'a [IpAddr],
+    /// See [`ContainerSpec::network_slot`].
+    pub(super) network_slot: Option<u32>,
     pub(super) node: &'a NodeFacts,
     pub(super) logs_dir: &'a Path,
     pub(super) records: &'a Records,
@@ -246,6 +248,7 @@ impl Launch<'_> {
             mounts: Vec::new(),
             memory_volumes: Vec::new(),
             pod_ips: self.addresses.to_vec(),
+            network_slot: self.network_slot,
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),

@@ -15,14 +15,14 @@
 //! Everything is keyed by UID: a pod that is deleted and made again under its old name is another pod.
 //! A task goes on for as long as its pod exists, finished or not, and cleans up when it is gone.
 
-mod addresses;
+pub(crate) mod addresses;
 pub mod admission;
 mod adopt;
 pub mod api;
 mod api_error;
 pub mod board;
 mod cleanup;
-mod clock;
+pub(crate) mod clock;
 pub mod container_id;
 mod credentials;
 pub mod environment;
@@ -53,6 +53,7 @@ mod termination;
 pub mod volumes;
 
 pub use self::{
+    addresses::PodAddresses,
     environment::NodeFacts,
     image_access::ImageAccess,
     index::PodIndex,

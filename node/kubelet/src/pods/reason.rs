@@ -164,6 +164,8 @@ reasons! {
         FailedMount,
         /// The RuntimeClass of the pod is missing, or none of this node's.
         FailedCreatePodSandBox,
+        /// The pod has no address yet.
+        NetworkNotReady,
         /// A probe has failed, or could not be carried out.
         Unhealthy,
         /// A probe has succeeded in a way that is worth a look.

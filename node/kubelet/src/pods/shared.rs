@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use tokio::sync::watch;
 
 use super::{
+    addresses::PodAddresses,
     admission::NodeView,
     api::{Objects, PodApi},
     credentials::{self, PullCredential},
@@ -37,6 +38,8 @@ pub struct Shared {
     pub index: PodIndex,
     /// The node as admission sees it; `None` takes every pod.
     pub admission: Option<watch::Receiver<NodeView>>,
+    /// Addresses of pods.
+    pub addresses: PodAddresses,
     /// Addresses and resources of the node.
     pub node: watch::Receiver<NodeFacts>,
     /// Where logs are written.

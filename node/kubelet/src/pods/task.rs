@@ -17,6 +17,7 @@
 
 mod actions;
 mod journal;
+mod network;
 mod outcome;
 mod report;
 mod storage;
@@ -38,7 +39,6 @@ use storage::Storage;
 use strays::Strays;
 
 use super::{
-    addresses,
     admission::Rejection,
     adopt, cleanup, clock,
     container_id::container_id,
@@ -107,6 +107,8 @@ pub(super) struct PodTask {
     storage: Storage,
     /// To be told to go.
     orders: Orders,
+    /// What was told of why the pod has no addresses yet.
+    told_of_network: Option<String>,
     /// The pod was over before this node had any record of it: nothing is published for it.
     foreign: bool,
 }
@@ -140,7 +142,6 @@ impl PodTask {
         });
         let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
-        state.addresses = addresses::decide(&state.addresses, &shared.node.borrow().host_ips);
         state.resume(
             &spec,
             shared.limits,
@@ -181,6 +182,7 @@ impl PodTask {
             publisher: Publisher::default(),
             status: None,
             finalize: Finalize::No,
+            told_of_network: None,
             foreign,
         }
     }
@@ -212,7 +214,8 @@ impl PodTask {
 
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
-        let stray = self.end_strays(now.steady);
+        let has_addresses = self.settle_addresses();
+        let stray = self.end_strays(now.steady) || !has_addresses;
         if self.state.ending.is_some() {
             self.starting.values().for_each(CancellationToken::cancel);
         }

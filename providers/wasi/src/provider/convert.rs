@@ -3,12 +3,13 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use jiff::Timestamp;
-use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, Stack, Usage, exit};
+use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, PodAddresses, Stack, Usage, exit};
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
     ImageError, ImageUse, Presence, StartError,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
+use kubewasm_network::Loopback;
 
 use crate::{
     instance::{End, Instance, InstanceStats},
@@ -95,7 +96,7 @@ pub(super) fn instance_spec(
             mounts: spec.mounts.iter().map(mount).collect(),
         },
         log_path: spec.log_path.clone(),
-        network: if spec.host_network { Network::Host } else { Network::Outgoing },
+        network: network(spec),
         denied_networks: DeniedNetworks::default(),
         memory_limit_bytes: spec.memory_limit_bytes,
         memory_volumes: MemoryVolumes {
@@ -107,6 +108,17 @@ pub(super) fn instance_spec(
         terminal: true,
         stop_notice,
         label: String::new(),
+    }
+}
+
+/// What a container may do with sockets.
+fn network(spec: &ContainerSpec) -> Network {
+    match spec.network_slot.and_then(Loopback::of) {
+        _ if spec.host_network => Network::Host,
+        Some(Loopback { block, v6 }) => {
+            Network::Pod(PodAddresses { own: spec.pod_ips.clone(), loopback: block, loopback_v6: v6 })
+        }
+        None => Network::Outgoing,
     }
 }
 
@@ -215,6 +227,7 @@ pub(super) fn start_error(error: SupervisorError) -> StartError {
         SupervisorError::Module(_) => StartError::Create(error.into()),
         SupervisorError::Config(_) => StartError::Config(error.into()),
         SupervisorError::Worker(_)
+        | SupervisorError::Network(_)
         | SupervisorError::Claim(_)
         | SupervisorError::GivenUp
         | SupervisorError::NotRunning(_)
@@ -246,6 +259,7 @@ mod tests {
             mounts: Vec::new(),
             log_path: "/l".into(),
             pod_ips: Vec::new(),
+            network_slot: None,
             host_network: false,
             stdin: false,
             tty: false,
@@ -296,6 +310,15 @@ mod tests {
         let host = ContainerSpec { host_network: true, ..outgoing.clone() };
         let network = |spec| instance_spec(spec, "/m".into(), ModuleKind::CoreCommand, None, false).network;
         assert_eq!((network(&outgoing), network(&host)), (Network::Outgoing, Network::Host));
+        let own: Vec<std::net::IpAddr> = vec!["10.244.1.7".parse().unwrap()];
+        let pod = ContainerSpec { network_slot: Some(7), pod_ips: own.clone(), ..outgoing.clone() };
+        let addresses = PodAddresses {
+            own,
+            loopback: "127.0.28.0/22".parse().unwrap(),
+            loopback_v6: "fd6b:7761:736d::7:1".parse().unwrap(),
+        };
+        assert_eq!(network(&pod), Network::Pod(addresses));
+        assert_eq!(network(&ContainerSpec { host_network: true, ..pod.clone() }), Network::Host);
         assert_eq!(
             instance_spec(&host, "/m".into(), ModuleKind::CoreCommand, None, false).name,
             "default/web/main"

@@ -2,6 +2,8 @@
 
 use std::{io, time::Duration};
 
+use kubewasm_network::NetworkError;
+
 use super::{SupervisorError, WorkerFailure};
 use crate::protocol::Versions;
 
@@ -37,6 +39,21 @@ pub enum GroupError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// Its network namespace cannot be made.
+    #[error("cannot set up the network of group {group}: {source}")]
+    Network {
+        /// The group.
+        group: String,
+        /// Why not.
+        #[source]
+        source: NetworkError,
+    },
+    /// Its network namespace is another agent's to make: this one gives pods no addresses.
+    #[error("group {group} needs a network namespace, and this node makes none")]
+    NoNetwork {
+        /// The group.
+        group: String,
     },
     /// It ended instead of answering.
     #[error("the worker of group {group} ended while it started ({status}); see {log}")]

@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use kubewasm_network::Namespace;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{ChildStdin, Command},
+    runtime::Handle,
     task::JoinHandle,
 };
 
@@ -44,8 +46,13 @@ pub(super) struct Started {
     pub(super) lifeline: Option<ChildStdin>,
 }
 
-/// Starts a worker. Must be called within a tokio runtime.
-pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<Started> {
+/// Starts a worker, in a network namespace, if there is one to be in. Must be called within a tokio
+/// runtime.
+pub(super) fn spawn(
+    socket: &Path,
+    options: &SupervisorOptions,
+    namespace: Option<&Namespace>,
+) -> io::Result<Started> {
     let mut command = options.program.command("worker");
     let with_parent = options.with_parent;
     command.args(worker_options(socket, options).args());
@@ -54,7 +61,16 @@ pub(super) fn spawn(socket: &Path, options: &SupervisorOptions) -> io::Result<St
     if with_parent {
         command.stdin(Stdio::piped());
     }
-    let mut child = command.spawn()?;
+    let mut child = match namespace {
+        Some(namespace) => {
+            let runtime = Handle::current();
+            namespace.run(|| {
+                let _inside = runtime.enter();
+                command.spawn()
+            })?
+        }
+        None => command.spawn()?,
+    };
     let (pid, lifeline) = (child.id(), child.stdin.take());
     // Somebody must take note of its end, or it stays a zombie for as long as we live.
     let exit = tokio::spawn(async move { child.wait().await });

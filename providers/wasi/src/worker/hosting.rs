@@ -3,11 +3,17 @@
 #[cfg(test)]
 mod tests;
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Guest, GuestLimits, Host, LoadError, Loaded, Output, PrepareError, Setup, capacity,
+    Account, Capture, Guest, GuestLimits, Host, LoadError, Loaded, Output, PodPorts, PrepareError, Setup,
+    capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
 };
 use tokio::{
@@ -109,6 +115,8 @@ struct HostingInner {
     most: usize,
     table: Table<HostedInstance>,
     execs: Semaphore,
+    /// What guests listen on, by pod.
+    pod_ports: Mutex<HashMap<String, Weak<PodPorts>>>,
 }
 
 /// What belongs to an instance that runs.
@@ -127,6 +135,18 @@ struct HostedInstance {
 }
 
 impl HostingInner {
+    /// What the guests of a pod listen on: one for all that run.
+    fn pod_ports(&self, pod_uid: &str) -> Arc<PodPorts> {
+        let mut all = self.pod_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ports) = all.get(pod_uid).and_then(Weak::upgrade) {
+            return ports;
+        }
+        all.retain(|_, ports| ports.strong_count() > 0);
+        let ports = Arc::default();
+        all.insert(pod_uid.to_owned(), Arc::downgrade(&ports));
+        ports
+    }
+
     /// Opens the account of a container: for its guest, and for those that are executed in it.
     fn account(&self, spec: &InstanceSpec) -> Arc<Account> {
         self.host.account(GuestLimits { memory_bytes: spec.memory_limit_bytes, cpu: spec.cpu })
@@ -139,6 +159,7 @@ fn setup<'a>(
     held: &'a HeldDirectories,
     output: &'a Arc<dyn Output>,
     account: &'a Arc<Account>,
+    pod_ports: &'a Arc<PodPorts>,
 ) -> Setup<'a> {
     Setup {
         argv: &spec.argv,
@@ -146,7 +167,8 @@ fn setup<'a>(
         working_dir: spec.working_dir.as_deref(),
         preopens: &held.preopens,
         has_volumes: held.has_volumes,
-        network: spec.network,
+        network: &spec.network,
+        pod_ports: Some(pod_ports),
         denied_networks: &spec.denied_networks,
         output,
         terminal: spec.terminal,
@@ -159,7 +181,8 @@ impl Hosting {
     /// Hosts at most `most` instances.
     pub(super) fn new(host: Arc<Host>, threads: Threads, log: LogOptions, most: usize) -> Self {
         let (table, execs, handovers) = (Table::new(), Semaphore::new(EXECS), Handovers::default());
-        Self(Arc::new(HostingInner { host, handovers, threads, log, most, table, execs }))
+        let pod_ports = Mutex::default();
+        Self(Arc::new(HostingInner { host, handovers, threads, log, most, table, execs, pod_ports }))
     }
 
     /// Where the files of instances wait for their start.
@@ -241,7 +264,8 @@ impl Hosting {
         let root = Arc::new(root);
         let held = root.held().ok_or(HostingError::NoFiles)?;
         let output: Arc<dyn Output> = Arc::new(log.clone());
-        let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &held, &output, &account) };
+        let pod_ports = inner.pod_ports(&spec.pod_uid);
+        let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &held, &output, &account, &pod_ports) };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
         let memory_volumes = Arc::new(charge::open(&held.preopens, &spec.memory_volumes.guest_paths));
         drop(held);
@@ -379,7 +403,8 @@ impl Hosting {
         let HostedInstance { spec, loaded, root, account, .. } = &running;
         // For as long as this one runs: the paths in it are numbers of descriptors.
         let held = root.held().ok_or(HostingError::NotRunning)?;
-        let setup = Setup { argv, ..setup(spec, &held, &output, account) };
+        let pod_ports = inner.pod_ports(&spec.pod_uid);
+        let setup = Setup { argv, ..setup(spec, &held, &output, account, &pod_ports) };
         let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
         let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {

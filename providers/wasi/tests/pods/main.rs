@@ -74,6 +74,7 @@ impl Node {
             mounts: Vec::new(),
             log_path: self.dir.path().join(format!("{id}.log")),
             pod_ips: Vec::new(),
+            network_slot: None,
             host_network: false,
             stdin: false,
             tty: false,

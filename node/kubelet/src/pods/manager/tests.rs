@@ -16,7 +16,8 @@ use super::*;
 use crate::{
     events::{Occurrence, Recorder},
     pods::{
-        NodeFacts, PodIndex, ProbeMetrics, Records,
+        NodeFacts, PodAddresses, PodIndex, ProbeMetrics, Records,
+        addresses::pool::AddressPool,
         api::{ApiError, Objects, PodApi},
         clock,
         container_id::container_id,
@@ -57,6 +58,8 @@ struct Provider {
     stopped: watch::Sender<Vec<String>>,
     /// Starts that wait for the compiler, and what calls each of them off.
     compiling: watch::Sender<BTreeMap<String, CancellationToken>>,
+    /// Slots and addresses that were taken back.
+    released: Mutex<Vec<(u32, Vec<IpAddr>)>>,
 }
 
 /// What a provider is asked.
@@ -169,6 +172,11 @@ impl Runtime for Provider {
         ContainerList { containers: known.map(reference).collect(), is_complete: !mute }
     }
 
+    async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {
+        self.released.lock().unwrap().push((slot, addresses.to_vec()));
+        Ok(())
+    }
+
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         self.wakeups.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -258,6 +266,11 @@ impl World {
 
     /// The same, with volumes in memory where this process may mount any.
     fn new(running: &[&str], in_memory: bool) -> Self {
+        Self::with_addresses(running, in_memory, PodAddresses::shared())
+    }
+
+    /// The same, with addresses of pods from there.
+    fn with_addresses(running: &[&str], in_memory: bool, addresses: PodAddresses) -> Self {
         let root = tempfile::tempdir().unwrap();
         let memory = in_memory.then(|| Memory::open(root.path()).ok()).flatten();
         let (wake, wakeups) = mpsc::channel(10);
@@ -266,11 +279,19 @@ impl World {
         let (containers, _) = watch::channel(before);
         let (mute, _) = watch::channel(None);
         let wakeups = Mutex::new(Some(wakeups));
-        let (panicking, started) = Default::default();
+        let (panicking, started, released) = Default::default();
         let (stopped, _) = watch::channel(Vec::new());
         let (compiling, _) = watch::channel(BTreeMap::new());
-        let runtime =
-            Arc::new(Provider { containers, mute, wakeups, panicking, started, stopped, compiling });
+        let runtime = Arc::new(Provider {
+            containers,
+            mute,
+            wakeups,
+            panicking,
+            started,
+            stopped,
+            compiling,
+            released,
+        });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
         let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
@@ -288,6 +309,7 @@ impl World {
             })),
             index: PodIndex::default(),
             admission: None,
+            addresses,
             node: facts,
             logs_dir: root.path().join("logs"),
             registry_config: None,
@@ -794,4 +816,37 @@ async fn an_address_is_decided_once_and_kept_in_the_record() {
         assert_eq!((seen, status.host_ip.as_deref()), (expected.clone(), Some("10.0.0.9")), "{uid}");
         assert_eq!(world.records.load(uid, clock::now()).unwrap().unwrap().addresses, expected);
     }
+}
+
+/// Nothing of a pod begins before it has an address, and nobody else has it before nothing of the pod is left.
+#[tokio::test]
+async fn a_pod_waits_for_an_address_of_its_own_and_gives_it_back() {
+    let addresses = PodAddresses::undecided();
+    let mut world = World::with_addresses(&[], false, addresses.clone());
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    let first = pod("first", "first", json!({}));
+    world.set(first.clone()).await;
+    let message = world.event("first", "NetworkNotReady").await;
+    assert!(message.contains("podCIDR"), "{message}");
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 0);
+    addresses.decide_own(AddressPool::new(&["10.9.0.0/30".parse().unwrap()]).unwrap());
+    world.runs(&["first"]).await;
+    world.told("first", "Running").await;
+    let own: Vec<IpAddr> = vec!["10.9.0.2".parse().unwrap()];
+    assert_eq!(world.records.load("first", clock::now()).unwrap().unwrap().addresses, own);
+    world.set(pod("second", "second", json!({}))).await;
+    let message = world.event("second", "NetworkNotReady").await;
+    assert!(message.contains("no address is left in 10.9.0.0/30"), "{message}");
+    world.delete(first).await;
+    let mut stopped = world.runtime.stopped.subscribe();
+    tokio::time::timeout(PATIENCE, stopped.wait_for(|all| !all.is_empty())).await.unwrap().unwrap();
+    assert_eq!(*world.runtime.released.lock().unwrap(), [], "it still runs");
+    world.let_end("first").await;
+    world.let_go().await;
+    world.tell(Update::Gone("first".to_owned())).await;
+    world.runs(&["second"]).await;
+    assert_eq!(*world.runtime.released.lock().unwrap(), [(2, own.clone())]);
+    world.told("second", "Running").await;
+    let (_, status) = world.written.borrow().last().cloned().unwrap();
+    assert_eq!(status.pod_ip, Some(own[0].to_string()));
 }

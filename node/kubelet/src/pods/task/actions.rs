@@ -128,6 +128,7 @@ impl PodTask {
         let (reference, spec) = (self.reference.clone(), self.spec.clone());
         let places = self.places();
         let addresses = self.state.addresses.clone();
+        let network_slot = self.network_slot();
         let failed = {
             let container = name.clone();
             move |panic| TaskOutcome::StartPanicked { container, attempt, trouble: panicked(panic) }
@@ -141,6 +142,7 @@ impl PodTask {
                 runtime: shared.runtime.as_ref(),
                 api: shared.api.as_ref(),
                 addresses: &addresses,
+                network_slot,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,

@@ -134,6 +134,9 @@ impl PodTask {
             if let Err(error) = cleanup::remove_containers(&shared, &uid).await {
                 return TaskOutcome::Unmounted(Err(error));
             }
+            if let Err(error) = cleanup::release_addresses(&shared, &uid).await {
+                return TaskOutcome::Unmounted(Err(error));
+            }
             let remove = move || shared.volumes.remove(&shared.records, &uid);
             let removed = tokio::task::spawn_blocking(remove).await;
             TaskOutcome::Unmounted(match removed {

@@ -1,0 +1,164 @@
+//! `--network`: whose addresses pods have.
+
+use std::{fmt, net::IpAddr, path::Path, str::FromStr};
+
+use anyhow::Context as _;
+use kubewasm_network::PodNetwork;
+
+/// Whose addresses pods have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NetworkMode {
+    /// Their own where that can be had, and the node's otherwise.
+    #[default]
+    Auto,
+    /// Their own.
+    Pod,
+    /// Those that the cluster's own plugins give them.
+    Cni,
+    /// The node's.
+    Host,
+}
+
+/// What it takes for pods to have addresses of their own.
+const NEEDS: &str =
+    "run the node as root, or with CAP_NET_ADMIN, CAP_SYS_ADMIN and a /proc/sys that can be written to";
+
+/// What names are resolved by.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Names are resolved on this machine's loopback, and nowhere else.
+fn has_local_resolver() -> bool {
+    is_local(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default())
+}
+
+/// Whether all resolvers of a `resolv.conf` are on the loopback; where it names none, that is where the system looks.
+fn is_local(text: &str) -> bool {
+    let mut servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        (words.next() == Some("nameserver")).then(|| words.next())?
+    });
+    servers.all(|server| server.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+}
+
+impl NetworkMode {
+    /// Whether pods can have addresses of their own, on a node with this root directory. Says what was chosen and why.
+    pub(crate) async fn has_pod_addresses(self, root: &Path) -> anyhow::Result<bool> {
+        let check = || async { PodNetwork::check(&root.display().to_string()).await };
+        match self {
+            Self::Host => Ok(false),
+            Self::Cni => anyhow::bail!(
+                "--network=cni: this version runs no CNI plugins; use --network=pod for addresses from the Node's podCIDR, \
+                 or --network=host for the node's own"
+            ),
+            Self::Pod => {
+                let checked = check().await;
+                checked.with_context(|| format!("--network=pod cannot be had here; {NEEDS}"))?;
+                if has_local_resolver() {
+                    tracing::warn!(
+                        "{RESOLV_CONF} names resolvers on the node's loopback alone, which workers of pods with addresses \
+                         of their own do not reach: their guests resolve no names"
+                    );
+                }
+                Ok(true)
+            }
+            Self::Auto => match check().await {
+                Ok(()) if !PodNetwork::has_filter().await => {
+                    tracing::info!(
+                        "--network=auto: pods have the node's address and do not listen, because what those with addresses \
+                         of their own send beyond the cluster would not be answered; install nft, or choose --network=pod"
+                    );
+                    Ok(false)
+                }
+                Ok(()) if has_local_resolver() => {
+                    tracing::info!(
+                        "--network=auto: pods have the node's address and do not listen, because {RESOLV_CONF} names \
+                         resolvers on the node's loopback alone, and those with addresses of their own would resolve no \
+                         names; name another one there, or choose --network=pod"
+                    );
+                    Ok(false)
+                }
+                Ok(()) => {
+                    tracing::info!(
+                        "--network=auto: pods get addresses of their own, if the Node is given a podCIDR"
+                    );
+                    Ok(true)
+                }
+                Err(error) => {
+                    tracing::info!(
+                        %error,
+                        "--network=auto: pods have the node's address and do not listen; for addresses of their own, {NEEDS}"
+                    );
+                    Ok(false)
+                }
+            },
+        }
+    }
+}
+
+/// A text that is no [`NetworkMode`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of auto, pod, cni and host")]
+pub(crate) struct InvalidNetworkMode(String);
+
+impl FromStr for NetworkMode {
+    type Err = InvalidNetworkMode;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetworkMode> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "pod" => Ok(Self::Pod),
+            "cni" => Ok(Self::Cni),
+            "host" => Ok(Self::Host),
+            other => Err(InvalidNetworkMode(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Pod => "pod",
+            Self::Cni => "cni",
+            Self::Host => "host",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_read_as_they_are_written() {
+        for mode in [NetworkMode::Auto, NetworkMode::Pod, NetworkMode::Cni, NetworkMode::Host] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        let error = "bridge".parse::<NetworkMode>().map_err(|error| error.to_string());
+        assert_eq!(error, Err("\"bridge\" is none of auto, pod, cni and host".to_owned()));
+    }
+
+    #[test]
+    fn resolvers_that_only_the_node_reaches_are_known() {
+        for (text, expected) in [
+            ("", true),
+            ("nameserver 127.0.0.53\noptions edns0\n", true),
+            ("nameserver ::1\n", true),
+            ("nameserver 127.0.0.1\nnameserver 192.0.2.1\n", false),
+            ("# nameserver 127.0.0.1\nnameserver 192.0.2.1\n", false),
+            ("nameserver fe80::1%eth0\n", false),
+        ] {
+            assert_eq!(is_local(text), expected, "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_says_what_is() {
+        let has = async |mode: NetworkMode| {
+            mode.has_pod_addresses(Path::new("/nonexistent")).await.map_err(|error| error.to_string())
+        };
+        let error = has(NetworkMode::Cni).await.err().unwrap_or_default();
+        assert!(error.contains("--network=pod") && error.contains("--network=host"), "{error}");
+        assert_eq!(has(NetworkMode::Host).await, Ok(false));
+    }
+}

@@ -1,0 +1,342 @@
+//! All domains of a node.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use futures::TryStreamExt as _;
+use ipnet::IpNet;
+use rtnetlink::{
+    RouteMessageBuilder,
+    packet_route::{
+        address::AddressAttribute,
+        link::{LinkAttribute, LinkMessage},
+        route::{RouteMessage, RouteType},
+    },
+};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{
+    Loopback,
+    domain::{Domain, Netlink, blocking},
+    error::{NetworkError, netlink, unless},
+    filter,
+    names::{LAST, Names},
+    namespace::Namespace,
+    routes::{self, FAMILIES, MISSING},
+    sysctl,
+};
+
+/// A worker that lives already when a network is opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LivingWorker {
+    /// Its domain.
+    pub domain: String,
+    /// The group that it is of.
+    pub group: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// The network of a node's pods. Clones are the same one.
+///
+/// Its methods do one thing after the other, and everything they do may be done again: after an error, what was asked
+/// for is there, is not, or is half there, and asking again puts it right.
+#[derive(Clone, Debug)]
+pub struct PodNetwork(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    names: Names,
+    node: Netlink,
+    domains: Mutex<HashMap<String, Domain>>,
+}
+
+impl PodNetwork {
+    /// Opens the network of the node of this name (any text that tells it from others on this machine): takes over what
+    /// living workers are in, and removes what an earlier agent has left behind. Must be called within a tokio runtime.
+    ///
+    /// A worker that is not where it should be is returned; nothing can reach what it hosts.
+    ///
+    /// # Errors
+    /// [`NetworkError`]: the rights are missing, or the kernel has not what it takes.
+    pub async fn open(
+        node: &str,
+        living: Vec<LivingWorker>,
+    ) -> Result<(Self, Vec<LivingWorker>), NetworkError> {
+        let netlink =
+            Netlink::open().map_err(|source| NetworkError::Namespace { what: "speak netlink", source })?;
+        let inner = Inner { names: Names::of(node), node: netlink, domains: Mutex::default() };
+        let network = Self(Arc::new(inner));
+        let mut lost = Vec::new();
+        for worker in living {
+            if let Err(error) = network.adopt(&worker).await {
+                tracing::error!(domain = worker.domain, pid = worker.pid, %error, "a worker cannot be reached");
+                lost.push(worker);
+            }
+        }
+        network.sweep().await?;
+        sysctl::set("ipv4/ip_forward", "1")?;
+        Ok((network, lost))
+    }
+
+    /// Finds out whether this process has the rights, and the kernel what it takes, by making a domain and removing it.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn check(node: &str) -> Result<(), NetworkError> {
+        let netlink =
+            Netlink::open().map_err(|source| NetworkError::Namespace { what: "speak netlink", source })?;
+        let names = Names::of(&format!("{node} {}", std::process::id()));
+        let namespace = blocking("make a network namespace", Namespace::create).await?;
+        let name = names.link(LAST);
+        let domain = Domain::link(&netlink.handle, namespace, LAST, &name, "check").await;
+        match domain {
+            Ok(domain) => domain.unlink(&netlink.handle).await,
+            Err(error) => {
+                // The link goes with the namespace, if it was made.
+                Err(error)
+            }
+        }
+    }
+
+    async fn adopt(&self, worker: &LivingWorker) -> Result<(), NetworkError> {
+        let LivingWorker { domain: name, group, pid } = worker;
+        let elsewhere = || NetworkError::Elsewhere { pid: *pid, domain: name.clone() };
+        let pid = *pid;
+        let find = move || Ok((Namespace::of(pid)?, Namespace::own()?));
+        let (namespace, own) = blocking("find the network namespace of a worker", find).await?;
+        let mut domains = self.domains().await;
+        if let Some(domain) = domains.get_mut(name) {
+            if *domain.namespace != namespace {
+                return Err(elsewhere());
+            }
+            domain.users.insert(group.clone());
+            return Ok(());
+        }
+        if namespace == own {
+            return Err(elsewhere());
+        }
+        let node = &self.0.node.handle;
+        let Some(mut domain) = Domain::adopt(node, namespace, 0).await? else { return Err(elsewhere()) };
+        let link = self.links().await?.into_iter().find(|(_, index)| *index == domain.link);
+        domain.number = link.ok_or_else(elsewhere)?.0;
+        domain.users.insert(group.clone());
+        tracing::info!(domain = name, addresses = domain.addresses.len(), "took over a network namespace");
+        domains.insert(name.clone(), domain);
+        Ok(())
+    }
+
+    /// Removes the links of namespaces that are gone, or that nobody lives in.
+    async fn sweep(&self) -> Result<(), NetworkError> {
+        let domains = self.domains().await;
+        let kept: HashSet<u32> = domains.values().map(|domain| domain.link).collect();
+        for (number, index) in self.links().await? {
+            if kept.contains(&index) {
+                continue;
+            }
+            tracing::info!(link = self.0.names.link(number), "removing the link of a worker that is gone");
+            let removed = self.0.node.handle.link().del(index).execute().await;
+            unless(removed, &MISSING, "remove a link")?;
+        }
+        Ok(())
+    }
+
+    /// This node's links: their numbers and indices.
+    async fn links(&self) -> Result<Vec<(u16, u32)>, NetworkError> {
+        let listed: Vec<LinkMessage> = self
+            .0
+            .node
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(netlink("list the links"))?;
+        let named = |link: LinkMessage| {
+            let name = link.attributes.iter().find_map(|attribute| match attribute {
+                LinkAttribute::IfName(name) => Some(name.as_str()),
+                _ => None,
+            });
+            Some((self.0.names.number(name?)?, link.header.index))
+        };
+        Ok(listed.into_iter().filter_map(named).collect())
+    }
+
+    async fn domains(&self) -> MutexGuard<'_, HashMap<String, Domain>> {
+        self.0.domains.lock().await
+    }
+
+    /// The namespace that a worker of this group of a domain is to be started in. It is made if need be, and stays
+    /// until [`PodNetwork::leave`].
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn enter(&self, domain: &str, group: &str) -> Result<Arc<Namespace>, NetworkError> {
+        let mut domains = self.domains().await;
+        if let Some(domain) = domains.get_mut(domain) {
+            domain.users.insert(group.to_owned());
+            return Ok(Arc::clone(&domain.namespace));
+        }
+        let names = &self.0.names;
+        let number = names.free(|number| domains.values().any(|domain| domain.number == number));
+        let number = number.ok_or(NetworkError::TooMany(LAST))?;
+        let namespace = blocking("make a network namespace", Namespace::create).await?;
+        let node = &self.0.node.handle;
+        let linked = Domain::link(node, namespace, number, &names.link(number), domain).await;
+        if linked.is_err() {
+            // What has come of it is in nobody's way, if it can be removed.
+            if let Some((_, index)) = self.links().await?.into_iter().find(|(one, _)| *one == number) {
+                let _ = node.link().del(index).execute().await;
+            }
+        }
+        let mut linked = linked?;
+        linked.users.insert(group.to_owned());
+        let namespace = Arc::clone(&linked.namespace);
+        domains.insert(domain.to_owned(), linked);
+        Ok(namespace)
+    }
+
+    /// The last worker of a group is gone. With the last group of a domain, its namespace goes.
+    pub async fn leave(&self, domain: &str, group: &str) {
+        let mut domains = self.domains().await;
+        let Some(present) = domains.get_mut(domain) else { return };
+        present.users.remove(group);
+        if !present.users.is_empty() {
+            return;
+        }
+        let Some(gone) = domains.remove(domain) else { return };
+        if let Err(error) = gone.unlink(&self.0.node.handle).await {
+            tracing::warn!(domain, %error, "a link stays");
+        }
+    }
+
+    /// Leads a pod's addresses to a domain that somebody has entered.
+    ///
+    /// # Errors
+    /// [`NetworkError::InUse`] where another domain has one of them, and others.
+    pub async fn attach(&self, domain: &str, addresses: &[IpAddr]) -> Result<(), NetworkError> {
+        let mut domains = self.domains().await;
+        for (name, other) in domains.iter().filter(|(name, _)| *name != domain) {
+            if let Some(address) = addresses.iter().find(|address| other.addresses.contains(*address)) {
+                return Err(NetworkError::InUse { address: *address, domain: name.clone() });
+            }
+        }
+        let missing = || NetworkError::Netlink {
+            what: format!("lead addresses to {domain}"),
+            source: std::io::Error::other("it has no network namespace"),
+        };
+        let present = domains.get_mut(domain).ok_or_else(missing)?;
+        for address in addresses {
+            if address.is_ipv6() {
+                sysctl::set("ipv6/conf/all/forwarding", "1")?;
+            }
+            // Also one that leads there already: somebody may have removed a route.
+            present.attach(&self.0.node.handle, *address).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a pod's addresses back, wherever they lead: nothing reaches them afterwards, and nothing of the pod's is
+    /// open any more.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; the addresses must not be given to anybody then.
+    pub async fn detach(&self, addresses: &[IpAddr], loopback: Option<Loopback>) -> Result<(), NetworkError> {
+        let mut domains = self.domains().await;
+        for domain in domains.values_mut() {
+            let here: Vec<_> =
+                addresses.iter().copied().filter(|address| domain.addresses.contains(address)).collect();
+            if here.is_empty() {
+                continue;
+            }
+            if let Some(Loopback { block, v6 }) = loopback {
+                domain.end_sockets(vec![IpNet::V4(block), IpNet::from(IpAddr::V6(v6))]).await;
+            }
+            for address in here {
+                domain.detach(&self.0.node.handle, address).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses that lead somewhere.
+    pub async fn attached(&self) -> HashSet<IpAddr> {
+        let domains = self.domains().await;
+        domains.values().flat_map(|domain| domain.addresses.iter().copied()).collect()
+    }
+
+    /// Says which networks the node's pods have: whoever asks for an address in them that no pod has is told that it is
+    /// unreachable, instead of being sent back to where the network comes from. What pods send to others than the `known`
+    /// networks comes from the node's address, where there is `nft`.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn set_ranges(&self, ranges: &[IpNet], known: &[IpNet]) -> Result<(), NetworkError> {
+        self.set_rules(ranges, known).await?;
+        let node = &self.0.node.handle;
+        for family in FAMILIES {
+            let mut all = RouteMessageBuilder::<IpAddr>::new().build();
+            all.header.address_family = family;
+            let listed: Vec<RouteMessage> =
+                node.route().get(all).execute().try_collect().await.map_err(netlink("list the routes"))?;
+            for route in listed {
+                let Some(range) = routes::network_of(&route, RouteType::Unreachable) else { continue };
+                // Another node's of this machine stays: the networks of two nodes are apart.
+                if ranges.iter().any(|wanted| wanted != &range && overlap(*wanted, range)) {
+                    let removed = node.route().del(route).execute().await;
+                    unless(removed, &MISSING, format!("remove the route to {range}"))?;
+                }
+            }
+        }
+        for range in ranges {
+            let added = node.route().add(routes::unassigned(*range)).replace().execute().await;
+            added.map_err(netlink(format!("add the route to {range}")))?;
+            if matches!(range, IpNet::V6(_)) {
+                sysctl::set("ipv6/conf/all/forwarding", "1")?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_rules(&self, ranges: &[IpNet], known: &[IpNet]) -> Result<(), NetworkError> {
+        let names = &self.0.names;
+        let rules = filter::ruleset(&names.table(), names.links(), ranges, known);
+        if !Self::has_filter().await {
+            tracing::warn!(
+                "the program nft is not there: what pods send beyond the cluster keeps their addresses, and is answered \
+                 only where these are known; and the sources of what a worker sends by IPv6 are not looked at"
+            );
+            return Ok(());
+        }
+        blocking("set the rules of the packet filter with nft", move || filter::apply(&rules)).await
+    }
+
+    /// Whether there is the program by which what pods send beyond the cluster comes from the node's address.
+    pub async fn has_filter() -> bool {
+        tokio::task::spawn_blocking(filter::is_there).await.unwrap_or(false)
+    }
+
+    /// All addresses of this machine in the node's namespace.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
+        let listed = self.0.node.handle.address().get().execute();
+        let listed: Vec<_> = listed.try_collect().await.map_err(netlink("list the addresses"))?;
+        let addresses = listed.into_iter().flat_map(|message| message.attributes);
+        Ok(addresses
+            .filter_map(|attribute| match attribute {
+                AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(address),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}

@@ -1,0 +1,202 @@
+//! The sockets of guests whose pod has addresses of its own (`wasi:sockets@0.2`).
+//!
+//! ```text
+//!   guest ─► start-bind, start-connect, stream, send ─► [PodAddresses] ─► wasmtime-wasi's sockets ─► kernel
+//!   guest ◄─ local-address, remote-address, receive ◄─ [PodAddresses] ◄──────────┘
+//! ```
+//!
+//! wasmtime-wasi asks whether an address may be used, and cannot use another one. So its functions are called with the
+//! addresses that the kernel has, and their answers are shown with those that the guest knows. What it asks
+//! ([`network`](crate::network)) is then about the kernel's addresses, so that nothing passes that was forgotten here.
+//! Guests without addresses of their own pass through.
+
+mod tcp;
+mod udp;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use wasmtime::component::Linker;
+use wasmtime_wasi::p2::{SocketResult, bindings::sockets::network::ErrorCode};
+
+use crate::{
+    network::{
+        PodAddresses, PodPorts,
+        pod::Binding,
+        ports::{OpenPort, Transport},
+    },
+    state::GuestState,
+};
+
+/// Datagrams to the loopback whose answers come from elsewhere, of one socket: the newest are remembered.
+const REDIRECTED: usize = 64;
+
+/// The sockets of one guest.
+#[derive(Debug, Default)]
+pub(crate) struct GuestSockets {
+    /// Its pod's, where they are its own.
+    pod: Option<Pod>,
+    /// What is remembered of its sockets and their streams, by the number of the resource.
+    known: HashMap<u32, Arc<Known>>,
+}
+
+/// What a pod has.
+#[derive(Clone, Debug)]
+struct Pod {
+    addresses: Arc<PodAddresses>,
+    ports: Arc<PodPorts>,
+}
+
+/// What is remembered of a socket.
+#[derive(Debug, Default)]
+struct Known(Mutex<KnownSocket>);
+
+#[derive(Debug, Default)]
+struct KnownSocket {
+    /// What its guest has bound it to, and how.
+    bound: Option<(SocketAddr, Binding)>,
+    /// Where its guest has connected it to.
+    remote: Option<SocketAddr>,
+    /// It listens on all addresses.
+    open: Option<OpenPort>,
+    /// Where datagrams went, and where the guest had sent them.
+    redirected: VecDeque<(SocketAddr, SocketAddr)>,
+}
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, KnownSocket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KnownSocket {
+    /// Takes note that what the guest sends to `wanted` goes to `actual`.
+    fn redirect(&mut self, actual: SocketAddr, wanted: SocketAddr) {
+        self.redirected.retain(|(known, _)| *known != actual);
+        self.redirected.truncate(REDIRECTED - 1);
+        self.redirected.push_front((actual, wanted));
+    }
+
+    /// Whom a datagram comes from, as the guest sees it.
+    fn sender(&self, addresses: &PodAddresses, actual: SocketAddr) -> SocketAddr {
+        let known = self.redirected.iter().find(|(known, _)| *known == actual);
+        known.map_or_else(|| addresses.shown(actual), |(_, wanted)| *wanted)
+    }
+
+    /// The socket's own address, as the guest sees it.
+    fn local(&self, addresses: &PodAddresses, actual: SocketAddr) -> SocketAddr {
+        match (&self.bound, self.remote) {
+            (Some((wanted, Binding::Wildcard)), None) => SocketAddr::new(wanted.ip(), actual.port()),
+            (_, Some(remote)) if remote.ip().is_loopback() && addresses.own.contains(&actual.ip()) => {
+                SocketAddr::new(crate::network::pod::localhost(actual.ip()), actual.port())
+            }
+            _ => addresses.shown(actual),
+        }
+    }
+}
+
+impl GuestSockets {
+    /// Those of a guest whose pod has addresses of its own.
+    pub(crate) fn of_pod(addresses: PodAddresses, ports: Arc<PodPorts>) -> Self {
+        let pod = Pod { addresses: Arc::new(addresses), ports };
+        Self { pod: Some(pod), known: HashMap::new() }
+    }
+
+    /// What is remembered of a resource; nothing yet for one that was not seen.
+    fn known(&mut self, rep: u32) -> Arc<Known> {
+        Arc::clone(self.known.entry(rep).or_default())
+    }
+
+    fn get(&self, rep: u32) -> Option<Arc<Known>> {
+        self.known.get(&rep).map(Arc::clone)
+    }
+
+    /// A stream is remembered as its socket is.
+    fn share(&mut self, rep: u32, known: &Arc<Known>) {
+        self.known.insert(rep, Arc::clone(known));
+    }
+
+    /// A resource is gone; its number will be another's.
+    fn forget(&mut self, rep: u32) {
+        self.known.remove(&rep);
+    }
+}
+
+impl Pod {
+    /// Where something for `wanted` goes.
+    fn destination(&self, tcp: bool, wanted: SocketAddr) -> Option<SocketAddr> {
+        let transport = Transport { tcp, v4: wanted.is_ipv4() };
+        self.addresses.destination(wanted, |port| self.ports.has(transport, port))
+    }
+
+    /// Takes note of a socket that listens on all addresses.
+    fn open(&self, tcp: bool, local: SocketAddr) -> OpenPort {
+        self.ports.open(Transport { tcp, v4: local.is_ipv4() }, local.port())
+    }
+}
+
+/// Links the functions over wasmtime-wasi's own. The linker must allow shadowing.
+pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    tcp::link(linker)?;
+    udp::link(linker)
+}
+
+/// What a host function returns.
+type Answer<T> = wasmtime::Result<(Result<T, ErrorCode>,)>;
+
+fn answer<T>(result: SocketResult<T>) -> Answer<T> {
+    Ok((match result {
+        Ok(value) => Ok(value),
+        Err(error) => Err(error.downcast()?),
+    },))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn addresses() -> PodAddresses {
+        PodAddresses {
+            own: vec!["10.0.0.7".parse().unwrap()],
+            loopback: "127.0.28.0/22".parse().unwrap(),
+            loopback_v6: "fd6b::7:1".parse().unwrap(),
+        }
+    }
+
+    /// Who asks 127.0.0.1 is answered by 127.0.0.1, wherever the answer has come from.
+    #[test]
+    fn answers_come_from_where_the_question_went() {
+        let mut socket = KnownSocket::default();
+        for port in 0..1000 {
+            socket.redirect(SocketAddr::new("10.0.0.7".parse().unwrap(), port), at("127.0.0.1:1"));
+        }
+        assert_eq!(socket.redirected.len(), REDIRECTED);
+        socket.redirect(at("10.0.0.7:53"), at("127.0.0.1:53"));
+        assert_eq!(socket.sender(&addresses(), at("10.0.0.7:53")), at("127.0.0.1:53"));
+        assert_eq!(socket.sender(&addresses(), at("10.0.0.7:54")), at("10.0.0.7:54"));
+        assert_eq!(socket.sender(&addresses(), at("127.0.28.1:9")), at("127.0.0.1:9"));
+    }
+
+    #[test]
+    fn a_socket_shows_what_it_was_bound_to() {
+        let wildcard = Some((at("0.0.0.0:0"), Binding::Wildcard));
+        let single = Some((at("10.0.0.7:0"), Binding::Single));
+        for (bound, remote, actual, shown) in [
+            (wildcard, None, "10.0.0.7:80", "0.0.0.0:80"),
+            (wildcard, Some("192.0.2.1:1"), "10.0.0.7:80", "10.0.0.7:80"),
+            (wildcard, Some("127.0.0.1:1"), "10.0.0.7:80", "127.0.0.1:80"),
+            (single, None, "10.0.0.7:80", "10.0.0.7:80"),
+            (None, Some("127.0.0.1:1"), "127.0.28.1:80", "127.0.0.1:80"),
+        ] {
+            let socket = KnownSocket { bound, remote: remote.map(at), ..KnownSocket::default() };
+            assert_eq!(socket.local(&addresses(), at(actual)), at(shown), "{actual} {remote:?}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! TCP.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use wasmtime::{
+    StoreContextMut,
+    component::{Linker, Resource, ResourceType},
+};
+use wasmtime_wasi::{
+    p2::{
+        Network, SocketResult, TcpSocket,
+        bindings::sockets::{
+            network::{ErrorCode, IpSocketAddress},
+            tcp::HostTcpSocket as _,
+        },
+    },
+    sockets::WasiSocketsView as _,
+};
+
+use super::{Binding, Pod, answer};
+use crate::state::GuestState;
+
+const INTERFACE: &str = "wasi:sockets/tcp@0.2.12";
+
+type Socket = Resource<TcpSocket>;
+
+/// The same socket once more, for another call.
+fn again(socket: &Socket) -> Socket {
+    Resource::new_borrow(socket.rep())
+}
+
+pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    let mut tcp = linker.instance(INTERFACE)?;
+    tcp.resource("tcp-socket", ResourceType::host::<TcpSocket>(), |mut store, rep| {
+        store.data_mut().guest_sockets.forget(rep);
+        store.data_mut().sockets().drop(Resource::new_own(rep))
+    })?;
+    tcp.func_wrap_async(
+        "[method]tcp-socket.start-bind",
+        |mut store: StoreContextMut<'_, GuestState>,
+         (socket, network, address): (Socket, Resource<Network>, IpSocketAddress)| {
+            Box::new(async move { answer(start_bind(store.data_mut(), socket, network, address).await) })
+        },
+    )?;
+    tcp.func_wrap_async(
+        "[method]tcp-socket.start-connect",
+        |mut store: StoreContextMut<'_, GuestState>,
+         (socket, network, address): (Socket, Resource<Network>, IpSocketAddress)| {
+            Box::new(async move { answer(start_connect(store.data_mut(), socket, network, address).await) })
+        },
+    )?;
+    tcp.func_wrap_async(
+        "[method]tcp-socket.start-listen",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            Box::new(async move { answer(start_listen(store.data_mut(), socket).await) })
+        },
+    )?;
+    tcp.func_wrap(
+        "[method]tcp-socket.local-address",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            answer(local_address(store.data_mut(), socket))
+        },
+    )?;
+    tcp.func_wrap(
+        "[method]tcp-socket.remote-address",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            answer(remote_address(store.data_mut(), socket))
+        },
+    )
+}
+
+fn pod(state: &GuestState) -> Option<Pod> {
+    state.guest_sockets.pod.clone()
+}
+
+async fn start_bind(
+    state: &mut GuestState,
+    socket: Socket,
+    network: Resource<Network>,
+    address: IpSocketAddress,
+) -> SocketResult<()> {
+    let Some(pod) = pod(state) else { return state.sockets().start_bind(socket, network, address).await };
+    let wanted = SocketAddr::from(address);
+    let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
+    let rep = socket.rep();
+    state.sockets().start_bind(socket, network, actual.into()).await?;
+    state.guest_sockets.known(rep).lock().bound = Some((wanted, binding));
+    Ok(())
+}
+
+async fn start_connect(
+    state: &mut GuestState,
+    socket: Socket,
+    network: Resource<Network>,
+    address: IpSocketAddress,
+) -> SocketResult<()> {
+    let Some(pod) = pod(state) else { return state.sockets().start_connect(socket, network, address) };
+    let wanted = SocketAddr::from(address);
+    let actual = pod.destination(true, wanted).ok_or(ErrorCode::RemoteUnreachable)?;
+    let known = state.guest_sockets.known(socket.rep());
+    let is_bound = known.lock().bound.is_some();
+    if !is_bound {
+        let source = pod.addresses.source(wanted).ok_or(ErrorCode::RemoteUnreachable)?;
+        let permission = Resource::new_borrow(network.rep());
+        state.sockets().start_bind(again(&socket), permission, source.into()).await?;
+        state.sockets().finish_bind(again(&socket))?;
+        known.lock().bound = Some((source, Binding::Single));
+    }
+    state.sockets().start_connect(socket, network, actual.into())?;
+    known.lock().remote = Some(wanted);
+    Ok(())
+}
+
+async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()> {
+    let rep = socket.rep();
+    let local = state.sockets().local_address(again(&socket));
+    state.sockets().start_listen(socket).await?;
+    let (Some(pod), Some(known), Ok(local)) = (pod(state), state.guest_sockets.get(rep), local) else {
+        return Ok(());
+    };
+    let mut known = known.lock();
+    if matches!(known.bound, Some((_, Binding::Wildcard))) {
+        known.open = Some(pod.open(true, local.into()));
+    }
+    Ok(())
+}
+
+fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
+    let (pod, known) = (pod(state), state.guest_sockets.get(socket.rep()));
+    let remote = state.sockets().remote_address(again(&socket));
+    let local = state.sockets().local_address(socket)?;
+    let Some(Pod { addresses, .. }) = pod else { return Ok(local) };
+    let local = SocketAddr::from(local);
+    Ok(match (known, remote) {
+        (Some(known), _) => known.lock().local(&addresses, local),
+        // One that was accepted.
+        (None, Ok(remote)) => addresses.shown_local(local, remote.into()),
+        (None, Err(_)) => addresses.shown(local),
+    }
+    .into())
+}
+
+fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
+    let (pod, known) = (pod(state), state.guest_sockets.get(socket.rep()));
+    let remote = state.sockets().remote_address(socket)?;
+    let Some(Pod { addresses, .. }) = pod else { return Ok(remote) };
+    let wanted = known.and_then(|known: Arc<_>| known.lock().remote);
+    Ok(wanted.unwrap_or_else(|| addresses.shown(remote.into())).into())
+}

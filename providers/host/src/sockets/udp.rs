@@ -1,0 +1,198 @@
+//! UDP.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use wasmtime::{
+    StoreContextMut,
+    component::{Linker, Resource, ResourceType},
+};
+use wasmtime_wasi::{
+    p2::{
+        Network, SocketResult, UdpSocket,
+        bindings::sockets::{
+            network::{ErrorCode, IpSocketAddress},
+            udp::{
+                HostIncomingDatagramStream, HostOutgoingDatagramStream, HostUdpSocket, IncomingDatagram,
+                IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream,
+            },
+        },
+    },
+    sockets::WasiSocketsView as _,
+};
+
+use super::{Binding, Pod, answer};
+use crate::state::GuestState;
+
+const INTERFACE: &str = "wasi:sockets/udp@0.2.12";
+
+type Socket = Resource<UdpSocket>;
+type Incoming = Resource<IncomingDatagramStream>;
+type Outgoing = Resource<OutgoingDatagramStream>;
+
+pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    let mut udp = linker.instance(INTERFACE)?;
+    udp.resource("udp-socket", ResourceType::host::<UdpSocket>(), |mut store, rep| {
+        store.data_mut().guest_sockets.forget(rep);
+        HostUdpSocket::drop(&mut store.data_mut().sockets(), Socket::new_own(rep))
+    })?;
+    udp.resource(
+        "incoming-datagram-stream",
+        ResourceType::host::<IncomingDatagramStream>(),
+        |mut store, rep| {
+            store.data_mut().guest_sockets.forget(rep);
+            HostIncomingDatagramStream::drop(&mut store.data_mut().sockets(), Incoming::new_own(rep))
+        },
+    )?;
+    udp.resource_async(
+        "outgoing-datagram-stream",
+        ResourceType::host::<OutgoingDatagramStream>(),
+        |mut store, rep| {
+            Box::new(async move {
+                store.data_mut().guest_sockets.forget(rep);
+                HostOutgoingDatagramStream::drop(&mut store.data_mut().sockets(), Outgoing::new_own(rep))
+                    .await
+            })
+        },
+    )?;
+    udp.func_wrap_async(
+        "[method]udp-socket.start-bind",
+        |mut store: StoreContextMut<'_, GuestState>,
+         (socket, network, address): (Socket, Resource<Network>, IpSocketAddress)| {
+            Box::new(async move { answer(start_bind(store.data_mut(), socket, network, address).await) })
+        },
+    )?;
+    udp.func_wrap_async(
+        "[method]udp-socket.stream",
+        |mut store: StoreContextMut<'_, GuestState>, (socket, remote): (Socket, Option<IpSocketAddress>)| {
+            Box::new(async move { answer(stream(store.data_mut(), socket, remote).await) })
+        },
+    )?;
+    udp.func_wrap(
+        "[method]udp-socket.local-address",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            answer(local_address(store.data_mut(), socket))
+        },
+    )?;
+    udp.func_wrap(
+        "[method]udp-socket.remote-address",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            answer(remote_address(store.data_mut(), socket))
+        },
+    )?;
+    udp.func_wrap(
+        "[method]incoming-datagram-stream.receive",
+        |mut store: StoreContextMut<'_, GuestState>, (stream, most): (Incoming, u64)| {
+            answer(receive(store.data_mut(), stream, most))
+        },
+    )?;
+    udp.func_wrap(
+        "[method]outgoing-datagram-stream.send",
+        |mut store: StoreContextMut<'_, GuestState>,
+         (stream, datagrams): (Outgoing, Vec<OutgoingDatagram>)| {
+            answer(send(store.data_mut(), stream, datagrams))
+        },
+    )
+}
+
+fn pod(state: &GuestState) -> Option<Pod> {
+    state.guest_sockets.pod.clone()
+}
+
+async fn start_bind(
+    state: &mut GuestState,
+    socket: Socket,
+    network: Resource<Network>,
+    address: IpSocketAddress,
+) -> SocketResult<()> {
+    let Some(pod) = pod(state) else { return state.sockets().start_bind(socket, network, address).await };
+    let wanted = SocketAddr::from(address);
+    let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
+    let again = Socket::new_borrow(socket.rep());
+    let known = state.guest_sockets.known(socket.rep());
+    state.sockets().start_bind(socket, network, actual.into()).await?;
+    let local = state.sockets().local_address(again)?;
+    let mut known = known.lock();
+    known.bound = Some((wanted, binding));
+    if binding == Binding::Wildcard {
+        known.open = Some(pod.open(false, local.into()));
+    }
+    Ok(())
+}
+
+async fn stream(
+    state: &mut GuestState,
+    socket: Socket,
+    remote: Option<IpSocketAddress>,
+) -> SocketResult<(Incoming, Outgoing)> {
+    let Some(pod) = pod(state) else { return state.sockets().stream(socket, remote).await };
+    let known = state.guest_sockets.known(socket.rep());
+    let wanted = remote.map(SocketAddr::from);
+    let actual = match wanted {
+        Some(wanted) => Some(pod.destination(false, wanted).ok_or(ErrorCode::RemoteUnreachable)?),
+        None => None,
+    };
+    let (incoming, outgoing) = state.sockets().stream(socket, actual.map(Into::into)).await?;
+    {
+        let mut known = known.lock();
+        known.remote = wanted;
+        if let (Some(actual), Some(wanted)) = (actual, wanted)
+            && actual.ip() != wanted.ip()
+        {
+            known.redirect(actual, wanted);
+        }
+    }
+    state.guest_sockets.share(incoming.rep(), &known);
+    state.guest_sockets.share(outgoing.rep(), &known);
+    Ok((incoming, outgoing))
+}
+
+fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
+    let (pod, known) = (pod(state), state.guest_sockets.known(socket.rep()));
+    let local = state.sockets().local_address(socket)?;
+    let Some(Pod { addresses, .. }) = pod else { return Ok(local) };
+    let shown = known.lock().local(&addresses, local.into());
+    Ok(shown.into())
+}
+
+fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
+    let wanted = state.guest_sockets.get(socket.rep()).and_then(|known: Arc<_>| known.lock().remote);
+    let remote = state.sockets().remote_address(socket)?;
+    Ok(wanted.map_or(remote, Into::into))
+}
+
+fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<Vec<IncomingDatagram>> {
+    let (pod, known) = (pod(state), state.guest_sockets.get(stream.rep()));
+    let mut datagrams = state.sockets().receive(stream, most)?;
+    if let (Some(Pod { addresses, .. }), Some(known)) = (pod, known) {
+        let known = known.lock();
+        for datagram in &mut datagrams {
+            datagram.remote_address = known.sender(&addresses, datagram.remote_address.into()).into();
+        }
+    }
+    Ok(datagrams)
+}
+
+/// Sends datagrams up to the first that cannot be sent; that one's error is told where it is the first of all.
+fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
+    let (Some(pod), Some(known)) = (pod(state), state.guest_sockets.get(stream.rep())) else {
+        return state.sockets().send(stream, datagrams);
+    };
+    if datagrams.is_empty() {
+        return state.sockets().send(stream, datagrams);
+    }
+    let mut translated = Vec::with_capacity(datagrams.len());
+    for mut datagram in datagrams {
+        if let Some(wanted) = datagram.remote_address.map(SocketAddr::from) {
+            let Some(actual) = pod.destination(false, wanted) else { break };
+            if actual.ip() != wanted.ip() {
+                known.lock().redirect(actual, wanted);
+            }
+            datagram.remote_address = Some(actual.into());
+        }
+        translated.push(datagram);
+    }
+    if translated.is_empty() {
+        return Err(ErrorCode::RemoteUnreachable.into());
+    }
+    state.sockets().send(stream, translated)
+}

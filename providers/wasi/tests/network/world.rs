@@ -1,0 +1,214 @@
+//! A node whose pods have addresses of their own, in a network namespace that nobody else is in.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+
+use kubewasm_kubelet::runtime::{ContainerSpec, ContainerState, Presence, Runtime as _};
+use kubewasm_modules::{Store, StoreOptions};
+use kubewasm_network::{Namespace, PodNetwork};
+use kubewasm_wasi::provider::{WasiOptions, WasiRuntime};
+
+use super::support::{self, until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const RANGES: [&str; 2] = ["10.244.1.0/24", "fd00:10::/64"];
+
+/// Runs a test on a node of its own. Its address is 192.0.2.1.
+pub(crate) fn on_node<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    let node = match Namespace::create() {
+        Ok(node) => node,
+        Err(error) => {
+            eprintln!("skipped: no network namespace can be made here: {error}");
+            return;
+        }
+    };
+    let run = || {
+        // One thread, so that all others, and all processes, are made by one that is inside.
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        tokio.block_on(async {
+            have_addresses().await;
+            match PodNetwork::check("test").await {
+                Ok(()) => test().await,
+                Err(error) => eprintln!("skipped: {error}"),
+            }
+        });
+        Ok(())
+    };
+    node.run(run).unwrap();
+}
+
+async fn have_addresses() {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    let up = rtnetlink::LinkUnspec::new_with_name("lo").up().build();
+    handle.link().set(up).execute().await.unwrap();
+    for (address, length) in [("192.0.2.1", 32), ("2001:db8::1", 128)] {
+        handle.address().add(1, address.parse().unwrap(), length).execute().await.unwrap();
+    }
+}
+
+pub(crate) struct Node {
+    dir: tempfile::TempDir,
+    runtime: WasiRuntime,
+    guest: PathBuf,
+}
+
+impl Node {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut WasiOptions)) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("modules"), StoreOptions::default()).unwrap();
+        let mut options = WasiOptions::new(store, dir.path().join("workers"), support::program());
+        options.with_parent = true;
+        options.allow_paths = true;
+        options.pod_network = true;
+        change(&mut options);
+        let runtime = WasiRuntime::new(options).await.unwrap();
+        runtime.set_pod_ranges(&RANGES.map(|range| range.parse().unwrap()), &[]).await.unwrap();
+        let guest = dir.path().join("sockets.wasm");
+        std::fs::write(&guest, kubewasm_tests::guests::guest("sockets-0.2.c").await.unwrap()).unwrap();
+        runtime.pull(&guest.display().to_string(), &[]).await.unwrap();
+        Self { dir, runtime, guest }
+    }
+
+    fn log(&self, id: &str) -> PathBuf {
+        self.dir.path().join(format!("{}.log", id.replace(' ', "-")))
+    }
+
+    fn spec(&self, pod: &str, id: &str, namespace: &str, what: &str, address: &str) -> ContainerSpec {
+        ContainerSpec {
+            id: id.into(),
+            pod_uid: format!("pod-{pod}"),
+            pod_namespace: namespace.into(),
+            pod_name: pod.into(),
+            name: id.into(),
+            runtime_handler: String::new(),
+            image: self.guest.display().to_string(),
+            argv: ["sockets", what, address].map(str::to_owned).into(),
+            env: Vec::new(),
+            annotations: BTreeMap::new(),
+            working_dir: None,
+            scratch: self.dir.path().join("scratch").join(id.replace(' ', "-")),
+            read_only_root: false,
+            mounts: Vec::new(),
+            log_path: self.log(id),
+            pod_ips: Vec::new(),
+            network_slot: None,
+            host_network: false,
+            stdin: false,
+            tty: false,
+            memory_limit_bytes: 0,
+            memory_volumes: Vec::new(),
+            pod_memory_limit_bytes: 0,
+            cpu_limit_millis: 0,
+            cpu_request_millis: 0,
+        }
+    }
+
+    /// Starts a pod's only container, in the slot `slot`.
+    pub(crate) async fn start(&self, id: &str, namespace: &str, slot: u32, what: &str, address: &str) {
+        self.start_in(id, id, namespace, slot, what, address).await;
+    }
+
+    /// Starts one more container of a pod.
+    pub(crate) async fn start_in(
+        &self,
+        pod: &str,
+        id: &str,
+        namespace: &str,
+        slot: u32,
+        what: &str,
+        address: &str,
+    ) {
+        let spec = ContainerSpec {
+            pod_ips: addresses(slot),
+            network_slot: Some(slot),
+            ..self.spec(pod, id, namespace, what, address)
+        };
+        self.runtime.start(&spec).await.unwrap();
+    }
+
+    /// Starts a pod that shares the node's network.
+    pub(crate) async fn start_on_host(&self, id: &str, what: &str, address: &str) {
+        let spec = ContainerSpec {
+            pod_ips: vec![[192, 0, 2, 1].into()],
+            host_network: true,
+            ..self.spec(id, id, "ns", what, address)
+        };
+        self.runtime.start(&spec).await.unwrap();
+    }
+
+    fn printed(&self, id: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.log(id)).unwrap_or_default();
+        log.lines().filter_map(|line| Some(line.splitn(4, ' ').nth(3)?.to_owned())).collect()
+    }
+
+    /// A line that a container prints.
+    pub(crate) async fn line(&self, id: &str, number: usize) -> String {
+        until(&format!("line {number} of {id}"), PATIENCE, || self.printed(id).get(number).cloned()).await
+    }
+
+    /// All lines of a container that has ended.
+    pub(crate) async fn lines(&self, id: &str) -> Vec<String> {
+        self.ended(id).await;
+        self.printed(id)
+    }
+
+    /// Waits until a container has ended.
+    pub(crate) async fn ended(&self, id: &str) {
+        let ended =
+            || matches!(self.runtime.observe(id), Presence::Known(ContainerState::Exited(_))).then_some(());
+        until(&format!("the end of {id}"), PATIENCE, ended).await;
+    }
+
+    /// What the node is told that connects to a server.
+    pub(crate) async fn ask(&self, address: &str) -> io::Result<String> {
+        let address: SocketAddr = address.parse().unwrap();
+        let ask = move || {
+            let mut client = TcpStream::connect(address)?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer)?;
+            Ok(answer.trim_end().to_owned())
+        };
+        tokio::task::spawn_blocking(ask).await.unwrap()
+    }
+
+    /// Removes a pod's only container, and takes its addresses back.
+    pub(crate) async fn remove(&self, id: &str, slot: u32) {
+        self.runtime.remove(id).await.unwrap();
+        self.runtime.release_network(slot, &addresses(slot)).await.unwrap();
+    }
+
+    /// The process of the only worker.
+    pub(crate) fn worker(&self) -> i32 {
+        let workers = std::fs::read_dir(self.dir.path().join("workers")).unwrap();
+        let locks = workers.map(|entry| entry.unwrap().path().join("worker.lock"));
+        let pids: Vec<i32> = locks
+            .filter_map(|lock| std::fs::read_to_string(lock).ok())
+            .map(|pid| pid.trim().parse().unwrap())
+            .collect();
+        assert_eq!(pids.len(), 1, "{pids:?}");
+        pids[0]
+    }
+
+    /// Kills the only worker.
+    pub(crate) async fn kill_worker(&self) {
+        let pid = rustix::process::Pid::from_raw(self.worker()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+}
+
+/// The addresses of a slot.
+fn addresses(slot: u32) -> Vec<IpAddr> {
+    [format!("10.244.1.{slot}"), format!("fd00:10::{slot:x}")].map(|ip| ip.parse().unwrap()).into()
+}

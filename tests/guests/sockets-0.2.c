@@ -1,0 +1,454 @@
+// A WASI 0.2 component that does one thing with sockets, as its first argument says, and tells what came of it:
+//
+//   tcp-serve <address>:<port>    answers each connection with how it sees it, for ever
+//   tcp-ask <address>:<port>      connects, and prints the answer; or "refused <code>"
+//   tcp-bind <address>:<port>     prints what it is bound to, or "refused <code>"
+//   udp-serve <address>:<port>    answers each datagram with how it sees it, for ever
+//   udp-ask <address>:<port>      sends a datagram and prints the answer
+//   udp-ask-connected …           the same on a socket that is connected
+//
+// Addresses are written as 127.0.0.1:80 or as eight groups in brackets: [0:0:0:0:0:0:0:1]:80. Each line that it prints ends
+// what it has to say about one matter. A code is the position of the error in wasi:sockets' error-code.
+//
+// There is no libc for WASI 0.2 here: these are the functions that sockets-0.2.wat imports, as the canonical ABI has them.
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#define EXPORT(name) __attribute__((export_name(name)))
+#define V(module) module "@0.2.0"
+
+// An address as arguments: its case, and the fields of the longer one; those of IPv4 are the first five.
+#define ADDRESS                                                                                                        \
+    int32_t kind, int32_t a, int32_t b, int32_t c, int32_t d, int32_t e, int32_t f, int32_t g, int32_t h, int32_t i,   \
+        int32_t j, int32_t k
+
+IMPORT(V("wasi:cli/environment"), "get-arguments") void get_arguments(void *);
+IMPORT(V("wasi:cli/stdout"), "get-stdout") int32_t get_stdout(void);
+IMPORT(V("wasi:io/poll"), "[method]pollable.block") void pollable_block(int32_t);
+IMPORT(V("wasi:io/poll"), "[resource-drop]pollable") void pollable_drop(int32_t);
+IMPORT(V("wasi:io/streams"), "[method]input-stream.blocking-read") void read_stream(int32_t, int64_t, void *);
+IMPORT(V("wasi:io/streams"), "[method]output-stream.blocking-write-and-flush")
+void write_stream(int32_t, const void *, size_t, void *);
+IMPORT(V("wasi:io/streams"), "[resource-drop]input-stream") void input_drop(int32_t);
+IMPORT(V("wasi:io/streams"), "[resource-drop]output-stream") void output_drop(int32_t);
+IMPORT(V("wasi:sockets/instance-network"), "instance-network") int32_t instance_network(void);
+
+IMPORT(V("wasi:sockets/tcp-create-socket"), "create-tcp-socket") void tcp_create(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.start-bind") void tcp_start_bind(int32_t, int32_t, ADDRESS, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.finish-bind") void tcp_finish_bind(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.start-connect")
+void tcp_start_connect(int32_t, int32_t, ADDRESS, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.finish-connect") void tcp_finish_connect(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.start-listen") void tcp_start_listen(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.finish-listen") void tcp_finish_listen(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.accept") void tcp_accept(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.local-address") void tcp_local(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.remote-address") void tcp_remote(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.subscribe") int32_t tcp_subscribe(int32_t);
+IMPORT(V("wasi:sockets/tcp"), "[resource-drop]tcp-socket") void tcp_drop(int32_t);
+
+IMPORT(V("wasi:sockets/udp-create-socket"), "create-udp-socket") void udp_create(int32_t, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]udp-socket.start-bind") void udp_start_bind(int32_t, int32_t, ADDRESS, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]udp-socket.finish-bind") void udp_finish_bind(int32_t, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]udp-socket.stream") void udp_stream(int32_t, int32_t, ADDRESS, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]udp-socket.local-address") void udp_local(int32_t, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]incoming-datagram-stream.receive") void udp_receive(int32_t, int64_t, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]incoming-datagram-stream.subscribe") int32_t udp_incoming(int32_t);
+IMPORT(V("wasi:sockets/udp"), "[method]outgoing-datagram-stream.check-send") void udp_check(int32_t, void *);
+IMPORT(V("wasi:sockets/udp"), "[method]outgoing-datagram-stream.send") void udp_send(int32_t, void *, int32_t, void *);
+
+void *memcpy(void *to, const void *from, size_t size) {
+    for (size_t n = 0; n < size; n++) {
+        ((uint8_t *)to)[n] = ((const uint8_t *)from)[n];
+    }
+    return to;
+}
+
+void *memset(void *to, int value, size_t size) {
+    for (size_t n = 0; n < size; n++) {
+        ((uint8_t *)to)[n] = (uint8_t)value;
+    }
+    return to;
+}
+
+// The layout of results in memory.
+typedef struct {
+    uint8_t failed;
+    uint8_t error;
+} Nothing;
+typedef struct {
+    uint8_t failed;
+    union {
+        uint8_t error;
+        int32_t handles[3];
+    };
+} Handles;
+typedef struct {
+    uint16_t port;
+    uint8_t bytes[4];
+} V4;
+typedef struct {
+    uint16_t port;
+    uint32_t flow;
+    uint16_t groups[8];
+    uint32_t scope;
+} V6;
+typedef struct {
+    uint8_t is_v6;
+    union {
+        V4 v4;
+        V6 v6;
+    };
+} Address;
+typedef struct {
+    uint8_t failed;
+    union {
+        uint8_t error;
+        Address address;
+    };
+} AddressResult;
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+} List;
+typedef struct {
+    uint8_t failed;
+    union {
+        uint8_t error;
+        List list;
+    };
+} ListResult;
+typedef struct {
+    List data;
+    Address remote;
+} Incoming;
+typedef struct {
+    List data;
+    uint8_t has_remote;
+    Address remote;
+} Outgoing;
+typedef struct {
+    uint8_t failed;
+    union {
+        uint8_t error;
+        uint64_t count;
+    };
+} Count;
+
+#define FLAT(x)                                                                                                        \
+    (x).is_v6, (x).is_v6 ? (x).v6.port : (x).v4.port, (x).is_v6 ? (int32_t)(x).v6.flow : (x).v4.bytes[0],              \
+        (x).is_v6 ? (x).v6.groups[0] : (x).v4.bytes[1], (x).is_v6 ? (x).v6.groups[1] : (x).v4.bytes[2],                \
+        (x).is_v6 ? (x).v6.groups[2] : (x).v4.bytes[3], (x).is_v6 ? (x).v6.groups[3] : 0,                              \
+        (x).is_v6 ? (x).v6.groups[4] : 0, (x).is_v6 ? (x).v6.groups[5] : 0, (x).is_v6 ? (x).v6.groups[6] : 0,          \
+        (x).is_v6 ? (x).v6.groups[7] : 0, (x).is_v6 ? (int32_t)(x).v6.scope : 0
+
+// One line of text.
+typedef struct {
+    char text[256];
+    size_t size;
+} Line;
+
+static void say(Line *line, const char *text) {
+    while (*text && line->size < sizeof line->text) {
+        line->text[line->size++] = *text++;
+    }
+}
+
+static void say_number(Line *line, uint32_t number, uint32_t base) {
+    char digits[12], *at = digits + sizeof digits - 1;
+    *at = 0;
+    do {
+        *--at = "0123456789abcdef"[number % base];
+    } while (number /= base);
+    say(line, at);
+}
+
+static void say_address(Line *line, const Address *address) {
+    for (int n = 0; n < (address->is_v6 ? 8 : 4); n++) {
+        say(line, n ? (address->is_v6 ? ":" : ".") : (address->is_v6 ? "[" : ""));
+        say_number(line, address->is_v6 ? address->v6.groups[n] : address->v4.bytes[n], address->is_v6 ? 16 : 10);
+    }
+    say(line, address->is_v6 ? "]:" : ":");
+    say_number(line, address->is_v6 ? address->v6.port : address->v4.port, 10);
+}
+
+static void print(const Line *line) {
+    Handles result;
+    int32_t out = get_stdout();
+    write_stream(out, line->text, line->size, &result);
+    output_drop(out);
+}
+
+static int32_t refused(uint8_t error) {
+    Line line = {.size = 0};
+    say(&line, "refused ");
+    say_number(&line, error, 10);
+    say(&line, "\n");
+    print(&line);
+    return 0;
+}
+
+static uint32_t number(const char **at, const char *end, uint32_t base) {
+    uint32_t value = 0;
+    for (; *at < end; (*at)++) {
+        char c = **at;
+        uint32_t digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 99;
+        if (digit >= base) {
+            break;
+        }
+        value = value * base + digit;
+    }
+    return value;
+}
+
+static Address parse(List text) {
+    const char *at = (const char *)text.data, *end = at + text.size;
+    Address address;
+    memset(&address, 0, sizeof address);
+    address.is_v6 = *at == '[';
+    at += address.is_v6;
+    for (int n = 0; n < (address.is_v6 ? 8 : 4); n++, at++) {
+        uint32_t part = number(&at, end, address.is_v6 ? 16 : 10);
+        if (address.is_v6) {
+            address.v6.groups[n] = (uint16_t)part;
+        } else {
+            address.v4.bytes[n] = (uint8_t)part;
+        }
+    }
+    at += address.is_v6;
+    uint16_t port = (uint16_t)number(&at, end, 10);
+    if (address.is_v6) {
+        address.v6.port = port;
+    } else {
+        address.v4.port = port;
+    }
+    return address;
+}
+
+static void wait(int32_t pollable) {
+    pollable_block(pollable);
+    pollable_drop(pollable);
+}
+
+// "<local> from <remote>": how a socket sees a connection.
+static void say_view(Line *line, int32_t socket) {
+    AddressResult local, remote;
+    tcp_local(socket, &local);
+    say_address(line, &local.address);
+    tcp_remote(socket, &remote);
+    say(line, " from ");
+    say_address(line, &remote.address);
+    say(line, "\n");
+}
+
+static int32_t tcp_serve(Address address, int only_bind) {
+    Handles socket;
+    Nothing done;
+    tcp_create(address.is_v6, &socket);
+    if (socket.failed) {
+        return refused(socket.error);
+    }
+    int32_t listener = socket.handles[0], network = instance_network();
+    tcp_start_bind(listener, network, FLAT(address), &done);
+    if (!done.failed) {
+        tcp_finish_bind(listener, &done);
+    }
+    if (!done.failed) {
+        tcp_start_listen(listener, &done);
+    }
+    if (!done.failed) {
+        tcp_finish_listen(listener, &done);
+    }
+    if (done.failed) {
+        return refused(done.error);
+    }
+    AddressResult local;
+    Line bound = {.size = 0};
+    tcp_local(listener, &local);
+    say(&bound, "bound to ");
+    say_address(&bound, &local.address);
+    say(&bound, "\n");
+    print(&bound);
+    while (!only_bind) {
+        wait(tcp_subscribe(listener));
+        Handles accepted, written;
+        tcp_accept(listener, &accepted);
+        if (accepted.failed) {
+            continue;
+        }
+        Line line = {.size = 0};
+        say_view(&line, accepted.handles[0]);
+        write_stream(accepted.handles[2], line.text, line.size, &written);
+        input_drop(accepted.handles[1]);
+        output_drop(accepted.handles[2]);
+        tcp_drop(accepted.handles[0]);
+    }
+    return 0;
+}
+
+static int32_t tcp_ask(Address address) {
+    Handles socket, streams;
+    Nothing done;
+    ListResult answer;
+    tcp_create(address.is_v6, &socket);
+    if (socket.failed) {
+        return refused(socket.error);
+    }
+    tcp_start_connect(socket.handles[0], instance_network(), FLAT(address), &done);
+    if (done.failed) {
+        return refused(done.error);
+    }
+    wait(tcp_subscribe(socket.handles[0]));
+    tcp_finish_connect(socket.handles[0], &streams);
+    if (streams.failed) {
+        return refused(streams.error);
+    }
+    Line line = {.size = 0};
+    say(&line, "here ");
+    say_view(&line, socket.handles[0]);
+    print(&line);
+    read_stream(streams.handles[0], sizeof line.text, &answer);
+    line.size = 0;
+    say(&line, "there ");
+    for (size_t n = 0; !answer.failed && n < answer.list.size && line.size < sizeof line.text; n++) {
+        line.text[line.size++] = (char)answer.list.data[n];
+    }
+    print(&line);
+    return 0;
+}
+
+// Sends one datagram. What it says of the outcome is told by the answer, or by an error.
+static int32_t send_one(int32_t outgoing, const Line *line, const Address *to) {
+    Count allowed, sent;
+    Outgoing datagram;
+    memset(&datagram, 0, sizeof datagram);
+    datagram.data = (List){(const uint8_t *)line->text, line->size};
+    if (to) {
+        datagram.has_remote = 1;
+        datagram.remote = *to;
+    }
+    udp_check(outgoing, &allowed);
+    udp_send(outgoing, &datagram, 1, &sent);
+    return sent.failed ? sent.error : -1;
+}
+
+// Waits for one datagram, and returns it.
+static Incoming *receive_one(int32_t incoming) {
+    for (;;) {
+        ListResult received;
+        wait(udp_incoming(incoming));
+        udp_receive(incoming, 1, &received);
+        if (!received.failed && received.list.size) {
+            return (Incoming *)received.list.data;
+        }
+    }
+}
+
+static int32_t udp_open(Address bound, const Address *remote, Handles *streams) {
+    Handles socket;
+    Nothing done;
+    udp_create(bound.is_v6, &socket);
+    if (socket.failed) {
+        return socket.error;
+    }
+    udp_start_bind(socket.handles[0], instance_network(), FLAT(bound), &done);
+    if (!done.failed) {
+        udp_finish_bind(socket.handles[0], &done);
+    }
+    if (done.failed) {
+        return done.error;
+    }
+    AddressResult local;
+    Line line = {.size = 0};
+    udp_local(socket.handles[0], &local);
+    say(&line, "bound to ");
+    say_address(&line, &local.address);
+    say(&line, "\n");
+    print(&line);
+    Address none = {.is_v6 = 0};
+    Address to = remote ? *remote : none;
+    udp_stream(socket.handles[0], remote != NULL, FLAT(to), streams);
+    return streams->failed ? streams->error : -1;
+}
+
+static int32_t udp_serve(Address address) {
+    Handles streams;
+    int32_t error = udp_open(address, NULL, &streams);
+    if (error >= 0) {
+        return refused((uint8_t)error);
+    }
+    for (;;) {
+        Incoming *incoming = receive_one(streams.handles[0]);
+        Line line = {.size = 0};
+        say(&line, "from ");
+        say_address(&line, &incoming->remote);
+        say(&line, "\n");
+        send_one(streams.handles[1], &line, &incoming->remote);
+    }
+}
+
+static int32_t udp_ask(Address address, int connected) {
+    Handles streams;
+    Address any;
+    memset(&any, 0, sizeof any);
+    any.is_v6 = address.is_v6;
+    int32_t error = udp_open(any, connected ? &address : NULL, &streams);
+    Line line = {.size = 0};
+    say(&line, "?\n");
+    if (error < 0) {
+        error = send_one(streams.handles[1], &line, connected ? NULL : &address);
+    }
+    if (error >= 0) {
+        return refused((uint8_t)error);
+    }
+    Incoming *incoming = receive_one(streams.handles[0]);
+    line.size = 0;
+    say_address(&line, &incoming->remote);
+    say(&line, " says ");
+    for (size_t n = 0; n < incoming->data.size && line.size < sizeof line.text; n++) {
+        line.text[line.size++] = (char)incoming->data.data[n];
+    }
+    print(&line);
+    return 0;
+}
+
+static int is(List text, const char *word) {
+    size_t n = 0;
+    for (; n < text.size && word[n]; n++) {
+        if (text.data[n] != (uint8_t)word[n]) {
+            return 0;
+        }
+    }
+    return n == text.size && !word[n];
+}
+
+EXPORT("run") int32_t run(void) {
+    List arguments;
+    get_arguments(&arguments);
+    if (arguments.size < 3) {
+        return 1;
+    }
+    List what = ((List *)arguments.data)[1];
+    Address address = parse(((List *)arguments.data)[2]);
+    if (is(what, "tcp-serve")) {
+        return tcp_serve(address, 0);
+    }
+    if (is(what, "tcp-bind")) {
+        return tcp_serve(address, 1);
+    }
+    if (is(what, "tcp-ask")) {
+        return tcp_ask(address);
+    }
+    if (is(what, "udp-serve")) {
+        return udp_serve(address);
+    }
+    if (is(what, "udp-ask")) {
+        return udp_ask(address, 0);
+    }
+    if (is(what, "udp-ask-connected")) {
+        return udp_ask(address, 1);
+    }
+    return 1;
+}
