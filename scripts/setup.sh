@@ -16,6 +16,7 @@ wasm_builtins() {
 missing=()
 has cc || missing+=(gcc libc6-dev)                                  # links Rust programs
 has docker-registry || missing+=(docker-registry)                   # serves the guests' images
+has buildah || missing+=(buildah)                                   # builds container images as users do
 has clang || missing+=(clang)                                       # compiles guests
 has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
 has wasm-ld || missing+=(lld)                                       # links guests

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::{self, Config},
+    config::Config,
     events::{EventLimits, Recorder},
     eviction::{EvictionDesk, Watcher, WatcherParts},
     identity::{self, Connection, IdentityError, Rotation, serving},
@@ -41,6 +41,7 @@ use crate::{
         source,
         volumes::{self, Memory},
     },
+    registry_auth::NodeCredentials,
     runtime::Runtime,
     server::{self, Ports, Server},
     static_pods::{FileSource, Mirrors},
@@ -195,7 +196,10 @@ impl Agent {
             addresses,
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
-            registry_config: Some(config.root_dir.join(config::REGISTRY_CONFIG)),
+            node_credentials: NodeCredentials::new(
+                config.registry_configs.clone(),
+                config.credential_providers.clone(),
+            ),
             image_access: Some(image_access),
             limits: LifecycleLimits {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,

@@ -29,6 +29,7 @@ pub mod node;
 mod pod_ranges;
 pub mod pods;
 pub mod quantity;
+pub mod registry_auth;
 pub mod retry;
 pub mod runtime;
 pub mod server;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{complete, log, node, processes, run};
+use crate::{complete, log, module, node, processes, run};
 
 /// A Kubernetes node whose containers are WebAssembly.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Node(Box<node::NodeArgs>),
     /// Run one pod from a file, without any cluster.
     Run(run::RunArgs),
+    /// Pull, push, list, inspect, remove and compile modules.
+    Module(module::ModuleArgs),
     /// Print completions for a shell.
     Completions(complete::CompletionArgs),
     /// Host guests for a node. Started by `kubewasm node` and `kubewasm run`.
@@ -42,13 +44,15 @@ enum Command {
 }
 
 /// Runs the program. Exit codes: 0 is success, 1 a failure that was said, 2 a command line that was not
-/// understood; those of `kubewasm run` follow the pod.
+/// understood; those of `kubewasm run` follow the pod, and `kubewasm module` has some of its own.
 pub(crate) fn main() -> ExitCode {
+    complete::answer();
     let cli = Cli::parse();
     log::init(cli.v, cli.log_format);
     let outcome = match cli.command {
         Command::Node(args) => node::main(*args),
         Command::Run(args) => run::main(args),
+        Command::Module(args) => module::main(args),
         Command::Completions(args) => complete::main(&args),
         Command::Worker(args) => processes::worker(args),
         Command::Mounter(args) => processes::mounter(args),

@@ -3,8 +3,10 @@
 mod cli;
 mod complete;
 mod folder;
+mod home;
 mod log;
 mod manifest;
+mod module;
 mod network_mode;
 mod node;
 mod processes;

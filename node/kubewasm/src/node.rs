@@ -117,6 +117,15 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "CIDR", default_values = ["10.0.0.0/8", "fd00::/8"])]
     cluster_network: Vec<IpNet>,
 
+    /// A CredentialProviderConfig (kubelet.config.k8s.io/v1), or a directory of such files: programs that have
+    /// credentials for registries.
+    #[arg(long, value_name = "PATH", requires = "image_credential_provider_bin_dir")]
+    image_credential_provider_config: Option<PathBuf>,
+
+    /// Where the programs of --image-credential-provider-config are.
+    #[arg(long, value_name = "DIR", requires = "image_credential_provider_config")]
+    image_credential_provider_bin_dir: Option<PathBuf>,
+
     /// A registry, or a host of http:// images, that is spoken to without TLS, besides those on this machine. May be
     /// repeated.
     #[arg(long, value_name = "HOST[:PORT]")]
@@ -203,6 +212,9 @@ fn flags(args: NodeArgs) -> Flags {
         port: args.port,
         healthz_port: args.healthz_port,
         max_pods: args.max_pods,
+        image_credential_provider_config: args.image_credential_provider_config,
+        image_credential_provider_bin_dir: args.image_credential_provider_bin_dir,
+        home_dir: std::env::home_dir(),
         allow_host_path: args.allow_host_path,
         requires_pod_network: args.network == NetworkMode::Pod,
         room_for_pods: u32::try_from(capacity::guests()).ok(),

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     folder::Folder,
-    manifest,
+    home, manifest,
     runtime::{self, ImageSettings},
     terminal,
 };
@@ -83,7 +83,7 @@ pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
 async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let root = args.root_dir.map_or_else(default_root, Ok)?;
+    let root = args.root_dir.map_or_else(home::default_root, Ok)?;
     agent::check_root(&root)?;
     let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
@@ -138,7 +138,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         addresses: PodAddresses::shared(),
         node,
         logs_dir: logs_dir.clone(),
-        registry_config: std::env::home_dir().map(|home| home.join(".docker/config.json")),
+        node_credentials: home::credentials(),
         // One user's pod, with this user's own credentials.
         image_access: None,
         limits: LifecycleLimits::default(),
@@ -185,16 +185,6 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
 
 fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or_default()
-}
-
-fn default_root() -> anyhow::Result<PathBuf> {
-    if let Some(cache) = std::env::var_os("XDG_CACHE_HOME").filter(|v| !v.is_empty()) {
-        return Ok(PathBuf::from(cache).join("kubewasm"));
-    }
-    let home = std::env::var_os("HOME").filter(|v| !v.is_empty());
-    let home =
-        home.context("neither HOME nor XDG_CACHE_HOME is set; say with --root-dir where modules are kept")?;
-    Ok(PathBuf::from(home).join(".cache/kubewasm"))
 }
 
 /// A pod without a node has this machine's loopback as its address.

@@ -78,6 +78,15 @@ pub struct Precompiled {
     pub facts: Facts,
 }
 
+/// A compiled form of a module that the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompiledFor {
+    /// [`Compiler::key`] of who made it; its digest where the key does not fit into a file's name.
+    pub key: String,
+    /// Bytes of it.
+    pub size_bytes: u64,
+}
+
 /// Compilations that are waited for or under way, and those that failed.
 #[derive(Debug)]
 pub(crate) struct Compilations(Mutex<CompilationState>);
@@ -210,6 +219,33 @@ impl Store {
                 Err(_) => {}
             }
         }
+    }
+
+    /// All compiled forms of a module that the store has.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn compiled(&self, module: &Digest) -> Result<Vec<CompiledFor>, StoreError> {
+        let layout = &self.inner.layout;
+        let mut found = Vec::new();
+        for (path, of) in layout.precompiled_modules()? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some((_, key)) = name.split_once('-').filter(|_| of == *module && !name.ends_with(FACTS))
+            else {
+                continue;
+            };
+            // It may be removed at any moment, with its image.
+            let Ok(metadata) = fs::metadata(&path) else { continue };
+            found.push(CompiledFor { key: key.to_owned(), size_bytes: metadata.len() });
+        }
+        found.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
+    }
+
+    /// The name under which [`Store::compiled`] lists what `compiler` makes.
+    #[must_use]
+    pub fn compiled_key(compiler: &dyn Compiler) -> String {
+        file_key(&compiler.key())
     }
 
     /// What the store has; one whose facts cannot be read is compiled again.

@@ -82,7 +82,7 @@ fn import(inner: &StoreInner, path: &Path) -> Result<Image, StoreError> {
 }
 
 /// Copies a file of at most `limit` bytes, and says what came: digest and size in bytes.
-fn copy(from: &Path, to: &Path, limit: u64) -> Result<(Digest, u64), StoreError> {
+pub(crate) fn copy(from: &Path, to: &Path, limit: u64) -> Result<(Digest, u64), StoreError> {
     let mut source = File::open(from).map_err(StoreError::io("read", from))?.take(limit.saturating_add(1));
     let mut target = File::create(to).map_err(StoreError::io("write", to))?;
     let mut hasher = Hasher::default();

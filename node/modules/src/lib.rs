@@ -16,6 +16,7 @@
 //!   bounded and verified. See the `source` module for what a source is.
 //! - [`SignaturePolicy`] says which images must be signed and by whom. What does not meet it is not kept, and what is
 //!   kept already is not found.
+//! - [`Store::push`] sends a module file to a registry, as the kind of artifact that all tools pull.
 //! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form, with the
 //!   [`Facts`] that its compiler has found out.
 //!
@@ -40,6 +41,7 @@ mod module_url;
 mod options;
 mod progress;
 mod pull;
+mod push;
 mod record;
 mod reference;
 mod registry;
@@ -54,7 +56,7 @@ mod text;
 mod unpack;
 mod usage;
 
-pub use compile::{Compiler, Facts, Precompiled};
+pub use compile::{CompiledFor, Compiler, Facts, Precompiled};
 pub use digest::{Digest, InvalidDigest};
 pub use error::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 pub use image::{Credential, Image, ImageKind, ImageName};
@@ -63,6 +65,7 @@ pub use module_url::{ModuleUrl, UrlScheme};
 pub use options::{S3Options, StoreOptions};
 pub use progress::{Progress, PullProgress};
 pub use pull::Fetched;
+pub use push::{Artifact, ArtifactConfig, ComponentInterfaces, PushedArtifact};
 pub use reference::{InvalidReference, Reference};
 pub use signature::{InvalidSignaturePolicy, SignaturePolicy};
 pub use store::{Hold, Store};

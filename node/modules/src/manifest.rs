@@ -51,8 +51,11 @@ struct Platform {
 
 /// The manifest of one image.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
+    #[serde(default)]
+    artifact_type: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
 }
@@ -107,7 +110,7 @@ pub(crate) struct Choice {
 ///
 /// In this order: `wasi/wasm`, `wasip1/wasm`, `wasip2/wasm`, `wasip3/wasm` (each also as `wasm32`); then the first
 /// whose platform has `wasm` in it in another way, such as `linux/wasm`; then the only manifest there is, whatever it
-/// says; then `linux/amd64`, for images whose builder knew no better platform. `js/wasm` and `browser/wasm` need a
+/// says; then `linux/amd64` or else the first for Linux, for images whose builder knew no better platform. `js/wasm` and `browser/wasm` need a
 /// JavaScript host and are never taken for Wasm of ours. Attestations are not counted.
 pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
     let images: Vec<&Descriptor> = index.manifests.iter().filter(|entry| !entry.is_attestation()).collect();
@@ -115,7 +118,7 @@ pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
         |is: &dyn Fn(&Platform) -> bool| images.iter().find(|entry| entry.platform.as_ref().is_some_and(is));
     let wasm = ["wasi", "wasip1", "wasip2", "wasip3"]
         .into_iter()
-        .find_map(|os| find(&|platform| platform.os == os && platform.is_wasm32()))
+        .find_map(|os| find(&|platform| platform.os.eq_ignore_ascii_case(os) && platform.is_wasm32()))
         .or_else(|| find(&Platform::has_wasm));
     if let Some(entry) = wasm {
         return Ok(Choice { descriptor: (*entry).clone(), last_resort: false });
@@ -123,7 +126,9 @@ pub(crate) fn choose(index: &Index) -> Result<Choice, ManifestError> {
     if let [only] = images.as_slice() {
         return Ok(Choice { descriptor: (*only).clone(), last_resort: false });
     }
-    if let Some(entry) = find(&|platform| platform.os == "linux" && platform.architecture == "amd64") {
+    let linux = find(&|platform| platform.os == "linux" && platform.architecture == "amd64")
+        .or_else(|| find(&|platform| platform.os == "linux"));
+    if let Some(entry) = linux {
         return Ok(Choice { descriptor: (*entry).clone(), last_resort: true });
     }
     let platforms: Vec<String> = images.iter().map(|entry| entry.platform_name()).take(20).collect();
@@ -191,11 +196,20 @@ impl PullPlan {
 /// Decides what a manifest describes.
 ///
 /// A layer with a module's media type makes it an artifact, whatever the configuration's type is; otherwise
-/// all layers must be archives.
+/// all layers must be archives. What an artifact has besides its module is left where it is, except that the Wasm OCI
+/// artifact has one layer and no more: in one that has others, something is meant that is not known here.
 pub(crate) fn plan(manifest: &Manifest) -> Result<PullPlan, ManifestError> {
     if manifest.layers.len() > LAYERS_LIMIT {
         return Err(ManifestError::Unsupported(format!(
             "it has {} layers, and {LAYERS_LIMIT} is the limit",
+            manifest.layers.len()
+        )));
+    }
+    if manifest.config.media_type == media::WASM_CONFIG && manifest.layers.len() > 1 {
+        return Err(ManifestError::Unsupported(format!(
+            "it is a Wasm artifact ({}) of {} layers, and one layer, the module, is what such an artifact has; push one \
+             module per artifact",
+            media::WASM_CONFIG,
             manifest.layers.len()
         )));
     }
@@ -207,12 +221,7 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<PullPlan, ManifestError> {
             let title = layer.annotations.get(TITLE).filter(usable).cloned();
             return Ok(PullPlan::Module { layer: layer.clone(), title });
         }
-        (Some(_), more) => {
-            return Err(ManifestError::Unsupported(format!(
-                "it has {} module layers, and which one to run is not said; push one module per artifact",
-                more.saturating_add(1)
-            )));
-        }
+        (Some(_), more) => return Err(several(manifest, more.saturating_add(1))),
         (None, _) => {}
     }
     let archives: Option<Vec<_>> = manifest
@@ -225,19 +234,45 @@ pub(crate) fn plan(manifest: &Manifest) -> Result<PullPlan, ManifestError> {
         .collect();
     match archives {
         Some(layers) if !layers.is_empty() => Ok(PullPlan::Filesystem { layers }),
-        _ => {
-            let mut types: Vec<String> =
-                manifest.layers.iter().map(|layer| printable(&layer.media_type)).collect();
-            types.dedup();
-            types.truncate(10);
-            Err(ManifestError::Unsupported(format!(
-                "there is no WebAssembly in it: its layers are of type [{}], with a configuration of type {:?}; \
-                 push the module as a layer of type application/wasm",
-                types.join(", "),
-                printable(&manifest.config.media_type)
-            )))
-        }
+        _ => Err(no_module(manifest)),
     }
+}
+
+/// Why an artifact of several modules is none.
+fn several(manifest: &Manifest, count: usize) -> ManifestError {
+    let is_spin = manifest.layers.iter().any(|layer| layer.media_type == media::SPIN_APPLICATION);
+    ManifestError::Unsupported(if is_spin {
+        format!(
+            "it is a Spin application of {count} components, and a container is one; push each component as an application or \
+             an artifact of its own"
+        )
+    } else {
+        let modules =
+            manifest.layers.iter().filter(|layer| media::layer(&layer.media_type) == Some(LayerForm::Module));
+        let titles: Vec<_> =
+            modules.filter_map(|layer| layer.annotations.get(TITLE)).take(8).map(|t| printable(t)).collect();
+        let named = if titles.is_empty() { String::new() } else { format!(" ({})", titles.join(", ")) };
+        format!(
+            "it has {count} module layers{named}, and which one to run is not said; push one module per artifact"
+        )
+    })
+}
+
+/// Why something has no module in it: what it is, and what would have been taken.
+fn no_module(manifest: &Manifest) -> ManifestError {
+    let mut types: Vec<String> = manifest.layers.iter().map(|layer| printable(&layer.media_type)).collect();
+    types.dedup();
+    types.truncate(10);
+    let artifact = match &manifest.artifact_type {
+        Some(kind) if !kind.is_empty() => format!("it is an artifact of type {:?}, ", printable(kind)),
+        _ => String::new(),
+    };
+    ManifestError::Unsupported(format!(
+        "there is no WebAssembly in it: {artifact}its layers are of type [{}], with a configuration of type {:?}; {}",
+        types.join(", "),
+        printable(&manifest.config.media_type),
+        media::ACCEPTED
+    ))
 }
 
 /// The part of an image's configuration that running it needs.

@@ -26,10 +26,29 @@ pub(crate) enum Packing {
     Zstd,
 }
 
+/// The layer of a module in the [Wasm OCI artifact][1], which is what is pushed.
+///
+/// [1]: https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
+pub(crate) const WASM: &str = "application/wasm";
+
+/// The configuration of that artifact, which has one layer.
+pub(crate) const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
+
+/// The layer by which a Spin application is known: which components it has and how they are triggered.
+pub(crate) const SPIN_APPLICATION: &str = "application/vnd.fermyon.spin.application.v1+config";
+
+/// Manifest of an image or an artifact.
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// What is accepted, for who has pushed something else.
+pub(crate) const ACCEPTED: &str = "accepted are a module in one layer of type application/wasm (kubewasm module push, wkg oci push), \
+     an image for wasi/wasm whose Entrypoint names a .wasm file, and a Spin application of one component";
+
 /// Says what a layer of `media_type` holds; `None` for what no node can run.
 ///
-/// The first three types are those of the [Wasm OCI artifact][1], of wasm-to-oci and of its successors;
-/// the rest are the [layers of container images][2], in OCI's words and in Docker's.
+/// The first four types are those of the [Wasm OCI artifact][1], of wasm-to-oci and its successors, Spin among them, and
+/// of the Bytecode Alliance's first component registry; the rest are the [layers of container images][2], in OCI's words
+/// and in Docker's.
 ///
 /// [1]: https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
 /// [2]: https://github.com/opencontainers/image-spec/blob/main/layer.md
@@ -37,7 +56,8 @@ pub(crate) fn layer(media_type: &str) -> Option<LayerForm> {
     Some(match media_type {
         "application/wasm"
         | "application/vnd.wasm.content.layer.v1+wasm"
-        | "application/vnd.module.wasm.content.layer.v1+wasm" => LayerForm::Module,
+        | "application/vnd.module.wasm.content.layer.v1+wasm"
+        | "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm" => LayerForm::Module,
         "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
             LayerForm::Archive(Packing::Plain)
         }
@@ -68,6 +88,8 @@ mod tests {
             ("application/wasm", Some(LayerForm::Module)),
             ("application/vnd.wasm.content.layer.v1+wasm", Some(LayerForm::Module)),
             ("application/vnd.module.wasm.content.layer.v1+wasm", Some(LayerForm::Module)),
+            ("application/vnd.bytecodealliance.wasm.component.layer.v0+wasm", Some(LayerForm::Module)),
+            ("application/vnd.wasm.content.layer.v1+data", None),
             ("application/vnd.oci.image.layer.v1.tar", Some(LayerForm::Archive(Packing::Plain))),
             ("application/vnd.oci.image.layer.v1.tar+gzip", Some(LayerForm::Archive(Packing::Gzip))),
             ("application/vnd.oci.image.layer.v1.tar+zstd", Some(LayerForm::Archive(Packing::Zstd))),

@@ -7,9 +7,12 @@
 //! Components of today's toolchains often export more than one entry: a 0.3 program also has a 0.2 stub
 //! that panics, an HTTP service a stub `run`. [`ENTRIES`] is the order in which they count.
 
+mod surface;
+
 use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
 
+pub use self::surface::{ModuleForm, Surface, surface};
 use crate::{kind::ModuleKind, names::FUNCTION_NAME_LIMIT, text::shortened};
 
 /// Why a file cannot run. The texts are for the person who built it.

@@ -50,7 +50,7 @@ use crate::{
     supervisor::{CgroupOptions, Claim, InstancePlace, Supervisor, SupervisorError, SupervisorOptions},
 };
 use annotations::Wishes;
-use compiler::StoreCompiler;
+pub use compiler::StoreCompiler;
 use preparing::Preparing;
 
 /// Between the digests of a container's images in its label.
@@ -180,7 +180,7 @@ impl WasiRuntime {
         let keys: Vec<_> = Generation::ALL.into_iter().map(engine::key).collect::<Result<_, _>>()?;
         let age = Age::new(keys.iter().map(String::as_str), options.versions.max);
         let supervisor = Supervisor::open(supervisor).await?;
-        let compiler = StoreCompiler(match supervisor.cgroups() {
+        let compiler = StoreCompiler::from(match supervisor.cgroups() {
             Some(parent) => compiler.enclosed(Arc::new(cgroup::Compilers(parent.clone()))),
             None => compiler,
         });

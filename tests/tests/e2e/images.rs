@@ -1,6 +1,6 @@
 //! Where modules come from, and what is said when they do not.
 
-use k8s_openapi::api::core::v1::{Event, Node, Secret};
+use k8s_openapi::api::core::v1::{Event, Node, Secret, ServiceAccount};
 use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
@@ -199,6 +199,120 @@ async fn a_private_registry_wants_a_pull_secret() {
                 pods.event(&name, "the missing secret", told).await;
             }
         }
+        registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// A secret may hold a user name and a password and no more. One that is there and cannot be used is told of with its name
+/// and its key, and the registry is not asked without it.
+#[tokio::test]
+async fn secrets_of_every_type_are_pull_secrets_and_a_broken_one_is_named() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut registry = Registry::private(&suite().await.home, "secrets-registry").unwrap();
+        registry.start().await.unwrap();
+        let module = guests::guest("actor.c").await.unwrap();
+        let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap().tagged;
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), ns);
+        let login = json!({ "username": USER, "password": PASSWORD });
+        let elsewhere = json!({ "username": USER, "password": PASSWORD, "registry": "other.example.com" });
+        for (name, kind, data, expected) in [
+            ("basic", "kubernetes.io/basic-auth", login.clone(), None),
+            ("opaque", "Opaque", login, None),
+            ("elsewhere", "Opaque", elsewhere, Some("401 Unauthorized")),
+            ("no-user", "Opaque", json!({ "password": PASSWORD }), Some("it has no key \"username\"")),
+            ("no-login", "Opaque", json!({ "token": PASSWORD }), Some("has neither .dockerconfigjson")),
+        ] {
+            let secret = json!({ "metadata": { "name": name }, "type": kind, "stringData": data });
+            secrets.create(&PostParams::default(), &serde_json::from_value(secret).unwrap()).await.unwrap();
+            let spec = json!({
+                "imagePullSecrets": [{ "name": name }],
+                "containers": [{
+                    "name": "main", "image": image, "args": ["say", "served"], "imagePullPolicy": "Always",
+                }],
+            });
+            pods.create(name, spec).await;
+            let Some(expected) = expected else {
+                pods.phase(name, "Succeeded").await;
+                continue;
+            };
+            let state = pods.waiting(name, &["ErrImagePull", "ImagePullBackOff"]).await;
+            let message = state.message.unwrap_or_default();
+            assert!(message.contains(expected) && !message.contains(PASSWORD), "{name}: {message}");
+            if name != "elsewhere" {
+                let why = format!("the image pull secret {name:?} cannot be used: ");
+                pods.event(name, "the secret's name", |event| says(event, "Failed", &why)).await;
+            }
+        }
+        registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// A pod without pull secrets of its own has those of its service account.
+#[tokio::test]
+async fn pull_secrets_of_the_service_account() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut registry = Registry::private(&suite().await.home, "account-registry").unwrap();
+        registry.start().await.unwrap();
+        let module = guests::guest("actor.c").await.unwrap();
+        let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap().tagged;
+        pull_secret(&client, ns, "right", &registry.host(), PASSWORD).await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), ns);
+        let account = json!({ "metadata": { "name": "puller" }, "imagePullSecrets": [{ "name": "right" }] });
+        accounts.create(&PostParams::default(), &serde_json::from_value(account).unwrap()).await.unwrap();
+        let spec = json!({
+            "serviceAccountName": "puller",
+            "containers": [{ "name": "main", "image": image, "args": ["say", "served"] }],
+        });
+        pods.create("by-account", spec).await;
+        pods.phase("by-account", "Succeeded").await;
+        registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// The kubelet's credential providers give a node credentials for all its pods.
+#[tokio::test]
+async fn a_credential_provider_is_asked_for_the_images_that_it_is_for() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let mut registry = Registry::private(&suite().await.home, "provider-registry").unwrap();
+        registry.start().await.unwrap();
+        let module = guests::guest("actor.c").await.unwrap();
+        let image = registry.push("actor:v1", &Content::program("actor", module)).await.unwrap().tagged;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        // The provider is the shell; its script need not be executable.
+        std::os::unix::fs::symlink("/bin/sh", at("desk")).unwrap();
+        let version = "credentialprovider.kubelet.k8s.io/v1";
+        let answer = json!({
+            "kind": "CredentialProviderResponse", "apiVersion": version, "cacheKeyType": "Registry",
+            "auth": { registry.host(): { "username": USER, "password": PASSWORD } },
+        });
+        std::fs::write(at("script"), format!("cat >&2; echo '{answer}'\n")).unwrap();
+        let config = json!({
+            "kind": "CredentialProviderConfig", "apiVersion": "kubelet.config.k8s.io/v1",
+            "providers": [{
+                "name": "desk", "apiVersion": version, "matchImages": [registry.host()],
+                "defaultCacheDuration": "1h", "args": [at("script")],
+            }],
+        });
+        std::fs::write(at("providers.yaml"), config.to_string()).unwrap();
+        let options = Options::default()
+            .flag(format!("--image-credential-provider-config={}", at("providers.yaml").display()))
+            .flag(format!("--image-credential-provider-bin-dir={}", folder.path().display()));
+        let node = own_node("provider-node", &options).await;
+        let spec = json!({
+            "nodeSelector": { "kubernetes.io/hostname": "provider-node" },
+            "containers": [{ "name": "main", "image": image, "args": ["say", "served"] }],
+        });
+        pods.create("provided", spec).await;
+        pods.phase("provided", "Succeeded").await;
+        drop(node);
+        Api::<Node>::all(client).delete("provider-node", &DeleteParams::default()).await.unwrap();
         registry.stop().unwrap();
     })
     .await;

@@ -30,7 +30,7 @@ pub use self::file::{
     AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
-pub use self::secrets::{IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
+pub use self::secrets::{HOME_REGISTRY_CONFIG, IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
 
 use crate::{
     duration, pod_ranges,
@@ -40,6 +40,7 @@ use crate::{
         volumes::{AllowedHostPaths, ProtectedPaths},
     },
     quantity,
+    registry_auth::CredentialProviders,
 };
 
 /// Where the node keeps everything when it is not told otherwise.
@@ -105,6 +106,13 @@ pub struct Flags {
     pub healthz_port: Option<u16>,
     /// `--max-pods`
     pub max_pods: Option<u32>,
+    /// `--image-credential-provider-config`
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// `--image-credential-provider-bin-dir`
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
+    /// Home directory of the user that the node runs as, whose `.docker/config.json` counts when the root directory has
+    /// no `config.json`.
+    pub home_dir: Option<PathBuf>,
     /// `--allow-host-path`, each of them.
     pub allow_host_path: Vec<PathBuf>,
     /// Pods have addresses of their own, or none: `--network=pod`.
@@ -145,6 +153,12 @@ pub struct Config {
     pub requires_pod_network: bool,
     /// `podCIDR`, read.
     pub pod_ranges: Vec<IpNet>,
+    /// `config.json` files with credentials for registries; the first one that exists counts.
+    pub registry_configs: Vec<PathBuf>,
+    /// The configuration of credential providers, which may hold secrets.
+    pub credential_provider_config: Option<PathBuf>,
+    /// Programs that have credentials for registries.
+    pub credential_providers: CredentialProviders,
     /// The file's part, with the flags folded in.
     pub kubelet: KubeletConfiguration,
 }
@@ -164,6 +178,16 @@ impl Config {
             None => String::new(),
         };
         let (mut config, warnings) = Self::resolve(&text, flags, &hostname)?;
+        if let (Some(file), Some(bin_dir)) =
+            (&config.credential_provider_config, &flags.image_credential_provider_bin_dir)
+        {
+            config.credential_providers =
+                CredentialProviders::load(file, bin_dir).map_err(ConfigError::Invalid)?;
+        }
+        // Workers are kept from files whose directories are there, and from no others.
+        config
+            .registry_configs
+            .retain(|file| file.parent().is_some_and(Path::is_dir) || file.starts_with(&config.root_dir));
         let keys = secret_files(&config);
         config.allowed_host_paths =
             config.allowed_host_paths.protecting(keys).map_err(ConfigError::Invalid)?;
@@ -207,6 +231,18 @@ impl Config {
             .map_err(ConfigError::Invalid)?;
         check_node_ip(&flags.node_ip)?;
 
+        if flags.image_credential_provider_config.is_some()
+            != flags.image_credential_provider_bin_dir.is_some()
+        {
+            return Err(ConfigError::Invalid(
+                "--image-credential-provider-config and --image-credential-provider-bin-dir go together: give both, or \
+                 neither"
+                    .to_owned(),
+            ));
+        }
+        let of_home = flags.home_dir.as_ref().map(|home| home.join(HOME_REGISTRY_CONFIG));
+        let registry_configs = std::iter::once(root_dir.join(REGISTRY_CONFIG)).chain(of_home).collect();
+
         let cert_dir = absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki")));
         let protected = ProtectedPaths::with([root_dir.clone(), cert_dir.clone()]);
 
@@ -227,6 +263,9 @@ impl Config {
                 &kubelet.preloaded_images_verification_allowlist,
             )
             .map_err(ConfigError::Invalid)?,
+            registry_configs,
+            credential_provider_config: flags.image_credential_provider_config.clone(),
+            credential_providers: CredentialProviders::default(),
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             requires_pod_network: flags.requires_pod_network,

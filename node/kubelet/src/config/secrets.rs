@@ -12,6 +12,9 @@ const SERVICE_ACCOUNTS: &str = "/var/run/secrets";
 /// Credentials for registries, in the root directory.
 pub const REGISTRY_CONFIG: &str = "config.json";
 
+/// The same in a user's home directory, where `docker login` writes it.
+pub const HOME_REGISTRY_CONFIG: &str = ".docker/config.json";
+
 /// Who may use which image, in the root directory: with hashes of what was used to pull them.
 pub const IMAGE_ACCESS: &str = "image_manager";
 
@@ -28,11 +31,11 @@ pub fn secret_files(config: &Config) -> Vec<PathBuf> {
     files.extend(kubeconfigs.into_iter().chain(key).cloned());
     files.extend([
         config.cert_dir.clone(),
-        config.root_dir.join(REGISTRY_CONFIG),
         // Hashes of passwords.
         config.root_dir.join(IMAGE_ACCESS),
         PathBuf::from(SERVICE_ACCOUNTS),
     ]);
+    files.extend(config.registry_configs.iter().chain(&config.credential_provider_config).cloned());
     let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
     files.into_iter().map(absolute).collect()
 }
@@ -88,6 +91,9 @@ mod tests {
             kubeconfig: Some(at("kubeconfig")),
             bootstrap_kubeconfig: Some(at("bootstrap")),
             root_dir: Some(at("root")),
+            home_dir: Some(at("home")),
+            image_credential_provider_config: Some(at("providers.yaml")),
+            image_credential_provider_bin_dir: Some(at("bin")),
             ..Flags::default()
         };
         let (config, _) = Config::resolve(file, &flags, "edge").unwrap();
@@ -103,6 +109,8 @@ mod tests {
             "/tls/node.key".into(),
             at("root/pki"),
             at("root/config.json"),
+            at("home/.docker/config.json"),
+            at("providers.yaml"),
             at("root/image_manager"),
             "/var/run/secrets".into(),
         ];

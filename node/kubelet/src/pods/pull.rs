@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use super::{
-    credentials::PullCredential,
+    credentials::{PodCredentials, PullCredential},
     image_access::ImageAccess,
     lifecycle::{Note, Trouble},
     reason::{EventReason, WaitingReason},
 };
 use crate::{
     duration,
+    registry_auth::NodeCredentials,
     runtime::{Image, ImageError, PulledImage, Runtime},
 };
 
@@ -51,6 +52,8 @@ pub(super) struct ImageSource<'a> {
     pub(super) runtime: &'a dyn Runtime,
     /// With what images were pulled; `None` lets every pod use what is here.
     pub(super) access: Option<&'a ImageAccess>,
+    /// What the node itself has; asked when a registry is.
+    pub(super) node: &'a NodeCredentials,
 }
 
 impl ImageSource<'_> {
@@ -62,14 +65,14 @@ impl ImageSource<'_> {
         container: &str,
         image: &str,
         policy: PullPolicy,
-        credentials: &[PullCredential],
+        credentials: &PodCredentials,
         tell: impl Fn(Note),
     ) -> Result<Image, Trouble> {
         let note = |warning, reason, message| {
             tell(Note { container: Some(container.to_owned()), warning, reason, message })
         };
         if policy != PullPolicy::Always {
-            match self.present(image, credentials).await {
+            match self.present(image, &credentials.found).await {
                 Ok(Some(found)) => {
                     let message = format!(
                         "Container image \"{image}\" already present on machine and can be accessed by the pod"
@@ -142,7 +145,17 @@ impl ImageSource<'_> {
     }
 
     /// Has the registry asked for the image, and records with what it has given it.
-    async fn fetch(&self, image: &str, credentials: &[PullCredential]) -> Result<Image, ImageError> {
+    ///
+    /// A pull secret that is there and cannot be used is an error and no reason to try without: what is missing then
+    /// would be reported as something else.
+    async fn fetch(&self, image: &str, pod: &PodCredentials) -> Result<Image, ImageError> {
+        if let Some(problem) = pod.problems.first() {
+            return Err(ImageError::Pull(problem.clone().into()));
+        }
+        let node = self.node.for_image(image).await;
+        let of_node = |credential| PullCredential { credential, secret: None };
+        let credentials: Vec<_> =
+            pod.found.iter().cloned().chain(node.credentials.into_iter().map(of_node)).collect();
         let intent = match self.access {
             Some(access) => Some(access.begin(image).await.map_err(|error| {
                 ImageError::Store(format!("cannot note down the pull of image \"{image}\": {error}").into())
@@ -150,11 +163,23 @@ impl ImageSource<'_> {
             None => None,
         };
         let plain: Vec<_> = credentials.iter().map(|of| of.credential.clone()).collect();
-        let PulledImage { image, credential } = self.runtime.pull(image, &plain).await?;
+        let pulled = self.runtime.pull(image, &plain).await;
+        let PulledImage { image, credential } = pulled.map_err(|error| explained(error, &node.troubles))?;
         if let Some(intent) = intent {
             intent.succeeded(&image.id, credential.and_then(|position| credentials.get(position))).await;
         }
         Ok(image)
+    }
+}
+
+/// A refusal of the registry, with what may be behind it.
+fn explained(error: ImageError, troubles: &[String]) -> ImageError {
+    match error {
+        ImageError::Pull(cause) if !troubles.is_empty() => ImageError::Pull(
+            format!("{cause}; it was tried without some of the node's credentials: {}", troubles.join("; "))
+                .into(),
+        ),
+        other => other,
     }
 }
 

@@ -1,15 +1,16 @@
 //! What all pod tasks share: the provider, the cluster, and where things are kept.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use tokio::sync::watch;
 
 use super::{
     addresses::PodAddresses,
     admission::NodeView,
-    api::{Objects, PodApi},
-    credentials::{self, PullCredential},
+    api::PodApi,
+    credentials::PodCredentials,
     environment::{NodeFacts, References},
     image_access::ImageAccess,
     index::PodIndex,
@@ -19,7 +20,7 @@ use super::{
     records::Records,
     volumes::Volumes,
 };
-use crate::{events::Recorder, eviction::EvictionDesk, runtime::Runtime};
+use crate::{events::Recorder, eviction::EvictionDesk, registry_auth::NodeCredentials, runtime::Runtime};
 
 /// What all pod tasks share.
 #[derive(Debug)]
@@ -44,8 +45,8 @@ pub struct Shared {
     pub node: watch::Receiver<NodeFacts>,
     /// Where logs are written.
     pub logs_dir: PathBuf,
-    /// The node's own registry credentials, a `config.json` as Docker writes it. It need not exist.
-    pub registry_config: Option<PathBuf>,
+    /// The node's own registry credentials.
+    pub node_credentials: NodeCredentials,
     /// With what images were pulled; `None` lets every pod use what is here.
     pub image_access: Option<ImageAccess>,
     /// What holds for every pod.
@@ -57,26 +58,27 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Credentials for an image: those of the pod's image pull secrets, then the node's own.
-    pub(super) async fn credentials(
-        &self,
-        pod: &Pod,
-        image: &str,
-        tell: impl Fn(Note),
-    ) -> Vec<PullCredential> {
+    /// The pod's own credentials for an image: what its image pull secrets hold. Of those that cannot be read now it
+    /// tells, and goes on without them, as upstream does.
+    pub(super) async fn credentials(&self, pod: &Pod, image: &str, tell: impl Fn(Note)) -> PodCredentials {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let named = pod.spec.as_ref().and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
         let names: Vec<&str> = named.iter().map(|n| n.name.as_str()).filter(|n| !n.is_empty()).collect();
-        let references =
-            References { secrets: names.iter().map(|n| (*n).to_owned()).collect(), ..References::default() };
-        let mut found = match names.is_empty() {
-            true => Objects::default(),
-            false => self.api.objects(namespace, &references).await.unwrap_or_default(),
-        };
-        let secrets: Vec<_> = names.iter().filter_map(|name| found.secrets.remove(*name)).collect();
-        if secrets.len() < names.len() {
-            let present = |name: &&&str| secrets.iter().any(|s| s.metadata.name.as_deref() == Some(**name));
-            let missing: Vec<_> = names.iter().filter(|name| !present(name)).copied().collect();
+        let found = join_all(names.iter().map(async |name| {
+            let secrets = BTreeSet::from([(*name).to_owned()]);
+            let references = References { secrets, ..References::default() };
+            // One that cannot be read is no reason to be without the others.
+            let mut found = self.api.objects(namespace, &references).await.unwrap_or_default();
+            found.secrets.remove(*name).ok_or(*name)
+        }));
+        let (mut secrets, mut missing) = (Vec::new(), Vec::new());
+        for found in found.await {
+            match found {
+                Ok(secret) => secrets.push(secret),
+                Err(name) => missing.push(name),
+            }
+        }
+        if !missing.is_empty() {
             let message = format!(
                 "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
                 missing.join(", ")
@@ -84,11 +86,7 @@ impl Shared {
             let reason = EventReason::FailedToRetrieveImagePullSecret;
             tell(Note { container: None, warning: true, reason, message });
         }
-        let file = match &self.registry_config {
-            Some(path) => tokio::fs::read_to_string(path).await.ok(),
-            None => None,
-        };
-        credentials::for_image(image, &secrets, file.as_deref())
+        PodCredentials::for_image(image, &secrets)
     }
 }
 

@@ -145,6 +145,21 @@ async fn no_more_modules_at_once_than_allowed() {
     assert_eq!(compiler.most_active.load(Ordering::SeqCst), 2);
 }
 
+#[tokio::test]
+async fn compiled_forms_of_a_module_are_listed_by_their_compiler() {
+    let fixture = Fixture::new();
+    let (one, other) = (module(&fixture, "one").await, module(&fixture, "other").await);
+    for key in ["engine-2", "engine 1"] {
+        let compiler = Copier { key: key.to_owned(), ..Copier::default() };
+        fixture.store.precompiled(&one, &compiler, LANE).await.unwrap();
+        let listed = fixture.store.compiled(&one.digest).unwrap();
+        let size_bytes = fs::metadata(&one.path).unwrap().len();
+        assert!(listed.contains(&CompiledFor { key: Store::compiled_key(&compiler), size_bytes }), "{key}");
+    }
+    assert_eq!(fixture.store.compiled(&one.digest).unwrap().len(), 2, "facts are no form of a module");
+    assert_eq!(fixture.store.compiled(&other.digest).unwrap(), []);
+}
+
 #[test]
 fn keys_that_are_no_file_names_are_hashed() {
     assert_eq!(file_key("wasmtime-48.0.8+x86_64"), "wasmtime-48.0.8+x86_64");

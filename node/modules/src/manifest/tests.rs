@@ -55,7 +55,9 @@ fn wasm_platforms_come_first_then_the_only_one_then_linux() {
         (&[("linux", "amd64"), ("attestation", "")], Some(("linux/amd64", false))),
         (&[("linux", "amd64"), ("unknown", "unknown")], Some(("linux/amd64", false))),
         (&[("linux", "arm64"), ("linux", "amd64")], Some(("linux/amd64", true))),
-        (&[("js", "wasm"), ("linux", "arm64")], None),
+        (&[("js", "wasm"), ("linux", "arm64")], Some(("linux/arm64", true))),
+        (&[("windows", "amd64"), ("Wasip1", "wasm")], Some(("Wasip1/wasm", false))),
+        (&[("js", "wasm"), ("windows", "arm64")], None),
         (&[("attestation", "")], None),
         (&[("unknown", "unknown")], None),
         (&[], None),
@@ -70,10 +72,10 @@ fn wasm_platforms_come_first_then_the_only_one_then_linux() {
 
 #[test]
 fn an_index_without_wasm_says_what_it_has() {
-    let error = choose(&index(&[("linux", "arm64"), ("windows", "amd64")])).unwrap_err();
+    let error = choose(&index(&[("darwin", "arm64"), ("windows", "amd64")])).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "it has no image for wasi/wasm, only for [linux/arm64, windows/amd64]; build it with --platform wasi/wasm"
+        "it has no image for wasi/wasm, only for [darwin/arm64, windows/amd64]; build it with --platform wasi/wasm"
     );
 }
 
@@ -86,6 +88,89 @@ fn plans_by_layer_types() {
     assert!(matches!(plan(&manifest(&[TAR, TAR])), Ok(PullPlan::Filesystem { layers }) if layers.len() == 2));
     for bad in [&["text/plain"][..], &[], &[TAR, "text/plain"], &[WASM, WASM], &[TAR; LAYERS_LIMIT + 1]] {
         assert!(matches!(plan(&manifest(bad)), Err(ManifestError::Unsupported(_))), "{} layers", bad.len());
+    }
+}
+
+/// A manifest with layers of these types, as the tool of that name writes it.
+fn artifact(config: &str, layers: &[&str], kind: Option<&str>) -> Manifest {
+    let layers: Vec<Value> = layers
+        .iter()
+        .enumerate()
+        .map(|(position, media_type)| {
+            let mut layer = descriptor(media_type, &format!("{position}"));
+            layer["annotations"] = json!({TITLE: format!("{position}.wasm")});
+            layer
+        })
+        .collect();
+    let document = json!({"schemaVersion": 2, "artifactType": kind, "config": descriptor(config, "{}"), "layers": layers});
+    match parse(document.to_string().as_bytes()) {
+        Ok(Document::Manifest(manifest)) => manifest,
+        other => panic!("{other:?}"),
+    }
+}
+
+const IMAGE_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const SPIN_LAYER: &str = "application/vnd.wasm.content.layer.v1+wasm";
+const SPIN_DATA: &str = "application/vnd.wasm.content.layer.v1+data";
+
+#[test]
+fn what_tools_push_is_taken() {
+    for (config, layers) in [
+        // kubewasm module push, wkg oci push
+        (media::WASM_CONFIG, &["application/wasm"][..]),
+        // wasm-to-oci
+        ("application/vnd.wasm.config.v1+json", &[SPIN_LAYER]),
+        // oras push
+        ("application/vnd.oci.empty.v1+json", &["application/vnd.module.wasm.content.layer.v1+wasm"]),
+        (
+            "application/vnd.oci.empty.v1+json",
+            &["application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"],
+        ),
+        // spin registry push, with and without files
+        (IMAGE_CONFIG, &[SPIN_LAYER, media::SPIN_APPLICATION]),
+        (IMAGE_CONFIG, &[SPIN_DATA, SPIN_LAYER, SPIN_DATA, media::SPIN_APPLICATION]),
+    ] {
+        assert!(matches!(plan(&artifact(config, layers, None)), Ok(PullPlan::Module { .. })), "{layers:?}");
+    }
+}
+
+#[test]
+fn what_is_refused_says_what_it_is_and_what_would_be_accepted() {
+    for (config, layers, kind, expected) in [
+        (
+            media::WASM_CONFIG,
+            &["application/wasm", "application/wasm"][..],
+            None,
+            "a Wasm artifact (application/vnd.wasm.config.v0+json) of 2 layers",
+        ),
+        (
+            media::WASM_CONFIG,
+            &["application/wasm", "text/plain"],
+            None,
+            "of 2 layers, and one layer, the module",
+        ),
+        (
+            IMAGE_CONFIG,
+            &[SPIN_LAYER, SPIN_LAYER, media::SPIN_APPLICATION],
+            None,
+            "a Spin application of 2 components",
+        ),
+        (IMAGE_CONFIG, &["application/wasm", "application/wasm"], None, "2 module layers (0.wasm, 1.wasm)"),
+        (
+            "application/vnd.cncf.helm.config.v1+json",
+            &["application/vnd.cncf.helm.chart.content.v1.tar+gzip"],
+            None,
+            "[application/vnd.cncf.helm.chart.content.v1.tar+gzip], with a configuration of type \"application/vnd.cncf.helm.config.v1+json\"; accepted are a module",
+        ),
+        (
+            "application/vnd.oci.empty.v1+json",
+            &["text/plain"],
+            Some("x/sbom"),
+            "it is an artifact of type \"x/sbom\"",
+        ),
+    ] {
+        let error = plan(&artifact(config, layers, kind)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }
 

@@ -42,8 +42,16 @@ impl From<reqwest::Error> for RequestError {
 
 /// Turns every answer but a success into an error, with the registry's own words.
 pub(super) async fn accepted(response: Response) -> Result<Response, RequestError> {
+    accepted_as(response, &[StatusCode::OK, StatusCode::PARTIAL_CONTENT]).await
+}
+
+/// The same for requests whose success is told by other statuses.
+pub(super) async fn accepted_as(
+    response: Response,
+    success: &[StatusCode],
+) -> Result<Response, RequestError> {
     let status = response.status();
-    if matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+    if success.contains(&status) {
         return Ok(response);
     }
     let detail = match read_bounded(response, ERROR_LIMIT, "the error").await {

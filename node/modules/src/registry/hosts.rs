@@ -70,6 +70,8 @@ pub(super) struct HostCapabilities {
     pub(super) resolve: bool,
     /// What refers to a manifest: its signatures.
     pub(super) referrers: bool,
+    /// To take what is pushed.
+    pub(super) push: bool,
 }
 
 /// PEM files of a client certificate.
@@ -82,7 +84,7 @@ pub(super) struct ClientFiles {
 
 impl Default for HostCapabilities {
     fn default() -> Self {
-        Self { pull: true, resolve: true, referrers: true }
+        Self { pull: true, resolve: true, referrers: true, push: true }
     }
 }
 
@@ -231,14 +233,13 @@ fn capabilities(field: &str, value: &Value) -> Result<HostCapabilities, HostsErr
     if words.is_empty() {
         return Ok(HostCapabilities::default());
     }
-    let mut found = HostCapabilities { pull: false, resolve: false, referrers: false };
+    let mut found = HostCapabilities { pull: false, resolve: false, referrers: false, push: false };
     for word in words {
         match word.to_ascii_lowercase().as_str() {
             "pull" => found.pull = true,
             "resolve" => found.resolve = true,
             "referrers" => found.referrers = true,
-            // Of no use to who only pulls.
-            "push" => {}
+            "push" => found.push = true,
             _ => {
                 let problem = format!("{word:?} is not known; pull, resolve, push and referrers are");
                 return Err(wrong(field, problem));

@@ -1,4 +1,4 @@
-//! The pulling half of the [distribution protocol][1]: manifests and blobs over HTTPS.
+//! The [distribution protocol][1]: manifests and blobs over HTTPS. Pushing is in [`upload`].
 //!
 //! ```text
 //! Registry (one per store: connections, trust) ─► RegistrySource (one per pull) ─► hosts of hosts.toml, the registry
@@ -24,6 +24,7 @@ mod mirrors;
 mod session;
 mod signatures;
 mod source;
+mod upload;
 
 use std::{
     path::PathBuf,
@@ -37,6 +38,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 use session::Connector;
 pub(crate) use session::DOCUMENT_LIMIT;
 pub(crate) use source::{RegistrySource, manifest_of};
+pub(crate) use upload::{BlobContent, Sent, Upload, UploadBlob};
 
 use crate::{
     error::{PullFailure, StoreError},
@@ -153,9 +155,13 @@ impl Registry {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err("the process has not chosen a cryptography provider".to_owned());
         }
-        let registry = self.build(|builder| way(builder.redirect(upwards())))?;
-        let tokens = self.build(|builder| way(builder.redirect(redirect::Policy::none())))?;
-        Ok(Connector { registry, tokens })
+        let stall_timeout = self.options.stall_timeout;
+        let answers = |builder: ClientBuilder| way(builder.read_timeout(stall_timeout));
+        let registry = self.build(|builder| answers(builder.redirect(upwards())))?;
+        let tokens = self.build(|builder| answers(builder.redirect(redirect::Policy::none())))?;
+        // The client's own limit is one for the wait for an answer, in which the body is sent.
+        let uploads = self.build(|builder| way(builder.redirect(redirect::Policy::none())))?;
+        Ok(Connector { registry, tokens, uploads, stall_timeout })
     }
 
     /// A client, even where the system has no certificate authorities: plain HTTP can still be spoken.
@@ -178,7 +184,6 @@ impl Registry {
         Client::builder()
             .user_agent(concat!("kubewasm/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.options.connect_timeout)
-            .read_timeout(self.options.stall_timeout)
             .tls_certs_merge(self.authorities.iter().cloned())
     }
 }

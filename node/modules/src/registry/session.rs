@@ -30,7 +30,7 @@ use crate::{
 pub(crate) const DOCUMENT_LIMIT: u64 = 4 << 20;
 const TOKEN_LIMIT: u64 = 1 << 20;
 /// A manifest or a token that takes longer than this is not coming.
-const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connection pools for one way to registries.
 #[derive(Clone, Debug)]
@@ -39,6 +39,27 @@ pub(super) struct Connector {
     pub(super) registry: Client,
     /// For token services, whose redirects are not.
     pub(super) tokens: Client,
+    /// For the bodies of uploads, which take as long as they take: see [`super::upload`].
+    pub(super) uploads: Client,
+    /// The longest wait for the other side to go on.
+    pub(super) stall_timeout: Duration,
+}
+
+/// What a token is to allow.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Access {
+    Pull,
+    PullAndPush,
+}
+
+impl Access {
+    /// As the scope of a token names it.
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::PullAndPush => "pull,push",
+        }
+    }
 }
 
 /// A conversation that has one credential, or none, and remembers what the registry made of it.
@@ -46,6 +67,7 @@ pub(super) struct Session {
     connector: Connector,
     reference: Reference,
     credential: Option<Credential>,
+    access: Access,
     /// URL of the repository: `https://registry/v2/repository`, or `http://…` where the registry may be
     /// spoken to in the clear and does not speak TLS.
     base: Url,
@@ -66,6 +88,7 @@ impl Session {
         url: &Url,
         reference: Reference,
         credential: Option<Credential>,
+        access: Access,
         insecure: &[String],
     ) -> Result<Self, PullFailure> {
         let base = format!("{}/{}", url.as_str().trim_end_matches('/'), reference.repository());
@@ -78,12 +101,28 @@ impl Session {
             connector: endpoint.connector.clone(),
             reference,
             credential,
+            access,
             base,
             namespace: endpoint.namespace.clone(),
             insecure: insecure.to_vec(),
             headers,
             authorization,
         })
+    }
+
+    /// URL of the repository.
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The tag or the digest that the reference names.
+    pub(super) fn selector(&self) -> &str {
+        self.reference.selector()
+    }
+
+    /// The connections to the registry.
+    pub(super) fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     /// Finds out what the reference means. With the digest that it was `known` to mean, a registry that says that it
@@ -157,13 +196,21 @@ impl Session {
         }
     }
 
-    /// Sends a request, proves who asks when the registry wants to know, and turns refusals into errors.
+    /// Sends a request, and turns refusals into errors.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, RequestError> {
+        accepted(self.exchange(|| Ok(request())).await?).await
+    }
+
+    /// Sends a request, and again with proof of who asks when the registry wants to know; the answer may be a refusal.
     ///
     /// Only the registry itself may want to know: a 401 of a host that it has redirected to is a refusal.
-    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, RequestError> {
-        let first = self.with_authorization(request()).send().await?;
+    pub(super) async fn exchange(
+        &self,
+        request: impl Fn() -> Result<RequestBuilder, RequestError>,
+    ) -> Result<Response, RequestError> {
+        let first = self.with_authorization(request()?).send().await?;
         if first.status() != StatusCode::UNAUTHORIZED {
-            return accepted(first).await;
+            return Ok(first);
         }
         if first.url().origin() != self.base.origin() {
             return Err(PullFailure::Malformed(format!(
@@ -174,16 +221,16 @@ impl Session {
             .into());
         }
         let Some(challenge) = challenge::read(first.headers()) else {
-            return accepted(first).await;
+            return Ok(first);
         };
         match self.authorize(&challenge).await? {
             Some(value) => {
                 if let Ok(mut authorization) = self.authorization.lock() {
                     *authorization = Some(value);
                 }
-                accepted(self.with_authorization(request()).send().await?).await
+                Ok(self.with_authorization(request()?).send().await?)
             }
-            None => accepted(first).await,
+            None => Ok(first),
         }
     }
 
@@ -218,7 +265,7 @@ impl Session {
         }
     }
 
-    /// Asks the token service for a token that allows to pull this repository.
+    /// Asks the token service for a token that allows what this session is for.
     ///
     /// An identity token is exchanged by POST ([OAuth 2](https://distribution.github.io/distribution/spec/auth/oauth/));
     /// a password, or nothing, goes by GET. The service may be on any host, as for other clients: many registries
@@ -241,7 +288,7 @@ impl Session {
             ))
             .into());
         };
-        let scope = format!("repository:{}:pull", self.reference.repository());
+        let scope = format!("repository:{}:{}", self.reference.repository(), self.access.actions());
         let mut parameters = vec![("scope", scope.as_str())];
         parameters.extend(service.map(|service| ("service", service)));
         let request = match credential {

@@ -11,7 +11,7 @@ use super::{
     answer::RequestError,
     denied_text,
     mirrors::Endpoint,
-    session::{Session, read_manifest},
+    session::{Access, Session, read_manifest},
 };
 use crate::{
     digest::Digest,
@@ -84,7 +84,7 @@ impl<'a> RegistrySource<'a> {
         let credential = position.and_then(|position| self.credentials.get(position));
         let session = |url| {
             let insecure = &self.registry.options.insecure;
-            Session::new(endpoint, url, self.reference.clone(), credential.cloned(), insecure)
+            Session::new(endpoint, url, self.reference.clone(), credential.cloned(), Access::Pull, insecure)
         };
         let sessions = endpoint.urls.iter().map(session).collect::<Result<_, _>>()?;
         Ok(Way { sessions, referrers: endpoint.capabilities.referrers })

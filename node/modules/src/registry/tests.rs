@@ -1,3 +1,5 @@
+mod uploads;
+
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},

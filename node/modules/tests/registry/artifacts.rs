@@ -42,6 +42,7 @@ async fn every_kind_of_module_layer() {
         WASM,
         "application/vnd.wasm.content.layer.v1+wasm",
         "application/vnd.module.wasm.content.layer.v1+wasm",
+        "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
     ] {
         registry.push("team/app", artifact(module(media_type), media_type, None)).await;
         let image = pull(&node.store, &registry.reference("team/app")).await.unwrap();

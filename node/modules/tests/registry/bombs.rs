@@ -63,7 +63,7 @@ async fn manifests_that_are_none() {
     let inner = br#"{"schemaVersion":2,"manifests":[]}"#;
     let many = |entry: &str, count: usize| vec![entry; count].join(",");
     let layer = format!(r#"{{"mediaType":"{TAR}","digest":"{}","size":1}}"#, Digest::of(b"x"));
-    let platform = r#"{"digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","size":1,"platform":{"os":"linux","architecture":"s390x"}}"#;
+    let platform = r#"{"digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","size":1,"platform":{"os":"windows","architecture":"s390x"}}"#;
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (b"<!DOCTYPE html><title>Sign in</title>".to_vec(), "its manifest cannot be read"),
         (b"".to_vec(), "its manifest cannot be read"),

@@ -13,6 +13,7 @@ mod downloads;
 mod hostile;
 mod mirrors;
 mod proxies;
+mod pushes;
 mod refusals;
 mod signatures;
 mod support;

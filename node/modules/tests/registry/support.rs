@@ -217,6 +217,16 @@ impl Registry {
         }
     }
 
+    /// Pulls an artifact of one layer as others do: its manifest, its configuration and its layer.
+    pub(crate) async fn pull_with_oci_client(&self, name: &str) -> (OciImageManifest, String, Vec<u8>) {
+        let reference: oci_client::Reference = format!("{}/{name}", self.address).parse().unwrap();
+        let client = self.client();
+        let (manifest, _, config) = client.pull_manifest_and_config(&reference, &self.auth).await.unwrap();
+        let mut layer = Vec::new();
+        client.pull_blob(&reference, &manifest.layers[0], &mut layer).await.unwrap();
+        (manifest, config, layer)
+    }
+
     fn client(&self) -> Client {
         Client::new(ClientConfig {
             protocol: self.protocol.clone(),

@@ -8,7 +8,13 @@ use kubewasm_modules::{Compiler, Facts, PrecompileError};
 
 /// Compiles for the module store.
 #[derive(Clone, Debug)]
-pub(super) struct StoreCompiler(pub(super) ChildCompiler);
+pub struct StoreCompiler(ChildCompiler);
+
+impl From<ChildCompiler> for StoreCompiler {
+    fn from(compiler: ChildCompiler) -> Self {
+        Self(compiler)
+    }
+}
 
 #[async_trait]
 impl Compiler for StoreCompiler {

@@ -33,7 +33,10 @@ use self::{
     verification::ImageVerification,
 };
 use super::credentials::PullCredential;
-use crate::runtime::{Image, Runtime};
+use crate::{
+    registry_auth::keyring,
+    runtime::{Image, Runtime},
+};
 
 /// Knows with what images were pulled. Cheap to clone; all clones are the same.
 #[derive(Clone, Debug)]
@@ -59,14 +62,14 @@ impl ImageAccess {
         let files = RecordFiles::open(root)?;
         let mut pulling = HashMap::new();
         for image in files.intents()? {
-            *pulling.entry(verification::repository(&image)).or_insert(0) += 1;
+            *pulling.entry(keyring::repository(&image)).or_insert(0) += 1;
         }
         Ok(Self { inner: Arc::new(ImageAccessInner { files, verification, pulling: Mutex::new(pulling) }) })
     }
 
     /// Whether a pod may use `found`, which is what it calls `image`, without the registry being asked.
     pub(super) async fn permits(&self, image: &str, found: &Image, credentials: &[PullCredential]) -> bool {
-        let repository = verification::repository(image);
+        let repository = keyring::repository(image);
         if !self.inner.verification.requires(&repository, true) {
             return true;
         }
@@ -206,14 +209,14 @@ impl ImageAccessInner {
     fn begin(&self, image: &str) -> io::Result<()> {
         let mut pulling = self.pulling();
         self.files.write_intent(image)?;
-        *pulling.entry(verification::repository(image)).or_insert(0) += 1;
+        *pulling.entry(keyring::repository(image)).or_insert(0) += 1;
         Ok(())
     }
 
     /// The pull of `image` is over; if it succeeded, it brought the image of that id.
     fn end(&self, image: &str, pulled: Option<(String, With)>) -> io::Result<()> {
         let mut pulling = self.pulling();
-        let repository = verification::repository(image);
+        let repository = keyring::repository(image);
         if let Some((id, with)) = pulled {
             // A record that cannot be understood is worth nothing.
             let known = self.files.record(&id).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use self::ImagePullCredentialsVerificationPolicy as Policy;
+use crate::registry_auth::keyring::repository;
 
 /// Which images that are on the node already a pod has to show credentials for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,44 +84,9 @@ impl ImageVerification {
     }
 }
 
-/// The repository of an image reference, with its registry, without tag and digest: `app:v1` is of
-/// `docker.io/library/app`.
-pub(super) fn repository(image: &str) -> String {
-    let image = image.strip_prefix("oci://").unwrap_or(image);
-    let name = image.split_once('@').map_or(image, |(name, _)| name);
-    let name = match name.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => name,
-    };
-    match name.split_once('/') {
-        Some(("index.docker.io", rest)) => format!("docker.io/{rest}"),
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
-        Some(_) => format!("docker.io/{name}"),
-        None => format!("docker.io/library/{name}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_repository_of_an_image() {
-        for (image, expected) in [
-            ("app", "docker.io/library/app"),
-            ("app:v1", "docker.io/library/app"),
-            ("oci://r.io/app:v1", "r.io/app"),
-            ("team/app@sha256:00", "docker.io/team/app"),
-            ("docker.io/library/app:v1", "docker.io/library/app"),
-            ("index.docker.io/library/app", "docker.io/library/app"),
-            ("127.0.0.1:5000/app", "127.0.0.1:5000/app"),
-            ("127.0.0.1:5000/a/b:v1@sha256:00", "127.0.0.1:5000/a/b"),
-            ("localhost/app:v1", "localhost/app"),
-            ("r.io/team/app:v1", "r.io/team/app"),
-        ] {
-            assert_eq!(repository(image), expected, "{image}");
-        }
-    }
 
     #[test]
     fn policies_differ_in_what_they_leave_out() {

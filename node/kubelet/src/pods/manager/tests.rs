@@ -25,6 +25,7 @@ use crate::{
         lifecycle::{LifecycleLimits, PodState},
         volumes::{Memory, VolumeSettings, Volumes},
     },
+    registry_auth::NodeCredentials,
     runtime::{
         ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
         Exit, ExitReason, Image, ImageError, Presence, PulledImage, Runtime, RuntimeError, StartError,
@@ -312,7 +313,7 @@ impl World {
             addresses,
             node: facts,
             logs_dir: root.path().join("logs"),
-            registry_config: None,
+            node_credentials: NodeCredentials::default(),
             image_access: None,
             limits: LifecycleLimits::default(),
             probes: ProbeMetrics::default(),

@@ -96,8 +96,11 @@ impl PodTask {
             // Nothing of a pod begins before its volumes are there, as upstream has it.
             places.await;
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
-            let source =
-                ImageSource { runtime: shared.runtime.as_ref(), access: shared.image_access.as_ref() };
+            let source = ImageSource {
+                runtime: shared.runtime.as_ref(),
+                access: shared.image_access.as_ref(),
+                node: &shared.node_credentials,
+            };
             let result = async {
                 for (image, policy) in volume_images(&pod, &container) {
                     let credentials = shared.credentials(&pod, &image, note).await;

@@ -26,7 +26,7 @@ fn mirrors_come_in_the_order_of_the_file_and_then_the_server() {
     assert_eq!(file.mirrors[0].capabilities, HostCapabilities::default(), "all when none is named");
     assert_eq!(
         file.mirrors[1].capabilities,
-        HostCapabilities { pull: true, resolve: false, referrers: false }
+        HostCapabilities { pull: true, resolve: false, referrers: false, push: false }
     );
     assert_eq!(file.unknown, [] as [&str; 0]);
     assert_eq!(parsed(""), HostsFile::default());

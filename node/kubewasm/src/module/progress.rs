@@ -1,0 +1,51 @@
+//! Bars for long work, on a terminal and for people.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kubewasm_modules::PullProgress;
+
+use super::ModuleSession;
+
+/// A bar that counts bytes; it vanishes when it is dropped, and is none where nobody looks.
+pub(super) struct TransferBar(ProgressBar);
+
+impl TransferBar {
+    pub(super) fn new(session: &ModuleSession, what: String) -> Self {
+        // Draws nothing unless standard error is a terminal.
+        let target =
+            if session.is_for_people() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target).with_message(what);
+        let style = "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}";
+        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+
+    pub(super) fn update(&self, state: PullProgress) {
+        self.0.set_length(state.total_bytes);
+        self.0.set_position(state.done_bytes);
+    }
+}
+
+impl Drop for TransferBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// The same for work whose length nobody knows.
+pub(super) struct Spinner(ProgressBar);
+
+impl Spinner {
+    pub(super) fn new(session: &ModuleSession, what: String) -> Self {
+        let target =
+            if session.is_for_people() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target).with_message(what);
+        bar.enable_steady_tick(std::time::Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
