@@ -40,7 +40,7 @@ use crate::{
     module_url::{ModuleUrl, UrlScheme},
     reference::Reference,
     source::ModuleSource,
-    store::StoreInner,
+    store::{Store, StoreInner},
 };
 
 impl StoreInner {
@@ -130,6 +130,21 @@ impl StoreInner {
         let verified = verify::verify(source, &images, keys, rule).await?;
         tracing::info!(image = %reference, signer = %verified.signer, "the image has a good signature");
         Ok(verified.evidence)
+    }
+}
+
+impl Store {
+    /// Who has signed an image that is here: the key of the policy's, as the policy's file names it. `None` where the
+    /// policy asks for no signature of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn signer(&self, image: &Image) -> Result<Option<String>, StoreError> {
+        let ImageName::Reference(reference) = &image.reference else { return Ok(None) };
+        let policy = &self.inner.options.signature_policy;
+        let Requirement::SignedBy(keys) = policy.ruling(reference).requirement else { return Ok(None) };
+        let kept = evidence::read(&self.inner.layout, &image.digest)?;
+        Ok(evidence::signer(&kept, &[image.digest, image.manifest], keys).map(ToString::to_string))
     }
 }
 

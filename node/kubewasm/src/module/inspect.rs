@@ -52,7 +52,9 @@ pub(super) async fn run(session: &ModuleSession, args: &InspectArgs) -> anyhow::
         key: compiled.key,
         size_bytes: compiled.size_bytes,
     });
+    let signed_by = image.as_ref().map(|image| session.store.signer(image)).transpose()?.flatten();
     let shape = InspectShape {
+        signed_by,
         image: image.as_ref().map(ImageShape::from),
         precompiled: precompiled.collect(),
         module: SurfaceShape {
@@ -69,11 +71,14 @@ pub(super) async fn run(session: &ModuleSession, args: &InspectArgs) -> anyhow::
 }
 
 fn print(out: &mut dyn io::Write, shape: &InspectShape) -> io::Result<()> {
-    let InspectShape { image, module, precompiled } = shape;
+    let InspectShape { image, signed_by, module, precompiled } = shape;
     if let Some(image) = image {
         writeln!(out, "Image:        {}", image.reference)?;
         writeln!(out, "Digest:       {}", image.digest)?;
         writeln!(out, "Size:         {}", HumanBytes(image.size_bytes))?;
+    }
+    if let Some(key) = signed_by {
+        writeln!(out, "Signed by:    {key}")?;
     }
     writeln!(out, "Module:       {}", module.digest)?;
     writeln!(out, "Module size:  {}", HumanBytes(module.size_bytes))?;

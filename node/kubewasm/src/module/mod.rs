@@ -27,7 +27,7 @@ use kubewasm_modules::{
 };
 use serde::Serialize;
 
-use crate::home;
+use crate::{home, runtime};
 
 /// Something that was asked for is not there: in the store, or in the registry.
 const NOT_THERE: u8 = 3;
@@ -70,6 +70,10 @@ struct CommonArgs {
     /// A PEM file of certificate authorities to trust besides the system's. May be repeated.
     #[arg(long, global = true, value_name = "FILE")]
     ca_file: Vec<PathBuf>,
+
+    /// Which images of registries must be signed, and by whom: a file in YAML or JSON [default: none must].
+    #[arg(long, global = true, value_name = "FILE")]
+    image_signature_policy: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -167,6 +171,7 @@ impl ModuleSession {
             insecure_registries: args.insecure_registry,
             registry_config_directories: args.registry_config_dir,
             certificate_authorities: args.ca_file,
+            signature_policy: runtime::signature_policy(args.image_signature_policy.as_deref())?,
             // One user's, who may read them all the same.
             file_directories: vec![PathBuf::from("/")],
             ..StoreOptions::default()

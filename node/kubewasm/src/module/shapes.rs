@@ -83,6 +83,8 @@ pub(super) struct PushShape {
 pub(super) struct InspectShape {
     /// `null` for a file.
     pub(super) image: Option<ImageShape>,
+    /// The key that has signed it, as the policy names it; `null` where no policy asks for that.
+    pub(super) signed_by: Option<String>,
     pub(super) module: SurfaceShape,
     pub(super) precompiled: Vec<PrecompiledShape>,
 }

@@ -48,6 +48,9 @@ async fn a_signed_image_is_pulled_and_one_without_the_right_signature_leaves_not
         let signed = node(&by_team);
         let image = pull(&signed.store, &reference).await.unwrap();
         assert_eq!(image.digest.to_string(), digest, "{form:?}");
+        let signer = signed.store.signer(&image).unwrap().unwrap();
+        assert!(signer.ends_with("team.pub"), "{signer}");
+        assert_eq!(Node::new().store.signer(&image).unwrap(), None, "nobody asks for one");
         assert_eq!(signed.store.get(&reference.clone().into()).unwrap(), Some(image));
 
         let by_stranger = node(&cosign.policy(&reference.name(), "stranger"));
