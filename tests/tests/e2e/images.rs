@@ -1,5 +1,10 @@
 //! Where modules come from, and what is said when they do not.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use k8s_openapi::api::core::v1::{Event, Node, Secret, ServiceAccount};
 use kube::{
     Api, Client,
@@ -11,6 +16,7 @@ use kubewasm_tests::{
     registry::{PASSWORD, Registry, USER, image::Content},
 };
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::{
     pods::{Pods, container},
@@ -371,6 +377,55 @@ async fn a_private_image_is_for_those_who_may_pull_it() {
         drop(node);
         Api::<Node>::all(client).delete("owned-node", &DeleteParams::default()).await.unwrap();
         registry.stop().unwrap();
+    })
+    .await;
+}
+
+/// A file at a URL is an image: it runs, is not fetched again, and what the pod tells of it names the URL and the digest.
+#[tokio::test]
+async fn a_module_at_a_url_runs() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let module = guests::guest("actor.c").await.unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/team/actor.wasm", listener.local_addr().unwrap());
+        let served = Arc::new(AtomicUsize::new(0));
+        let server = {
+            let served = Arc::clone(&served);
+            tokio::spawn(async move {
+                loop {
+                    let (mut connection, _) = listener.accept().await.unwrap();
+                    let mut request = BufReader::new(&mut connection).lines();
+                    while request
+                        .next_line()
+                        .await
+                        .is_ok_and(|line| line.is_some_and(|line| !line.is_empty()))
+                    {}
+                    served.fetch_add(1, Ordering::SeqCst);
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                        module.len()
+                    );
+                    let _ = connection.write_all(&[head.as_bytes(), &module].concat()).await;
+                }
+            })
+        };
+        for name in ["first", "second"] {
+            pods.run(name, &url, &["say", name]).await;
+            let pod = pods.phase(name, "Succeeded").await;
+            assert_eq!(pods.logs(name).await, format!("{name}\n"));
+            let status = container(&pod).unwrap();
+            assert_eq!(status.image, url);
+            assert!(status.image_id.starts_with(&format!("{url}@sha256:")), "{}", status.image_id);
+        }
+        server.abort();
+        assert_eq!(served.load(Ordering::SeqCst), 1);
+
+        let plain = "http://modules.example/actor.wasm";
+        pods.run("plain", plain, &["say", "hello"]).await;
+        let state = pods.waiting("plain", &["ErrImagePull", "ImagePullBackOff", "InvalidImageName"]).await;
+        let message = state.message.unwrap_or_default();
+        assert!(message.contains(plain), "{message}");
     })
     .await;
 }

@@ -76,6 +76,7 @@ async fn a_hundred_that_compute_share_equally() {
         stats.sort_by(|a, b| a.id.cmp(&b.id));
         stats.into_iter().map(|stats| stats.usage.cpu).collect::<Vec<_>>()
     };
+    let kernel_before = world.worker().time(GUESTS);
     let before = used().await;
     // Some turns for each.
     let enough = Duration::from_millis(50) * 100;
@@ -87,9 +88,14 @@ async fn a_hundred_that_compute_share_equally() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     let (least, most) = (since.iter().min().unwrap(), since.iter().max().unwrap());
-    println!("from {least:?} to {most:?}");
+    // What the rest of the machine took while one had its turn, that one could not have.
+    let missed = world.worker().time(GUESTS).waited - kernel_before.waited;
+    println!("from {least:?} to {most:?}, {missed:?} missed");
     // A turn is ten milliseconds, and nobody is more than two behind.
-    assert!(*most <= *least + Duration::from_millis(30), "from {least:?} to {most:?}");
+    assert!(
+        *most <= *least + Duration::from_millis(30) + missed,
+        "from {least:?} to {most:?}, {missed:?} missed"
+    );
     world.end().await;
 }
 
