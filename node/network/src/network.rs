@@ -78,7 +78,6 @@ impl PodNetwork {
             }
         }
         network.sweep().await?;
-        sysctl::set("ipv4/ip_forward", "1")?;
         Ok((network, lost))
     }
 
@@ -231,9 +230,7 @@ impl PodNetwork {
         };
         let present = domains.get_mut(domain).ok_or_else(missing)?;
         for address in addresses {
-            if address.is_ipv6() {
-                sysctl::set("ipv6/conf/all/forwarding", "1")?;
-            }
+            sysctl::set(forwarding(*address), "1")?;
             // Also one that leads there already: somebody may have removed a route.
             present.attach(&self.0.node.handle, *address).await?;
         }
@@ -295,9 +292,7 @@ impl PodNetwork {
         for range in ranges {
             let added = node.route().add(routes::unassigned(*range)).replace().execute().await;
             added.map_err(netlink(format!("add the route to {range}")))?;
-            if matches!(range, IpNet::V6(_)) {
-                sysctl::set("ipv6/conf/all/forwarding", "1")?;
-            }
+            sysctl::set(forwarding(range.addr()), "1")?;
         }
         Ok(())
     }
@@ -335,6 +330,11 @@ impl PodNetwork {
             })
             .collect())
     }
+}
+
+/// The setting by which the machine forwards what is to and from pods.
+fn forwarding(family: IpAddr) -> &'static str {
+    if family.is_ipv4() { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" }
 }
 
 fn overlap(a: IpNet, b: IpNet) -> bool {

@@ -255,6 +255,41 @@ fn the_next_agent_takes_over_what_living_workers_have_and_removes_the_rest() {
     });
 }
 
+/// Agents come and go, and each gives one address and takes one back: none is lost, none is doubled, none is left behind.
+#[test]
+fn addresses_outlive_any_number_of_agents() {
+    on_node(|| async {
+        let Pods { network, a, b, .. } = pods().await;
+        let mut child = worker(&a);
+        let living = || {
+            let (domain, group) = ("net-a".to_owned(), "net-a.1".to_owned());
+            vec![LivingWorker { domain, group, pid: child.id() }]
+        };
+        let pod = |n: u8| IpAddr::from([10, 244, 2, n]);
+        drop(network);
+        for n in 0..200 {
+            let (network, lost) = PodNetwork::open(NODE, living()).await.unwrap();
+            assert!(lost.is_empty());
+            network.attach("net-a", &[pod(n + 1)]).await.unwrap();
+            network.detach(&[pod(n)], None).await.unwrap();
+        }
+        let (network, _) = PodNetwork::open(NODE, living()).await.unwrap();
+        let kept = ["10.244.1.2", "10.244.1.3", "10.244.2.200", "fd00:10::2", "fd00:10::3"].map(ip);
+        assert_eq!(network.attached().await, HashSet::from(kept));
+        assert_eq!(links().len(), 2, "{:?}", links());
+        drop(b);
+        let b = network.enter("net-b", "net-b.1").await.unwrap();
+        network.attach("net-b", &[ip("10.244.1.4")]).await.unwrap();
+        for to in ["10.244.1.3", "10.244.2.200"] {
+            assert_eq!(reach((&b, Some(ip("10.244.1.4"))), (&a, ip(to))).unwrap(), ip("10.244.1.4"));
+        }
+        let given_back = b.run(|| connect_from(Some(ip("10.244.1.4")), SocketAddr::new(pod(100), 1)));
+        assert!(given_back.is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+}
+
 /// A worker that takes the place of a dead one finds the addresses where they were.
 #[test]
 fn a_namespace_outlives_its_workers() {

@@ -13,6 +13,7 @@
 pub(crate) mod annotations;
 mod compiler;
 mod convert;
+mod network;
 mod preparing;
 
 use std::{
@@ -37,7 +38,7 @@ use kubewasm_kubelet::runtime::{
     Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
-use kubewasm_network::{Loopback, NetworkError};
+use kubewasm_network::Loopback;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -164,7 +165,7 @@ impl WasiRuntime {
             shown: options.shown,
             confinement: options.confinement,
             versions: options.versions,
-            network: options.pod_network.then(|| name_of(&options.dir)),
+            network: options.pod_network.then(|| network::name_of(&options.dir)),
             cgroups: (!options.with_parent).then_some(CgroupOptions { memory: options.allocatable_memory }),
             ..SupervisorOptions::new(options.dir, options.program.clone())
         };
@@ -246,24 +247,10 @@ impl WasiRuntime {
         }
     }
 
-    /// What a container does not reach. From a network namespace of its own, a worker cannot tell which addresses are
-    /// this machine's.
-    async fn denied_networks(&self, spec: &ContainerSpec) -> Result<DeniedNetworks, StartError> {
-        let mut denied = self.denied_networks.clone();
-        if denied.host
-            && has_own_network(spec)
-            && let Some(network) = self.supervisor.network()
-        {
-            let addresses = network.node_addresses().await.map_err(|error| StartError::Run(error.into()))?;
-            denied.networks.extend(addresses.into_iter().map(IpNet::from));
-        }
-        Ok(denied)
-    }
-
     /// Where a container runs.
     fn place(&self, spec: &ContainerSpec) -> InstancePlace {
         let isolation = self.isolation.of_handler(&spec.runtime_handler);
-        let group = if has_own_network(spec) { Isolation::network_group } else { Isolation::group };
+        let group = if network::is_own(spec) { Isolation::network_group } else { Isolation::group };
         InstancePlace {
             group: group(isolation, &spec.pod_namespace, &spec.pod_uid, &self.age),
             alone: isolation == Isolation::Pod,
@@ -297,20 +284,10 @@ impl WasiRuntime {
         let notice = convert::stop_notice(spec)?;
         let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        let denied_networks = self.denied_networks(spec).await?;
+        let denied_networks = network::denied(&self.denied_networks, spec, self.supervisor.network()).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
         Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, holds))
     }
-}
-
-/// Whether a container's pod has addresses of its own.
-fn has_own_network(spec: &ContainerSpec) -> bool {
-    spec.network_slot.is_some() && !spec.host_network
-}
-
-/// What tells the node with this directory of workers from others on this machine.
-fn name_of(dir: &std::path::Path) -> String {
-    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 
 /// Holds the images of containers that an earlier agent started, as they are labelled.
@@ -461,11 +438,8 @@ impl Runtime for WasiRuntime {
 
     async fn set_pod_ranges(&self, ranges: &[IpNet], in_use: &[IpAddr]) -> Result<(), RuntimeError> {
         let Some(network) = self.supervisor.network() else { return Ok(()) };
-        let failed = |error: NetworkError| RuntimeError(error.into());
-        let stale: Vec<_> =
-            network.attached().await.into_iter().filter(|address| !in_use.contains(address)).collect();
-        network.detach(&stale, None).await.map_err(failed)?;
-        network.set_ranges(ranges, &self.cluster_networks).await.map_err(failed)
+        let set = network::set_ranges(network, ranges, &self.cluster_networks, in_use).await;
+        set.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {

@@ -26,6 +26,7 @@ mod error;
 mod group;
 mod idle;
 mod mounting;
+mod network;
 mod process;
 mod replace;
 mod start;
@@ -42,7 +43,7 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, program::Program};
-use kubewasm_network::{LivingWorker, NetworkError, PodNetwork};
+use kubewasm_network::{NetworkError, PodNetwork};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -305,7 +306,7 @@ impl Supervisor {
             None => None,
         };
         let network = match &options.network {
-            Some(name) => Some(open_network(name, &dir, &stock).await?),
+            Some(name) => Some(network::open(name, &dir, &stock).await?),
             None => None,
         };
         let (view, kills) = (Arc::<View>::default(), Arc::default());
@@ -562,23 +563,6 @@ impl Supervisor {
     fn view(&self) -> &View {
         &self.common.view
     }
-}
-
-/// A group whose worker lives, and the claims that were kept for it, if any were.
-type Stock = (String, Option<Vec<(String, Claim)>>);
-
-/// Opens the network of pods, with the workers that live. One that cannot be reached is ended: nobody would ever answer at
-/// the addresses of what it hosts.
-async fn open_network(name: &str, dir: &Path, stock: &[Stock]) -> Result<PodNetwork, NetworkError> {
-    let living = stock.iter().filter_map(|(group, _)| {
-        let pid = process::holder(&process::socket(dir, group))?.as_raw_pid().unsigned_abs();
-        Some(LivingWorker { domain: isolation::domain_of(group)?.to_owned(), group: group.clone(), pid })
-    });
-    let (network, lost) = PodNetwork::open(name, living.collect()).await?;
-    for worker in lost {
-        process::signal(&process::socket(dir, &worker.group), rustix::process::Signal::KILL);
-    }
-    Ok(network)
 }
 
 /// The cgroup of all workers below `dir`: several nodes may share this machine.

@@ -141,7 +141,8 @@ async fn a_pod_waits_while_no_address_is_free() {
     .await;
 }
 
-/// Ends what runs, and takes the node's last route away: an agent that ends leaves it for the next.
+/// Ends what runs, and takes away what an agent that ends leaves for the next: the node's last route, and its table of the
+/// packet filter.
 async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &str) {
     for name in left {
         pods.api().delete(name, &DeleteParams::default().grace_period(1)).await.unwrap();
@@ -151,5 +152,20 @@ async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &st
     let name = node.name().to_owned();
     drop(node);
     nodes.delete(&name, &DeleteParams::default()).await.unwrap();
-    let _ = Command::new("ip").args(["route", "del", "unreachable", range]).status().await;
+    let run = async |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().await;
+        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+    };
+    run("ip", &["route", "del", "unreachable", range]).await;
+    for table in
+        run("nft", &["list", "tables", "inet"]).await.lines().filter_map(|line| line.strip_prefix("table "))
+    {
+        let table: Vec<&str> = table.split(' ').collect();
+        let rules = run("nft", &[&["list", "table"], &table[..]].concat()).await;
+        if table.iter().any(|word| word.starts_with("kubewasm_"))
+            && rules.contains(&format!("ip saddr {range} "))
+        {
+            run("nft", &[&["delete", "table"], &table[..]].concat()).await;
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubewasm_network::{Namespace, PodNetwork};
+use kubewasm_network::PodNetwork;
 use tokio::sync::{Mutex, Notify};
 use tonic::Code;
 
@@ -21,13 +21,13 @@ use super::{
     death::Kills,
     error::GroupError,
     mounting::Mounter,
+    network,
     process::{self, Started},
     replace,
     view::View,
 };
 use crate::{
     cgroup::{Cgroup, OF_A_WORKER, Parent},
-    isolation::domain_of,
     protocol::wire,
     worker,
 };
@@ -173,7 +173,7 @@ impl Group {
             let (group, deaths) = (self.name.clone(), state.backoff.deaths());
             return Err(GroupError::Backoff { group, deaths, pause, log });
         }
-        let namespace = self.enter_network().await?;
+        let namespace = network::enter(self.common.network.as_ref(), &self.name).await?;
         let started = process::spawn(&self.socket(), &self.common.options, namespace.as_deref())
             .map_err(|source| GroupError::Spawn { group: self.name.clone(), source })?;
         tracing::debug!(group = %self.name, pid = started.pid, "started a worker");
@@ -189,22 +189,6 @@ impl Group {
                 state.backoff.died(Duration::ZERO, Instant::now());
                 Err(GroupError::Protocol { group, theirs, ours })
             }
-        }
-    }
-
-    /// The network namespace that a worker of this group is to be in, if it is not the node's.
-    async fn enter_network(&self) -> Result<Option<Arc<Namespace>>, GroupError> {
-        let Some(domain) = domain_of(&self.name) else { return Ok(None) };
-        let group = || self.name.clone();
-        let network = self.common.network.as_ref().ok_or_else(|| GroupError::NoNetwork { group: group() })?;
-        let entered = network.enter(domain, &self.name).await;
-        entered.map(Some).map_err(|source| GroupError::Network { group: group(), source })
-    }
-
-    /// Takes the network namespace of a worker away that is gone, unless another one is in it.
-    async fn leave_network(&self) {
-        if let (Some(domain), Some(network)) = (domain_of(&self.name), &self.common.network) {
-            network.leave(domain, &self.name).await;
         }
     }
 
@@ -316,7 +300,7 @@ impl Group {
             return false;
         }
         self.leave_cgroup(&mut state).await;
-        self.leave_network().await;
+        network::leave(self.common.network.as_ref(), &self.name).await;
         if !state.backoff.is_calm(Instant::now()) {
             return false;
         }

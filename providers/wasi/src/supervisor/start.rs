@@ -20,21 +20,20 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kubewasm_host::{Network, exit::Exit};
+use kubewasm_host::exit::Exit;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::{
     CALL, InstancePlace, Sighting, SupervisorError, WorkerFailure,
     connect::Client,
-    error::GroupError,
     group::{Common, Group},
     mounting::Handed,
+    network,
     view::Dead,
 };
 use crate::{
     instance::Instance,
-    isolation::domain_of,
     protocol::{Versions, wire},
     spec::InstanceSpec,
     worker,
@@ -132,7 +131,7 @@ impl Start {
             client = self.group.client_for(&self.place) => client?,
             () = given_up.cancelled() => return Err(SupervisorError::GivenUp),
         };
-        self.attach().await?;
+        network::attach(self.common.network.as_ref(), self.group.name(), &self.spec.network).await?;
         let handed = self.hand_over().await?;
         // Until here nothing was sent.
         if given_up.is_cancelled() {
@@ -146,16 +145,6 @@ impl Start {
             }),
             Handed::Over(_) => started,
         }
-    }
-
-    /// Leads the addresses of the instance's pod to its worker, where they are its own.
-    async fn attach(&self) -> Result<(), SupervisorError> {
-        let Network::Pod(pod) = &self.spec.network else { return Ok(()) };
-        let group = self.group.name();
-        let missing = || GroupError::NoNetwork { group: group.to_owned() };
-        let network = self.common.network.as_ref().ok_or_else(missing)?;
-        let domain = domain_of(group).ok_or_else(missing)?;
-        Ok(network.attach(domain, &pod.own).await?)
     }
 
     /// Has the files of the instance made, and hands them to the worker of its group.
