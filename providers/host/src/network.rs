@@ -115,12 +115,13 @@ fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what
         Network::Pod(pod) => match what {
             TcpConnect | UdpSend | UdpReceive => {
                 let ip = address.ip();
-                pod.has(ip)
-                    || (is_outside(ip) && !ip.to_canonical().is_multicast() && !denied.holds_network(ip))
+                let is_open =
+                    is_outside(ip) && !ip.to_canonical().is_multicast() && !denied.holds_network(ip);
+                pod.has(ip) || (is_open && !pod.is_anothers_loopback(ip))
             }
             // Nobody else's loopback, and never the wildcard, which would be everybody's.
             TcpBind | UdpBind | TcpListen => pod.has(address.ip()),
-            TcpAccept => pod.has(address.ip()) || !address.ip().is_loopback(),
+            TcpAccept => !pod.is_anothers_loopback(address.ip()),
         },
         Network::Outgoing => match what {
             TcpConnect | UdpSend | UdpReceive => is_outside(address.ip()) && !denied.holds(address.ip()),
@@ -239,6 +240,12 @@ mod tests {
             ("169.254.169.254:80", TcpConnect, false),
             ("224.0.0.251:5353", UdpSend, false),
             ("[ff02::fb]:5353", UdpSend, false),
+            ("[fd6b:7761:736d::8:1]:80", TcpConnect, false),
+            ("[fd6b:7761:736d::8:1]:80", UdpSend, false),
+            ("[fd6b:7761:736d::8:1]:80", UdpReceive, false),
+            ("[fd6b:7761:736d::8:1]:80", TcpAccept, false),
+            ("[fd6b:7761:736d::7:1]:80", TcpAccept, true),
+            ("[fd6b:7761:736e::8:1]:80", TcpConnect, true),
             ("127.0.32.1:80", UdpReceive, false),
             ("127.0.28.1:80", UdpReceive, true),
             ("127.0.32.1:80", TcpAccept, false),

@@ -80,6 +80,12 @@ impl KnownSocket {
         self.redirected.push_front((actual, wanted));
     }
 
+    /// Whether the socket can send there: one that is bound to the loopback sends to addresses of the pod alone.
+    fn reaches(&self, addresses: &PodAddresses, wanted: SocketAddr) -> bool {
+        let bound_near = self.bound.is_some_and(|(bound, _)| bound.ip().is_loopback());
+        !bound_near || wanted.ip().is_loopback() || addresses.own.contains(&wanted.ip())
+    }
+
     /// Whom a datagram comes from, as the guest sees it.
     fn sender(&self, addresses: &PodAddresses, actual: SocketAddr) -> SocketAddr {
         let known = self.redirected.iter().find(|(known, _)| *known == actual);
@@ -90,7 +96,7 @@ impl KnownSocket {
     fn local(&self, addresses: &PodAddresses, actual: SocketAddr) -> SocketAddr {
         match (&self.bound, self.remote) {
             (Some((wanted, Binding::Wildcard)), None) => SocketAddr::new(wanted.ip(), actual.port()),
-            (_, Some(remote)) if remote.ip().is_loopback() && addresses.own.contains(&actual.ip()) => {
+            (Some((_, Binding::Wildcard)), Some(remote)) if remote.ip().is_loopback() => {
                 SocketAddr::new(crate::network::pod::localhost(actual.ip()), actual.port())
             }
             _ => addresses.shown(actual),
@@ -184,6 +190,23 @@ mod tests {
         assert_eq!(socket.sender(&addresses(), at("127.0.28.1:9")), at("127.0.0.1:9"));
     }
 
+    /// As with any kernel's, whose packets from the loopback do not leave the machine.
+    #[test]
+    fn what_is_bound_to_the_loopback_stays_there() {
+        for (bound, to, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:81", true),
+            ("127.0.0.1:80", "10.0.0.7:81", true),
+            ("127.0.0.1:80", "10.0.0.8:81", false),
+            ("[::1]:80", "[2001:db8::1]:81", false),
+            ("0.0.0.0:80", "10.0.0.8:81", true),
+            ("10.0.0.7:80", "127.0.0.1:81", true),
+        ] {
+            let bound = Some((at(bound), Binding::Single));
+            let socket = KnownSocket { bound, ..KnownSocket::default() };
+            assert_eq!(socket.reaches(&addresses(), at(to)), expected, "{to}");
+        }
+    }
+
     #[test]
     fn a_socket_shows_what_it_was_bound_to() {
         let wildcard = Some((at("0.0.0.0:0"), Binding::Wildcard));
@@ -193,6 +216,7 @@ mod tests {
             (wildcard, Some("192.0.2.1:1"), "10.0.0.7:80", "10.0.0.7:80"),
             (wildcard, Some("127.0.0.1:1"), "10.0.0.7:80", "127.0.0.1:80"),
             (single, None, "10.0.0.7:80", "10.0.0.7:80"),
+            (single, Some("127.0.0.1:1"), "10.0.0.7:80", "10.0.0.7:80"),
             (None, Some("127.0.0.1:1"), "127.0.28.1:80", "127.0.0.1:80"),
         ] {
             let socket = KnownSocket { bound, remote: remote.map(at), ..KnownSocket::default() };

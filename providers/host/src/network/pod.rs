@@ -57,6 +57,16 @@ impl PodAddresses {
         self.own.contains(&ip) || self.is_loopback(ip)
     }
 
+    /// Whether an address of the kernel's is of the loopback of some pod, or of nobody's, and not of this one's.
+    pub(crate) fn is_anothers_loopback(&self, ip: IpAddr) -> bool {
+        let stands_in = match ip.to_canonical() {
+            IpAddr::V4(ip) => ip.is_loopback(),
+            // Those of all pods begin with the same four groups.
+            IpAddr::V6(ip) => ip.is_loopback() || ip.segments()[..4] == self.loopback_v6.segments()[..4],
+        };
+        stands_in && !self.is_loopback(ip)
+    }
+
     /// Where a socket is bound of which the guest wants this. `None`: it is no address of the pod.
     pub(crate) fn bind(&self, wanted: SocketAddr) -> Option<(SocketAddr, Binding)> {
         let ip = wanted.ip();

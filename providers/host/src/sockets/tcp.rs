@@ -98,13 +98,16 @@ async fn start_connect(
     let wanted = SocketAddr::from(address);
     let actual = pod.destination(true, wanted).ok_or(ErrorCode::RemoteUnreachable)?;
     let known = state.guest_sockets.known(socket.rep());
+    if !known.lock().reaches(&pod.addresses, wanted) {
+        return Err(ErrorCode::RemoteUnreachable.into());
+    }
     let is_bound = known.lock().bound.is_some();
     if !is_bound {
         let source = pod.addresses.source(wanted).ok_or(ErrorCode::RemoteUnreachable)?;
         let permission = Resource::new_borrow(network.rep());
         state.sockets().start_bind(again(&socket), permission, source.into()).await?;
         state.sockets().finish_bind(again(&socket))?;
-        known.lock().bound = Some((source, Binding::Single));
+        known.lock().bound = Some((pod.addresses.shown(source), Binding::Single));
     }
     state.sockets().start_connect(socket, network, actual.into())?;
     known.lock().remote = Some(wanted);

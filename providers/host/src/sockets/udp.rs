@@ -127,6 +127,9 @@ async fn stream(
     let Some(pod) = pod(state) else { return state.sockets().stream(socket, remote).await };
     let known = state.guest_sockets.known(socket.rep());
     let wanted = remote.map(SocketAddr::from);
+    if wanted.is_some_and(|wanted| !known.lock().reaches(&pod.addresses, wanted)) {
+        return Err(ErrorCode::RemoteUnreachable.into());
+    }
     let actual = match wanted {
         Some(wanted) => Some(pod.destination(false, wanted).ok_or(ErrorCode::RemoteUnreachable)?),
         None => None,
@@ -183,9 +186,11 @@ fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagra
     let mut translated = Vec::with_capacity(datagrams.len());
     for mut datagram in datagrams {
         if let Some(wanted) = datagram.remote_address.map(SocketAddr::from) {
-            let Some(actual) = pod.destination(false, wanted) else { break };
+            let mut known = known.lock();
+            let actual = pod.destination(false, wanted).filter(|_| known.reaches(&pod.addresses, wanted));
+            let Some(actual) = actual else { break };
             if actual.ip() != wanted.ip() {
-                known.lock().redirect(actual, wanted);
+                known.redirect(actual, wanted);
             }
             datagram.remote_address = Some(actual.into());
         }

@@ -120,6 +120,8 @@ fn what_is_not_the_pods_is_refused() {
             ("node", "tcp-bind", "192.0.2.1:81", NOT_BINDABLE),
             ("stand-in", "tcp-bind", "127.0.12.1:81", NOT_BINDABLE),
             ("metadata", "tcp-ask", "169.254.169.254:80", DENIED),
+            ("stand-in-v6", "tcp-ask", "[fd6b:7761:736d:0:0:0:3:1]:80", DENIED),
+            ("bind-v6", "tcp-bind", "[fd6b:7761:736d:0:0:0:3:1]:80", NOT_BINDABLE),
             ("next-hop", "tcp-ask", "169.254.1.1:80", DENIED),
             ("nobody", "tcp-ask", "10.244.1.99:80", UNREACHABLE),
             ("closed", "tcp-ask", "10.244.1.3:81", REFUSED),
