@@ -40,6 +40,9 @@ pub(crate) struct WorkerArgs {
     /// Enter no mount namespace, as on a host that allows none.
     #[arg(long)]
     no_mounts: bool,
+    /// The process is in a network namespace of its own.
+    #[arg(long)]
+    own_network: bool,
     /// End when confined, instead of hosting anything.
     #[arg(long)]
     check: bool,
@@ -53,6 +56,7 @@ pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     options.shown = args.shown;
     options.confinement = args.confinement;
     options.no_mounts = args.no_mounts;
+    options.own_network = args.own_network;
     options.check = args.check;
     if let Some(bytes) = args.default_memory_limit {
         options.default_memory_limit = bytes;

@@ -31,7 +31,8 @@ use syscalls::Profile;
 /// What a worker of root's keeps of root's power:
 /// - `DAC_OVERRIDE` and `FOWNER` let its guests use what belongs to other users, as files in volumes may: the first to open
 ///   them, the second to set their times and to remove them from a directory like `/tmp`;
-/// - `NET_BIND_SERVICE` lets guests of the host's network listen below port 1024.
+/// - `NET_BIND_SERVICE` lets guests of the host's network listen below port 1024; in a network namespace of their own, they
+///   need it not, and their worker has it not.
 const OF_WORKERS: [(CapabilitySet, &str); 3] = [
     (CapabilitySet::DAC_OVERRIDE, "dac_override"),
     (CapabilitySet::FOWNER, "fowner"),
@@ -153,13 +154,17 @@ pub(crate) fn narrow(view: &ConfinedView<'_>) -> Vec<Measure> {
 }
 
 /// Gives up everything that a worker has no use for once it has its sockets.
-pub(crate) fn worker() -> Vec<Measure> {
+pub(crate) fn worker(own_network: bool) -> Vec<Measure> {
+    let kept: Vec<_> = OF_WORKERS
+        .into_iter()
+        .filter(|(capability, _)| !own_network || *capability != CapabilitySet::NET_BIND_SERVICE)
+        .collect();
     vec![
         Measure::take("oom score", oom_score),
         Measure::take("core dumps", core_dumps),
         Measure::take("tracing", tracing),
         Measure::take("user of files", file_user),
-        Measure::take("capabilities", || capabilities(&OF_WORKERS)),
+        Measure::take("capabilities", || capabilities(&kept)),
         Measure::take("new privileges", new_privileges),
         Measure::take("system calls", || syscalls::refuse(Profile::Worker)),
     ]

@@ -73,6 +73,8 @@ pub struct WorkerOptions {
     pub shown: Vec<PathBuf>,
     /// Whether it runs where it cannot be confined as a whole.
     pub confinement: Confinement,
+    /// It has been started in a network namespace of its own, where every port can be listened on without a capability.
+    pub own_network: bool,
     /// End when it is confined, instead of hosting anything: to find out whether it can be.
     pub check: bool,
     /// Protocol versions that it speaks. Not on the command line: others than its own are for tests.
@@ -91,6 +93,7 @@ impl WorkerOptions {
             hidden: Vec::new(),
             shown: Vec::new(),
             confinement: Confinement::default(),
+            own_network: false,
             check: false,
             versions: Versions::OURS,
         }
@@ -98,7 +101,8 @@ impl WorkerOptions {
 
     /// The options as arguments of the subcommand `worker`, which must read them back: `--socket <path>`,
     /// `--default-memory-limit <bytes>`, `--log-max-size <bytes>`, `--log-max-files <count>`, `--confinement <name>`,
-    /// `--hidden <path>` and `--shown <path>` for each of those, and, if so, `--with-parent`, `--no-mounts` and `--check`.
+    /// `--hidden <path>` and `--shown <path>` for each of those, and, if so, `--with-parent`, `--no-mounts`,
+    /// `--own-network` and `--check`.
     #[must_use]
     pub fn args(&self) -> Vec<OsString> {
         let mut args = vec![OsString::from("--socket"), self.socket.clone().into()];
@@ -113,9 +117,12 @@ impl WorkerOptions {
         for (flag, paths) in [("--hidden", &self.hidden), ("--shown", &self.shown)] {
             args.extend(paths.iter().flat_map(|path| [flag.into(), path.clone().into()]));
         }
-        for (flag, is_set) in
-            [("--with-parent", self.with_parent), ("--no-mounts", self.no_mounts), ("--check", self.check)]
-        {
+        for (flag, is_set) in [
+            ("--with-parent", self.with_parent),
+            ("--no-mounts", self.no_mounts),
+            ("--own-network", self.own_network),
+            ("--check", self.check),
+        ] {
             if is_set {
                 args.push(flag.into());
             }
@@ -213,7 +220,7 @@ pub fn confine(mut options: WorkerOptions) -> Result<Confined, WorkerError> {
     process::raise_file_limit();
     let home = process::Home::take(&options.socket)?;
     let sockets = home.listen()?;
-    measures.extend(confine::worker());
+    measures.extend(confine::worker(options.own_network));
     let measures = confine::judge(&measures, options.confinement)
         .map_err(|missing| WorkerError::Confinement { missing })?;
     tracing::info!(?measures, "the worker is confined");

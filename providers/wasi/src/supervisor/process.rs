@@ -55,7 +55,8 @@ pub(super) fn spawn(
 ) -> io::Result<Started> {
     let mut command = options.program.command("worker");
     let with_parent = options.with_parent;
-    command.args(worker_options(socket, options).args());
+    let own_network = namespace.is_some();
+    command.args(WorkerOptions { own_network, ..worker_options(socket, options) }.args());
     inherit_little(&mut command);
     command.stderr(Stdio::from(open_log(&log(socket))?));
     if with_parent {

@@ -160,6 +160,7 @@ fn the_replacement_of_a_dead_worker_is_reached_at_the_same_addresses() {
         node.start("a", "ns", 2, "tcp-serve", "0.0.0.0:80").await;
         node.line("a", 0).await;
         let before = node.worker();
+        assert_eq!(world::network_capabilities(before), 0, "listening on port 80 takes none");
         node.kill_worker().await;
         node.ended("a").await;
         let error = node.ask("10.244.1.2:80").await.unwrap_err();

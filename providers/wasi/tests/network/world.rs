@@ -212,3 +212,10 @@ impl Node {
 fn addresses(slot: u32) -> Vec<IpAddr> {
     [format!("10.244.1.{slot}"), format!("fd00:10::{slot:x}")].map(|ip| ip.parse().unwrap()).into()
 }
+
+/// Which of the capabilities that are about networks a process has: CAP_NET_BIND_SERVICE, _BROADCAST, _ADMIN and _RAW.
+pub(crate) fn network_capabilities(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapPrm:")).unwrap();
+    u64::from_str_radix(effective.trim(), 16).unwrap() & (0b1111 << 10)
+}

@@ -122,6 +122,7 @@ fn worker_options(args: &[String], versions: Option<Versions>) -> WorkerOptions 
     options.shown = values(args, "--shown").map(PathBuf::from).collect();
     options.confinement = value(args, "--confinement").parse().unwrap();
     options.no_mounts = has(NO_MOUNTS);
+    options.own_network = has("--own-network");
     options.check = has("--check");
     options.log.max_size = value(args, "--log-max-size").parse().unwrap();
     options.log.max_files = value(args, "--log-max-files").parse().unwrap();
