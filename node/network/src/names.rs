@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 use sha2::{Digest as _, Sha256};
 
+use crate::routes::LAST_RESORT;
+
 /// The interface of a namespace.
 pub(crate) const INSIDE: &str = "eth0";
 /// Next hops: what the namespaces reach the node by, and what the node reaches them by. Nobody has these addresses; the
@@ -51,6 +53,13 @@ impl Names {
     /// The table of the packet filter.
     pub(crate) fn table(&self) -> String {
         format!("kubewasm_{}", self.prefix.trim_start_matches("kw").trim_end_matches('x'))
+    }
+
+    /// The metric of the node's routes for what is unassigned.
+    pub(crate) fn metric(&self) -> u32 {
+        let digits = self.prefix.trim_start_matches("kw").trim_end_matches('x').get(..5);
+        // Five digits are twenty bits.
+        LAST_RESORT + digits.and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
     }
 
     /// The number of a link, if it is one of this node's.
@@ -100,6 +109,12 @@ mod tests {
         {
             assert_eq!(ours.number(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn nodes_of_one_machine_have_metrics_of_their_own() {
+        let [ours, theirs] = ["/var/lib/kubewasm", "/tmp/other"].map(|node| Names::of(node).metric());
+        assert!(ours != theirs && ours.min(theirs) >= LAST_RESORT && ours.max(theirs) < 2 * LAST_RESORT);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use rtnetlink::{
     packet_route::{
         address::AddressAttribute,
         link::{LinkAttribute, LinkMessage},
-        route::{RouteMessage, RouteType},
+        route::RouteMessage,
     },
 };
 use tokio::sync::{Mutex, MutexGuard};
@@ -274,23 +274,26 @@ impl PodNetwork {
     /// [`NetworkError`].
     pub async fn set_ranges(&self, ranges: &[IpNet], known: &[IpNet]) -> Result<(), NetworkError> {
         self.set_rules(ranges, known).await?;
-        let node = &self.0.node.handle;
+        let (node, metric) = (&self.0.node.handle, self.0.names.metric());
         for family in FAMILIES {
             let mut all = RouteMessageBuilder::<IpAddr>::new().build();
             all.header.address_family = family;
             let listed: Vec<RouteMessage> =
                 node.route().get(all).execute().try_collect().await.map_err(netlink("list the routes"))?;
             for route in listed {
-                let Some(range) = routes::network_of(&route, RouteType::Unreachable) else { continue };
-                // Another node's of this machine stays: the networks of two nodes are apart.
-                if ranges.iter().any(|wanted| wanted != &range && overlap(*wanted, range)) {
+                let Some((range, _)) = routes::unassigned_range(&route).filter(|(_, of)| *of == metric)
+                else {
+                    continue;
+                };
+                // One of another range that the node had before, which may be another node's now.
+                if !ranges.iter().any(|wanted| wanted.trunc() == range) {
                     let removed = node.route().del(route).execute().await;
                     unless(removed, &MISSING, format!("remove the route to {range}"))?;
                 }
             }
         }
         for range in ranges {
-            let added = node.route().add(routes::unassigned(*range)).replace().execute().await;
+            let added = node.route().add(routes::unassigned(*range, metric)).replace().execute().await;
             added.map_err(netlink(format!("add the route to {range}")))?;
             sysctl::set(forwarding(range.addr()), "1")?;
         }
@@ -335,8 +338,4 @@ impl PodNetwork {
 /// The setting by which the machine forwards what is to and from pods.
 fn forwarding(family: IpAddr) -> &'static str {
     if family.is_ipv4() { "ipv4/ip_forward" } else { "ipv6/conf/all/forwarding" }
-}
-
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b) || b.contains(&a)
 }

@@ -21,8 +21,8 @@ use crate::{
 
 /// Who has made a route, for those that are found again; a number that nobody has registered.
 pub(crate) const PROTOCOL: RouteProtocol = RouteProtocol::Other(107);
-/// Whoever routes the node's range elsewhere comes first.
-const LAST_RESORT: u32 = 1 << 20;
+/// The least metric of a route that comes after all others, whoever makes them.
+pub(crate) const LAST_RESORT: u32 = 1 << 20;
 
 /// The table of addresses that are the namespace's own: RT_TABLE_LOCAL.
 const LOCAL_TABLE: u8 = 255;
@@ -97,10 +97,10 @@ pub(crate) fn way_out(family: AddressFamily, link: u32, source: IpAddr) -> Route
     through(route, hop, link)
 }
 
-/// What is said of addresses of the node's range that no pod has.
-pub(crate) fn unassigned(range: IpNet) -> RouteMessage {
+/// What is said of addresses of the node's range that no pod has; by its metric, a node knows its own again.
+pub(crate) fn unassigned(range: IpNet, metric: u32) -> RouteMessage {
     let mut route = to(range, RouteType::Unreachable);
-    route.attributes.push(RouteAttribute::Priority(LAST_RESORT));
+    route.attributes.push(RouteAttribute::Priority(metric));
     route
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn address_of(route: &RouteMessage, kind: RouteType) -> Option<IpAddr
 }
 
 /// The network that a route of ours leads to, if it is of this kind.
-pub(crate) fn network_of(route: &RouteMessage, kind: RouteType) -> Option<IpNet> {
+fn network_of(route: &RouteMessage, kind: RouteType) -> Option<IpNet> {
     if route.header.protocol != PROTOCOL || route.header.kind != kind {
         return None;
     }
@@ -128,6 +128,15 @@ pub(crate) fn network_of(route: &RouteMessage, kind: RouteType) -> Option<IpNet>
         _ => None,
     })?;
     IpNet::new(address, route.header.destination_prefix_length).ok()
+}
+
+/// The range that a route says to be unassigned, with its metric.
+pub(crate) fn unassigned_range(route: &RouteMessage) -> Option<(IpNet, u32)> {
+    let metric = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    Some((network_of(route, RouteType::Unreachable)?, metric?))
 }
 
 /// The rules of a namespace, in order. What its pods send goes to the node, even to another pod of the same namespace,
@@ -184,8 +193,12 @@ mod tests {
         let foreign = RouteMessage::default();
         assert_eq!(address_of(&foreign, RouteType::Unicast), None);
         let range: IpNet = "10.244.1.0/24".parse().unwrap();
-        assert_eq!(network_of(&unassigned(range), RouteType::Unreachable), Some(range));
-        assert_eq!(address_of(&unassigned(range), RouteType::Unreachable), None);
+        let route = unassigned(range, 7);
+        assert_eq!(unassigned_range(&route), Some((range, 7)));
+        assert_eq!(
+            (address_of(&route, RouteType::Unreachable), unassigned_range(&pod(range.addr(), 5))),
+            (None, None)
+        );
     }
 
     #[test]

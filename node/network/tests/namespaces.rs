@@ -255,6 +255,24 @@ fn the_next_agent_takes_over_what_living_workers_have_and_removes_the_rest() {
     });
 }
 
+/// A range that the node does not have any more is not unreachable for its sake; what another node of the machine says stays.
+#[test]
+fn a_node_takes_back_what_it_has_said_of_ranges() {
+    on_node(|| async {
+        let Pods { network, .. } = pods().await;
+        let (other, _) = PodNetwork::open("/var/lib/another-node", Vec::new()).await.unwrap();
+        other.set_ranges(&["10.244.2.0/24".parse().unwrap()], &[]).await.unwrap();
+        network.set_ranges(&["10.244.3.0/24".parse().unwrap()], &[]).await.unwrap();
+        for (to, expected) in [
+            ("10.244.1.99:1", io::ErrorKind::NetworkUnreachable),
+            ("10.244.2.99:1", io::ErrorKind::HostUnreachable),
+            ("10.244.3.99:1", io::ErrorKind::HostUnreachable),
+        ] {
+            assert_eq!(connect_from(None, to.parse().unwrap()).unwrap_err().kind(), expected, "{to}");
+        }
+    });
+}
+
 /// Agents come and go, and each gives one address and takes one back: none is lost, none is doubled, none is left behind.
 #[test]
 fn addresses_outlive_any_number_of_agents() {
