@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use ipnet::IpNet;
-use kubewasm_host::{DeniedNetworks, program::Program};
+use kubewasm_host::{DeniedNetworks, compile::ChildCompiler, program::Program};
 use kubewasm_modules::{InvalidSignaturePolicy, SignaturePolicy, Store, StoreOptions};
 use kubewasm_wasi::{
     confine::Confinement,
@@ -73,11 +73,17 @@ pub(crate) fn signature_policy(file: Option<&Path>) -> Result<SignaturePolicy, I
 
 /// Opens the module store, and adopts the workers that are there.
 pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiRuntime>> {
+    // Only where it is of use: engines have to be made for it.
+    let compiler_key = match settings.images.signature_policy.trusts_compiled_code() {
+        true => Some(ChildCompiler::new(Program::current())?.key().to_owned()),
+        false => None,
+    };
     let options = StoreOptions {
         insecure_registries: settings.images.insecure_registries,
         registry_config_directories: settings.images.registry_config_dirs,
         file_directories: settings.images.dirs,
         signature_policy: settings.images.signature_policy,
+        compiler_key,
         ..StoreOptions::default()
     };
     let store = Store::open(&settings.store, options).context("cannot open the module store")?;

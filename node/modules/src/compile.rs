@@ -1,7 +1,7 @@
 //! Precompiled modules: made once per module and compiler, kept, and handed out as files.
 //!
 //! ```text
-//!   precompiled(module, compiler, lane) ─► kept already? ─► refused lately? ─► [queue] ─► Compiler ─► kept
+//!   precompiled(image, module, compiler, lane) ─► kept already? ─► refused lately? ─► [queue] ─► Compiler ─► kept
 //! ```
 //!
 //! The engine is behind [`Compiler`]; the store decides when it runs. One compilation per module at a time,
@@ -35,6 +35,8 @@ use crate::{
     Store,
     digest::Digest,
     error::{PrecompileError, StoreError},
+    image::ImageName,
+    layout::Layout,
     module::Module,
     options::StoreOptions,
 };
@@ -176,7 +178,8 @@ impl Drop for Caller<'_> {
 }
 
 impl Store {
-    /// The precompiled form of `module`, made by `compiler` unless the store has it.
+    /// The precompiled form of `module` of the image called `image`, made by `compiler` unless the store has it, or has
+    /// one of somebody whom the policy trusts with that image.
     ///
     /// Concurrent calls for one module and key compile once. When the caller that compiles gives up (drops
     /// the future), the next one that waits compiles in its place. Callers of one `lane` wait for each other before
@@ -189,15 +192,17 @@ impl Store {
     /// ([`StoreOptions::compile_retry`], [`StoreOptions::compile_refusal`]).
     pub async fn precompiled(
         &self,
+        image: &ImageName,
         module: &Module,
         compiler: &dyn Compiler,
         lane: &str,
     ) -> Result<Precompiled, PrecompileError> {
-        let name = format!("{}-{}", module.digest.hex(), file_key(&compiler.key()));
+        let key = compiler.key();
+        let name = file_name(&module.digest, &key);
         let place = self.inner.layout.precompiled().join(&name);
         let compilations = &self.inner.compilations;
         loop {
-            if let Some(kept) = self.kept(&place).await? {
+            if let Some(kept) = self.kept(image, module, &key).await? {
                 return Ok(kept);
             }
             if let Some(failure) = compilations.state().failures.get(&name, Instant::now()) {
@@ -207,7 +212,7 @@ impl Store {
             match (&mut caller.turn).await {
                 // It may have been compiled between the look and the turn, here or by another process.
                 Ok(Turn::Begin) => {
-                    if let Some(kept) = self.kept(&place).await? {
+                    if let Some(kept) = self.kept(image, module, &key).await? {
                         return Ok(kept);
                     }
                     let result = self.compile(module, compiler, &place).await;
@@ -248,16 +253,16 @@ impl Store {
         file_key(&compiler.key())
     }
 
-    /// What the store has; one whose facts cannot be read is compiled again.
-    async fn kept(&self, place: &Path) -> Result<Option<Precompiled>, PrecompileError> {
-        let (inner, path) = (Arc::clone(&self.inner), place.to_owned());
-        let read = move || {
-            if !path.exists() {
-                return Ok(None);
-            }
-            let facts = inner.layout.read(&facts_of(&path))?;
-            Ok(facts.map(|facts| Precompiled { path, facts }))
-        };
+    /// What the store has.
+    async fn kept(
+        &self,
+        image: &ImageName,
+        module: &Module,
+        key: &str,
+    ) -> Result<Option<Precompiled>, PrecompileError> {
+        let (inner, image, module, key) =
+            (Arc::clone(&self.inner), image.clone(), module.digest, key.to_owned());
+        let read = move || Ok(inner.code_of(&image, &module, &key)?);
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(ended(&error)))
     }
 
@@ -283,6 +288,24 @@ impl Store {
         };
         tokio::task::spawn_blocking(keep).await.unwrap_or_else(|error| Err(ended(&error)))
     }
+}
+
+/// What `key` has compiled here of `module`; nothing if its facts cannot be read, so that it is compiled again.
+pub(crate) fn own_code(
+    layout: &Layout,
+    module: &Digest,
+    key: &str,
+) -> Result<Option<Precompiled>, StoreError> {
+    let path = layout.precompiled().join(file_name(module, key));
+    if !path.exists() {
+        return Ok(None);
+    }
+    let facts = layout.read(&facts_of(&path))?;
+    Ok(facts.map(|facts| Precompiled { path, facts }))
+}
+
+fn file_name(module: &Digest, key: &str) -> String {
+    format!("{}-{}", module.hex(), file_key(key))
 }
 
 /// The thread that worked for the store did not come to its end.

@@ -9,7 +9,10 @@
 //!
 //! Until the commit nothing is visible to anybody. The commit only renames, under the store's lock; what it
 //! counted on and somebody removed in between makes it start over.
+//!
+//! What the policy trusts of compiled code is fetched afterwards ([code]); it comes, or does not.
 
+mod code;
 mod single;
 mod stage;
 mod transfer;
@@ -113,6 +116,9 @@ async fn pull_from(
             return Err(PullFailure::Unsupported("its source has something of another kind".to_owned()));
         }
     };
+    if let ImageName::Reference(reference) = name {
+        code::bring(inner, source.as_ref(), reference, &image).await;
+    }
     Ok(Fetched { image, credential })
 }
 

@@ -15,7 +15,9 @@ use crate::{
     image::ImageName,
     manifest::{self, Document, ImageConfig},
     media::Packing,
-    registry, signature,
+    registry,
+    shared_code::artifact,
+    signature,
     unpack::{UnpackLimits, Unpacker},
 };
 
@@ -35,7 +37,7 @@ pub fn hosts(data: &[u8]) {
     }
 }
 
-/// A manifest or an index, and an image's configuration.
+/// A manifest or an index, of an image or of compiled code, and what they lead to: a configuration, or facts.
 pub fn manifest(data: &[u8]) {
     match manifest::parse(data) {
         Ok(Document::Manifest(manifest)) => {
@@ -49,6 +51,13 @@ pub fn manifest(data: &[u8]) {
         Err(error) => assert!(error.to_string().len() < 4096, "the text of an error is bounded"),
     }
     let _ = ImageConfig::parse(data);
+    if let Ok(candidates) = artifact::candidates(data, "engine") {
+        assert!(candidates.len() <= data.len(), "no more than there are");
+    }
+    if let Err(error) = artifact::parse(data) {
+        assert!(error.len() < 4096, "the text of an error is bounded");
+    }
+    let _ = artifact::facts(data);
 }
 
 /// A key whose other half nobody has any more.

@@ -11,6 +11,8 @@
 //! digests/<hex>.json               digests of files in a file system, by the digest of the manifest
 //! precompiled/<hex>-<compiler>     compiled modules, by the digest of the module
 //! precompiled/….facts.json         what the compiler found out about such a module; written before it
+//! shared/<hex>/<hex>.code          compiled modules of others, by the digests of the module and of what is signed
+//! shared/<hex>/<hex>.json          what came with such code: what is signed, the signatures, the facts
 //! signatures/<hex>.json            signatures of an image, by the digest its names resolve to
 //! holds/<hex>                      share-locked while somebody uses the image
 //! tmp/<random>/                    one directory per process, for what is not whole yet
@@ -63,7 +65,7 @@ impl Layout {
         // What lies here is run without further checks, or is not checked yet: nobody else's business.
         let mut private = DirBuilder::new();
         private.mode(0o700).recursive(true);
-        for directory in ["precompiled", "tmp"] {
+        for directory in ["precompiled", "shared", "tmp"] {
             private.create(root.join(directory)).map_err(unusable)?;
         }
         let _lock = lock(&root.join("lock")).map_err(unusable)?;
@@ -114,6 +116,23 @@ impl Layout {
 
     pub(crate) fn precompiled(&self) -> PathBuf {
         self.root.join("precompiled")
+    }
+
+    /// Directories of compiled code that others have made, each for one module.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.root.join("shared")
+    }
+
+    pub(crate) fn shared_code(&self, module: &Digest) -> PathBuf {
+        self.shared().join(module.hex())
+    }
+
+    pub(crate) fn shared_code_record(&self, module: &Digest, manifest: &Digest) -> PathBuf {
+        self.shared_code(module).join(format!("{}.json", manifest.hex()))
+    }
+
+    pub(crate) fn shared_code_file(&self, module: &Digest, manifest: &Digest) -> PathBuf {
+        self.shared_code(module).join(format!("{}.code", manifest.hex()))
     }
 
     /// Compiled modules and what is known of them, each with the digest of the module that it was made of.

@@ -47,6 +47,7 @@ mod reference;
 mod registry;
 mod removal;
 mod rootpath;
+mod shared_code;
 mod signature;
 mod source;
 mod store;

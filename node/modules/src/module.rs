@@ -54,7 +54,7 @@ impl Store {
 }
 
 /// The blocking part of [`Store::module`].
-fn find(inner: &StoreInner, image: &Image, command: &str) -> Result<Module, ModuleError> {
+pub(crate) fn find(inner: &StoreInner, image: &Image, command: &str) -> Result<Module, ModuleError> {
     let layout = &inner.layout;
     let failed = |source| ModuleError::Store { command: command.to_owned(), source: Box::new(source) };
     match image.kind {

@@ -22,6 +22,9 @@ pub struct StoreOptions {
     pub certificate_authorities: Vec<PathBuf>,
     /// Which images must be signed, and by whom.
     pub signature_policy: SignaturePolicy,
+    /// [`crate::Compiler::key`] of the compiler for which pulls bring compiled code along, where the policy trusts
+    /// somebody's; `None` for none.
+    pub compiler_key: Option<String>,
     /// How long a connection to a registry may take.
     pub connect_timeout: Duration,
     /// How long a source may send nothing in the middle of an answer. A body that brings less than 64 KiB in that time has
@@ -52,6 +55,7 @@ impl Default for StoreOptions {
             s3: S3Options::default(),
             certificate_authorities: Vec::new(),
             signature_policy: SignaturePolicy::default(),
+            compiler_key: None,
             connect_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(60),
             parallel_downloads: 32,

@@ -103,6 +103,9 @@ pub(crate) fn delete(layout: &Layout, record: &Record, trash: &Workspace) -> Res
             layout::remove(&path)?;
         }
     }
+    for module in &modules {
+        discard(&layout.shared_code(module), trash)?;
+    }
     Ok(())
 }
 
@@ -145,9 +148,16 @@ pub(crate) fn sweep(layout: &Layout) -> Result<(), StoreError> {
     let signatures: BTreeSet<String> =
         records.intact.iter().map(|record| format!("{}.json", record.digest.hex())).collect();
     let roots: BTreeSet<String> = records.intact.iter().map(|record| record.manifest.hex()).collect();
-    for (directory, known) in
-        [(layout.blobs(), blobs), (layout.roots(), roots), (layout.signatures(), signatures)]
-    {
+    let mut modules = BTreeSet::new();
+    for record in &records.intact {
+        modules.extend(modules_of(layout, record)?.iter().map(Digest::hex));
+    }
+    for (directory, known) in [
+        (layout.blobs(), blobs),
+        (layout.roots(), roots),
+        (layout.signatures(), signatures),
+        (layout.shared(), modules),
+    ] {
         for path in layout::children(&directory)? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if !known.contains(name) {

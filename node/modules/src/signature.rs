@@ -21,18 +21,16 @@ mod parsed;
 mod policy;
 mod simple;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod verify;
 
+pub(crate) use self::{bundle::fallback_tag, key::TrustedKey, policy::Ruling};
 #[cfg(fuzzing)]
 pub(crate) use policy::read_policy;
 pub use policy::{InvalidSignaturePolicy, SignaturePolicy};
-pub(crate) use verify::SignatureSource;
+pub(crate) use verify::{SignatureSource, verify};
 
-use self::{
-    evidence::Evidence,
-    policy::{Requirement, Ruling},
-};
+use self::{evidence::Evidence, policy::Requirement};
 use crate::{
     digest::Digest,
     error::{PullFailure, StoreError},
@@ -48,7 +46,7 @@ impl StoreInner {
     pub(crate) fn check_name(&self, name: &ImageName) -> Result<(), PullFailure> {
         match name {
             ImageName::Reference(reference) => match self.options.signature_policy.ruling(reference) {
-                Ruling { requirement: Requirement::Reject, rule } => {
+                Ruling { requirement: Requirement::Reject, rule, .. } => {
                     Err(PullFailure::SignatureInvalid(rejection(rule)))
                 }
                 _ => Ok(()),
@@ -66,8 +64,8 @@ impl StoreInner {
         }
         match self.options.signature_policy.otherwise() {
             Ruling { requirement: Requirement::Accept, .. } => Ok(()),
-            Ruling { requirement: Requirement::Reject, rule } => Err(rejection(rule)),
-            Ruling { requirement: Requirement::SignedBy(_), rule } => Err(format!(
+            Ruling { requirement: Requirement::Reject, rule, .. } => Err(rejection(rule)),
+            Ruling { requirement: Requirement::SignedBy(_), rule, .. } => Err(format!(
                 "the rule {rule:?} of the node's signature policy asks for a signature, and a file at a URL has none; push \
                  the module to a registry and sign it there"
             )),
@@ -86,7 +84,7 @@ impl StoreInner {
             // It is there because its owner wants it to be.
             ImageName::Path(_) => return Ok(()),
         };
-        let Ruling { requirement, rule } = self.options.signature_policy.ruling(reference);
+        let Ruling { requirement, rule, .. } = self.options.signature_policy.ruling(reference);
         match requirement {
             Requirement::Accept => Ok(()),
             Requirement::Reject => Err(invalid(rejection(rule))),
@@ -112,7 +110,7 @@ impl StoreInner {
         chosen: Digest,
         source: &dyn ModuleSource,
     ) -> Result<Vec<Evidence>, PullFailure> {
-        let Ruling { requirement: Requirement::SignedBy(keys), rule } =
+        let Ruling { requirement: Requirement::SignedBy(keys), rule, .. } =
             self.options.signature_policy.ruling(reference)
         else {
             return Ok(Vec::new());
@@ -127,7 +125,7 @@ impl StoreInner {
         let Some(source) = source.signatures() else {
             return Err(PullFailure::SignatureInvalid("its source has no signatures".to_owned()));
         };
-        let verified = verify::verify(source, &images, keys, rule).await?;
+        let verified = verify(source, &images, keys, rule).await?;
         tracing::info!(image = %reference, signer = %verified.signer, "the image has a good signature");
         Ok(verified.evidence)
     }

@@ -31,7 +31,7 @@ pub(super) async fn run(session: &ModuleSession, args: &PrecompileArgs) -> anyho
     let module = module_of(store, &image, args.command.as_deref()).await?;
     let compiler = StoreCompiler::from(ChildCompiler::new(Program::current())?);
     let spinner = Spinner::new(session, format!("compiling {}", args.name));
-    let compiled = store.precompiled(&module, &compiler, "").await;
+    let compiled = store.precompiled(&image.reference, &module, &compiler, "").await;
     drop(spinner);
     let compiled = compiled.with_context(|| format!("cannot compile {}", args.name))?;
     let size_bytes = std::fs::metadata(&compiled.path).map_or(0, |metadata| metadata.len());

@@ -14,7 +14,7 @@ use tokio::{io::AsyncWriteExt as _, sync::watch};
 
 use super::{
     RemoteImage, blocking,
-    transfer::{TransferLimits, transfer},
+    transfer::{TransferLimits, Transferred, transfer},
     transfers::{Downloaded, SharedBlob},
 };
 use crate::{
@@ -170,15 +170,21 @@ async fn download(
         let limits = TransferLimits { size: blob.size, stall: inner.options.stall_timeout, is_module: false };
         let transfer = transfer(from, Part::Blob(blob.digest), None, &path, &limits, count);
         let came = inner.transfers.counted(transfer).await?;
-        check(blob, came.size)?;
-        if came.digest != blob.digest {
-            let (wanted, came) = (blob.digest, came.digest);
-            return Err(PullFailure::Mismatch(format!("blob {wanted} has the digest {came}")));
-        }
+        check_transfer(blob, &came)?;
         *downloaded = Some(Downloaded::new(path, Arc::clone(workspace)));
     }
     drop(downloaded);
     Ok(shared)
+}
+
+/// Compares what came with what a manifest tells of it.
+pub(super) fn check_transfer(blob: Blob, came: &Transferred) -> Result<(), PullFailure> {
+    check(blob, came.size)?;
+    if came.digest == blob.digest {
+        return Ok(());
+    }
+    let (wanted, came) = (blob.digest, came.digest);
+    Err(PullFailure::Mismatch(format!("blob {wanted} has the digest {came}")))
 }
 
 /// Compares the size that a manifest tells with that of what is here.

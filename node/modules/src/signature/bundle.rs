@@ -41,7 +41,7 @@ pub(super) struct BundleLayer {
 }
 
 /// The tag under which the referrers of `image` are listed where the registry has no API for that.
-pub(super) fn fallback_tag(image: &Digest) -> String {
+pub(crate) fn fallback_tag(image: &Digest) -> String {
     format!("sha256-{}", image.hex())
 }
 

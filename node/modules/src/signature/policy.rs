@@ -10,6 +10,8 @@
 //!       - file: team.pub                   # relative to this file's folder
 //!       - pem: |
 //!           -----BEGIN PUBLIC KEY-----
+//!     precompiledKeys:                     # who may compile modules of these images for this node; nobody by default
+//!       - file: builder.pub
 //! ```
 //!
 //! The file is the operator's; it is read strictly all the same, because a rule that is misspelt is a rule that is
@@ -39,7 +41,7 @@ const DOCKER_HUB_ALIASES: [&str; 3] = ["index.docker.io", "registry-1.docker.io"
 /// What images must be signed by. The default asks for nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SignaturePolicy {
-    default: Requirement,
+    default: SignatureDemands,
     /// The longest prefix first.
     rules: Vec<SignatureRule>,
 }
@@ -64,19 +66,28 @@ pub(crate) enum Requirement {
     SignedBy(Vec<TrustedKey>),
 }
 
+/// What a section of the file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct SignatureDemands {
+    requirement: Requirement,
+    precompiled_keys: Vec<TrustedKey>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SignatureRule {
     /// As the file has it, for messages.
     written: String,
     /// [`scope`] of it.
     prefix: String,
-    requirement: Requirement,
+    demands: SignatureDemands,
 }
 
 /// What a policy says of one image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ruling<'a> {
     pub(crate) requirement: &'a Requirement,
+    /// Whose compiled code of its modules is as good as this node's own.
+    pub(crate) precompiled_keys: &'a [TrustedKey],
     /// The rule that says so: its prefix, or `default`.
     pub(crate) rule: &'a str,
 }
@@ -90,20 +101,24 @@ struct PolicyFile {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct DefaultSection {
     action: Action,
     #[serde(default)]
     keys: Vec<KeySection>,
+    #[serde(default)]
+    precompiled_keys: Vec<KeySection>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RuleSection {
     prefix: String,
     action: Action,
     #[serde(default)]
     keys: Vec<KeySection>,
+    #[serde(default)]
+    precompiled_keys: Vec<KeySection>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -140,7 +155,8 @@ impl SignaturePolicy {
             return Err("it is empty; say at least what the default is".to_owned());
         }
         let file: PolicyFile = serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
-        let default = requirement("default", file.default.action, &file.default.keys, &read)?;
+        let DefaultSection { action, keys, precompiled_keys } = &file.default;
+        let default = demands("default", *action, keys, precompiled_keys, &read)?;
         let mut rules: Vec<SignatureRule> = Vec::with_capacity(file.rules.len());
         for (position, section) in file.rules.into_iter().enumerate() {
             let field = format!("rules[{position}]");
@@ -151,8 +167,8 @@ impl SignaturePolicy {
                     section.prefix, same.written
                 ));
             }
-            let requirement = requirement(&field, section.action, &section.keys, &read)?;
-            rules.push(SignatureRule { written: section.prefix, prefix, requirement });
+            let demands = demands(&field, section.action, &section.keys, &section.precompiled_keys, &read)?;
+            rules.push(SignatureRule { written: section.prefix, prefix, demands });
         }
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.prefix.len()));
         Ok(Self { default, rules })
@@ -166,14 +182,27 @@ impl SignaturePolicy {
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         match self.rules.iter().find(covers) {
-            Some(rule) => Ruling { requirement: &rule.requirement, rule: &rule.written },
+            Some(rule) => rule.demands.ruling(&rule.written),
             None => self.otherwise(),
         }
     }
 
     /// What is asked of an image that no rule covers.
     pub(crate) fn otherwise(&self) -> Ruling<'_> {
-        Ruling { requirement: &self.default, rule: "default" }
+        self.default.ruling("default")
+    }
+
+    /// Whether compiled code of anybody is trusted, for any image.
+    #[must_use]
+    pub fn trusts_compiled_code(&self) -> bool {
+        let sections = self.rules.iter().map(|rule| &rule.demands).chain([&self.default]);
+        sections.into_iter().any(|demands| !demands.precompiled_keys.is_empty())
+    }
+}
+
+impl SignatureDemands {
+    fn ruling<'a>(&'a self, rule: &'a str) -> Ruling<'a> {
+        Ruling { requirement: &self.requirement, precompiled_keys: &self.precompiled_keys, rule }
     }
 }
 
@@ -192,27 +221,43 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the section at `field` of a file asks for.
-fn requirement(
+/// What the section at `field` of a file says.
+fn demands(
     field: &str,
     action: Action,
     keys: &[KeySection],
+    precompiled_keys: &[KeySection],
     read: impl Fn(&Path) -> io::Result<Vec<u8>>,
-) -> Result<Requirement, String> {
-    match (action, keys) {
-        (Action::Accept, []) => return Ok(Requirement::Accept),
-        (Action::Reject, []) => return Ok(Requirement::Reject),
+) -> Result<SignatureDemands, String> {
+    let requirement = match (action, keys) {
+        (Action::Accept, []) => Requirement::Accept,
+        (Action::Reject, []) => Requirement::Reject,
         (Action::Accept | Action::Reject, _) => {
             return Err(format!("{field}.keys: keys are for the action verify, and do nothing here"));
         }
         (Action::Verify, []) => {
             return Err(format!("{field}.keys: the action verify needs one key at least, with file or pem"));
         }
-        (Action::Verify, _) => {}
+        (Action::Verify, _) => Requirement::SignedBy(trusted(&format!("{field}.keys"), keys, &read)?),
+    };
+    if action == Action::Reject && !precompiled_keys.is_empty() {
+        return Err(format!(
+            "{field}.precompiledKeys: the action reject takes no image, and compiled code of none"
+        ));
     }
+    let precompiled_keys = trusted(&format!("{field}.precompiledKeys"), precompiled_keys, &read)?;
+    Ok(SignatureDemands { requirement, precompiled_keys })
+}
+
+/// The keys of the list at `field` of a file.
+fn trusted(
+    field: &str,
+    keys: &[KeySection],
+    read: impl Fn(&Path) -> io::Result<Vec<u8>>,
+) -> Result<Vec<TrustedKey>, String> {
     let mut trusted = Vec::new();
     for (position, key) in keys.iter().enumerate() {
-        let field = format!("{field}.keys[{position}]");
+        let field = format!("{field}[{position}]");
         let found = match key {
             KeySection { file: Some(file), pem: None } => {
                 let field = format!("{field}.file");
@@ -232,9 +277,9 @@ fn requirement(
         trusted.extend(found?);
     }
     if trusted.len() > KEYS_LIMIT {
-        return Err(format!("{field}.keys: {} keys are more than {KEYS_LIMIT}", trusted.len()));
+        return Err(format!("{field}: {} keys are more than {KEYS_LIMIT}", trusted.len()));
     }
-    Ok(Requirement::SignedBy(trusted))
+    Ok(trusted)
 }
 
 /// A prefix in the form that names of images are compared in: `registry` or `registry/path`.

@@ -16,15 +16,15 @@ use crate::digest::Digest;
 /// What comes before the point in the DER of a P-256 key.
 const SPKI_HEAD: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
 
-pub(super) const STATEMENT: &str = "application/vnd.in-toto+json";
+pub(crate) const STATEMENT: &str = "application/vnd.in-toto+json";
 
 /// A pair of keys of the kind that `cosign generate-key-pair` makes.
-pub(super) struct Signer {
+pub(crate) struct Signer {
     pkcs8: Vec<u8>,
 }
 
 impl Signer {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let pkcs8 =
             EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
         Self { pkcs8: pkcs8.as_ref().to_vec() }
@@ -34,35 +34,35 @@ impl Signer {
         EcdsaKeyPair::from_pkcs8(algorithm, &self.pkcs8, &SystemRandom::new()).unwrap()
     }
 
-    pub(super) fn pem(&self) -> String {
+    pub(crate) fn pem(&self) -> String {
         let pair = self.pair(&ECDSA_P256_SHA256_ASN1_SIGNING);
         let der = [SPKI_HEAD, pair.public_key().as_ref()].concat();
         format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der))
     }
 
-    pub(super) fn key(&self) -> TrustedKey {
+    pub(crate) fn key(&self) -> TrustedKey {
         TrustedKey::read_all(self.pem().as_bytes(), "test").unwrap().remove(0)
     }
 
     /// A signature in DER.
-    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, message: &[u8]) -> Vec<u8> {
         let pair = self.pair(&ECDSA_P256_SHA256_ASN1_SIGNING);
         pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
     }
 
     /// A signature as two plain numbers (IEEE P1363).
-    pub(super) fn sign_plain(&self, message: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign_plain(&self, message: &[u8]) -> Vec<u8> {
         let pair = self.pair(&ECDSA_P256_SHA256_FIXED_SIGNING);
         pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
     }
 
-    pub(super) fn simple(&self, payload: &Value) -> Evidence {
+    pub(crate) fn simple(&self, payload: &Value) -> Evidence {
         let payload = payload.to_string();
         let signature = STANDARD.encode(self.sign(payload.as_bytes()));
         Evidence::Simple { payload, signature }
     }
 
-    pub(super) fn bundle(&self, statement: &Value) -> Evidence {
+    pub(crate) fn bundle(&self, statement: &Value) -> Evidence {
         let statement = statement.to_string();
         let message = format!("DSSEv1 {} {STATEMENT} {} {statement}", STATEMENT.len(), statement.len());
         Evidence::Bundle(
@@ -71,7 +71,7 @@ impl Signer {
     }
 }
 
-pub(super) fn bundle(payload_type: &str, payload: &[u8], signatures: &[&[u8]]) -> Value {
+pub(crate) fn bundle(payload_type: &str, payload: &[u8], signatures: &[&[u8]]) -> Value {
     let signatures: Vec<Value> =
         signatures.iter().map(|signature| json!({"sig": STANDARD.encode(signature)})).collect();
     json!({
@@ -83,7 +83,7 @@ pub(super) fn bundle(payload_type: &str, payload: &[u8], signatures: &[&[u8]]) -
     })
 }
 
-pub(super) fn payload(image: &Digest) -> Value {
+pub(crate) fn payload(image: &Digest) -> Value {
     json!({
         "critical": {
             "identity": {"docker-reference": "r.io/team/app"},
@@ -94,7 +94,7 @@ pub(super) fn payload(image: &Digest) -> Value {
     })
 }
 
-pub(super) fn statement(image: &Digest) -> Value {
+pub(crate) fn statement(image: &Digest) -> Value {
     json!({
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [{"digest": {"sha256": image.hex()}, "annotations": {}}],
@@ -103,20 +103,20 @@ pub(super) fn statement(image: &Digest) -> Value {
     })
 }
 
-pub(super) fn digest(text: &str) -> Digest {
+pub(crate) fn digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())
 }
 
 /// What cosign has signed with a key of one kind; see `testdata/README.md`.
-pub(super) struct ByCosign {
-    pub(super) key: &'static str,
-    pub(super) bundle: &'static str,
+pub(crate) struct ByCosign {
+    pub(crate) key: &'static str,
+    pub(crate) bundle: &'static str,
     /// The image that the bundle is about.
-    pub(super) bundle_image: &'static str,
-    pub(super) manifest: &'static str,
-    pub(super) payload: &'static str,
+    pub(crate) bundle_image: &'static str,
+    pub(crate) manifest: &'static str,
+    pub(crate) payload: &'static str,
     /// The image that the payload is about.
-    pub(super) payload_image: &'static str,
+    pub(crate) payload_image: &'static str,
 }
 
 macro_rules! by_cosign {
@@ -132,7 +132,7 @@ macro_rules! by_cosign {
     };
 }
 
-pub(super) const BY_COSIGN: [ByCosign; 3] = [
+pub(crate) const BY_COSIGN: [ByCosign; 3] = [
     by_cosign!(
         "cosign",
         "d97e2e33335a480ed76f8cd3cd43f0d61b242c8f8dd32004e0d41a68bf96bf88",

@@ -15,6 +15,7 @@ mod mirrors;
 mod proxies;
 mod pushes;
 mod refusals;
+mod shared_code;
 mod signatures;
 mod support;
 mod urls;

@@ -1,6 +1,7 @@
 //! A real registry for one test, and images to push to it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::SocketAddr,
@@ -22,6 +23,10 @@ use tempfile::TempDir;
 
 pub(crate) const USER: &str = "alice";
 pub(crate) const PASSWORD: &str = "opensesame";
+const ARTIFACT_TYPE: &str = "application/vnd.kubewasm.precompiled.v1";
+const CODE_TYPE: &str = "application/vnd.kubewasm.precompiled.code.v1";
+const FACTS_TYPE: &str = "application/vnd.kubewasm.precompiled.facts.v1+json";
+const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 /// `htpasswd -Bbn -C 4 alice opensesame`
 const HTPASSWD: &str = "alice:$2y$04$9v84l4RCySasehqywAVzQeBo4bnMj8dXQDkv0UcCXD6NadYpvA4Z.\n";
 
@@ -179,6 +184,53 @@ impl Registry {
         client.fetch_manifest_digest(&reference, &self.auth).await.unwrap()
     }
 
+    /// Pushes code of a module of the image `subject`, whatever it is, and lists it as that image's referrer.
+    pub(crate) async fn push_code(&self, repository: &str, subject: &str, code: &CodeArtifact) -> String {
+        let client = self.client();
+        let name = |tag: &str| -> oci_client::Reference {
+            format!("{}/{repository}:{tag}", self.address).parse().unwrap()
+        };
+        let (by_digest, list) = (name("code"), name(&subject.replace(':', "-")));
+        let layers = vec![
+            ImageLayer::new(code.code.clone(), CODE_TYPE.to_owned(), None),
+            ImageLayer::new(code.facts.clone(), FACTS_TYPE.to_owned(), None),
+        ];
+        let config = Config::new(b"{}".to_vec(), EMPTY_TYPE.to_owned(), None);
+        let mut manifest = OciImageManifest {
+            media_type: Some(oci_client::manifest::OCI_IMAGE_MEDIA_TYPE.to_owned()),
+            artifact_type: Some(ARTIFACT_TYPE.to_owned()),
+            ..OciImageManifest::build(&layers, &config, Some(code.annotations()))
+        };
+        if let Some(size) = code.told_size {
+            manifest.layers[0].size = size;
+        }
+        client.push(&by_digest, &layers, config, &self.auth, Some(manifest)).await.unwrap();
+        let (bytes, digest) = client
+            .pull_manifest_raw(&by_digest, &self.auth, &[oci_client::manifest::OCI_IMAGE_MEDIA_TYPE])
+            .await
+            .unwrap();
+        let mut index = match client.pull_manifest(&list, &self.auth).await {
+            Ok((OciManifest::ImageIndex(index), _)) => index,
+            _ => OciImageIndex {
+                schema_version: 2,
+                media_type: Some(oci_client::manifest::OCI_IMAGE_INDEX_MEDIA_TYPE.to_owned()),
+                manifests: Vec::new(),
+                artifact_type: None,
+                annotations: None,
+            },
+        };
+        index.manifests.push(ImageIndexEntry {
+            media_type: oci_client::manifest::OCI_IMAGE_MEDIA_TYPE.to_owned(),
+            digest: digest.clone(),
+            size: i64::try_from(bytes.len()).unwrap(),
+            platform: None,
+            annotations: None,
+            artifact_type: Some(ARTIFACT_TYPE.to_owned()),
+        });
+        client.push_manifest_list(&list, &self.auth, index).await.unwrap();
+        digest
+    }
+
     /// Gives the manifest `from` (`repository:tag`) another tag, as whoever may push to the registry can.
     pub(crate) async fn copy(&self, from: &str, to: &str) {
         let (manifest, _) = self.manifest(from).await;
@@ -271,6 +323,43 @@ pub(crate) struct Pushed {
     pub(crate) manifest_type: &'static str,
 }
 
+/// Compiled code before it is pushed.
+pub(crate) struct CodeArtifact {
+    pub(crate) module: String,
+    /// Empty: it is not said.
+    pub(crate) compiler: String,
+    pub(crate) command: Option<String>,
+    pub(crate) code: Vec<u8>,
+    pub(crate) facts: Vec<u8>,
+    /// What the manifest says of the size of the code, if not the truth.
+    pub(crate) told_size: Option<i64>,
+}
+
+impl CodeArtifact {
+    pub(crate) fn new(module: &str, compiler: &str) -> Self {
+        Self {
+            module: module.to_owned(),
+            compiler: compiler.to_owned(),
+            command: None,
+            code: format!("machine code of {module}").into_bytes(),
+            facts: br#"{"kind":"compiled elsewhere","imports":[],"exports":[]}"#.to_vec(),
+            told_size: None,
+        }
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let named = [
+            ("module", Some(&self.module)),
+            ("compiler", Some(&self.compiler)),
+            ("command", self.command.as_ref()),
+        ];
+        let told = named
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
+        told.map(|(name, value)| (format!("dev.kubewasm.precompiled.{name}"), value.clone())).collect()
+    }
+}
+
 /// A module that differs from others by its custom section.
 pub(crate) fn module(text: &str) -> Vec<u8> {
     wat::parse_str(format!("(module (func (export \"_start\")) (@custom \"text\" \"{text}\"))")).unwrap()
@@ -346,7 +435,8 @@ impl Node {
 
     /// Asserts that nothing of any image is in the store, whole or half.
     pub(crate) fn assert_empty(&self) {
-        for directory in ["blobs/sha256", "images", "names", "rootfs", "signatures", "precompiled"] {
+        for directory in ["blobs/sha256", "images", "names", "rootfs", "signatures", "precompiled", "shared"]
+        {
             assert_eq!(self.count(directory), 0, "{directory}");
         }
         let session =

@@ -14,7 +14,7 @@ fn parse(text: &str) -> Result<SignaturePolicy, String> {
 /// What the policy says of an image: the rule, and in one word what it asks for.
 fn ruling(policy: &SignaturePolicy, image: &str) -> (String, &'static str) {
     let reference = image.parse().unwrap();
-    let Ruling { requirement, rule } = policy.ruling(&reference);
+    let Ruling { requirement, rule, .. } = policy.ruling(&reference);
     let word = match requirement {
         Requirement::Accept => "accept",
         Requirement::Reject => "reject",
@@ -140,10 +140,45 @@ fn what_is_not_understood_is_named_with_its_field() {
             rules("{prefix: r.io, action: verify, keys: [{pem: x}]}"),
             "rules[0].keys[0].pem: it holds no public key",
         ),
+        (
+            rules("{prefix: r.io, action: reject, precompiledKeys: [{file: team.pub}]}"),
+            "rules[0].precompiledKeys: the action reject takes no image",
+        ),
+        (
+            rules("{prefix: r.io, action: accept, precompiledKeys: [{file: no.pub}]}"),
+            "rules[0].precompiledKeys[0].file: cannot read no.pub",
+        ),
+        (
+            "default: {action: accept, precompiledKeys: [{}]}".to_owned(),
+            "default.precompiledKeys[0]: a key has",
+        ),
     ] {
         let error = parse(&text).unwrap_err();
         assert!(error.contains(message), "{text}: {error}");
     }
+}
+
+#[test]
+fn compiled_code_is_trusted_where_a_section_says_so_and_nowhere_else() {
+    let policy = parse(
+        "default: {action: accept}\n\
+         rules:\n\
+         - {prefix: r.io, action: accept, precompiledKeys: [{file: team.pub}]}\n\
+         - {prefix: r.io/strict, action: verify, keys: [{file: team.pub}], precompiledKeys: [{file: team.pub}]}\n\
+         - {prefix: r.io/own, action: verify, keys: [{file: team.pub}]}\n",
+    )
+    .unwrap();
+    let trusted =
+        |policy: &SignaturePolicy, image: &str| policy.ruling(&image.parse().unwrap()).precompiled_keys.len();
+    for (image, keys) in [("r.io/app", 1), ("r.io/strict/app", 1), ("r.io/own/app", 0), ("busybox", 0)] {
+        assert_eq!(trusted(&policy, image), keys, "{image}");
+    }
+    assert!(policy.trusts_compiled_code());
+    let policy = parse("default: {action: accept, precompiledKeys: [{file: team.pub}]}").unwrap();
+    assert_eq!(trusted(&policy, "busybox"), 1);
+    assert!(policy.trusts_compiled_code());
+    let policy = parse("default: {action: verify, keys: [{file: team.pub}]}").unwrap();
+    assert!(!policy.trusts_compiled_code() && !SignaturePolicy::default().trusts_compiled_code());
 }
 
 #[test]

@@ -1,0 +1,152 @@
+//! Compiled code in a registry: an artifact that [refers](https://github.com/opencontainers/image-spec/blob/main/manifest.md)
+//! to the image whose module was compiled. All here are functions of bytes.
+//!
+//! ```text
+//! manifest ─ artifactType, subject: the image's manifest
+//!   ├ annotations: digest of the module, key of the compiler, and in an image with a file system the command
+//!   ├ config: the empty one
+//!   └ layers: the code, and the facts about the module as JSON
+//! ```
+//!
+//! The subject is for registries, to list it and to collect it. What is believed is the module's digest: code of one
+//! module is code of that module wherever it lies.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::{compile::Facts, digest::Digest, manifest::null_is_default, record::Blob, text::printable};
+
+/// `artifactType` of such manifests.
+pub(crate) const ARTIFACT_TYPE: &str = "application/vnd.kubewasm.precompiled.v1";
+/// The layer that an engine loads.
+pub(crate) const CODE_TYPE: &str = "application/vnd.kubewasm.precompiled.code.v1";
+/// The layer with [`Facts`].
+pub(crate) const FACTS_TYPE: &str = "application/vnd.kubewasm.precompiled.facts.v1+json";
+/// The configuration of artifacts that have none; registries that look at the configuration alone list it as the type.
+pub(crate) const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
+
+/// Digest of the module that was compiled.
+pub(crate) const MODULE: &str = "dev.kubewasm.precompiled.module";
+/// [`crate::Compiler::key`].
+pub(crate) const COMPILER: &str = "dev.kubewasm.precompiled.compiler";
+/// What starts the module in an image with a file system.
+pub(crate) const COMMAND: &str = "dev.kubewasm.precompiled.command";
+
+/// What the manifest of compiled code says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CodeManifest {
+    pub(crate) module: Digest,
+    compiler: String,
+    pub(crate) command: Option<String>,
+    pub(crate) code: Blob,
+    pub(crate) facts: Blob,
+}
+
+impl CodeManifest {
+    /// Whether it is about what `key` compiles of `module`.
+    pub(crate) fn is_for(&self, module: &Digest, key: &str) -> bool {
+        self.module == *module && self.compiler == key
+    }
+
+    /// The compiler that can load it.
+    pub(crate) fn compiler(&self) -> &str {
+        &self.compiler
+    }
+}
+
+/// A manifest in a list of referrers that may be compiled code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CodeCandidate {
+    pub(crate) digest: Digest,
+    /// The module, where the list says it.
+    pub(crate) module: Option<Digest>,
+}
+
+/// The manifests in a list of referrers that may be code for the compiler `key`, the likeliest first.
+///
+/// What a list says was written by whoever pushed it, and by some registries left out: it says where to look first, and
+/// where not to. The manifest itself decides.
+pub(crate) fn candidates(index: &[u8], key: &str) -> Result<Vec<CodeCandidate>, String> {
+    #[derive(Deserialize)]
+    struct Index {
+        #[serde(default, deserialize_with = "null_is_default")]
+        manifests: Vec<Entry>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Entry {
+        digest: Digest,
+        #[serde(default, deserialize_with = "null_is_default")]
+        artifact_type: String,
+        #[serde(default, deserialize_with = "null_is_default")]
+        annotations: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index)
+        .map_err(|error| printable(&format!("the list of referrers cannot be read: {error}")))?;
+    let rank = |entry: &Entry| {
+        let compiler = entry.annotations.get(COMPILER);
+        match (entry.artifact_type.as_str(), compiler) {
+            (ARTIFACT_TYPE | EMPTY_TYPE | "", Some(compiler)) => (compiler == key).then_some(0),
+            (ARTIFACT_TYPE, None) => Some(1),
+            (EMPTY_TYPE | "", None) if entry.annotations.is_empty() => Some(2),
+            _ => None,
+        }
+    };
+    let mut ranked: Vec<(u8, CodeCandidate)> = Vec::new();
+    for entry in &index.manifests {
+        let module = entry.annotations.get(MODULE).and_then(|digest| digest.parse().ok());
+        ranked.extend(rank(entry).map(|rank| (rank, CodeCandidate { digest: entry.digest, module })));
+    }
+    // Stable, so that the order within a rank is the registry's.
+    ranked.sort_by_key(|(rank, _)| *rank);
+    Ok(ranked.into_iter().map(|(_, candidate)| candidate).collect())
+}
+
+/// Reads the manifest of compiled code.
+pub(crate) fn parse(manifest: &[u8]) -> Result<CodeManifest, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Manifest {
+        #[serde(default, deserialize_with = "null_is_default")]
+        artifact_type: String,
+        #[serde(default, deserialize_with = "null_is_default")]
+        layers: Vec<Layer>,
+        #[serde(default, deserialize_with = "null_is_default")]
+        annotations: BTreeMap<String, String>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Layer {
+        #[serde(default)]
+        media_type: String,
+        digest: Digest,
+        size: u64,
+    }
+    let mut manifest: Manifest = serde_json::from_slice(manifest)
+        .map_err(|error| printable(&format!("its manifest cannot be read: {error}")))?;
+    if manifest.artifact_type != ARTIFACT_TYPE {
+        return Err(format!("it is no compiled code but {:?}", printable(&manifest.artifact_type)));
+    }
+    let mut annotation =
+        |name: &str| manifest.annotations.remove(name).ok_or_else(|| format!("it has no annotation {name}"));
+    let module = annotation(MODULE)?.parse().map_err(|error| format!("its annotation {MODULE}: {error}"))?;
+    let compiler = annotation(COMPILER)?;
+    let command = annotation(COMMAND).ok();
+    let blob = |media_type: &str| {
+        let mut layers = manifest.layers.iter().filter(|layer| layer.media_type == media_type);
+        match (layers.next(), layers.next()) {
+            (Some(layer), None) => Ok(Blob { digest: layer.digest, size: layer.size }),
+            _ => Err(format!("it has not one layer of type {media_type}")),
+        }
+    };
+    Ok(CodeManifest { module, compiler, command, code: blob(CODE_TYPE)?, facts: blob(FACTS_TYPE)? })
+}
+
+/// Reads the facts about a module.
+pub(crate) fn facts(bytes: &[u8]) -> Result<Facts, String> {
+    serde_json::from_slice(bytes).map_err(|error| printable(&format!("its facts cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests;
