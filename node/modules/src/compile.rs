@@ -87,6 +87,8 @@ pub struct CompiledFor {
     pub key: String,
     /// Bytes of it.
     pub size_bytes: u64,
+    /// What the policy called the key by which it was trusted when it was fetched; `None` for what was compiled here.
+    pub signed_by: Option<String>,
 }
 
 /// Compilations that are waited for or under way, and those that failed.
@@ -241,7 +243,10 @@ impl Store {
             };
             // It may be removed at any moment, with its image.
             let Ok(metadata) = fs::metadata(&path) else { continue };
-            found.push(CompiledFor { key: key.to_owned(), size_bytes: metadata.len() });
+            found.push(CompiledFor { key: key.to_owned(), size_bytes: metadata.len(), signed_by: None });
+        }
+        for (key, size_bytes, signer) in self.inner.all_shared_code(module)? {
+            found.push(CompiledFor { key: file_key(&key), size_bytes, signed_by: Some(signer) });
         }
         found.sort_by(|a, b| a.key.cmp(&b.key));
         Ok(found)

@@ -68,6 +68,7 @@ pub use progress::{Progress, PullProgress};
 pub use pull::Fetched;
 pub use push::{Artifact, ArtifactConfig, ComponentInterfaces, PushedArtifact};
 pub use reference::{InvalidReference, Reference};
+pub use shared_code::PushedCode;
 pub use signature::{InvalidSignaturePolicy, SignaturePolicy};
 pub use store::{Hold, Store};
 pub use usage::ImageUse;

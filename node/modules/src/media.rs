@@ -6,6 +6,9 @@ pub(crate) const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, 
      application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// A list of manifests.
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
 /// What a layer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LayerForm {

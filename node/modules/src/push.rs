@@ -114,14 +114,26 @@ async fn push(
     let staged = tokio::task::spawn_blocking(move || stage(&from, &to, limit)).await;
     let (module, size) = staged.map_err(|error| PullFailure::Malformed(error.to_string()))??;
 
-    let (upload, digest) = upload_of(artifact, module, size, copy)?;
+    let (what, digest) = upload_of(artifact, module, size, copy)?;
+    let credential = upload(inner, reference, credentials, &what, progress).await?;
+    Ok(PushedArtifact { digest, module, size, credential })
+}
+
+/// Uploads an artifact, and tells how it goes on; says with which credential.
+pub(crate) async fn upload(
+    inner: &StoreInner,
+    reference: &Reference,
+    credentials: &[Credential],
+    upload: &Upload,
+    progress: Option<&dyn Progress>,
+) -> Result<Option<usize>, PullFailure> {
     let total_bytes = upload.blobs.iter().map(|blob| blob.size).sum();
     let (sender, mut state) = watch::channel(PullProgress { done_bytes: 0, total_bytes });
     let sent: Sent = Arc::new(move |bytes| {
         // A body that is sent again, after the registry asked who sends it, counts twice.
         sender.send_modify(|state| state.done_bytes = (state.done_bytes + bytes).min(total_bytes));
     });
-    let mut uploading = pin!(inner.registry.upload(reference, credentials, &upload, &sent));
+    let mut uploading = pin!(inner.registry.upload(reference, credentials, upload, &sent));
     let credential = loop {
         let ended = match select(pin!(state.changed()), &mut uploading).await {
             Either::Left(_) => None,
@@ -134,7 +146,7 @@ async fn push(
         progress.inspect(|listener| listener.update(now));
     };
     progress.inspect(|listener| listener.update(PullProgress { done_bytes: total_bytes, total_bytes }));
-    Ok(PushedArtifact { digest, module, size, credential })
+    Ok(credential)
 }
 
 /// Copies the module to where nobody changes it.
@@ -179,5 +191,5 @@ fn upload_of(
     let manifest = serde_json::to_vec(&manifest).map_err(unreadable)?;
     let digest = Digest::of(&manifest);
     let layer = UploadBlob { digest: module, size, content: BlobContent::File(file) };
-    Ok((Upload { blobs: vec![config, layer], manifest: manifest.into() }, digest))
+    Ok((Upload { blobs: vec![config, layer], manifest: manifest.into(), listing: None }, digest))
 }

@@ -16,11 +16,13 @@
 
 pub(crate) mod artifact;
 mod kept;
+mod publish;
 
 use std::{fs, path::Path};
 
 pub(crate) use self::kept::KeptCode;
 use self::kept::is_record;
+pub use self::publish::PushedCode;
 use crate::{
     compile::{self, Precompiled},
     digest::Digest,
@@ -70,6 +72,23 @@ impl StoreInner {
             }
         }
         Ok(None)
+    }
+
+    /// All code of `module` that was fetched: for which compiler, its bytes, and who had signed it. Nothing is verified.
+    pub(crate) fn all_shared_code(&self, module: &Digest) -> Result<Vec<(String, u64, String)>, StoreError> {
+        let place = self.layout.shared_code(module);
+        if !place.exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for path in layout::children(&place)?.into_iter().filter(|path| is_record(path)) {
+            let Some(kept) = self.layout.read::<KeptCode>(&path)? else { continue };
+            let code = self.layout.shared_code_file(module, &kept.digest());
+            if let (Ok((manifest, _)), true) = (kept.open(), code.exists()) {
+                found.push((manifest.compiler, manifest.code.size, kept.signer));
+            }
+        }
+        Ok(found)
     }
 
     /// Keeps code of `module`, which is in the file `code` and whole, as long as some image has the module. Blocking.

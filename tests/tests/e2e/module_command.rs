@@ -61,9 +61,17 @@ async fn a_module_is_pushed_pulled_described_compiled_and_removed() {
     assert_eq!(module["imports"], json!(["wasi_snapshot_preview1"]));
     assert_eq!((&module["digest"], &seen["precompiled"]), (&pushed["module"], &json!([])));
     let compiled = desk.json(&["precompile", &image]).await;
+    assert_eq!(compiled["pushed"], Value::Null);
     let seen = desk.json(&["inspect", &image]).await;
     assert_eq!(seen["precompiled"][0]["key"], compiled["key"]);
     assert_eq!(seen["precompiled"][0]["current"], json!(true));
+    assert_eq!(seen["precompiled"][0]["signedBy"], Value::Null);
+    let compiled = desk.json(&["precompile", "--push", &image]).await;
+    let code = reference.clone_with_digest(compiled["pushed"].as_str().unwrap().to_owned());
+    let (manifest, _) = client.pull_image_manifest(&code, &login).await.unwrap();
+    assert_eq!(manifest.artifact_type.as_deref(), Some("application/vnd.kubewasm.precompiled.v1"));
+    assert_eq!(manifest.subject.unwrap().digest, digest);
+    assert_eq!(Some(manifest.layers[0].size), compiled["sizeBytes"].as_i64());
     let of_file = desk.json(&["inspect", "./actor.wasm"]).await;
     assert_eq!((&of_file["module"], &of_file["image"]), (module, &Value::Null));
 

@@ -51,6 +51,7 @@ pub(super) async fn run(session: &ModuleSession, args: &InspectArgs) -> anyhow::
         current: compiled.key == current,
         key: compiled.key,
         size_bytes: compiled.size_bytes,
+        signed_by: compiled.signed_by,
     });
     let signed_by = image.as_ref().map(|image| session.store.signer(image)).transpose()?.flatten();
     let shape = InspectShape {
@@ -100,18 +101,24 @@ fn print(out: &mut dyn io::Write, shape: &InspectShape) -> io::Result<()> {
     writeln!(out, "Precompiled:{}", if precompiled.is_empty() { "  none" } else { "" })?;
     for compiled in precompiled {
         let here = if compiled.current { ", for this machine" } else { "" };
-        writeln!(out, "  {} ({}{here})", compiled.key, HumanBytes(compiled.size_bytes))?;
+        let from = compiled.signed_by.as_ref().map(|key| format!(", from a registry, signed by {key}"));
+        let from = from.unwrap_or_default();
+        writeln!(out, "  {} ({}{here}{from})", compiled.key, HumanBytes(compiled.size_bytes))?;
     }
     Ok(())
 }
 
 /// The module that an image starts, or that `command` names.
 pub(super) async fn module_of(store: &Store, image: &Image, command: Option<&str>) -> anyhow::Result<Module> {
+    Ok(store.module(image, command_of(image, command)?).await?)
+}
+
+/// `command`, or what the image starts.
+pub(super) fn command_of<'a>(image: &'a Image, command: Option<&'a str>) -> anyhow::Result<&'a str> {
     let starts = image.entrypoint.first().or(image.cmd.first()).map(String::as_str);
-    let command = command.or(starts).with_context(|| {
+    command.or(starts).with_context(|| {
         format!("{} says of no file that it starts it; name one with --command", image.reference)
-    })?;
-    Ok(store.module(image, command).await?)
+    })
 }
 
 /// A module that is a file of the user's.

@@ -1,12 +1,18 @@
 //! `kubewasm module precompile`
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use indicatif::HumanBytes;
 use kubewasm_host::{compile::ChildCompiler, program::Program};
-use kubewasm_modules::{ImageName, Store};
+use kubewasm_modules::{Image, ImageName, PullProgress, PushedCode, Store};
 use kubewasm_wasi::provider::StoreCompiler;
 
-use super::{ModuleSession, inspect::module_of, progress::Spinner, shapes::CompiledShape};
+use super::{
+    ModuleSession, credentials,
+    inspect::command_of,
+    progress::{Spinner, TransferBar},
+    refused,
+    shapes::CompiledShape,
+};
 
 /// Arguments of `kubewasm module precompile`.
 #[derive(Debug, clap::Args)]
@@ -18,31 +24,68 @@ pub(super) struct PrecompileArgs {
     /// Which file of an image with a file system, if not the one that it starts.
     #[arg(long, value_name = "PATH")]
     command: Option<String>,
+
+    /// Send what was compiled to the image's registry, beside the image, for nodes that trust whoever signs it there.
+    #[arg(long)]
+    push: bool,
 }
 
 pub(super) async fn run(session: &ModuleSession, args: &PrecompileArgs) -> anyhow::Result<()> {
     let store = &session.store;
+    ensure!(
+        !args.push || matches!(args.name, ImageName::Reference(_)),
+        "{} is no image of a registry, beside which something could be pushed; push the module first",
+        args.name
+    );
     let image = match &args.name {
         ImageName::Path(path) => store.import(path).await?,
         name => session.image(name)?,
     };
     // Whoever prunes meanwhile leaves it.
     let _hold = store.hold(&image)?;
-    let module = module_of(store, &image, args.command.as_deref()).await?;
+    let command = command_of(&image, args.command.as_deref())?;
+    let module = store.module(&image, command).await?;
     let compiler = StoreCompiler::from(ChildCompiler::new(Program::current())?);
     let spinner = Spinner::new(session, format!("compiling {}", args.name));
     let compiled = store.precompiled(&image.reference, &module, &compiler, "").await;
     drop(spinner);
     let compiled = compiled.with_context(|| format!("cannot compile {}", args.name))?;
     let size_bytes = std::fs::metadata(&compiled.path).map_or(0, |metadata| metadata.len());
+    let pushed = match args.push {
+        true => Some(push(session, &image, command, &compiler).await?),
+        false => None,
+    };
     let shape = CompiledShape {
         reference: args.name.to_string(),
         module: module.digest,
         kind: compiled.facts.kind,
         key: Store::compiled_key(&compiler),
         size_bytes,
+        pushed: pushed.map(|pushed| pushed.digest),
     };
-    session.say(&shape, |out| {
-        writeln!(out, "{}: {}, compiled ({})", shape.reference, shape.kind, HumanBytes(shape.size_bytes))
+    session.say(&shape, |out| match (&args.name, shape.pushed) {
+        // What is to be signed.
+        (ImageName::Reference(reference), Some(digest)) => {
+            writeln!(out, "{}@{digest} ({})", reference.name(), HumanBytes(shape.size_bytes))
+        }
+        _ => {
+            writeln!(out, "{}: {}, compiled ({})", shape.reference, shape.kind, HumanBytes(shape.size_bytes))
+        }
     })
+}
+
+async fn push(
+    session: &ModuleSession,
+    image: &Image,
+    command: &str,
+    compiler: &StoreCompiler,
+) -> anyhow::Result<PushedCode> {
+    let name = &image.reference;
+    let credentials = credentials(name).await;
+    let bar = TransferBar::new(session, format!("pushing the compiled form of {name}"));
+    let listener = |state: PullProgress| bar.update(state);
+    let pushed =
+        session.store.push_precompiled(image, command, compiler, &credentials, Some(&listener)).await;
+    drop(bar);
+    pushed.map_err(|error| refused(error, name, credentials.len()))
 }

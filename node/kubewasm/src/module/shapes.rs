@@ -111,8 +111,11 @@ pub(super) struct PrecompiledShape {
     /// Names the engine, its settings and the processor.
     pub(super) key: String,
     pub(super) size_bytes: u64,
-    /// This program would use it on this machine.
+    /// It is for this program and this machine.
     pub(super) current: bool,
+    /// What the policy called the key by which it was trusted, of a form that was fetched; `null` for one that was
+    /// compiled here.
+    pub(super) signed_by: Option<String>,
 }
 
 /// `rm` and `prune`
@@ -133,4 +136,6 @@ pub(super) struct CompiledShape {
     pub(super) key: String,
     /// Of the compiled form.
     pub(super) size_bytes: u64,
+    /// Digest of the manifest that was pushed, which is what is to be signed; `null` without `--push`.
+    pub(super) pushed: Option<Digest>,
 }

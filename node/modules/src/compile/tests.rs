@@ -164,7 +164,14 @@ async fn compiled_forms_of_a_module_are_listed_by_their_compiler() {
         fixture.store.precompiled(&NOBODY, &one, &compiler, LANE).await.unwrap();
         let listed = fixture.store.compiled(&one.digest).unwrap();
         let size_bytes = fs::metadata(&one.path).unwrap().len();
-        assert!(listed.contains(&CompiledFor { key: Store::compiled_key(&compiler), size_bytes }), "{key}");
+        assert!(
+            listed.contains(&CompiledFor {
+                key: Store::compiled_key(&compiler),
+                size_bytes,
+                signed_by: None
+            }),
+            "{key}"
+        );
     }
     assert_eq!(fixture.store.compiled(&one.digest).unwrap().len(), 2, "facts are no form of a module");
     assert_eq!(fixture.store.compiled(&other.digest).unwrap(), []);

@@ -137,7 +137,7 @@ impl CodeSearch<'_> {
         }
         let manifest = artifact::parse(&bytes).map_err(PullFailure::Malformed)?;
         let module = manifest.module;
-        if manifest.compiler() != self.key || self.is_of_another(module) || self.has(module).await? {
+        if manifest.compiler != self.key || self.is_of_another(module) || self.has(module).await? {
             return Ok(None);
         }
         let limit = self.inner.options.layer_limit;
@@ -147,8 +147,10 @@ impl CodeSearch<'_> {
                 manifest.code.size, manifest.facts.size
             )));
         }
-        let verified = signature::verify(self.registry, &[*digest], self.keys, self.rule).await?;
+        let mut verified = signature::verify(self.registry, &[*digest], self.keys, self.rule).await?;
         let signer = verified.signer.to_string();
+        // The good one comes first.
+        verified.evidence.truncate(signature::evidence::KEPT_LIMIT);
         let text = |bytes: Vec<u8>| {
             String::from_utf8(bytes).map_err(|_| PullFailure::Malformed("it is no text".to_owned()))
         };

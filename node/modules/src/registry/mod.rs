@@ -38,7 +38,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Url, redirect};
 use session::Connector;
 pub(crate) use session::DOCUMENT_LIMIT;
 pub(crate) use source::{RegistrySource, manifest_of};
-pub(crate) use upload::{BlobContent, Sent, Upload, UploadBlob};
+pub(crate) use upload::{BlobContent, Listing, Sent, Upload, UploadBlob};
 
 use crate::{
     error::{PullFailure, StoreError},

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HEAD blob ─ there ───────────────────────────────┐
-//!      └─ 404 ─► POST uploads ─ Location ─► PUT ───┴─► … ─► PUT manifest
+//!      └─ 404 ─► POST uploads ─ Location ─► PUT ───┴─► … ─► PUT manifest ─► for a referrer: GET, PUT the list of them
 //! ```
 //!
 //! What holds for pulling holds here: bounds, where credentials go, and where plain HTTP is spoken. The registry says
@@ -25,6 +25,7 @@ use reqwest::{
     Body, RequestBuilder, Response, StatusCode, Url,
     header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION},
 };
+use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 
 use super::{
@@ -33,16 +34,32 @@ use super::{
     denied_text,
     session::{Access, DOCUMENT_TIMEOUT, Session},
 };
-use crate::{digest::Digest, error::PullFailure, image::Credential, media, reference::Reference};
+use crate::{
+    digest::Digest, error::PullFailure, image::Credential, media, reference::Reference,
+    shared_code::artifact, signature::fallback_tag,
+};
 
 /// Bytes of a file that are in memory at once.
 const CHUNK: usize = 64 << 10;
+/// The answer to a manifest that refers to another, where the registry lists it by itself.
+const LISTED: &str = "oci-subject";
+/// How often an entry is put into a list that others change at the same time.
+const LISTING_ATTEMPTS: usize = 5;
 
 /// What is uploaded: blobs in their order, and the manifest that names them.
 #[derive(Clone, Debug)]
 pub(crate) struct Upload {
     pub(crate) blobs: Vec<UploadBlob>,
     pub(crate) manifest: Bytes,
+    /// Where the manifest is to be found by, if it refers to another.
+    pub(crate) listing: Option<Listing>,
+}
+
+/// An entry in the list of what refers to a manifest.
+#[derive(Clone, Debug)]
+pub(crate) struct Listing {
+    pub(crate) subject: Digest,
+    pub(crate) entry: Value,
 }
 
 /// A blob and where its bytes are.
@@ -129,7 +146,30 @@ impl Session {
                 sent(blob.size);
             }
         }
-        self.put_manifest(&upload.manifest).await
+        let answer = self.put_manifest(self.selector(), media::OCI_MANIFEST, &upload.manifest).await?;
+        match &upload.listing {
+            // A registry that lists referrers by itself says so.
+            Some(listing) if !answer.headers().contains_key(LISTED) => self.list(listing).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts an entry into the list of referrers that is kept under a tag, where the registry keeps none itself. Others may
+    /// do so at the same time, and nothing but another look tells who was last.
+    async fn list(&self, listing: &Listing) -> Result<(), RequestError> {
+        let tag = fallback_tag(&listing.subject);
+        for _ in 0..LISTING_ATTEMPTS {
+            let list = self.tagged(&tag).await?;
+            match artifact::listed(list.as_deref(), &listing.entry).map_err(PullFailure::Malformed)? {
+                Some(list) => drop(self.put_manifest(&tag, media::OCI_INDEX, &list.into()).await?),
+                None => return Ok(()),
+            }
+        }
+        Err(PullFailure::Unavailable(format!(
+            "others change the list of what refers to {} (the tag {tag}) at the same time",
+            listing.subject
+        ))
+        .into())
     }
 
     async fn has_blob(&self, digest: &Digest) -> Result<bool, RequestError> {
@@ -217,13 +257,18 @@ impl Session {
         Ok(place)
     }
 
-    async fn put_manifest(&self, manifest: &Bytes) -> Result<(), RequestError> {
-        let url = format!("{}/manifests/{}", self.base(), self.selector());
+    async fn put_manifest(
+        &self,
+        selector: &str,
+        media_type: &str,
+        manifest: &Bytes,
+    ) -> Result<Response, RequestError> {
+        let url = format!("{}/manifests/{selector}", self.base());
         let put = || -> Result<RequestBuilder, RequestError> {
-            let request = self.connector().registry.put(&url).header(CONTENT_TYPE, media::OCI_MANIFEST);
+            let request = self.connector().registry.put(&url).header(CONTENT_TYPE, media_type);
             Ok(request.timeout(DOCUMENT_TIMEOUT).body(manifest.clone()))
         };
-        accepted_as(self.exchange(put).await?, &[StatusCode::CREATED]).await.map(drop)
+        accepted_as(self.exchange(put).await?, &[StatusCode::CREATED]).await
     }
 }
 

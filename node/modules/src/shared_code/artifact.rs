@@ -14,8 +14,11 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use crate::{compile::Facts, digest::Digest, manifest::null_is_default, record::Blob, text::printable};
+use crate::{
+    compile::Facts, digest::Digest, manifest::null_is_default, media, record::Blob, text::printable,
+};
 
 /// `artifactType` of such manifests.
 pub(crate) const ARTIFACT_TYPE: &str = "application/vnd.kubewasm.precompiled.v1";
@@ -25,6 +28,8 @@ pub(crate) const CODE_TYPE: &str = "application/vnd.kubewasm.precompiled.code.v1
 pub(crate) const FACTS_TYPE: &str = "application/vnd.kubewasm.precompiled.facts.v1+json";
 /// The configuration of artifacts that have none; registries that look at the configuration alone list it as the type.
 pub(crate) const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
+/// Its bytes.
+pub(crate) const EMPTY: &[u8] = b"{}";
 
 /// Digest of the module that was compiled.
 pub(crate) const MODULE: &str = "dev.kubewasm.precompiled.module";
@@ -37,7 +42,7 @@ pub(crate) const COMMAND: &str = "dev.kubewasm.precompiled.command";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CodeManifest {
     pub(crate) module: Digest,
-    compiler: String,
+    pub(crate) compiler: String,
     pub(crate) command: Option<String>,
     pub(crate) code: Blob,
     pub(crate) facts: Blob,
@@ -49,10 +54,59 @@ impl CodeManifest {
         self.module == *module && self.compiler == key
     }
 
-    /// The compiler that can load it.
-    pub(crate) fn compiler(&self) -> &str {
-        &self.compiler
+    fn annotations(&self) -> BTreeMap<&'static str, String> {
+        let told = [(MODULE, self.module.to_string()), (COMPILER, self.compiler.clone())];
+        let command = self.command.iter().map(|command| (COMMAND, command.clone()));
+        told.into_iter().chain(command).collect()
     }
+}
+
+/// Writes the manifest of compiled code of a module of an image; `subject` points to that image's manifest.
+pub(crate) fn write(about: &CodeManifest, subject: &Value) -> Vec<u8> {
+    let layer = |media_type: &str, blob: &Blob| json!({"mediaType": media_type, "digest": blob.digest, "size": blob.size});
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media::OCI_MANIFEST,
+        "artifactType": ARTIFACT_TYPE,
+        "config": layer(EMPTY_TYPE, &Blob { digest: Digest::of(EMPTY), size: EMPTY.len() as u64 }),
+        "layers": [layer(CODE_TYPE, &about.code), layer(FACTS_TYPE, &about.facts)],
+        "subject": subject,
+        "annotations": about.annotations(),
+    });
+    manifest.to_string().into_bytes()
+}
+
+/// What a list of referrers says of a manifest of compiled code.
+pub(crate) fn entry(about: &CodeManifest, manifest: &[u8]) -> Value {
+    json!({
+        "mediaType": media::OCI_MANIFEST,
+        "digest": Digest::of(manifest),
+        "size": manifest.len(),
+        "artifactType": ARTIFACT_TYPE,
+        "annotations": about.annotations(),
+    })
+}
+
+/// The list of referrers that a registry has under a tag, with `entry` in it; `None` when it is there. What else it says
+/// stays as it is: [others keep it, too][1].
+///
+/// [1]: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#referrers-tag-schema
+pub(crate) fn listed(list: Option<&[u8]>, entry: &Value) -> Result<Option<Vec<u8>>, String> {
+    let Some(list) = list else {
+        let list = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": [entry]});
+        return Ok(Some(list.to_string().into_bytes()));
+    };
+    let mut list: Value = serde_json::from_slice(list)
+        .map_err(|error| printable(&format!("the list of referrers cannot be read: {error}")))?;
+    let manifests = match list.get_mut("manifests") {
+        Some(Value::Array(manifests)) => manifests,
+        _ => return Err("what is under the tag for the list of referrers is no list".to_owned()),
+    };
+    if manifests.iter().any(|known| known["digest"] == entry["digest"]) {
+        return Ok(None);
+    }
+    manifests.push(entry.clone());
+    Ok(Some(list.to_string().into_bytes()))
 }
 
 /// A manifest in a list of referrers that may be compiled code.

@@ -106,7 +106,8 @@ async fn code_is_good_for_the_images_whose_rule_trusts_its_signer() {
 async fn what_was_changed_since_it_was_signed_is_not_used() {
     let signer = Signer::new();
     let good = |module: &Digest| signed(manifest(module, KEY), &signer);
-    let cases: [(&str, &dyn Fn(&Digest) -> KeptCode); 5] = [
+    type Make<'a> = &'a dyn Fn(&Digest) -> KeptCode;
+    let cases: [(&str, Make<'_>); 5] = [
         ("the manifest of another compiler", &|module| KeptCode {
             manifest: manifest(module, KEY),
             ..signed(manifest(module, "engine-2"), &signer)

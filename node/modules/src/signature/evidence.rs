@@ -20,8 +20,8 @@ use crate::{
     layout::{self, Layout},
 };
 
-/// Signatures that are kept of one image.
-const KEPT_LIMIT: usize = 16;
+/// Signatures that are kept of one image, or of one artifact.
+pub(crate) const KEPT_LIMIT: usize = 16;
 
 /// One signature, in the form in which the registry had it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -251,3 +251,82 @@ async fn an_image_with_several_modules_has_code_for_each() {
     node.store.remove(&pulled.reference).unwrap();
     assert_eq!(node.count("shared"), 0);
 }
+
+/// What one node has compiled, pushed and had signed, another one uses; what others keep in the list of referrers stays.
+#[tokio::test]
+async fn what_one_node_has_compiled_another_one_need_not() {
+    let (registry, cosign) = (Registry::start_with_login(), Cosign::new());
+    cosign.key("team");
+    cosign.key("builder");
+    let (image, module) = push_module(&registry, "app:v1", "app").await;
+    let reference = registry.reference("app:v1");
+    cosign.sign(Form::Bundle, "team", &reference, &image);
+    let builder = Node::new();
+    let credentials = [credential("wrong"), credential(PASSWORD)];
+    let pulled = builder.store.pull(&reference, &credentials, None).await.unwrap().image;
+    let compiler = OwnCompiler::default();
+    let push = || builder.store.push_precompiled(&pulled, "app", &compiler, &credentials, None);
+    let error = push().await.unwrap_err();
+    assert!(error.to_string().contains("its module has not been compiled here"), "{error}");
+
+    assert_compiled_here(&builder.store, &pulled, "app", "the builder's own").await;
+    let pushed = push().await.unwrap();
+    let size = builder.store.compiled(&module.parse().unwrap()).unwrap()[0].size_bytes;
+    assert_eq!((pushed.size, pushed.credential), (size, Some(1)));
+    assert_eq!(push().await.unwrap(), pushed, "the same again");
+    cosign.sign(Form::Bundle, "builder", &reference, &pushed.digest.to_string());
+
+    let policy = cosign.write_policy(&format!(
+        "default: {{action: reject}}\n\
+         rules: [{{prefix: '{}', action: verify, keys: [{{file: team.pub}}], precompiledKeys: [{{file: builder.pub}}]}}]\n",
+        reference.name()
+    ));
+    let node = node(&policy);
+    let fetched = node.store.pull(&reference, &credentials, None).await.unwrap().image;
+    let (used, compiled) = start(&node.store, &fetched, "app").await;
+    assert_eq!((used.facts.kind.as_str(), compiled), ("compiled here", 0), "by the builder");
+    let listed = node.store.compiled(&module.parse().unwrap()).unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].key.as_str(), listed[0].signed_by.as_deref()), (KEY, Some("builder.pub")));
+    assert_eq!(listed[0].size_bytes, size);
+    // Nobody vouches for what was made elsewhere by passing it on.
+    let error =
+        node.store.push_precompiled(&fetched, "app", &compiler, &credentials, None).await.unwrap_err();
+    assert!(error.to_string().contains("its module has not been compiled here"), "{error}");
+}
+
+#[tokio::test]
+async fn each_module_of_an_image_is_pushed_for_itself() {
+    let (registry, cosign) = (Registry::start(), Cosign::new());
+    cosign.key("builder");
+    let [first, second] = ["first", "second"].map(module);
+    let layer = tar(&[("first.wasm", &first), ("bin/second", &second)]);
+    let image = container(vec![(layer, TAR)], json!({"Entrypoint": ["/first.wasm"]}));
+    let child = registry.push("app:wasi", image).await;
+    registry.push_index("app:v1", &[(child.as_str(), "wasi", "wasm")]).await;
+    let reference = registry.reference("app:v1");
+    let builder = Node::new();
+    let pulled = pull(&builder.store, &reference).await.unwrap();
+    for command in ["/first.wasm", "second"] {
+        assert_compiled_here(&builder.store, &pulled, command, "the builder's own").await;
+        let pushed =
+            builder.store.push_precompiled(&pulled, command, &OwnCompiler::default(), &[], None).await;
+        cosign.sign(Form::Tag, "builder", &reference, &pushed.unwrap().digest.to_string());
+    }
+    let node = node(&cosign.trusting(&reference.name(), "builder"));
+    let pulled = pull(&node.store, &reference).await.unwrap();
+    for (command, module) in [("/first.wasm", &first), ("second", &second)] {
+        let (used, compiled) = start(&node.store, &pulled, command).await;
+        assert_eq!((&fs::read(&used.path).unwrap(), compiled), (module, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_file_has_no_registry_to_push_to() {
+    let node = Node::new();
+    let path = node.directory.path().join("app.wasm");
+    fs::write(&path, module("app")).unwrap();
+    let image = node.store.import(&path).await.unwrap();
+    let pushed = node.store.push_precompiled(&image, "app.wasm", &OwnCompiler::default(), &[], None).await;
+    assert!(pushed.unwrap_err().to_string().contains("push the module first"));
+}

@@ -7,11 +7,10 @@ use reqwest::{
 };
 
 use super::{DOCUMENT_LIMIT, DOCUMENT_TIMEOUT, RequestError, Session, read_bounded, read_manifest};
-use crate::{digest::Digest, error::PullFailure};
+use crate::{digest::Digest, error::PullFailure, media};
 
 /// Pages of one list of referrers that are read.
 const PAGES_LIMIT: usize = 4;
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 impl Session {
     /// The manifest that a tag names; `None` when there is no such tag.
@@ -33,8 +32,9 @@ impl Session {
         let mut url = self.url("referrers", &digest.to_string());
         let mut pages = Vec::new();
         loop {
-            let request =
-                || self.connector.registry.get(&url).header(ACCEPT, INDEX).timeout(DOCUMENT_TIMEOUT);
+            let request = || {
+                self.connector.registry.get(&url).header(ACCEPT, media::OCI_INDEX).timeout(DOCUMENT_TIMEOUT)
+            };
             let response = match self.send(request).await {
                 Ok(response) => response,
                 Err(RequestError {

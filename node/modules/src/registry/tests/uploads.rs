@@ -20,7 +20,7 @@ async fn taking_uploads_at(location: impl Fn(&str) -> String + Send + Sync + 'st
 fn upload() -> Upload {
     let content = || BlobContent::Memory("blob".into());
     let blob = UploadBlob { digest: Digest::of(b"blob"), size: 4, content: content() };
-    Upload { blobs: vec![blob], manifest: MANIFEST.into() }
+    Upload { blobs: vec![blob], manifest: MANIFEST.into(), listing: None }
 }
 
 #[tokio::test]
@@ -88,4 +88,67 @@ async fn a_token_for_a_push_allows_it() {
         registry().upload(&server.reference(), &[credential("a", "b")], &upload, &sent).await.unwrap_err();
     assert!(matches!(error, PullFailure::Malformed(_)), "{error}");
     assert!(server.requests().last().unwrap().to_lowercase().contains("authorization: bearer t"));
+}
+
+/// A registry that takes everything; it keeps the list of referrers from the `keeps`th time on that it is put, as if
+/// somebody else had overwritten it before.
+async fn keeping_lists(listed: &'static str, keeps: usize) -> Server {
+    let (list, puts) = (Mutex::new(None::<String>), Mutex::new(0));
+    Server::start(move |request| {
+        let is_list = request.contains(" /v2/team/app/manifests/sha256-");
+        match request.split(' ').next() {
+            Some("GET" | "HEAD") if !is_list => answer("200 OK", "", ""),
+            Some("GET") => match list.lock().unwrap().as_deref() {
+                Some(list) => answer("200 OK", "", list),
+                None => answer("404 Not Found", "", ""),
+            },
+            Some("PUT") if is_list => {
+                *puts.lock().unwrap() += 1;
+                if *puts.lock().unwrap() >= keeps {
+                    *list.lock().unwrap() = request.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+                }
+                answer("201 Created", "", "")
+            }
+            _ => answer("201 Created", listed, ""),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_referrer_is_listed_under_a_tag_where_the_registry_does_not_list_it_itself() {
+    let subject = Digest::of(b"image");
+    let entry = serde_json::json!({"digest": Digest::of(b"code"), "size": 4});
+    let listing = Some(Listing { subject, entry: entry.clone() });
+    let sent: Sent = Arc::new(|_| {});
+    let tag = format!("/v2/team/app/manifests/sha256-{} ", subject.hex());
+    for (listed, keeps, expected) in [
+        ("oci-subject: sha256:1\r\n", 1, Some(0)),
+        ("", 1, Some(1)),
+        ("", 3, Some(3)),
+        ("", usize::MAX, None),
+    ] {
+        let server = keeping_lists(listed, keeps).await;
+        let upload = Upload { listing: listing.clone(), ..upload() };
+        let taken = registry().upload(&server.reference(), &[], &upload, &sent).await;
+        let puts: Vec<_> = server
+            .requests()
+            .into_iter()
+            .filter(|request| request.starts_with(&format!("PUT {tag}")))
+            .collect();
+        match expected {
+            Some(expected) => assert_eq!((taken.unwrap(), puts.len()), (None, expected)),
+            None => {
+                let error = taken.unwrap_err();
+                let text = "others change the list";
+                assert!(matches!(&error, PullFailure::Unavailable(told) if told.contains(text)), "{error}");
+            }
+        }
+        for put in puts {
+            assert!(put.to_lowercase().contains("content-type: application/vnd.oci.image.index.v1+json"));
+            let list: serde_json::Value =
+                serde_json::from_str(put.split_once("\r\n\r\n").unwrap().1).unwrap();
+            assert_eq!(list["manifests"], serde_json::json!([entry]));
+        }
+    }
 }

@@ -1,5 +1,4 @@
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
 use super::*;
 
@@ -71,6 +70,40 @@ fn a_manifest_says_what_it_is_of_and_for_whom() {
     assert_eq!(read.command, None);
     written["annotations"][COMMAND] = json!("/app");
     assert_eq!(parse(written.to_string().as_bytes()).unwrap().command.as_deref(), Some("/app"));
+}
+
+#[test]
+fn what_is_written_is_what_is_read() {
+    for command in [None, Some("/app".to_owned())] {
+        let blob = |name: &str, size| Blob { digest: digest(name), size };
+        let about = CodeManifest {
+            module: digest("module"),
+            compiler: KEY.to_owned(),
+            command,
+            code: blob("code", 4),
+            facts: blob("facts", 5),
+        };
+        let written = write(&about, &json!({"digest": digest("image"), "size": 3}));
+        assert_eq!(parse(&written), Ok(about.clone()));
+        let list = listed(None, &entry(&about, &written)).unwrap().unwrap();
+        let expected = CodeCandidate { digest: Digest::of(&written), module: Some(digest("module")) };
+        assert_eq!(candidates(&list, KEY), Ok(vec![expected]));
+        assert_eq!(candidates(&list, "engine-2"), Ok(Vec::new()));
+    }
+}
+
+#[test]
+fn a_list_keeps_what_others_have_put_there_and_has_nothing_twice() {
+    let entry = told("code", Some(ARTIFACT_TYPE), &[]);
+    let list = json!({"schemaVersion": 2, "x": 1, "manifests": [{"digest": digest("bundle"), "y": 2}]});
+    let more = listed(Some(list.to_string().as_bytes()), &entry).unwrap().unwrap();
+    let read: Value = serde_json::from_slice(&more).unwrap();
+    assert_eq!(read["x"], 1);
+    assert_eq!(read["manifests"], json!([{"digest": digest("bundle"), "y": 2}, entry]));
+    assert_eq!(listed(Some(&more), &entry), Ok(None));
+    for (list, message) in [("<html>", "cannot be read"), ("{}", "is no list"), ("[]", "is no list")] {
+        assert!(listed(Some(list.as_bytes()), &entry).unwrap_err().contains(message), "{list}");
+    }
 }
 
 #[test]
