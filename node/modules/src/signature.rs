@@ -155,7 +155,7 @@ fn rejection(rule: &str) -> String {
 pub(crate) fn read_signature(data: &[u8], key: &[u8]) {
     let _ = (bundle::candidates(data), bundle::layer(data), simple::layers(data));
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let keys = key::TrustedKey::read_all(key, "the fuzzer").unwrap_or_default();
+    let keys = TrustedKey::read_all(key, "the fuzzer").unwrap_or_default();
     let (payload, signature) = text.split_once('\n').unwrap_or((text, ""));
     for parsed in [bundle::parse(text), simple::parse(payload, signature)].into_iter().flatten() {
         let about = parsed.subjects();

@@ -109,7 +109,7 @@ fn print(out: &mut dyn io::Write, shape: &InspectShape) -> io::Result<()> {
 }
 
 /// The module that an image starts, or that `command` names.
-pub(super) async fn module_of(store: &Store, image: &Image, command: Option<&str>) -> anyhow::Result<Module> {
+async fn module_of(store: &Store, image: &Image, command: Option<&str>) -> anyhow::Result<Module> {
     Ok(store.module(image, command_of(image, command)?).await?)
 }
 

@@ -231,3 +231,6 @@ impl CodeSearch<'_> {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests;

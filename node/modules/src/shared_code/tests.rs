@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    Image, SignaturePolicy, Store, StoreOptions,
+    Image, Store, StoreOptions,
     signature::testing::{Signer, payload, statement},
     testing::{EMPTY_MODULE, Fixture, files},
 };
@@ -16,22 +16,9 @@ const KEY: &str = "engine-1";
 const CODE: &[u8] = b"machine code";
 const FACTS: &str = r#"{"kind":"command","imports":["i"],"exports":[]}"#;
 
-/// A policy that trusts compiled code by `signer` for images below `r.io/team`.
-fn policy(folder: &Path, signer: &Signer) -> SignaturePolicy {
-    let path = folder.join("policy.yaml");
-    fs::write(folder.join("builder.pub"), signer.pem()).unwrap();
-    fs::write(
-        &path,
-        "default: {action: accept}\n\
-         rules: [{prefix: r.io/team, action: accept, precompiledKeys: [{file: builder.pub}]}]\n",
-    )
-    .unwrap();
-    SignaturePolicy::read(&path).unwrap()
-}
-
 /// Another process on the store of `fixture`, which trusts `signer`.
 fn trusting(fixture: &Fixture, signer: &Signer) -> Store {
-    let signature_policy = policy(fixture.directory.path(), signer);
+    let signature_policy = signer.trusted_with_code(fixture.directory.path());
     Store::open(&fixture.root(), StoreOptions { signature_policy, ..StoreOptions::default() }).unwrap()
 }
 

@@ -1,5 +1,7 @@
 //! Keys that sign what cosign would never sign, and what cosign itself has signed.
 
+use std::{fs, path::Path};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::{
     rand::SystemRandom,
@@ -10,7 +12,7 @@ use ring::{
 };
 use serde_json::{Value, json};
 
-use super::{evidence::Evidence, key::TrustedKey};
+use super::{SignaturePolicy, evidence::Evidence, key::TrustedKey};
 use crate::digest::Digest;
 
 /// What comes before the point in the DER of a P-256 key.
@@ -42,6 +44,16 @@ impl Signer {
 
     pub(crate) fn key(&self) -> TrustedKey {
         TrustedKey::read_all(self.pem().as_bytes(), "test").unwrap().remove(0)
+    }
+
+    /// A policy that trusts what this signs of compiled code for images below `r.io/team`; its files are in `folder`.
+    pub(crate) fn trusted_with_code(&self, folder: &Path) -> SignaturePolicy {
+        let path = folder.join("policy.yaml");
+        fs::write(folder.join("builder.pub"), self.pem()).unwrap();
+        let policy = "default: {action: accept}\n\
+             rules: [{prefix: r.io/team, action: accept, precompiledKeys: [{file: builder.pub}]}]\n";
+        fs::write(&path, policy).unwrap();
+        SignaturePolicy::read(&path).unwrap()
     }
 
     /// A signature in DER.
