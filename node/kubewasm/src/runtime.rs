@@ -71,19 +71,22 @@ pub(crate) fn signature_policy(file: Option<&Path>) -> Result<SignaturePolicy, I
     file.map_or_else(|| Ok(SignaturePolicy::default()), SignaturePolicy::read)
 }
 
+/// The key of this program's compiler, where the policy trusts code of others for it. Engines have to be made for that.
+pub(crate) fn compiler_key(policy: &SignaturePolicy) -> anyhow::Result<Option<String>> {
+    match policy.trusts_compiled_code() {
+        true => Ok(Some(ChildCompiler::new(Program::current())?.key().to_owned())),
+        false => Ok(None),
+    }
+}
+
 /// Opens the module store, and adopts the workers that are there.
 pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiRuntime>> {
-    // Only where it is of use: engines have to be made for it.
-    let compiler_key = match settings.images.signature_policy.trusts_compiled_code() {
-        true => Some(ChildCompiler::new(Program::current())?.key().to_owned()),
-        false => None,
-    };
     let options = StoreOptions {
         insecure_registries: settings.images.insecure_registries,
         registry_config_directories: settings.images.registry_config_dirs,
         file_directories: settings.images.dirs,
+        compiler_key: compiler_key(&settings.images.signature_policy)?,
         signature_policy: settings.images.signature_policy,
-        compiler_key,
         ..StoreOptions::default()
     };
     let store = Store::open(&settings.store, options).context("cannot open the module store")?;

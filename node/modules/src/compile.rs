@@ -180,8 +180,8 @@ impl Drop for Caller<'_> {
 }
 
 impl Store {
-    /// The precompiled form of `module` of the image called `image`, made by `compiler` unless the store has it, or has
-    /// one of somebody whom the policy trusts with that image.
+    /// The precompiled form of `module`, made by `compiler` unless the store has it, or has one of somebody whom the
+    /// policy trusts with images called `image`. For `None` it is this store's own, whomever the policy trusts.
     ///
     /// Concurrent calls for one module and key compile once. When the caller that compiles gives up (drops
     /// the future), the next one that waits compiles in its place. Callers of one `lane` wait for each other before
@@ -194,7 +194,7 @@ impl Store {
     /// ([`StoreOptions::compile_retry`], [`StoreOptions::compile_refusal`]).
     pub async fn precompiled(
         &self,
-        image: &ImageName,
+        image: Option<&ImageName>,
         module: &Module,
         compiler: &dyn Compiler,
         lane: &str,
@@ -261,13 +261,13 @@ impl Store {
     /// What the store has.
     async fn kept(
         &self,
-        image: &ImageName,
+        image: Option<&ImageName>,
         module: &Module,
         key: &str,
     ) -> Result<Option<Precompiled>, PrecompileError> {
         let (inner, image, module, key) =
-            (Arc::clone(&self.inner), image.clone(), module.digest, key.to_owned());
-        let read = move || Ok(inner.code_of(&image, &module, &key)?);
+            (Arc::clone(&self.inner), image.cloned(), module.digest, key.to_owned());
+        let read = move || Ok(inner.code_of(image.as_ref(), &module, &key)?);
         tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(ended(&error)))
     }
 

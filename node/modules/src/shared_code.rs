@@ -29,6 +29,7 @@ use crate::{
     error::StoreError,
     image::ImageName,
     layout,
+    reference::Reference,
     signature::Ruling,
     store::StoreInner,
 };
@@ -38,23 +39,22 @@ impl StoreInner {
     /// trusts for the image called `image`. Blocking.
     pub(crate) fn code_of(
         &self,
-        image: &ImageName,
+        image: Option<&ImageName>,
         module: &Digest,
         key: &str,
     ) -> Result<Option<Precompiled>, StoreError> {
-        match compile::own_code(&self.layout, module, key)? {
-            Some(own) => Ok(Some(own)),
-            None => self.shared_code(image, module, key),
+        match (compile::own_code(&self.layout, module, key)?, image) {
+            (None, Some(ImageName::Reference(reference))) => self.shared_code(reference, module, key),
+            (own, _) => Ok(own),
         }
     }
 
     fn shared_code(
         &self,
-        image: &ImageName,
+        reference: &Reference,
         module: &Digest,
         key: &str,
     ) -> Result<Option<Precompiled>, StoreError> {
-        let ImageName::Reference(reference) = image else { return Ok(None) };
         let Ruling { precompiled_keys, .. } = self.options.signature_policy.ruling(reference);
         let place = self.layout.shared_code(module);
         if precompiled_keys.is_empty() || !place.exists() {

@@ -277,8 +277,10 @@ impl WasiRuntime {
             spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
         let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
         // Those of a namespace wait for each other.
-        let compiled =
-            self.store.precompiled(&image.reference, &module, &self.compiler, &spec.pod_namespace).await;
+        let compiled = self
+            .store
+            .precompiled(Some(&image.reference), &module, &self.compiler, &spec.pod_namespace)
+            .await;
         let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
         let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.into()))?;
         let label = label(image.digest, &volumes);

@@ -167,11 +167,13 @@ impl ModuleSession {
     fn open(args: CommonArgs) -> anyhow::Result<Self> {
         let root = args.root_dir.map_or_else(home::default_root, Ok)?;
         agent::check_root(&root)?;
+        let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
         let options = StoreOptions {
             insecure_registries: args.insecure_registry,
             registry_config_directories: args.registry_config_dir,
             certificate_authorities: args.ca_file,
-            signature_policy: runtime::signature_policy(args.image_signature_policy.as_deref())?,
+            compiler_key: runtime::compiler_key(&signature_policy)?,
+            signature_policy,
             // One user's, who may read them all the same.
             file_directories: vec![PathBuf::from("/")],
             ..StoreOptions::default()

@@ -47,7 +47,9 @@ pub(super) async fn run(session: &ModuleSession, args: &PrecompileArgs) -> anyho
     let module = store.module(&image, command).await?;
     let compiler = StoreCompiler::from(ChildCompiler::new(Program::current())?);
     let spinner = Spinner::new(session, format!("compiling {}", args.name));
-    let compiled = store.precompiled(&image.reference, &module, &compiler, "").await;
+    // Only what was compiled here is pushed.
+    let trusting = (!args.push).then_some(&image.reference);
+    let compiled = store.precompiled(trusting, &module, &compiler, "").await;
     drop(spinner);
     let compiled = compiled.with_context(|| format!("cannot compile {}", args.name))?;
     let size_bytes = std::fs::metadata(&compiled.path).map_or(0, |metadata| metadata.len());

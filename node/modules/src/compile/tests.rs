@@ -1,8 +1,5 @@
 use std::{
-    sync::{
-        LazyLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -48,9 +45,6 @@ impl Compiler for Copier {
     }
 }
 
-/// An image for which nobody's code is trusted.
-static NOBODY: LazyLock<ImageName> = LazyLock::new(|| "r.io/app".parse().unwrap());
-
 /// Who waits, where that does not matter.
 const LANE: &str = "default";
 
@@ -72,8 +66,7 @@ async fn a_module_is_compiled_once_per_compiler_and_kept() {
     let fixture = Fixture::new();
     let module = module(&fixture, "m").await;
     let compiler = Copier { key: "engine-1".to_owned(), ..Copier::default() };
-    let results =
-        join_all((0..8).map(|_| fixture.store.precompiled(&NOBODY, &module, &compiler, LANE))).await;
+    let results = join_all((0..8).map(|_| fixture.store.precompiled(None, &module, &compiler, LANE))).await;
     let kept = results[0].clone().unwrap();
     assert!(results.into_iter().all(|result| result.unwrap() == kept));
     assert_eq!(compiler.runs.load(Ordering::SeqCst), 1);
@@ -81,14 +74,14 @@ async fn a_module_is_compiled_once_per_compiler_and_kept() {
     assert_eq!(kept.facts.kind, "copy");
 
     let reopened = Store::open(&fixture.root(), StoreOptions::default()).unwrap();
-    assert_eq!(reopened.precompiled(&NOBODY, &module, &compiler, LANE).await.unwrap(), kept);
+    assert_eq!(reopened.precompiled(None, &module, &compiler, LANE).await.unwrap(), kept);
     let other = Copier { key: "engine/2 \0".to_owned(), ..Copier::default() };
-    assert_ne!(reopened.precompiled(&NOBODY, &module, &other, LANE).await.unwrap(), kept);
+    assert_ne!(reopened.precompiled(None, &module, &other, LANE).await.unwrap(), kept);
     assert_eq!((compiler.runs.load(Ordering::SeqCst), other.runs.load(Ordering::SeqCst)), (1, 1));
 
     // Facts that a power cut has spoiled, or that an older version did not write, are found out again.
     fs::write(facts_of(&kept.path), "{").unwrap();
-    assert_eq!(reopened.precompiled(&NOBODY, &module, &compiler, LANE).await.unwrap(), kept);
+    assert_eq!(reopened.precompiled(None, &module, &compiler, LANE).await.unwrap(), kept);
     assert_eq!(compiler.runs.load(Ordering::SeqCst), 2);
 }
 
@@ -98,16 +91,16 @@ async fn a_failure_is_remembered_for_a_while_and_leaves_nothing() {
     let module = module(&fixture, "m").await;
     let compiler = Copier { fails: AtomicBool::new(true), key: "k".to_owned(), ..Copier::default() };
     for _ in 0..3 {
-        let error = fixture.store.precompiled(&NOBODY, &module, &compiler, LANE).await.unwrap_err();
+        let error = fixture.store.precompiled(None, &module, &compiler, LANE).await.unwrap_err();
         assert_eq!(error.to_string(), "the compiler failed: no memory left");
     }
     assert_eq!(compiler.runs.load(Ordering::SeqCst), 1);
     assert!(files(&fixture.root().join("precompiled")).is_empty());
 
     let hasty = Fixture::with(StoreOptions { compile_retry: Duration::ZERO, ..StoreOptions::default() });
-    assert!(hasty.store.precompiled(&NOBODY, &module, &compiler, LANE).await.is_err());
+    assert!(hasty.store.precompiled(None, &module, &compiler, LANE).await.is_err());
     compiler.fails.store(false, Ordering::SeqCst);
-    assert!(hasty.store.precompiled(&NOBODY, &module, &compiler, LANE).await.is_ok());
+    assert!(hasty.store.precompiled(None, &module, &compiler, LANE).await.is_ok());
 }
 
 #[tokio::test]
@@ -115,8 +108,8 @@ async fn who_waits_takes_over_from_who_gives_up() {
     let fixture = Fixture::new();
     let module = module(&fixture, "m").await;
     let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
-    let first = Box::pin(fixture.store.precompiled(&NOBODY, &module, &compiler, LANE));
-    let second = fixture.store.precompiled(&NOBODY, &module, &compiler, LANE);
+    let first = Box::pin(fixture.store.precompiled(None, &module, &compiler, LANE));
+    let second = fixture.store.precompiled(None, &module, &compiler, LANE);
     // The first is inside the compiler when it is dropped.
     let first = futures::future::select(first, Box::pin(compiler.entered.notified())).await;
     drop(first);
@@ -139,7 +132,7 @@ async fn no_more_modules_at_once_than_allowed() {
         modules
             .iter()
             .zip(lanes)
-            .map(|(module, lane)| fixture.store.precompiled(&NOBODY, module, &compiler, lane)),
+            .map(|(module, lane)| fixture.store.precompiled(None, module, &compiler, lane)),
     );
     let open = async {
         // Two are inside, and everybody else has come to wait.
@@ -161,7 +154,7 @@ async fn compiled_forms_of_a_module_are_listed_by_their_compiler() {
     let (one, other) = (module(&fixture, "one").await, module(&fixture, "other").await);
     for key in ["engine-2", "engine 1"] {
         let compiler = Copier { key: key.to_owned(), ..Copier::default() };
-        fixture.store.precompiled(&NOBODY, &one, &compiler, LANE).await.unwrap();
+        fixture.store.precompiled(None, &one, &compiler, LANE).await.unwrap();
         let listed = fixture.store.compiled(&one.digest).unwrap();
         let size_bytes = fs::metadata(&one.path).unwrap().len();
         assert!(
@@ -196,11 +189,11 @@ async fn a_crowd_in_one_lane_does_not_hold_up_another() {
     let neighbour = module(&fixture, "neighbour").await;
     let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
     let crowd =
-        join_all(modules.iter().map(|module| fixture.store.precompiled(&NOBODY, module, &compiler, "crowd")));
+        join_all(modules.iter().map(|module| fixture.store.precompiled(None, module, &compiler, "crowd")));
     let one = async {
         waiting(&fixture, 99).await;
         let compiled = async {
-            fixture.store.precompiled(&NOBODY, &neighbour, &compiler, "one").await.unwrap();
+            fixture.store.precompiled(None, &neighbour, &compiler, "one").await.unwrap();
             compiler.runs.load(Ordering::SeqCst)
         };
         let open = async {
@@ -224,11 +217,11 @@ async fn a_module_of_a_crowd_is_compiled_when_somebody_else_wants_it() {
     }
     let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
     let crowd =
-        join_all(modules.iter().map(|module| fixture.store.precompiled(&NOBODY, module, &compiler, "crowd")));
+        join_all(modules.iter().map(|module| fixture.store.precompiled(None, module, &compiler, "crowd")));
     let one = async {
         waiting(&fixture, 19).await;
         let compiled = async {
-            fixture.store.precompiled(&NOBODY, &modules[19], &compiler, "one").await.unwrap();
+            fixture.store.precompiled(None, &modules[19], &compiler, "one").await.unwrap();
             compiler.runs.load(Ordering::SeqCst)
         };
         let open = async {
@@ -248,10 +241,10 @@ async fn who_gives_up_waiting_is_not_compiled_for() {
     let fixture = Fixture::with(StoreOptions { compile_jobs: 1, ..StoreOptions::default() });
     let (first, second) = (module(&fixture, "a").await, module(&fixture, "b").await);
     let compiler = Copier { gate: Some(Semaphore::new(0)), key: "k".to_owned(), ..Copier::default() };
-    let first = fixture.store.precompiled(&NOBODY, &first, &compiler, LANE);
+    let first = fixture.store.precompiled(None, &first, &compiler, LANE);
     let leaving = async {
         compiler.entered.notified().await;
-        let second = Box::pin(fixture.store.precompiled(&NOBODY, &second, &compiler, LANE));
+        let second = Box::pin(fixture.store.precompiled(None, &second, &compiler, LANE));
         drop(futures::future::select(second, Box::pin(waiting(&fixture, 1))).await);
         compiler.gate.as_ref().unwrap().add_permits(2);
     };

@@ -175,7 +175,7 @@ impl CodeSearch<'_> {
     /// Whether the store has code of the module that is good for this image.
     async fn has(&self, module: Digest) -> Result<bool, PullFailure> {
         let (inner, name, key) = (Arc::clone(self.inner), self.image.reference.clone(), self.key.to_owned());
-        blocking(move || Ok(inner.code_of(&name, &module, &key)?.is_some())).await
+        blocking(move || Ok(inner.code_of(Some(&name), &module, &key)?.is_some())).await
     }
 
     async fn facts(&self, blob: Blob) -> Result<Vec<u8>, PullFailure> {

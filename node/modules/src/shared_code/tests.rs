@@ -68,7 +68,7 @@ async fn code_is_good_for_the_images_whose_rule_trusts_its_signer() {
     fixture.store.inner.keep_shared_code(&app.digest, &module, &kept, &code(&fixture)).unwrap();
 
     let store = trusting(&fixture, &signer);
-    let found = store.inner.code_of(&app.reference, &module, KEY).unwrap().unwrap();
+    let found = store.inner.code_of(Some(&app.reference), &module, KEY).unwrap().unwrap();
     assert_eq!(fs::read(&found.path).unwrap(), CODE);
     assert_eq!(
         (found.facts.kind.as_str(), found.facts.imports.as_slice()),
@@ -81,12 +81,13 @@ async fn code_is_good_for_the_images_whose_rule_trusts_its_signer() {
         (&"/m.wasm".parse().unwrap(), &module, KEY),
         (&"https://r.io/team/app".parse().unwrap(), &module, KEY),
     ] {
-        assert_eq!(store.inner.code_of(name, module, key).unwrap(), None, "{name} {key}");
+        assert_eq!(store.inner.code_of(Some(name), module, key).unwrap(), None, "{name} {key}");
     }
+    assert_eq!(store.inner.code_of(None, &module, KEY).unwrap(), None, "only its own");
     // The policy of another process, or of this one after it was changed.
-    assert_eq!(fixture.store.inner.code_of(&app.reference, &module, KEY).unwrap(), None);
+    assert_eq!(fixture.store.inner.code_of(Some(&app.reference), &module, KEY).unwrap(), None);
     let stranger = trusting(&fixture, &Signer::new());
-    assert_eq!(stranger.inner.code_of(&app.reference, &module, KEY).unwrap(), None);
+    assert_eq!(stranger.inner.code_of(Some(&app.reference), &module, KEY).unwrap(), None);
 }
 
 #[tokio::test]
@@ -112,10 +113,10 @@ async fn what_was_changed_since_it_was_signed_is_not_used() {
         let (app, module) = image(&fixture, "r.io/team/app:v1").await;
         let store = trusting(&fixture, &signer);
         store.inner.keep_shared_code(&app.digest, &module, &kept(&module), &code(&fixture)).unwrap();
-        assert_eq!(store.inner.code_of(&app.reference, &module, KEY).unwrap(), None, "{case}");
+        assert_eq!(store.inner.code_of(Some(&app.reference), &module, KEY).unwrap(), None, "{case}");
         // Beside it good code is found.
         store.inner.keep_shared_code(&app.digest, &module, &good(&module), &code(&fixture)).unwrap();
-        assert!(store.inner.code_of(&app.reference, &module, KEY).unwrap().is_some(), "{case}");
+        assert!(store.inner.code_of(Some(&app.reference), &module, KEY).unwrap().is_some(), "{case}");
     }
 }
 
@@ -127,9 +128,9 @@ async fn half_of_the_code_is_none() {
     let store = trusting(&fixture, &signer);
     let kept = signed(manifest(&module, KEY), &signer);
     store.inner.keep_shared_code(&app.digest, &module, &kept, &fixture.file("half", b"mach")).unwrap();
-    assert_eq!(store.inner.code_of(&app.reference, &module, KEY).unwrap(), None);
+    assert_eq!(store.inner.code_of(Some(&app.reference), &module, KEY).unwrap(), None);
     fs::remove_file(store.inner.layout.shared_code_file(&module, &kept.digest())).unwrap();
-    assert_eq!(store.inner.code_of(&app.reference, &module, KEY).unwrap(), None);
+    assert_eq!(store.inner.code_of(Some(&app.reference), &module, KEY).unwrap(), None);
 }
 
 #[tokio::test]

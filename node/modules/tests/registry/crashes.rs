@@ -55,7 +55,7 @@ impl Compiler for Copies {
 async fn run(store: &Store, reference: &Reference) -> std::path::PathBuf {
     let image = pull(store, reference).await.unwrap();
     let module = store.module(&image, "/app.wasm").await.unwrap();
-    store.precompiled(&image.reference, &module, &Copies, "default").await.unwrap().path
+    store.precompiled(None, &module, &Copies, "default").await.unwrap().path
 }
 
 /// Removes what the store has, as a collection does.

@@ -52,7 +52,7 @@ fn reopened(node: &Node, policy: &SignaturePolicy) -> Store {
 async fn start(store: &Store, image: &Image, command: &str) -> (Precompiled, u64) {
     let compiler = OwnCompiler::default();
     let module = store.module(image, command).await.unwrap();
-    let code = store.precompiled(&image.reference, &module, &compiler, "lane").await.unwrap();
+    let code = store.precompiled(Some(&image.reference), &module, &compiler, "lane").await.unwrap();
     (code, compiler.0.load(Ordering::SeqCst))
 }
 
