@@ -18,7 +18,8 @@
 //!   kept already is not found.
 //! - [`Store::push`] sends a module file to a registry, as the kind of artifact that all tools pull.
 //! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form, with the
-//!   [`Facts`] that its compiler has found out.
+//!   [`Facts`] that its compiler has found out. Where the policy trusts somebody with that, a pull brings such forms along,
+//!   and [`Store::push_precompiled`] makes one for others.
 //!
 //! This crate names neither Kubernetes nor an engine. A kubelet asks it for images, an engine gives it a
 //! [`Compiler`].
