@@ -19,6 +19,7 @@ has docker-registry || missing+=(docker-registry)                   # serves the
 has buildah || missing+=(buildah)                                   # builds container images as users do
 has clang || missing+=(clang)                                       # compiles guests
 has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
+has nft || missing+=(nftables)                                      # masquerades what pods send
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
 wasm_builtins || missing+=(libclang-rt-dev-wasm32)

@@ -197,10 +197,18 @@ impl View {
         Ok(())
     }
 
-    /// A worker told that it has nothing of an id any more. True when the id is unknown now.
-    pub(super) fn told_of_end(&self, group: &str, id: &str) -> bool {
+    /// A worker told that it has nothing of an id any more, after all else up to a revision: an instance of that id which
+    /// is newer than that was started since. True when the id is unknown now.
+    pub(super) fn told_of_end(&self, group: &str, incarnation: &str, id: &str, revision: u64) -> bool {
         let ids = self.drop_entries(|of, entry| {
-            of == id && entry.claim.group == group && !matches!(entry.stage, EntryStage::Asked)
+            let is_old = match &entry.stage {
+                EntryStage::Asked => false,
+                EntryStage::Told { incarnation: of, instance } => {
+                    of == incarnation && instance.revision <= revision
+                }
+                EntryStage::Untold | EntryStage::Starting { .. } => true,
+            };
+            of == id && entry.claim.group == group && is_old
         });
         !ids.is_empty()
     }

@@ -106,9 +106,14 @@ impl Watch {
     async fn stream(&mut self, synced: &mut Option<oneshot::Sender<()>>) -> Result<(), tonic::Status> {
         let mut stream = self.client.worker.watch(wire::WatchRequest {}).await?.into_inner();
         let mut picture: Option<(u64, HashSet<String>)> = None;
+        // How far the stream has come. What is known may be newer, from the answer to a start.
+        let mut latest = 0;
         while let Some(event) = stream.message().await? {
             match event.event {
-                Some(Event::Reset(reset)) => picture = Some((reset.revision, HashSet::new())),
+                Some(Event::Reset(reset)) => {
+                    latest = reset.revision;
+                    picture = Some((latest, HashSet::new()));
+                }
                 Some(Event::Starting(wire::Starting { id })) => {
                     match self.view.told_of_start(&self.group, &self.client.incarnation, &id) {
                         Ok(()) => picture.iter_mut().for_each(|(_, named)| {
@@ -120,6 +125,7 @@ impl Watch {
                 Some(Event::Changed(instance)) => match Instance::try_from(instance) {
                     Ok(instance) => {
                         let id = instance.id.clone();
+                        latest = latest.max(instance.revision);
                         match self.view.told(&self.group, &self.client.incarnation, instance) {
                             Ok(()) => picture.iter_mut().for_each(|(_, named)| {
                                 named.insert(id.clone());
@@ -132,7 +138,7 @@ impl Watch {
                     }
                 },
                 Some(Event::Removed(id)) => {
-                    if self.view.told_of_end(&self.group, &id) {
+                    if self.view.told_of_end(&self.group, &self.client.incarnation, &id, latest) {
                         self.claims.release(&self.group, vec![id]).await;
                     }
                     self.look.notify_one();

@@ -78,7 +78,7 @@ fn a_worker_speaks_for_its_own_group_alone() {
     assert_eq!(view.told("h", "1", lie.clone()), Err(Foreign));
     assert_eq!(view.told("h", "1", exited("never started", 9)), Err(Foreign));
     assert_eq!(view.told_of_start("h", "1", "a"), Err(Foreign));
-    assert!(!view.told_of_end("h", "a"));
+    assert!(!view.told_of_end("h", "1", "a", 9));
     assert_eq!(view.synced("h", "1", 9, &HashSet::new()), [""; 0]);
     view.lost("h", Dead::One("1"), &Exit::lost("it says"), now());
     assert_eq!(view.all().len(), 1);
@@ -103,6 +103,19 @@ fn an_id_is_claimed_once() {
     assert_eq!(view.claim("a", claim("h", "a")), Ok(()));
 }
 
+/// News of an end can be late: the id may have been started again, and the answer to that come first.
+#[test]
+fn an_end_is_of_what_was_there_when_it_came() {
+    let view = View::default();
+    put(&view, "g", "1", instance("a", 7));
+    for (incarnation, revision) in [("1", 5), ("0", 9)] {
+        assert!(!view.told_of_end("g", incarnation, "a", revision), "{incarnation} {revision}");
+        assert!(view.get("a").is_some());
+    }
+    assert!(view.told_of_end("g", "1", "a", 7));
+    assert_eq!(view.sighting("a"), Sighting::Absent);
+}
+
 #[test]
 fn what_a_silent_worker_may_host_is_not_absent() {
     let view = View::default();
@@ -120,7 +133,7 @@ fn what_a_silent_worker_may_host_is_not_absent() {
     view.is_silent("h", Ledger::Kept, vec![("c".into(), claim("h", "c")), ("d".into(), claim("h", "d"))]);
     view.told_of_start("h", "1", "c").unwrap();
     view.told_of_start("h", "1", "d").unwrap();
-    assert!(view.told_of_end("h", "c"));
+    assert!(view.told_of_end("h", "1", "c", 0));
     assert_eq!(view.lost("h", Dead::One("1"), &Exit::lost("it died"), now()), ["d"]);
     view.is_silent("i", Ledger::Kept, vec![("e".into(), claim("i", "e"))]);
     assert_eq!(view.has_no_worker("i"), ["e"]);
