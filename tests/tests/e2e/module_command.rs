@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
 use kubewasm_tests::{
     cluster::programs,
-    node,
+    guests, node,
     registry::{PASSWORD, USER},
 };
 use oci_client::{
@@ -115,6 +115,33 @@ async fn oras_and_this_command_take_what_the_other_pushes() {
         assert_eq!(desk.json(&["pull", &image]).await["kind"], json!("module"));
     }
     assert_eq!(desk.json(&["inspect", &theirs]).await["module"]["kind"], json!("core-command"));
+}
+
+/// wkg takes what we push, and we take what wkg pushes, which calls every component a thing of wasip2.
+#[tokio::test]
+async fn wkg_and_this_command_take_what_the_other_pushes() {
+    let desk = Desk::new().await;
+    desk.log_in();
+    let bytes = guests::guest("hello-0.2.wat").await.unwrap();
+    fs::write(desk.path().join("hello.wasm"), &bytes).unwrap();
+    let program = programs::build("tools/wkg/build.sh").await.unwrap().join("wkg");
+    let host = desk.registry.host();
+    let wkg = async |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.arg("oci").args(args).args(["--insecure", &host, "--username", USER, "--password", PASSWORD]);
+        command.current_dir(desk.path()).env("HOME", desk.path()).kill_on_drop(true);
+        let output = tokio::time::timeout(SOON, command.output()).await.expect("an end").unwrap();
+        assert!(output.status.success(), "{args:?}: {}", errors(&output));
+    };
+    let ours = desk.registry.name("ours:v1");
+    desk.json(&["push", "hello.wasm", &ours]).await;
+    wkg(&["pull", &ours, "--output", "pulled.wasm"]).await;
+    assert_eq!(fs::read(desk.path().join("pulled.wasm")).unwrap(), bytes);
+
+    let theirs = desk.registry.name("theirs:v1");
+    wkg(&["push", &theirs, "hello.wasm"]).await;
+    assert_eq!(desk.json(&["pull", &theirs]).await["kind"], json!("module"));
+    assert_eq!(desk.json(&["inspect", &theirs]).await["module"]["form"], json!("component"));
 }
 
 /// What went wrong is told by the exit code, too.
