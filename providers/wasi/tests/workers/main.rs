@@ -119,6 +119,18 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     support::until(what, PATIENCE, || condition().then_some(())).await;
 }
 
+/// Stops a process, and returns when none of its threads runs any more: the signal only asks for that.
+async fn halt(pid: Pid) {
+    kill_process(pid, Signal::STOP).unwrap();
+    let tasks = format!("/proc/{}/task", pid.as_raw_pid());
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        // The name, in parentheses, may hold anything; the state comes behind it.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    until("the end of all its threads' work", || std::fs::read_dir(&tasks).unwrap().all(is_stopped)).await;
+}
+
 async fn exit_of(agent: &Supervisor, id: &str) -> (i32, ExitReason) {
     until("the end of an instance", || agent.observe(id).is_some_and(|instance| instance.end.is_some()))
         .await;

@@ -9,7 +9,7 @@ use kubewasm_wasi::{
 };
 use rustix::process::{Signal, kill_process};
 
-use super::{AN_HOUR, NOW, Node, SOON, exit_of, runs, sleeps, until};
+use super::{AN_HOUR, NOW, Node, SOON, exit_of, halt, runs, sleeps, until};
 
 /// An agent that does not wait for workers that do not answer.
 async fn impatient(node: &Node) -> Supervisor {
@@ -27,7 +27,7 @@ async fn a_worker_that_does_not_answer_is_not_dead() {
     let started_at = first.observe("runs").unwrap().started_at;
     let pid = node.worker_of("a").unwrap();
     drop(first);
-    kill_process(pid, Signal::STOP).unwrap();
+    halt(pid).await;
 
     let second = impatient(&node).await;
     assert_eq!(second.sighting("runs"), Sighting::CannotTell);
@@ -69,7 +69,7 @@ async fn a_worker_without_claims_is_believed_once() {
     drop(first);
     let claims = node.dir.path().join("workers/.claims");
     std::fs::remove_dir_all(&claims).unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
+    halt(pid).await;
     let second = impatient(&node).await;
     assert_eq!(second.sighting("runs"), Sighting::CannotTell);
     assert_eq!(second.sighting("unknown"), Sighting::CannotTell);
@@ -92,7 +92,7 @@ async fn a_worker_that_dies_without_an_answer_leaves_nothing() {
     first.start("a", &node.spec("runs", &sleeps(AN_HOUR, 0))).await.unwrap();
     let pid = node.worker_of("a").unwrap();
     drop(first);
-    kill_process(pid, Signal::STOP).unwrap();
+    halt(pid).await;
     let second = impatient(&node).await;
     assert_eq!(second.sighting("runs"), Sighting::CannotTell);
     kill_process(pid, Signal::KILL).unwrap();

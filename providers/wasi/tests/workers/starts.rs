@@ -9,7 +9,7 @@ use kubewasm_wasi::{
 };
 use rustix::process::{Signal, kill_process};
 
-use super::{AN_HOUR, NOW, Node, exit_of, gone, runs, sleeps, until};
+use super::{AN_HOUR, NOW, Node, exit_of, gone, halt, runs, sleeps, until};
 
 /// A connection on which nothing comes back is dead after this and as long again.
 const KEEP_ALIVE: Duration = Duration::from_millis(400);
@@ -67,7 +67,7 @@ async fn lost_answers_are_asked_for_again_and_start_nothing_twice() {
     let specs: Vec<_> = (0..STARTS).map(|n| node.spec(&format!("slow-{n}"), &sleeps(1, 7))).collect();
     let held_up = tokio::spawn(async move {
         loop {
-            kill_process(pid, Signal::STOP).unwrap();
+            halt(pid).await;
             // Longer than it takes to find a connection dead, of which nothing is to be seen from here.
             tokio::time::sleep(KEEP_ALIVE * 3).await;
             kill_process(pid, Signal::CONT).unwrap();
@@ -111,7 +111,7 @@ async fn a_start_that_was_given_up_does_not_come_later() {
     for round in 0..5 {
         let id = format!("unread-{round}");
         let spec = node.spec(&id, &sleeps(1, 7));
-        kill_process(pid, Signal::STOP).unwrap();
+        halt(pid).await;
         let slow = start(&agent, "a", spec.clone());
         until_starting(&agent, &id).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
