@@ -47,12 +47,20 @@ ci: test deny ## Everything that CI runs
 test-build:
 	cargo build --workspace --all-targets
 
+# Programs of others that tests hold this one against: built before them, so that none waits while another compiles.
+.PHONY: test-tools
+test-tools: setup
+	@tests/cosign/build.sh >/dev/null
+	@tests/tools/oras/build.sh >/dev/null
+	@tests/tools/wkg/build.sh >/dev/null
+	@scripts/moto.sh
+
 .PHONY: unit
-unit: test-build ## Tests that need no cluster
+unit: test-build test-tools ## Tests that need no cluster
 	cargo test --workspace --lib --bins --test '[!e]*'
 
 .PHONY: e2e
-e2e: test-build ## End-to-end tests on a real control plane (E2E=name for some of them)
+e2e: test-build test-tools ## End-to-end tests on a real control plane (E2E=name for some of them)
 	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak

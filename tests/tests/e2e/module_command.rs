@@ -128,7 +128,7 @@ async fn wkg_and_this_command_take_what_the_other_pushes() {
     let host = desk.registry.host();
     let wkg = async |args: &[&str]| {
         let mut command = Command::new(&program);
-        command.arg("oci").args(args).args(["--insecure", &host, "--username", USER, "--password", PASSWORD]);
+        command.arg("oci").args(args).args(["--insecure", &host, "-u", USER, "-p", PASSWORD]);
         command.current_dir(desk.path()).env("HOME", desk.path()).kill_on_drop(true);
         let output = tokio::time::timeout(SOON, command.output()).await.expect("an end").unwrap();
         assert!(output.status.success(), "{args:?}: {}", errors(&output));
