@@ -1,9 +1,9 @@
-//! Guest programs: C and WebAssembly text from `tests/guests` and `demos`, built when needed.
+//! Guest programs: C, Go and WebAssembly text from `tests/guests` and `demos`, built when needed.
 //!
-//! C is compiled with Debian's clang for wasm32-wasi (`scripts/setup.sh` installs what that needs), text is
-//! encoded by the `wat` crate. C with a `.wat` beside it is a program of WASI 0.2, and the text makes a component of it. What
-//! was compiled stays in the cache folder under a name that holds the
-//! digest of its source, so that a changed source is compiled again.
+//! C is compiled with Debian's clang for wasm32-wasi (`scripts/setup.sh` installs what that needs), Go by the `go` that
+//! builds the control plane, with its standard library alone, and text is encoded by the `wat` crate. C with a `.wat` beside
+//! it is a program of WASI 0.2, and the text makes a component of it. What was compiled stays in the cache folder under a
+//! name that holds the digest of its source, so that a changed source is compiled again.
 
 use std::{
     env, fs,
@@ -12,14 +12,18 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+use tokio::process::Command;
 
 use crate::process;
 
-/// Options of every compilation.
+/// Options of every compilation of C.
 const FLAGS: [&str; 4] = ["--target=wasm32-wasi", "-O2", "-Wall", "-Werror"];
 
 /// Options for a program of a component, which has no libc.
 const OF_COMPONENTS: [&str; 3] = ["-nostdlib", "-Wl,--no-entry", "-Wl,--import-memory"];
+/// What Go is told, before the source: paths of this machine and what a debugger wants stay out.
+const GO: [&str; 4] = ["build", "-trimpath", "-ldflags", "-s -w"];
 /// What stands in a component for its program: the section of a module, its size, and a module with nothing in it.
 const EMPTY: [u8; 10] = *b"\x01\x08\0asm\x01\0\0\0";
 
@@ -34,6 +38,13 @@ pub async fn build(path: &str) -> Result<Vec<u8>> {
         return wat::parse_file(&source).with_context(|| format!("cannot encode {}", source.display()));
     }
     let text = fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
+    if source.extension().is_some_and(|extension| extension == "go") {
+        let module = cached(&source, &text, &GO)?;
+        if !module.is_file() {
+            compile_go(&source, &module).await?;
+        }
+        return fs::read(&module).with_context(|| format!("cannot read {}", module.display()));
+    }
     let component = source.with_extension("wat");
     let flags = if component.is_file() { [&FLAGS[..], &OF_COMPONENTS].concat() } else { FLAGS.to_vec() };
     let module = cached(&source, &text, &flags)?;
@@ -51,14 +62,31 @@ fn enclose(program: &[u8], component: &Path) -> Result<Vec<u8>> {
     let place = text.windows(EMPTY.len()).position(|bytes| bytes == EMPTY);
     let place = place.with_context(|| format!("{} has no empty module", component.display()))?;
     let (before, after) = text.split_at(place);
-    let mut whole = [before, &EMPTY[..1]].concat();
-    let mut size = program.len();
-    while size > 0x7f {
-        whole.push(u8::try_from(size & 0x7f)? | 0x80);
+    let size = leb128(program.len());
+    Ok([before, &EMPTY[..1], &size, program, after.get(EMPTY.len()..).unwrap_or_default()].concat())
+}
+
+/// A module with one more custom section at its end: it does what it did, and is another module to whoever keeps it.
+#[must_use]
+pub fn with_section(module: &[u8], content: &[u8]) -> Vec<u8> {
+    const NAME: &[u8] = b"\x08kubewasm";
+    let size = leb128(NAME.len() + content.len());
+    [module, b"\0", &size, NAME, content].concat()
+}
+
+/// A size as WebAssembly's binary format writes it.
+fn leb128(mut size: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let [low, ..] = size.to_le_bytes();
+        let low = low & 0x7f;
         size >>= 7;
+        if size == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
     }
-    whole.push(u8::try_from(size)?);
-    Ok([&whole, program, after.get(EMPTY.len()..).unwrap_or_default()].concat())
 }
 
 /// Builds one of `tests/guests`, named with its extension.
@@ -105,15 +133,32 @@ fn cached(source: &Path, text: &[u8], flags: &[&str]) -> Result<PathBuf> {
 
 async fn compile(source: &Path, module: &Path, flags: &[&str]) -> Result<()> {
     let clang = process::find_program("clang").context("clang is not installed: run `make setup`")?;
-    // Several tests may want the same guest at once: each compiles to a file of its own, and renaming
-    // replaces the whole at once.
-    let folder = module.parent().unwrap_or(Path::new("."));
-    let part = tempfile::Builder::new().suffix(".part").tempfile_in(folder).context("cannot make a file")?;
-    let mut arguments: Vec<&std::ffi::OsStr> = flags.iter().map(std::ffi::OsStr::new).collect();
-    arguments.extend([source.as_os_str(), "-o".as_ref(), part.path().as_os_str()]);
-    process::run(&clang, &arguments).await.with_context(|| {
+    let part = part_of(module)?;
+    let mut command = Command::new(clang);
+    command.args(flags).arg(source).arg("-o").arg(part.path());
+    process::run_command(command).await.with_context(|| {
         format!("cannot compile {} (`make setup` installs what it takes)", source.display())
     })?;
+    keep(part, module)
+}
+
+async fn compile_go(source: &Path, module: &Path) -> Result<()> {
+    let go = process::find_program("go").context("Go is not installed")?;
+    let part = part_of(module)?;
+    let mut command = Command::new(go);
+    command.args(GO).arg("-o").arg(part.path()).arg(source).env("GOOS", "wasip1").env("GOARCH", "wasm");
+    process::run_command(command).await.with_context(|| format!("cannot compile {}", source.display()))?;
+    keep(part, module)
+}
+
+/// Several tests may want the same guest at once: each compiles to a file of its own, and renaming replaces the whole at
+/// once.
+fn part_of(module: &Path) -> Result<NamedTempFile> {
+    let folder = module.parent().unwrap_or(Path::new("."));
+    tempfile::Builder::new().suffix(".part").tempfile_in(folder).context("cannot make a file")
+}
+
+fn keep(part: NamedTempFile, module: &Path) -> Result<()> {
     part.persist(module).with_context(|| format!("cannot write {}", module.display()))?;
     Ok(())
 }
@@ -127,6 +172,16 @@ mod tests {
         for name in ["hello-0.2.wat", "files-0.2.wat", "reactor.wat", "unknown-world.wat"] {
             let module = guest(name).await.unwrap();
             wasmparser::validate(&module).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_section_makes_another_module_of_a_valid_one() {
+        let module = guest("reactor.wat").await.unwrap();
+        for size in [0, 1, 100, 127, 128, 100_000] {
+            let other = with_section(&module, &vec![7; size]);
+            assert!(other.starts_with(&module) && other.len() > module.len() + size);
+            wasmparser::validate(&other).unwrap_or_else(|error| panic!("{size}: {error}"));
         }
     }
 }

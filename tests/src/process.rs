@@ -251,18 +251,25 @@ fn is_executable(path: &Path) -> bool {
 /// # Errors
 /// When it cannot be started or does not exit with 0; the error shows what it wrote to standard error.
 pub async fn run(program: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<String> {
-    let output = tokio::process::Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .with_context(|| format!("cannot start {}", program.display()))?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments);
+    run_command(command).await
+}
+
+/// [`run`], of a command that has an environment of its own, say.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_command(mut command: tokio::process::Command) -> Result<String> {
+    let started = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let command = command.as_std();
+    let program = Path::new(command.get_program()).display();
+    let output = started.with_context(|| format!("cannot start {program}"))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        let line: Vec<_> = arguments.iter().map(|argument| argument.as_ref().to_string_lossy()).collect();
+        let line: Vec<_> = command.get_args().map(OsStr::to_string_lossy).collect();
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("`{} {}` failed ({}):\n{stdout}{stderr}", program.display(), line.join(" "), output.status);
+        bail!("`{program} {}` failed ({}):\n{stdout}{stderr}", line.join(" "), output.status);
     }
     Ok(stdout)
 }

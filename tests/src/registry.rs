@@ -2,18 +2,19 @@
 //! run's folder.
 
 pub mod image;
+pub mod requests;
 
 use std::{fs, net::Ipv4Addr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 use oci_client::{
     Client, Reference,
-    client::{ClientConfig, ClientProtocol},
+    client::{ClientConfig, ClientProtocol, ImageLayer},
     secrets::RegistryAuth,
 };
 use serde_json::json;
 
-use self::image::Content;
+use self::{image::Content, requests::Request};
 use crate::{
     home::Home,
     ports,
@@ -64,7 +65,7 @@ impl Registry {
         let port = ports::free()?;
         let mut config = json!({
             "version": "0.1",
-            "log": { "level": "warn", "accesslog": { "disabled": true } },
+            "log": { "level": "warn", "accesslog": { "disabled": false } },
             "storage": {
                 "filesystem": { "rootdirectory": folder.join("storage") },
                 "delete": { "enabled": true },
@@ -132,6 +133,12 @@ impl Registry {
         let reference: Reference = tagged.parse().with_context(|| format!("{tagged} is no image name"))?;
         let client = Client::new(ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() });
         let (layers, config) = content.encode()?;
+        let base = format!("http://{}/v2/{}/blobs", self.host(), reference.repository());
+        let blob = |layer: &ImageLayer| Blob {
+            url: format!("{base}/{}", layer.sha256_digest()),
+            size_bytes: layer.data.len(),
+        };
+        let blobs = layers.iter().map(blob).collect();
         client
             .push(&reference, &layers, config, &self.auth, None)
             .await
@@ -141,7 +148,16 @@ impl Registry {
             .await
             .with_context(|| format!("cannot ask for the digest of {tagged}"))?;
         let repository = format!("{}/{}", self.host(), reference.repository());
-        Ok(Pushed { by_digest: format!("{repository}@{digest}"), tagged })
+        Ok(Pushed { by_digest: format!("{repository}@{digest}"), tagged, layers: blobs })
+    }
+
+    /// What the registry was asked for, from its beginning on. A request is listed when it has been answered whole.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn requests(&self) -> Result<Vec<Request>> {
+        let log = fs::read(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
+        Ok(requests::parse(&String::from_utf8_lossy(&log)))
     }
 }
 
@@ -152,4 +168,15 @@ pub struct Pushed {
     pub tagged: String,
     /// `host/repository@sha256:…`.
     pub by_digest: String,
+    /// Its layers, in their order.
+    pub layers: Vec<Blob>,
+}
+
+/// A blob in a registry.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    /// Where anybody who may read the registry gets it.
+    pub url: String,
+    /// Its size.
+    pub size_bytes: usize,
 }
