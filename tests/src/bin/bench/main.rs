@@ -10,7 +10,8 @@
 //!  isolation ─ 50 idle pods ────────────► one for each mode ──── /proc ─┘
 //! ```
 //!
-//! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`.
+//! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; and `images`: what it takes to bring
+//! a module to a node.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -20,6 +21,7 @@ mod calm;
 mod churn;
 mod cpu;
 mod files;
+mod images;
 mod isolation;
 mod machine;
 mod memory;
@@ -58,6 +60,7 @@ use kubewasm_tests::{
 
 use self::{
     churn::{Churn, Subject},
+    images::{Images, Site},
     isolation::Isolated,
     machine::Machine,
     memory::Memory,
@@ -78,6 +81,9 @@ const NODE: &str = "bench-node";
 
 /// Node on which memory is measured: one without a past, whose allocator has nothing to give back.
 const FRESH_NODE: &str = "bench-memory";
+
+/// Node on which the first starts of modules are measured.
+const IMAGES_NODE: &str = "bench-images";
 
 #[derive(Debug, Parser)]
 #[command(name = "kubewasm-bench", about = "What a pod costs on a kubewasm node of this machine")]
@@ -130,6 +136,10 @@ struct Args {
     /// Measure computing alone, for which there is no need of a cluster.
     #[arg(long)]
     only_cpu: bool,
+
+    /// Measure images alone.
+    #[arg(long)]
+    only_images: bool,
 }
 
 #[tokio::main]
@@ -157,11 +167,12 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}", report::files(&measure_files(&home, &registry, args).await?));
         return Ok(());
     }
-    let outcome = measure(&home, args).await;
-    if outcome.is_err() {
-        say(&format!("The logs of this run stay in {}.", home.keep_logs()?.display()));
+    if args.only_images {
+        let images = with_logs(&home, measure_images_alone(&home).await)?;
+        println!("\n{}", report::images(&images));
+        return Ok(());
     }
-    let report = outcome?;
+    let report = with_logs(&home, measure(&home, args).await)?;
     let json = serde_json::to_string_pretty(&report).context("cannot encode the report")?;
     let out = args.out.clone().unwrap_or_else(|| guests::repository().join("target/bench.json"));
     write(&out, &json)?;
@@ -171,6 +182,14 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}\nAs JSON: {}", report::text(&report), out.display());
     }
     Ok(())
+}
+
+/// Keeps the logs of what has failed.
+fn with_logs<T>(home: &Home, outcome: Result<T>) -> Result<T> {
+    if outcome.is_err() {
+        say(&format!("The logs of this run stay in {}.", home.keep_logs()?.display()));
+    }
+    outcome
 }
 
 async fn measure(home: &Home, args: &Args) -> Result<Report> {
@@ -187,7 +206,22 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let isolation = measure_isolation(home, &cluster, &pods, args).await?;
     let files = measure_files(home, &registry, args).await?;
     let cpu = measure_cpu(home, &registry, args).await?;
-    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation, files, cpu })
+    let images = measure_images(home, &cluster, &registry).await?;
+    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation, files, cpu, images })
+}
+
+async fn measure_images_alone(home: &Home) -> Result<Images> {
+    let cluster = Cluster::start(home).await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    measure_images(home, &cluster, &registry).await
+}
+
+async fn measure_images(home: &Home, cluster: &Cluster, registry: &Registry) -> Result<Images> {
+    let client = cluster.client().await?;
+    let most = images::shared::PODS + SPARE_PODS;
+    let node = start_node(home, cluster, IMAGES_NODE, most, &[]).await?;
+    images::measure(home, Site { client: &client, registry, node: &node }).await
 }
 
 async fn measure_files(home: &Home, registry: &Registry, args: &Args) -> Result<files::Sides> {

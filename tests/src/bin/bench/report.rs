@@ -1,13 +1,17 @@
 //! What was measured, as JSON (the types) and for people (the text).
 
+mod images;
+
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub(crate) use self::images::images;
 use crate::{
     churn::Churn,
     cpu::{Cpu, SHARING},
     files::{Files, LARGE, SMALL, Sides},
+    images::Images,
     isolation::Isolated,
     machine::Machine,
     memory::Memory,
@@ -34,6 +38,8 @@ pub(crate) struct Report {
     pub(crate) cpu: Cpu,
     /// What idle pods cost by who shares a worker.
     pub(crate) isolation: Vec<Isolated>,
+    /// What images cost.
+    pub(crate) images: Images,
 }
 
 /// The programs that took part.
@@ -63,7 +69,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -71,7 +77,8 @@ pub(crate) fn text(report: &Report) -> String {
         memory(&report.memory),
         isolation(&report.isolation),
         files(&report.files),
-        cpu(&report.cpu)
+        cpu(&report.cpu),
+        images(&report.images)
     )
 }
 
@@ -303,7 +310,7 @@ mod tests {
     }
 
     /// The cells of the row whose name begins with `name`, without the name.
-    fn row(table: &Table, name: &str) -> Vec<String> {
+    pub(super) fn row(table: &Table, name: &str) -> Vec<String> {
         let text = table.to_string();
         let found = text.lines().find(|line| line.starts_with(&format!("| {name}"))).unwrap();
         let cells: Vec<String> = found.split('|').map(|cell| cell.trim().to_owned()).collect();
