@@ -24,7 +24,7 @@ async fn registry_of(manifest: Vec<u8>, blobs: Vec<(String, fn() -> Reply)>) -> 
 }
 
 /// A manifest of one layer whose digest and size are what they are said to be.
-fn manifest_of(media_type: &str, digest: &str, size: u64) -> Vec<u8> {
+pub(crate) fn manifest_of(media_type: &str, digest: &str, size: u64) -> Vec<u8> {
     let config = b"{}";
     json!({
         "schemaVersion": 2,
@@ -39,7 +39,7 @@ fn manifest_of(media_type: &str, digest: &str, size: u64) -> Vec<u8> {
     .into_bytes()
 }
 
-fn config() -> (String, fn() -> Reply) {
+pub(crate) fn config() -> (String, fn() -> Reply) {
     (Digest::of(b"{}").to_string(), || Reply::ok("{}"))
 }
 

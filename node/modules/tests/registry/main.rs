@@ -11,6 +11,7 @@ mod cosign;
 mod crashes;
 mod downloads;
 mod hostile;
+mod memory;
 mod mirrors;
 mod proxies;
 mod pushes;
