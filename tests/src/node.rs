@@ -174,7 +174,7 @@ impl Node {
     /// # Errors
     /// When one does not go.
     pub async fn kill_workers(&self) -> Result<()> {
-        process::end_all_under(&self.root.join("workers"), END).await
+        process::end_now_under(&self.root.join("workers"), END).await
     }
 
     /// The workers that live: process ids by name of their group.

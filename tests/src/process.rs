@@ -183,6 +183,26 @@ pub async fn end_all_under(folder: &Path, limit: Duration) -> Result<()> {
     .await
 }
 
+/// Kills the processes that have `folder`, or a path below it, on their command line now, and waits until they are gone:
+/// those that take their place live.
+///
+/// # Errors
+/// When `/proc` cannot be read, or when one still runs after `limit`.
+pub async fn end_now_under(folder: &Path, limit: Duration) -> Result<()> {
+    let doomed = all_under(folder)?;
+    for &pid in &doomed {
+        // It may have ended in between, or belong to someone else; the next look tells.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let what = format!("the processes of {} to end", folder.display());
+    wait::until(&what, limit, async || {
+        let mut left = all_under(folder).map_err(|error| format!("{error:#}"))?;
+        left.retain(|pid| doomed.contains(pid));
+        if left.is_empty() { Ok(()) } else { Err(format!("still running: {left:?}")) }
+    })
+    .await
+}
+
 /// The processes that have `folder`, or a path below it, on their command line.
 ///
 /// # Errors
