@@ -1,9 +1,6 @@
 //! What strangers send goes to the disk, or nowhere: a process that pulls far more than it may needs little memory for that.
 
-use std::{
-    io::{Read as _, Write as _},
-    process::Command,
-};
+use std::{io::Read as _, process::Command};
 
 use super::*;
 use crate::{
