@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # End-to-end tests wait for most of their time: more of them at once than there are cores.
-E2E_THREADS ?= 6
+E2E_THREADS ?= 4
 # Names (or parts of names) of end-to-end tests to run, all when empty.
 E2E ?=
 # Options of the benchmark; BENCH=--help lists them.

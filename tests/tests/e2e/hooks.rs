@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -43,7 +43,12 @@ async fn a_post_start_hook_holds_back_its_container_and_the_next() {
         pods.create("slow", json!({ "containers": [first, second] })).await;
         endpoint.until_asked("/started", 1).await;
         assert!(endpoint.asked()[0].agent.starts_with("kube-lifecycle/"), "{:?}", endpoint.asked());
-        let pod = pods.api().get("slow").await.unwrap();
+        // The hook may be asked before the API server has been told of anything.
+        let told = |pod: &Pod| {
+            let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+            statuses.is_some_and(|statuses| statuses.len() == 2)
+        };
+        let pod = pods.until("slow", "the statuses of its containers", told).await;
         for name in ["first", "second"] {
             assert_eq!(status::waiting_reason(&pod, name), "ContainerCreating", "{name}");
         }
