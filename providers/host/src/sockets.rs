@@ -111,6 +111,10 @@ impl GuestSockets {
         Self { pod: Some(pod), known: HashMap::new() }
     }
 
+    fn pod(&self) -> Option<Pod> {
+        self.pod.clone()
+    }
+
     /// What is remembered of a resource; nothing yet for one that was not seen.
     fn known(&mut self, rep: u32) -> Arc<Known> {
         Arc::clone(self.known.entry(rep).or_default())

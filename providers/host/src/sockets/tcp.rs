@@ -69,17 +69,15 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     )
 }
 
-fn pod(state: &GuestState) -> Option<Pod> {
-    state.guest_sockets.pod.clone()
-}
-
 async fn start_bind(
     state: &mut GuestState,
     socket: Socket,
     network: Resource<Network>,
     address: IpSocketAddress,
 ) -> SocketResult<()> {
-    let Some(pod) = pod(state) else { return state.sockets().start_bind(socket, network, address).await };
+    let Some(pod) = state.guest_sockets.pod() else {
+        return state.sockets().start_bind(socket, network, address).await;
+    };
     let wanted = SocketAddr::from(address);
     let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
     let rep = socket.rep();
@@ -94,7 +92,9 @@ async fn start_connect(
     network: Resource<Network>,
     address: IpSocketAddress,
 ) -> SocketResult<()> {
-    let Some(pod) = pod(state) else { return state.sockets().start_connect(socket, network, address) };
+    let Some(pod) = state.guest_sockets.pod() else {
+        return state.sockets().start_connect(socket, network, address);
+    };
     let wanted = SocketAddr::from(address);
     let actual = pod.destination(true, wanted).ok_or(ErrorCode::RemoteUnreachable)?;
     let known = state.guest_sockets.known(socket.rep());
@@ -118,7 +118,9 @@ async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()
     let rep = socket.rep();
     let local = state.sockets().local_address(again(&socket));
     state.sockets().start_listen(socket).await?;
-    let (Some(pod), Some(known), Ok(local)) = (pod(state), state.guest_sockets.get(rep), local) else {
+    let (Some(pod), Some(known), Ok(local)) =
+        (state.guest_sockets.pod(), state.guest_sockets.get(rep), local)
+    else {
         return Ok(());
     };
     let mut known = known.lock();
@@ -129,7 +131,7 @@ async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()
 }
 
 fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let (pod, known) = (pod(state), state.guest_sockets.get(socket.rep()));
+    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(socket.rep()));
     let remote = state.sockets().remote_address(again(&socket));
     let local = state.sockets().local_address(socket)?;
     let Some(Pod { addresses, .. }) = pod else { return Ok(local) };
@@ -144,7 +146,7 @@ fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocke
 }
 
 fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let (pod, known) = (pod(state), state.guest_sockets.get(socket.rep()));
+    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(socket.rep()));
     let remote = state.sockets().remote_address(socket)?;
     let Some(Pod { addresses, .. }) = pod else { return Ok(remote) };
     let wanted = known.and_then(|known: Arc<_>| known.lock().remote);

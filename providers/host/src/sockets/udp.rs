@@ -94,17 +94,15 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     )
 }
 
-fn pod(state: &GuestState) -> Option<Pod> {
-    state.guest_sockets.pod.clone()
-}
-
 async fn start_bind(
     state: &mut GuestState,
     socket: Socket,
     network: Resource<Network>,
     address: IpSocketAddress,
 ) -> SocketResult<()> {
-    let Some(pod) = pod(state) else { return state.sockets().start_bind(socket, network, address).await };
+    let Some(pod) = state.guest_sockets.pod() else {
+        return state.sockets().start_bind(socket, network, address).await;
+    };
     let wanted = SocketAddr::from(address);
     let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
     let again = Socket::new_borrow(socket.rep());
@@ -124,7 +122,7 @@ async fn stream(
     socket: Socket,
     remote: Option<IpSocketAddress>,
 ) -> SocketResult<(Incoming, Outgoing)> {
-    let Some(pod) = pod(state) else { return state.sockets().stream(socket, remote).await };
+    let Some(pod) = state.guest_sockets.pod() else { return state.sockets().stream(socket, remote).await };
     let known = state.guest_sockets.known(socket.rep());
     let wanted = remote.map(SocketAddr::from);
     if wanted.is_some_and(|wanted| !known.lock().reaches(&pod.addresses, wanted)) {
@@ -150,7 +148,7 @@ async fn stream(
 }
 
 fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let (pod, known) = (pod(state), state.guest_sockets.known(socket.rep()));
+    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.known(socket.rep()));
     let local = state.sockets().local_address(socket)?;
     let Some(Pod { addresses, .. }) = pod else { return Ok(local) };
     let shown = known.lock().local(&addresses, local.into());
@@ -164,7 +162,7 @@ fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSock
 }
 
 fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<Vec<IncomingDatagram>> {
-    let (pod, known) = (pod(state), state.guest_sockets.get(stream.rep()));
+    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(stream.rep()));
     let mut datagrams = state.sockets().receive(stream, most)?;
     if let (Some(Pod { addresses, .. }), Some(known)) = (pod, known) {
         let known = known.lock();
@@ -177,7 +175,7 @@ fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<
 
 /// Sends datagrams up to the first that cannot be sent; that one's error is told where it is the first of all.
 fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
-    let (Some(pod), Some(known)) = (pod(state), state.guest_sockets.get(stream.rep())) else {
+    let (Some(pod), Some(known)) = (state.guest_sockets.pod(), state.guest_sockets.get(stream.rep())) else {
         return state.sockets().send(stream, datagrams);
     };
     if datagrams.is_empty() {
