@@ -41,9 +41,11 @@ impl Bucket {
             .spawn()
             .unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let bucket = Self { child, endpoint: format!("http://127.0.0.1:{port}"), client };
-        let made = || bucket.client.put(format!("{}/modules", bucket.endpoint)).send();
+        let mut bucket = Self { child, endpoint: format!("http://127.0.0.1:{port}"), client };
+        let made = bucket.client.put(format!("{}/modules", bucket.endpoint));
+        let made = || made.try_clone().unwrap().send();
         while !made().await.is_ok_and(|response| response.status().is_success()) {
+            assert!(bucket.child.try_wait().unwrap().is_none(), "moto has ended before it has answered");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bucket

@@ -223,15 +223,28 @@ async fn what_was_fetched_is_measured_by_the_policy_of_today() {
     assert_shared(&store, &pulled, "app", &code).await;
 }
 
+/// What is in an index.
+struct TwoModules {
+    /// Digest of the manifest.
+    child: String,
+    modules: [Vec<u8>; 2],
+}
+
+/// Pushes `app:v1`, an index of one image, whose modules are `/first.wasm`, which it starts, and `/bin/second`.
+async fn push_two_modules(registry: &Registry) -> TwoModules {
+    let modules = ["first", "second"].map(module);
+    let layer = tar(&[("first.wasm", &modules[0]), ("bin/second", &modules[1])]);
+    let image = container(vec![(layer, TAR)], json!({"Entrypoint": ["/first.wasm"]}));
+    let child = registry.push("app:wasi", image).await;
+    registry.push_index("app:v1", &[(child.as_str(), "wasi", "wasm")]).await;
+    TwoModules { child, modules }
+}
+
 #[tokio::test]
 async fn an_image_with_several_modules_has_code_for_each() {
     let (registry, cosign) = (Registry::start(), Cosign::new());
     cosign.key("builder");
-    let [first, second] = ["first", "second"].map(module);
-    let layer = tar(&[("first.wasm", &first), ("bin/second", &second)]);
-    let image = container(vec![(layer, TAR)], json!({"Entrypoint": ["/first.wasm"]}));
-    let child = registry.push("app:wasi", image).await;
-    registry.push_index("app:v1", &[(child.as_str(), "wasi", "wasm")]).await;
+    let TwoModules { child, modules: [first, second] } = push_two_modules(&registry).await;
     let reference = registry.reference("app:v1");
     let mut pushed = Vec::new();
     // The first says that a module is where another one is.
@@ -299,11 +312,7 @@ async fn what_one_node_has_compiled_another_one_need_not() {
 async fn each_module_of_an_image_is_pushed_for_itself() {
     let (registry, cosign) = (Registry::start(), Cosign::new());
     cosign.key("builder");
-    let [first, second] = ["first", "second"].map(module);
-    let layer = tar(&[("first.wasm", &first), ("bin/second", &second)]);
-    let image = container(vec![(layer, TAR)], json!({"Entrypoint": ["/first.wasm"]}));
-    let child = registry.push("app:wasi", image).await;
-    registry.push_index("app:v1", &[(child.as_str(), "wasi", "wasm")]).await;
+    let TwoModules { modules: [first, second], .. } = push_two_modules(&registry).await;
     let reference = registry.reference("app:v1");
     let builder = Node::new();
     let pulled = pull(&builder.store, &reference).await.unwrap();
