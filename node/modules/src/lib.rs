@@ -45,6 +45,7 @@ mod pull;
 mod push;
 mod record;
 mod reference;
+mod referrers;
 mod registry;
 mod removal;
 mod rootpath;

@@ -24,7 +24,7 @@ mod simple;
 pub(crate) mod testing;
 mod verify;
 
-pub(crate) use self::{bundle::fallback_tag, key::TrustedKey, policy::Ruling};
+pub(crate) use self::{key::TrustedKey, policy::Ruling};
 #[cfg(fuzzing)]
 pub(crate) use policy::read_policy;
 pub use policy::{InvalidSignaturePolicy, SignaturePolicy};

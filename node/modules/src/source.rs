@@ -123,6 +123,18 @@ impl BlobBody {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, PullFailure> {
         self.chunks.next().await.transpose()
     }
+
+    /// All bytes, which must not be more than `limit`; `what` they are is for the error.
+    pub(crate) async fn read_all(mut self, limit: u64, what: &str) -> Result<Bytes, PullFailure> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.next().await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > limit {
+                return Err(PullFailure::TooLarge(format!("{what} is larger than {limit} bytes")));
+            }
+        }
+        Ok(bytes.into())
+    }
 }
 
 impl std::fmt::Debug for BlobBody {

@@ -87,13 +87,7 @@ impl CodeSearch<'_> {
         {
             return Ok(());
         }
-        let pages = match self.registry.referrers(&self.image.manifest).await? {
-            Some(pages) => pages,
-            None => {
-                let tag = signature::fallback_tag(&self.image.manifest);
-                self.registry.tagged(&tag).await?.into_iter().collect()
-            }
-        };
+        let pages = self.registry.list_of_referrers(&self.image.manifest).await?;
         let mut left = LOOKED_AT_LIMIT;
         for page in pages {
             for candidate in artifact::candidates(&page, self.key).map_err(PullFailure::Malformed)? {

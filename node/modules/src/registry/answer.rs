@@ -93,25 +93,11 @@ fn error_text(status: StatusCode, body: &[u8]) -> String {
 }
 
 /// Reads a whole body that must not be longer than `limit` bytes.
-pub(super) async fn read_bounded(
-    mut response: Response,
-    limit: u64,
-    what: &str,
-) -> Result<Bytes, PullFailure> {
-    let too_large = || PullFailure::TooLarge(format!("{what} is larger than {limit} bytes"));
+pub(super) async fn read_bounded(response: Response, limit: u64, what: &str) -> Result<Bytes, PullFailure> {
     if response.content_length().is_some_and(|length| length > limit) {
-        return Err(too_large());
+        return Err(PullFailure::TooLarge(format!("{what} is larger than {limit} bytes")));
     }
-    let mut body = Vec::new();
-    while let Some(chunk) =
-        response.chunk().await.map_err(|error| PullFailure::Unavailable(describe(error)))?
-    {
-        body.extend_from_slice(&chunk);
-        if body.len() as u64 > limit {
-            return Err(too_large());
-        }
-    }
-    Ok(body.into())
+    body_from(0, response).read_all(limit, what).await
 }
 
 /// The body of an answer to a request for the bytes from `offset` on. Who ignores that sends all of them.
@@ -130,8 +116,13 @@ pub(crate) fn body_of(response: Response, offset: u64) -> Result<BlobBody, PullF
         }
         _ => 0,
     };
+    Ok(body_from(start, response))
+}
+
+/// What an answer brings, as the bytes from `offset` on.
+fn body_from(offset: u64, response: Response) -> BlobBody {
     let chunks = response.bytes_stream().map_err(|error| PullFailure::Unavailable(describe(error)));
-    Ok(BlobBody::new(start, chunks.boxed()))
+    BlobBody::new(offset, chunks.boxed())
 }
 
 /// An error with all its causes, without the URL: storage behind registries puts signatures into it.

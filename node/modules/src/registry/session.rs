@@ -360,17 +360,11 @@ fn too_large() -> PullFailure {
 }
 
 /// Reads a manifest, within bounds. Against a digest it is checked.
-pub(super) async fn read_manifest(mut body: BlobBody, selector: &str) -> Result<RawManifest, PullFailure> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.next().await? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > DOCUMENT_LIMIT {
-            return Err(too_large());
-        }
-    }
+pub(super) async fn read_manifest(body: BlobBody, selector: &str) -> Result<RawManifest, PullFailure> {
+    let bytes = body.read_all(DOCUMENT_LIMIT, "the manifest").await?;
     let digest = Digest::of(&bytes);
     if selector.contains(':') && selector != digest.to_string() {
         return Err(PullFailure::Mismatch(format!("manifest {selector} has the digest {digest}")));
     }
-    Ok(RawManifest { bytes: bytes.into(), digest })
+    Ok(RawManifest { bytes, digest })
 }

@@ -27,15 +27,7 @@ impl SignatureSource for RegistrySource<'_> {
     }
 
     async fn blob(&self, digest: &Digest, limit: u64) -> Result<Bytes, PullFailure> {
-        let mut body = self.read(Part::Blob(*digest), 0).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = body.next().await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > limit {
-                return Err(PullFailure::TooLarge(format!("the signature is larger than {limit} bytes")));
-            }
-        }
-        Ok(bytes.into())
+        self.read(Part::Blob(*digest), 0).await?.read_all(limit, "the signature").await
     }
 
     async fn referrers(&self, digest: &Digest) -> Result<Option<Vec<Bytes>>, PullFailure> {

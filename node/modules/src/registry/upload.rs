@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     digest::Digest, error::PullFailure, image::Credential, media, reference::Reference,
-    shared_code::artifact, signature::fallback_tag,
+    referrers::fallback_tag, shared_code::artifact,
 };
 
 /// Bytes of a file that are in memory at once.

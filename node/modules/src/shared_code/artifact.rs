@@ -17,7 +17,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    compile::Facts, digest::Digest, manifest::null_is_default, media, record::Blob, text::printable,
+    compile::Facts,
+    digest::Digest,
+    manifest::null_is_default,
+    media,
+    record::Blob,
+    referrers::{self, Referrer},
+    text::printable,
 };
 
 /// `artifactType` of such manifests.
@@ -96,8 +102,7 @@ pub(crate) fn listed(list: Option<&[u8]>, entry: &Value) -> Result<Option<Vec<u8
         let list = json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": [entry]});
         return Ok(Some(list.to_string().into_bytes()));
     };
-    let mut list: Value = serde_json::from_slice(list)
-        .map_err(|error| printable(&format!("the list of referrers cannot be read: {error}")))?;
+    let mut list: Value = serde_json::from_slice(list).map_err(unreadable)?;
     let manifests = match list.get_mut("manifests") {
         Some(Value::Array(manifests)) => manifests,
         _ => return Err("what is under the tag for the list of referrers is no list".to_owned()),
@@ -118,43 +123,26 @@ pub(crate) struct CodeCandidate {
 }
 
 /// The manifests in a list of referrers that may be code for the compiler `key`, the likeliest first.
-///
-/// What a list says was written by whoever pushed it, and by some registries left out: it says where to look first, and
-/// where not to. The manifest itself decides.
-pub(crate) fn candidates(index: &[u8], key: &str) -> Result<Vec<CodeCandidate>, String> {
-    #[derive(Deserialize)]
-    struct Index {
-        #[serde(default, deserialize_with = "null_is_default")]
-        manifests: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry {
-        digest: Digest,
-        #[serde(default, deserialize_with = "null_is_default")]
-        artifact_type: String,
-        #[serde(default, deserialize_with = "null_is_default")]
-        annotations: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|error| printable(&format!("the list of referrers cannot be read: {error}")))?;
-    let rank = |entry: &Entry| {
-        let compiler = entry.annotations.get(COMPILER);
-        match (entry.artifact_type.as_str(), compiler) {
+pub(crate) fn candidates(list: &[u8], key: &str) -> Result<Vec<CodeCandidate>, String> {
+    let rank = |referrer: &Referrer| {
+        let compiler = referrer.annotations.get(COMPILER);
+        match (referrer.artifact_type.as_str(), compiler) {
             (ARTIFACT_TYPE | EMPTY_TYPE | "", Some(compiler)) => (compiler == key).then_some(0),
             (ARTIFACT_TYPE, None) => Some(1),
-            (EMPTY_TYPE | "", None) if entry.annotations.is_empty() => Some(2),
+            (EMPTY_TYPE | "", None) if referrer.annotations.is_empty() => Some(2),
             _ => None,
         }
     };
-    let mut ranked: Vec<(u8, CodeCandidate)> = Vec::new();
-    for entry in &index.manifests {
-        let module = entry.annotations.get(MODULE).and_then(|digest| digest.parse().ok());
-        ranked.extend(rank(entry).map(|rank| (rank, CodeCandidate { digest: entry.digest, module })));
-    }
-    // Stable, so that the order within a rank is the registry's.
-    ranked.sort_by_key(|(rank, _)| *rank);
-    Ok(ranked.into_iter().map(|(_, candidate)| candidate).collect())
+    let candidate = |referrer: Referrer| CodeCandidate {
+        digest: referrer.digest,
+        module: referrer.annotations.get(MODULE).and_then(|digest| digest.parse().ok()),
+    };
+    let referrers = referrers::read(list).map_err(unreadable)?;
+    Ok(referrers::ranked(referrers, rank).into_iter().map(candidate).collect())
+}
+
+fn unreadable(error: serde_json::Error) -> String {
+    printable(&format!("the list of referrers cannot be read: {error}"))
 }
 
 /// Reads the manifest of compiled code.

@@ -17,11 +17,13 @@ use std::collections::BTreeMap;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{
-    parsed::{ParsedSignature, SignatureFlaw},
-    simple::null_is_default,
+use super::parsed::{ParsedSignature, SignatureFlaw};
+use crate::{
+    digest::Digest,
+    manifest::null_is_default,
+    referrers::{self, Referrer},
+    text::printable,
 };
-use crate::{digest::Digest, text::printable};
 
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 /// What registries that look at the configuration alone take a bundle for.
@@ -40,34 +42,11 @@ pub(super) struct BundleLayer {
     pub(super) size: u64,
 }
 
-/// The tag under which the referrers of `image` are listed where the registry has no API for that.
-pub(crate) fn fallback_tag(image: &Digest) -> String {
-    format!("sha256-{}", image.hex())
-}
-
 /// The manifests in a list of referrers that may be signatures, the likeliest first.
-///
-/// What a list says of a manifest was written by whoever pushed it, and by some registries wrongly: it says where to
-/// look first and what cannot be a signature.
-pub(super) fn candidates(index: &[u8]) -> Result<Vec<Digest>, SignatureFlaw> {
-    #[derive(Deserialize)]
-    struct Index {
-        #[serde(default, deserialize_with = "null_is_default")]
-        manifests: Vec<Entry>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Entry {
-        digest: Digest,
-        #[serde(default, deserialize_with = "null_is_default")]
-        artifact_type: String,
-        #[serde(default, deserialize_with = "null_is_default")]
-        annotations: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index).map_err(SignatureFlaw::malformed)?;
-    let likelihood = |entry: &Entry| {
-        let predicate = entry.annotations.get(PREDICATE_ANNOTATION).map(String::as_str);
-        match (entry.artifact_type.as_str(), predicate) {
+pub(super) fn candidates(list: &[u8]) -> Result<Vec<Digest>, SignatureFlaw> {
+    let likelihood = |referrer: &Referrer| {
+        let predicate = referrer.annotations.get(PREDICATE_ANNOTATION).map(String::as_str);
+        match (referrer.artifact_type.as_str(), predicate) {
             (_, Some(PREDICATE_TYPE)) => Some(0),
             (_, Some(_)) => None,
             (MEDIA_TYPE, None) => Some(1),
@@ -75,11 +54,8 @@ pub(super) fn candidates(index: &[u8]) -> Result<Vec<Digest>, SignatureFlaw> {
             _ => None,
         }
     };
-    let mut ranked: Vec<(u8, Digest)> =
-        index.manifests.iter().filter_map(|entry| Some((likelihood(entry)?, entry.digest))).collect();
-    // Stable, so that the order within a rank is the registry's.
-    ranked.sort_by_key(|(rank, _)| *rank);
-    Ok(ranked.into_iter().map(|(_, digest)| digest).collect())
+    let referrers = referrers::read(list).map_err(SignatureFlaw::malformed)?;
+    Ok(referrers::ranked(referrers, likelihood).into_iter().map(|referrer| referrer.digest).collect())
 }
 
 /// The bundle of a manifest; `None` for a manifest of something else.

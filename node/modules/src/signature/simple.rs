@@ -12,10 +12,10 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::parsed::{ParsedSignature, SignatureFlaw};
-use crate::digest::Digest;
+use crate::{digest::Digest, manifest::null_is_default};
 
 const LAYER_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
@@ -100,13 +100,6 @@ pub(super) fn parse(payload: &str, signature: &str) -> Result<ParsedSignature, S
         subjects: vec![parsed.critical.image.digest],
         has_certificate: false,
     })
-}
-
-/// Go writes empty lists and maps as `null`.
-pub(super) fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[cfg(test)]

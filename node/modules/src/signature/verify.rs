@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{bundle, evidence::Evidence, key::TrustedKey, parsed::SignatureFlaw, simple};
-use crate::{digest::Digest, error::PullFailure};
+use crate::{digest::Digest, error::PullFailure, referrers::fallback_tag};
 
 /// Signatures of one manifest that are looked at in one form: whoever may push many of one cannot hide those of the other.
 const LOOKED_AT_LIMIT: usize = 32;
@@ -36,6 +36,14 @@ pub(crate) trait SignatureSource: Send + Sync {
 
     /// The pages of the list of what refers to `digest`; `None` where the registry has no such lists.
     async fn referrers(&self, digest: &Digest) -> Result<Option<Vec<Bytes>>, PullFailure>;
+
+    /// The pages of that list, wherever the registry has it.
+    async fn list_of_referrers(&self, digest: &Digest) -> Result<Vec<Bytes>, PullFailure> {
+        match self.referrers(digest).await? {
+            Some(pages) => Ok(pages),
+            None => Ok(self.tagged(&fallback_tag(digest)).await?.into_iter().collect()),
+        }
+    }
 }
 
 /// A good signature was found.
@@ -123,17 +131,8 @@ impl<'a, 's> Search<'a, 's> {
     /// Looks at the bundles that refer to `image`.
     async fn bundles(&mut self, image: &Digest) -> Option<&'a TrustedKey> {
         self.left = LOOKED_AT_LIMIT;
-        let pages = match self.source.referrers(image).await {
-            Ok(Some(pages)) => pages,
-            Ok(None) => {
-                let tagged = self.source.tagged(&bundle::fallback_tag(image)).await;
-                self.had(tagged)?.into_iter().collect()
-            }
-            Err(failure) => {
-                self.missed(failure);
-                return None;
-            }
-        };
+        let pages = self.source.list_of_referrers(image).await;
+        let pages = self.had(pages)?;
         for page in pages {
             let candidates = bundle::candidates(&page);
             for candidate in self.sound(candidates)? {

@@ -135,7 +135,7 @@ async fn either_form_is_found_on_the_index_and_on_what_was_chosen_from_it() {
                 true => registry.list(image, &[entry]),
                 false => {
                     let index = json!({"manifests": [entry]}).to_string();
-                    registry.tags.insert(bundle::fallback_tag(image), index.into());
+                    registry.tags.insert(fallback_tag(image), index.into());
                 }
             }
             assert_eq!(run(&registry, &images, &keys).await.unwrap(), std::slice::from_ref(&bundle));
@@ -173,7 +173,7 @@ async fn an_image_without_signatures_says_how_to_sign_it() {
     assert!(text.contains("not signed") && text.contains("cosign sign"), "{text}");
     let expected: Vec<String> = images
         .iter()
-        .flat_map(|image| ["referrers".to_owned(), bundle::fallback_tag(image), simple::tag(image)])
+        .flat_map(|image| ["referrers".to_owned(), fallback_tag(image), simple::tag(image)])
         .collect();
     assert_eq!(registry.asked(), expected);
 }
@@ -304,5 +304,5 @@ async fn a_registry_that_never_answers_is_given_up() {
 #[test]
 fn the_fallback_tag_of_a_signature_is_not_that_of_its_list() {
     let image = digest("image");
-    assert_eq!(simple::tag(&image), format!("{}.sig", bundle::fallback_tag(&image)));
+    assert_eq!(simple::tag(&image), format!("{}.sig", fallback_tag(&image)));
 }
