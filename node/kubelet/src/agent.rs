@@ -88,9 +88,8 @@ pub fn check_root(root: &Path) -> Result<(), AgentError> {
             );
             std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
         }
-        let probe = root.join(".writable");
-        std::fs::write(&probe, b"")?;
-        std::fs::remove_file(probe)
+        // Of a name of its own: several programs may begin at once.
+        tempfile::Builder::new().prefix(".writable").tempfile_in(root)?.close()
     };
     usable().map_err(|source| AgentError::Root { path: root.to_path_buf(), source })
 }
@@ -421,5 +420,19 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = check_root(&file).unwrap_err().to_string();
         assert!(error.contains("choose another with --root-dir"), "{error}");
+    }
+
+    /// A node, and `kubewasm module` beside it.
+    #[test]
+    fn several_programs_may_begin_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = || (0..200).try_for_each(|_| check_root(dir.path()));
+        std::thread::scope(|scope| {
+            let programs = [(); 4].map(|()| scope.spawn(begin));
+            for program in programs {
+                program.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

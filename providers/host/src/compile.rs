@@ -44,7 +44,6 @@ pub const MODULE_LIMIT: u64 = 512 << 20;
 const ADDRESS_SPACE: u64 = 4 << 30;
 /// Processor time of the child, over all its threads. The same program takes 7 s.
 const CPU_SECONDS: u64 = 120;
-const NICE: i32 = 10;
 /// A child that neither computes nor ends, waiting for a disk that hangs, is given up.
 const WALL_CLOCK: Duration = Duration::from_secs(600);
 /// How much of what the child says is kept, in bytes: more than the facts about any module.

@@ -100,6 +100,14 @@ async fn a_compiler_has_nothing_and_ends_with_its_parent() {
         let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
         assert_eq!(files, 3);
     }
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let (session, nice) = (fields[3], fields[16]);
+    assert_eq!((session, nice), (&*pid.to_string(), "10"), "{stat}");
+    // Not every kernel groups processes by their sessions.
+    if let Ok(group) = std::fs::read_to_string(format!("/proc/{pid}/autogroup")) {
+        assert!(group.ends_with(" nice 10\n"), "{group}");
+    }
     drop(end);
     parent.join().unwrap();
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();

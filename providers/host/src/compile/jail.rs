@@ -5,6 +5,7 @@
 //! the host does not allow one, the others hold, and the agent is told.
 
 mod syscalls;
+mod turns;
 
 use std::io;
 
@@ -17,7 +18,7 @@ use rustix::{
     thread::CapabilitySet,
 };
 
-use super::{ADDRESS_SPACE, CPU_SECONDS, NICE};
+use super::{ADDRESS_SPACE, CPU_SECONDS};
 use crate::confine;
 
 /// The kernel that has no memory left ends compilers first: their work can be done again.
@@ -34,10 +35,11 @@ type Measure = fn() -> io::Result<()>;
 
 /// Gives up everything that can be; returns what could not, for people. Must be called while the process has one thread.
 pub(super) fn enter() -> Vec<String> {
-    let measures: [(&str, Measure); 11] = [
+    let measures: [(&str, Measure); 12] = [
         ("inherited files", confine::close_inherited),
         ("oom score", || confine::oom_score(OOM_SCORE)),
         ("resources", resources),
+        ("turns on processors", turns::wait_for_others),
         // While it can: what it takes to become nobody does not suffice.
         ("capabilities of programs", || confine::bound_capabilities(CapabilitySet::empty())),
         ("capabilities", || confine::keep_capabilities(user_changes()).map(drop)),
@@ -63,7 +65,6 @@ fn resources() -> io::Result<()> {
     {
         limit(resource, most)?;
     }
-    rustix::process::nice(NICE)?;
     Ok(())
 }
 
