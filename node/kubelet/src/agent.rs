@@ -28,7 +28,7 @@ use crate::{
     node::{self, address},
     pod_ranges,
     pods::{
-        ImageAccess, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
+        HostPorts, ImageAccess, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
         StorageClaims, Volumes,
         admission::{
             NodeView,
@@ -193,6 +193,7 @@ impl Agent {
             index,
             admission: Some(admission),
             addresses,
+            host_ports: HostPorts::default(),
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             node_credentials: NodeCredentials::new(

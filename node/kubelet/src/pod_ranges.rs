@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::{
     pods::{Records, Shared, addresses::pool::AddressPool, clock},
     retry::Backoff,
+    runtime::HostPort,
 };
 
 /// How long a registered Node is waited for to be given a range.
@@ -73,23 +74,34 @@ impl Decision {
         let recorded = tokio::task::spawn_blocking(move || recorded(&records));
         let recorded = recorded.await.map_err(|error| error.to_string())?;
         let recorded = recorded.map_err(|error| format!("cannot read the records of pods: {error}"))?;
-        let pool = AddressPool::of_records(ranges, &recorded).map_err(|error| error.to_string())?;
+        let (addresses, ports) = recorded;
+        let pool = AddressPool::of_records(ranges, &addresses).map_err(|error| error.to_string())?;
         // Before anybody gets one: what an earlier agent has left must not lead to somebody else.
         let set = self.shared.runtime.set_pod_ranges(ranges, &pool.in_use()).await;
         set.map_err(|error| error.to_string())?;
+        let ports = ports.into_iter().filter(|(uid, _)| pool.held_by(uid).is_some()).collect();
+        let restored = self.shared.host_ports.restore(self.shared.runtime.as_ref(), ports).await;
+        restored.map_err(|error| error.to_string())?;
         self.shared.addresses.decide_own(pool);
         Ok(())
     }
 }
 
-/// The addresses of the pods that are not over, by UID.
-fn recorded(records: &Records) -> std::io::Result<Vec<(String, Vec<IpAddr>)>> {
-    let mut found = Vec::new();
+/// The addresses of the pods that are not over, and the ports of the node that lead there, by UID.
+type Recorded = (Vec<(String, Vec<IpAddr>)>, Vec<(String, Vec<HostPort>)>);
+
+fn recorded(records: &Records) -> std::io::Result<Recorded> {
+    let (mut addresses, mut ports) = (Vec::new(), Vec::new());
     for uid in records.uids()? {
-        let state = records.load(&uid, clock::now())?;
-        found.extend(state.filter(|state| !state.is_over()).map(|state| (uid, state.addresses)));
+        let Some(state) = records.load(&uid, clock::now())?.filter(|state| !state.is_over()) else {
+            continue;
+        };
+        addresses.push((uid.clone(), state.addresses));
+        if !state.host_ports.is_empty() {
+            ports.push((uid, state.host_ports));
+        }
     }
-    Ok(found)
+    Ok((addresses, ports))
 }
 
 /// The ranges that a Node was given, as it says.

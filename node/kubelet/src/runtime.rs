@@ -154,6 +154,15 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Says which ports of the node lead to pods with addresses of their own; no others do. What is connected stays. Comes
+    /// after [`Runtime::set_pod_ranges`].
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; try again. Some may lead where they were asked to, and others where they did.
+    async fn set_host_ports(&self, _ports: &[HostPort]) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
     /// Takes a pod's own addresses back, of which nothing runs any more. When this succeeds, nothing reaches anybody by
     /// them until they are in a [`ContainerSpec`] again.
     ///
@@ -166,6 +175,32 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.
     fn wakeups(&self) -> Option<mpsc::Receiver<String>>;
+}
+
+/// What a port carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A port of the node that leads to a pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The address of the node that it is at; `None` for all of the family of `pod_ip`.
+    pub host_ip: Option<IpAddr>,
+    /// Its number.
+    pub host_port: u16,
+    /// What it carries.
+    pub protocol: Protocol,
+    /// Address of the pod.
+    pub pod_ip: IpAddr,
+    /// The pod's port.
+    pub container_port: u16,
 }
 
 /// A container that a [`Runtime`] knows of.

@@ -17,7 +17,8 @@ use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     eviction::EvictionDesk,
     pods::{
-        NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update, Volumes,
+        HostPorts, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update,
+        Volumes,
         api::Alone,
         files::resolv_conf,
         lifecycle::LifecycleLimits,
@@ -136,6 +137,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         index: PodIndex::default(),
         admission: None,
         addresses: PodAddresses::shared(),
+        host_ports: HostPorts::default(),
         node,
         logs_dir: logs_dir.clone(),
         node_credentials: home::credentials(),

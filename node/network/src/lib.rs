@@ -14,15 +14,18 @@
 //! place of a dead one finds the addresses where they were. A pod's address costs two routes, one on each side, and no
 //! interface, namespace or neighbour of its own.
 //!
-//! What pods send beyond the cluster comes from the node's address ([`filter`], by the program `nft`). The rest
+//! What pods send beyond the cluster comes from the node's address ([`filter`], by the program `nft`), and ports of the node lead
+//! to pods ([`host_ports`], by the same, and [`conntrack`] for what was there before). The rest
 //! is netlink's work ([`rtnetlink`]), by the agent alone. [`names`] and [`routes`] are pure; [`namespace`] enters
 //! namespaces, [`domain`] sets one up, [`sockets`] ends what a pod that is gone has left open.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod conntrack;
 mod domain;
 mod error;
 mod filter;
+mod host_ports;
 pub mod loopback;
 mod names;
 mod namespace;
@@ -32,6 +35,7 @@ mod sockets;
 mod sysctl;
 
 pub use error::NetworkError;
+pub use host_ports::{HostPort, Protocol};
 pub use loopback::Loopback;
 pub use namespace::Namespace;
 pub use network::{LivingWorker, PodNetwork};

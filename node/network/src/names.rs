@@ -55,6 +55,11 @@ impl Names {
         format!("kubewasm_{}", self.prefix.trim_start_matches("kw").trim_end_matches('x'))
     }
 
+    /// The table of the packet filter for ports that lead to pods.
+    pub(crate) fn ports_table(&self) -> String {
+        format!("{}_ports", self.table())
+    }
+
     /// The metric of the node's routes for what is unassigned.
     pub(crate) fn metric(&self) -> u32 {
         let digits = self.prefix.trim_start_matches("kw").trim_end_matches('x').get(..5);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    io,
     net::IpAddr,
     sync::Arc,
 };
@@ -19,10 +20,10 @@ use rtnetlink::{
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    Loopback,
+    HostPort, Loopback, Protocol, conntrack,
     domain::{Domain, Netlink, blocking},
     error::{NetworkError, netlink, unless},
-    filter,
+    filter, host_ports,
     names::{LAST, Names},
     namespace::Namespace,
     routes::{self, FAMILIES, MISSING},
@@ -52,6 +53,8 @@ struct Inner {
     names: Names,
     node: Netlink,
     domains: Mutex<HashMap<String, Domain>>,
+    /// Ports of the node that lead to pods; nothing is known of an earlier agent's.
+    host_ports: Mutex<Option<Vec<HostPort>>>,
 }
 
 impl PodNetwork {
@@ -68,7 +71,12 @@ impl PodNetwork {
     ) -> Result<(Self, Vec<LivingWorker>), NetworkError> {
         let netlink =
             Netlink::open().map_err(|source| NetworkError::Namespace { what: "speak netlink", source })?;
-        let inner = Inner { names: Names::of(node), node: netlink, domains: Mutex::default() };
+        let inner = Inner {
+            names: Names::of(node),
+            node: netlink,
+            domains: Mutex::default(),
+            host_ports: Mutex::default(),
+        };
         let network = Self(Arc::new(inner));
         let mut lost = Vec::new();
         for worker in living {
@@ -193,6 +201,7 @@ impl PodNetwork {
             }
         }
         let mut linked = linked?;
+        self.open_loopback(number).await?;
         linked.users.insert(group.to_owned());
         let namespace = Arc::clone(&linked.namespace);
         domains.insert(domain.to_owned(), linked);
@@ -226,7 +235,7 @@ impl PodNetwork {
         }
         let missing = || NetworkError::Netlink {
             what: format!("lead addresses to {domain}"),
-            source: std::io::Error::other("it has no network namespace"),
+            source: io::Error::other("it has no network namespace"),
         };
         let present = domains.get_mut(domain).ok_or_else(missing)?;
         for address in addresses {
@@ -313,6 +322,47 @@ impl PodNetwork {
         blocking("set the rules of the packet filter with nft", move || filter::apply(&rules)).await
     }
 
+    /// Says which ports of the node lead to pods; all others lead nowhere any more. What is connected stays, and ends with its
+    /// pod. Must be said before the address of a pod that had one is given to another.
+    ///
+    /// # Errors
+    /// [`NetworkError`]: without `nft` there are none.
+    pub async fn set_host_ports(&self, ports: &[HostPort]) -> Result<(), NetworkError> {
+        let mut present = self.0.host_ports.lock().await;
+        if present.as_deref() == Some(ports)
+            || (present.is_none() && ports.is_empty() && !Self::has_filter().await)
+        {
+            return Ok(());
+        }
+        let names = &self.0.names;
+        let rules = if ports.is_empty() {
+            host_ports::no_rules(&names.ports_table())
+        } else {
+            host_ports::ruleset(&names.ports_table(), names.links(), ports)
+        };
+        let what = "have ports of the node lead to pods with nft";
+        blocking(what, move || filter::apply(&rules)).await?;
+        let before = present.replace(ports.to_vec()).unwrap_or_default();
+        let is_in_one = |port: &&HostPort| before.contains(*port) != ports.contains(*port);
+        let changed: Vec<HostPort> = before.iter().chain(ports).filter(is_in_one).copied().collect();
+        drop(present);
+        for (number, _) in self.links().await? {
+            self.open_loopback(number).await?;
+        }
+        let forgotten = blocking("forget what has come to ports of the node", move || forget(&changed)).await;
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "UDP that has come to a port of the node may go on to where it went");
+        }
+        Ok(())
+    }
+
+    /// Lets a link carry what ports of the node's loopback lead to, once the packet filter keeps all else back.
+    async fn open_loopback(&self, number: u16) -> Result<(), NetworkError> {
+        let is_wanted = self.0.host_ports.lock().await.as_ref().is_some_and(|ports| !ports.is_empty());
+        let (setting, value) = sysctl::loopback_beyond(&self.0.names.link(number), is_wanted);
+        sysctl::set(&setting, value)
+    }
+
     /// Whether there is the program by which what pods send beyond the cluster comes from the node's address.
     pub async fn has_filter() -> bool {
         tokio::task::spawn_blocking(filter::is_there).await.unwrap_or(false)
@@ -333,6 +383,12 @@ impl PodNetwork {
             })
             .collect())
     }
+}
+
+/// Has the kernel forget the UDP that has come to these ports.
+fn forget(ports: &[HostPort]) -> io::Result<()> {
+    let udp = ports.iter().filter(|port| port.protocol == Protocol::Udp);
+    udp.map(|port| conntrack::forget_udp(port.node, port.pod.is_ipv4(), port.port)).fold(Ok(()), Result::and)
 }
 
 /// The setting by which the machine forwards what is to and from pods.

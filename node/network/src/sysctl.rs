@@ -33,13 +33,18 @@ pub(crate) fn outside(link: &str) -> Vec<(String, &'static str)> {
         ("ipv4", "send_redirects", "0"),
         ("ipv4", "accept_redirects", "0"),
         ("ipv4", "accept_local", "0"),
-        ("ipv4", "route_localnet", "0"),
         ("ipv6", "forwarding", "1"),
         ("ipv6", "accept_ra", "0"),
         ("ipv6", "accept_redirects", "0"),
         ("ipv6", "addr_gen_mode", "1"),
     ];
     settings.iter().map(|(family, name, value)| (format!("{family}/conf/{link}/{name}"), *value)).collect()
+}
+
+/// Whether the node's loopback and what is behind a link may exchange packets: for what a port of the node's loopback leads
+/// to. The packet filter then sees to it that nothing but answers comes in that way.
+pub(crate) fn loopback_beyond(link: &str, allowed: bool) -> (String, &'static str) {
+    (format!("ipv4/conf/{link}/route_localnet"), if allowed { "1" } else { "0" })
 }
 
 /// Writes a setting, where it is not so already. Those of IPv6 are missing where the kernel has none.

@@ -35,7 +35,7 @@ use kubewasm_host::{
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
+    HostPort, Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -443,6 +443,12 @@ impl Runtime for WasiRuntime {
         let Some(network) = self.supervisor.network() else { return Ok(()) };
         let set = network::set_ranges(network, ranges, &self.cluster_networks, in_use).await;
         set.map_err(|error| RuntimeError(error.into()))
+    }
+
+    async fn set_host_ports(&self, ports: &[HostPort]) -> Result<(), RuntimeError> {
+        let Some(network) = self.supervisor.network() else { return Ok(()) };
+        let ports: Vec<_> = ports.iter().map(convert::host_port).collect();
+        network.set_host_ports(&ports).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {

@@ -7,6 +7,7 @@ use kube::{Api, Client, api::DeleteParams};
 use kubewasm_tests::{
     guests,
     node::{Node, Options},
+    ports,
     progress::say,
     registry::image::Content,
     wait,
@@ -40,7 +41,11 @@ fn address(pod: &Pod) -> IpAddr {
 
 /// What a server says of who connects to it.
 async fn ask(ip: IpAddr) -> std::io::Result<String> {
-    let mut client = TcpStream::connect(SocketAddr::new(ip, 8080)).await?;
+    ask_at(SocketAddr::new(ip, 8080)).await
+}
+
+async fn ask_at(address: SocketAddr) -> std::io::Result<String> {
+    let mut client = TcpStream::connect(address).await?;
     let mut answer = String::new();
     client.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -68,9 +73,11 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
         let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
         let image = suite().await.registry.push("sockets:v1", &content).await.unwrap().tagged;
         let mut node = own_node("addressed-node", &Options::default().flag("--network=pod")).await;
-        for name in ["one", "other"] {
-            pods.create(name, server(&node, &image)).await;
-        }
+        let mut with_host_port = server(&node, &image);
+        let host_port = ports::free().unwrap();
+        with_host_port["containers"][0]["ports"][0]["hostPort"] = json!(host_port);
+        pods.create("one", with_host_port).await;
+        pods.create("other", server(&node, &image)).await;
         let ready = |pod: &Pod| is(pod, "Ready");
         let one = pods.until("one", "ready", ready).await;
         let other = pods.until("other", "ready", ready).await;
@@ -84,9 +91,19 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
             assert!(ask(ip).await.unwrap().starts_with(&format!("{ip}:8080 from ")));
         }
         assert_ne!(address(&one), address(&other));
+        let of_node: IpAddr = one.status.as_ref().unwrap().host_ip.as_ref().unwrap().parse().unwrap();
+        let at_node = [of_node, IpAddr::from([127, 0, 0, 1])].map(|ip| SocketAddr::new(ip, host_port));
+        let leads_to_one = async || {
+            for at in at_node {
+                let answer = ask_at(at).await.unwrap();
+                assert!(answer.starts_with(&format!("{}:8080 from ", address(&one))), "{at}: {answer}");
+            }
+        };
+        leads_to_one().await;
 
         node.kill().unwrap();
         assert!(ask(address(&one)).await.is_ok(), "it goes on without an agent");
+        leads_to_one().await;
         node.start_again().await.unwrap();
         pods.create("later", server(&node, &image)).await;
         let later = pods.until("later", "ready", ready).await;
@@ -94,6 +111,7 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
         assert_eq!((address(&after), restarts(&after)), (address(&one), 0));
         assert_eq!(container(&after).unwrap().container_id, container(&one).unwrap().container_id);
         assert!(![address(&one), address(&other)].contains(&address(&later)));
+        leads_to_one().await;
 
         node.kill_workers().await.unwrap();
         let again = pods.until("one", "a restart", |pod| restarts(pod) == 1 && ready(pod)).await;
@@ -103,6 +121,8 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
         pods.api().delete("one", &DeleteParams::default().grace_period(1)).await.unwrap();
         pods.gone("one").await;
         leads_nowhere(address(&one)).await;
+        let refused = ask_at(at_node[0]).await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "nobody has the port");
         end(&client, &pods, node, &["other", "later"], &range).await;
     })
     .await;
@@ -162,9 +182,8 @@ async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &st
     {
         let table: Vec<&str> = table.split(' ').collect();
         let rules = run("nft", &[&["list", "table"], &table[..]].concat()).await;
-        if table.iter().any(|word| word.starts_with("kubewasm_"))
-            && rules.contains(&format!("ip saddr {range} "))
-        {
+        let is_ours = table.iter().any(|word| word.starts_with("kubewasm_"));
+        if is_ours && rules.contains(&format!("ip saddr {range} ")) {
             run("nft", &[&["delete", "table"], &table[..]].concat()).await;
         }
     }

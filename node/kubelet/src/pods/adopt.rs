@@ -38,6 +38,7 @@ pub(super) fn state_of(pod: &Pod, now: Now) -> PodState {
         start_time,
         began: start_time.map(|at| now.moment_of(at)),
         addresses,
+        host_ports: Vec::new(),
         // The condition is also set where nothing has run yet.
         initialized: initialized && !containers.is_empty(),
         round: 0,

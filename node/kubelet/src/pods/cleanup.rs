@@ -39,12 +39,14 @@ async fn try_to_remove(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) -
     removed.map_err(|error| error.to_string())
 }
 
-/// Takes the addresses of a pod back that are its own, once nothing of it runs any more. The next pod may have them.
+/// Takes the addresses of a pod back that are its own, with the ports of the node that lead there, once nothing of it runs any more. The next pod may have them.
 ///
 /// # Errors
 /// What the provider says: they are not to be had then.
 pub(super) async fn release_addresses(shared: &Shared, uid: &str) -> Result<(), String> {
     let Some((slot, addresses)) = shared.addresses.held_by(uid) else { return Ok(()) };
+    let closed = shared.host_ports.close(shared.runtime.as_ref(), uid).await;
+    closed.map_err(|error| format!("cannot close the host ports of the pod: {error}"))?;
     let released = shared.runtime.release_network(slot, &addresses).await;
     released.map_err(|error| format!("cannot take back the addresses of the pod: {error}"))?;
     shared.addresses.release(uid);

@@ -29,6 +29,7 @@ pub mod environment;
 mod ephemeral;
 pub mod files;
 mod handlers;
+mod host_ports;
 pub mod image_access;
 mod index;
 mod launch;
@@ -55,6 +56,7 @@ pub mod volumes;
 pub use self::{
     addresses::PodAddresses,
     environment::NodeFacts,
+    host_ports::HostPorts,
     image_access::ImageAccess,
     index::PodIndex,
     manager::{PodManager, Update},

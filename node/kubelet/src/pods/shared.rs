@@ -12,6 +12,7 @@ use super::{
     api::PodApi,
     credentials::PodCredentials,
     environment::{NodeFacts, References},
+    host_ports::HostPorts,
     image_access::ImageAccess,
     index::PodIndex,
     lifecycle::{ContainerKind, LifecycleLimits, Note, Spec},
@@ -41,6 +42,8 @@ pub struct Shared {
     pub admission: Option<watch::Receiver<NodeView>>,
     /// Addresses of pods.
     pub addresses: PodAddresses,
+    /// Ports of the node that lead to pods.
+    pub host_ports: HostPorts,
     /// Addresses and resources of the node.
     pub node: watch::Receiver<NodeFacts>,
     /// Where logs are written.

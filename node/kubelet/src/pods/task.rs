@@ -214,7 +214,7 @@ impl PodTask {
 
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
-        let has_addresses = self.settle_addresses();
+        let has_addresses = self.settle_addresses().await;
         let stray = self.end_strays(now.steady) || !has_addresses;
         if self.state.ending.is_some() {
             self.starting.values().for_each(CancellationToken::cancel);

@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::SystemTime};
 use jiff::Timestamp;
 use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, PodAddresses, Stack, Usage, exit};
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason, Image,
-    ImageError, ImageUse, Presence, StartError,
+    ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
+    HostPort, Image, ImageError, ImageUse, Presence, Protocol, StartError,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
-use kubewasm_network::Loopback;
+use kubewasm_network::{self as network, Loopback};
 
 use crate::{
     instance::{End, Instance, InstanceStats},
@@ -30,6 +30,21 @@ pub(super) fn image(image: kubewasm_modules::Image) -> Image {
         cmd: image.cmd,
         env: image.env,
         working_dir: image.working_dir,
+    }
+}
+
+pub(super) fn host_port(port: &HostPort) -> network::HostPort {
+    let protocol = match port.protocol {
+        Protocol::Tcp => network::Protocol::Tcp,
+        Protocol::Udp => network::Protocol::Udp,
+        Protocol::Sctp => network::Protocol::Sctp,
+    };
+    network::HostPort {
+        node: port.host_ip,
+        port: port.host_port,
+        protocol,
+        pod: port.pod_ip,
+        pod_port: port.container_port,
     }
 }
 

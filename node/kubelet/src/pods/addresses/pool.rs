@@ -91,7 +91,7 @@ impl AddressPool {
     }
 
     /// What a pod has: its slot and its addresses.
-    pub(super) fn held_by(&self, uid: &str) -> Option<(u32, Vec<IpAddr>)> {
+    pub(crate) fn held_by(&self, uid: &str) -> Option<(u32, Vec<IpAddr>)> {
         let slot = *self.slots.get(uid)?;
         Some((slot, self.addresses(slot)))
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     pods::reason::WaitingReason,
-    runtime::{ContainerState, Exit, ExitReason, Image, Presence},
+    runtime::{ContainerState, Exit, ExitReason, HostPort, Image, Presence},
 };
 
 /// All that is remembered of one pod.
@@ -32,6 +32,9 @@ pub struct PodState {
     /// and kept while it runs.
     #[serde(default)]
     pub addresses: Vec<IpAddr>,
+    /// Ports of the node that lead to those addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
     /// Every init container has done its part once; they do not run again.
     pub initialized: bool,
     /// Counts the in-place restarts of the whole pod. Exits of earlier rounds say nothing about init

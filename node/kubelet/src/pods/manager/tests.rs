@@ -22,13 +22,15 @@ use crate::{
         clock,
         container_id::container_id,
         environment::References,
+        host_ports::HostPorts,
         lifecycle::{LifecycleLimits, PodState},
         volumes::{Memory, VolumeSettings, Volumes},
     },
     registry_auth::NodeCredentials,
     runtime::{
         ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
-        Exit, ExitReason, Image, ImageError, Presence, PulledImage, Runtime, RuntimeError, StartError,
+        Exit, ExitReason, HostPort, Image, ImageError, Presence, PulledImage, Runtime, RuntimeError,
+        StartError,
     },
 };
 
@@ -61,6 +63,8 @@ struct Provider {
     compiling: watch::Sender<BTreeMap<String, CancellationToken>>,
     /// Slots and addresses that were taken back.
     released: Mutex<Vec<(u32, Vec<IpAddr>)>>,
+    /// Ports of the node that lead to pods.
+    host_ports: Mutex<Vec<HostPort>>,
 }
 
 /// What a provider is asked.
@@ -173,7 +177,13 @@ impl Runtime for Provider {
         ContainerList { containers: known.map(reference).collect(), is_complete: !mute }
     }
 
+    async fn set_host_ports(&self, ports: &[HostPort]) -> Result<(), RuntimeError> {
+        *self.host_ports.lock().unwrap() = ports.to_vec();
+        Ok(())
+    }
+
     async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {
+        assert!(!self.host_ports.lock().unwrap().iter().any(|port| addresses.contains(&port.pod_ip)));
         self.released.lock().unwrap().push((slot, addresses.to_vec()));
         Ok(())
     }
@@ -280,7 +290,7 @@ impl World {
         let (containers, _) = watch::channel(before);
         let (mute, _) = watch::channel(None);
         let wakeups = Mutex::new(Some(wakeups));
-        let (panicking, started, released) = Default::default();
+        let (panicking, started, released, host_ports) = Default::default();
         let (stopped, _) = watch::channel(Vec::new());
         let (compiling, _) = watch::channel(BTreeMap::new());
         let runtime = Arc::new(Provider {
@@ -292,6 +302,7 @@ impl World {
             stopped,
             compiling,
             released,
+            host_ports,
         });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
@@ -311,6 +322,7 @@ impl World {
             index: PodIndex::default(),
             admission: None,
             addresses,
+            host_ports: HostPorts::default(),
             node: facts,
             logs_dir: root.path().join("logs"),
             node_credentials: NodeCredentials::default(),
@@ -825,7 +837,8 @@ async fn a_pod_waits_for_an_address_of_its_own_and_gives_it_back() {
     let addresses = PodAddresses::undecided();
     let mut world = World::with_addresses(&[], false, addresses.clone());
     *world.api.services.lock().unwrap() = Some(Vec::new());
-    let first = pod("first", "first", json!({}));
+    let mut first = pod("first", "first", json!({}));
+    first["spec"]["containers"][0]["ports"] = json!([{ "containerPort": 80, "hostPort": 8080 }]);
     world.set(first.clone()).await;
     let message = world.event("first", "NetworkNotReady").await;
     assert!(message.contains("podCIDR"), "{message}");
@@ -834,7 +847,13 @@ async fn a_pod_waits_for_an_address_of_its_own_and_gives_it_back() {
     world.runs(&["first"]).await;
     world.told("first", "Running").await;
     let own: Vec<IpAddr> = vec!["10.9.0.2".parse().unwrap()];
-    assert_eq!(world.records.load("first", clock::now()).unwrap().unwrap().addresses, own);
+    let record = world.records.load("first", clock::now()).unwrap().unwrap();
+    assert_eq!(record.addresses, own);
+    let ports = world.runtime.host_ports.lock().unwrap().clone();
+    let leading: Vec<_> =
+        ports.iter().map(|port| (port.host_port, port.pod_ip, port.container_port)).collect();
+    assert_eq!(leading, [(8080, own[0], 80)]);
+    assert_eq!(record.host_ports, ports, "an agent that comes back knows them at once");
     world.set(pod("second", "second", json!({}))).await;
     let message = world.event("second", "NetworkNotReady").await;
     assert!(message.contains("no address is left in 10.9.0.0/30"), "{message}");

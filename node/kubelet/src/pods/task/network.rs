@@ -1,11 +1,15 @@
 //! The addresses of a task's pod: there before anything of it begins.
 
 use super::PodTask;
-use crate::pods::{addresses::Settled, lifecycle::Note, reason::EventReason, shared::tell};
+use crate::{
+    pods::{addresses::Settled, host_ports, lifecycle::Note, reason::EventReason, shared::tell},
+    runtime::RuntimeError,
+};
 
 impl PodTask {
-    /// Sees to it that the pod has addresses, and says whether it may begin. One that is on its way out needs none.
-    pub(super) fn settle_addresses(&mut self) -> bool {
+    /// Sees to it that the pod has addresses, and that ports of the node lead there, and says whether it may begin. One
+    /// that is on its way out needs none.
+    pub(super) async fn settle_addresses(&mut self) -> bool {
         if self.foreign || self.state.is_over() {
             return true;
         }
@@ -21,20 +25,42 @@ impl PodTask {
         match settled {
             Settled::Addresses(addresses) => {
                 self.state.addresses = addresses;
-                self.told_of_network = None;
-                true
-            }
-            Settled::Waiting(_) if self.state.ending.is_some() || self.state.verdict.is_some() => true,
-            Settled::Waiting(message) => {
-                if self.told_of_network.as_ref() != Some(&message) {
-                    let reason = EventReason::NetworkNotReady;
-                    let note = Note { container: None, warning: true, reason, message: message.clone() };
-                    tell(&self.shared.recorder, &self.reference, &self.spec, &note);
-                    self.told_of_network = Some(message);
+                match self.open_host_ports().await {
+                    Ok(()) => {
+                        self.told_of_network = None;
+                        true
+                    }
+                    Err(error) => self.wait_for_network(format!(
+                        "network is not ready: the node's ports cannot lead to the pod: {error}"
+                    )),
                 }
-                false
             }
+            Settled::Waiting(message) => self.wait_for_network(message),
         }
+    }
+
+    async fn open_host_ports(&mut self) -> Result<(), RuntimeError> {
+        // Without addresses of its own, it has the node's ports themselves.
+        if self.network_slot().is_none() || self.state.ending.is_some() {
+            return Ok(());
+        }
+        self.state.host_ports = host_ports::of(&self.pod, &self.state.addresses);
+        let (runtime, uid) = (self.shared.runtime.as_ref(), &self.name.uid);
+        self.shared.host_ports.open(runtime, uid, &self.state.host_ports).await
+    }
+
+    /// Tells once what the pod waits for, and says whether it may begin.
+    fn wait_for_network(&mut self, message: String) -> bool {
+        if self.state.ending.is_some() || self.state.verdict.is_some() {
+            return true;
+        }
+        if self.told_of_network.as_ref() != Some(&message) {
+            let reason = EventReason::NetworkNotReady;
+            let note = Note { container: None, warning: true, reason, message: message.clone() };
+            tell(&self.shared.recorder, &self.reference, &self.spec, &note);
+            self.told_of_network = Some(message);
+        }
+        false
     }
 
     fn has_host_network(&self) -> bool {

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod host_ports;
+
 use std::{
     collections::HashSet,
     io::{self, Read as _, Write as _},
@@ -16,7 +18,10 @@ use std::{
 use futures::TryStreamExt as _;
 use kubewasm_network::{LivingWorker, Loopback, Namespace, NetworkError, PodNetwork};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth};
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{
+    AddressFamily, SocketType, bind, connect, socket,
+    sockopt::{Timeout, set_socket_timeout},
+};
 
 const NODE: &str = "/var/lib/kubewasm-test";
 const NODE_IP: &str = "192.0.2.1";
@@ -68,7 +73,7 @@ fn connect_from(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     if let Some(from) = from {
         bind(&client, &SocketAddr::new(from, 0))?;
     }
-    rustix::net::sockopt::set_socket_timeout(&client, rustix::net::sockopt::Timeout::Send, Some(WAIT))?;
+    set_socket_timeout(&client, Timeout::Send, Some(WAIT))?;
     connect(&client, &to)?;
     Ok(client.into())
 }
@@ -343,6 +348,18 @@ fn a_thousand_addresses_lead_to_one_domain() {
     });
 }
 
+/// Netlink in a namespace.
+fn netlink_in(namespace: &Namespace) -> rtnetlink::Handle {
+    let runtime = tokio::runtime::Handle::current();
+    let open = || {
+        let _guard = runtime.enter();
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        runtime.spawn(connection);
+        Ok(handle)
+    };
+    namespace.run(open).unwrap()
+}
+
 /// A namespace beyond the node, which knows the node alone.
 async fn outside() -> Namespace {
     let outside = Namespace::create().unwrap();
@@ -355,17 +372,7 @@ async fn outside() -> Namespace {
     let pair =
         rtnetlink::LinkVeth::new("near", "far").set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
     handle.link().add(pair).execute().await.unwrap();
-    let inside = {
-        let runtime = tokio::runtime::Handle::current();
-        outside
-            .run(|| {
-                let _guard = runtime.enter();
-                let (connection, handle, _) = rtnetlink::new_connection()?;
-                runtime.spawn(connection);
-                Ok(handle)
-            })
-            .unwrap()
-    };
+    let inside = netlink_in(&outside);
     for (handle, name, address) in [(&handle, "near", "203.0.113.1"), (&inside, "far", "203.0.113.2")] {
         let link = handle.link().get().match_name(name).execute().try_next().await.unwrap().unwrap();
         handle.address().add(link.header.index, ip(address), 24).execute().await.unwrap();
