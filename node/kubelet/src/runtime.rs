@@ -10,13 +10,17 @@
 //! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
 //! written off.
 
-use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, time::Duration};
+mod service_table;
+
+use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable, ServiceTransport};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
@@ -171,6 +175,11 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     async fn release_network(&self, _slot: u32, _addresses: &[IpAddr]) -> Result<(), RuntimeError> {
         Ok(())
     }
+
+    /// Says which Services there are, for pods with addresses of their own: what these send to an address of one goes to an
+    /// endpoint. Before the first word, they reach whatever they reached before. Level-triggered: the newest table counts,
+    /// and reaches what runs in its own time; what is started from now on has it, or a newer one, from the beginning.
+    fn set_services(&self, _services: &Arc<ServiceTable>) {}
 
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.

@@ -31,7 +31,7 @@ use crate::{
     kind::{Generation, ModuleKind},
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
-    network::{self, Network, PodPorts},
+    network::{self, Network, NetworkTables, PodPorts},
     plugin::{AnyPlugin, States},
     preview1,
     setup::{Preopen, PrepareError, Setup},
@@ -56,6 +56,8 @@ pub struct Host {
     cache: cache::Cache,
     scheduler: Arc<cpu::Scheduler>,
     lookups: Lookups,
+    /// What is known of the network that guests with addresses of their own are in.
+    tables: Arc<NetworkTables>,
     open_files: u64,
     options: HostOptions,
 }
@@ -171,6 +173,7 @@ impl Host {
             cache: cache::Cache::default(),
             scheduler,
             lookups: Lookups::new(options.resolver.clone()),
+            tables: Arc::default(),
             open_files,
             options,
         })
@@ -200,6 +203,12 @@ impl Host {
     #[must_use]
     pub fn engine(&self, generation: Generation) -> &Engine {
         &self.default_of(generation).engine
+    }
+
+    /// What guests with addresses of their own know of the network that they are in. Who embeds the host keeps it up to date.
+    #[must_use]
+    pub fn tables(&self) -> &Arc<NetworkTables> {
+        &self.tables
     }
 
     /// Loads a precompiled module and resolves its imports. A module that some guest with such a stack still uses is not

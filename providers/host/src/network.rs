@@ -5,8 +5,11 @@
 //! is a client: it resolves names, connects and sends to the outside, and does not listen itself. Neither of the latter
 //! reaches what listens on this host's loopback or is on its link only, among which are the metadata services of clouds.
 
+mod affinity;
 pub(crate) mod pod;
 pub(crate) mod ports;
+mod services;
+mod tables;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -19,6 +22,8 @@ use wasmtime_wasi::{WasiCtxBuilder, sockets::SocketAddrUse};
 
 pub use pod::PodAddresses;
 pub use ports::PodPorts;
+pub use services::{Refused, Service, ServiceChanges, ServiceRule, TransportProtocol};
+pub use tables::{NetworkTables, OutOfStep, TablesUpdate};
 
 /// What a guest may do with sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]

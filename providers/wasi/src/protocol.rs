@@ -1,5 +1,7 @@
 //! The worker protocol as Rust values: generated types, and the way between them and ours.
 
+mod tables;
+
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
@@ -12,6 +14,8 @@ use crate::{
     instance::{End, Instance, InstanceStats},
     spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
 };
+
+pub(crate) use tables::{IncomingUpdate, OutgoingUpdate};
 
 /// What `proto/worker.proto` generates.
 #[allow(
@@ -39,9 +43,11 @@ pub struct Versions {
 
 impl Versions {
     /// What this program speaks: the newest version, and the one before it.
-    pub const OURS: Self = Self { min: 2, max: 3 };
+    pub const OURS: Self = Self { min: 3, max: 4 };
     /// The first version with sessions, starts that are under way in Watch, and failures of starts as messages.
     pub(crate) const SESSIONS: u32 = 3;
+    /// The first version with tables of the network.
+    pub(crate) const TABLES: u32 = 4;
 
     /// The newest version that both speak.
     #[must_use]

@@ -35,7 +35,8 @@ use kubewasm_host::{
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    HostPort, Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, StartError,
+    HostPort, Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, ServiceTable,
+    StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -454,6 +455,10 @@ impl Runtime for WasiRuntime {
     async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {
         let Some(network) = self.supervisor.network() else { return Ok(()) };
         network.detach(addresses, Loopback::of(slot)).await.map_err(|error| RuntimeError(error.into()))
+    }
+
+    fn set_services(&self, services: &Arc<ServiceTable>) {
+        self.supervisor.set_services(services);
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {

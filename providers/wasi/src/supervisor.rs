@@ -30,6 +30,7 @@ mod network;
 mod process;
 mod replace;
 mod start;
+mod tables;
 mod view;
 mod wake;
 mod watch;
@@ -43,6 +44,7 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, program::Program};
+use kubewasm_kubelet::runtime::ServiceTable;
 use kubewasm_network::{NetworkError, PodNetwork};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{
@@ -311,8 +313,16 @@ impl Supervisor {
         };
         let (view, kills) = (Arc::<View>::default(), Arc::default());
         let claims = Arc::new(Claims::new(&dir, Arc::clone(&view)));
-        let common =
-            Arc::new(Common { options, view, claims, kills, cgroups, mounter: Mounter::default(), network });
+        let common = Arc::new(Common {
+            options,
+            view,
+            claims,
+            kills,
+            cgroups,
+            mounter: Mounter::default(),
+            network,
+            tables: Arc::default(),
+        });
         let life = CancellationToken::new();
         let supervisor = Self {
             common,
@@ -342,6 +352,12 @@ impl Supervisor {
     /// The network of pods that have addresses of their own.
     pub(crate) fn network(&self) -> Option<&PodNetwork> {
         self.common.network.as_ref()
+    }
+
+    /// Makes these the Services that workers know: those that are here soon, and those that come before anything is started
+    /// in them. What an earlier agent has told them counts until this is called.
+    pub fn set_services(&self, services: &ServiceTable) {
+        self.common.tables.set_services(services);
     }
 
     /// Where cgroups of this node go, if it can have any.

@@ -31,6 +31,7 @@ use super::{
     death::{Kills, describe},
     error::GroupError,
     process::{self, LOOK, Started},
+    tables::Tables,
     view::{Dead, View},
     watch::Watch,
 };
@@ -113,6 +114,8 @@ pub(super) struct Link {
     pub(super) since: Instant,
     /// Feeds the view; ends with the worker.
     _watcher: AbortOnDropHandle<()>,
+    /// Keeps the worker's tables of the network up to date, where it has any.
+    _tables: Option<AbortOnDropHandle<()>>,
     /// The end of the pipe that the worker's life hangs on, if it does.
     _lifeline: Option<ChildStdin>,
 }
@@ -147,6 +150,7 @@ pub(super) struct Meeting<'a> {
     pub(super) view: &'a Arc<View>,
     pub(super) claims: &'a Arc<Claims>,
     pub(super) kills: &'a Arc<Kills>,
+    pub(super) tables: &'a Arc<Tables>,
     /// Told when something of the group was removed.
     pub(super) look: &'a Arc<Notify>,
 }
@@ -252,16 +256,40 @@ impl Meeting<'_> {
         };
         let (synced, first) = tokio::sync::oneshot::channel();
         let watcher = tokio::spawn(async move { watch.until_dead(exit, synced).await });
+        let watcher = AbortOnDropHandle::new(watcher);
+        match tokio::time::timeout(READY, first).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(self.no_answer("it does not tell what it hosts".to_owned())),
+        }
         let link = Link {
+            _tables: self.tell_tables(&client).await?,
             client,
             since: Instant::now(),
-            _watcher: AbortOnDropHandle::new(watcher),
+            _watcher: watcher,
             _lifeline: lifeline,
         };
-        match tokio::time::timeout(READY, first).await {
-            Ok(Ok(())) => Ok(Met::Worker(Box::new(link))),
-            Ok(Err(_)) | Err(_) => Err(self.no_answer("it does not tell what it hosts".to_owned())),
+        Ok(Met::Worker(Box::new(link)))
+    }
+
+    /// Hands the worker the tables of the network, before anything is started in it, and goes on doing so.
+    async fn tell_tables(&self, client: &Client) -> Result<Option<AbortOnDropHandle<()>>, GroupError> {
+        if client.version < Versions::TABLES {
+            tracing::info!(
+                group = self.group,
+                pid = client.pid,
+                version = client.version,
+                "a worker of an earlier version of kubewasm knows no Services; its containers reach those when they are \
+                 started again, by a newer worker"
+            );
+            return Ok(None);
         }
+        let delivered = tokio::time::timeout(READY, self.tables.deliver(client, None)).await;
+        let delivered =
+            delivered.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("it takes too long")));
+        let revision = delivered
+            .map_err(|status| self.no_answer(format!("the network's tables: {}", status.message())))?;
+        let keep = Arc::clone(self.tables).keep(self.group.to_owned(), client.clone(), revision);
+        Ok(Some(AbortOnDropHandle::new(tokio::spawn(keep))))
     }
 
     fn ended_early(&self, exit: Result<io::Result<ExitStatus>, JoinError>) -> GroupError {

@@ -24,6 +24,7 @@ use super::{
     network,
     process::{self, Started},
     replace,
+    tables::Tables,
     view::View,
 };
 use crate::{
@@ -45,6 +46,8 @@ pub(super) struct Common {
     pub(super) mounter: Mounter,
     /// The network of pods that have addresses of their own.
     pub(super) network: Option<PodNetwork>,
+    /// What workers know of the network.
+    pub(super) tables: Arc<Tables>,
 }
 
 /// One group of instances that share a worker.
@@ -193,8 +196,8 @@ impl Group {
     }
 
     async fn meet(&self, state: &mut GroupState, started: Option<Started>) -> Result<Met, GroupError> {
-        let Common { options, view, claims, kills, .. } = &*self.common;
-        let meeting = Meeting { group: &self.name, options, view, claims, kills, look: &self.look };
+        let Common { options, view, claims, kills, tables, .. } = &*self.common;
+        let meeting = Meeting { group: &self.name, options, view, claims, kills, tables, look: &self.look };
         let met = meeting.meet(started).await;
         if met.is_err() {
             state.backoff.died(Duration::ZERO, Instant::now());

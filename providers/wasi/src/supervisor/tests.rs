@@ -1,14 +1,22 @@
 //! A worker that an escaped guest has made its own, and an honest one beside it. Both are servers in this process, which
 //! hold the locks of workers.
 
-use std::{fs, path::Path, pin::Pin};
+mod tables;
+
+use std::{fs, path::Path, pin::Pin, sync::Mutex};
 
 use futures::{Stream, StreamExt as _};
-use kubewasm_host::Usage;
-use tonic::{Request, Response, Status};
+use kubewasm_host::{
+    NetworkTables, Usage,
+    network::{OutOfStep, TablesUpdate},
+};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::protocol::wire::{watch_event::Event, worker_server};
+use crate::protocol::{
+    IncomingUpdate,
+    wire::{watch_event::Event, worker_server},
+};
 
 /// What a worker says, whatever it is asked.
 #[derive(Clone, Debug, Default)]
@@ -17,14 +25,20 @@ struct Says {
     /// Ends its streams.
     dead: CancellationToken,
     stats: Vec<wire::InstanceStats>,
+    /// What it speaks; ours if nothing else.
+    versions: Option<Versions>,
+    /// What it knows of the network, and every update that it was sent, in effect or not.
+    tables: Arc<NetworkTables>,
+    updates: Arc<Mutex<Vec<TablesUpdate>>>,
 }
 
 #[async_trait::async_trait]
 impl worker_server::Worker for Says {
     async fn hello(&self, _: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        let versions = self.versions.unwrap_or(Versions::OURS);
         Ok(Response::new(wire::HelloResponse {
-            protocol_min: Versions::OURS.min,
-            protocol_max: Versions::OURS.max,
+            protocol_min: versions.min,
+            protocol_max: versions.max,
             pid: 1,
             incarnation: "1".into(),
             ..wire::HelloResponse::default()
@@ -60,6 +74,23 @@ impl worker_server::Worker for Says {
 
     async fn stats(&self, _: Request<wire::StatsRequest>) -> Result<Response<wire::StatsResponse>, Status> {
         Ok(Response::new(wire::StatsResponse { instances: self.stats.clone() }))
+    }
+
+    async fn set_network(
+        &self,
+        parts: Request<Streaming<wire::SetNetworkRequest>>,
+    ) -> Result<Response<wire::SetNetworkResponse>, Status> {
+        let (mut parts, mut update) = (parts.into_inner(), IncomingUpdate::default());
+        while let Some(part) = parts.message().await? {
+            update.take(part).unwrap();
+        }
+        let (_, update) = update.end().unwrap();
+        self.updates.lock().unwrap().push(update.clone());
+        let outcome = match self.tables.apply(update) {
+            Ok(()) => wire::SetNetworkOutcome::Applied,
+            Err(OutOfStep) => wire::SetNetworkOutcome::OutOfStep,
+        };
+        Ok(Response::new(wire::SetNetworkResponse { outcome: outcome.into() }))
     }
 
     async fn shutdown(

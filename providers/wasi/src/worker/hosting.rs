@@ -15,6 +15,7 @@ use kubewasm_host::{
     Account, Capture, Guest, GuestLimits, Host, LoadError, Loaded, Output, PodPorts, PrepareError, Setup,
     capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
+    network::{OutOfStep, TablesUpdate},
 };
 use tokio::{
     runtime::Handle,
@@ -117,6 +118,19 @@ struct HostingInner {
     execs: Semaphore,
     /// What guests listen on, by pod.
     pod_ports: Mutex<HashMap<String, Weak<PodPorts>>>,
+    /// Held while the tables of the network are changed.
+    tables: Mutex<()>,
+}
+
+/// What has come of an update of the tables of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SetTables {
+    /// It is in effect.
+    Applied,
+    /// It is a change of other tables than these.
+    OutOfStep,
+    /// Another session has begun since it was sent.
+    Stale,
 }
 
 /// What belongs to an instance that runs.
@@ -181,8 +195,8 @@ impl Hosting {
     /// Hosts at most `most` instances.
     pub(super) fn new(host: Arc<Host>, threads: Threads, log: LogOptions, most: usize) -> Self {
         let (table, execs, handovers) = (Table::new(), Semaphore::new(EXECS), Handovers::default());
-        let pod_ports = Mutex::default();
-        Self(Arc::new(HostingInner { host, handovers, threads, log, most, table, execs, pod_ports }))
+        let (pod_ports, tables) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(HostingInner { host, handovers, threads, log, most, table, execs, pod_ports, tables }))
     }
 
     /// Where the files of instances wait for their start.
@@ -198,6 +212,24 @@ impl Hosting {
     /// Begins a session: no start that an earlier one has asked for is begun from now on.
     pub(super) fn begin_session(&self, session: String) {
         self.0.table.begin_session(session);
+    }
+
+    /// Brings the tables of the network up to date.
+    pub(super) fn set_tables(&self, session: &str, update: TablesUpdate) -> SetTables {
+        // One after the other: an update of an earlier session that is taken for one of this is over before the first of the
+        // next, which is sent after its Hello was answered.
+        let _one = self.0.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.0.table.is_session(session) {
+            return SetTables::Stale;
+        }
+        let (revision, is_whole) = (update.revision, update.base.is_none());
+        match self.0.host.tables().apply(update) {
+            Ok(()) => {
+                tracing::debug!(revision, is_whole, "the tables of the network have changed");
+                SetTables::Applied
+            }
+            Err(OutOfStep) => SetTables::OutOfStep,
+        }
     }
 
     /// Starts an instance; one that is known already is left as it is.

@@ -7,15 +7,15 @@ use kubewasm_host::LoadError;
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    hosting::{Hosting, HostingError},
+    hosting::{Hosting, HostingError, SetTables},
     table::{Change, Picture},
 };
 use crate::{
     protocol::{
-        Versions,
+        IncomingUpdate, Versions, WireError,
         wire::{self, watch_event::Event, worker_server},
     },
     spec::InstanceSpec,
@@ -159,6 +159,24 @@ impl worker_server::Worker for Service {
     ) -> Result<Response<wire::StatsResponse>, Status> {
         let instances = self.hosting.stats().iter().map(Into::into).collect();
         Ok(Response::new(wire::StatsResponse { instances }))
+    }
+
+    async fn set_network(
+        &self,
+        request: Request<Streaming<wire::SetNetworkRequest>>,
+    ) -> Result<Response<wire::SetNetworkResponse>, Status> {
+        let (mut parts, mut update) = (request.into_inner(), IncomingUpdate::default());
+        let unreadable = |error: WireError| Status::invalid_argument(error.to_string());
+        while let Some(part) = parts.message().await? {
+            update.take(part).map_err(unreadable)?;
+        }
+        let (session, update) = update.end().map_err(unreadable)?;
+        let outcome = match self.hosting.set_tables(&session, update) {
+            SetTables::Applied => wire::SetNetworkOutcome::Applied,
+            SetTables::OutOfStep => wire::SetNetworkOutcome::OutOfStep,
+            SetTables::Stale => wire::SetNetworkOutcome::Stale,
+        };
+        Ok(Response::new(wire::SetNetworkResponse { outcome: outcome.into() }))
     }
 
     async fn shutdown(

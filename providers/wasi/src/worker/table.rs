@@ -100,6 +100,11 @@ impl<R: Clone> Table<R> {
         self.lock().session = session;
     }
 
+    /// Whether a session is the present one.
+    pub(super) fn is_session(&self, session: &str) -> bool {
+        self.lock().session == session
+    }
+
     /// Takes an id, if `session` is the present one and no more than `most` run or are starting.
     pub(super) fn claim(&self, id: &str, session: &str, most: usize) -> Claim {
         let mut inner = self.lock();

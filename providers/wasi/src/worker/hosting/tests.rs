@@ -195,3 +195,16 @@ async fn a_grace_is_shortened_and_never_lengthened() {
     assert_eq!(deadlines[0], deadlines[1]);
     assert!(deadlines[2] < deadlines[1]);
 }
+
+/// An update that an earlier agent has sent, and that was read late, changes nothing.
+#[tokio::test]
+async fn the_tables_of_the_network_are_those_of_the_present_session() {
+    let bench = Bench::new(1);
+    let update = |base, revision| TablesUpdate { base, revision, ..TablesUpdate::default() };
+    bench.hosting.begin_session("one".into());
+    assert_eq!(bench.hosting.set_tables("one", update(None, 1)), SetTables::Applied);
+    bench.hosting.begin_session("two".into());
+    assert_eq!(bench.hosting.set_tables("one", update(Some(1), 2)), SetTables::Stale);
+    assert_eq!(bench.hosting.set_tables("two", update(Some(2), 3)), SetTables::OutOfStep);
+    assert_eq!(bench.hosting.set_tables("two", update(Some(1), 2)), SetTables::Applied);
+}
