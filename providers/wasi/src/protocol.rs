@@ -44,8 +44,6 @@ pub struct Versions {
 impl Versions {
     /// What this program speaks: the newest version, and the one before it.
     pub const OURS: Self = Self { min: 3, max: 4 };
-    /// The first version with sessions, starts that are under way in Watch, and failures of starts as messages.
-    pub(crate) const SESSIONS: u32 = 3;
     /// The first version with tables of the network.
     pub(crate) const TABLES: u32 = 4;
 

@@ -80,7 +80,7 @@ impl Client {
         if *session != stale {
             return Ok(());
         }
-        let next = session_of(self.version);
+        let next = new_session();
         let Versions { min: protocol_min, max: protocol_max } = self.versions;
         let request = wire::HelloRequest { protocol_min, protocol_max, session: next.clone() };
         let mut worker = self.worker.clone();
@@ -91,11 +91,8 @@ impl Client {
     }
 }
 
-/// A session that there never was before on this machine, where the protocol knows of any.
-fn session_of(version: u32) -> String {
-    if version < Versions::SESSIONS {
-        return String::new();
-    }
+/// A session that there never was before on this machine.
+fn new_session() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     format!("{pid}-{}-{count}", Timestamp::now().as_nanosecond())
@@ -173,7 +170,7 @@ impl Meeting<'_> {
         let hello = async {
             loop {
                 // One that went unanswered may be read later, and must not bring back a session that was in use.
-                let session = session_of(ours.max);
+                let session = new_session();
                 let request = wire::HelloRequest {
                     protocol_min: ours.min,
                     protocol_max: ours.max,
@@ -231,8 +228,6 @@ impl Meeting<'_> {
         } else {
             tracing::info!(group = self.group, pid, version, ?confinement, "a worker is ready");
         }
-        // A worker of a version without sessions has ignored it.
-        let session = if version >= Versions::SESSIONS { session } else { String::new() };
         let session = Arc::new(Mutex::new(session));
         let client =
             Client { worker, incarnation, pid, version, died: Arc::default(), versions: ours, session };

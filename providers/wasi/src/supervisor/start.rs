@@ -13,7 +13,6 @@
 
 use std::{
     collections::HashMap,
-    error::Error as _,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -22,7 +21,6 @@ use std::{
 use jiff::Timestamp;
 use kubewasm_host::exit::Exit;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 
 use super::{
     CALL, InstancePlace, Sighting, SupervisorError, WorkerFailure,
@@ -32,12 +30,7 @@ use super::{
     network,
     view::Dead,
 };
-use crate::{
-    instance::Instance,
-    protocol::{Versions, wire},
-    spec::InstanceSpec,
-    worker,
-};
+use crate::{instance::Instance, protocol::wire, spec::InstanceSpec, worker};
 
 /// Between two attempts to get an answer out of a worker that lives; longer and longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -192,7 +185,6 @@ impl Start {
 
     /// Asks, and waits for the answer for as long as the connection lives.
     async fn ask(&self, client: &mut Client, session: String) -> Answer {
-        let has_sessions = client.version >= Versions::SESSIONS;
         let request = wire::StartRequest { spec: Some((&self.spec).into()), session };
         let asked = client.worker.start(request);
         tokio::pin!(asked);
@@ -205,11 +197,8 @@ impl Start {
         };
         match answer {
             Ok(answer) => read(&self.spec.id, answer.into_inner()),
-            // With sessions, what the worker has to say is in its message.
-            Err(status) if has_sessions || status.source().is_some() => Answer::Lost(status),
-            // Before, who asks twice is told so at once.
-            Err(status) if status.code() == Code::Aborted => Answer::Lost(status),
-            Err(status) => Answer::Refused(super::of_status(status)),
+            // What the worker has to say is in its message.
+            Err(status) => Answer::Lost(status),
         }
     }
 

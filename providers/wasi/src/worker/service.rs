@@ -58,7 +58,7 @@ impl worker_server::Worker for Service {
         if self.versions.common(Versions { min: protocol_min, max: protocol_max }).is_none() {
             tracing::warn!(protocol_min, protocol_max, "an agent speaks no protocol version of ours");
         }
-        self.hosting.begin_session(self.session(session));
+        self.hosting.begin_session(session);
         Ok(Response::new(wire::HelloResponse {
             protocol_min: self.versions.min,
             protocol_max: self.versions.max,
@@ -74,9 +74,7 @@ impl worker_server::Worker for Service {
         request: Request<wire::StartRequest>,
     ) -> Result<Response<wire::StartResponse>, Status> {
         let wire::StartRequest { spec, session } = request.into_inner();
-        let session = self.session(session);
-        let (answers, spec) = (!session.is_empty(), InstanceSpec::try_from(spec.unwrap_or_default()));
-        let result = match spec {
+        let result = match InstanceSpec::try_from(spec.unwrap_or_default()) {
             Ok(spec) => {
                 let name = spec.name.clone();
                 let result = self.hosting.start(spec, &session).await;
@@ -88,12 +86,11 @@ impl worker_server::Worker for Service {
             Ok(instance) => {
                 Ok(Response::new(wire::StartResponse { instance: Some((&instance).into()), failure: None }))
             }
-            Err(error) if answers => {
+            Err(error) => {
                 let failure =
                     wire::StartFailure { kind: failure_kind(&error).into(), message: error.to_string() };
                 Ok(Response::new(wire::StartResponse { instance: None, failure: Some(failure) }))
             }
-            Err(error) => Err(status(&error)),
         }
     }
 
@@ -126,11 +123,10 @@ impl worker_server::Worker for Service {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (sender, receiver) = mpsc::channel(WATCH_BUFFER);
         let (hosting, end) = (self.hosting.clone(), self.end.clone());
-        let tells_starting = self.versions.max >= Versions::SESSIONS;
         tokio::spawn(async move {
             tokio::select! {
                 // Errs when the watcher has gone.
-                _ = tell(&hosting, &sender, tells_starting) => {}
+                _ = tell(&hosting, &sender) => {}
                 () = end.cancelled() => {}
             }
         });
@@ -194,25 +190,17 @@ impl worker_server::Worker for Service {
     }
 }
 
-impl Service {
-    /// The session of a request; a worker that speaks like one without sessions knows none.
-    fn session(&self, session: String) -> String {
-        if self.versions.max >= Versions::SESSIONS { session } else { String::new() }
-    }
-}
-
 /// Tells a watcher everything until it goes.
 async fn tell(
     hosting: &Hosting,
     to: &mpsc::Sender<Result<wire::WatchEvent, Status>>,
-    tells_starting: bool,
 ) -> Result<(), mpsc::error::SendError<Result<wire::WatchEvent, Status>>> {
     let event = |event| Ok(wire::WatchEvent { event: Some(event) });
     let starting = |id| event(Event::Starting(wire::Starting { id }));
     loop {
         let Picture { revision, starting: ids, instances, mut changes } = hosting.picture();
         to.send(event(Event::Reset(wire::Reset { revision }))).await?;
-        for id in ids.into_iter().filter(|_| tells_starting) {
+        for id in ids {
             to.send(starting(id)).await?;
         }
         for instance in &instances {
@@ -225,8 +213,7 @@ async fn tell(
                 () = to.closed() => return Ok(()),
             };
             match change {
-                Ok(Change::Starting(id)) if tells_starting => to.send(starting(id)).await?,
-                Ok(Change::Starting(_)) => {}
+                Ok(Change::Starting(id)) => to.send(starting(id)).await?,
                 Ok(Change::Changed(instance)) => to.send(event(Event::Changed((&instance).into()))).await?,
                 Ok(Change::Removed(id)) => to.send(event(Event::Removed(id))).await?,
                 // Too slow: begin again with a new picture.
@@ -253,7 +240,7 @@ fn status(error: &HostingError) -> Status {
     }
 }
 
-/// The same, for an agent that can read it.
+/// The same of a start.
 fn failure_kind(error: &HostingError) -> wire::StartFailureKind {
     match error {
         HostingError::Load(LoadError::Link(_)) => wire::StartFailureKind::Module,
