@@ -1,11 +1,12 @@
 // A WASI 0.2 component that does one thing with sockets, as its first argument says, and tells what came of it:
 //
 //   tcp-serve <address>:<port>    answers each connection with how it sees it, for ever
-//   tcp-ask <address>:<port>      connects, and prints the answer; or "refused <code>"
+//   tcp-ask <address>:<port>      connects, and prints the answer; or "refused <code>". Sends a third argument before
 //   tcp-bind <address>:<port>     prints what it is bound to, or "refused <code>"
 //   udp-serve <address>:<port>    answers each datagram with how it sees it, for ever
 //   udp-ask <address>:<port>      sends a datagram and prints the answer
 //   udp-ask-connected …           the same on a socket that is connected
+//   udp-ask-on …                  asks again when it is answered, on the same socket, for ever; udp-ask-on-connected …
 //
 // Addresses are written as 127.0.0.1:80 or as eight groups in brackets: [0:0:0:0:0:0:0:1]:80. Each line that it prints ends
 // what it has to say about one matter. A code is the position of the error in wasi:sockets' error-code.
@@ -288,7 +289,7 @@ static int32_t tcp_serve(Address address, int only_bind) {
     return 0;
 }
 
-static int32_t tcp_ask(Address address) {
+static int32_t tcp_ask(Address address, List question) {
     Handles socket, streams;
     Nothing done;
     ListResult answer;
@@ -309,6 +310,10 @@ static int32_t tcp_ask(Address address) {
     say(&line, "here ");
     say_view(&line, socket.handles[0]);
     print(&line);
+    if (question.size) {
+        Handles written;
+        write_stream(streams.handles[1], question.data, question.size, &written);
+    }
     read_stream(streams.handles[0], sizeof line.text, &answer);
     line.size = 0;
     say(&line, "there ");
@@ -389,28 +394,30 @@ static int32_t udp_serve(Address address) {
     }
 }
 
-static int32_t udp_ask(Address address, int connected) {
+static int32_t udp_ask(Address address, int connected, int on) {
     Handles streams;
     Address any;
     memset(&any, 0, sizeof any);
     any.is_v6 = address.is_v6;
     int32_t error = udp_open(any, connected ? &address : NULL, &streams);
-    Line line = {.size = 0};
-    say(&line, "?\n");
-    if (error < 0) {
-        error = send_one(streams.handles[1], &line, connected ? NULL : &address);
-    }
-    if (error >= 0) {
-        return refused((uint8_t)error);
-    }
-    Incoming *incoming = receive_one(streams.handles[0]);
-    line.size = 0;
-    say_address(&line, &incoming->remote);
-    say(&line, " says ");
-    for (size_t n = 0; n < incoming->data.size && line.size < sizeof line.text; n++) {
-        line.text[line.size++] = (char)incoming->data.data[n];
-    }
-    print(&line);
+    do {
+        Line line = {.size = 0};
+        say(&line, "?\n");
+        if (error < 0) {
+            error = send_one(streams.handles[1], &line, connected ? NULL : &address);
+        }
+        if (error >= 0) {
+            return refused((uint8_t)error);
+        }
+        Incoming *incoming = receive_one(streams.handles[0]);
+        line.size = 0;
+        say_address(&line, &incoming->remote);
+        say(&line, " says ");
+        for (size_t n = 0; n < incoming->data.size && line.size < sizeof line.text; n++) {
+            line.text[line.size++] = (char)incoming->data.data[n];
+        }
+        print(&line);
+    } while (on);
     return 0;
 }
 
@@ -439,16 +446,22 @@ EXPORT("run") int32_t run(void) {
         return tcp_serve(address, 1);
     }
     if (is(what, "tcp-ask")) {
-        return tcp_ask(address);
+        return tcp_ask(address, arguments.size > 3 ? ((List *)arguments.data)[3] : (List){0});
     }
     if (is(what, "udp-serve")) {
         return udp_serve(address);
     }
     if (is(what, "udp-ask")) {
-        return udp_ask(address, 0);
+        return udp_ask(address, 0, 0);
     }
     if (is(what, "udp-ask-connected")) {
-        return udp_ask(address, 1);
+        return udp_ask(address, 1, 0);
+    }
+    if (is(what, "udp-ask-on")) {
+        return udp_ask(address, 0, 1);
+    }
+    if (is(what, "udp-ask-on-connected")) {
+        return udp_ask(address, 1, 1);
     }
     return 1;
 }

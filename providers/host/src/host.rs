@@ -31,11 +31,11 @@ use crate::{
     kind::{Generation, ModuleKind},
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
-    network::{self, Network, NetworkTables, PodPorts},
+    network::{self, DeniedNetworks, Network, NetworkTables, PodPorts},
     plugin::{AnyPlugin, States},
     preview1,
     setup::{Preopen, PrepareError, Setup},
-    sockets::{self, GuestSockets},
+    sockets::{self, GuestSockets, Pod},
     stack::Stack,
     state::GuestState,
     stdin, stdio,
@@ -293,7 +293,7 @@ impl Host {
             descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
             has_volumes,
             lookups: self.lookups.of_guest(),
-            guest_sockets: sockets_of(network, pod_ports),
+            guest_sockets: self.sockets_of(network, denied_networks, pod_ports),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);
@@ -306,15 +306,23 @@ impl Host {
         let stack_advice = self.options.stack_advice;
         Ok(Guest { store, loaded, account, scheduler, stack_advice, _held: held })
     }
-}
 
-/// What a guest has of sockets.
-fn sockets_of(network: &Network, ports: Option<&Arc<PodPorts>>) -> GuestSockets {
-    match network {
-        Network::Pod(addresses) => {
-            GuestSockets::of_pod(addresses.clone(), ports.map_or_else(Arc::default, Arc::clone))
+    /// What a guest has of sockets.
+    fn sockets_of(
+        &self,
+        network: &Network,
+        denied: &DeniedNetworks,
+        ports: Option<&Arc<PodPorts>>,
+    ) -> GuestSockets {
+        match network {
+            Network::Pod(addresses) => GuestSockets::of_pod(Pod {
+                addresses: Arc::new(addresses.clone()),
+                ports: ports.map_or_else(Arc::default, Arc::clone),
+                denied: Arc::new(denied.clone()),
+                tables: Arc::clone(&self.tables),
+            }),
+            Network::Outgoing | Network::Host => GuestSockets::default(),
         }
-        Network::Outgoing | Network::Host => GuestSockets::default(),
     }
 }
 

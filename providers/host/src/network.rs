@@ -120,9 +120,7 @@ fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what
         Network::Pod(pod) => match what {
             TcpConnect | UdpSend | UdpReceive => {
                 let ip = address.ip();
-                let is_open =
-                    is_outside(ip) && !ip.to_canonical().is_multicast() && !denied.holds_network(ip);
-                pod.has(ip) || (is_open && !pod.is_anothers_loopback(ip))
+                pod.has(ip) || (is_open_to_pods(denied, ip) && !pod.is_anothers_loopback(ip))
             }
             // Nobody else's loopback, and never the wildcard, which would be everybody's.
             TcpBind | UdpBind | TcpListen => pod.has(address.ip()),
@@ -136,6 +134,12 @@ fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what
             TcpListen | TcpAccept => false,
         },
     }
+}
+
+/// Whether pods with addresses of their own reach an address beyond theirs. It is asked about where something goes, and
+/// about what the guest has named, which may be a Service's.
+pub(crate) fn is_open_to_pods(denied: &DeniedNetworks, ip: IpAddr) -> bool {
+    is_outside(ip) && !ip.to_canonical().is_multicast() && !denied.holds_network(ip)
 }
 
 /// The metadata service that is on no link: EC2's, by IPv6.

@@ -1,14 +1,15 @@
 //! The sockets of guests whose pod has addresses of its own (`wasi:sockets@0.2`).
 //!
 //! ```text
-//!   guest ─► start-bind, start-connect, stream, send ─► [PodAddresses] ─► wasmtime-wasi's sockets ─► kernel
-//!   guest ◄─ local-address, remote-address, receive ◄─ [PodAddresses] ◄──────────┘
+//!   guest ─► start-bind, start-connect, stream, send ─► [PodAddresses], [NetworkTables] ─► wasmtime-wasi's sockets ─► kernel
+//!   guest ◄─ local-address, remote-address, receive ◄─ [PodAddresses], what was chosen ◄──────────┘
 //! ```
 //!
 //! wasmtime-wasi asks whether an address may be used, and cannot use another one. So its functions are called with the
 //! addresses that the kernel has, and their answers are shown with those that the guest knows. What it asks
 //! ([`network`](crate::network)) is then about the kernel's addresses, so that nothing passes that was forgotten here.
-//! Guests without addresses of their own pass through.
+//! What is sent to an address of a Service goes to one of its endpoints, and the guest sees the Service. Guests without
+//! addresses of their own pass through.
 
 mod tcp;
 mod udp;
@@ -24,14 +25,14 @@ use wasmtime_wasi::p2::{SocketResult, bindings::sockets::network::ErrorCode};
 
 use crate::{
     network::{
-        PodAddresses, PodPorts,
+        DeniedNetworks, NetworkTables, PodAddresses, PodPorts, Refused, TransportProtocol, is_open_to_pods,
         pod::Binding,
         ports::{OpenPort, Transport},
     },
     state::GuestState,
 };
 
-/// Datagrams to the loopback whose answers come from elsewhere, of one socket: the newest are remembered.
+/// Datagrams whose answers come from elsewhere than they were sent to, of one socket: the newest are remembered.
 const REDIRECTED: usize = 64;
 
 /// The sockets of one guest.
@@ -45,9 +46,13 @@ pub(crate) struct GuestSockets {
 
 /// What a pod has.
 #[derive(Clone, Debug)]
-struct Pod {
-    addresses: Arc<PodAddresses>,
-    ports: Arc<PodPorts>,
+pub(crate) struct Pod {
+    pub(crate) addresses: Arc<PodAddresses>,
+    pub(crate) ports: Arc<PodPorts>,
+    /// What it does not reach.
+    pub(crate) denied: Arc<DeniedNetworks>,
+    /// What is known of the network that it is in.
+    pub(crate) tables: Arc<NetworkTables>,
 }
 
 /// What is remembered of a socket.
@@ -60,6 +65,9 @@ struct KnownSocket {
     bound: Option<(SocketAddr, Binding)>,
     /// Where its guest has connected it to.
     remote: Option<SocketAddr>,
+    /// That is an address of a Service, and it is one for datagrams: to the kernel it is not connected, so that it can go to
+    /// another endpoint when the one that was chosen is gone.
+    to_service: bool,
     /// It listens on all addresses.
     open: Option<OpenPort>,
     /// Where datagrams went, and where the guest had sent them.
@@ -86,6 +94,11 @@ impl KnownSocket {
         !bound_near || wanted.ip().is_loopback() || addresses.own.contains(&wanted.ip())
     }
 
+    /// Where the last datagram for `wanted` has gone that went elsewhere.
+    fn redirected_to(&self, wanted: SocketAddr) -> Option<SocketAddr> {
+        self.redirected.iter().find(|(_, known)| *known == wanted).map(|(actual, _)| *actual)
+    }
+
     /// Whom a datagram comes from, as the guest sees it.
     fn sender(&self, addresses: &PodAddresses, actual: SocketAddr) -> SocketAddr {
         let known = self.redirected.iter().find(|(known, _)| *known == actual);
@@ -106,8 +119,7 @@ impl KnownSocket {
 
 impl GuestSockets {
     /// Those of a guest whose pod has addresses of its own.
-    pub(crate) fn of_pod(addresses: PodAddresses, ports: Arc<PodPorts>) -> Self {
-        let pod = Pod { addresses: Arc::new(addresses), ports };
+    pub(crate) fn of_pod(pod: Pod) -> Self {
         Self { pod: Some(pod), known: HashMap::new() }
     }
 
@@ -136,10 +148,31 @@ impl GuestSockets {
 }
 
 impl Pod {
-    /// Where something for `wanted` goes.
-    fn destination(&self, tcp: bool, wanted: SocketAddr) -> Option<SocketAddr> {
-        let transport = Transport { tcp, v4: wanted.is_ipv4() };
-        self.addresses.destination(wanted, |port| self.ports.has(transport, port))
+    /// Where a connection to `wanted` goes, or a datagram for it.
+    fn destination(&self, tcp: bool, wanted: SocketAddr) -> Result<SocketAddr, ErrorCode> {
+        let ip = wanted.ip();
+        if ip.is_loopback() {
+            let transport = Transport { tcp, v4: wanted.is_ipv4() };
+            let mapped = self.addresses.destination(wanted, |port| self.ports.has(transport, port));
+            return mapped.ok_or(ErrorCode::RemoteUnreachable);
+        }
+        // What may not be reached by its name is no matter of Services: the refusal is wasmtime-wasi's question's.
+        let client = self.addresses.own_like(ip).filter(|_| is_open_to_pods(&self.denied, ip));
+        let Some(client) = client else { return Ok(wanted) };
+        let transport = if tcp { TransportProtocol::Tcp } else { TransportProtocol::Udp };
+        let destination = self.tables.destination(client, transport, wanted);
+        // What the network would lose fails at once, too, and otherwise than a refusal.
+        let code = |refused: Refused| {
+            if refused.is_lost() { ErrorCode::RemoteUnreachable } else { ErrorCode::ConnectionRefused }
+        };
+        destination.map_err(code)
+    }
+
+    /// Where a socket's datagram for `wanted` goes: where the last has gone, for as long as that answers for the Service.
+    fn next_destination(&self, socket: &KnownSocket, wanted: SocketAddr) -> Result<SocketAddr, ErrorCode> {
+        let known = socket.redirected_to(wanted);
+        let known = known.filter(|known| self.tables.is_endpoint(TransportProtocol::Udp, wanted, *known));
+        known.map_or_else(|| self.destination(false, wanted), Ok)
     }
 
     /// Takes note of a socket that listens on all addresses.

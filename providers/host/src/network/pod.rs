@@ -28,7 +28,8 @@ pub(crate) enum Binding {
 }
 
 impl PodAddresses {
-    fn own_like(&self, like: IpAddr) -> Option<IpAddr> {
+    /// The pod's own address of the same family.
+    pub(crate) fn own_like(&self, like: IpAddr) -> Option<IpAddr> {
         self.own.iter().copied().find(|own| own.is_ipv4() == like.is_ipv4())
     }
 

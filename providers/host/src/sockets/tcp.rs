@@ -96,11 +96,11 @@ async fn start_connect(
         return state.sockets().start_connect(socket, network, address);
     };
     let wanted = SocketAddr::from(address);
-    let actual = pod.destination(true, wanted).ok_or(ErrorCode::RemoteUnreachable)?;
     let known = state.guest_sockets.known(socket.rep());
     if !known.lock().reaches(&pod.addresses, wanted) {
         return Err(ErrorCode::RemoteUnreachable.into());
     }
+    let actual = pod.destination(true, wanted)?;
     let is_bound = known.lock().bound.is_some();
     if !is_bound {
         let source = pod.addresses.source(wanted).ok_or(ErrorCode::RemoteUnreachable)?;

@@ -20,7 +20,7 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Binding, Pod, answer};
+use super::{Binding, KnownSocket, Pod, answer};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/udp@0.2.12";
@@ -129,15 +129,17 @@ async fn stream(
         return Err(ErrorCode::RemoteUnreachable.into());
     }
     let actual = match wanted {
-        Some(wanted) => Some(pod.destination(false, wanted).ok_or(ErrorCode::RemoteUnreachable)?),
+        Some(wanted) => Some(pod.next_destination(&known.lock(), wanted)?),
         None => None,
     };
-    let (incoming, outgoing) = state.sockets().stream(socket, actual.map(Into::into)).await?;
+    let to_service = actual != wanted && wanted.is_some_and(|wanted| !wanted.ip().is_loopback());
+    let connected = actual.filter(|_| !to_service).map(Into::into);
+    let (incoming, outgoing) = state.sockets().stream(socket, connected).await?;
     {
         let mut known = known.lock();
-        known.remote = wanted;
+        (known.remote, known.to_service) = (wanted, to_service);
         if let (Some(actual), Some(wanted)) = (actual, wanted)
-            && actual.ip() != wanted.ip()
+            && actual != wanted
         {
             known.redirect(actual, wanted);
         }
@@ -156,9 +158,18 @@ fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocke
 }
 
 fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let wanted = state.guest_sockets.get(socket.rep()).and_then(|known: Arc<_>| known.lock().remote);
-    let remote = state.sockets().remote_address(socket)?;
-    Ok(wanted.map_or(remote, Into::into))
+    let known = state.guest_sockets.get(socket.rep());
+    let (wanted, to_service) = known.map_or((None, false), |known: Arc<_>| {
+        let known = known.lock();
+        (known.remote, known.to_service)
+    });
+    match wanted {
+        Some(wanted) if to_service => Ok(wanted.into()),
+        wanted => {
+            let remote = state.sockets().remote_address(socket)?;
+            Ok(wanted.map_or(remote, Into::into))
+        }
+    }
 }
 
 fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<Vec<IncomingDatagram>> {
@@ -168,6 +179,10 @@ fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<
         let known = known.lock();
         for datagram in &mut datagrams {
             datagram.remote_address = known.sender(&addresses, datagram.remote_address.into()).into();
+        }
+        if let Some(remote) = known.remote.filter(|_| known.to_service) {
+            // The kernel takes those of others in: to it, the socket is not connected.
+            datagrams.retain(|datagram| SocketAddr::from(datagram.remote_address) == remote);
         }
     }
     Ok(datagrams)
@@ -181,21 +196,41 @@ fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagra
     if datagrams.is_empty() {
         return state.sockets().send(stream, datagrams);
     }
-    let mut translated = Vec::with_capacity(datagrams.len());
+    let (mut translated, mut failure) = (Vec::with_capacity(datagrams.len()), None);
     for mut datagram in datagrams {
-        if let Some(wanted) = datagram.remote_address.map(SocketAddr::from) {
-            let mut known = known.lock();
-            let actual = pod.destination(false, wanted).filter(|_| known.reaches(&pod.addresses, wanted));
-            let Some(actual) = actual else { break };
-            if actual.ip() != wanted.ip() {
-                known.redirect(actual, wanted);
+        let to = destination(&pod, &mut known.lock(), datagram.remote_address.map(SocketAddr::from));
+        match to {
+            Ok(to) => datagram.remote_address = to.map(Into::into),
+            Err(code) => {
+                failure = Some(code);
+                break;
             }
-            datagram.remote_address = Some(actual.into());
         }
         translated.push(datagram);
     }
-    if translated.is_empty() {
-        return Err(ErrorCode::RemoteUnreachable.into());
+    match failure {
+        Some(code) if translated.is_empty() => Err(code.into()),
+        _ => state.sockets().send(stream, translated),
     }
-    state.sockets().send(stream, translated)
+}
+
+/// Where a datagram goes of which the guest wants this; nowhere else than its socket is connected to, where it wants nothing.
+fn destination(
+    pod: &Pod,
+    socket: &mut KnownSocket,
+    wanted: Option<SocketAddr>,
+) -> Result<Option<SocketAddr>, ErrorCode> {
+    let service = socket.remote.filter(|_| socket.to_service);
+    if service.is_some() && wanted.is_some() && wanted != service {
+        return Err(ErrorCode::InvalidArgument);
+    }
+    let Some(wanted) = wanted.or(service) else { return Ok(None) };
+    if !socket.reaches(&pod.addresses, wanted) {
+        return Err(ErrorCode::RemoteUnreachable);
+    }
+    let actual = pod.next_destination(socket, wanted)?;
+    if actual != wanted {
+        socket.redirect(actual, wanted);
+    }
+    Ok(Some(actual))
 }

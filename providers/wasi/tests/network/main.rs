@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod services;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;

@@ -5,17 +5,20 @@ use std::{
     io::{self, Read as _},
     net::{IpAddr, SocketAddr, TcpStream},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
-use kubewasm_kubelet::runtime::{ContainerSpec, ContainerState, Presence, Runtime as _};
+use kubewasm_kubelet::runtime::{
+    ContainerSpec, ContainerState, Presence, Runtime as _, ServiceRoutes, ServiceTable,
+};
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_network::{Namespace, PodNetwork};
 use kubewasm_wasi::provider::{WasiOptions, WasiRuntime};
 
 use super::support::{self, until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const RANGES: [&str; 2] = ["10.244.1.0/24", "fd00:10::/64"];
 
 /// Runs a test on a node of its own. Its address is 192.0.2.1.
@@ -78,6 +81,12 @@ impl Node {
         std::fs::write(&guest, kubewasm_tests::guests::guest("sockets-0.2.c").await.unwrap()).unwrap();
         runtime.pull(&guest.display().to_string(), &[]).await.unwrap();
         Self { dir, runtime, guest }
+    }
+
+    /// Makes these the Services of the cluster.
+    pub(crate) fn set_services(&self, services: &[(&str, ServiceRoutes)]) {
+        let services = services.iter().map(|(key, routes)| ((*key).to_owned(), Arc::new(routes.clone())));
+        self.runtime.set_services(&Arc::new(ServiceTable { services: services.collect() }));
     }
 
     fn log(&self, id: &str) -> PathBuf {
@@ -147,7 +156,8 @@ impl Node {
         self.runtime.start(&spec).await.unwrap();
     }
 
-    fn printed(&self, id: &str) -> Vec<String> {
+    /// The lines that a container has printed.
+    pub(crate) fn printed(&self, id: &str) -> Vec<String> {
         let log = std::fs::read_to_string(self.log(id)).unwrap_or_default();
         log.lines().filter_map(|line| Some(line.splitn(4, ' ').nth(3)?.to_owned())).collect()
     }
