@@ -16,6 +16,7 @@ use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     node::v1::RuntimeClass,
 };
+use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,8 +43,9 @@ use crate::{
         volumes::{self, Memory},
     },
     registry_auth::NodeCredentials,
-    runtime::Runtime,
+    runtime::{Runtime, ServiceTable},
     server::{self, Ports, Server},
+    services::{Follower, FollowerParts, ServicesMode},
     static_pods::{FileSource, Mirrors},
 };
 
@@ -118,6 +120,7 @@ pub struct Agent {
     facts: watch::Sender<NodeFacts>,
     view: watch::Sender<NodeView>,
     services: Mirror<Service>,
+    services_follower: Follower,
     runtime_classes: Mirror<RuntimeClass>,
 }
 
@@ -175,11 +178,17 @@ impl Agent {
         let (facts, node_facts) = watch::channel(NodeFacts {
             hostname: config.hostname.clone(),
             cluster_domain: config.kubelet.cluster_domain.clone(),
-            host_ips: addresses,
+            host_ips: addresses.clone(),
             ..NodeFacts::default()
         });
         let (view, admission) =
             watch::channel(NodeView { sysctls: config.allowed_sysctls.clone(), ..NodeView::default() });
+        let services_follower = Follower::new(FollowerParts {
+            services: all_services.clone(),
+            node: handle.node(),
+            node_name: config.node_name.clone(),
+            addresses: addresses.clone(),
+        });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
         let addresses =
@@ -232,6 +241,7 @@ impl Agent {
             facts,
             view,
             services,
+            services_follower,
             runtime_classes,
         })
     }
@@ -267,7 +277,12 @@ impl Agent {
             node: self.handle.node(),
             required: self.config.requires_pod_network,
         };
-        tasks.spawn(stop_at(cancel.clone(), decision.run()));
+        let (client, shared) = (self.connection.client(), Arc::clone(&self.shared));
+        let services = follow_services(self.config.services, self.services_follower, client, shared);
+        tasks.spawn(stop_at(cancel.clone(), async move {
+            decision.run().await;
+            services.await;
+        }));
         tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));
@@ -294,6 +309,18 @@ impl Agent {
         }
         tasks.close();
         tasks.wait().await;
+    }
+}
+
+/// Keeps the runtime's table of Services up to date, where pods have addresses of their own.
+async fn follow_services(mode: ServicesMode, follower: Follower, client: Client, shared: Arc<Shared>) {
+    match mode {
+        ServicesMode::Auto if shared.addresses.are_own() => {
+            follower.run(client, |table| shared.runtime.set_services(table)).await;
+        }
+        ServicesMode::Auto => {}
+        // Workers of an earlier agent may know some.
+        ServicesMode::Off => shared.runtime.set_services(&Arc::new(ServiceTable::default())),
     }
 }
 

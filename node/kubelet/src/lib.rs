@@ -33,5 +33,6 @@ pub mod registry_auth;
 pub mod retry;
 pub mod runtime;
 pub mod server;
+pub mod services;
 pub mod static_pods;
 mod supply;

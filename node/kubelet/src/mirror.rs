@@ -29,6 +29,11 @@ impl<K: Resource<DynamicType = ()> + Clone + 'static> Mirrored<K> {
     pub fn store(&self) -> Option<&Store<K>> {
         self.ready.borrow().then_some(&self.store)
     }
+
+    /// Told of every change, once all objects have been read.
+    pub(crate) fn changes(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
 }
 
 impl<K: Resource<DynamicType = ()> + Clone + 'static> Debug for Mirrored<K> {
@@ -70,10 +75,11 @@ where
         let mut stream = std::pin::pin!(reflector::reflector(writer, stream));
         while let Some(event) = stream.next().await {
             match event {
-                Ok(watcher::Event::InitDone) => {
+                // Those who follow changes are told of the same value again.
+                Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)) => {
                     ready.send_replace(true);
                 }
-                Ok(_) => {}
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
                 Err(error) => {
                     let error = explain_watch(&error);
                     tracing::warn!(error, "the watch of {} was interrupted", K::plural(&()));

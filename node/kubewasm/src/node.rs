@@ -10,6 +10,7 @@ use kubewasm_kubelet::{
     config::{Config, Flags, secret_files},
     node::{Machine, allocatable_memory},
     quantity,
+    services::ServicesMode,
 };
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
@@ -117,6 +118,11 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "CIDR", default_values = ["10.0.0.0/8", "fd00::/8"])]
     cluster_network: Vec<IpNet>,
 
+    /// Whether pods with addresses of their own reach Services without a kube-proxy on this machine: `auto`, if this node may
+    /// read EndpointSlices (ClusterRole system:node-proxier); `off`, not.
+    #[arg(long, value_name = "auto|off", default_value_t)]
+    services: ServicesMode,
+
     /// A CredentialProviderConfig (kubelet.config.k8s.io/v1), or a directory of such files: programs that have
     /// credentials for registries.
     #[arg(long, value_name = "PATH", requires = "image_credential_provider_bin_dir")]
@@ -217,6 +223,7 @@ fn flags(args: NodeArgs) -> Flags {
         home_dir: std::env::home_dir(),
         allow_host_path: args.allow_host_path,
         requires_pod_network: args.network == NetworkMode::Pod,
+        services: args.services,
         room_for_pods: u32::try_from(capacity::guests()).ok(),
     }
 }

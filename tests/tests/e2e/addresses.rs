@@ -163,7 +163,7 @@ async fn a_pod_waits_while_no_address_is_free() {
 
 /// Ends what runs, and takes away what an agent that ends leaves for the next: the node's last route, and its table of the
 /// packet filter.
-async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &str) {
+pub(crate) async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &str) {
     for name in left {
         pods.api().delete(name, &DeleteParams::default().grace_period(1)).await.unwrap();
         pods.gone(name).await;

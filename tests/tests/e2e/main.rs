@@ -43,6 +43,7 @@ mod restarts;
 mod root_fs;
 mod run_command;
 mod scale;
+mod services;
 mod sidecars;
 mod static_pods;
 mod status;

@@ -41,6 +41,7 @@ use crate::{
     },
     quantity,
     registry_auth::CredentialProviders,
+    services::ServicesMode,
 };
 
 /// Where the node keeps everything when it is not told otherwise.
@@ -117,6 +118,8 @@ pub struct Flags {
     pub allow_host_path: Vec<PathBuf>,
     /// Pods have addresses of their own, or none: `--network=pod`.
     pub requires_pod_network: bool,
+    /// `--services`
+    pub services: ServicesMode,
     /// Pods that the provider has room for on this machine: what `maxPods` is when nobody says. `None` is
     /// upstream's 110.
     pub room_for_pods: Option<u32>,
@@ -151,6 +154,8 @@ pub struct Config {
     pub image_verification: ImageVerification,
     /// Pods have addresses of their own, or none; otherwise the node's, where it is given no range.
     pub requires_pod_network: bool,
+    /// Whether pods with addresses of their own are taken to the endpoints of Services.
+    pub services: ServicesMode,
     /// `podCIDR`, read.
     pub pod_ranges: Vec<IpNet>,
     /// `config.json` files with credentials for registries; the first one that exists counts.
@@ -269,6 +274,7 @@ impl Config {
             kubeconfig: flags.kubeconfig.clone(),
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             requires_pod_network: flags.requires_pod_network,
+            services: flags.services,
             pod_ranges: pod_ranges::read(&kubelet.pod_cidr)
                 .map_err(|message| ConfigError::Invalid(format!("podCIDR: {message}")))?,
             kubelet,

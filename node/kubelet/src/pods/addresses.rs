@@ -79,6 +79,11 @@ impl PodAddresses {
         matches!(*self.plan(), Plan::Undecided)
     }
 
+    /// Pods have addresses of their own.
+    pub(crate) fn are_own(&self) -> bool {
+        matches!(*self.plan(), Plan::Own(_))
+    }
+
     /// What a pod has for its own: its slot, and its addresses.
     pub(super) fn held_by(&self, uid: &str) -> Option<(u32, Vec<IpAddr>)> {
         match &*self.plan() {
