@@ -138,7 +138,9 @@ impl ServiceTable {
         transport: TransportProtocol,
         wanted: SocketAddr,
     ) -> Result<Option<Arc<ServiceRule>>, Refused> {
-        match self.at.get(&(transport, wanted)).and_then(|candidates| candidates.first()) {
+        // Of IPv6, without what a guest may say of flow and scope.
+        let at = SocketAddr::new(wanted.ip(), wanted.port());
+        match self.at.get(&(transport, at)).and_then(|candidates| candidates.first()) {
             Some(candidate) => Ok(Some(Arc::clone(&candidate.rule))),
             None if self.cluster_ips.contains_key(&wanted.ip()) => Err(Refused::NoPort),
             None => Ok(None),
@@ -153,7 +155,9 @@ impl ServiceTable {
             for address in &rule.at {
                 let is_external = !cluster_ips.contains(&address.ip());
                 let candidate = Candidate { is_external, key: Arc::clone(&key), rule: Arc::clone(rule) };
-                let candidates = self.at.entry((rule.transport, *address)).or_default();
+                // It is almost always the only one.
+                let candidates = self.at.entry((rule.transport, *address));
+                let candidates = candidates.or_insert_with(|| Vec::with_capacity(1));
                 candidates.push(candidate);
                 candidates.sort_by(|a, b| (a.is_external, &a.key).cmp(&(b.is_external, &b.key)));
             }

@@ -94,7 +94,8 @@ impl NetworkTables {
         let endpoints = rule.endpoints()?;
         let choose = || endpoints[rand::random_range(0..endpoints.len())];
         let Some(timeout) = rule.affinity else { return Ok(choose()) };
-        let (key, now) = ((client, transport, wanted), Instant::now());
+        let at = SocketAddr::new(wanted.ip(), wanted.port());
+        let (key, now) = ((client, transport, at), Instant::now());
         let mut affinities = self.affinities();
         let endpoint = affinities.find(&key, now).filter(|known| endpoints.contains(known));
         let endpoint = endpoint.unwrap_or_else(choose);

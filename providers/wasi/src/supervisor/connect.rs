@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     cgroup::Cgroup,
+    isolation::domain_of,
     protocol::{
         Versions,
         wire::{self, worker_client::WorkerClient},
@@ -269,6 +270,10 @@ impl Meeting<'_> {
     /// Hands the worker the tables of the network, before anything is started in it, and goes on doing so.
     async fn tell_tables(&self, client: &Client) -> Result<Option<AbortOnDropHandle<()>>, GroupError> {
         if client.version < Versions::TABLES {
+            // Where pods have the node's address, they are nobody's to know.
+            if domain_of(self.group).is_none() {
+                return Ok(None);
+            }
             tracing::info!(
                 group = self.group,
                 pid = client.pid,

@@ -252,6 +252,8 @@ fn datagrams_stay_with_their_endpoint_while_it_is_there() {
             assert!(lines[1..].iter().all(|line| line.starts_with("10.96.0.53:53 says ")), "{lines:?}");
             assert!(!lines.iter().any(|line| line.contains("stranger")), "{lines:?}");
             assert_eq!(lines[lines.len() - 2], "10.96.0.53:53 says last");
+            // It asks on.
+            node.remove(id, slot).await;
         }
     });
 }

@@ -65,6 +65,16 @@ fn every_endpoint_is_chosen_and_nothing_else() {
     assert!(!tables.is_endpoint(Tcp, at("10.96.0.9:80"), at("10.0.0.4:80")));
 }
 
+/// A guest may name a flow with an address of IPv6, which is no part of whose it is.
+#[test]
+fn a_service_is_found_whatever_the_flow() {
+    let tables =
+        tables(vec![service("ns/web", "fd00:96::9", vec![rule(&["[fd00:96::9]:80"], &["[fd00:10::1]:80"])])]);
+    let wanted = std::net::SocketAddrV6::new("fd00:96::9".parse().unwrap(), 80, 7, 0);
+    let found = tables.destination("fd00:10::7".parse().unwrap(), Tcp, wanted.into());
+    assert_eq!(found, Ok(at("[fd00:10::1]:80")));
+}
+
 #[test]
 fn there_are_reasons_for_a_refusal() {
     let node_only = ServiceRule { node_only: true, ..rule(&["10.96.0.9:81"], &[]) };
