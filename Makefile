@@ -52,6 +52,7 @@ test-build:
 test-tools: setup
 	@tests/cosign/build.sh >/dev/null
 	@tests/tools/oras/build.sh >/dev/null
+	@tests/tools/kube-proxy/build.sh >/dev/null
 	@tests/tools/wkg/build.sh >/dev/null
 	@scripts/moto.sh
 

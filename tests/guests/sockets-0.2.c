@@ -1,6 +1,7 @@
 // A WASI 0.2 component that does one thing with sockets, as its first argument says, and tells what came of it:
 //
 //   tcp-serve <address>:<port>    answers each connection with how it sees it, for ever
+//   http-serve <address>:<port>   the same as an answer to a request; after "GET /fail" as an error, until "GET /heal"
 //   tcp-ask <address>:<port>      connects, and prints the answer; or "refused <code>". Sends a third argument before
 //   tcp-bind <address>:<port>     prints what it is bound to, or "refused <code>"
 //   udp-serve <address>:<port>    answers each datagram with how it sees it, for ever
@@ -244,7 +245,29 @@ static void say_view(Line *line, int32_t socket) {
     say(line, "\n");
 }
 
-static int32_t tcp_serve(Address address, int only_bind) {
+static int begins(List text, const char *words) {
+    size_t n = 0;
+    while (n < text.size && words[n] && text.data[n] == (uint8_t)words[n]) {
+        n++;
+    }
+    return !words[n];
+}
+
+// Reads a request, and says how it is answered; what it asks for may be that the next ones fail.
+static void say_status(Line *line, int32_t request, int *failing) {
+    ListResult read;
+    read_stream(request, sizeof line->text, &read);
+    if (!read.failed && begins(read.list, "GET /fail")) {
+        *failing = 1;
+    }
+    if (!read.failed && begins(read.list, "GET /heal")) {
+        *failing = 0;
+    }
+    say(line, *failing ? "HTTP/1.0 503 Service Unavailable\r\n\r\n" : "HTTP/1.0 200 OK\r\n\r\n");
+}
+
+static int32_t tcp_serve(Address address, int only_bind, int http) {
+    int failing = 0;
     Handles socket;
     Nothing done;
     tcp_create(address.is_v6, &socket);
@@ -280,6 +303,9 @@ static int32_t tcp_serve(Address address, int only_bind) {
             continue;
         }
         Line line = {.size = 0};
+        if (http) {
+            say_status(&line, accepted.handles[1], &failing);
+        }
         say_view(&line, accepted.handles[0]);
         write_stream(accepted.handles[2], line.text, line.size, &written);
         input_drop(accepted.handles[1]);
@@ -440,10 +466,13 @@ EXPORT("run") int32_t run(void) {
     List what = ((List *)arguments.data)[1];
     Address address = parse(((List *)arguments.data)[2]);
     if (is(what, "tcp-serve")) {
-        return tcp_serve(address, 0);
+        return tcp_serve(address, 0, 0);
+    }
+    if (is(what, "http-serve")) {
+        return tcp_serve(address, 0, 1);
     }
     if (is(what, "tcp-bind")) {
-        return tcp_serve(address, 1);
+        return tcp_serve(address, 1, 0);
     }
     if (is(what, "tcp-ask")) {
         return tcp_ask(address, arguments.size > 3 ? ((List *)arguments.data)[3] : (List){0});

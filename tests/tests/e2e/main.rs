@@ -51,3 +51,4 @@ mod storm;
 mod suite;
 mod volumes;
 mod workers;
+mod world;

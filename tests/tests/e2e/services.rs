@@ -8,7 +8,7 @@ use std::{
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Node as NodeObject, Pod, Service},
-    discovery::v1::EndpointSlice,
+    discovery::v1::{Endpoint, EndpointSlice},
     rbac::v1::ClusterRoleBinding,
 };
 use kube::{
@@ -48,18 +48,7 @@ impl Web<'_> {
         let deployments = Api::<Deployment>::namespaced(self.client.clone(), self.namespace);
         let patch = Patch::Merge(json!({ "spec": { "replicas": replicas } }));
         deployments.patch("web", &PatchParams::default(), &patch).await.unwrap();
-        let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), self.namespace);
-        let of_web = ListParams::default().labels("kubernetes.io/service-name=web");
-        wait::until(&format!("{replicas} endpoints"), SOON, async || {
-            let slices = slices.list(&of_web).await.map_err(|error| error.to_string())?.items;
-            let all: Vec<_> =
-                slices.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default()).collect();
-            let are_ready = all.iter().all(|e| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true)));
-            let addresses: BTreeSet<IpAddr> = all.iter().map(|e| e.addresses[0].parse().unwrap()).collect();
-            if are_ready && addresses.len() == replicas { Ok(addresses) } else { Err(format!("{all:?}")) }
-        })
-        .await
-        .unwrap()
+        only_endpoints(self.client, self.namespace, "web", replicas).await
     }
 
     /// What a pod of the node prints that asks at an address; before the node knows it as a Service's, perhaps nothing.
@@ -112,8 +101,35 @@ impl Web<'_> {
     }
 }
 
+/// Waits until a Service has so many endpoints, all of which are ready.
+async fn only_endpoints(client: &Client, namespace: &str, service: &str, count: usize) -> BTreeSet<IpAddr> {
+    endpoints(client, namespace, service, |ready, others| ready.len() == count && others == 0).await
+}
+
+/// Waits until the endpoints of a Service are as they should be: those that are ready, and how many are not.
+pub(crate) async fn endpoints(
+    client: &Client,
+    namespace: &str,
+    service: &str,
+    are_right: impl Fn(&BTreeSet<IpAddr>, usize) -> bool,
+) -> BTreeSet<IpAddr> {
+    let slices = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+    let of_service = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+    wait::until(&format!("the endpoints of {service}"), SOON, async || {
+        let slices = slices.list(&of_service).await.map_err(|error| error.to_string())?.items;
+        let all: Vec<_> = slices.into_iter().flat_map(|slice| slice.endpoints.unwrap_or_default()).collect();
+        let is_ready = |e: &&Endpoint| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
+        let ready: BTreeSet<IpAddr> =
+            all.iter().filter(is_ready).map(|e| e.addresses[0].parse().unwrap()).collect();
+        let others = all.iter().filter(|endpoint| !is_ready(endpoint)).count();
+        if are_right(&ready, others) { Ok(ready) } else { Err(format!("{all:?}")) }
+    })
+    .await
+    .unwrap()
+}
+
 /// Lets a node read what kube-proxies read.
-async fn allow(client: &Client, node: &str) -> String {
+pub(crate) async fn allow(client: &Client, node: &str) -> String {
     let name = format!("services-of-{node}");
     let binding = json!({
         "metadata": { "name": name },
