@@ -26,6 +26,7 @@ use crate::{
     eviction::{EvictionDesk, Watcher, WatcherParts},
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
+    network_readiness::NetworkReadiness,
     node::{self, address},
     pod_ranges,
     pods::{
@@ -191,8 +192,13 @@ impl Agent {
         });
         let cluster = Cluster::new(client, all_services, all_runtime_classes);
         let volumes = Volumes::new(&cluster, volume_settings(&config));
-        let addresses =
-            if runtime.has_pod_network() { PodAddresses::undecided() } else { PodAddresses::shared() };
+        let addresses = if runtime.has_sandboxes() {
+            PodAddresses::of_sandboxes()
+        } else if runtime.has_pod_network() {
+            PodAddresses::undecided()
+        } else {
+            PodAddresses::shared()
+        };
         let shared = Arc::new(Shared {
             runtime,
             api: Arc::new(cluster),
@@ -261,6 +267,10 @@ impl Agent {
         tasks.spawn(self.upkeep.run(cancel.clone()));
         tasks.spawn(self.server.run(cancel.clone()));
         let expected = self.node.expected();
+        if self.shared.runtime.has_sandboxes() {
+            let readiness = NetworkReadiness::new(Arc::clone(&self.shared.runtime), self.handle.clone());
+            tasks.spawn(stop_at(cancel.clone(), readiness.run()));
+        }
         tasks.spawn(self.node.run(cancel.clone()));
         tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
         tasks.spawn(stop_at(cancel.clone(), self.runtime_classes.run(self.connection.client())));

@@ -25,6 +25,7 @@ pub mod identity;
 pub mod logs;
 mod lru;
 mod mirror;
+mod network_readiness;
 pub mod node;
 mod pod_ranges;
 pub mod pods;

@@ -10,6 +10,7 @@
 //! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
 //! written off.
 
+mod sandbox;
 mod service_table;
 
 use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable, ServiceTransport};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
@@ -180,6 +182,40 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// endpoint. Before the first word, they reach whatever they reached before. Level-triggered: the newest table counts,
     /// and reaches what runs in its own time; what is started from now on has it, or a newer one, from the beginning.
     fn set_services(&self, _services: &Arc<ServiceTable>) {}
+
+    /// Each pod has a network of its own that is made before anything of the pod begins, by [`Runtime::set_up_sandbox`];
+    /// [`Runtime::has_pod_network`] is false then.
+    fn has_sandboxes(&self) -> bool {
+        false
+    }
+
+    /// What keeps pods from getting networks of their own at present, as a container runtime says it. Asks whoever
+    /// makes them, which may take a while.
+    async fn sandbox_problem(&self) -> Option<String> {
+        None
+    }
+
+    /// Makes the network of a pod, or finds the one that it has. A container of the pod comes after it. Dropping the
+    /// future does not end what was begun.
+    ///
+    /// # Errors
+    /// [`SandboxError`]; try again.
+    async fn set_up_sandbox(&self, _sandbox: &PodSandbox) -> Result<SandboxAddresses, SandboxError> {
+        Err(SandboxError::Failed("this provider makes no networks for pods".into()))
+    }
+
+    /// Takes away the network of a pod of which nothing runs any more, if there is anything of one.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; try again.
+    async fn tear_down_sandbox(&self, _pod_uid: &str) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// UIDs of the pods that have a network of their own, or of which there may be something of one.
+    fn sandboxes(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.

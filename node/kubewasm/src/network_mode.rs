@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, path::Path, str::FromStr};
 
 use anyhow::Context as _;
+use kubewasm_cni::{SandboxOptions, Sandboxes};
 use kubewasm_network::PodNetwork;
 
 /// Whose addresses pods have.
@@ -13,7 +14,8 @@ pub(crate) enum NetworkMode {
     Auto,
     /// Their own.
     Pod,
-    /// Those that the cluster's own plugins give them.
+    /// Those that the cluster's own plugins give them. Has to be asked for: that plugins are there does not say that their
+    /// network works on this machine.
     Cni,
     /// The node's.
     Host,
@@ -41,15 +43,30 @@ fn is_local(text: &str) -> bool {
 }
 
 impl NetworkMode {
-    /// Whether pods can have addresses of their own, on a node with this root directory. Says what was chosen and why.
+    /// Where CNI plugins and their configuration are, if they are to make the networks of pods. Warns of those that they
+    /// have made before, where they are not to any more.
+    pub(crate) async fn sandboxes(self, options: SandboxOptions) -> anyhow::Result<Option<SandboxOptions>> {
+        if self == Self::Cni {
+            let checked = Sandboxes::check(&options).await;
+            checked.with_context(|| format!("--network=cni cannot be had here; {NEEDS}"))?;
+            return Ok(Some(options));
+        }
+        if std::fs::read_dir(&options.state_dir).is_ok_and(|mut entries| entries.next().is_some()) {
+            tracing::warn!(
+                dir = %options.state_dir.display(),
+                "pods have networks that CNI plugins have made; start the node with --network=cni once more, and drain it, to \
+                 have them removed"
+            );
+        }
+        Ok(None)
+    }
+
+    /// Whether pods can have addresses of their own from the Node's podCIDR, on a node with this root directory. Says what
+    /// was chosen and why.
     pub(crate) async fn has_pod_addresses(self, root: &Path) -> anyhow::Result<bool> {
         let check = || async { PodNetwork::check(&root.display().to_string()).await };
         match self {
-            Self::Host => Ok(false),
-            Self::Cni => anyhow::bail!(
-                "--network=cni: this version runs no CNI plugins; use --network=pod for addresses from the Node's podCIDR, \
-                 or --network=host for the node's own"
-            ),
+            Self::Host | Self::Cni => Ok(false),
             Self::Pod => {
                 let checked = check().await;
                 checked.with_context(|| format!("--network=pod cannot be had here; {NEEDS}"))?;
@@ -157,8 +174,16 @@ mod tests {
         let has = async |mode: NetworkMode| {
             mode.has_pod_addresses(Path::new("/nonexistent")).await.map_err(|error| error.to_string())
         };
-        let error = has(NetworkMode::Cni).await.err().unwrap_or_default();
-        assert!(error.contains("--network=pod") && error.contains("--network=host"), "{error}");
-        assert_eq!(has(NetworkMode::Host).await, Ok(false));
+        assert_eq!((has(NetworkMode::Host).await, has(NetworkMode::Cni).await), (Ok(false), Ok(false)));
+        let options = SandboxOptions {
+            namespaces_dir: "/proc/nonexistent".into(),
+            ..SandboxOptions::new("/nonexistent/cni")
+        };
+        for mode in [NetworkMode::Auto, NetworkMode::Pod, NetworkMode::Host] {
+            assert_eq!(mode.sandboxes(options.clone()).await.ok(), Some(None));
+        }
+        let error = NetworkMode::Cni.sandboxes(options).await.err().map(|error| error.to_string());
+        let error = error.unwrap_or_default();
+        assert!(error.contains("--network=cni cannot be had here; run the node as root"), "{error}");
     }
 }

@@ -4,6 +4,7 @@ use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use ipnet::IpNet;
+use kubewasm_cni::SandboxOptions;
 use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
@@ -109,9 +110,19 @@ pub(crate) struct NodeArgs {
     deny_network: Vec<DeniedNetwork>,
 
     /// Whose addresses pods have: `pod`, their own, from the Node's podCIDR; `host`, the node's; `auto`, their own where this
-    /// process has the rights for it and the Node is given a podCIDR.
+    /// process has the rights for it and the Node is given a podCIDR; `cni`, those that the CNI plugins of --cni-conf-dir
+    /// give them.
     #[arg(long, value_name = "auto|pod|cni|host", default_value_t)]
     network: NetworkMode,
+
+    /// Where the configuration of CNI plugins is, for --network=cni: the first .conflist, .conf or .json by name.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    cni_conf_dir: PathBuf,
+
+    /// Where CNI plugins are, for --network=cni. May be repeated, or several with colons between them; the first that has
+    /// a plugin counts.
+    #[arg(long, value_name = "DIR", value_delimiter = ':', default_values = ["/opt/cni/bin"])]
+    cni_bin_dir: Vec<PathBuf>,
 
     /// A network that knows the way to pods with addresses of their own, such as those of the cluster's pods and machines:
     /// what they send elsewhere comes from the node's address. May be repeated.
@@ -165,7 +176,12 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
     let denied_networks = args.deny_network.iter().copied().collect();
-    let network = (args.network, args.cluster_network.clone());
+    let network = NetworkSettings {
+        mode: args.network,
+        cluster_networks: args.cluster_network.clone(),
+        cni_conf_dir: args.cni_conf_dir.clone(),
+        cni_bin_dirs: args.cni_bin_dir.clone(),
+    };
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -228,6 +244,15 @@ fn flags(args: NodeArgs) -> Flags {
     }
 }
 
+/// Whose addresses pods have, and what it takes.
+#[derive(Debug)]
+struct NetworkSettings {
+    mode: NetworkMode,
+    cluster_networks: Vec<IpNet>,
+    cni_conf_dir: PathBuf,
+    cni_bin_dirs: Vec<PathBuf>,
+}
+
 async fn run(
     config: Config,
     images: ImageSettings,
@@ -235,18 +260,26 @@ async fn run(
     confinement: Confinement,
     default_memory_limit: u64,
     denied_networks: DeniedNetworks,
-    (network, cluster_networks): (NetworkMode, Vec<IpNet>),
+    network: NetworkSettings,
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cancel = CancellationToken::new();
     stop_on_signals(&cancel)?;
     agent::check_root(&config.root_dir)?;
-    let pod_network = network.has_pod_addresses(&config.root_dir).await?;
+    let pod_network = network.mode.has_pod_addresses(&config.root_dir).await?;
+    let cni = SandboxOptions {
+        conf_dir: network.cni_conf_dir.clone(),
+        bin_dirs: network.cni_bin_dirs,
+        ..SandboxOptions::new(config.root_dir.join("cni"))
+    };
+    let cni = network.mode.sandboxes(cni).await?;
     let machine = Machine::read(&config.root_dir);
     let mut hidden = secret_files(&config);
     // What workers need of the root directory is handed to them, or is in the module store.
     hidden.extend([config.root_dir.clone(), config.kubelet.pod_logs_dir.clone()]);
+    // Networks keep their own keys for the API server beside their configuration.
+    hidden.extend(cni.is_some().then_some(network.cni_conf_dir));
     let runtime = runtime::open(runtime::ProviderSettings {
         store: config.root_dir.join("modules"),
         workers: config.root_dir.join("workers"),
@@ -261,7 +294,8 @@ async fn run(
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
         denied_networks,
         pod_network,
-        cluster_networks,
+        cluster_networks: network.cluster_networks,
+        cni,
         log: LogOptions {
             max_size: config.container_log_max_bytes(),
             max_files: config.kubelet.container_log_max_files,

@@ -110,6 +110,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         denied_networks: DeniedNetworks::default(),
         pod_network: false,
         cluster_networks: Vec::new(),
+        cni: None,
         log: LogOptions::default(),
     })
     .await?;

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use ipnet::IpNet;
+use kubewasm_cni::SandboxOptions;
 use kubewasm_host::{DeniedNetworks, compile::ChildCompiler, program::Program};
 use kubewasm_modules::{InvalidSignaturePolicy, SignaturePolicy, Store, StoreOptions};
 use kubewasm_wasi::{
@@ -49,6 +50,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) pod_network: bool,
     /// Networks that know the way to them.
     pub(crate) cluster_networks: Vec<IpNet>,
+    /// CNI plugins make the networks of pods.
+    pub(crate) cni: Option<SandboxOptions>,
     /// When and how logs are rotated.
     pub(crate) log: LogOptions,
 }
@@ -98,6 +101,7 @@ pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiR
         denied_networks: settings.denied_networks,
         pod_network: settings.pod_network,
         cluster_networks: settings.cluster_networks,
+        cni: settings.cni,
         isolation: settings.isolation,
         hidden: settings.hidden,
         shown: vec![settings.store],

@@ -45,7 +45,7 @@ impl Netlink {
     }
 
     /// Opens one in a namespace.
-    async fn open_in(namespace: &Arc<Namespace>) -> Result<Self, NetworkError> {
+    pub(crate) async fn open_in(namespace: &Arc<Namespace>) -> Result<Self, NetworkError> {
         let (namespace, runtime) = (Arc::clone(namespace), tokio::runtime::Handle::current());
         let open = move || {
             namespace.run(|| {
@@ -115,7 +115,7 @@ impl Domain {
         }
         let eth0 = index(&inside.handle, INSIDE).await?;
         let loopback = index(&inside.handle, "lo").await?;
-        settle(&namespace).await?;
+        settle(&namespace, &sysctl::INSIDE).await?;
         for (handle, index) in [(&inside.handle, loopback), (&inside.handle, eth0), (node, link)] {
             let up = LinkUnspec::new_with_index(index).up().build();
             handle.link().set(up).execute().await.map_err(netlink(format!("set the link {name} up")))?;
@@ -288,12 +288,15 @@ fn namespace_fd(namespace: &Namespace) -> i32 {
     namespace.as_fd().as_raw_fd()
 }
 
-/// Writes the settings of a namespace from inside.
-async fn settle(namespace: &Arc<Namespace>) -> Result<(), NetworkError> {
+/// Writes settings of a namespace from inside.
+pub(crate) async fn settle(
+    namespace: &Arc<Namespace>,
+    settings: &'static [(&'static str, &'static str)],
+) -> Result<(), NetworkError> {
     let namespace = Arc::clone(namespace);
     let settle = move || {
         namespace.run(|| {
-            for (name, value) in sysctl::INSIDE {
+            for (name, value) in settings {
                 sysctl::set(name, value).map_err(io::Error::other)?;
             }
             Ok(())
@@ -313,7 +316,8 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, Networ
     }
 }
 
-async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
+/// The index of a link.
+pub(crate) async fn index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     let missing = || NetworkError::Netlink {
         what: format!("find the link {name}"),
         source: io::ErrorKind::NotFound.into(),

@@ -17,10 +17,12 @@
 //! What pods send beyond the cluster comes from the node's address ([`filter`], by the program `nft`), and ports of the node lead
 //! to pods ([`host_ports`], by the same, and [`conntrack`] for what was there before). The rest
 //! is netlink's work ([`rtnetlink`]), by the agent alone. [`names`] and [`routes`] are pure; [`namespace`] enters
-//! namespaces, [`domain`] sets one up, [`sockets`] ends what a pod that is gone has left open.
+//! namespaces, [`domain`] sets one up, [`sockets`] ends what a pod that is gone has left open. [`pinned`] makes namespaces
+//! of another kind: for one pod each, mounted on a file, with a network that others lay.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod addresses;
 mod conntrack;
 mod domain;
 mod error;
@@ -30,10 +32,12 @@ pub mod loopback;
 mod names;
 mod namespace;
 mod network;
+pub mod pinned;
 mod routes;
 mod sockets;
 mod sysctl;
 
+pub use addresses::node_addresses;
 pub use error::NetworkError;
 pub use host_ports::{HostPort, Protocol};
 pub use loopback::Loopback;

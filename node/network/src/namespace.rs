@@ -7,6 +7,7 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::fs::MetadataExt as _,
     },
+    path::Path,
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -27,7 +28,7 @@ impl Namespace {
     pub fn create() -> io::Result<Self> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            Self::open("/proc/thread-self/ns/net")
+            Self::at("/proc/thread-self/ns/net")
         })
     }
 
@@ -36,7 +37,7 @@ impl Namespace {
     /// # Errors
     /// What the system says.
     pub fn own() -> io::Result<Self> {
-        Self::open("/proc/self/ns/net")
+        Self::at("/proc/self/ns/net")
     }
 
     /// That of another process.
@@ -44,10 +45,14 @@ impl Namespace {
     /// # Errors
     /// What the system says.
     pub fn of(pid: u32) -> io::Result<Self> {
-        Self::open(&format!("/proc/{pid}/ns/net"))
+        Self::at(format!("/proc/{pid}/ns/net"))
     }
 
-    fn open(path: &str) -> io::Result<Self> {
+    /// That of a file: one below `/proc`, or one that a namespace is mounted on ([`crate::pinned`]).
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn at(path: impl AsRef<Path>) -> io::Result<Self> {
         let file = File::open(path)?;
         let meta = file.metadata()?;
         Ok(Self { id: (meta.dev(), meta.ino()), file })
@@ -80,7 +85,7 @@ impl PartialEq for Namespace {
 impl Eq for Namespace {}
 
 /// A thread that changes its namespace serves nobody else afterwards.
-fn on_thread<T: Send>(function: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn on_thread<T: Send>(function: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, function)?;
         thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread has panicked")))

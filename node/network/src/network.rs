@@ -12,7 +12,6 @@ use ipnet::IpNet;
 use rtnetlink::{
     RouteMessageBuilder,
     packet_route::{
-        address::AddressAttribute,
         link::{LinkAttribute, LinkMessage},
         route::RouteMessage,
     },
@@ -366,22 +365,6 @@ impl PodNetwork {
     /// Whether there is the program by which what pods send beyond the cluster comes from the node's address.
     pub async fn has_filter() -> bool {
         tokio::task::spawn_blocking(filter::is_there).await.unwrap_or(false)
-    }
-
-    /// All addresses of this machine in the node's namespace.
-    ///
-    /// # Errors
-    /// [`NetworkError`].
-    pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
-        let listed = self.0.node.handle.address().get().execute();
-        let listed: Vec<_> = listed.try_collect().await.map_err(netlink("list the addresses"))?;
-        let addresses = listed.into_iter().flat_map(|message| message.attributes);
-        Ok(addresses
-            .filter_map(|attribute| match attribute {
-                AddressAttribute::Local(address) | AddressAttribute::Address(address) => Some(address),
-                _ => None,
-            })
-            .collect())
     }
 }
 

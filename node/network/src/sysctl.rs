@@ -24,6 +24,12 @@ pub(crate) const INSIDE: [(&str, &str); 11] = [
     ("ipv6/conf/eth0/addr_gen_mode", "1"),
 ];
 
+/// Settings inside a namespace that others lay the network of, for a pod that has it to itself.
+pub(crate) const ALONE: [(&str, &str); 1] = [
+    // Workers have no capability for it.
+    ("ipv4/ip_unprivileged_port_start", "0"),
+];
+
 /// Settings of the node's end of a link, before it is up.
 pub(crate) fn outside(link: &str) -> Vec<(String, &'static str)> {
     let settings = [

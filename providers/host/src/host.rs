@@ -321,7 +321,7 @@ impl Host {
                 denied: Arc::new(denied.clone()),
                 tables: Arc::clone(&self.tables),
             }),
-            Network::Outgoing | Network::Host => GuestSockets::default(),
+            Network::Outgoing | Network::Namespace | Network::Host => GuestSockets::default(),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What a guest may do with sockets.
 //!
 //! WASI 0.1 has no sockets of its own, so that these rules concern components. A guest either shares the host's network,
-//! with everything in it; or it has addresses of its own ([`pod`]), on which it listens and from which it connects; or it
-//! is a client: it resolves names, connects and sends to the outside, and does not listen itself. Neither of the latter
-//! reaches what listens on this host's loopback or is on its link only, among which are the metadata services of clouds.
+//! with everything in it; or it has addresses of its own ([`pod`]), on which it listens and from which it connects; or its
+//! pod has a network namespace to itself, in which it listens and connects as it likes; or it is a client: it resolves names,
+//! connects and sends to the outside, and does not listen itself. None of the latter reaches what listens on this host's
+//! loopback or is on its link only, among which are the metadata services of clouds.
 
 mod affinity;
 pub(crate) mod pod;
@@ -32,11 +33,13 @@ pub enum Network {
     Outgoing,
     /// Everything with these addresses, which no other pod has, in a network namespace that its pod shares with others.
     Pod(PodAddresses),
+    /// Everything in the network namespace that this process is in, which is the guest's pod's alone.
+    Namespace,
     /// All that a process on this host may do.
     Host,
 }
 
-/// What guests do not reach that are [`Network::Outgoing`], besides what none of these reaches.
+/// What guests do not reach that do not share the host's network, besides what none of these reaches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeniedNetworks {
     /// Networks of either family; addresses of IPv4 that are written as IPv6 count as IPv4.
@@ -102,6 +105,13 @@ fn is_of_host(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
+/// Whether an address is of the network namespace that this process is in: its loopback, for which Linux also takes the
+/// unspecified address, or one of its interfaces.
+fn is_of_namespace(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified() || is_of_host(ip)
+}
+
 /// Applies the rules to a guest.
 pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: &Network, denied: &DeniedNetworks) {
     let (network, denied) = (Arc::new(network.clone()), Arc::new(denied.clone()));
@@ -125,6 +135,14 @@ fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what
             // Nobody else's loopback, and never the wildcard, which would be everybody's.
             TcpBind | UdpBind | TcpListen => pod.has(address.ip()),
             TcpAccept => !pod.is_anothers_loopback(address.ip()),
+        },
+        // The kernel knows which addresses these are, and that there are no others.
+        Network::Namespace => match what {
+            TcpConnect | UdpSend | UdpReceive => {
+                let ip = address.ip();
+                (is_outside(ip) && !denied.holds_network(ip)) || is_of_namespace(ip)
+            }
+            TcpBind | UdpBind | TcpListen | TcpAccept => true,
         },
         Network::Outgoing => match what {
             TcpConnect | UdpSend | UdpReceive => is_outside(address.ip()) && !denied.holds(address.ip()),
@@ -267,6 +285,36 @@ mod tests {
                 expected,
                 "{address} {what:?}"
             );
+        }
+    }
+
+    /// What is in the pod's own namespace is the pod's; metadata services, and what is denied, are not.
+    #[test]
+    fn a_namespace_is_the_pods_and_the_rest_is_outside() {
+        for (address, what, expected) in [
+            ("0.0.0.0:80", TcpBind, true),
+            ("[::]:53", UdpBind, true),
+            ("127.0.0.1:80", TcpListen, true),
+            ("198.51.100.1:80", TcpAccept, true),
+            ("127.0.0.1:80", TcpConnect, true),
+            ("127.9.9.9:80", UdpSend, true),
+            ("[::1]:80", TcpConnect, true),
+            ("[::ffff:127.0.0.1]:80", UdpReceive, true),
+            ("0.0.0.0:80", TcpConnect, true),
+            ("192.0.2.1:80", TcpConnect, true),
+            ("224.0.0.251:5353", UdpSend, true),
+            ("198.51.100.1:80", TcpConnect, false),
+            ("198.51.100.1:80", UdpSend, false),
+            ("198.51.100.1:80", UdpReceive, false),
+            ("[::ffff:198.51.100.1]:80", TcpConnect, false),
+            ("169.254.169.254:80", TcpConnect, false),
+            ("[::ffff:169.254.169.254]:80", TcpConnect, false),
+            ("[fd00:ec2::254]:80", TcpConnect, false),
+            ("[fe80::1]:80", UdpSend, false),
+        ] {
+            let denied = denied("198.51.100.0/24,127.0.0.0/8,::1,node");
+            let address = address.parse().unwrap();
+            assert_eq!(allowed(&Network::Namespace, &denied, address, what), expected, "{address} {what:?}");
         }
     }
 

@@ -96,6 +96,21 @@ impl Isolation {
     }
 }
 
+/// How the names of groups begin whose pod has a network namespace to itself, made for it by others.
+const SANDBOX: &str = "cni";
+
+/// Name of the group of a pod that has a network namespace to itself, without the age of its worker.
+#[must_use]
+pub fn sandbox_base(uid: &str) -> String {
+    name(SANDBOX, uid)
+}
+
+/// Name of the group of a pod that has a network namespace to itself, which no other pod can share.
+#[must_use]
+pub fn sandbox_group(uid: &str, age: &Age) -> String {
+    format!("{}.{age}", sandbox_base(uid))
+}
+
 /// The network namespace of the workers of a group, if they have one of their own: those of all ages share it.
 #[must_use]
 pub fn domain_of(group: &str) -> Option<&str> {
@@ -230,6 +245,16 @@ mod tests {
             assert_eq!(format!("{domain}.{}", age()), *name);
         }
         assert!(names.iter().all(|name| domain_of(&format!("{name}.{}", age())).is_none()));
+        let sandboxes: HashSet<_> = texts.iter().map(|text| sandbox_base(text)).collect();
+        assert_eq!(sandboxes.len(), texts.len(), "{sandboxes:?}");
+        for base in &sandboxes {
+            let group = format!("{base}.{}", age());
+            assert!(
+                group.len() <= NAME_LIMIT && domain_of(&group).is_none() && !names.contains(base),
+                "{base}"
+            );
+        }
+        assert_eq!(sandbox_group("u", &age()), format!("cni-u.{}", age()));
     }
 
     #[test]

@@ -83,10 +83,11 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             Network::Outgoing => wire::Network::Outgoing,
             Network::Host => wire::Network::Host,
             Network::Pod(_) => wire::Network::Pod,
+            Network::Namespace => wire::Network::Namespace,
         };
         let pod_addresses = match &spec.network {
             Network::Pod(addresses) => Some(addresses.into()),
-            Network::Outgoing | Network::Host => None,
+            Network::Outgoing | Network::Namespace | Network::Host => None,
         };
         let env = spec
             .env
@@ -159,6 +160,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
         let network = match spec.network() {
             wire::Network::Outgoing => Network::Outgoing,
             wire::Network::Host => Network::Host,
+            wire::Network::Namespace => Network::Namespace,
             wire::Network::Pod => {
                 let addresses = spec.pod_addresses.clone();
                 Network::Pod(addresses.ok_or(WireError("the addresses of the pod are missing"))?.try_into()?)
@@ -401,6 +403,7 @@ mod tests {
                 ..spec()
             },
             InstanceSpec { network: Network::Pod(pod_addresses()), ..spec() },
+            InstanceSpec { network: Network::Namespace, ..spec() },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
         }

@@ -15,6 +15,7 @@ mod compiler;
 mod convert;
 mod network;
 mod preparing;
+mod sandbox;
 
 use std::{
     collections::HashMap,
@@ -27,16 +28,17 @@ use std::{
 use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use kubewasm_cni::{SandboxOptions, Sandboxes};
 use kubewasm_host::{
-    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, UnknownKind,
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, Network, UnknownKind,
     compile::{ChildCompiler, CompileError},
     engine::{self, EngineError},
     program::Program,
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    HostPort, Image, ImageError, ImageUse, Presence, PulledImage, Runtime, RuntimeError, ServiceTable,
-    StartError,
+    HostPort, Image, ImageError, ImageUse, PodSandbox, Presence, PulledImage, Runtime, RuntimeError,
+    SandboxAddresses, SandboxError, ServiceTable, StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -89,6 +91,8 @@ pub struct WasiOptions {
     pub pod_network: bool,
     /// Networks that know the way to pods: what these send elsewhere comes from the node's address.
     pub cluster_networks: Vec<IpNet>,
+    /// CNI plugins make a network namespace for each pod, with addresses of its own.
+    pub cni: Option<SandboxOptions>,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -113,6 +117,7 @@ impl WasiOptions {
             denied_networks: DeniedNetworks::default(),
             pod_network: false,
             cluster_networks: Vec::new(),
+            cni: None,
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -131,6 +136,9 @@ pub enum WasiError {
     /// The workers' directory cannot be used.
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
+    /// It cannot be found out which pods have network namespaces of CNI plugins.
+    #[error(transparent)]
+    Sandboxes(#[from] kubewasm_cni::SandboxError),
 }
 
 /// Runs the containers of pods as WebAssembly.
@@ -142,6 +150,8 @@ pub struct WasiRuntime {
     allow_paths: bool,
     denied_networks: DeniedNetworks,
     cluster_networks: Vec<IpNet>,
+    /// The networks of pods, where CNI plugins make them.
+    sandboxes: Option<Sandboxes>,
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
@@ -181,6 +191,10 @@ impl WasiRuntime {
         };
         let keys: Vec<_> = Generation::ALL.into_iter().map(engine::key).collect::<Result<_, _>>()?;
         let age = Age::new(keys.iter().map(String::as_str), options.versions.max);
+        let sandboxes = match options.cni {
+            Some(options) => Some(Sandboxes::open(options).await?),
+            None => None,
+        };
         let supervisor = Supervisor::open(supervisor).await?;
         let compiler = StoreCompiler::from(match supervisor.cgroups() {
             Some(parent) => compiler.enclosed(Arc::new(cgroup::Compilers(parent.clone()))),
@@ -194,6 +208,7 @@ impl WasiRuntime {
             allow_paths: options.allow_paths,
             denied_networks: options.denied_networks,
             cluster_networks: options.cluster_networks,
+            sandboxes,
             isolation: options.isolation,
             age,
             preparing: Preparing::default(),
@@ -249,14 +264,22 @@ impl WasiRuntime {
     }
 
     /// Where a container runs.
-    fn place(&self, spec: &ContainerSpec) -> InstancePlace {
+    fn place(&self, spec: &ContainerSpec) -> Result<InstancePlace, StartError> {
         let isolation = self.isolation.of_handler(&spec.runtime_handler);
-        let group = if network::is_own(spec) { Isolation::network_group } else { Isolation::group };
-        InstancePlace {
-            group: group(isolation, &spec.pod_namespace, &spec.pod_uid, &self.age),
-            alone: isolation == Isolation::Pod,
-            memory_limit: Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0),
+        let memory_limit = Some(spec.pod_memory_limit_bytes).filter(|bytes| *bytes > 0);
+        let namespace = sandbox::namespace(self.sandboxes.as_ref(), spec)?;
+        if namespace.is_some() {
+            let group = isolation::sandbox_group(&spec.pod_uid, &self.age);
+            return Ok(InstancePlace { group, alone: true, memory_limit, namespace });
         }
+        let group = if network::is_own(spec) { Isolation::network_group } else { Isolation::group };
+        let group = group(isolation, &spec.pod_namespace, &spec.pod_uid, &self.age);
+        Ok(InstancePlace { group, alone: isolation == Isolation::Pod, memory_limit, namespace })
+    }
+
+    /// CNI plugins make the network of a container's pod.
+    fn has_sandbox(&self, spec: &ContainerSpec) -> bool {
+        self.sandboxes.is_some() && !spec.host_network
     }
 
     /// Everything about a container that does not need its worker.
@@ -288,9 +311,11 @@ impl WasiRuntime {
         let notice = convert::stop_notice(spec)?;
         let Wishes { stack, terminal } = annotations::of(spec)?;
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
-        let denied_networks = network::denied(&self.denied_networks, spec, self.supervisor.network()).await?;
+        let network = if self.has_sandbox(spec) { Network::Namespace } else { instance.network.clone() };
+        let is_elsewhere = network == Network::Namespace || network::is_own(spec);
+        let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
-        Ok((InstanceSpec { label, stack, terminal, denied_networks, ..instance }, holds))
+        Ok((InstanceSpec { label, stack, terminal, network, denied_networks, ..instance }, holds))
     }
 }
 
@@ -396,9 +421,10 @@ impl Runtime for WasiRuntime {
         let prepared = self.preparing.begin(&spec.id).run(self.instance(spec)).await;
         let called_off = || StartError::Run("the container was stopped before it was started".into());
         let (instance, holds) = prepared.ok_or_else(called_off)??;
+        let place = self.place(spec)?;
         // Before the start, which may succeed although nobody waits for it any more.
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
-        let started = self.supervisor.start(self.place(spec), &instance).await;
+        let started = self.supervisor.start(place, &instance).await;
         started.map_err(|error| {
             self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
             convert::start_error(error)
@@ -434,6 +460,37 @@ impl Runtime for WasiRuntime {
         let (claims, is_complete) = self.supervisor.claims();
         let reference = |(id, claim): (String, Claim)| ContainerRef { id, pod_uid: claim.pod_uid };
         ContainerList { containers: claims.into_iter().map(reference).collect(), is_complete }
+    }
+
+    fn has_sandboxes(&self) -> bool {
+        self.sandboxes.is_some()
+    }
+
+    async fn sandbox_problem(&self) -> Option<String> {
+        self.sandboxes.as_ref()?.problem().await
+    }
+
+    async fn set_up_sandbox(&self, sandbox: &PodSandbox) -> Result<SandboxAddresses, SandboxError> {
+        let Some(sandboxes) = &self.sandboxes else {
+            return Err(SandboxError::Failed("this node runs no CNI plugins".into()));
+        };
+        let was_lost = sandboxes.is_lost(&sandbox.pod_uid).await.map_err(sandbox::error)?;
+        if was_lost {
+            // Whoever is in it is out of reach.
+            let ended = self.supervisor.kill_workers(&isolation::sandbox_base(&sandbox.pod_uid)).await;
+            ended.map_err(|error| SandboxError::Failed(error.into()))?;
+        }
+        let addresses = sandboxes.set_up(sandbox::request(sandbox)).await.map_err(sandbox::error)?;
+        Ok(SandboxAddresses { addresses, was_lost })
+    }
+
+    async fn tear_down_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError> {
+        let Some(sandboxes) = &self.sandboxes else { return Ok(()) };
+        sandboxes.tear_down(pod_uid).await.map_err(|error| RuntimeError(error.into()))
+    }
+
+    fn sandboxes(&self) -> Vec<String> {
+        self.sandboxes.as_ref().map(Sandboxes::pods).unwrap_or_default()
     }
 
     fn has_pod_network(&self) -> bool {

@@ -163,12 +163,15 @@ pub struct InstancePlace {
     pub alone: bool,
     /// Bytes that all guests of such a group may have together; `None` for no limit.
     pub memory_limit: Option<u64>,
+    /// The network namespace that the group's worker is started in, by the file that it is mounted on, where it is the
+    /// group's alone and made by others.
+    pub namespace: Option<PathBuf>,
 }
 
 impl From<&str> for InstancePlace {
     /// A group that anybody may share.
     fn from(group: &str) -> Self {
-        Self { group: group.to_owned(), alone: false, memory_limit: None }
+        Self { group: group.to_owned(), alone: false, memory_limit: None, namespace: None }
     }
 }
 
@@ -347,6 +350,15 @@ impl Supervisor {
             );
         }
         Ok(Self { _adoptions: adoptions, ..supervisor })
+    }
+
+    /// Kills the workers of the groups of this name, of whatever age, and waits until they are gone.
+    ///
+    /// # Errors
+    /// [`SupervisorError::Dir`] when it cannot be found out which workers there are, [`SupervisorError::Worker`] when one
+    /// stays.
+    pub(crate) async fn kill_workers(&self, base: &str) -> Result<(), SupervisorError> {
+        network::kill(&self.common.options.dir, base).await
     }
 
     /// The network of pods that have addresses of their own.

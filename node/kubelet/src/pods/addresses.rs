@@ -7,6 +7,9 @@
 //! Pods with `hostNetwork` have the node's. So have all others where the provider has no network for them; where it
 //! has, they have addresses of their own from the node's ranges, which are known when the control plane has given the node
 //! some. What was decided for a pod stays: one that has begun with the node's addresses ends with them.
+//!
+//! Where the provider makes a network for each pod (a *sandbox*), it says which addresses the pod has, and makes the network
+//! again where it was lost.
 
 pub(crate) mod pool;
 
@@ -30,6 +33,8 @@ enum Plan {
     Shared,
     /// Pods have addresses of their own.
     Own(AddressPool),
+    /// The provider makes a network for each pod, and says which addresses the pod has in it.
+    Sandboxes,
 }
 
 /// What can be said of a pod's addresses.
@@ -46,6 +51,17 @@ impl PodAddresses {
     #[must_use]
     pub fn shared() -> Self {
         Self(Arc::new(Mutex::new(Plan::Shared)))
+    }
+
+    /// The provider makes a network for each pod, and gives it addresses.
+    #[must_use]
+    pub fn of_sandboxes() -> Self {
+        Self(Arc::new(Mutex::new(Plan::Sandboxes)))
+    }
+
+    /// The provider makes a network for each pod.
+    pub(super) fn are_of_sandboxes(&self) -> bool {
+        matches!(*self.plan(), Plan::Sandboxes)
     }
 
     /// It is decided later, by [`PodAddresses::decide_shared`] or [`PodAddresses::decide_own`].
@@ -88,7 +104,7 @@ impl PodAddresses {
     pub(super) fn held_by(&self, uid: &str) -> Option<(u32, Vec<IpAddr>)> {
         match &*self.plan() {
             Plan::Own(pool) => pool.held_by(uid),
-            Plan::Undecided | Plan::Shared => None,
+            Plan::Undecided | Plan::Shared | Plan::Sandboxes => None,
         }
     }
 
@@ -115,6 +131,8 @@ impl PodAddresses {
         let has_nodes = begun && !recorded.is_empty() && recorded.iter().all(|ip| node.contains(ip));
         match &mut *self.plan() {
             Plan::Shared => Settled::Addresses(decide(recorded, node)),
+            // What the provider has said.
+            Plan::Sandboxes => Settled::Addresses(recorded.to_vec()),
             _ if has_nodes => Settled::Addresses(recorded.to_vec()),
             Plan::Undecided if begun && !recorded.is_empty() => Settled::Addresses(recorded.to_vec()),
             Plan::Undecided => Settled::Waiting(
@@ -197,6 +215,19 @@ mod tests {
         addresses.release("far");
         assert_eq!(settle("one more", "", false), are("10.0.0.3"));
         assert_eq!(addresses.held_by("one more"), Some((3, ips("10.0.0.3"))));
+    }
+
+    #[test]
+    fn the_provider_of_networks_says_which_addresses_pods_have() {
+        let addresses = PodAddresses::of_sandboxes();
+        addresses.decide_shared();
+        let settle = |host_network, recorded: &str| {
+            addresses.settle("a", host_network, &ips(recorded), true, &ips("192.0.2.1"))
+        };
+        assert!(addresses.are_of_sandboxes() && !addresses.is_undecided());
+        assert_eq!(settle(false, "10.0.0.7"), Settled::Addresses(ips("10.0.0.7")));
+        assert_eq!(settle(true, ""), Settled::Addresses(ips("192.0.2.1")));
+        assert_eq!(addresses.held_by("a"), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) async fn remove_pod(shared: &Arc<Shared>, uid: &str, logs: Option<Pat
 async fn try_to_remove(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) -> Result<(), String> {
     remove_containers(shared, uid).await?;
     release_addresses(shared, uid).await?;
+    tear_down_sandbox(shared, uid).await?;
     let (shared, uid) = (Arc::clone(shared), uid.to_owned());
     let remove = move || -> io::Result<()> {
         shared.volumes.remove(&shared.records, &uid)?;
@@ -51,6 +52,21 @@ pub(super) async fn release_addresses(shared: &Shared, uid: &str) -> Result<(), 
     released.map_err(|error| format!("cannot take back the addresses of the pod: {error}"))?;
     shared.addresses.release(uid);
     Ok(())
+}
+
+/// Takes away the network that the provider has made for a pod, once nothing of it runs any more.
+///
+/// # Errors
+/// What the provider says: there may be something of it, and the pod's addresses may be taken.
+pub(super) async fn tear_down_sandbox(shared: &Shared, uid: &str) -> Result<(), String> {
+    shared.runtime.tear_down_sandbox(uid).await.map_err(|error| error.to_string())
+}
+
+/// What an Event says of a network that could not be taken away: the kubelet's words.
+pub(super) fn failed_sandbox(uid: &str, error: &str) -> String {
+    format!(
+        "error killing pod: failed to \"KillPodSandbox\" for \"{uid}\" with KillPodSandboxError: {error:?}"
+    )
 }
 
 /// Removes all containers of a pod that the provider knows; those that run are killed. When this succeeds, nothing of

@@ -384,7 +384,8 @@ impl PodManager {
             });
             let containers =
                 shared.runtime.containers().containers.into_iter().map(|container| container.pod_uid);
-            uids.into_iter().chain(in_memory).chain(containers).collect::<BTreeSet<String>>()
+            let sandboxes = shared.runtime.sandboxes();
+            uids.into_iter().chain(in_memory).chain(containers).chain(sandboxes).collect::<BTreeSet<String>>()
         };
         let uids = tokio::task::spawn_blocking(list).await.unwrap_or_else(|error| {
             let panic = error.try_into_panic().map(|panic| panics::message(panic.as_ref()));

@@ -44,12 +44,13 @@ pub mod reason;
 mod records;
 mod refusal;
 mod reserve;
+mod sandbox;
 mod shared;
 pub mod source;
 pub mod status;
 mod status_patch;
 mod storage_claims;
-mod task;
+pub(crate) mod task;
 mod termination;
 pub mod volumes;
 

@@ -162,8 +162,10 @@ reasons! {
         FailedToRetrieveImagePullSecret,
         /// A volume is not there yet.
         FailedMount,
-        /// The RuntimeClass of the pod is missing, or none of this node's.
+        /// The RuntimeClass of the pod is missing, or none of this node's; or the pod's network could not be made.
         FailedCreatePodSandBox,
+        /// The pod's network was lost, and it has another one.
+        SandboxChanged,
         /// The pod has no address yet.
         NetworkNotReady,
         /// A probe has failed, or could not be carried out.
@@ -176,7 +178,7 @@ reasons! {
         FailedPreStopHook,
         /// A hook was to be asked by https and answers http.
         LifecycleHTTPFallback,
-        /// What runs a container could not be asked to stop it.
+        /// What runs a container could not be asked to stop it, or the network of the pod could not be taken away.
         FailedKillPod,
         /// The pod could not be looked after for a moment, and why.
         FailedSync,

@@ -12,7 +12,7 @@
 //! exit, the outcome of an action) is taken in at once; the provider keeps an exit until it is on disk.
 //!
 //! `actions` begins what the lifecycle asks for, `outcome` takes in what has come of it, `storage` sees to the
-//! volumes, and `report` tells the world. All four are parts of [`PodTask`]; nothing else has hold of it. `journal`
+//! volumes, `sandbox` to a network of the pod's own, and `report` tells the world. All are parts of [`PodTask`]; nothing else has hold of it. `journal`
 //! writes the record, `strays` ends what runs and should not.
 
 mod actions;
@@ -20,6 +20,7 @@ mod journal;
 mod network;
 mod outcome;
 mod report;
+pub(crate) mod sandbox;
 mod storage;
 mod strays;
 
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use journal::Journal;
 use outcome::{Spawned, TaskOutcome};
 use report::Finalize;
+use sandbox::Sandbox;
 use storage::Storage;
 use strays::Strays;
 
@@ -105,6 +107,7 @@ pub(super) struct PodTask {
     status: Option<PodStatus>,
     finalize: Finalize,
     storage: Storage,
+    sandbox: Sandbox,
     /// To be told to go.
     orders: Orders,
     /// What was told of why the pod has no addresses yet.
@@ -164,6 +167,7 @@ impl PodTask {
             told_of_disk: false,
             ended: Vec::new(),
             storage,
+            sandbox: Sandbox::default(),
             orders: shared.desk.orders(&name.uid),
             shared,
             name,
@@ -214,7 +218,7 @@ impl PodTask {
 
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
-        let has_addresses = self.settle_addresses().await;
+        let has_addresses = self.settle_addresses(now.steady).await;
         let stray = self.end_strays(now.steady) || !has_addresses;
         if self.state.ending.is_some() {
             self.starting.values().for_each(CancellationToken::cancel);

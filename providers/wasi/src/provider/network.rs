@@ -21,12 +21,12 @@ pub(super) fn name_of(dir: &Path) -> String {
 /// machine's: they are named.
 pub(super) async fn denied(
     denied: &DeniedNetworks,
-    spec: &ContainerSpec,
-    network: Option<&PodNetwork>,
+    is_elsewhere: bool,
 ) -> Result<DeniedNetworks, StartError> {
     let mut denied = denied.clone();
-    if let Some(network) = network.filter(|_| denied.host && is_own(spec)) {
-        let addresses = network.node_addresses().await.map_err(|error| StartError::Run(error.into()))?;
+    if denied.host && is_elsewhere {
+        let addresses = kubewasm_network::node_addresses().await;
+        let addresses = addresses.map_err(|error| StartError::Run(error.into()))?;
         denied.networks.extend(addresses.into_iter().map(IpNet::from));
     }
     Ok(denied)

@@ -176,7 +176,8 @@ impl Group {
             let (group, deaths) = (self.name.clone(), state.backoff.deaths());
             return Err(GroupError::Backoff { group, deaths, pause, log });
         }
-        let namespace = network::enter(self.common.network.as_ref(), &self.name).await?;
+        let namespace =
+            network::enter(self.common.network.as_ref(), &self.name, place.namespace.as_deref()).await?;
         let started = process::spawn(&self.socket(), &self.common.options, namespace.as_deref())
             .map_err(|source| GroupError::Spawn { group: self.name.clone(), source })?;
         tracing::debug!(group = %self.name, pid = started.pid, "started a worker");

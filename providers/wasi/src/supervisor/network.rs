@@ -1,12 +1,13 @@
-//! The network namespaces of workers: found when the agent starts, entered by a group's worker, led to by pods' addresses.
+//! The network namespaces of workers: found when the agent starts, entered by a group's worker, led to by pods' addresses;
+//! or made by others, one for each pod.
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use kubewasm_host::Network;
 use kubewasm_network::{LivingWorker, Namespace, NetworkError, PodNetwork};
 use rustix::process::Signal;
 
-use super::{Claim, SupervisorError, error::GroupError, process};
+use super::{CALL, Claim, SupervisorError, error::GroupError, process};
 use crate::isolation::domain_of;
 
 /// A group whose worker lives, and the claims that were kept for it, if any were.
@@ -26,11 +27,22 @@ pub(super) async fn open(name: &str, dir: &Path, stock: &[Stock]) -> Result<PodN
     Ok(network)
 }
 
-/// The network namespace that a worker of a group is to be in, if it is not the node's.
+/// The network namespace that a worker of a group is to be in, if it is not the node's. `made` is where one is mounted that
+/// others have made.
 pub(super) async fn enter(
     network: Option<&PodNetwork>,
     group: &str,
+    made: Option<&Path>,
 ) -> Result<Option<Arc<Namespace>>, GroupError> {
+    if let Some(path) = made {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Namespace::at(path)).await;
+        let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
+        return opened.map(|namespace| Some(Arc::new(namespace))).map_err(|source| {
+            let source = NetworkError::Namespace { what: "open the network namespace of a pod", source };
+            GroupError::Network { group: group.to_owned(), source }
+        });
+    }
     let Some(domain) = domain_of(group) else { return Ok(None) };
     let group_name = || group.to_owned();
     let network = network.ok_or_else(|| GroupError::NoNetwork { group: group_name() })?;
@@ -43,6 +55,27 @@ pub(super) async fn leave(network: Option<&PodNetwork>, group: &str) {
     if let (Some(domain), Some(network)) = (domain_of(group), network) {
         network.leave(domain, group).await;
     }
+}
+
+/// Kills the workers of the groups of this name, whatever their age, and waits until they are gone.
+pub(super) async fn kill(dir: &Path, base: &str) -> Result<(), SupervisorError> {
+    let unreadable = |source| SupervisorError::Dir { path: dir.display().to_string(), source };
+    let (listed, base) = (dir.to_owned(), base.to_owned());
+    let list = move || -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(listed)?.collect::<io::Result<Vec<_>>>()?;
+        let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+        Ok(names.filter(|name| name.rsplit_once('.').is_some_and(|(found, _)| found == base)).collect())
+    };
+    let groups = tokio::task::spawn_blocking(list).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    for group in groups.map_err(unreadable)? {
+        let socket = process::socket(dir, &group);
+        process::signal(&socket, Signal::KILL);
+        if !process::is_gone(&socket, CALL).await {
+            let pid = process::holder(&socket).map(|pid| pid.to_string()).unwrap_or_default();
+            return Err(GroupError::Stays { group, pid }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Leads the addresses of an instance's pod to its worker, where they are its own.

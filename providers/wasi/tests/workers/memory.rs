@@ -61,8 +61,12 @@ async fn a_worker_that_was_killed_for_want_of_memory_is_recognised() {
     }
     let node = Node::new();
     let agent = agent(&node, None).await;
-    let place =
-        |group: &str| InstancePlace { group: group.into(), alone: true, memory_limit: Some(32 << 20) };
+    let place = |group: &str| InstancePlace {
+        group: group.into(),
+        alone: true,
+        memory_limit: Some(32 << 20),
+        namespace: None,
+    };
     agent.start(place("small"), &node.spec("small", &sleeps(AN_HOUR, 0))).await.unwrap();
     // The guest may have more than the cgroup: what its worker holds it to is not what is asked here.
     let greedy = InstanceSpec { memory_limit_bytes: 1 << 30, ..node.spec("greedy", TAKES_MEMORY) };

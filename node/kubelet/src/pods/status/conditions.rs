@@ -46,7 +46,7 @@ pub(super) fn of(
     let conditions = [
         Some(ComputedCondition::new(
             "PodReadyToStartContainers",
-            state.ending.is_none() || !state.all_stopped(),
+            !state.addresses.is_empty() && (state.ending.is_none() || !state.all_stopped()),
         )),
         Some(initialized(spec, state, phase, previous)),
         Some(ready(pod, &containers_ready)),

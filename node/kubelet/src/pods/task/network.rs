@@ -2,16 +2,25 @@
 
 use super::PodTask;
 use crate::{
-    pods::{addresses::Settled, host_ports, lifecycle::Note, reason::EventReason, shared::tell},
+    pods::{
+        addresses::Settled,
+        host_ports,
+        lifecycle::{Moment, Note},
+        reason::EventReason,
+        shared::tell,
+    },
     runtime::RuntimeError,
 };
 
 impl PodTask {
     /// Sees to it that the pod has addresses, and that ports of the node lead there, and says whether it may begin. One
     /// that is on its way out needs none.
-    pub(super) async fn settle_addresses(&mut self) -> bool {
+    pub(super) async fn settle_addresses(&mut self, now: Moment) -> bool {
         if self.foreign || self.state.is_over() {
             return true;
+        }
+        if self.shared.addresses.are_of_sandboxes() && !self.has_host_network() {
+            return self.settle_sandbox(now);
         }
         let node = self.shared.node.borrow().host_ips.clone();
         let begun = !self.state.containers.is_empty();

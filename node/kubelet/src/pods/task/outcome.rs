@@ -19,7 +19,7 @@ use crate::{
         panics::caught,
         reason::WaitingReason,
     },
-    runtime::{Image, Presence},
+    runtime::{Image, Presence, SandboxAddresses, SandboxError},
 };
 
 /// What a task has spawned, when it has ended.
@@ -68,6 +68,7 @@ pub(super) enum TaskOutcome {
         result: Result<Box<Pod>, ApiError>,
     },
     Finalized(Result<(), ApiError>),
+    SandboxSetUp(Result<SandboxAddresses, SandboxError>),
     Unmounted(Result<(), String>),
     Done,
 }
@@ -155,6 +156,7 @@ impl PodTask {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
                 self.finalize = Finalize::RetryAt(now.steady.after(FINALIZE_RETRY));
             }
+            TaskOutcome::SandboxSetUp(result) => self.record_sandbox(result, now.steady),
             TaskOutcome::Unmounted(result) => self.record_unmounted(result, now.steady),
             TaskOutcome::Done => {}
         }

@@ -11,7 +11,7 @@ use crate::{
         cleanup, clock,
         files::resolv_conf::Dns,
         lifecycle::{Moment, PodState, Verdict},
-        reason::PodReason,
+        reason::{EventReason, PodReason},
         shared::Shared,
         volumes::{Keeper, KeeperParts, VolumePlaces},
     },
@@ -127,6 +127,7 @@ impl PodTask {
         }
         let kept = std::mem::replace(&mut self.storage, Storage::Unmounting);
         let (shared, uid) = (Arc::clone(&self.shared), self.name.uid.clone());
+        let reference = self.reference.clone();
         let failed = |panic| TaskOutcome::Unmounted(Err(panic));
         self.spawn("the removal of volumes", failed, async move {
             kept.stop().await;
@@ -135,6 +136,11 @@ impl PodTask {
                 return TaskOutcome::Unmounted(Err(error));
             }
             if let Err(error) = cleanup::release_addresses(&shared, &uid).await {
+                return TaskOutcome::Unmounted(Err(error));
+            }
+            if let Err(error) = cleanup::tear_down_sandbox(&shared, &uid).await {
+                let message = cleanup::failed_sandbox(&uid, &error);
+                shared.recorder.warning(&reference, EventReason::FailedKillPod.as_str(), message);
                 return TaskOutcome::Unmounted(Err(error));
             }
             let remove = move || shared.volumes.remove(&shared.records, &uid);
