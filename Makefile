@@ -53,6 +53,7 @@ test-tools: setup
 	@tests/cosign/build.sh >/dev/null
 	@tests/tools/oras/build.sh >/dev/null
 	@tests/tools/kube-proxy/build.sh >/dev/null
+	@tests/tools/cni-plugins/build.sh >/dev/null
 	@tests/tools/wkg/build.sh >/dev/null
 	@scripts/moto.sh
 

@@ -14,6 +14,7 @@ mod admission;
 mod bad_input;
 mod buildah;
 mod churn;
+mod cni;
 mod controllers;
 mod crash;
 mod deletion;

@@ -58,7 +58,7 @@ async fn an_error_is_what_the_plugin_says() {
     for (script, expected) in [
         (r#"echo '{"code": 11, "msg": "no route", "details": "to there"}'; exit 1"#, "no route; to there"),
         (r#"echo '{"code": 7, "msg": ""}'; exit 1"#, "error 7"),
-        (r#"echo '{"code": 7, "msg": "two\nlines"}'; exit 1"#, "two lines"),
+        (r#"echo '{"code": 7, "msg": "two\u000alines"}'; exit 1"#, "two lines"),
         ("echo broken >&2; exit 3", "exit status: 3; it said: \"broken\""),
         ("echo garbage; exit 3", "exit status: 3; it said: \"garbage\""),
         ("echo '{}'; exit 3", "exit status: 3; it said: \"{}\""),

@@ -1,5 +1,7 @@
 //! Pods of two sources, on a provider that runs everything at once and stops only when it is told to.
 
+mod sandboxes;
+
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -29,8 +31,8 @@ use crate::{
     registry_auth::NodeCredentials,
     runtime::{
         ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
-        Exit, ExitReason, HostPort, Image, ImageError, Presence, PulledImage, Runtime, RuntimeError,
-        StartError,
+        Exit, ExitReason, HostPort, Image, ImageError, PodSandbox, Presence, PulledImage, Runtime,
+        RuntimeError, SandboxAddresses, SandboxError, StartError,
     },
 };
 
@@ -65,6 +67,8 @@ struct Provider {
     released: Mutex<Vec<(u32, Vec<IpAddr>)>>,
     /// Ports of the node that lead to pods.
     host_ports: Mutex<Vec<HostPort>>,
+    /// Networks of pods, where it makes them.
+    networks: sandboxes::Networks,
 }
 
 /// What a provider is asked.
@@ -188,6 +192,18 @@ impl Runtime for Provider {
         Ok(())
     }
 
+    async fn set_up_sandbox(&self, sandbox: &PodSandbox) -> Result<SandboxAddresses, SandboxError> {
+        self.networks.set_up(sandbox)
+    }
+
+    async fn tear_down_sandbox(&self, pod_uid: &str) -> Result<(), RuntimeError> {
+        self.networks.tear_down(pod_uid)
+    }
+
+    fn sandboxes(&self) -> Vec<String> {
+        self.networks.made.borrow().clone()
+    }
+
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {
         self.wakeups.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -303,6 +319,7 @@ impl World {
             compiling,
             released,
             host_ports,
+            networks: sandboxes::Networks::default(),
         });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
