@@ -27,6 +27,8 @@ use crate::{
     suite::{SOON, own_node, suite, with_temp_ns},
 };
 
+/// In wasi:sockets' list of errors.
+const ACCESS_DENIED: u8 = 1;
 const NOT_READY: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
                          message:Network plugin returns error: cni plugin not initialized";
 
@@ -139,7 +141,7 @@ async fn pods_get_the_network_of_the_clusters_own_plugins() {
         let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
         let image = suite().await.registry.push("sockets:cni", &content).await.unwrap().tagged;
         let network = Network::new(79).await;
-        let mut node = own_node("cni-node", &network.options()).await;
+        let mut node = own_node("cni-node", &network.options().flag("--deny-network=node")).await;
         let port = ports::free().unwrap();
         let ready = |pod: &Pod| is(pod, "Ready");
         pods.create("one", server(&node, &image, json!({ "containerPort": 8080, "hostPort": port }))).await;
@@ -159,6 +161,7 @@ async fn pods_get_the_network_of_the_clusters_own_plugins() {
         assert_eq!(workers.keys().filter(|group| group.starts_with("cni-")).count(), 2, "{workers:?}");
 
         loopback(&pods, &node, &image).await;
+        denied(&pods, &node, &image, SocketAddr::new(host, port)).await;
         host_network(&pods, &node, host).await;
 
         node.kill().unwrap();
@@ -218,12 +221,23 @@ async fn loopback(pods: &Pods, node: &Node, image: &str) {
     });
     let pair = json!({ "nodeSelector": selector, "initContainers": [serve], "containers": [ask] });
     pods.create("pair", pair).await;
-    for (name, expected) in [("alone", "refused"), ("pair", "127.0.0.1:8080 from 127.0.0.1:")] {
+    for (name, expected) in [("alone", "refused"), ("pair", "there 127.0.0.1:8080 from 127.0.0.1:")] {
         pods.phase(name, "Succeeded").await;
         let printed = pods.logs_once_known(name).await;
-        assert!(printed.starts_with(expected), "{name}: {printed}");
+        assert!(printed.contains(expected), "{name}: {printed}");
         end(pods, name).await;
     }
+}
+
+/// What is denied to all pods is denied in a namespace of their own, too.
+async fn denied(pods: &Pods, node: &Node, image: &str, address: SocketAddr) {
+    let ask = json!({ "name": "main", "image": image, "args": ["tcp-ask", address.to_string()] });
+    let selector = json!({ "kubernetes.io/hostname": node.name() });
+    pods.create("denied", json!({ "nodeSelector": selector, "containers": [ask] })).await;
+    pods.phase("denied", "Succeeded").await;
+    let printed = pods.logs_once_known("denied").await;
+    assert!(printed.contains(&format!("refused {ACCESS_DENIED}")), "{printed}");
+    end(pods, "denied").await;
 }
 
 /// Pods of the node's own network have nothing to do with plugins.
@@ -263,6 +277,7 @@ async fn pods_wait_for_a_network() {
         let sleeper = json!({
             // The scheduler would wait for the node.
             "nodeName": node.name(),
+            "nodeSelector": { "kubernetes.io/hostname": node.name() },
             "containers": [{ "name": "main", "image": suite().await.actor.tagged, "args": ["sleep", "600"] }],
         });
         pods.create("sleeper", sleeper).await;

@@ -84,19 +84,29 @@ fn lives(pid: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
-/// With what it has started, which may be a plugin of its own that holds its output open.
 #[tokio::test]
 async fn what_hangs_is_killed() {
+    let ended = Plugin::new("sleep 1000").run_within(Duration::from_secs(1)).await;
+    assert_eq!(ended.unwrap_err().to_string(), "it has not ended within 1 s, and was killed");
+}
+
+/// With what it has started, which may be a plugin of its own that holds its output open.
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_killed() {
     let plugin = Plugin::new("sleep 1000 & echo $! > $DIR/started; wait");
     let started = plugin.dir.path().join("started");
-    let (ended, ()) = tokio::join!(plugin.run_within(Duration::from_secs(3)), async {
-        while std::fs::read_to_string(&started).unwrap_or_default().trim().is_empty() {
+    let pid = || std::fs::read_to_string(&started).unwrap_or_default().trim().to_owned();
+    let is_started = async {
+        while pid().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    });
-    assert_eq!(ended.unwrap_err().to_string(), "it has not ended within 3 s, and was killed");
-    let pid = std::fs::read_to_string(&started).unwrap();
-    while lives(pid.trim()) {
+    };
+    tokio::select! {
+        ended = plugin.run() => panic!("{ended:?}"),
+        () = is_started => {}
+    }
+    let pid = pid();
+    while lives(&pid) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }

@@ -1,13 +1,13 @@
-//! Sandboxes of the reference plugins (bridge, host-local, portmap, bandwidth), on a node of each test's own. Shell scripts
+//! Sandboxes of the reference plugins (bridge, host-local, portmap, firewall, bandwidth), on a node of each test's own. Shell scripts
 //! in their chain do what no plugin of good standing does.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod world;
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
-use kubewasm_cni::{Bandwidth, PortMapping, SandboxError, Sandboxes};
+use kubewasm_cni::{Bandwidth, PortMapping, SandboxError};
 use kubewasm_network::pinned;
 use serde_json::{Value, json};
 
@@ -277,19 +277,17 @@ fn plugins_are_told_once_which_sandboxes_there_are() {
     on_node(async |world| {
         world.script("books", "[ $CNI_COMMAND != GC ] || echo \"$input\" > $dir/valid");
         world.configure(NETWORK, "1.1.0", &[world.bridge(), json!({ "type": "books" })]);
+        let told = || -> Option<Value> { serde_json::from_slice(&fs::read(world.path("valid")).ok()?).ok() };
         let first = world.agent().await;
         first.set_up(request("a")).await.unwrap();
-        until("what the first one says", || world.asked("books").contains(&"GC".to_owned())).await;
+        until("what the first one says", || told().is_some()).await;
+        fs::remove_file(world.path("valid")).unwrap();
         let id = record(&world).file_stem().unwrap().to_str().unwrap().to_owned();
         let next = world.agent().await;
         assert_eq!(next.problem().await, None);
-        let told =
-            || -> Option<Value> { serde_json::from_str(&fs::read_to_string(world.path("valid")).ok()?).ok() };
+        until("what the next one says", || told().is_some()).await;
         let valid = json!([{ "containerID": id, "ifname": "eth0" }]);
-        until("what the next one says", || {
-            told().is_some_and(|told| told["cni.dev/valid-attachments"] == valid)
-        })
-        .await;
+        assert_eq!(told().unwrap()["cni.dev/valid-attachments"], valid);
         let asked = world.asked("books").len();
 
         fs::create_dir(&world.options.others_dir).unwrap();
@@ -303,14 +301,13 @@ fn plugins_are_told_once_which_sandboxes_there_are() {
     });
 }
 
-/// Traffic of a pod is shaped by a plugin in the chain, where the kernel can do it.
 #[test]
 fn limits_reach_the_plugins() {
     on_node(async |world| {
-        world.script("shape", "[ $CNI_COMMAND != ADD ] || echo \"$input\" > $dir/told; CNI_ARGS=$CNI_ARGS");
+        world.script("shape", "[ $CNI_COMMAND != ADD ] || echo \"$input\" > $dir/told");
         let shape = json!({ "type": "shape", "capabilities": { "bandwidth": true } });
         world.configure(NETWORK, "1.0.0", &[world.bridge(), shape]);
-        let agent: Sandboxes = world.agent().await;
+        let agent = world.agent().await;
         let mut limited = request("a");
         limited.bandwidth = Some(Bandwidth { ingress: 1_000_000, egress: 2_000_000 });
         agent.set_up(limited).await.unwrap();
@@ -318,6 +315,35 @@ fn limits_reach_the_plugins() {
         assert_eq!(told["runtimeConfig"]["bandwidth"]["ingressRate"], 1_000_000);
         assert_eq!(told["runtimeConfig"]["bandwidth"]["egressRate"], 2_000_000);
         agent.tear_down(A).await.unwrap();
+        world.assert_empty();
+    });
+}
+
+/// With rules of a firewall, and a kernel that shapes what the pod sends and receives.
+#[test]
+fn a_longer_chain_of_the_reference_plugins_works() {
+    on_node(async |world| {
+        let has_ifb = Command::new("ip").args(["link", "add", "ifbtest", "type", "ifb"]).status();
+        if !has_ifb.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: the kernel has no interfaces of type ifb");
+            return;
+        }
+        let firewall = json!({ "type": "firewall", "backend": "iptables" });
+        let bandwidth = json!({ "type": "bandwidth", "capabilities": { "bandwidth": true } });
+        world.configure(NETWORK, "1.1.0", &[world.bridge(), firewall, bandwidth]);
+        let agent = world.agent().await;
+        assert_eq!(agent.problem().await, None);
+        let mut limited = request("a");
+        limited.bandwidth = Some(Bandwidth { ingress: 8_000_000, egress: 8_000_000 });
+        let addresses = agent.set_up(limited).await.unwrap();
+        serve(&agent, A, 80, "a");
+        assert_eq!(ask(SocketAddr::new(addresses[0], 80)).unwrap(), "a");
+        let shaped = Command::new("tc").args(["qdisc", "show"]).output().unwrap().stdout;
+        let shaped = String::from_utf8(shaped).unwrap();
+        assert_eq!(shaped.matches("rate 8Mbit").count(), 2, "{shaped}");
+        let next = world.agent().await;
+        assert_eq!(next.set_up(request("a")).await.unwrap(), addresses);
+        next.tear_down(A).await.unwrap();
         world.assert_empty();
     });
 }
