@@ -4,6 +4,9 @@
 //! run for it, its record is on disk; the record goes when all is gone. So whatever an agent was doing when it was killed,
 //! the next one knows what may be there, and removes it as it was made.
 
+mod garbage;
+mod options;
+
 use std::{
     collections::HashMap,
     io,
@@ -16,6 +19,7 @@ use std::{
 };
 
 use kubewasm_network::pinned;
+pub use options::SandboxOptions;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, RwLock, Semaphore};
 
 use crate::{
@@ -30,38 +34,8 @@ use crate::{
 
 /// Sandboxes that plugins work on at once: more of them only wait for each other in the kernel.
 const AT_ONCE: usize = 8;
-/// Where container runtimes keep what plugins have answered them: libcni's default, which containerd, CRI-O and podman have.
-const OTHERS: &str = "/var/lib/cni/results";
 /// What containerd says where no network is configured yet: people and tools look for it.
 const NOT_INITIALIZED: &str = "cni plugin not initialized";
-
-/// Where everything is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxOptions {
-    /// Configurations of networks, of which the first by name is used.
-    pub conf_dir: PathBuf,
-    /// Plugins; the first directory that has one counts.
-    pub bin_dirs: Vec<PathBuf>,
-    /// Records of sandboxes: this node's alone.
-    pub state_dir: PathBuf,
-    /// Namespaces, one file each.
-    pub namespaces_dir: PathBuf,
-    /// Where other container runtimes on this machine keep what they have attached to networks.
-    pub others_dir: PathBuf,
-}
-
-impl SandboxOptions {
-    /// The usual places, with records in this directory.
-    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            conf_dir: "/etc/cni/net.d".into(),
-            bin_dirs: vec!["/opt/cni/bin".into()],
-            state_dir: state_dir.into(),
-            namespaces_dir: "/var/run/netns".into(),
-            others_dir: OTHERS.into(),
-        }
-    }
-}
 
 /// The sandboxes of a node. Clones are the same ones. All its methods must be called within a tokio runtime.
 #[derive(Clone, Debug)]
@@ -358,34 +332,6 @@ impl Sandboxes {
         Ok(network)
     }
 
-    /// Once, after the start of the agent: has plugins take away what is of no sandbox of this node.
-    ///
-    /// Plugins keep books by the name of the network, and whatever is not named to them goes. Where another container
-    /// runtime of this machine uses the same network, they are not asked.
-    async fn collect_garbage(&self, network: &NetworkConfig) {
-        let _nobody_else = self.0.attachments.write().await;
-        let (records, others) = (self.0.records.clone(), self.0.options.others_dir.clone());
-        let prefix = format!("{}-", network.name);
-        let list = move || Ok((records.all()?, has_files(&others, &prefix)));
-        let listed = blocking(list).await;
-        let (all, has_others) = match listed {
-            Ok(listed) => listed,
-            Err(error) => return tracing::warn!(%error, "CNI plugins are not told which sandboxes there are"),
-        };
-        if has_others {
-            let dir = self.0.options.others_dir.display();
-            return tracing::info!(
-                network = network.name, %dir,
-                "CNI plugins are not told which sandboxes there are: another container runtime has some, too"
-            );
-        }
-        let here = all.into_iter().filter(|record| record.network.name == network.name);
-        let ids: Vec<_> = here.map(|record| record.attachment.container_id).collect();
-        if let Err(error) = self.chain(network).gc(&ids).await {
-            tracing::warn!(%error, "CNI plugins have not removed all that is of no sandbox");
-        }
-    }
-
     fn chain<'a>(&'a self, network: &'a NetworkConfig) -> Chain<'a> {
         Chain { network, bin_dirs: &self.0.options.bin_dirs }
     }
@@ -426,12 +372,4 @@ fn set_up_error(id: String) -> impl FnOnce(FailureCause) -> SandboxError {
 async fn is_pinned(path: &Path) -> bool {
     let path = path.to_owned();
     tokio::task::spawn_blocking(move || pinned::is_pinned(&path)).await.unwrap_or(false)
-}
-
-/// Whether a directory has files whose names begin so. One that cannot be read may have some.
-fn has_files(dir: &Path, prefix: &str) -> bool {
-    match std::fs::read_dir(dir) {
-        Ok(entries) => entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(prefix)),
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
 }

@@ -118,6 +118,9 @@ impl PodTask {
             }
             TaskOutcome::Started { container, result } => {
                 self.starting.remove(&container);
+                if result.is_err() {
+                    self.doubt_sandbox();
+                }
                 self.state.record_start(&self.spec, &container, result, now);
             }
             TaskOutcome::StartPanicked { container, attempt, trouble } => {

@@ -35,7 +35,7 @@ enum SandboxStage {
     Wanted(Moment),
     /// The provider is making it, or looking for it. Next: `Ready`, or `Wanted`.
     Asked,
-    /// It is there, and the pod has its addresses.
+    /// It is there, and the pod has its addresses. Next: `Wanted`, where there is a doubt.
     Ready,
 }
 
@@ -71,6 +71,13 @@ impl PodTask {
             })
         });
         false
+    }
+
+    /// Something could not be started: the provider is asked whether the network is still there.
+    pub(super) fn doubt_sandbox(&mut self) {
+        if self.sandbox.stage == SandboxStage::Ready {
+            self.sandbox.stage = SandboxStage::Wanted(Moment::default());
+        }
     }
 
     /// Takes in what has come of it.

@@ -128,6 +128,18 @@ async fn a_pod_whose_network_was_lost_has_another_one() {
     assert_eq!(world.records.load("old", clock::now()).unwrap().unwrap().addresses, ips(&["10.0.0.6"]));
 }
 
+/// The provider is asked again when something could not be started, and only then.
+#[tokio::test]
+async fn a_start_that_fails_is_a_reason_to_look_for_the_network() {
+    let lost = Ok(SandboxAddresses { addresses: ips(&["10.0.0.6"]), was_lost: true });
+    let mut world = world([made(&["10.0.0.5"]), lost]);
+    world.set(pod(TORN, TORN, json!({}))).await;
+    world.event(TORN, "SandboxChanged").await;
+    assert_eq!(world.runtime.started.lock().unwrap().len(), 1);
+    let mut made = world.runtime.networks.made.subscribe();
+    tokio::time::timeout(PATIENCE, made.wait_for(|made| made.len() == 2)).await.unwrap().unwrap();
+}
+
 /// An agent was killed before it had a record of the pod, and the pod is gone.
 #[tokio::test]
 async fn a_network_of_a_pod_that_nobody_knows_is_taken_away() {
