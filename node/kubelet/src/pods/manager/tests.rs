@@ -112,6 +112,7 @@ impl Runtime for Provider {
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
         self.called(Call::Start);
         self.started.lock().unwrap().push(spec.id.clone());
+        self.networks.start()?;
         if spec.pod_name == TORN {
             std::fs::write(&spec.log_path, "it has run\n").unwrap();
             return Err(StartError::Run("the process that runs it has died".into()));
