@@ -43,6 +43,7 @@ use crate::{
         source,
         volumes::{self, Memory},
     },
+    policies::{self, Policies, RefusalMetrics, RefusalWatch},
     registry_auth::NodeCredentials,
     runtime::{Runtime, ServiceTable},
     server::{self, Ports, Server},
@@ -123,6 +124,7 @@ pub struct Agent {
     services: Mirror<Service>,
     services_follower: Follower,
     runtime_classes: Mirror<RuntimeClass>,
+    refusals: RefusalMetrics,
 }
 
 impl Agent {
@@ -159,6 +161,8 @@ impl Agent {
         let probes = ProbeMetrics::default();
         let mut server = Server::new(&config, ports, serving, client.clone(), Arc::new(index.clone()))?;
         server.register_metrics(|registry| probes.register(registry));
+        let refusals = RefusalMetrics::default();
+        server.register_metrics(|registry| refusals.register(registry));
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
@@ -199,6 +203,8 @@ impl Agent {
         } else {
             PodAddresses::shared()
         };
+        let enforces = config.enforces_network_policies && runtime.has_pod_network();
+        let policies = if enforces { Policies::on() } else { Policies::off() };
         let shared = Arc::new(Shared {
             runtime,
             api: Arc::new(cluster),
@@ -209,6 +215,7 @@ impl Agent {
             admission: Some(admission),
             addresses,
             host_ports: HostPorts::default(),
+            policies,
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             node_credentials: NodeCredentials::new(
@@ -249,6 +256,7 @@ impl Agent {
             services,
             services_follower,
             runtime_classes,
+            refusals,
         })
     }
 
@@ -293,6 +301,18 @@ impl Agent {
             decision.run().await;
             services.await;
         }));
+        let (runtime, recorder) = (Arc::clone(&self.shared.runtime), self.shared.recorder.clone());
+        let refusals = RefusalWatch::new(
+            Arc::clone(&runtime),
+            self.shared.index.clone(),
+            recorder.clone(),
+            self.refusals,
+        );
+        tasks.spawn(stop_at(cancel.clone(), refusals.run()));
+        let client = self.connection.client();
+        if let Some(keeper) = policies::Keeper::new(&self.shared.policies, client, runtime, recorder) {
+            tasks.spawn(stop_at(cancel.clone(), keeper.run()));
+        }
         tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));

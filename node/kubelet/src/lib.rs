@@ -7,6 +7,7 @@
 //!                                      ├─► static_pods  files ─► pods::manager, and their mirrors in the API
 //!                                      ├─► eviction watches the disk, removes images, sends pods away
 //!                                      ├─► events   tells people
+//!                                      ├─► policies follows NetworkPolicies, and tells the runtime what they allow
 //! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
 //! ```
 //!
@@ -29,6 +30,7 @@ mod network_readiness;
 pub mod node;
 mod pod_ranges;
 pub mod pods;
+pub mod policies;
 pub mod quantity;
 pub mod registry_auth;
 pub mod retry;

@@ -18,6 +18,7 @@ use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use kubewasm_rules::PodRules;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -217,6 +218,22 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Says what is allowed of the traffic of these pods with addresses of their own; for others, what was said before
+    /// holds on. When this succeeds, containers that are started later begin with it, and those that run go by it soon.
+    /// Connections that exist stay. A pod reaches itself, and its node it and it its node, whatever the rules say.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; try again.
+    async fn set_network_rules(&self, _rules: &NetworkRules) -> Result<(), RuntimeError> {
+        Ok(())
+    }
+
+    /// What was refused of the traffic of pods, since the processes that host them were started. Those that cannot be
+    /// asked just now are missing.
+    async fn network_refusals(&self) -> Vec<NetworkRefusals> {
+        Vec::new()
+    }
+
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.
     fn wakeups(&self) -> Option<mpsc::Receiver<String>>;
@@ -246,6 +263,22 @@ pub struct HostPort {
     pub pod_ip: IpAddr,
     /// The pod's port.
     pub container_port: u16,
+}
+
+/// What is allowed of the traffic of pods, by UID.
+pub type NetworkRules = BTreeMap<String, Arc<PodRules>>;
+
+/// What was refused of a pod's traffic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkRefusals {
+    /// The pod.
+    pub pod_uid: String,
+    /// Connections and datagrams to it.
+    pub ingress: u64,
+    /// Connections, datagrams and name look-ups of its guests.
+    pub egress: u64,
+    /// The last of each kind, for people.
+    pub last: Vec<String>,
 }
 
 /// A container that a [`Runtime`] knows of.

@@ -29,7 +29,7 @@ pub(crate) fn init(verbosity: u8, format: Format) {
 }
 
 /// What each level of `-v` lets through. Libraries stay a step behind; that a request failed is said by who
-/// made it, and not by the client too.
+/// made it, and not by the client and its watches too.
 fn directives(verbosity: u8) -> &'static str {
     match verbosity {
         0 => "warn,kube_client=off,kube_runtime::watcher=off",

@@ -1,4 +1,4 @@
-//! `--network`: whose addresses pods have.
+//! `--network` and `--network-policies`: whose addresses pods have, and what holds for them.
 
 use std::{fmt, net::IpAddr, path::Path, str::FromStr};
 
@@ -142,9 +142,54 @@ impl fmt::Display for NetworkMode {
     }
 }
 
+/// Whether NetworkPolicies hold for pods with addresses of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NetworkPolicyMode {
+    /// If the node may read them.
+    #[default]
+    Auto,
+    /// They are somebody else's business.
+    Off,
+}
+
+/// A text that is no [`NetworkPolicyMode`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither auto nor off")]
+pub(crate) struct InvalidNetworkPolicyMode(String);
+
+impl FromStr for NetworkPolicyMode {
+    type Err = InvalidNetworkPolicyMode;
+
+    fn from_str(text: &str) -> Result<Self, InvalidNetworkPolicyMode> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            other => Err(InvalidNetworkPolicyMode(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for NetworkPolicyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policy_modes_are_read_as_they_are_written() {
+        for mode in [NetworkPolicyMode::Auto, NetworkPolicyMode::Off] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        let error = "on".parse::<NetworkPolicyMode>().map_err(|error| error.to_string());
+        assert_eq!(error, Err("\"on\" is neither auto nor off".to_owned()));
+    }
 
     #[test]
     fn modes_are_read_as_they_are_written() {

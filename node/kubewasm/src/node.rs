@@ -17,7 +17,7 @@ use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    network_mode::NetworkMode,
+    network_mode::{NetworkMode, NetworkPolicyMode},
     runtime::{self, ImageSettings},
 };
 
@@ -123,6 +123,11 @@ pub(crate) struct NodeArgs {
     /// a plugin counts.
     #[arg(long, value_name = "DIR", value_delimiter = ':', default_values = ["/opt/cni/bin"])]
     cni_bin_dir: Vec<PathBuf>,
+
+    /// Whether NetworkPolicies hold for pods with addresses of their own: `auto`, if the node may read them; `off`, they are
+    /// somebody else's business.
+    #[arg(long, value_name = "auto|off", default_value_t)]
+    network_policies: NetworkPolicyMode,
 
     /// A network that knows the way to pods with addresses of their own, such as those of the cluster's pods and machines:
     /// what they send elsewhere comes from the node's address. May be repeated.
@@ -240,6 +245,7 @@ fn flags(args: NodeArgs) -> Flags {
         allow_host_path: args.allow_host_path,
         requires_pod_network: args.network == NetworkMode::Pod,
         services: args.services,
+        ignores_network_policies: args.network_policies == NetworkPolicyMode::Off,
         room_for_pods: u32::try_from(capacity::guests()).ok(),
     }
 }

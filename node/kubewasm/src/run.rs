@@ -25,6 +25,7 @@ use kubewasm_kubelet::{
         status::is_terminal,
         volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
+    policies::Policies,
 };
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
@@ -139,6 +140,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         admission: None,
         addresses: PodAddresses::shared(),
         host_ports: HostPorts::default(),
+        policies: Policies::off(),
         node,
         logs_dir: logs_dir.clone(),
         node_credentials: home::credentials(),

@@ -120,6 +120,8 @@ pub struct Flags {
     pub requires_pod_network: bool,
     /// `--services`
     pub services: ServicesMode,
+    /// NetworkPolicies are nobody's business here: `--network-policies=off`.
+    pub ignores_network_policies: bool,
     /// Pods that the provider has room for on this machine: what `maxPods` is when nobody says. `None` is
     /// upstream's 110.
     pub room_for_pods: Option<u32>,
@@ -156,6 +158,8 @@ pub struct Config {
     pub requires_pod_network: bool,
     /// Whether pods with addresses of their own are taken to the endpoints of Services.
     pub services: ServicesMode,
+    /// NetworkPolicies hold for pods with addresses of their own.
+    pub enforces_network_policies: bool,
     /// `podCIDR`, read.
     pub pod_ranges: Vec<IpNet>,
     /// `config.json` files with credentials for registries; the first one that exists counts.
@@ -275,6 +279,7 @@ impl Config {
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig.clone(),
             requires_pod_network: flags.requires_pod_network,
             services: flags.services,
+            enforces_network_policies: !flags.ignores_network_policies,
             pod_ranges: pod_ranges::read(&kubelet.pod_cidr)
                 .map_err(|message| ConfigError::Invalid(format!("podCIDR: {message}")))?,
             kubelet,

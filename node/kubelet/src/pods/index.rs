@@ -25,7 +25,7 @@ const LONGEST_ROUND: Duration = Duration::from_secs(5 * 60);
 
 impl PodIndex {
     /// Puts in a pod with its newest status.
-    pub(super) fn put(&self, uid: &str, pod: Arc<Pod>) {
+    pub(crate) fn put(&self, uid: &str, pod: Arc<Pod>) {
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), pod);
     }
 

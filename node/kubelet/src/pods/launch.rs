@@ -23,7 +23,9 @@ use super::{
     volumes::{self, VolumePlaces, Volumes, plan, source},
 };
 use crate::{
-    logs, quantity,
+    logs,
+    policies::Policies,
+    quantity,
     runtime::{ContainerSpec, Image, Mount, Runtime},
 };
 
@@ -39,6 +41,7 @@ pub(super) struct Launch<'a> {
     pub(super) addresses: &'a [IpAddr],
     /// See [`ContainerSpec::network_slot`].
     pub(super) network_slot: Option<u32>,
+    pub(super) policies: &'a Policies,
     pub(super) node: &'a NodeFacts,
     pub(super) logs_dir: &'a Path,
     pub(super) records: &'a Records,
@@ -106,6 +109,11 @@ impl Launch<'_> {
         }
         drop_old_logs(&spec.log_path, attempt);
         let had_log = spec.log_path.exists();
+        // A static pod does not wait for an API server: its rules hold from when they are known.
+        if spec.network_slot.is_some() && !spec.host_network && !is_static(pod) {
+            let settled = called_off.run_until_cancelled(self.policies.settled(&spec.pod_uid)).await;
+            settled.unwrap_or(Ok(())).map_err(sandbox_trouble)?;
+        }
         if called_off.is_cancelled() {
             return Err(Trouble {
                 reason: WaitingReason::RunContainerError,

@@ -54,6 +54,7 @@ pub(crate) mod task;
 mod termination;
 pub mod volumes;
 
+pub(crate) use self::task::reference as pod_reference;
 pub use self::{
     addresses::PodAddresses,
     environment::NodeFacts,

@@ -168,6 +168,10 @@ reasons! {
         SandboxChanged,
         /// The pod has no address yet.
         NetworkNotReady,
+        /// NetworkPolicies, or what they are about, cannot be read.
+        NetworkPolicyUnreadable,
+        /// Something of the pod's traffic was refused.
+        NetworkRefused,
         /// A probe has failed, or could not be carried out.
         Unhealthy,
         /// A probe has succeeded in a way that is worth a look.

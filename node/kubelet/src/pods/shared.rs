@@ -21,7 +21,10 @@ use super::{
     records::Records,
     volumes::Volumes,
 };
-use crate::{events::Recorder, eviction::EvictionDesk, registry_auth::NodeCredentials, runtime::Runtime};
+use crate::{
+    events::Recorder, eviction::EvictionDesk, policies::Policies, registry_auth::NodeCredentials,
+    runtime::Runtime,
+};
 
 /// What all pod tasks share.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub struct Shared {
     pub addresses: PodAddresses,
     /// Ports of the node that lead to pods.
     pub host_ports: HostPorts,
+    /// What is allowed of the traffic of pods that have addresses of their own.
+    pub policies: Policies,
     /// Addresses and resources of the node.
     pub node: watch::Receiver<NodeFacts>,
     /// Where logs are written.

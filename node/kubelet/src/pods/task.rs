@@ -374,12 +374,13 @@ impl PodTask {
         let PodName { name, namespace, uid } = &self.name;
         let logs = logs::pod_dir(&self.shared.logs_dir, namespace, name, uid);
         cleanup::remove_pod(&self.shared, uid, Some(logs)).await;
+        self.shared.policies.note(uid, None);
         self.shared.index.remove(uid);
     }
 }
 
 /// How events name the pod that they are about.
-pub(super) fn reference(pod: &Pod) -> ObjectReference {
+pub(crate) fn reference(pod: &Pod) -> ObjectReference {
     let meta = &pod.metadata;
     ObjectReference {
         api_version: Some("v1".to_owned()),

@@ -341,6 +341,7 @@ impl World {
             admission: None,
             addresses,
             host_ports: HostPorts::default(),
+            policies: crate::policies::Policies::off(),
             node: facts,
             logs_dir: root.path().join("logs"),
             node_credentials: NodeCredentials::default(),

@@ -146,6 +146,7 @@ impl PodTask {
                 api: shared.api.as_ref(),
                 addresses: &addresses,
                 network_slot,
+                policies: &shared.policies,
                 node: &node,
                 logs_dir: &shared.logs_dir,
                 records: &shared.records,

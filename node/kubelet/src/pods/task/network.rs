@@ -9,6 +9,7 @@ use crate::{
         reason::EventReason,
         shared::tell,
     },
+    policies::LocalPod,
     runtime::RuntimeError,
 };
 
@@ -17,6 +18,7 @@ impl PodTask {
     /// that is on its way out needs none.
     pub(super) async fn settle_addresses(&mut self, now: Moment) -> bool {
         if self.foreign || self.state.is_over() {
+            self.shared.policies.note(&self.name.uid, None);
             return true;
         }
         if self.shared.addresses.are_of_sandboxes() && !self.has_host_network() {
@@ -34,6 +36,9 @@ impl PodTask {
         match settled {
             Settled::Addresses(addresses) => {
                 self.state.addresses = addresses;
+                let own = self.network_slot().filter(|_| !self.has_host_network());
+                let pod = own.map(|_| LocalPod::of(&self.pod, &self.reference));
+                self.shared.policies.note(&self.name.uid, pod);
                 match self.open_host_ports().await {
                     Ok(()) => {
                         self.told_of_network = None;
