@@ -86,6 +86,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             network: &Network::Outgoing,
             pod_ports: None,
             denied_networks: &DeniedNetworks::default(),
+            firewall: None,
+            egress: None,
             output: &output,
             terminal: false,
             account: &account,

@@ -31,7 +31,11 @@ use crate::{
     kind::{Generation, ModuleKind},
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
-    network::{self, DeniedNetworks, Network, NetworkTables, PodPorts},
+    network::{
+        DeniedNetworks, Network, NetworkTables, PodPorts,
+        egress::NameGrants,
+        guard::{Guard, SocketGuard},
+    },
     plugin::{AnyPlugin, States},
     preview1,
     setup::{Preopen, PrepareError, Setup},
@@ -250,6 +254,8 @@ impl Host {
             network,
             pod_ports,
             denied_networks,
+            firewall,
+            egress,
             output,
             terminal,
             account,
@@ -269,7 +275,9 @@ impl Host {
         if let Some(dir) = working_dir {
             wasi.initial_cwd(dir);
         }
-        network::allow(&mut wasi, network, denied_networks);
+        let grants = egress.cloned().map(NameGrants::new);
+        let guard = Guard::new(network.clone(), denied_networks.clone(), firewall.cloned(), grants);
+        SocketGuard::new(Arc::clone(&guard)).guard_all(&mut wasi);
         let mut preopen = |host: &Path, guest: &str, perms: FsPerms| {
             let opened = wasi.preopened_dir(host, guest, perms);
             opened.map(drop).map_err(|error| PrepareError::Root {
@@ -292,8 +300,8 @@ impl Host {
             bounds,
             descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
             has_volumes,
-            lookups: self.lookups.of_guest(),
-            guest_sockets: self.sockets_of(network, denied_networks, pod_ports),
+            lookups: self.lookups.of_guest(Arc::clone(&guard)),
+            guest_sockets: self.sockets_of(network, denied_networks, pod_ports, guard),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);
@@ -313,15 +321,19 @@ impl Host {
         network: &Network,
         denied: &DeniedNetworks,
         ports: Option<&Arc<PodPorts>>,
+        guard: Arc<Guard>,
     ) -> GuestSockets {
         match network {
-            Network::Pod(addresses) => GuestSockets::of_pod(Pod {
-                addresses: Arc::new(addresses.clone()),
-                ports: ports.map_or_else(Arc::default, Arc::clone),
-                denied: Arc::new(denied.clone()),
-                tables: Arc::clone(&self.tables),
-            }),
-            Network::Outgoing | Network::Namespace | Network::Host => GuestSockets::default(),
+            Network::Pod(addresses) => {
+                let pod = Pod {
+                    addresses: Arc::new(addresses.clone()),
+                    ports: ports.map_or_else(Arc::default, Arc::clone),
+                    denied: Arc::new(denied.clone()),
+                    tables: Arc::clone(&self.tables),
+                };
+                GuestSockets::of_pod(pod, guard)
+            }
+            Network::Outgoing | Network::Namespace | Network::Host => GuestSockets::of_node(guard),
         }
     }
 }

@@ -60,7 +60,10 @@ pub use guest::Guest;
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
 pub use kind::{Generation, ModuleKind, UnknownKind};
 pub use lookup::Resolver;
-pub use network::{DeniedNetwork, DeniedNetworks, Network, NetworkTables, PodAddresses, PodPorts};
+pub use network::{
+    DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, Firewall, Firewalls, InvalidEgress, Network,
+    NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,
+};
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
 pub use plugin::{AnyPlugin, Plugin, PluginState};
 pub use setup::{Preopen, PrepareError, Setup};

@@ -28,7 +28,7 @@ use wasmtime_wasi::{
     },
 };
 
-use crate::state::GuestState;
+use crate::{network::guard::Guard, state::GuestState};
 
 /// Look-ups that run at a time in one host.
 const LOOKUP_THREADS: usize = 64;
@@ -38,6 +38,8 @@ const LOOKUPS_PER_GUEST: usize = 2;
 const PENDING_PER_GUEST: usize = 64;
 /// How long a guest waits for an answer at most; what most resolvers take for a server that says nothing.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// For how long the answer of a resolver counts that does not say.
+const UNKNOWN_TTL: Duration = Duration::from_secs(5 * 60);
 /// Stack of a thread. Modules of the name service switch are generous with it.
 const STACK: usize = 512 << 10;
 
@@ -85,6 +87,8 @@ pub(crate) struct Lookups {
 #[derive(Debug)]
 pub(crate) struct GuestLookups {
     of: Lookups,
+    /// Says which names it may look up, and hears what was answered.
+    guard: Arc<Guard>,
     running: Arc<Semaphore>,
     pending: Arc<Semaphore>,
 }
@@ -94,10 +98,11 @@ impl Lookups {
         Self { resolver, threads: Arc::new(Semaphore::new(LOOKUP_THREADS)), deadline: DEADLINE }
     }
 
-    pub(crate) fn of_guest(&self) -> GuestLookups {
+    pub(crate) fn of_guest(&self, guard: Arc<Guard>) -> GuestLookups {
         let semaphore = |places| Arc::new(Semaphore::new(places));
         GuestLookups {
             of: self.clone(),
+            guard,
             running: semaphore(LOOKUPS_PER_GUEST),
             pending: semaphore(PENDING_PER_GUEST),
         }
@@ -118,14 +123,21 @@ impl GuestLookups {
                 Err(_) => return Err(ErrorCode::InvalidArgument),
             },
         };
+        if !self.guard.may_look_up(&domain) {
+            return Err(ErrorCode::AccessDenied);
+        }
         let Ok(pending) = Arc::clone(&self.pending).try_acquire_owned() else {
             return Err(ErrorCode::TemporaryResolverFailure);
         };
         let (lookups, running) = (self.of.clone(), Arc::clone(&self.running));
+        let guard = Arc::clone(&self.guard);
         let task = tokio::spawn(async move {
-            let answer = tokio::time::timeout(lookups.deadline, lookups.look_up(domain, running)).await;
+            let answer =
+                tokio::time::timeout(lookups.deadline, lookups.look_up(domain.clone(), running)).await;
             drop(pending);
-            answer.unwrap_or(Err(ErrorCode::TemporaryResolverFailure))
+            let addresses = answer.unwrap_or(Err(ErrorCode::TemporaryResolverFailure))?;
+            guard.looked_up(&domain, addresses.as_slice(), UNKNOWN_TTL);
+            Ok(addresses)
         });
         Ok(AddressStream::Pending(AbortOnDropHandle::new(task)))
     }
@@ -247,6 +259,11 @@ mod tests {
 
     use super::*;
 
+    /// Nothing is refused.
+    fn open() -> Arc<Guard> {
+        Guard::new(crate::Network::Host, crate::DeniedNetworks::default(), None, None)
+    }
+
     const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     /// A resolver that says nothing about names that begin with `silent` until the sender is gone, and how many it
@@ -280,7 +297,7 @@ mod tests {
     #[tokio::test]
     async fn names_and_addresses_are_resolved() {
         let (resolver, _end, _) = resolver();
-        let guest = Lookups::new(resolver).of_guest();
+        let guest = Lookups::new(resolver).of_guest(open());
         for (name, expected) in [
             ("example.org", Ok(1)),
             ("192.0.2.7", Ok(1)),
@@ -310,7 +327,7 @@ mod tests {
         let (resolver, end, most) = resolver();
         runtime.block_on(async {
             let lookups = Lookups::new(resolver);
-            let (greedy, calm) = (lookups.of_guest(), lookups.of_guest());
+            let (greedy, calm) = (lookups.of_guest(open()), lookups.of_guest(open()));
             let asked: Vec<_> = (0..1000).map(|n| greedy.begin(&format!("silent{n}"))).collect();
             assert_eq!(asked.iter().filter(|stream| stream.is_ok()).count(), PENDING_PER_GUEST);
             tokio::task::yield_now().await;
@@ -328,10 +345,29 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_answered_is_told_so_in_time() {
         let (resolver, end, _) = resolver();
-        let guest = Lookups { deadline: Duration::ZERO, ..Lookups::new(resolver) }.of_guest();
+        let guest = Lookups { deadline: Duration::ZERO, ..Lookups::new(resolver) }.of_guest(open());
         let mut stream = guest.begin("silent").unwrap();
         assert_eq!(stream.next().unwrap_err(), ErrorCode::WouldBlock);
         assert_eq!(all(stream).await, Err(ErrorCode::TemporaryResolverFailure));
+        drop(end);
+    }
+
+    /// A question is a message to whoever answers it.
+    #[tokio::test]
+    async fn what_is_not_on_the_guests_list_is_not_asked() {
+        let (resolver, end, most) = resolver();
+        let grants = crate::network::egress::NameGrants::new("example.org:443".parse().unwrap());
+        let guard = Guard::new(crate::Network::Host, crate::DeniedNetworks::default(), None, Some(grants));
+        let guest = Lookups::new(resolver).of_guest(Arc::clone(&guard));
+        assert!(matches!(guest.begin("silent.example"), Err(ErrorCode::AccessDenied)));
+        let reaches = || {
+            let to = std::net::SocketAddr::new(ADDRESS, 443);
+            guard.may_reach(kubewasm_rules::Protocol::Tcp, to, to)
+        };
+        assert!(!reaches());
+        assert_eq!(all(guest.begin("example.org").unwrap()).await, Ok(1));
+        assert!(reaches());
+        assert_eq!(most.load(Ordering::SeqCst), 0);
         drop(end);
     }
 }

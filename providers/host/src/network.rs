@@ -7,6 +7,11 @@
 //! loopback or is on its link only, among which are the metadata services of clouds.
 
 mod affinity;
+pub(crate) mod egress;
+pub(crate) mod firewall;
+mod firewalls;
+mod flows;
+pub(crate) mod guard;
 pub(crate) mod pod;
 pub(crate) mod ports;
 mod services;
@@ -15,12 +20,14 @@ mod tables;
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket},
     str::FromStr,
-    sync::Arc,
 };
 
 use ipnet::IpNet;
-use wasmtime_wasi::{WasiCtxBuilder, sockets::SocketAddrUse};
+use wasmtime_wasi::sockets::SocketAddrUse;
 
+pub use egress::{EgressEntry, EgressList, InvalidEgress};
+pub use firewall::{Firewall, Refusals};
+pub use firewalls::{Firewalls, PodRuleKeys, RuleChanges};
 pub use pod::PodAddresses;
 pub use ports::PodPorts;
 pub use services::{Refused, Service, ServiceChanges, ServiceRule, TransportProtocol};
@@ -112,16 +119,7 @@ fn is_of_namespace(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || is_of_host(ip)
 }
 
-/// Applies the rules to a guest.
-pub(super) fn allow(wasi: &mut WasiCtxBuilder, network: &Network, denied: &DeniedNetworks) {
-    let (network, denied) = (Arc::new(network.clone()), Arc::new(denied.clone()));
-    wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
-    wasi.socket_addr_check(move |address, what| {
-        Box::pin(std::future::ready(allowed(&network, &denied, address, what)))
-    });
-}
-
-/// Whether a guest may use an address so.
+/// Whether any guest of this kind may use an address so. What holds for this one besides is the [`guard`]'s to say.
 fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what: SocketAddrUse) -> bool {
     use SocketAddrUse::{TcpAccept, TcpBind, TcpConnect, TcpListen, UdpBind, UdpReceive, UdpSend};
     match network {

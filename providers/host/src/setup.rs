@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::Account,
-    network::{DeniedNetworks, Network, PodPorts},
+    network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
     output::Output,
 };
 
@@ -30,6 +30,10 @@ pub struct Setup<'a> {
     pub pod_ports: Option<&'a Arc<PodPorts>>,
     /// What it does not reach, unless it has the host's network.
     pub denied_networks: &'a DeniedNetworks,
+    /// What is allowed of its pod's traffic; the same for all guests of it. `None` for a guest without rules.
+    pub firewall: Option<&'a Arc<Firewall>>,
+    /// All that it may reach, if there is such a list.
+    pub egress: Option<&'a EgressList>,
     /// Where its output goes.
     pub output: &'a Arc<dyn Output>,
     /// Its output streams say that they are terminals. Programs in C hold back their lines otherwise, and some

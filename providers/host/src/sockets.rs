@@ -11,6 +11,7 @@
 //! What is sent to an address of a Service goes to one of its endpoints, and the guest sees the Service. Guests without
 //! addresses of their own pass through.
 
+mod create;
 mod tcp;
 mod udp;
 
@@ -25,7 +26,9 @@ use wasmtime_wasi::p2::{SocketResult, bindings::sockets::network::ErrorCode};
 
 use crate::{
     network::{
-        DeniedNetworks, NetworkTables, PodAddresses, PodPorts, Refused, TransportProtocol, is_open_to_pods,
+        DeniedNetworks, NetworkTables, PodAddresses, PodPorts, Refused, TransportProtocol,
+        guard::{Guard, SocketGuard},
+        is_open_to_pods,
         pod::Binding,
         ports::{OpenPort, Transport},
     },
@@ -36,10 +39,12 @@ use crate::{
 const REDIRECTED: usize = 64;
 
 /// The sockets of one guest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct GuestSockets {
     /// Its pod's, where they are its own.
     pod: Option<Pod>,
+    /// What the guest may do with addresses.
+    guard: Arc<Guard>,
     /// What is remembered of its sockets and their streams, by the number of the resource.
     known: HashMap<u32, Arc<Known>>,
 }
@@ -72,6 +77,8 @@ struct KnownSocket {
     open: Option<OpenPort>,
     /// Where datagrams went, and where the guest had sent them.
     redirected: VecDeque<(SocketAddr, SocketAddr)>,
+    /// What it may do with addresses.
+    guard: Option<Arc<SocketGuard>>,
 }
 
 impl Known {
@@ -86,6 +93,20 @@ impl KnownSocket {
         self.redirected.retain(|(known, _)| *known != actual);
         self.redirected.truncate(REDIRECTED - 1);
         self.redirected.push_front((actual, wanted));
+    }
+
+    /// What the guest sends to `wanted` goes to `actual`: what it may reach is about both.
+    fn chose(&self, actual: SocketAddr, wanted: SocketAddr) {
+        if let Some(guard) = &self.guard {
+            guard.chose(actual, wanted);
+        }
+    }
+
+    /// The socket is bound to a port.
+    fn bound_to(&self, port: u16) {
+        if let Some(guard) = &self.guard {
+            guard.bound(port);
+        }
     }
 
     /// Whether the socket can send there: one that is bound to the loopback sends to addresses of the pod alone.
@@ -119,8 +140,18 @@ impl KnownSocket {
 
 impl GuestSockets {
     /// Those of a guest whose pod has addresses of its own.
-    pub(crate) fn of_pod(pod: Pod) -> Self {
-        Self { pod: Some(pod), known: HashMap::new() }
+    pub(crate) fn of_pod(pod: Pod, guard: Arc<Guard>) -> Self {
+        Self { pod: Some(pod), guard, known: HashMap::new() }
+    }
+
+    /// Those of a guest that has none.
+    pub(crate) fn of_node(guard: Arc<Guard>) -> Self {
+        Self { pod: None, guard, known: HashMap::new() }
+    }
+
+    /// What the guest may do with addresses.
+    pub(crate) fn guard(&self) -> &Arc<Guard> {
+        &self.guard
     }
 
     fn pod(&self) -> Option<Pod> {
@@ -183,6 +214,7 @@ impl Pod {
 
 /// Links the functions over wasmtime-wasi's own. The linker must allow shadowing.
 pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
+    create::link(linker)?;
     tcp::link(linker)?;
     udp::link(linker)
 }

@@ -1,12 +1,13 @@
 //! The worker protocol as Rust values: generated types, and the way between them and ours.
 
+mod rules;
 mod tables;
 
 use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, ModuleKind, Network, PodAddresses, Stack, Usage,
+    CpuShare, DeniedNetworks, EgressEntry, EgressList, ModuleKind, Network, PodAddresses, Stack, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -15,6 +16,7 @@ use crate::{
     spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
 };
 
+pub(crate) use rules::OutgoingRules;
 pub(crate) use tables::{IncomingUpdate, OutgoingUpdate};
 
 /// What `proto/worker.proto` generates.
@@ -115,9 +117,25 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             not_a_terminal: !spec.terminal,
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
+            egress: spec.egress.as_ref().map(Into::into),
             label: spec.label.clone(),
             pod_addresses,
         }
+    }
+}
+
+impl From<&EgressList> for wire::EgressList {
+    fn from(list: &EgressList) -> Self {
+        Self { entries: list.entries().iter().map(ToString::to_string).collect() }
+    }
+}
+
+impl TryFrom<wire::EgressList> for EgressList {
+    type Error = WireError;
+
+    fn try_from(list: wire::EgressList) -> Result<Self, WireError> {
+        let entries = list.entries.iter().map(|entry| entry.parse::<EgressEntry>());
+        entries.collect::<Result<_, _>>().map_err(|_| WireError("an entry of what may be reached is none"))
     }
 }
 
@@ -192,6 +210,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             log_path: spec.log_path.into(),
             network,
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
+            egress: spec.egress.map(TryInto::try_into).transpose()?,
             memory_limit_bytes: spec.memory_limit_bytes,
             memory_volumes: MemoryVolumes {
                 guest_paths: spec.memory_volumes,
@@ -368,6 +387,7 @@ mod tests {
                 .iter()
                 .map(|text| text.parse::<DeniedNetwork>().unwrap())
                 .collect(),
+            egress: Some("example.com:443,*.example.org,10.0.0.0/8,[2001:db8::/32]:53".parse().unwrap()),
             stack: Stack::LARGEST,
             terminal: false,
             memory_limit_bytes: 64 << 20,
@@ -397,12 +417,17 @@ mod tests {
                 working_dir: None,
                 network: Network::Outgoing,
                 denied_networks: DeniedNetworks::default(),
+                egress: None,
                 stack: Stack::DEFAULT,
                 terminal: true,
                 kind: ModuleKind::CoreCommand,
                 ..spec()
             },
-            InstanceSpec { network: Network::Pod(pod_addresses()), ..spec() },
+            InstanceSpec {
+                network: Network::Pod(pod_addresses()),
+                egress: Some("".parse().unwrap()),
+                ..spec()
+            },
             InstanceSpec { network: Network::Namespace, ..spec() },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));

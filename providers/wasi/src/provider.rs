@@ -21,7 +21,10 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,8 +40,8 @@ use kubewasm_host::{
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    HostPort, Image, ImageError, ImageUse, PodSandbox, Presence, PulledImage, Runtime, RuntimeError,
-    SandboxAddresses, SandboxError, ServiceTable, StartError,
+    HostPort, Image, ImageError, ImageUse, NetworkRefusals, NetworkRules, PodSandbox, Presence, PulledImage,
+    Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -155,6 +158,8 @@ pub struct WasiRuntime {
     isolation: Isolation,
     /// Of the workers in which containers are started.
     age: Age,
+    /// There may be a pod of which something is refused.
+    refuses: AtomicBool,
     /// Starts that can be called off.
     preparing: Preparing,
     /// Keeps images of containers, and those that they mount, from being removed, by container.
@@ -200,7 +205,9 @@ impl WasiRuntime {
             Some(parent) => compiler.enclosed(Arc::new(cgroup::Compilers(parent.clone()))),
             None => compiler,
         });
-        let holds = holds(&options.store, supervisor.claims().0);
+        let claims = supervisor.claims().0;
+        let refuses = AtomicBool::new(!claims.is_empty());
+        let holds = holds(&options.store, claims);
         Ok(Self {
             store: options.store,
             compiler,
@@ -211,6 +218,7 @@ impl WasiRuntime {
             sandboxes,
             isolation: options.isolation,
             age,
+            refuses,
             preparing: Preparing::default(),
             holds: Mutex::new(holds),
         })
@@ -309,13 +317,16 @@ impl WasiRuntime {
         let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.into()))?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
-        let Wishes { stack, terminal } = annotations::of(spec)?;
+        let Wishes { stack, terminal, egress } = annotations::of(spec)?;
+        if egress.is_some() {
+            self.refuses.store(true, Ordering::Relaxed);
+        }
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
         let network = if self.has_sandbox(spec) { Network::Namespace } else { instance.network.clone() };
         let is_elsewhere = network == Network::Namespace || network::is_own(spec);
         let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
-        Ok((InstanceSpec { label, stack, terminal, network, denied_networks, ..instance }, holds))
+        Ok((InstanceSpec { label, stack, terminal, network, denied_networks, egress, ..instance }, holds))
     }
 }
 
@@ -512,6 +523,22 @@ impl Runtime for WasiRuntime {
     async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {
         let Some(network) = self.supervisor.network() else { return Ok(()) };
         network.detach(addresses, Loopback::of(slot)).await.map_err(|error| RuntimeError(error.into()))
+    }
+
+    async fn set_network_rules(&self, rules: &NetworkRules) -> Result<(), RuntimeError> {
+        if self.supervisor.network().is_none() {
+            return Ok(());
+        }
+        if rules.values().any(|rules| !rules.allow_everything()) {
+            self.refuses.store(true, Ordering::Relaxed);
+        }
+        let node = kubewasm_network::node_addresses().await.map_err(|error| RuntimeError(error.into()))?;
+        self.supervisor.set_rules(rules, node.into_iter().collect());
+        Ok(())
+    }
+
+    async fn network_refusals(&self) -> Vec<NetworkRefusals> {
+        if self.refuses.load(Ordering::Relaxed) { self.supervisor.refusals().await } else { Vec::new() }
     }
 
     fn set_services(&self, services: &Arc<ServiceTable>) {

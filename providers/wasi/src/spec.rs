@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, Stack};
+use kubewasm_host::{CpuShare, DeniedNetworks, EgressList, ModuleKind, Network, Stack};
 
 /// Everything a worker needs to run one instance.
 ///
@@ -33,6 +33,8 @@ pub struct InstanceSpec {
     pub network: Network,
     /// What it does not reach, unless it has the host's network.
     pub denied_networks: DeniedNetworks,
+    /// All that it may reach, if there is such a list.
+    pub egress: Option<EgressList>,
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
     /// default.
     pub memory_limit_bytes: u64,
@@ -67,6 +69,7 @@ impl fmt::Debug for InstanceSpec {
             .field("log_path", &self.log_path)
             .field("network", &self.network)
             .field("denied_networks", &self.denied_networks)
+            .field("egress", &self.egress)
             .field("memory_limit_bytes", &self.memory_limit_bytes)
             .field("memory_volumes", &self.memory_volumes)
             .field("cpu", &self.cpu)
@@ -133,6 +136,7 @@ mod tests {
             log_path: "/l".into(),
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
+            egress: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),

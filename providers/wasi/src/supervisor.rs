@@ -30,6 +30,7 @@ mod network;
 mod process;
 mod replace;
 mod start;
+mod stats;
 mod tables;
 mod view;
 mod wake;
@@ -44,8 +45,9 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, program::Program};
-use kubewasm_kubelet::runtime::ServiceTable;
+use kubewasm_kubelet::runtime::{NetworkRules, ServiceTable};
 use kubewasm_network::{NetworkError, PodNetwork};
+use kubewasm_rules::Addresses;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -55,7 +57,7 @@ use tokio_util::{
 use crate::{
     cgroup::Parent,
     confine::Confinement,
-    instance::{Instance, InstanceStats},
+    instance::Instance,
     isolation,
     logs::LogOptions,
     protocol::{Versions, wire},
@@ -372,6 +374,11 @@ impl Supervisor {
         self.common.tables.set_services(services);
     }
 
+    /// Makes these the rules of pods, whose node has these addresses: as [`Supervisor::set_services`].
+    pub fn set_rules(&self, rules: &NetworkRules, node: Addresses) {
+        self.common.tables.set_rules(rules, node);
+    }
+
     /// Where cgroups of this node go, if it can have any.
     pub(crate) fn cgroups(&self) -> Option<&Parent> {
         self.common.cgroups.as_ref()
@@ -527,41 +534,6 @@ impl Supervisor {
     #[must_use]
     pub fn instances(&self) -> Vec<Instance> {
         self.view().all()
-    }
-
-    /// What all instances that run have used. Those of a worker that does not answer are missing.
-    pub async fn stats(&self) -> Vec<InstanceStats> {
-        let kept = self.groups.lock().await;
-        let groups: Vec<_> = kept.values().map(|kept| Arc::clone(&kept.group)).collect();
-        drop(kept);
-        let stats = groups.iter().map(async |group| {
-            let mut client = group.client().await.ok()?;
-            let answer = tokio::time::timeout(STATS, client.worker.stats(wire::StatsRequest {})).await;
-            match answer {
-                Ok(Ok(answer)) => Some((group.name().to_owned(), answer.into_inner().instances)),
-                Ok(Err(error)) => {
-                    tracing::debug!(group = %group.name(), %error, "a worker does not say what is used");
-                    None
-                }
-                Err(_) => {
-                    tracing::warn!(group = %group.name(), "a worker takes too long to say what is used");
-                    None
-                }
-            }
-        });
-        let stats = futures::future::join_all(stats).await;
-        let readable = |group: &str, stats| {
-            let stats = InstanceStats::try_from(stats)
-                .inspect_err(|error| tracing::error!(group, %error, "a worker cannot be understood"))
-                .ok()?;
-            // Of what is not its group's, it has nothing to say.
-            let claim = self.view().claim_on(&stats.id).filter(|claim| claim.group == group)?;
-            Some(InstanceStats { pod_uid: claim.pod_uid, ..stats })
-        };
-        let of_group = |(group, stats): (String, Vec<_>)| {
-            stats.into_iter().filter_map(|stats| readable(&group, stats)).collect::<Vec<_>>()
-        };
-        stats.into_iter().flatten().flat_map(of_group).collect()
     }
 
     /// Takes the channel of the pod UIDs whose instances changed. The second call returns `None`.

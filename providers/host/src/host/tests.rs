@@ -156,6 +156,8 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         network: &Network::Outgoing,
         pod_ports: None,
         denied_networks: &NOTHING_DENIED,
+        firewall: None,
+        egress: None,
         output,
         terminal: spec.terminal,
         account,

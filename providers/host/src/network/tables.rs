@@ -16,6 +16,7 @@ use std::{
 
 use super::{
     affinity::Affinities,
+    firewalls::{Firewalls, RuleChanges},
     services::{Refused, ServiceChanges, ServiceTable, TransportProtocol},
 };
 
@@ -25,6 +26,7 @@ use super::{
 pub struct NetworkTables {
     tables: RwLock<Tables>,
     affinities: Mutex<Affinities>,
+    firewalls: Firewalls,
 }
 
 /// The tables at one revision.
@@ -44,6 +46,8 @@ pub struct TablesUpdate {
     pub revision: u64,
     /// What has changed of Services.
     pub services: ServiceChanges,
+    /// What has changed of the rules of pods. `None`: nothing, also where these are whole tables.
+    pub rules: Option<RuleChanges>,
 }
 
 /// The tables are not those that an update is a change of: one was lost, and whole tables are needed.
@@ -57,13 +61,14 @@ impl NetworkTables {
     /// # Errors
     /// [`OutOfStep`].
     pub fn apply(&self, update: TablesUpdate) -> Result<(), OutOfStep> {
-        let TablesUpdate { base, revision, services } = update;
+        let TablesUpdate { base, revision, services, rules } = update;
         if base.is_none() {
             // Made aside: sockets need not wait for it.
             let mut fresh = Tables { revision: Some(revision), ..Tables::default() };
             fresh.services.apply(services);
             let before = std::mem::replace(&mut *self.write(), fresh);
             drop(before);
+            self.apply_rules(rules, true);
             return Ok(());
         }
         let mut tables = self.write();
@@ -72,7 +77,20 @@ impl NetworkTables {
         }
         tables.revision = Some(revision);
         tables.services.apply(services);
+        drop(tables);
+        self.apply_rules(rules, false);
         Ok(())
+    }
+
+    fn apply_rules(&self, rules: Option<RuleChanges>, is_whole: bool) {
+        if let Some(rules) = rules {
+            self.firewalls.apply(rules, is_whole);
+        }
+    }
+
+    /// What is allowed of the traffic of pods.
+    pub fn firewalls(&self) -> &Firewalls {
+        &self.firewalls
     }
 
     /// Where what `client`, an address of the sending pod, sends to `wanted` is to go. `wanted` itself, unless it is an

@@ -109,6 +109,7 @@ async fn start_connect(
         state.sockets().finish_bind(again(&socket))?;
         known.lock().bound = Some((pod.addresses.shown(source), Binding::Single));
     }
+    known.lock().chose(actual, wanted);
     state.sockets().start_connect(socket, network, actual.into())?;
     known.lock().remote = Some(wanted);
     Ok(())

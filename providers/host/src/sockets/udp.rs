@@ -110,6 +110,7 @@ async fn start_bind(
     state.sockets().start_bind(socket, network, actual.into()).await?;
     let local = state.sockets().local_address(again)?;
     let mut known = known.lock();
+    known.bound_to(SocketAddr::from(local).port());
     known.bound = Some((wanted, binding));
     if binding == Binding::Wildcard {
         known.open = Some(pod.open(false, local.into()));
@@ -132,6 +133,9 @@ async fn stream(
         Some(wanted) => Some(pod.next_destination(&known.lock(), wanted)?),
         None => None,
     };
+    if let (Some(actual), Some(wanted)) = (actual, wanted) {
+        known.lock().chose(actual, wanted);
+    }
     let to_service = actual != wanted && wanted.is_some_and(|wanted| !wanted.ip().is_loopback());
     let connected = actual.filter(|_| !to_service).map(Into::into);
     let (incoming, outgoing) = state.sockets().stream(socket, connected).await?;
@@ -229,6 +233,7 @@ fn destination(
         return Err(ErrorCode::RemoteUnreachable);
     }
     let actual = pod.next_destination(socket, wanted)?;
+    socket.chose(actual, wanted);
     if actual != wanted {
         socket.redirect(actual, wanted);
     }

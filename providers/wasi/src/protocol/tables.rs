@@ -10,7 +10,11 @@ use kubewasm_host::network::{Service, ServiceChanges, ServiceRule, TablesUpdate,
 use kubewasm_kubelet::runtime::{ServiceRoute, ServiceRoutes, ServiceTransport};
 use prost::Message as _;
 
-use super::{WireError, wire};
+use super::{
+    WireError,
+    rules::{self, OutgoingRules},
+    wire,
+};
 
 /// Bytes that a part comes to before another one is begun. A message may have 4 MiB.
 const PART: usize = 1 << 20;
@@ -18,7 +22,7 @@ const PART: usize = 1 << 20;
 const LARGEST_SERVICE: usize = 2 << 20;
 
 /// An update of a worker's tables, as its agent has it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct OutgoingUpdate {
     /// See [`TablesUpdate::base`].
     pub(crate) base: Option<u64>,
@@ -28,6 +32,8 @@ pub(crate) struct OutgoingUpdate {
     pub(crate) services: Vec<(String, std::sync::Arc<ServiceRoutes>)>,
     /// Keys of Services that are removed.
     pub(crate) removed_services: Vec<String>,
+    /// What has changed of rules; `None` before anything is known of them.
+    pub(crate) rules: Option<OutgoingRules>,
 }
 
 impl OutgoingUpdate {
@@ -38,6 +44,8 @@ impl OutgoingUpdate {
             base: self.base.unwrap_or(0),
             revision: self.revision,
             services: None,
+            // That there are none is something to say, too.
+            rules: self.rules.as_ref().map(|_| wire::RuleChanges::default()),
         };
         let (mut parts, mut part, mut size) = (Vec::new(), empty(), 0);
         let mut add = |length: usize, put: &mut dyn FnMut(&mut wire::SetNetworkRequest)| {
@@ -66,6 +74,18 @@ impl OutgoingUpdate {
             }
             let mut service = Some(service);
             add(length, &mut |part| part.services.get_or_insert_default().set.extend(service.take()));
+        }
+        for (length, piece) in self.rules.iter().flat_map(OutgoingRules::pieces) {
+            let mut piece = Some(piece);
+            add(length, &mut |part| {
+                let wire::RuleChanges { set, removed, set_pods, removed_pods } =
+                    piece.take().unwrap_or_default();
+                let rules = part.rules.get_or_insert_default();
+                rules.set.extend(set);
+                rules.removed.extend(removed);
+                rules.set_pods.extend(set_pods);
+                rules.removed_pods.extend(removed_pods);
+            });
         }
         parts.push(part);
         parts
@@ -108,12 +128,13 @@ pub(crate) struct IncomingUpdate {
 impl IncomingUpdate {
     /// Takes up one more part.
     pub(crate) fn take(&mut self, part: wire::SetNetworkRequest) -> Result<(), WireError> {
-        let wire::SetNetworkRequest { session, base, revision, services } = part;
+        let wire::SetNetworkRequest { session, base, revision, services, rules } = part;
         let (_, update) = self.begun.get_or_insert_with(|| {
             let update = TablesUpdate {
                 base: (base > 0).then_some(base),
                 revision,
                 services: ServiceChanges::default(),
+                rules: None,
             };
             (session, update)
         });
@@ -121,6 +142,9 @@ impl IncomingUpdate {
         update.services.removed.extend(removed);
         for service in set {
             update.services.set.push(service.try_into()?);
+        }
+        if let Some(piece) = rules {
+            rules::take(update.rules.get_or_insert_default(), piece)?;
         }
         Ok(())
     }
@@ -173,6 +197,8 @@ fn all<T: FromStr>(texts: &[String]) -> Result<Vec<T>, WireError> {
 mod tests {
     use std::sync::Arc;
 
+    use kubewasm_host::RuleChanges;
+
     use super::*;
 
     fn routes(endpoints: u32) -> ServiceRoutes {
@@ -206,6 +232,7 @@ mod tests {
             revision: 9,
             services: vec![("kube-system/dns".into(), Arc::new(routes(2)))],
             removed_services: vec!["ns/old".into()],
+            rules: Some(OutgoingRules { removed_pods: vec!["u".into()], ..OutgoingRules::default() }),
         };
         let (session, update) = read(outgoing.parts("s")).unwrap();
         let rule = ServiceRule {
@@ -223,16 +250,19 @@ mod tests {
         };
         let services = ServiceChanges { set: vec![service], removed: vec!["ns/old".into()] };
         assert_eq!(session, "s");
-        assert_eq!(update, TablesUpdate { base: Some(7), revision: 9, services });
+        let rules = RuleChanges { removed_pods: vec!["u".into()], ..RuleChanges::default() };
+        assert_eq!(update, TablesUpdate { base: Some(7), revision: 9, services, rules: Some(rules) });
     }
 
     /// Empty tables are something to say, too.
     #[test]
     fn there_is_always_a_part() {
-        let nothing =
-            OutgoingUpdate { base: None, revision: 1, services: Vec::new(), removed_services: Vec::new() };
+        let nothing = OutgoingUpdate { revision: 1, ..OutgoingUpdate::default() };
         let (_, update) = read(nothing.parts("s")).unwrap();
-        assert_eq!(update, TablesUpdate { base: None, revision: 1, services: ServiceChanges::default() });
+        assert_eq!(update, TablesUpdate { revision: 1, ..TablesUpdate::default() });
+        let no_rules = OutgoingUpdate { rules: Some(OutgoingRules::default()), ..nothing };
+        let (_, update) = read(no_rules.parts("s")).unwrap();
+        assert_eq!(update.rules, Some(RuleChanges::default()));
         assert!(read(Vec::new()).is_err());
     }
 
@@ -244,6 +274,7 @@ mod tests {
             revision: 1,
             services: (0..200).map(|n| (format!("ns/{n}"), Arc::clone(&many))).collect(),
             removed_services: Vec::new(),
+            rules: None,
         };
         let parts = outgoing.parts("s");
         assert!(parts.len() > 2, "{}", parts.len());
@@ -262,6 +293,7 @@ mod tests {
             revision: 2,
             services: vec![("ns/large".into(), Arc::new(large)), ("ns/small".into(), Arc::new(routes(1)))],
             removed_services: Vec::new(),
+            rules: None,
         };
         let (_, update) = read(outgoing.parts("s")).unwrap();
         assert_eq!(update.services.removed, ["ns/large"]);

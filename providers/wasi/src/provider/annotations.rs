@@ -3,7 +3,7 @@
 //! The name of the container is the part behind the slash, as it was with AppArmor's:
 //! `stack.kubewasm.dev/main: 16Mi`.
 
-use kubewasm_host::Stack;
+use kubewasm_host::{EgressList, InvalidEgress, Stack};
 use kubewasm_kubelet::{
     quantity,
     runtime::{ContainerSpec, StartError},
@@ -11,17 +11,20 @@ use kubewasm_kubelet::{
 
 const STACK: &str = "stack.kubewasm.dev";
 const TERMINAL: &str = "terminal.kubewasm.dev";
+const EGRESS: &str = "egress.kubewasm.dev";
 
 /// What a guest is told whose stack was too small.
 pub(crate) const STACK_ADVICE: &str =
     "; ask for more with the pod's annotation stack.kubewasm.dev/<container>, such as 16Mi";
 
 /// What is asked for one container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wishes {
     pub(super) stack: Stack,
     /// Output streams say that they are terminals.
     pub(super) terminal: bool,
+    /// All that it may reach, if there is such a list.
+    pub(super) egress: Option<EgressList>,
 }
 
 /// What the annotations of a container's pod ask for.
@@ -51,7 +54,10 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<Wishes, StartError> {
             )));
         }
     };
-    Ok(Wishes { stack, terminal })
+    let egress = value(EGRESS).map(|(key, text)| {
+        text.parse().map_err(|error: InvalidEgress| config(format!("the annotation {key}: {error}")))
+    });
+    Ok(Wishes { stack, terminal, egress: egress.transpose()? })
 }
 
 fn config(message: String) -> StartError {

@@ -113,6 +113,7 @@ pub(super) fn instance_spec(
         log_path: spec.log_path.clone(),
         network: network(spec),
         denied_networks: DeniedNetworks::default(),
+        egress: None,
         memory_limit_bytes: spec.memory_limit_bytes,
         memory_volumes: MemoryVolumes {
             guest_paths: spec.memory_volumes.clone(),

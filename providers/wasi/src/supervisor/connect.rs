@@ -16,7 +16,7 @@ use kubewasm_host::exit::Exit;
 use tokio::{
     net::UnixStream,
     process::ChildStdin,
-    sync::{Mutex, Notify},
+    sync::{Mutex, Notify, watch},
     task::{JoinError, JoinHandle},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -58,6 +58,8 @@ pub(super) struct Client {
     pub(super) version: u32,
     /// When it was found that nobody holds the worker's lock any more.
     pub(super) died: Arc<OnceLock<Instant>>,
+    /// The revision of the tables of the network that it has; 0 for none.
+    pub(super) tables: Arc<watch::Sender<u64>>,
     /// What the protocol that is spoken allows.
     versions: Versions,
     /// The session that the last Hello has begun.
@@ -230,8 +232,16 @@ impl Meeting<'_> {
             tracing::info!(group = self.group, pid, version, ?confinement, "a worker is ready");
         }
         let session = Arc::new(Mutex::new(session));
-        let client =
-            Client { worker, incarnation, pid, version, died: Arc::default(), versions: ours, session };
+        let client = Client {
+            worker,
+            incarnation,
+            pid,
+            version,
+            died: Arc::default(),
+            tables: Arc::new(watch::Sender::new(0)),
+            versions: ours,
+            session,
+        };
         let loss = Exit::lost("the worker that hosted it is gone");
         let gone = self.view.lost(self.group, Dead::AllBut(&client.incarnation), &loss, Timestamp::now());
         self.claims.release(self.group, gone).await;
@@ -288,6 +298,7 @@ impl Meeting<'_> {
             delivered.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("it takes too long")));
         let revision = delivered
             .map_err(|status| self.no_answer(format!("the network's tables: {}", status.message())))?;
+        client.tables.send_replace(revision.unwrap_or(0));
         let keep = Arc::clone(self.tables).keep(self.group.to_owned(), client.clone(), revision);
         Ok(Some(AbortOnDropHandle::new(tokio::spawn(keep))))
     }

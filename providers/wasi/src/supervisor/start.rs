@@ -124,6 +124,11 @@ impl Start {
             client = self.group.client_for(&self.place) => client?,
             () = given_up.cancelled() => return Err(SupervisorError::GivenUp),
         };
+        // What it begins with is what holds for its pod.
+        tokio::select! {
+            () = self.common.tables.reached(&client) => {}
+            () = given_up.cancelled() => return Err(SupervisorError::GivenUp),
+        }
         network::attach(self.common.network.as_ref(), self.group.name(), &self.spec.network).await?;
         let handed = self.hand_over().await?;
         // Until here nothing was sent.

@@ -1,7 +1,9 @@
 //! The tables of the network, on their way to the workers.
 //!
 //! ```text
-//!   set_services ─► [TableLog] ── since(revision) ──► SetNetwork ─► worker
+//!   set_services, set_rules
+//!                       ▼
+//!                   [TableLog] ── since(revision) ──► SetNetwork ─► worker
 //!                       │ newest revision                 ▲
 //!                       └────────────────► one task for each worker
 //! ```
@@ -10,18 +12,23 @@
 //! few. So what a worker lacks can be told by the revision that it has. A worker that has just been met has none, and is sent
 //! whole tables before anything is started in it; one that says that it has another than was thought is sent them, too.
 
+mod rules;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use kubewasm_kubelet::runtime::{ServiceRoutes, ServiceTable};
+use kubewasm_kubelet::runtime::{NetworkRules, ServiceRoutes, ServiceTable};
+use kubewasm_rules::Addresses;
 use tokio::sync::watch;
 use tonic::Status;
 
+use rules::RuleLog;
+
 use super::{CALL, connect::Client};
-use crate::protocol::{OutgoingUpdate, wire::SetNetworkOutcome};
+use crate::protocol::{OutgoingUpdate, Versions, wire::SetNetworkOutcome};
 
 /// Removals that are remembered, for each table. A worker that lacks more of them is sent whole tables.
 const REMOVALS: usize = 1024;
@@ -45,6 +52,8 @@ struct TableLog {
     /// 0: nobody has told anything. Workers keep what an earlier agent told them until then.
     revision: u64,
     services: LoggedTable<ServiceRoutes>,
+    /// `None`: nobody has told of rules.
+    rules: Option<RuleLog>,
 }
 
 /// One table.
@@ -118,9 +127,13 @@ impl TableLog {
         if self.revision == 0 || has == Some(self.revision) {
             return None;
         }
-        let base = has.filter(|base| self.services.remembers(*base));
+        let rules = self.rules.as_ref();
+        let remembers =
+            |base: u64| self.services.remembers(base) && rules.is_none_or(|rules| rules.remembers(base));
+        let base = has.filter(|base| remembers(*base));
         let (services, removed_services) = self.services.since(base);
-        Some(OutgoingUpdate { base, revision: self.revision, services, removed_services })
+        let rules = rules.map(|rules| rules.since(base));
+        Some(OutgoingUpdate { base, revision: self.revision, services, removed_services, rules })
     }
 }
 
@@ -140,6 +153,31 @@ impl Tables {
         if is_changed || log.revision == 0 {
             log.revision = revision;
             self.newest.send_replace(revision);
+        }
+    }
+
+    /// Makes these the rules of pods, whose node has these addresses.
+    pub(super) fn set_rules(&self, rules: &NetworkRules, node: Addresses) {
+        let mut log = self.log();
+        let revision = log.revision + 1;
+        let is_first = log.rules.is_none();
+        let is_changed = log.rules.get_or_insert_default().set(rules, node, revision);
+        if is_changed || is_first {
+            log.revision = revision;
+            self.newest.send_replace(revision);
+        }
+    }
+
+    /// Waits until a worker has what are the newest tables now, for as long as it lives. One that knows of no tables has
+    /// them.
+    pub(super) async fn reached(&self, client: &Client) {
+        let newest = *self.newest.borrow();
+        let mut delivered = client.tables.subscribe();
+        while client.version >= Versions::TABLES && client.is_alive() {
+            let reached = delivered.wait_for(|revision| *revision >= newest);
+            if tokio::time::timeout(CALL, reached).await.is_ok() {
+                return;
+            }
         }
     }
 
@@ -180,6 +218,7 @@ impl Tables {
             match delivered {
                 Ok(revision) => {
                     (has, pause) = (revision, FIRST_PAUSE);
+                    client.tables.send_replace(revision.unwrap_or(0));
                     // The sender lives as long as this does.
                     if newest.changed().await.is_err() {
                         return;

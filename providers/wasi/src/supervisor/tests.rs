@@ -13,9 +13,12 @@ use kubewasm_host::{
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::protocol::{
-    IncomingUpdate,
-    wire::{watch_event::Event, worker_server},
+use crate::{
+    instance::InstanceStats,
+    protocol::{
+        IncomingUpdate,
+        wire::{watch_event::Event, worker_server},
+    },
 };
 
 /// What a worker says, whatever it is asked.
@@ -25,6 +28,7 @@ struct Says {
     /// Ends its streams.
     dead: CancellationToken,
     stats: Vec<wire::InstanceStats>,
+    refusals: Vec<wire::PodRefusals>,
     /// What it speaks; ours if nothing else.
     versions: Option<Versions>,
     /// What it knows of the network, and every update that it was sent, in effect or not.
@@ -73,7 +77,10 @@ impl worker_server::Worker for Says {
     }
 
     async fn stats(&self, _: Request<wire::StatsRequest>) -> Result<Response<wire::StatsResponse>, Status> {
-        Ok(Response::new(wire::StatsResponse { instances: self.stats.clone() }))
+        Ok(Response::new(wire::StatsResponse {
+            instances: self.stats.clone(),
+            refusals: self.refusals.clone(),
+        }))
     }
 
     async fn set_network(
@@ -145,6 +152,10 @@ fn stats(id: &str) -> wire::InstanceStats {
     (&InstanceStats { id: id.into(), pod_uid: "pod-of-another".into(), at, usage }).into()
 }
 
+fn refusals(pod_uid: &str) -> wire::PodRefusals {
+    wire::PodRefusals { pod_uid: pod_uid.into(), ingress: 1, egress: 2, last: vec!["ü".repeat(9000); 9] }
+}
+
 fn picture(events: impl IntoIterator<Item = Event>) -> Vec<Event> {
     let end = Event::Synced(wire::Synced {});
     [Event::Reset(wire::Reset { revision: 9 })].into_iter().chain(events).chain([end]).collect()
@@ -170,6 +181,7 @@ async fn a_worker_can_claim_no_container_of_another_group() {
     let liar = Says {
         events: picture(lies.clone()).into_iter().chain(lies).collect(),
         stats: vec![stats("victim"), stats("made-up"), stats("own")],
+        refusals: ["pod-victim", "made-up", "pod-own"].map(refusals).into(),
         ..Says::default()
     };
     let _honest = worker(dir.path(), "honest", &["victim"], honest);
@@ -186,6 +198,10 @@ async fn a_worker_can_claim_no_container_of_another_group() {
     assert_eq!((agent.sighting("made-up"), agent.claims().0.len()), (Sighting::Absent, 2));
     let stats: Vec<_> = agent.stats().await.into_iter().map(|stats| (stats.id, stats.pod_uid)).collect();
     assert_eq!(stats, [("own".to_owned(), "pod-own".to_owned())]);
+    let refusals = agent.refusals().await;
+    assert_eq!(refusals.len(), 1, "{refusals:?}");
+    assert_eq!((refusals[0].pod_uid.as_str(), refusals[0].ingress, refusals[0].egress), ("pod-own", 1, 2));
+    assert!(refusals[0].last.iter().map(|text| text.chars().count()).eq([400, 400]), "no more is taken");
 
     drop(liar);
     while runs(&agent, "own") {

@@ -12,8 +12,8 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Guest, GuestLimits, Host, LoadError, Loaded, Output, PodPorts, PrepareError, Setup,
-    capacity,
+    Account, Capture, Firewall, Guest, GuestLimits, Host, LoadError, Loaded, Output, PodPorts, PrepareError,
+    Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     network::{OutOfStep, TablesUpdate},
 };
@@ -174,6 +174,7 @@ fn setup<'a>(
     output: &'a Arc<dyn Output>,
     account: &'a Arc<Account>,
     pod_ports: &'a Arc<PodPorts>,
+    firewall: &'a Arc<Firewall>,
 ) -> Setup<'a> {
     Setup {
         argv: &spec.argv,
@@ -184,6 +185,8 @@ fn setup<'a>(
         network: &spec.network,
         pod_ports: Some(pod_ports),
         denied_networks: &spec.denied_networks,
+        firewall: Some(firewall),
+        egress: spec.egress.as_ref(),
         output,
         terminal: spec.terminal,
         account,
@@ -297,7 +300,9 @@ impl Hosting {
         let held = root.held().ok_or(HostingError::NoFiles)?;
         let output: Arc<dyn Output> = Arc::new(log.clone());
         let pod_ports = inner.pod_ports(&spec.pod_uid);
-        let setup = Setup { notice: notice.as_ref(), ..setup(&spec, &held, &output, &account, &pod_ports) };
+        let firewall = inner.host.tables().firewalls().of(&spec.pod_uid);
+        let setup = setup(&spec, &held, &output, &account, &pod_ports, &firewall);
+        let setup = Setup { notice: notice.as_ref(), ..setup };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
         let memory_volumes = Arc::new(charge::open(&held.preopens, &spec.memory_volumes.guest_paths));
         drop(held);
@@ -371,6 +376,11 @@ impl Hosting {
         self.0.table.all_running().into_iter().map(stats).collect()
     }
 
+    /// What was refused of pods' traffic.
+    pub(super) fn refusals(&self) -> Vec<(String, Refusals)> {
+        self.0.host.tables().firewalls().refusals()
+    }
+
     /// Asks an instance to end within `grace`; a start that is under way is given up.
     pub(super) fn stop(&self, id: &str, grace: Duration) {
         if let Some(signals) = self.0.table.starting(id) {
@@ -436,7 +446,8 @@ impl Hosting {
         // For as long as this one runs: the paths in it are numbers of descriptors.
         let held = root.held().ok_or(HostingError::NotRunning)?;
         let pod_ports = inner.pod_ports(&spec.pod_uid);
-        let setup = Setup { argv, ..setup(spec, &held, &output, account, &pod_ports) };
+        let firewall = inner.host.tables().firewalls().of(&spec.pod_uid);
+        let setup = Setup { argv, ..setup(spec, &held, &output, account, &pod_ports, &firewall) };
         let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
         let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {

@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
-use kubewasm_host::LoadError;
+use kubewasm_host::{LoadError, Refusals};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -154,7 +154,11 @@ impl worker_server::Worker for Service {
         _request: Request<wire::StatsRequest>,
     ) -> Result<Response<wire::StatsResponse>, Status> {
         let instances = self.hosting.stats().iter().map(Into::into).collect();
-        Ok(Response::new(wire::StatsResponse { instances }))
+        let refusals = self.hosting.refusals().into_iter().map(|(pod_uid, refusals)| {
+            let Refusals { ingress, egress, last } = refusals;
+            wire::PodRefusals { pod_uid, ingress, egress, last }
+        });
+        Ok(Response::new(wire::StatsResponse { instances, refusals: refusals.collect() }))
     }
 
     async fn set_network(

@@ -70,6 +70,7 @@ impl World {
             log_path: self.log_path(name),
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
+            egress: None,
             memory_limit_bytes: 64 << 20,
             memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),

@@ -14,7 +14,7 @@ use super::{
 const SERVICE: &str = "10.96.0.9:80";
 
 /// A Service at an address, with these endpoints.
-fn service(at: &str, endpoints: &[&str]) -> ServiceRoutes {
+pub(super) fn service(at: &str, endpoints: &[&str]) -> ServiceRoutes {
     let route = ServiceRoute {
         transport: ServiceTransport::Tcp,
         at: vec![at.parse().unwrap()],
@@ -27,7 +27,7 @@ fn service(at: &str, endpoints: &[&str]) -> ServiceRoutes {
 }
 
 /// The same for datagrams.
-fn datagrams(at: &str, endpoints: &[&str]) -> ServiceRoutes {
+pub(super) fn datagrams(at: &str, endpoints: &[&str]) -> ServiceRoutes {
     let mut service = service(at, endpoints);
     service.routes[0].transport = ServiceTransport::Udp;
     service

@@ -9,11 +9,13 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, Presence, Runtime as _, ServiceRoutes, ServiceTable,
+    ContainerSpec, ContainerState, Presence, Runtime as _, ServiceRoutes, ServiceTable, StartError,
 };
 use kubewasm_modules::{Store, StoreOptions};
 use kubewasm_network::{Namespace, PodNetwork};
+use kubewasm_rules::{Peers, PodRules, PortRange, Ports, Protocol, Rule};
 use kubewasm_wasi::provider::{WasiOptions, WasiRuntime};
 
 use super::support::{self, until};
@@ -146,6 +148,51 @@ impl Node {
         self.runtime.start(&spec).await.unwrap();
     }
 
+    /// Starts a pod's only container, in the slot `slot`, with the list of what it may reach.
+    pub(crate) async fn start_listed(
+        &self,
+        id: &str,
+        slot: u32,
+        list: &str,
+        what: &str,
+        address: &str,
+    ) -> Result<(), StartError> {
+        let spec = ContainerSpec {
+            pod_ips: addresses(slot),
+            network_slot: Some(slot),
+            annotations: [(format!("egress.kubewasm.dev/{id}"), list.to_owned())].into(),
+            ..self.spec(id, id, "ns", what, address)
+        };
+        self.runtime.start(&spec).await.map(|_| ())
+    }
+
+    /// Says what is allowed of pods' traffic: to them and from them, each as `10.0.0.0/8 80`, with commas between them.
+    pub(crate) async fn allow(&self, pods: &[(&str, Option<&str>, Option<&str>)]) {
+        let rules = |text: &str| text.split(", ").filter(|rule| !rule.is_empty()).map(rule).collect();
+        let pod = |ingress: &Option<&str>, egress: &Option<&str>| PodRules {
+            ingress: ingress.map(rules),
+            egress: egress.map(rules),
+        };
+        let all = pods
+            .iter()
+            .map(|(name, ingress, egress)| (format!("pod-{name}"), Arc::new(pod(ingress, egress))));
+        self.runtime.set_network_rules(&all.collect()).await.unwrap();
+    }
+
+    /// What was refused of a pod, once it was so much: to it, and from it.
+    pub(crate) async fn refused(&self, pod: &str, ingress: u64, egress: u64) -> Vec<String> {
+        let uid = format!("pod-{pod}");
+        loop {
+            let all = self.runtime.network_refusals().await;
+            let of_pod = all.into_iter().find(|refusals| refusals.pod_uid == uid).unwrap_or_default();
+            if (of_pod.ingress, of_pod.egress) == (ingress, egress) {
+                return of_pod.last;
+            }
+            assert!(of_pod.ingress <= ingress && of_pod.egress <= egress, "{of_pod:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Starts a pod that shares the node's network.
     pub(crate) async fn start_on_host(&self, id: &str, what: &str, address: &str) {
         let spec = ContainerSpec {
@@ -216,6 +263,17 @@ impl Node {
         let pid = rustix::process::Pid::from_raw(self.worker()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
+}
+
+/// A network, and a port of TCP and UDP.
+fn rule(text: &str) -> Arc<Rule> {
+    let (network, port) = text.split_once(' ').unwrap();
+    let network: IpNet = network.parse().unwrap();
+    let port: u16 = port.parse().unwrap();
+    let ports =
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| PortRange { protocol, first: port, last: port });
+    let peers = Peers::These(std::iter::once(network).collect());
+    Arc::new(Rule { peers, ports: Ports::These(ports.into()) })
 }
 
 /// The addresses of a slot.

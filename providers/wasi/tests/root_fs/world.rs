@@ -117,6 +117,7 @@ impl World {
             log_path: self.dir.path().join(format!("{id}.log")),
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
+            egress: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),
             cpu: kubewasm_host::CpuShare::default(),

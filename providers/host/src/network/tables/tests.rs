@@ -3,6 +3,7 @@ use std::{collections::HashSet, time::Duration};
 use TransportProtocol::{Tcp, Udp};
 
 use super::*;
+use crate::network::PodRuleKeys;
 use crate::network::services::{Service, ServiceRule};
 
 const CLIENT: &str = "10.244.1.7";
@@ -32,7 +33,7 @@ fn service(key: &str, cluster_ip: &str, rules: Vec<ServiceRule>) -> Service {
 
 fn whole(revision: u64, services: Vec<Service>) -> TablesUpdate {
     let services = ServiceChanges { set: services, removed: Vec::new() };
-    TablesUpdate { base: None, revision, services }
+    TablesUpdate { base: None, revision, services, rules: None }
 }
 
 fn tables(services: Vec<Service>) -> NetworkTables {
@@ -132,6 +133,7 @@ fn changes_follow_each_other_and_a_lost_one_is_found_out() {
         base: Some(base),
         revision,
         services: ServiceChanges { set, removed },
+        rules: None,
     };
     assert_eq!(tables.apply(change(0, 1, vec![web("10.0.0.1:80")], Vec::new())), Err(OutOfStep));
     tables.apply(whole(7, vec![web("10.0.0.1:80")])).unwrap();
@@ -162,7 +164,7 @@ fn of_services_that_want_one_address_the_rightful_one_has_it() {
     assert_eq!(ask(&tables, "203.0.113.1:80"), Ok(at("10.0.0.66:80")));
     let removed = vec!["a/thief".to_owned()];
     let services = ServiceChanges { set: Vec::new(), removed };
-    tables.apply(TablesUpdate { base: Some(1), revision: 2, services }).unwrap();
+    tables.apply(TablesUpdate { base: Some(1), revision: 2, services, rules: None }).unwrap();
     assert_eq!(ask(&tables, "203.0.113.1:80"), Ok(at("10.0.0.2:80")));
     assert_eq!(ask(&tables, "10.96.0.10:80"), Ok(at("10.96.0.10:80")));
 }
@@ -173,7 +175,28 @@ fn a_cluster_ip_may_pass_from_one_service_to_another() {
     let of = |key: &str| service(key, "10.96.0.9", vec![rule(&["10.96.0.9:80"], &["10.0.0.1:80"])]);
     let tables = tables(vec![of("ns/old"), of("ns/new")]);
     let services = ServiceChanges { set: Vec::new(), removed: vec!["ns/old".to_owned()] };
-    tables.apply(TablesUpdate { base: Some(1), revision: 2, services }).unwrap();
+    tables.apply(TablesUpdate { base: Some(1), revision: 2, services, rules: None }).unwrap();
     assert_eq!(ask(&tables, "10.96.0.9:80"), Ok(at("10.0.0.1:80")));
     assert_eq!(ask(&tables, "10.96.0.9:81"), Err(Refused::NoPort));
+}
+
+/// What an update says of rules holds with it, and nothing of one that was not applied.
+#[test]
+fn rules_come_with_an_update_or_stay() {
+    let rules = |ingress| {
+        let pods = vec![("pod".to_owned(), PodRuleKeys { ingress, egress: None })];
+        Some(RuleChanges { pods, ..RuleChanges::default() })
+    };
+    let update = |base, revision, rules| TablesUpdate { base, revision, rules, ..TablesUpdate::default() };
+    let tables = NetworkTables::default();
+    let firewall = tables.firewalls().of("pod");
+    let is_open = || firewall.rules().allow_everything();
+    tables.apply(update(None, 1, rules(Some(Vec::new())))).unwrap();
+    assert!(!is_open());
+    assert_eq!(tables.apply(update(Some(7), 8, rules(None))), Err(OutOfStep));
+    assert!(!is_open());
+    tables.apply(update(None, 1, None)).unwrap();
+    assert!(!is_open(), "another agent that has nothing to say of rules yet");
+    tables.apply(update(Some(1), 2, rules(None))).unwrap();
+    assert!(is_open());
 }

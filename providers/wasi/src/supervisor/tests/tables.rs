@@ -16,7 +16,7 @@ fn services(services: &[(&str, u8)]) -> ServiceTable {
 
 /// An update as base, revision, keys that are set and keys that are removed.
 fn short(update: &TablesUpdate) -> (Option<u64>, u64, Vec<String>, Vec<String>) {
-    let TablesUpdate { base, revision, services: ServiceChanges { set, removed } } = update;
+    let TablesUpdate { base, revision, services: ServiceChanges { set, removed }, .. } = update;
     (*base, *revision, set.iter().map(|service| service.key.clone()).collect(), removed.clone())
 }
 

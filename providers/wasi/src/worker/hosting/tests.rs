@@ -58,6 +58,7 @@ impl Bench {
             log_path: self.dir.path().join("0.log"),
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
+            egress: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),

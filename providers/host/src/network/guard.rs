@@ -1,0 +1,214 @@
+//! The one place where it is decided whether a guest may use an address.
+//!
+//! ```text
+//!   wasmtime-wasi asks ─► [SocketGuard] ─► [Guard]: what holds for any guest of its kind ([`super::allowed`]),
+//!   before each use         (one socket)              what its own list has       ([`NameGrants`]: the address that it wants)
+//!                                                     what the pod's rules allow  ([`Firewall`]: the address of the kernel)
+//! ```
+//!
+//! A socket has a guard of its own, because wasmtime-wasi names the peer alone: which port was connected to, and
+//! which datagram is an answer, is known by the socket. A refused connection that comes in is reset, and a refused datagram
+//! is dropped, before the guest sees it; what a guest sends is answered `access-denied`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use kubewasm_rules::Protocol;
+use wasmtime_wasi::{
+    WasiCtxBuilder,
+    sockets::{SocketAddrUse, WasiSocketsCtx},
+};
+
+use super::{
+    DeniedNetworks, Network, allowed,
+    egress::NameGrants,
+    firewall::{Firewall, Refusal},
+    flows::Flows,
+};
+
+/// What one guest may do with addresses.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    network: Network,
+    denied: DeniedNetworks,
+    firewall: Option<Arc<Firewall>>,
+    grants: Option<NameGrants>,
+}
+
+/// The same, for one socket.
+#[derive(Debug)]
+pub(crate) struct SocketGuard {
+    guard: Arc<Guard>,
+    /// That which it is bound to; 0 before that.
+    port: AtomicU16,
+    flows: Mutex<Flows>,
+}
+
+impl Guard {
+    pub(crate) fn new(
+        network: Network,
+        denied: DeniedNetworks,
+        firewall: Option<Arc<Firewall>>,
+        grants: Option<NameGrants>,
+    ) -> Arc<Self> {
+        Arc::new(Self { network, denied, firewall, grants })
+    }
+
+    /// Whether it may ever be about more than what holds for any guest of its kind: rules are for pods with addresses of
+    /// their own, a list for any guest.
+    pub(crate) fn looks_at_sockets(&self) -> bool {
+        let has_rules = self.firewall.is_some() && matches!(self.network, Network::Pod(_));
+        has_rules || self.grants.is_some()
+    }
+
+    fn is_own(&self, ip: IpAddr) -> bool {
+        matches!(&self.network, Network::Pod(pod) if pod.has(ip))
+    }
+
+    fn refuse(&self, refusal: Refusal) -> bool {
+        if let Some(firewall) = &self.firewall {
+            firewall.refused(refusal);
+        }
+        false
+    }
+
+    /// Whether something may be begun to `actual` of which the guest wants it to go to `wanted`.
+    pub(crate) fn may_reach(&self, protocol: Protocol, actual: SocketAddr, wanted: SocketAddr) -> bool {
+        if self.is_own(actual.ip()) {
+            return true;
+        }
+        if self.grants.as_ref().is_some_and(|grants| !grants.may_reach(wanted)) {
+            return self.refuse(Refusal::Unlisted(protocol, wanted));
+        }
+        match &self.firewall {
+            Some(firewall) if !firewall.rules().may_go(actual, protocol) => {
+                self.refuse(Refusal::To(protocol, actual))
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// Whether something that a peer begins may come in at a port of the pod.
+    pub(crate) fn may_come(&self, protocol: Protocol, peer: SocketAddr, port: u16) -> bool {
+        match &self.firewall {
+            Some(firewall)
+                if !self.is_own(peer.ip()) && !firewall.rules().may_come(peer.ip(), protocol, port) =>
+            {
+                self.refuse(Refusal::From(protocol, peer, port))
+            }
+            Some(_) | None => true,
+        }
+    }
+
+    /// Whether a name may be looked up.
+    pub(crate) fn may_look_up(&self, name: &str) -> bool {
+        match &self.grants {
+            Some(grants) if !grants.may_look_up(name) => self.refuse(Refusal::UnlistedName(name.to_owned())),
+            Some(_) | None => true,
+        }
+    }
+
+    /// A look-up was answered with these addresses, which counts for `ttl`.
+    pub(crate) fn looked_up(&self, name: &str, addresses: &[IpAddr], ttl: Duration) {
+        if let Some(grants) = &self.grants {
+            grants.grant(name, addresses, ttl);
+        }
+    }
+
+    /// Nothing is refused by rules or a list.
+    fn is_open(&self) -> bool {
+        self.grants.is_none()
+            && self.firewall.as_ref().is_none_or(|firewall| firewall.rules().allow_everything())
+    }
+}
+
+impl SocketGuard {
+    pub(crate) fn new(guard: Arc<Guard>) -> Arc<Self> {
+        Arc::new(Self { guard, port: AtomicU16::new(0), flows: Mutex::default() })
+    }
+
+    /// The socket is bound to this port.
+    pub(crate) fn bound(&self, port: u16) {
+        self.port.store(port, Ordering::Relaxed);
+    }
+
+    /// What the guest sends to `wanted` goes to `actual`.
+    pub(crate) fn chose(&self, actual: SocketAddr, wanted: SocketAddr) {
+        if actual != wanted {
+            self.flows().choose(actual, wanted);
+        }
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers what wasmtime-wasi asks.
+    pub(crate) fn allows(&self, address: SocketAddr, what: SocketAddrUse) -> bool {
+        let guard = &*self.guard;
+        if !allowed(&guard.network, &guard.denied, address, what) {
+            return false;
+        }
+        match what {
+            SocketAddrUse::TcpConnect => {
+                let wanted = self.flows().wanted(address);
+                guard.may_reach(Protocol::Tcp, address, wanted)
+            }
+            SocketAddrUse::TcpAccept => guard.may_come(Protocol::Tcp, address, self.port()),
+            SocketAddrUse::UdpSend => {
+                self.exchanges(address, |wanted| guard.may_reach(Protocol::Udp, address, wanted))
+            }
+            SocketAddrUse::UdpReceive => {
+                self.exchanges(address, |_| guard.may_come(Protocol::Udp, address, self.port()))
+            }
+            SocketAddrUse::TcpListen => {
+                self.bound(address.port());
+                true
+            }
+            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => true,
+        }
+    }
+
+    fn port(&self) -> u16 {
+        self.port.load(Ordering::Relaxed)
+    }
+
+    /// Whether a datagram passes: as part of what has been allowed, or on its own account.
+    fn exchanges(&self, peer: SocketAddr, allows: impl FnOnce(SocketAddr) -> bool) -> bool {
+        if self.guard.is_open() || self.guard.is_own(peer.ip()) {
+            return true;
+        }
+        let now = Instant::now();
+        let mut flows = self.flows();
+        let passes = flows.renew(peer, now) || allows(flows.wanted(peer));
+        if passes {
+            flows.open(peer, now);
+        }
+        passes
+    }
+
+    /// With which the socket is made.
+    pub(crate) fn context(self: &Arc<Self>) -> WasiSocketsCtx {
+        let mut builder = WasiCtxBuilder::new();
+        self.guard_all(&mut builder);
+        builder.build().sockets().clone()
+    }
+
+    /// Has wasmtime-wasi ask this.
+    pub(crate) fn guard_all(self: &Arc<Self>, wasi: &mut WasiCtxBuilder) {
+        let guard = Arc::clone(self);
+        wasi.allow_tcp(true).allow_udp(true).allow_ip_name_lookup(true);
+        wasi.socket_addr_check(move |address, what| {
+            Box::pin(std::future::ready(guard.allows(address, what)))
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
