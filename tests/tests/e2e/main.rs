@@ -37,6 +37,7 @@ mod notice;
 mod outage;
 mod pod_files;
 mod pods;
+mod policies;
 mod probes;
 mod reasons;
 mod registration;
