@@ -20,6 +20,7 @@ has buildah || missing+=(buildah)                                   # builds con
 has clang || missing+=(clang)                                       # compiles guests
 has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
 has nft || missing+=(nftables)                                      # masquerades what pods send
+has dnsmasq || missing+=(dnsmasq-base)                              # answers guests' questions about names
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
 wasm_builtins || missing+=(libclang-rt-dev-wasm32)

@@ -427,6 +427,8 @@ pub struct ContainerSpec {
     pub network_slot: Option<u32>,
     /// True when the pod shares the host's network.
     pub host_network: bool,
+    /// What look-ups of names go by. `None`: by what this machine resolves names with.
+    pub name_files: Option<NameFiles>,
     /// stdin is kept open for an attach.
     pub stdin: bool,
     /// The guest's stdio is a terminal.
@@ -456,6 +458,15 @@ impl fmt::Debug for ContainerSpec {
             .field("log_path", &self.log_path)
             .finish_non_exhaustive()
     }
+}
+
+/// What the files of a pod say about names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameFiles {
+    /// The text of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// The text of `/etc/hosts`, entries of `hostAliases` included.
+    pub hosts: String,
 }
 
 /// A host file or directory that a guest sees.
@@ -618,7 +629,7 @@ mod tests {
             "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
             "log_path": "/l", "pod_ips": [], "network_slot": null,
-            "host_network": false, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
+            "host_network": false, "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
             "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });
         let spec: ContainerSpec = serde_json::from_value(spec).unwrap();

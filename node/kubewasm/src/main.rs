@@ -10,6 +10,7 @@ mod module;
 mod network_mode;
 mod node;
 mod processes;
+mod resolvers;
 mod run;
 mod runtime;
 mod terminal;

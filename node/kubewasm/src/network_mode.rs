@@ -1,10 +1,12 @@
 //! `--network` and `--network-policies`: whose addresses pods have, and what holds for them.
 
-use std::{fmt, net::IpAddr, path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use anyhow::Context as _;
 use kubewasm_cni::{SandboxOptions, Sandboxes};
 use kubewasm_network::PodNetwork;
+
+use crate::resolvers::Resolvers;
 
 /// Whose addresses pods have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,21 +27,16 @@ pub(crate) enum NetworkMode {
 const NEEDS: &str =
     "run the node as root, or with CAP_NET_ADMIN, CAP_SYS_ADMIN and a /proc/sys that can be written to";
 
-/// What names are resolved by.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// Names are resolved on this machine's loopback, and nowhere else.
-fn has_local_resolver() -> bool {
-    is_local(&std::fs::read_to_string(RESOLV_CONF).unwrap_or_default())
-}
-
-/// Whether all resolvers of a `resolv.conf` are on the loopback; where it names none, that is where the system looks.
-fn is_local(text: &str) -> bool {
-    let mut servers = text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next() == Some("nameserver")).then(|| words.next())?
-    });
-    servers.all(|server| server.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
+/// Tells of servers that pods with addresses of their own do not reach.
+fn warn_of(resolvers: &Resolvers) {
+    if resolvers.are_local {
+        tracing::warn!(
+            "{} names resolvers on the node's loopback alone, which pods with addresses of their own do not reach: {} \
+             resolve no names",
+            resolvers.file.display(),
+            if resolvers.has_cluster_dns { "those with dnsPolicy Default" } else { "they" }
+        );
+    }
 }
 
 impl NetworkMode {
@@ -61,21 +58,16 @@ impl NetworkMode {
         Ok(None)
     }
 
-    /// Whether pods can have addresses of their own from the Node's podCIDR, on a node with this root directory. Says what
-    /// was chosen and why.
-    pub(crate) async fn has_pod_addresses(self, root: &Path) -> anyhow::Result<bool> {
+    /// Whether pods can have addresses of their own from the Node's podCIDR, on a node with this root directory and these servers of
+    /// names. Says what was chosen and why.
+    pub(crate) async fn has_pod_addresses(self, root: &Path, resolvers: &Resolvers) -> anyhow::Result<bool> {
         let check = || async { PodNetwork::check(&root.display().to_string()).await };
         match self {
             Self::Host | Self::Cni => Ok(false),
             Self::Pod => {
                 let checked = check().await;
                 checked.with_context(|| format!("--network=pod cannot be had here; {NEEDS}"))?;
-                if has_local_resolver() {
-                    tracing::warn!(
-                        "{RESOLV_CONF} names resolvers on the node's loopback alone, which workers of pods with addresses \
-                         of their own do not reach: their guests resolve no names"
-                    );
-                }
+                warn_of(resolvers);
                 Ok(true)
             }
             Self::Auto => match check().await {
@@ -86,15 +78,17 @@ impl NetworkMode {
                     );
                     Ok(false)
                 }
-                Ok(()) if has_local_resolver() => {
+                Ok(()) if !resolvers.are_reached() => {
                     tracing::info!(
-                        "--network=auto: pods have the node's address and do not listen, because {RESOLV_CONF} names \
-                         resolvers on the node's loopback alone, and those with addresses of their own would resolve no \
-                         names; name another one there, or choose --network=pod"
+                        "--network=auto: pods have the node's address and do not listen, because {} names resolvers on the \
+                         node's loopback alone, and those with addresses of their own would resolve no names; set \
+                         clusterDNS, name another one there, or choose --network=pod",
+                        resolvers.file.display()
                     );
                     Ok(false)
                 }
                 Ok(()) => {
+                    warn_of(resolvers);
                     tracing::info!(
                         "--network=auto: pods get addresses of their own, if the Node is given a podCIDR"
                     );
@@ -200,24 +194,13 @@ mod tests {
         assert_eq!(error, Err("\"bridge\" is none of auto, pod, cni and host".to_owned()));
     }
 
-    #[test]
-    fn resolvers_that_only_the_node_reaches_are_known() {
-        for (text, expected) in [
-            ("", true),
-            ("nameserver 127.0.0.53\noptions edns0\n", true),
-            ("nameserver ::1\n", true),
-            ("nameserver 127.0.0.1\nnameserver 192.0.2.1\n", false),
-            ("# nameserver 127.0.0.1\nnameserver 192.0.2.1\n", false),
-            ("nameserver fe80::1%eth0\n", false),
-        ] {
-            assert_eq!(is_local(text), expected, "{text:?}");
-        }
-    }
-
     #[tokio::test]
     async fn what_is_not_there_says_what_is() {
         let has = async |mode: NetworkMode| {
-            mode.has_pod_addresses(Path::new("/nonexistent")).await.map_err(|error| error.to_string())
+            let resolvers = Resolvers::look(Path::new("/etc/resolv.conf"), &[]);
+            mode.has_pod_addresses(Path::new("/nonexistent"), &resolvers)
+                .await
+                .map_err(|error| error.to_string())
         };
         assert_eq!((has(NetworkMode::Host).await, has(NetworkMode::Cni).await), (Ok(false), Ok(false)));
         let options = SandboxOptions {

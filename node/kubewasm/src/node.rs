@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     network_mode::{NetworkMode, NetworkPolicyMode},
+    resolvers::Resolvers,
     runtime::{self, ImageSettings},
 };
 
@@ -260,7 +261,7 @@ struct NetworkSettings {
 }
 
 async fn run(
-    config: Config,
+    mut config: Config,
     images: ImageSettings,
     isolation: Isolation,
     confinement: Confinement,
@@ -273,13 +274,17 @@ async fn run(
     let cancel = CancellationToken::new();
     stop_on_signals(&cancel)?;
     agent::check_root(&config.root_dir)?;
-    let pod_network = network.mode.has_pod_addresses(&config.root_dir).await?;
+    let resolvers = Resolvers::look(&config.kubelet.resolv_conf, &config.kubelet.cluster_dns);
+    let pod_network = network.mode.has_pod_addresses(&config.root_dir, &resolvers).await?;
     let cni = SandboxOptions {
         conf_dir: network.cni_conf_dir.clone(),
         bin_dirs: network.cni_bin_dirs,
         ..SandboxOptions::new(config.root_dir.join("cni"))
     };
     let cni = network.mode.sandboxes(cni).await?;
+    if pod_network || cni.is_some() {
+        config.kubelet.resolv_conf = resolvers.file;
+    }
     let machine = Machine::read(&config.root_dir);
     let mut hidden = secret_files(&config);
     // What workers need of the root directory is handed to them, or is in the module store.

@@ -88,6 +88,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             denied_networks: &DeniedNetworks::default(),
             firewall: None,
             egress: None,
+            name_files: None,
             output: &output,
             terminal: false,
             account: &account,

@@ -256,6 +256,7 @@ impl Host {
             denied_networks,
             firewall,
             egress,
+            name_files,
             output,
             terminal,
             account,
@@ -267,6 +268,9 @@ impl Host {
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(env).max_random_size(bounds.random);
+        let grants = egress.cloned().map(NameGrants::new);
+        let guard = Guard::new(network.clone(), denied_networks.clone(), firewall.cloned(), grants);
+        let guest_sockets = self.sockets_of(network, denied_networks, pod_ports, Arc::clone(&guard));
         wasi.stdout(stdio::GuestStream::stdout(output, terminal));
         wasi.stderr(stdio::GuestStream::stderr(output, terminal));
         if let Some(notice) = notice {
@@ -275,8 +279,6 @@ impl Host {
         if let Some(dir) = working_dir {
             wasi.initial_cwd(dir);
         }
-        let grants = egress.cloned().map(NameGrants::new);
-        let guard = Guard::new(network.clone(), denied_networks.clone(), firewall.cloned(), grants);
         SocketGuard::new(Arc::clone(&guard)).guard_all(&mut wasi);
         let mut preopen = |host: &Path, guest: &str, perms: FsPerms| {
             let opened = wasi.preopened_dir(host, guest, perms);
@@ -300,8 +302,8 @@ impl Host {
             bounds,
             descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
             has_volumes,
-            lookups: self.lookups.of_guest(Arc::clone(&guard)),
-            guest_sockets: self.sockets_of(network, denied_networks, pod_ports, guard),
+            lookups: self.lookups.of_guest(guard, name_files, guest_sockets.pod()),
+            guest_sockets,
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);

@@ -59,7 +59,7 @@ pub use cpu::CpuShare;
 pub use guest::Guest;
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
 pub use kind::{Generation, ModuleKind, UnknownKind};
-pub use lookup::Resolver;
+pub use lookup::{NameFiles, Resolver};
 pub use network::{
     DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, Firewall, Firewalls, InvalidEgress, Network,
     NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,

@@ -1,19 +1,26 @@
-//! Look-ups of names for components (`wasi:sockets/ip-name-lookup@0.2`), on threads of their own.
+//! Look-ups of names for components (`wasi:sockets/ip-name-lookup@0.2`).
 //!
 //! ```text
-//!   guest ─► resolve-addresses ─► [LOOKUPS_PER_GUEST at a time] ─► [LOOKUP_THREADS at a time] ─► thread: Resolver
-//!                   │                                                                              │
-//!                   └─► stream ◄── addresses, or an error after DEADLINE at the latest ◄───────────┘
+//!   guest ─► resolve-addresses ─► its places ─► the host's places ─┬─► PodResolver: what the pod's files say
+//!                   │                                              └─► thread: Resolver, the system's
+//!                   └─► stream ◄── addresses, or an error ◄────────────┘
 //! ```
 //!
-//! The system's resolver blocks, and cannot be cancelled: asked for a name whose server says nothing, it keeps its
-//! thread for half a minute. On the threads that wasmtime-wasi would take, which are those of file operations, a single
-//! guest could stop everybody's files. Here a look-up keeps its guest's place and its thread for as long as it really
-//! runs, whether or not the guest still wants to know.
+//! Guests that bring [`NameFiles`] are answered as these say ([`pod`]); that is how pods are run. The others are answered by
+//! the host's [`Resolver`] ([`system`]).
 
-use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration, vec};
+mod files;
+mod hosts;
+mod pod;
+mod resolv_conf;
+mod system;
+#[cfg(test)]
+mod tests;
+mod transport;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use std::{net::IpAddr, sync::Arc, time::Duration, vec};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
     StoreContextMut,
@@ -28,83 +35,107 @@ use wasmtime_wasi::{
     },
 };
 
-use crate::{network::guard::Guard, state::GuestState};
+pub use files::NameFiles;
+pub use system::Resolver;
 
-/// Look-ups that run at a time in one host.
-const LOOKUP_THREADS: usize = 64;
-/// Look-ups of one guest that run at a time.
-const LOOKUPS_PER_GUEST: usize = 2;
-/// Look-ups of one guest that have no answer yet.
-const PENDING_PER_GUEST: usize = 64;
-/// How long a guest waits for an answer at most; what most resolvers take for a server that says nothing.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// For how long the answer of a resolver counts that does not say.
-const UNKNOWN_TTL: Duration = Duration::from_secs(5 * 60);
-/// Stack of a thread. Modules of the name service switch are generous with it.
-const STACK: usize = 512 << 10;
+use crate::{network::guard::Guard, sockets::Pod, state::GuestState};
+use pod::PodResolver;
+use transport::Sender;
 
 const INTERFACE: &str = "wasi:sockets/ip-name-lookup@0.2.12";
 
-/// How names become addresses. It is called on a thread that may block.
-#[derive(Clone)]
-pub struct Resolver(Arc<Resolve>);
+/// Look-ups by the system's resolver that run at a time in one host, and of one guest: each has a thread.
+const SYSTEM_PLACES: (usize, usize) = (64, 2);
+/// Look-ups by pods' files that run at a time in one host, and of one guest: each has two sockets or four.
+const POD_PLACES: (usize, usize) = (256, 8);
+/// Look-ups of one guest that have no answer yet.
+const PENDING_PER_GUEST: usize = 64;
+/// How long a guest waits for an answer of the system's at most; what most resolvers take for a server that says nothing.
+const SYSTEM_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it waits for an answer by its pod's files at most. These say how long a server is waited for; three of them, asked
+/// twice, are given up by then with what is usual.
+const POD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Blocks until a name is resolved, or not.
-type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+/// For how long an answer counts of which nobody says it: a resolver's of the system, and what stands in a hosts file.
+const UNKNOWN_TTL: Duration = Duration::from_secs(5 * 60);
 
-impl Resolver {
-    /// Another way than the system's.
-    pub fn new(resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(resolve))
-    }
-}
-
-impl Default for Resolver {
-    /// The system's: `getaddrinfo`, with what `/etc/nsswitch.conf`, `/etc/hosts` and `/etc/resolv.conf` say.
-    fn default() -> Self {
-        Self::new(|name| {
-            let addresses = std::net::ToSocketAddrs::to_socket_addrs(&(name, 0))?;
-            Ok(addresses.map(|address| address.ip().to_canonical()).collect())
-        })
-    }
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Resolver")
-    }
+/// What has come of a look-up.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Found {
+    /// Never none, but of a [`Resolver`] that finds none.
+    addresses: Vec<IpAddr>,
+    /// For how long they count.
+    ttl: Duration,
 }
 
 /// The look-ups of a host.
 #[derive(Clone, Debug)]
 pub(crate) struct Lookups {
-    resolver: Resolver,
-    threads: Arc<Semaphore>,
-    deadline: Duration,
+    system: Arc<Resolver>,
+    system_places: Arc<Semaphore>,
+    pod_places: Arc<Semaphore>,
+    system_deadline: Duration,
 }
 
 /// The look-ups of one guest.
 #[derive(Debug)]
 pub(crate) struct GuestLookups {
-    of: Lookups,
+    way: Way,
     /// Says which names it may look up, and hears what was answered.
     guard: Arc<Guard>,
+    /// Of the host, for look-ups of this way.
+    places: Arc<Semaphore>,
     running: Arc<Semaphore>,
     pending: Arc<Semaphore>,
+    deadline: Duration,
+}
+
+/// How a guest's names become addresses.
+#[derive(Clone, Debug)]
+enum Way {
+    System(Arc<Resolver>),
+    Pod(Arc<PodResolver>),
 }
 
 impl Lookups {
-    pub(crate) fn new(resolver: Resolver) -> Self {
-        Self { resolver, threads: Arc::new(Semaphore::new(LOOKUP_THREADS)), deadline: DEADLINE }
+    pub(crate) fn new(system: Resolver) -> Self {
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        Self {
+            system: Arc::new(system),
+            system_places: semaphore(SYSTEM_PLACES.0),
+            pod_places: semaphore(POD_PLACES.0),
+            system_deadline: SYSTEM_DEADLINE,
+        }
     }
 
-    pub(crate) fn of_guest(&self, guard: Arc<Guard>) -> GuestLookups {
+    /// Those of a guest. By `files`, its questions leave as other things do that its pod sends.
+    pub(crate) fn of_guest(
+        &self,
+        guard: Arc<Guard>,
+        files: Option<&Arc<NameFiles>>,
+        pod: Option<Pod>,
+    ) -> GuestLookups {
         let semaphore = |places| Arc::new(Semaphore::new(places));
+        let (way, places, running, deadline) = match files {
+            None => (
+                Way::System(Arc::clone(&self.system)),
+                &self.system_places,
+                SYSTEM_PLACES.1,
+                self.system_deadline,
+            ),
+            Some(files) => {
+                let sender = pod.map(|pod| Sender { pod, guard: Arc::clone(&guard) });
+                let resolver = PodResolver::new(Arc::clone(files), sender);
+                (Way::Pod(Arc::new(resolver)), &self.pod_places, POD_PLACES.1, POD_DEADLINE)
+            }
+        };
         GuestLookups {
-            of: self.clone(),
+            way,
             guard,
-            running: semaphore(LOOKUPS_PER_GUEST),
+            places: Arc::clone(places),
+            running: semaphore(running),
             pending: semaphore(PENDING_PER_GUEST),
+            deadline,
         }
     }
 }
@@ -129,57 +160,38 @@ impl GuestLookups {
         let Ok(pending) = Arc::clone(&self.pending).try_acquire_owned() else {
             return Err(ErrorCode::TemporaryResolverFailure);
         };
-        let (lookups, running) = (self.of.clone(), Arc::clone(&self.running));
-        let guard = Arc::clone(&self.guard);
+        let (way, deadline) = (self.way.clone(), self.deadline);
+        let (running, places) = (Arc::clone(&self.running), Arc::clone(&self.places));
+        let (guard, name) = (Arc::clone(&self.guard), domain.clone());
+        let look_up = async move {
+            // Neither is ever closed.
+            let failed = |_| ErrorCode::TemporaryResolverFailure;
+            let own = running.acquire_owned().await.map_err(failed)?;
+            let place = places.acquire_owned().await.map_err(failed)?;
+            way.look_up(domain, [own, place]).await
+        };
         let task = tokio::spawn(async move {
-            let answer =
-                tokio::time::timeout(lookups.deadline, lookups.look_up(domain.clone(), running)).await;
+            let answer = tokio::time::timeout(deadline, look_up).await;
             drop(pending);
-            let addresses = answer.unwrap_or(Err(ErrorCode::TemporaryResolverFailure))?;
-            guard.looked_up(&domain, addresses.as_slice(), UNKNOWN_TTL);
-            Ok(addresses)
+            let Found { addresses, ttl } = answer.unwrap_or(Err(ErrorCode::TemporaryResolverFailure))?;
+            guard.looked_up(&name, &addresses, ttl);
+            Ok(addresses.into_iter())
         });
         Ok(AddressStream::Pending(AbortOnDropHandle::new(task)))
     }
 }
 
-impl Lookups {
-    async fn look_up(self, name: String, running: Arc<Semaphore>) -> Addresses {
-        // Neither is ever closed.
-        let failed = |_| ErrorCode::TemporaryResolverFailure;
-        let own = running.acquire_owned().await.map_err(failed)?;
-        let thread = self.threads.acquire_owned().await.map_err(failed)?;
-        let answer = on_thread(self.resolver, name, (own, thread));
-        match answer.await {
-            Ok(Ok(addresses)) => Ok(addresses.into_iter()),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a name was not resolved");
-                Err(ErrorCode::NameUnresolvable)
+impl Way {
+    async fn look_up(self, name: String, places: [OwnedSemaphorePermit; 2]) -> Result<Found, ErrorCode> {
+        match self {
+            Self::System(resolver) => Resolver::clone(&resolver).look_up(name, places).await,
+            Self::Pod(resolver) => {
+                let answer = resolver.look_up(&name).await;
+                drop(places);
+                answer
             }
-            Err(_) => Err(ErrorCode::TemporaryResolverFailure),
         }
     }
-}
-
-/// Asks the resolver on a thread of its own, which gives the places back at its end. No answer comes where no thread
-/// can be started.
-fn on_thread(
-    resolver: Resolver,
-    name: String,
-    places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-) -> oneshot::Receiver<io::Result<Vec<IpAddr>>> {
-    let (sender, answer) = oneshot::channel();
-    let thread =
-        std::thread::Builder::new().name("name lookup".to_owned()).stack_size(STACK).spawn(move || {
-            let addresses = (resolver.0)(&name);
-            drop(places);
-            // The guest may not be interested any more.
-            let _ = sender.send(addresses);
-        });
-    if let Err(error) = thread {
-        tracing::warn!(%error, "cannot start a thread to look up a name");
-    }
-    answer
 }
 
 /// What a guest has of a look-up.
@@ -244,130 +256,4 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
 
 fn table<'a>(store: &'a mut StoreContextMut<'_, GuestState>) -> &'a mut ResourceTable {
     store.data_mut().ctx().table
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{
-        net::Ipv4Addr,
-        sync::{
-            Mutex,
-            atomic::{AtomicUsize, Ordering},
-            mpsc,
-        },
-    };
-
-    use super::*;
-
-    /// Nothing is refused.
-    fn open() -> Arc<Guard> {
-        Guard::new(crate::Network::Host, crate::DeniedNetworks::default(), None, None)
-    }
-
-    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-
-    /// A resolver that says nothing about names that begin with `silent` until the sender is gone, and how many it
-    /// has been asked for at most at a time.
-    fn resolver() -> (Resolver, mpsc::Sender<()>, Arc<AtomicUsize>) {
-        let (end, ended) = mpsc::channel::<()>();
-        let (ended, most) = (Arc::new(Mutex::new(ended)), Arc::new(AtomicUsize::new(0)));
-        let (active, counted) = (AtomicUsize::new(0), Arc::clone(&most));
-        let resolver = Resolver::new(move |name| {
-            if name.starts_with("silent") {
-                counted.fetch_max(active.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                // All of them: whoever holds the lock waits, and the others wait for the lock.
-                let _ = ended.lock().unwrap().recv();
-                active.fetch_sub(1, Ordering::SeqCst);
-            }
-            if name == "nowhere" { Err(io::ErrorKind::NotFound.into()) } else { Ok(vec![ADDRESS]) }
-        });
-        (resolver, end, most)
-    }
-
-    /// All addresses, or the error.
-    async fn all(mut stream: AddressStream) -> Result<usize, ErrorCode> {
-        stream.ready().await;
-        let mut count = 0;
-        while stream.next()?.is_some() {
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    #[tokio::test]
-    async fn names_and_addresses_are_resolved() {
-        let (resolver, _end, _) = resolver();
-        let guest = Lookups::new(resolver).of_guest(open());
-        for (name, expected) in [
-            ("example.org", Ok(1)),
-            ("192.0.2.7", Ok(1)),
-            ("::1", Ok(1)),
-            ("[::1]", Ok(1)),
-            ("nowhere", Err(ErrorCode::NameUnresolvable)),
-            ("a b", Err(ErrorCode::InvalidArgument)),
-            ("", Err(ErrorCode::InvalidArgument)),
-        ] {
-            let found = match guest.begin(name) {
-                Ok(stream) => all(stream).await,
-                Err(code) => Err(code),
-            };
-            assert_eq!(found, expected, "{name}");
-        }
-    }
-
-    /// One guest that asks a silent server for everything it may, and asks again: it has its two threads, none of the
-    /// runtime's, and a neighbour has its answers.
-    #[test]
-    fn a_silent_resolver_holds_up_nobody_but_who_asks_it() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let (resolver, end, most) = resolver();
-        runtime.block_on(async {
-            let lookups = Lookups::new(resolver);
-            let (greedy, calm) = (lookups.of_guest(open()), lookups.of_guest(open()));
-            let asked: Vec<_> = (0..1000).map(|n| greedy.begin(&format!("silent{n}"))).collect();
-            assert_eq!(asked.iter().filter(|stream| stream.is_ok()).count(), PENDING_PER_GUEST);
-            tokio::task::yield_now().await;
-            drop(asked);
-            tokio::task::yield_now().await;
-            let again: Vec<_> = (0..1000).map(|n| greedy.begin(&format!("silent{n}"))).collect();
-            assert_eq!(all(calm.begin("example.org").unwrap()).await, Ok(1));
-            assert_eq!(tokio::task::spawn_blocking(|| 7).await.unwrap(), 7, "files have their threads");
-            drop(again);
-        });
-        assert!(most.load(Ordering::SeqCst) <= LOOKUPS_PER_GUEST, "{most:?}");
-        drop(end);
-    }
-
-    #[tokio::test]
-    async fn who_is_not_answered_is_told_so_in_time() {
-        let (resolver, end, _) = resolver();
-        let guest = Lookups { deadline: Duration::ZERO, ..Lookups::new(resolver) }.of_guest(open());
-        let mut stream = guest.begin("silent").unwrap();
-        assert_eq!(stream.next().unwrap_err(), ErrorCode::WouldBlock);
-        assert_eq!(all(stream).await, Err(ErrorCode::TemporaryResolverFailure));
-        drop(end);
-    }
-
-    /// A question is a message to whoever answers it.
-    #[tokio::test]
-    async fn what_is_not_on_the_guests_list_is_not_asked() {
-        let (resolver, end, most) = resolver();
-        let grants = crate::network::egress::NameGrants::new("example.org:443".parse().unwrap());
-        let guard = Guard::new(crate::Network::Host, crate::DeniedNetworks::default(), None, Some(grants));
-        let guest = Lookups::new(resolver).of_guest(Arc::clone(&guard));
-        assert!(matches!(guest.begin("silent.example"), Err(ErrorCode::AccessDenied)));
-        let reaches = || {
-            let to = std::net::SocketAddr::new(ADDRESS, 443);
-            guard.may_reach(kubewasm_rules::Protocol::Tcp, to, to)
-        };
-        assert!(!reaches());
-        assert_eq!(all(guest.begin("example.org").unwrap()).await, Ok(1));
-        assert!(reaches());
-        assert_eq!(most.load(Ordering::SeqCst), 0);
-        drop(end);
-    }
 }

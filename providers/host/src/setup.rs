@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::Account,
+    lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
     output::Output,
 };
@@ -34,6 +35,8 @@ pub struct Setup<'a> {
     pub firewall: Option<&'a Arc<Firewall>>,
     /// All that it may reach, if there is such a list.
     pub egress: Option<&'a EgressList>,
+    /// What its look-ups of names go by. `None`: by the host's [`Resolver`](crate::Resolver).
+    pub name_files: Option<&'a Arc<NameFiles>>,
     /// Where its output goes.
     pub output: &'a Arc<dyn Output>,
     /// Its output streams say that they are terminals. Programs in C hold back their lines otherwise, and some
@@ -89,6 +92,7 @@ impl Setup<'_> {
     pub(crate) fn held(&self) -> u64 {
         let told = self.argv.iter().map(String::len).sum::<usize>()
             + self.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        HELD_PER_GUEST.saturating_add(told as u64).saturating_add(self.output.held())
+        let names = self.name_files.map_or(0, |files| files.held());
+        HELD_PER_GUEST.saturating_add(told as u64).saturating_add(names).saturating_add(self.output.held())
     }
 }

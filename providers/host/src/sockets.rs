@@ -154,7 +154,7 @@ impl GuestSockets {
         &self.guard
     }
 
-    fn pod(&self) -> Option<Pod> {
+    pub(crate) fn pod(&self) -> Option<Pod> {
         self.pod.clone()
     }
 

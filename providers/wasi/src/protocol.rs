@@ -3,11 +3,12 @@
 mod rules;
 mod tables;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressEntry, EgressList, ModuleKind, Network, PodAddresses, Stack, Usage,
+    CpuShare, DeniedNetworks, EgressEntry, EgressList, ModuleKind, NameFiles, Network, PodAddresses, Stack,
+    Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -118,6 +119,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
             egress: spec.egress.as_ref().map(Into::into),
+            name_files: spec.name_files.as_deref().map(Into::into),
             label: spec.label.clone(),
             pod_addresses,
         }
@@ -136,6 +138,18 @@ impl TryFrom<wire::EgressList> for EgressList {
     fn try_from(list: wire::EgressList) -> Result<Self, WireError> {
         let entries = list.entries.iter().map(|entry| entry.parse::<EgressEntry>());
         entries.collect::<Result<_, _>>().map_err(|_| WireError("an entry of what may be reached is none"))
+    }
+}
+
+impl From<&NameFiles> for wire::NameFiles {
+    fn from(files: &NameFiles) -> Self {
+        Self { resolv_conf: files.resolv_conf().to_owned(), hosts: files.hosts().to_owned() }
+    }
+}
+
+impl From<wire::NameFiles> for NameFiles {
+    fn from(files: wire::NameFiles) -> Self {
+        Self::new(files.resolv_conf, files.hosts)
     }
 }
 
@@ -211,6 +225,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             network,
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             egress: spec.egress.map(TryInto::try_into).transpose()?,
+            name_files: spec.name_files.map(|files| Arc::new(files.into())),
             memory_limit_bytes: spec.memory_limit_bytes,
             memory_volumes: MemoryVolumes {
                 guest_paths: spec.memory_volumes,
@@ -388,6 +403,7 @@ mod tests {
                 .map(|text| text.parse::<DeniedNetwork>().unwrap())
                 .collect(),
             egress: Some("example.com:443,*.example.org,10.0.0.0/8,[2001:db8::/32]:53".parse().unwrap()),
+            name_files: Some(Arc::new(NameFiles::new("nameserver 10.96.0.10\n", "127.0.0.1 localhost\n"))),
             stack: Stack::LARGEST,
             terminal: false,
             memory_limit_bytes: 64 << 20,
@@ -418,6 +434,7 @@ mod tests {
                 network: Network::Outgoing,
                 denied_networks: DeniedNetworks::default(),
                 egress: None,
+                name_files: None,
                 stack: Stack::DEFAULT,
                 terminal: true,
                 kind: ModuleKind::CoreCommand,

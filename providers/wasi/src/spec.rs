@@ -1,8 +1,8 @@
 //! What makes an instance: plain values that cross the border between agent and worker.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
 
-use kubewasm_host::{CpuShare, DeniedNetworks, EgressList, ModuleKind, Network, Stack};
+use kubewasm_host::{CpuShare, DeniedNetworks, EgressList, ModuleKind, NameFiles, Network, Stack};
 
 /// Everything a worker needs to run one instance.
 ///
@@ -35,6 +35,8 @@ pub struct InstanceSpec {
     pub denied_networks: DeniedNetworks,
     /// All that it may reach, if there is such a list.
     pub egress: Option<EgressList>,
+    /// What look-ups of names go by; `None`: what this machine resolves names with.
+    pub name_files: Option<Arc<NameFiles>>,
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
     /// default.
     pub memory_limit_bytes: u64,
@@ -70,6 +72,7 @@ impl fmt::Debug for InstanceSpec {
             .field("network", &self.network)
             .field("denied_networks", &self.denied_networks)
             .field("egress", &self.egress)
+            .field("name_files", &self.name_files.is_some())
             .field("memory_limit_bytes", &self.memory_limit_bytes)
             .field("memory_volumes", &self.memory_volumes)
             .field("cpu", &self.cpu)
@@ -137,6 +140,7 @@ mod tests {
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
             egress: None,
+            name_files: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),
             cpu: CpuShare::default(),

@@ -33,6 +33,7 @@ mod init_containers;
 mod lifecycle;
 mod logs;
 mod module_command;
+mod names;
 mod notice;
 mod outage;
 mod pod_files;

@@ -15,7 +15,7 @@ use super::{
     api::PodApi,
     container_id::container_id,
     environment::{self, EnvironmentSources, NodeFacts, References},
-    files::{self, names::Names, resolv_conf::Dns},
+    files::{self, PodFiles, names::Names, resolv_conf::Dns},
     lifecycle::{Note, Trouble, spec::is_static},
     reason::{EventReason, WaitingReason},
     records::Records,
@@ -26,7 +26,7 @@ use crate::{
     logs,
     policies::Policies,
     quantity,
-    runtime::{ContainerSpec, Image, Mount, Runtime},
+    runtime::{ContainerSpec, Image, Mount, NameFiles, Runtime},
 };
 
 /// The node's own table of host names.
@@ -96,10 +96,11 @@ impl Launch<'_> {
         spec.runtime_handler = runtime_handler;
         spec.mounts = volumes::mounts(container, &spec.env, places, self.runtime).await?;
         spec.memory_volumes = of_node.memory_paths(pod, &spec.mounts);
-        let own = self
+        let (own, name_files) = self
             .own_files(pod, container, attempt, of_node)
             .map_err(|message| Trouble { reason: WaitingReason::CreateContainerError, message })?;
         spec.mounts.extend(own);
+        spec.name_files = Some(name_files);
         volumes::make_mount_points(&spec.mounts, |path| of_node.is_own(self.records, &spec.pod_uid, path));
         if let Some(dir) = spec.log_path.parent() {
             std::fs::create_dir_all(dir).map_err(|error| Trouble {
@@ -147,15 +148,15 @@ impl Launch<'_> {
         )))
     }
 
-    /// Writes the files that the node makes for a container, and returns where they are to be seen. What the
-    /// container mounts itself is left to it.
+    /// Writes the files that the node makes for a container, and returns where they are to be seen, and what those of
+    /// names say. What the container mounts itself is left to it.
     fn own_files(
         &self,
         pod: &Pod,
         container: &Container,
         attempt: u32,
         of_node: &Volumes,
-    ) -> Result<Vec<Mount>, String> {
+    ) -> Result<(Vec<Mount>, NameFiles), String> {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let message = self.records.termination_message(uid, &container.name, attempt);
         let make = || {
@@ -171,7 +172,8 @@ impl Launch<'_> {
         let pod_dir = self.records.dir(uid);
         let node_hosts = Path::new(NODE_HOSTS);
         let sources = files::PodFileSources { names: &names, pod_ips: self.addresses, node_hosts, dns: &dns };
-        files::write(pod, &pod_dir, sources)?;
+        let texts = PodFiles::of(pod, sources)?;
+        texts.write(&pod_dir)?;
 
         let read_only = is_root_read_only(container);
         let mount = |guest_path: &str, host_path: PathBuf, read_only| {
@@ -180,7 +182,8 @@ impl Launch<'_> {
         };
         let shared = files::mounts(&pod_dir).into_iter();
         let shared = shared.filter_map(|(guest, path)| mount(guest, path, read_only));
-        Ok(shared.chain(mount(&termination::guest_path(container), message, false)).collect())
+        let mounts = shared.chain(mount(&termination::guest_path(container), message, false)).collect();
+        Ok((mounts, NameFiles { resolv_conf: texts.resolv_conf, hosts: texts.hosts }))
     }
 
     /// The container as the provider gets it, but for its mounts and its runtime handler.
@@ -258,6 +261,7 @@ impl Launch<'_> {
             pod_ips: self.addresses.to_vec(),
             network_slot: self.network_slot,
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+            name_files: None,
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
             memory_limit_bytes: resource(container, true, "memory", quantity::units),

@@ -158,6 +158,7 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         denied_networks: &NOTHING_DENIED,
         firewall: None,
         egress: None,
+        name_files: None,
         output,
         terminal: spec.terminal,
         account,

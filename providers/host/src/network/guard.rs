@@ -86,6 +86,16 @@ impl Guard {
         if self.grants.as_ref().is_some_and(|grants| !grants.may_reach(wanted)) {
             return self.refuse(Refusal::Unlisted(protocol, wanted));
         }
+        self.may_go(protocol, actual)
+    }
+
+    /// Whether the pod's rules let something go there that the host sends for the guest: questions about names. The guest's
+    /// own list is about what it asks, and not whom.
+    pub(crate) fn may_ask(&self, protocol: Protocol, server: SocketAddr) -> bool {
+        self.is_own(server.ip()) || self.may_go(protocol, server)
+    }
+
+    fn may_go(&self, protocol: Protocol, actual: SocketAddr) -> bool {
         match &self.firewall {
             Some(firewall) if !firewall.rules().may_go(actual, protocol) => {
                 self.refuse(Refusal::To(protocol, actual))

@@ -1,9 +1,11 @@
 //! Between the values of the kubelet, of the module store and of this crate. Pure.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
-use kubewasm_host::{CpuShare, DeniedNetworks, ModuleKind, Network, PodAddresses, Stack, Usage, exit};
+use kubewasm_host::{
+    CpuShare, DeniedNetworks, ModuleKind, NameFiles, Network, PodAddresses, Stack, Usage, exit,
+};
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
     HostPort, Image, ImageError, ImageUse, Presence, Protocol, StartError,
@@ -114,6 +116,10 @@ pub(super) fn instance_spec(
         network: network(spec),
         denied_networks: DeniedNetworks::default(),
         egress: None,
+        name_files: spec.name_files.as_ref().map(|files| {
+            let kubewasm_kubelet::runtime::NameFiles { resolv_conf, hosts } = files;
+            Arc::new(NameFiles::new(resolv_conf.as_str(), hosts.as_str()))
+        }),
         memory_limit_bytes: spec.memory_limit_bytes,
         memory_volumes: MemoryVolumes {
             guest_paths: spec.memory_volumes.clone(),
@@ -277,6 +283,7 @@ mod tests {
             pod_ips: Vec::new(),
             network_slot: None,
             host_network: false,
+            name_files: None,
             stdin: false,
             tty: false,
             memory_limit_bytes: 1,

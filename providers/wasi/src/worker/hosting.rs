@@ -187,6 +187,7 @@ fn setup<'a>(
         denied_networks: &spec.denied_networks,
         firewall: Some(firewall),
         egress: spec.egress.as_ref(),
+        name_files: spec.name_files.as_ref(),
         output,
         terminal: spec.terminal,
         account,
@@ -301,8 +302,10 @@ impl Hosting {
         let output: Arc<dyn Output> = Arc::new(log.clone());
         let pod_ports = inner.pod_ports(&spec.pod_uid);
         let firewall = inner.host.tables().firewalls().of(&spec.pod_uid);
-        let setup = setup(&spec, &held, &output, &account, &pod_ports, &firewall);
-        let setup = Setup { notice: notice.as_ref(), ..setup };
+        let setup = Setup {
+            notice: notice.as_ref(),
+            ..setup(&spec, &held, &output, &account, &pod_ports, &firewall)
+        };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
         let memory_volumes = Arc::new(charge::open(&held.preopens, &spec.memory_volumes.guest_paths));
         drop(held);

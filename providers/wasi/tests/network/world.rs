@@ -95,7 +95,33 @@ impl Node {
         self.dir.path().join(format!("{}.log", id.replace(' ', "-")))
     }
 
-    fn spec(&self, pod: &str, id: &str, namespace: &str, what: &str, address: &str) -> ContainerSpec {
+    /// Builds another guest, and has it taken in.
+    pub(crate) async fn have(&self, source: &str) -> String {
+        let path = self.dir.path().join(format!("{source}.wasm"));
+        std::fs::write(&path, kubewasm_tests::guests::guest(source).await.unwrap()).unwrap();
+        let image = path.display().to_string();
+        self.runtime.pull(&image, &[]).await.unwrap();
+        image
+    }
+
+    /// Starts a container; in a slot, it has addresses of its own.
+    pub(crate) async fn start_spec(&self, slot: Option<u32>, spec: ContainerSpec) -> Result<(), StartError> {
+        let pod_ips = slot.map_or_else(|| vec![[192, 0, 2, 1].into()], addresses);
+        self.runtime.start(&ContainerSpec { pod_ips, network_slot: slot, ..spec }).await.map(drop)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn spec(
+        &self,
+        pod: &str,
+        id: &str,
+        namespace: &str,
+        what: &str,
+        address: &str,
+    ) -> ContainerSpec {
         ContainerSpec {
             id: id.into(),
             pod_uid: format!("pod-{pod}"),
@@ -115,6 +141,7 @@ impl Node {
             pod_ips: Vec::new(),
             network_slot: None,
             host_network: false,
+            name_files: None,
             stdin: false,
             tty: false,
             memory_limit_bytes: 0,

@@ -76,6 +76,7 @@ impl Node {
             pod_ips: Vec::new(),
             network_slot: None,
             host_network: false,
+            name_files: None,
             stdin: false,
             tty: false,
             memory_limit_bytes: 0,
