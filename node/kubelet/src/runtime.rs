@@ -427,6 +427,8 @@ pub struct ContainerSpec {
     pub network_slot: Option<u32>,
     /// True when the pod shares the host's network.
     pub host_network: bool,
+    /// The `containerPort`s of TCP, each once, in order: a module of WASI 0.1 listens there from its start.
+    pub tcp_ports: Vec<TcpPort>,
     /// What look-ups of names go by. `None`: by what this machine resolves names with.
     pub name_files: Option<NameFiles>,
     /// stdin is kept open for an attach.
@@ -458,6 +460,15 @@ impl fmt::Debug for ContainerSpec {
             .field("log_path", &self.log_path)
             .finish_non_exhaustive()
     }
+}
+
+/// A `containerPort` of TCP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpPort {
+    /// The number.
+    pub port: u16,
+    /// Its name; empty where it has none.
+    pub name: String,
 }
 
 /// What the files of a pod say about names.
@@ -629,7 +640,7 @@ mod tests {
             "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
             "log_path": "/l", "pod_ips": [], "network_slot": null,
-            "host_network": false, "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
+            "host_network": false, "tcp_ports": [], "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
             "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });
         let spec: ContainerSpec = serde_json::from_value(spec).unwrap();

@@ -89,6 +89,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             firewall: None,
             egress: None,
             name_files: None,
+            listen_ports: &[],
             output: &output,
             terminal: false,
             account: &account,

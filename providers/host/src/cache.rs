@@ -22,6 +22,8 @@ use crate::{
 pub struct Loaded {
     pub(super) entry: EntryPoint,
     pub(super) linked: Arc<Linked>,
+    /// It is a module of WASI 0.1 that may accept connections.
+    pub(super) accepts: bool,
 }
 
 /// What is called to run it.
@@ -121,14 +123,15 @@ fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Load
                     "`_start` is not a function without parameters and results".to_owned(),
                 ));
             }
+            let accepts = module.imports().any(|import| import.name() == "sock_accept");
             let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
-            Ok(Loaded { entry: EntryPoint::Core(pre), linked })
+            Ok(Loaded { entry: EntryPoint::Core(pre), linked, accepts })
         }
         ModuleKind::CliComponent => {
             let component = precompiled::component(&linked.engine, path)?;
             let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
             let pre = CommandPre::new(pre).map_err(link_error)?;
-            Ok(Loaded { entry: EntryPoint::Component(pre), linked })
+            Ok(Loaded { entry: EntryPoint::Component(pre), linked, accepts: false })
         }
     }
 }

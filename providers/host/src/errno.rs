@@ -31,6 +31,7 @@ use super::{
 /// Errno of WASI 0.1.
 const IO: i32 = 29;
 const MFILE: i32 = 33;
+const NOTDIR: i32 = 54;
 const NXIO: i32 = 60;
 const ROFS: i32 = 69;
 const XDEV: i32 = 75;
@@ -47,10 +48,15 @@ const DIRECTORIES: usize = 1024;
 pub(super) struct Directories(HashMap<i32, OpenPath>);
 
 impl Directories {
-    /// The preopened directories, which get the first free numbers.
-    pub(super) fn new<'a>(preopens: impl Iterator<Item = &'a Path>) -> Self {
+    /// The preopened directories, which get the first free numbers after those of so many listeners.
+    pub(super) fn new<'a>(listeners: usize, preopens: impl Iterator<Item = &'a Path>) -> Self {
         let place = |preopen: &Path| OpenPath { from: preopen.to_owned(), path: PathBuf::new() };
-        Self((3..).zip(preopens.map(place)).collect())
+        Self((3..).skip(listeners).zip(preopens.map(place)).collect())
+    }
+
+    /// Takes note that a number stands for something else now.
+    pub(super) fn forget(&mut self, fd: i32) {
+        self.0.remove(&fd);
     }
 
     fn place(&self, fd: i32, path: Option<String>) -> Option<OpenPath> {
@@ -80,6 +86,9 @@ pub(super) fn wrap_core(linker: &mut Linker<GuestState>) -> wasmtime::Result<()>
                 |mut caller: Caller<'_, GuestState>, ($($arg,)*): ($($type,)*)| {
                     Box::new(async move {
                         let (mut memory, state) = guest(&mut caller)?;
+                        if [$($fd),+].into_iter().any(|fd| state.core_sockets.has(fd)) {
+                            return Ok(NOTDIR);
+                        }
                         let errno = calls::$name(&mut state.wasi, &mut memory, $($arg),*).await?;
                         if errno != IO {
                             return Ok(errno);
@@ -122,6 +131,9 @@ pub(super) fn wrap_core(linker: &mut Linker<GuestState>) -> wasmtime::Result<()>
             Box::new(async move {
                 let (fd, lookup, path, size, open, rights, inherited, flags, result) = args;
                 let (mut memory, state) = guest(&mut caller)?;
+                if state.core_sockets.has(fd) {
+                    return Ok(NOTDIR);
+                }
                 if state.descriptors >= state.bounds.files {
                     return Ok(MFILE);
                 }
@@ -302,7 +314,7 @@ mod tests {
 
     #[test]
     fn directories_are_known_by_their_numbers() {
-        let mut directories = Directories::new(["/root", "/data"].iter().map(Path::new));
+        let mut directories = Directories::new(0, ["/root", "/data"].iter().map(Path::new));
         let at = |directories: &Directories, fd| {
             let place = directories.place(fd, Some("x".into()))?;
             Some((place.from.display().to_string(), place.path.display().to_string()))
@@ -311,6 +323,8 @@ mod tests {
         assert_eq!(at(&directories, 3), found("/root", "x"));
         assert_eq!(at(&directories, 4), found("/data", "x"));
         assert_eq!(at(&directories, 5), None);
+        let after_listeners = Directories::new(2, ["/root"].iter().map(Path::new));
+        assert_eq!((at(&after_listeners, 4), at(&after_listeners, 5)), (None, found("/root", "x")));
         directories.opened(5, 3, Some("a/b".into()));
         directories.opened(6, 5, Some("../c".into()));
         assert_eq!(at(&directories, 6), found("/root", "a/b/../c/x"), "the kernel takes care of the dots");

@@ -45,6 +45,8 @@ impl Guest {
         let store = &mut self.store;
         match &self.loaded.entry {
             EntryPoint::Core(pre) => {
+                let state = store.data_mut();
+                state.core_sockets.begin(state.guest_sockets.guard())?;
                 let instance = pre.instantiate_async(&mut *store).await?;
                 let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
                 *phase = GuestPhase::Run;

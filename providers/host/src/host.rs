@@ -2,8 +2,8 @@
 //!
 //! What a guest sees: argv and environment exactly as given; a stdin that is at its end, or ends when the guest
 //! should; stdout and stderr that say they are terminals if so told;
-//! the files that it was given; clocks and randomness of the host; sockets by [`crate::network`] (components
-//! only, WASI 0.1 has none); and what [`Plugin`](crate::Plugin)s add.
+//! the files that it was given; clocks and randomness of the host; sockets by [`crate::network`] (those of WASI 0.1 are
+//! there from the start, [`crate::listen`]); and what [`Plugin`](crate::Plugin)s add.
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +29,7 @@ use crate::{
     errno,
     guest::Guest,
     kind::{Generation, ModuleKind},
+    listen,
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
     network::{
@@ -37,7 +38,7 @@ use crate::{
         guard::{Guard, SocketGuard},
     },
     plugin::{AnyPlugin, States},
-    preview1,
+    preview1::{self, sockets::CoreSockets},
     setup::{Preopen, PrepareError, Setup},
     sockets::{self, GuestSockets, Pod},
     stack::Stack,
@@ -257,6 +258,7 @@ impl Host {
             firewall,
             egress,
             name_files,
+            listen_ports,
             output,
             terminal,
             account,
@@ -267,10 +269,17 @@ impl Host {
             .map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
-        wasi.args(argv).envs(env).max_random_size(bounds.random);
+        wasi.args(argv).max_random_size(bounds.random);
         let grants = egress.cloned().map(NameGrants::new);
         let guard = Guard::new(network.clone(), denied_networks.clone(), firewall.cloned(), grants);
         let guest_sockets = self.sockets_of(network, denied_networks, pod_ports, Arc::clone(&guard));
+        let ports = if loaded.accepts { listen_ports } else { &[] };
+        let listeners = listen::open(ports, network, guest_sockets.pod().as_ref())?;
+        if listeners.is_empty() {
+            wasi.envs(env);
+        } else {
+            wasi.envs(&listen::environment(env, ports));
+        }
         wasi.stdout(stdio::GuestStream::stdout(output, terminal));
         wasi.stderr(stdio::GuestStream::stderr(output, terminal));
         if let Some(notice) = notice {
@@ -287,6 +296,10 @@ impl Host {
                 reason: format!("{error:#}"),
             })
         };
+        // The places of the listeners among the descriptors.
+        for _ in &listeners {
+            preopen(&self.options.empty_root, "", FsPerms::ReadOnly)?;
+        }
         for Preopen { host, guest, writable } in preopens {
             preopen(host, guest, if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly })?;
         }
@@ -298,12 +311,16 @@ impl Host {
         let state = GuestState {
             wasi,
             memory: MemoryGuard::new(Arc::clone(account)),
-            directories: errno::Directories::new(preopens.iter().map(|preopen| &*preopen.host)),
+            directories: errno::Directories::new(
+                listeners.len(),
+                preopens.iter().map(|preopen| &*preopen.host),
+            ),
             bounds,
-            descriptors: preview1::STANDARD_STREAMS.saturating_add(preopens.len().max(1)),
+            descriptors: preview1::STANDARD_STREAMS + listeners.len() + preopens.len().max(1),
             has_volumes,
             lookups: self.lookups.of_guest(guard, name_files, guest_sockets.pod()),
             guest_sockets,
+            core_sockets: CoreSockets::new(listeners),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);

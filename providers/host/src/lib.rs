@@ -35,6 +35,7 @@ mod guest;
 mod host;
 pub mod inspect;
 mod kind;
+mod listen;
 mod lookup;
 mod memory;
 mod names;
@@ -59,6 +60,7 @@ pub use cpu::CpuShare;
 pub use guest::Guest;
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
 pub use kind::{Generation, ModuleKind, UnknownKind};
+pub use listen::ListenPort;
 pub use lookup::{NameFiles, Resolver};
 pub use network::{
     DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, Firewall, Firewalls, InvalidEgress, Network,

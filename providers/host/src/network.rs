@@ -1,6 +1,6 @@
 //! What a guest may do with sockets.
 //!
-//! WASI 0.1 has no sockets of its own, so that these rules concern components. A guest either shares the host's network,
+//! WASI 0.1 makes no sockets: its guests have those that they are given at their start. A guest either shares the host's network,
 //! with everything in it; or it has addresses of its own ([`pod`]), on which it listens and from which it connects; or its
 //! pod has a network namespace to itself, in which it listens and connects as it likes; or it is a client: it resolves names,
 //! connects and sends to the outside, and does not listen itself. None of the latter reaches what listens on this host's

@@ -6,8 +6,15 @@
 //! - `path_open` answers EMFILE when the guest has as many files open as it may. wasmtime-wasi has no such
 //!   bound but the one on all resources, and to run into that ends the guest. `fd_close` and `fd_renumber`
 //!   are here to count.
+//! - Sockets are ours: those that a guest has from its start ([`crate::listen`]), and those that it accepts. wasmtime-wasi
+//!   answers that nothing is a socket.
 //! - `random_get` takes any length. wasmtime-wasi makes all bytes at once, with everybody waiting, and ends
 //!   the guest that wants too many.
+
+mod bytes;
+mod poll;
+mod socket_calls;
+pub(super) mod sockets;
 
 use wasmtime::{Caller, Engine, Linker};
 use wasmtime_wasi::{
@@ -21,6 +28,8 @@ const MODULE: &str = "wasi_snapshot_preview1";
 const SUCCESS: i32 = types::Errno::Success as i32;
 /// Standard input, output and error.
 pub(super) const STANDARD_STREAMS: usize = 3;
+/// The first descriptor after these.
+const STANDARD_STREAMS_END: i32 = 3;
 /// Random bytes that are made before others have a turn.
 const RANDOM_PIECE: u32 = 64 << 10;
 
@@ -33,6 +42,8 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
         Err(I32Exit(code & 0xff).into())
     })?;
     errno::wrap_core(&mut linker)?;
+    socket_calls::link(&mut linker)?;
+    poll::link(&mut linker)?;
     linker.func_wrap_async(
         MODULE,
         "fd_close",
@@ -62,6 +73,7 @@ async fn fd_close(caller: &mut Caller<'_, GuestState>, descriptor: i32) -> wasmt
     let (mut memory, state) = errno::guest(caller)?;
     let errno = wasi::fd_close(&mut state.wasi, &mut memory, descriptor).await?;
     if errno == SUCCESS {
+        state.core_sockets.close(descriptor);
         state.descriptors = state.descriptors.saturating_sub(1);
     }
     Ok(errno)
@@ -72,6 +84,7 @@ async fn fd_renumber(caller: &mut Caller<'_, GuestState>, from: i32, to: i32) ->
     let (mut memory, state) = errno::guest(caller)?;
     let errno = wasi::fd_renumber(&mut state.wasi, &mut memory, from, to).await?;
     if errno == SUCCESS && from != to {
+        state.core_sockets.renumber(from, to);
         state.descriptors = state.descriptors.saturating_sub(1);
     }
     Ok(errno)

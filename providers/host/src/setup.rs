@@ -1,11 +1,12 @@
 //! What makes a guest of a module: plain values.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::Account,
+    listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
     output::Output,
@@ -37,6 +38,9 @@ pub struct Setup<'a> {
     pub egress: Option<&'a EgressList>,
     /// What its look-ups of names go by. `None`: by the host's [`Resolver`](crate::Resolver).
     pub name_files: Option<&'a Arc<NameFiles>>,
+    /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, and its network
+    /// lets it.
+    pub listen_ports: &'a [ListenPort],
     /// Where its output goes.
     pub output: &'a Arc<dyn Output>,
     /// Its output streams say that they are terminals. Programs in C hold back their lines otherwise, and some
@@ -69,6 +73,28 @@ pub enum PrepareError {
         path: String,
         /// Why not.
         reason: String,
+    },
+    /// One of its ports cannot be listened on; it may be free again later.
+    #[error(
+        "cannot listen on {address}, for the container's port {port}: {source}; another container of the pod, or an earlier one that still ends, may have it"
+    )]
+    Listen {
+        /// Where it would have listened.
+        address: SocketAddr,
+        /// The port, with its name.
+        port: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It has more ports than a guest has listeners.
+    #[error(
+        "the container has {wanted} ports of TCP, and a module of WASI 0.1 listens on {} at most",
+        listen::MOST
+    )]
+    TooManyPorts {
+        /// How many it has.
+        wanted: usize,
     },
     /// The account has no memory left for one more guest, or too little for the first.
     #[error(

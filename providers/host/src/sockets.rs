@@ -207,7 +207,7 @@ impl Pod {
     }
 
     /// Takes note of a socket that listens on all addresses.
-    fn open(&self, tcp: bool, local: SocketAddr) -> OpenPort {
+    pub(crate) fn open(&self, tcp: bool, local: SocketAddr) -> OpenPort {
         self.ports.open(Transport { tcp, v4: local.is_ipv4() }, local.port())
     }
 }

@@ -4,7 +4,7 @@ use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 use crate::{
     bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, plugin::States,
-    sockets::GuestSockets,
+    preview1::sockets::CoreSockets, sockets::GuestSockets,
 };
 
 /// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
@@ -21,6 +21,8 @@ pub struct GuestState {
     pub(crate) has_volumes: bool,
     pub(crate) lookups: GuestLookups,
     pub(crate) guest_sockets: GuestSockets,
+    /// Of a guest of WASI 0.1.
+    pub(crate) core_sockets: CoreSockets,
     pub(crate) plugins: States,
 }
 

@@ -7,8 +7,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressEntry, EgressList, ModuleKind, NameFiles, Network, PodAddresses, Stack,
-    Usage,
+    CpuShare, DeniedNetworks, EgressEntry, EgressList, ListenPort, ModuleKind, NameFiles, Network,
+    PodAddresses, Stack, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -119,6 +119,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
             egress: spec.egress.as_ref().map(Into::into),
+            listen_ports: spec.listen_ports.iter().map(Into::into).collect(),
             name_files: spec.name_files.as_deref().map(Into::into),
             label: spec.label.clone(),
             pod_addresses,
@@ -138,6 +139,21 @@ impl TryFrom<wire::EgressList> for EgressList {
     fn try_from(list: wire::EgressList) -> Result<Self, WireError> {
         let entries = list.entries.iter().map(|entry| entry.parse::<EgressEntry>());
         entries.collect::<Result<_, _>>().map_err(|_| WireError("an entry of what may be reached is none"))
+    }
+}
+
+impl From<&ListenPort> for wire::ListenPort {
+    fn from(ListenPort { port, name }: &ListenPort) -> Self {
+        Self { port: (*port).into(), name: name.clone() }
+    }
+}
+
+impl TryFrom<wire::ListenPort> for ListenPort {
+    type Error = WireError;
+
+    fn try_from(wire::ListenPort { port, name }: wire::ListenPort) -> Result<Self, WireError> {
+        let port = port.try_into().ok().filter(|port| *port > 0);
+        Ok(Self { port: port.ok_or(WireError("a port to listen on is none"))?, name })
     }
 }
 
@@ -225,6 +241,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             network,
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             egress: spec.egress.map(TryInto::try_into).transpose()?,
+            listen_ports: spec.listen_ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             name_files: spec.name_files.map(|files| Arc::new(files.into())),
             memory_limit_bytes: spec.memory_limit_bytes,
             memory_volumes: MemoryVolumes {
@@ -403,6 +420,7 @@ mod tests {
                 .map(|text| text.parse::<DeniedNetwork>().unwrap())
                 .collect(),
             egress: Some("example.com:443,*.example.org,10.0.0.0/8,[2001:db8::/32]:53".parse().unwrap()),
+            listen_ports: vec![ListenPort { port: 8080, name: "http".into() }],
             name_files: Some(Arc::new(NameFiles::new("nameserver 10.96.0.10\n", "127.0.0.1 localhost\n"))),
             stack: Stack::LARGEST,
             terminal: false,
@@ -434,6 +452,7 @@ mod tests {
                 network: Network::Outgoing,
                 denied_networks: DeniedNetworks::default(),
                 egress: None,
+                listen_ports: Vec::new(),
                 name_files: None,
                 stack: Stack::DEFAULT,
                 terminal: true,
@@ -478,6 +497,13 @@ mod tests {
             (wire::InstanceSpec { pod_addresses: Some(unreadable), ..of_pod }, "an address of the pod"),
             (wire::InstanceSpec { stack_bytes: u64::MAX, ..good.clone() }, "the stack"),
             (wire::InstanceSpec { denied_networks: vec!["x".into()], ..good.clone() }, "a denied network"),
+            (
+                wire::InstanceSpec {
+                    listen_ports: vec![wire::ListenPort { port: 70_000, name: String::new() }],
+                    ..good.clone()
+                },
+                "a port to listen on",
+            ),
             (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
             (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
         ] {

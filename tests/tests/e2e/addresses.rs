@@ -35,12 +35,12 @@ fn server(node: &Node, image: &str) -> Value {
     })
 }
 
-fn address(pod: &Pod) -> IpAddr {
+pub(crate) fn address(pod: &Pod) -> IpAddr {
     pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap().parse().unwrap()
 }
 
 /// What a server says of who connects to it.
-async fn ask(ip: IpAddr) -> std::io::Result<String> {
+pub(crate) async fn ask(ip: IpAddr) -> std::io::Result<String> {
     ask_at(SocketAddr::new(ip, 8080)).await
 }
 

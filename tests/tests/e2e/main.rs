@@ -31,6 +31,7 @@ mod images;
 mod impatient;
 mod init_containers;
 mod lifecycle;
+mod listeners;
 mod logs;
 mod module_command;
 mod names;

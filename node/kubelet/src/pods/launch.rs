@@ -26,7 +26,7 @@ use crate::{
     logs,
     policies::Policies,
     quantity,
-    runtime::{ContainerSpec, Image, Mount, NameFiles, Runtime},
+    runtime::{ContainerSpec, Image, Mount, NameFiles, Runtime, TcpPort},
 };
 
 /// The node's own table of host names.
@@ -261,6 +261,7 @@ impl Launch<'_> {
             pod_ips: self.addresses.to_vec(),
             network_slot: self.network_slot,
             host_network: spec.and_then(|s| s.host_network).unwrap_or(false),
+            tcp_ports: tcp_ports(container),
             name_files: None,
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
@@ -296,6 +297,23 @@ fn resource(
     map.and_then(|m| m.get(name)).and_then(|q| read(&q.0).ok()).unwrap_or(0)
 }
 
+/// The ports of TCP of a container, each once: one that is named twice has its first name.
+fn tcp_ports(container: &Container) -> Vec<TcpPort> {
+    let mut found: Vec<TcpPort> = Vec::new();
+    for port in container.ports.iter().flatten() {
+        let is_tcp = port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        // What the API server let through is a port.
+        let Some(number) = u16::try_from(port.container_port).ok().filter(|number| is_tcp && *number > 0)
+        else {
+            continue;
+        };
+        if !found.iter().any(|known| known.port == number) {
+            found.push(TcpPort { port: number, name: port.name.clone().unwrap_or_default() });
+        }
+    }
+    found
+}
+
 /// `securityContext.readOnlyRootFilesystem`.
 fn is_root_read_only(container: &Container) -> bool {
     container.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true)
@@ -318,6 +336,23 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["2.log", "2.log.20260101-000000", "other"]);
+    }
+
+    #[test]
+    fn ports_of_tcp_are_told_of_once() {
+        let container: Container = serde_json::from_value(serde_json::json!({
+            "name": "c",
+            "ports": [
+                {"containerPort": 8080, "name": "http"},
+                {"containerPort": 53, "protocol": "UDP"},
+                {"containerPort": 9090, "protocol": "TCP"},
+                {"containerPort": 8080, "name": "again"},
+                {"containerPort": 7, "protocol": "SCTP"},
+            ],
+        }))
+        .unwrap();
+        let port = |port, name: &str| TcpPort { port, name: name.to_owned() };
+        assert_eq!(tcp_ports(&container), [port(8080, "http"), port(9090, "")]);
     }
 
     #[test]

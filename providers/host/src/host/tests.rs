@@ -159,6 +159,7 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         firewall: None,
         egress: None,
         name_files: None,
+        listen_ports: &[],
         output,
         terminal: spec.terminal,
         account,

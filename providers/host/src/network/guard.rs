@@ -104,6 +104,13 @@ impl Guard {
         }
     }
 
+    /// Whether a connection may be accepted that has come in at a port of the pod, by a socket that wasmtime-wasi does not
+    /// know.
+    pub(crate) fn may_accept(&self, peer: SocketAddr, port: u16) -> bool {
+        allowed(&self.network, &self.denied, peer, SocketAddrUse::TcpAccept)
+            && self.may_come(Protocol::Tcp, peer, port)
+    }
+
     /// Whether something that a peer begins may come in at a port of the pod.
     pub(crate) fn may_come(&self, protocol: Protocol, peer: SocketAddr, port: u16) -> bool {
         match &self.firewall {

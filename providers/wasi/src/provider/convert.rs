@@ -4,11 +4,11 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, ModuleKind, NameFiles, Network, PodAddresses, Stack, Usage, exit,
+    CpuShare, DeniedNetworks, ListenPort, ModuleKind, NameFiles, Network, PodAddresses, Stack, Usage, exit,
 };
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
-    HostPort, Image, ImageError, ImageUse, Presence, Protocol, StartError,
+    HostPort, Image, ImageError, ImageUse, Presence, Protocol, StartError, TcpPort,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
@@ -116,6 +116,11 @@ pub(super) fn instance_spec(
         network: network(spec),
         denied_networks: DeniedNetworks::default(),
         egress: None,
+        listen_ports: spec
+            .tcp_ports
+            .iter()
+            .map(|TcpPort { port, name }| ListenPort { port: *port, name: name.clone() })
+            .collect(),
         name_files: spec.name_files.as_ref().map(|files| {
             let kubewasm_kubelet::runtime::NameFiles { resolv_conf, hosts } = files;
             Arc::new(NameFiles::new(resolv_conf.as_str(), hosts.as_str()))
@@ -283,6 +288,7 @@ mod tests {
             pod_ips: Vec::new(),
             network_slot: None,
             host_network: false,
+            tcp_ports: Vec::new(),
             name_files: None,
             stdin: false,
             tty: false,

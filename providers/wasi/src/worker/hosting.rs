@@ -167,7 +167,7 @@ impl HostingInner {
     }
 }
 
-/// A guest of a container, which is told nothing of its end.
+/// A guest of a container, which is told nothing of its end, and does not listen: the container's first one does.
 fn setup<'a>(
     spec: &'a InstanceSpec,
     held: &'a HeldDirectories,
@@ -187,6 +187,7 @@ fn setup<'a>(
         denied_networks: &spec.denied_networks,
         firewall: Some(firewall),
         egress: spec.egress.as_ref(),
+        listen_ports: &[],
         name_files: spec.name_files.as_ref(),
         output,
         terminal: spec.terminal,
@@ -304,6 +305,7 @@ impl Hosting {
         let firewall = inner.host.tables().firewalls().of(&spec.pod_uid);
         let setup = Setup {
             notice: notice.as_ref(),
+            listen_ports: &spec.listen_ports,
             ..setup(&spec, &held, &output, &account, &pod_ports, &firewall)
         };
         let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;

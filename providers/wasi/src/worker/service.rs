@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
-use kubewasm_host::{LoadError, Refusals};
+use kubewasm_host::{LoadError, PrepareError, Refusals};
 use tokio::sync::{broadcast::error::RecvError, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -235,6 +235,7 @@ fn status(error: &HostingError) -> Status {
     match error {
         HostingError::Load(LoadError::Link(_)) => Status::failed_precondition(text),
         HostingError::Load(LoadError::Precompiled(_)) => Status::internal(text),
+        HostingError::Prepare(PrepareError::Listen { .. }) => Status::unavailable(text),
         HostingError::Prepare(_) | HostingError::Spec(_) => Status::invalid_argument(text),
         HostingError::Full(_) | HostingError::Busy => Status::resource_exhausted(text),
         HostingError::NotRunning => Status::not_found(text),
@@ -248,6 +249,8 @@ fn status(error: &HostingError) -> Status {
 fn failure_kind(error: &HostingError) -> wire::StartFailureKind {
     match error {
         HostingError::Load(LoadError::Link(_)) => wire::StartFailureKind::Module,
+        // Whoever has the port may give it back.
+        HostingError::Prepare(PrepareError::Listen { .. }) => wire::StartFailureKind::Worker,
         HostingError::Prepare(_) | HostingError::Spec(_) => wire::StartFailureKind::Config,
         HostingError::GivenUp => wire::StartFailureKind::GivenUp,
         HostingError::Stale => wire::StartFailureKind::Stale,

@@ -71,6 +71,7 @@ impl World {
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
+            listen_ports: Vec::new(),
             name_files: None,
             memory_limit_bytes: 64 << 20,
             memory_volumes: MemoryVolumes::default(),

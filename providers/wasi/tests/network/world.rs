@@ -110,6 +110,12 @@ impl Node {
         self.runtime.start(&ContainerSpec { pod_ips, network_slot: slot, ..spec }).await.map(drop)
     }
 
+    /// Ends a container at once.
+    pub(crate) async fn kill(&self, id: &str) {
+        self.runtime.stop(id, Duration::ZERO).await.unwrap();
+        self.ended(id).await;
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -141,6 +147,7 @@ impl Node {
             pod_ips: Vec::new(),
             network_slot: None,
             host_network: false,
+            tcp_ports: Vec::new(),
             name_files: None,
             stdin: false,
             tty: false,

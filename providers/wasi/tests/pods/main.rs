@@ -76,6 +76,7 @@ impl Node {
             pod_ips: Vec::new(),
             network_slot: None,
             host_network: false,
+            tcp_ports: Vec::new(),
             name_files: None,
             stdin: false,
             tty: false,

@@ -72,6 +72,7 @@ impl Node {
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
+            listen_ports: Vec::new(),
             name_files: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),

@@ -59,6 +59,7 @@ impl Bench {
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
             egress: None,
+            listen_ports: Vec::new(),
             name_files: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),
