@@ -74,7 +74,7 @@ fn open_one(
             own.collect::<Result<_, _>>()?
         }
         // Where there is no IPv6, the socket of both families cannot be made.
-        Network::Host => match on((Ipv6Addr::UNSPECIFIED, *port).into()) {
+        Network::Namespace | Network::Host => match on((Ipv6Addr::UNSPECIFIED, *port).into()) {
             Err(PrepareError::Listen { source, .. })
                 if [io::ErrorKind::Unsupported, io::ErrorKind::AddrNotAvailable].contains(&source.kind()) =>
             {

@@ -105,6 +105,11 @@ impl Sightings {
         self.pods.values().filter_map(|pod| Some(pod.running?.duration_since(pod.bound))).collect()
     }
 
+    /// When the first pod was seen Running.
+    pub(crate) fn first_running(&self) -> Option<Instant> {
+        self.pods.values().filter_map(|pod| pod.running).min()
+    }
+
     /// From the first pod seen bound to the last seen Running; `None` when none was.
     pub(crate) fn span(&self) -> Option<Duration> {
         let first = self.pods.values().map(|pod| pod.bound).min()?;

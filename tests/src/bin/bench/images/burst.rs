@@ -48,7 +48,9 @@ pub(crate) struct CompileBurst {
     pub(crate) running_s: f64,
     /// How the guests were served while nothing else happened.
     pub(crate) quiet: Service,
-    /// The same during the burst.
+    /// The same while the pods were created and their modules pulled: until the first was seen Running.
+    pub(crate) begun: Service,
+    /// The same from then on, while the others were compiled.
     pub(crate) busy: Service,
 }
 
@@ -96,11 +98,14 @@ pub(crate) async fn measure(site: Site<'_>) -> Result<CompileBurst> {
     let step = Step::begin(&format!("{MODULES} pods of as many new modules at once"));
     let pods: Vec<Pods> = images.iter().map(|image| Pods::new(site.client, image)).collect();
     let mut observer = beats.observe("burst").await?;
-    let (busy_from, start) = (Timestamp::now(), Instant::now());
+    let (begun_at, start) = (Timestamp::now(), Instant::now());
     let create = pods.iter().enumerate().map(|(number, pods)| pods.create("burst", site.node.name(), number));
     future::try_join_all(create).await?;
     let seen = observer.running(MODULES, COMPILED).await?;
-    let busy_to = busy_from.checked_add(start.elapsed()).context("the clock is at its end")?;
+    let after = |elapsed| begun_at.checked_add(elapsed).context("the clock is at its end");
+    let busy_to = after(start.elapsed())?;
+    let first = seen.first_running().context("no pod was seen Running")?;
+    let busy_from = after(first.duration_since(start))?;
     step.done();
 
     let mut told = Vec::new();
@@ -112,7 +117,8 @@ pub(crate) async fn measure(site: Site<'_>) -> Result<CompileBurst> {
     Ok(CompileBurst {
         module_bytes: module.len(),
         running_s: seen.span().context("no pod was seen")?.as_secs_f64(),
-        quiet: service(&told, quiet_from, busy_from)?,
+        quiet: service(&told, quiet_from, begun_at)?,
+        begun: service(&told, begun_at, busy_from)?,
         busy: service(&told, busy_from, busy_to)?,
     })
 }

@@ -88,15 +88,19 @@ fn burst(burst: &CompileBurst) -> Table {
         ("a step of arithmetic, p50, ms", |service| service.step_ms, |step| step.p50),
         ("a step of arithmetic, p99, ms", |service| service.step_ms, |step| step.p99),
     ];
-    let compiling = format!("{MODULES} are compiled");
-    let mut table = Table::new(["guests that run while others are compiled", "quiet", &compiling, "ratio"]);
+    let pulled = format!("{MODULES} are created and pulled");
+    let compiled = format!("{MODULES} are compiled");
+    let what = "guests that run while others are compiled";
+    let mut table = Table::new([what, "quiet", &pulled, &compiled, "compiled/quiet"]);
     for (name, sample, quantile) in figures {
-        let [quiet, busy] = [burst.quiet, burst.busy].map(|service| quantile(&sample(&service)));
-        table.row([name.to_owned(), number(Some(quiet), 2), number(Some(busy), 2), ratio(busy, quiet)]);
+        let all = [burst.quiet, burst.begun, burst.busy].map(|service| quantile(&sample(&service)));
+        let [quiet, begun, busy] = all.map(|value| number(Some(value), 2));
+        table.row([name.to_owned(), quiet, begun, busy, ratio(all[2], all[0])]);
     }
     let size = burst.module_bytes as f64 / 1e6;
     table.row([
         format!("{MODULES} modules of {size:.1} MB, first bound to last Running, s"),
+        String::new(),
         String::new(),
         number(Some(burst.running_s), 1),
     ]);
@@ -159,11 +163,15 @@ mod tests {
             module_bytes: 1_500_000,
             running_s: 30.0,
             quiet: service(1, 2),
+            begun: service(4, 6),
             busy: service(3, 2),
         };
         let table = burst(&measured);
-        assert_eq!(row(&table, "woken from 10 ms of sleep too late by, p99"), ["1.00", "3.00", "3.00"]);
-        assert_eq!(row(&table, "a step of arithmetic, p99"), ["2.00", "2.00", "1.00"]);
-        assert_eq!(row(&table, "20 modules of 1.5 MB"), ["", "30.0", ""]);
+        assert_eq!(
+            row(&table, "woken from 10 ms of sleep too late by, p99"),
+            ["1.00", "4.00", "3.00", "3.00"]
+        );
+        assert_eq!(row(&table, "a step of arithmetic, p99"), ["2.00", "6.00", "2.00", "1.00"]);
+        assert_eq!(row(&table, "20 modules of 1.5 MB"), ["", "", "30.0", ""]);
     }
 }
