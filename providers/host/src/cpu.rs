@@ -7,7 +7,7 @@
 //!                  [queue] turn free, or first in line? ──no──► waits for its turn
 //!                      │ yes
 //!                      ▼
-//!                  [turn] polls the guest, to its next tick at most; its processor time goes to the
+//!                  [turn] polls the guest, to its next tick or the one after; its processor time goes to the
 //!                      │   container's account, which moves it back in the line and empties its budget
 //!                      └──► hands the turn to whoever is first now
 //! ```
@@ -18,11 +18,13 @@
 //!
 //! [`share`], [`budget`] and [`queue`] are plain values; [`turn`] joins them to the guest's future.
 
+mod began;
 mod budget;
 mod queue;
 mod share;
 mod turn;
 
+pub(super) use began::TurnStart;
 pub(super) use budget::CpuBudget;
 pub(super) use queue::Arrival;
 pub(super) use share::Weight;

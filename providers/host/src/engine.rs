@@ -13,7 +13,7 @@
 //! - **Stacks** of guests are 512 KiB unless they ask for more ([`Stack`]), and behind them are 512 KiB for what the host
 //!   does on the guest's behalf: running over that would abort the process with all its guests, and stack that is not
 //!   touched costs address space only. The size is a setting of the engine and shapes no machine code.
-//! - **Epochs**: a guest yields whenever [`TICK`] has passed, so that a spinning guest neither starves the
+//! - **Epochs**: a guest yields whenever [`TICK`] has passed, or half of another one, so that a spinning guest neither starves the
 //!   others nor resists being stopped.
 
 use std::{
@@ -28,7 +28,7 @@ use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
 use crate::{kind::Generation, stack::Stack};
 
-/// How long a guest runs at most before others get their turn.
+/// How long a guest runs before others get their turn; half as long again at most.
 pub const TICK: Duration = Duration::from_millis(10);
 
 const HOST_STACK: usize = 512 << 10;

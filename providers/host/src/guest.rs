@@ -17,6 +17,7 @@ pub struct Guest {
     pub(crate) loaded: Arc<Loaded>,
     pub(crate) account: Arc<Account>,
     pub(crate) scheduler: Arc<cpu::Scheduler>,
+    pub(crate) began: Arc<cpu::TurnStart>,
     pub(crate) stack_advice: &'static str,
     pub(crate) _held: account::HeldMemory,
 }
@@ -31,7 +32,8 @@ impl Guest {
     /// Runs the guest to its end, in its turns. Dropping the future ends the guest.
     pub async fn run(self) -> Exit {
         let (scheduler, account) = (Arc::clone(&self.scheduler), Arc::clone(&self.account));
-        cpu::Turns::new(self.run_alone(), scheduler, account).await
+        let began = Arc::clone(&self.began);
+        cpu::Turns::new(self.run_alone(), scheduler, account, began).await
     }
 
     async fn run_alone(mut self) -> Exit {

@@ -49,9 +49,6 @@ use crate::{
 /// Memory that a guest without a limit of its own may use, in bytes: 1 GiB.
 pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 
-/// Ticks that a guest runs before it yields.
-const TICKS_PER_TURN: u64 = 1;
-
 /// Runs guests. One per process; clones are not needed, it is shared behind an `Arc`.
 pub struct Host {
     /// For guests that ask for no more stack than the default.
@@ -327,11 +324,13 @@ impl Host {
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(bounds.call);
         store.set_max_component_handles(bounds.resources);
-        store.set_epoch_deadline(TICKS_PER_TURN);
-        store.epoch_deadline_async_yield_and_update(TICKS_PER_TURN);
+        store.set_epoch_deadline(1);
+        let began = Arc::<cpu::TurnStart>::default();
+        let of_turn = Arc::clone(&began);
+        store.epoch_deadline_callback(move |_| Ok(of_turn.at_tick()));
         let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
         let stack_advice = self.options.stack_advice;
-        Ok(Guest { store, loaded, account, scheduler, stack_advice, _held: held })
+        Ok(Guest { store, loaded, account, scheduler, began, stack_advice, _held: held })
     }
 
     /// What a guest has of sockets.

@@ -330,21 +330,42 @@ fn a_namespace_outlives_its_workers() {
     });
 }
 
+/// The addresses of a pod of many, one of each family.
+fn one_of_many(n: u32) -> [IpAddr; 2] {
+    let v6 = u128::from_be_bytes([0xfd, 0, 0, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0]) + u128::from(n);
+    let v4 = u32::from_be_bytes([10, 245, 0, 0]) + n;
+    [IpAddr::from(v4.to_be_bytes()), IpAddr::from(v6.to_be_bytes())]
+}
+
 #[test]
-fn a_thousand_addresses_lead_to_one_domain() {
+fn a_thousand_pods_are_reached_in_one_domain_and_in_ten() {
     on_node(|| async {
         let Pods { network, a, b, .. } = pods().await;
-        let pods: Vec<IpAddr> = (1..=1000_u32)
-            .map(|n| IpAddr::from((u32::from_be_bytes([10, 245, 0, 0]) + n).to_be_bytes()))
-            .collect();
-        for pod in &pods {
-            network.attach("net-a", &[*pod]).await.unwrap();
+        let mut namespaces = vec![a];
+        for n in 1..10 {
+            namespaces.push(network.enter(&format!("net-{n}"), &format!("net-{n}.1")).await.unwrap());
         }
-        for pod in [pods[0], pods[999]] {
-            assert_eq!(reach((&b, Some(ip("10.244.1.4"))), (&a, pod)).unwrap(), ip("10.244.1.4"));
+        let domain = |n: usize| if n == 0 { "net-a".to_owned() } else { format!("net-{n}") };
+        let reached = |pod: [IpAddr; 2], namespace: &Namespace| {
+            for (address, from) in pod.into_iter().zip(["10.244.1.4", "fd00:10::4"]) {
+                assert_eq!(reach((&b, Some(ip(from))), (namespace, address)).unwrap(), ip(from), "{address}");
+            }
+        };
+        let all: Vec<_> = (1..=1000).map(one_of_many).collect();
+        for domains in [1, 10] {
+            for (n, pod) in all.iter().enumerate() {
+                network.attach(&domain(n % domains), pod).await.unwrap();
+            }
+            for n in [0, 1, 500, 999] {
+                reached(all[n], &namespaces[n % domains]);
+            }
+            let gone: Vec<_> = all[..999].concat();
+            network.detach(&gone, None).await.unwrap();
+            let left: HashSet<_> = network.attached().await.into_iter().collect();
+            assert_eq!(gone.iter().filter(|address| left.contains(*address)).count(), 0);
+            reached(all[999], &namespaces[999 % domains]);
+            network.detach(&all[999], None).await.unwrap();
         }
-        network.detach(&pods[..999], None).await.unwrap();
-        assert_eq!(network.attached().await.iter().filter(|ip| pods.contains(ip)).count(), 1);
     });
 }
 

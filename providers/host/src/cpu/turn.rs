@@ -13,7 +13,10 @@ use std::{
 use futures::task::AtomicWaker;
 use tokio::time::Sleep;
 
-use super::queue::{self, QueueAnswer, QueuePlace, TurnQueue};
+use super::{
+    began::TurnStart,
+    queue::{self, QueueAnswer, QueuePlace, TurnQueue},
+};
 use crate::{account::Account, clock};
 
 /// Hands out turns. One per worker.
@@ -71,6 +74,7 @@ pub(crate) struct Turns<F> {
     guest: Pin<Box<F>>,
     scheduler: Arc<Scheduler>,
     account: Arc<Account>,
+    began: Arc<TurnStart>,
     state: TurnState,
     signal: Arc<Signal>,
     /// Of `signal`, kept because the guest takes it at every poll.
@@ -108,11 +112,16 @@ impl Wake for Signal {
 }
 
 impl<F: Future> Turns<F> {
-    /// Runs `guest` in turns of `scheduler`.
-    pub(crate) fn new(guest: F, scheduler: Arc<Scheduler>, account: Arc<Account>) -> Self {
+    /// Runs `guest` in turns of `scheduler`, and notes down in `began` when each begins.
+    pub(crate) fn new(
+        guest: F,
+        scheduler: Arc<Scheduler>,
+        account: Arc<Account>,
+        began: Arc<TurnStart>,
+    ) -> Self {
         let signal = Arc::<Signal>::default();
         let waker = Waker::from(Arc::clone(&signal));
-        Self { guest: Box::pin(guest), scheduler, account, state: TurnState::Away, signal, waker }
+        Self { guest: Box::pin(guest), scheduler, account, began, state: TurnState::Away, signal, waker }
     }
 
     /// Comes to its turn.
@@ -161,6 +170,7 @@ impl<F: Future> Future for Turns<F> {
         this.signal.woken.store(false, Ordering::Release);
         // The turn is given back even if the guest panics.
         this.state = TurnState::Has(turn);
+        this.began.begin();
         let started = clock::thread_time();
         let poll = this.guest.as_mut().poll(&mut Context::from_waker(&this.waker));
         this.account.charge(clock::thread_time().saturating_sub(started));
@@ -219,7 +229,8 @@ mod tests {
     async fn the_account_has_the_time_that_was_used() {
         let scheduler = Arc::new(Scheduler::new(1));
         let account = account(CpuShare::default());
-        let guest = Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account));
+        let guest =
+            Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account), Arc::default());
         let before = clock::thread_time();
         assert!(tokio::time::timeout(Duration::from_millis(200), guest).await.is_err());
         let used = clock::thread_time() - before;
@@ -230,11 +241,15 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_waits_for_an_event_gives_its_turn_back() {
         let scheduler = Arc::new(Scheduler::new(1));
-        let waits =
-            Turns::new(std::future::pending::<()>(), Arc::clone(&scheduler), account(CpuShare::default()));
+        let waits = Turns::new(
+            std::future::pending::<()>(),
+            Arc::clone(&scheduler),
+            account(CpuShare::default()),
+            Arc::default(),
+        );
         let waits = tokio::spawn(waits);
         tokio::task::yield_now().await;
-        Turns::new(async {}, scheduler, account(CpuShare::default())).await;
+        Turns::new(async {}, scheduler, account(CpuShare::default()), Arc::default()).await;
         waits.abort();
     }
 
@@ -242,7 +257,12 @@ mod tests {
     async fn a_turn_is_not_lost_with_its_owner() {
         let scheduler = Arc::new(Scheduler::new(1));
         let turns = || {
-            Turns::new(spin(Duration::from_millis(1)), Arc::clone(&scheduler), account(CpuShare::default()))
+            Turns::new(
+                spin(Duration::from_millis(1)),
+                Arc::clone(&scheduler),
+                account(CpuShare::default()),
+                Arc::default(),
+            )
         };
         // Each is dropped somewhere: with its turn, in the line, or never polled.
         let mut guests: Vec<_> = (0..5).map(|_| Box::pin(turns())).collect();
@@ -250,22 +270,24 @@ mod tests {
             assert!(futures::poll!(guest.as_mut()).is_pending());
         }
         drop(guests);
-        Turns::new(async {}, Arc::clone(&scheduler), account(CpuShare::default())).await;
+        Turns::new(async {}, Arc::clone(&scheduler), account(CpuShare::default()), Arc::default()).await;
 
         let panics = Turns::new(
             async { panic!("a guest that panics") },
             Arc::clone(&scheduler),
             account(CpuShare::default()),
+            Arc::default(),
         );
         assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
-        Turns::new(async {}, scheduler, account(CpuShare::default())).await;
+        Turns::new(async {}, scheduler, account(CpuShare::default()), Arc::default()).await;
     }
 
     #[tokio::test]
     async fn a_limit_parks_the_guest_and_says_for_how_long() {
         let scheduler = Arc::new(Scheduler::new(1));
         let account = account(CpuShare { limit_millis: 100, request_millis: 100 });
-        let guest = Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account));
+        let guest =
+            Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account), Arc::default());
         let started = Instant::now();
         // However little a busy machine gives it: it comes to its limit again and again.
         let parked = async {

@@ -3,6 +3,7 @@
 mod limits;
 mod lookups;
 mod plugins;
+mod turns;
 
 use std::{io::Write, sync::Mutex, time::Duration};
 

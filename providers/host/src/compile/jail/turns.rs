@@ -8,6 +8,7 @@ const NICE: i32 = 10;
 /// with shorter turns goes first (Linux 6.12 and newer). Guests that want a processor for a moment only would otherwise
 /// wait until the compiler's turn is over.
 const TURN: Duration = Duration::from_millis(100);
+const CGROUP: &str = "/proc/self/cgroup";
 /// Where the share of a session is made small; missing where processes are not grouped by their sessions.
 const AUTOGROUP: &str = "/proc/self/autogroup";
 /// All that are not root may write there ten times a second, together.
@@ -18,10 +19,12 @@ const AUTOGROUP_PAUSE: Duration = Duration::from_millis(100);
 pub(super) fn wait_for_others() -> io::Result<()> {
     // Linux gives all sessions the same share (`CONFIG_SCHED_AUTOGROUP`), and who is nice is so to its own session only.
     rustix::process::setsid()?;
-    make_session_small()?;
+    let has_share = make_session_small()? && is_of_no_group(&fs::read_to_string(CGROUP)?);
+    // With a share of the session's, nobody starves, and guests may wake up where nobody but a compiler is as if nobody were.
+    let policy = if has_share { libc::SCHED_IDLE } else { libc::SCHED_OTHER };
     let attributes = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).map_err(io::Error::other)?,
-        sched_policy: libc::SCHED_OTHER.unsigned_abs(),
+        sched_policy: policy.unsigned_abs(),
         sched_flags: 0,
         sched_nice: rustix::process::nice(NICE)?,
         sched_priority: 0,
@@ -37,13 +40,45 @@ pub(super) fn wait_for_others() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn make_session_small() -> io::Result<()> {
+/// Says whether sessions have shares here.
+fn make_session_small() -> io::Result<bool> {
     for _ in 1..AUTOGROUP_TRIES {
         match fs::write(AUTOGROUP, NICE.to_string()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(AUTOGROUP_PAUSE),
-            result => return result,
+            result => return result.map(|()| true),
         }
     }
-    fs::write(AUTOGROUP, NICE.to_string())
+    fs::write(AUTOGROUP, NICE.to_string()).map(|()| true)
+}
+
+/// Whether a process with this `/proc/self/cgroup` is certainly in no group of its own for processors: those that are have
+/// the group's share, and not their session's.
+fn is_of_no_group(cgroups: &str) -> bool {
+    let group = |is_it: fn(&str) -> bool| {
+        let mut lines = cgroups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
+        lines.find(|(controllers, _)| is_it(controllers)).map(|(_, path)| path)
+    };
+    let of_cpu = group(|controllers| controllers.split(',').any(|controller| controller == "cpu"));
+    of_cpu.or_else(|| group(str::is_empty)) == Some("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_a_group_for_processors_is_known() {
+        for (cgroups, expected) in [
+            ("0::/\n", true),
+            ("0::/system.slice/kubewasm.service\n", false),
+            ("4:memory:/a\n1:cpu:/\n0::/\n", true),
+            ("4:cpu,cpuacct:/kubepods\n0::/\n", false),
+            ("4:cpu,cpuacct:/\n0::/a\n", true),
+            ("3:cpuset:/\n0::/a\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_no_group(cgroups), expected, "{cgroups:?}");
+        }
+    }
 }
