@@ -10,6 +10,7 @@
 //! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
 //! written off.
 
+mod network;
 mod sandbox;
 mod service_table;
 
@@ -18,12 +19,12 @@ use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, 
 use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::Timestamp;
-use kubewasm_rules::PodRules;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use network::{HostPort, HostPortProtocol, NetworkRefusals, NetworkRules};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
-pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable, ServiceTransport};
+pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
@@ -237,48 +238,6 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.
     fn wakeups(&self) -> Option<mpsc::Receiver<String>>;
-}
-
-/// What a port carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-/// A port of the node that leads to a pod's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostPort {
-    /// The address of the node that it is at; `None` for all of the family of `pod_ip`.
-    pub host_ip: Option<IpAddr>,
-    /// Its number.
-    pub host_port: u16,
-    /// What it carries.
-    pub protocol: Protocol,
-    /// Address of the pod.
-    pub pod_ip: IpAddr,
-    /// The pod's port.
-    pub container_port: u16,
-}
-
-/// What is allowed of the traffic of pods, by UID.
-pub type NetworkRules = BTreeMap<String, Arc<PodRules>>;
-
-/// What was refused of a pod's traffic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NetworkRefusals {
-    /// The pod.
-    pub pod_uid: String,
-    /// Connections and datagrams to it.
-    pub ingress: u64,
-    /// Connections, datagrams and name look-ups of its guests.
-    pub egress: u64,
-    /// The last of each kind, for people.
-    pub last: Vec<String>,
 }
 
 /// A container that a [`Runtime`] knows of.

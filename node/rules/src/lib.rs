@@ -11,4 +11,4 @@ mod addresses;
 mod pod;
 
 pub use addresses::Addresses;
-pub use pod::{Peers, PodRules, PortRange, Ports, Protocol, Rule};
+pub use pod::{Peers, PodRules, PortRange, Ports, Protocol, Rule, UnknownProtocol};

@@ -30,7 +30,7 @@ pub use firewall::{Firewall, Refusals};
 pub use firewalls::{Firewalls, PodRuleKeys, RuleChanges};
 pub use pod::PodAddresses;
 pub use ports::PodPorts;
-pub use services::{Refused, Service, ServiceChanges, ServiceRule, TransportProtocol};
+pub use services::{Refused, Service, ServiceChanges, ServiceRule};
 pub use tables::{NetworkTables, OutOfStep, TablesUpdate};
 
 /// What a guest may do with sockets.

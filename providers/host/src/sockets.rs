@@ -21,12 +21,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use kubewasm_rules::Protocol;
 use wasmtime::component::Linker;
 use wasmtime_wasi::p2::{SocketResult, bindings::sockets::network::ErrorCode};
 
 use crate::{
     network::{
-        DeniedNetworks, NetworkTables, PodAddresses, PodPorts, Refused, TransportProtocol,
+        DeniedNetworks, NetworkTables, PodAddresses, PodPorts, Refused,
         guard::{Guard, SocketGuard},
         is_open_to_pods,
         pod::Binding,
@@ -190,7 +191,7 @@ impl Pod {
         // What may not be reached by its name is no matter of Services: the refusal is wasmtime-wasi's question's.
         let client = self.addresses.own_like(ip).filter(|_| is_open_to_pods(&self.denied, ip));
         let Some(client) = client else { return Ok(wanted) };
-        let transport = if tcp { TransportProtocol::Tcp } else { TransportProtocol::Udp };
+        let transport = if tcp { Protocol::Tcp } else { Protocol::Udp };
         let destination = self.tables.destination(client, transport, wanted);
         // What the network would lose fails at once, too, and otherwise than a refusal.
         let code = |refused: Refused| {
@@ -202,7 +203,7 @@ impl Pod {
     /// Where a socket's datagram for `wanted` goes: where the last has gone, for as long as that answers for the Service.
     fn next_destination(&self, socket: &KnownSocket, wanted: SocketAddr) -> Result<SocketAddr, ErrorCode> {
         let known = socket.redirected_to(wanted);
-        let known = known.filter(|known| self.tables.is_endpoint(TransportProtocol::Udp, wanted, *known));
+        let known = known.filter(|known| self.tables.is_endpoint(Protocol::Udp, wanted, *known));
         known.map_or_else(|| self.destination(false, wanted), Ok)
     }
 

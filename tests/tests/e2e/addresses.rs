@@ -81,8 +81,7 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
         let ready = |pod: &Pod| is(pod, "Ready");
         let one = pods.until("one", "ready", ready).await;
         let other = pods.until("other", "ready", ready).await;
-        let object = Api::<NodeObject>::all(client.clone()).get(node.name()).await.unwrap();
-        let range = object.spec.and_then(|spec| spec.pod_cidr).unwrap();
+        let range = range_of(&client, &node).await;
         let network = range.strip_suffix("0/24").unwrap();
         for pod in [&one, &other] {
             let ip = address(pod);
@@ -159,6 +158,12 @@ async fn a_pod_waits_while_no_address_is_free() {
         end(&client, &pods, node, &["second"], range).await;
     })
     .await;
+}
+
+/// The range that the control plane has given a node.
+pub(crate) async fn range_of(client: &Client, node: &Node) -> String {
+    let object = Api::<NodeObject>::all(client.clone()).get(node.name()).await.unwrap();
+    object.spec.and_then(|spec| spec.pod_cidr).unwrap()
 }
 
 /// Ends what runs, and takes away what an agent that ends leaves for the next: the node's last route, and its table of the

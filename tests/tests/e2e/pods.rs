@@ -86,6 +86,19 @@ impl Pods {
         wait::object(self.api(), name, "deletion", SOON, |pod| pod.is_none()).await.unwrap();
     }
 
+    /// Waits until no object with these labels is left.
+    pub(crate) async fn all_gone(&self, labels: &str) {
+        let labelled = ListParams::default().labels(labels);
+        wait::until(&format!("the end of all pods with {labels}"), SOON, async || {
+            match self.api().list(&labelled).await.map_err(|error| error.to_string())?.items.len() {
+                0 => Ok(()),
+                left => Err(format!("{left} pods are left")),
+            }
+        })
+        .await
+        .unwrap();
+    }
+
     /// What the first container has printed.
     pub(crate) async fn logs(&self, name: &str) -> String {
         self.api().logs(name, &LogParams::default()).await.unwrap()

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::{
-    core::v1::{Namespace, Node as NodeObject, Pod},
+    core::v1::{Namespace, Pod},
     networking::v1::NetworkPolicy,
     rbac::v1::ClusterRoleBinding,
 };
@@ -21,7 +21,7 @@ use kubewasm_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    addresses::end,
+    addresses::{end, range_of},
     pods::{Pods, is, phase},
     suite::{SOON, own_node, suite, with_temp_ns},
 };
@@ -234,9 +234,7 @@ async fn grant(client: &Client) {
 }
 
 async fn leave(world: World) {
-    let nodes: Api<NodeObject> = Api::all(world.client.clone());
-    let object = nodes.get(world.node.name()).await.unwrap();
-    let range = object.spec.and_then(|spec| spec.pod_cidr).unwrap();
+    let range = range_of(&world.client, &world.node).await;
     let pods = world.pods(&world.namespace);
     end(&world.client, &pods, world.node, &["server"], &range).await;
 }

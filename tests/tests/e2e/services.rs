@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
-    core::v1::{Node as NodeObject, Pod, Service},
+    core::v1::{Pod, Service},
     discovery::v1::{Endpoint, EndpointSlice},
     rbac::v1::ClusterRoleBinding,
 };
@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    addresses::end,
+    addresses::{end, range_of},
     pods::{Pods, is, phase},
     suite::{SOON, own_node, suite, with_temp_ns},
 };
@@ -149,12 +149,17 @@ async fn lead_to_api_server() -> Option<tokio::task::JoinHandle<()>> {
     let config = cluster::config_of(&suite.cluster.admin_kubeconfig()).await.unwrap();
     let port = config.cluster_url.port_u16().unwrap();
     let listener = TcpListener::bind((address, port)).await.unwrap();
-    Some(tokio::spawn(async move {
+    Some(lead_to_loopback(listener, port))
+}
+
+/// Takes connections to a port of this machine's loopback.
+pub(crate) fn lead_to_loopback(listener: TcpListener, port: u16) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
         while let Ok((mut from, _)) = listener.accept().await {
             let Ok(mut to) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
             tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
         }
-    }))
+    })
 }
 
 /// A node says what it lacks for Services, and has them once it is allowed. Its guests reach every server behind one, the API
@@ -260,19 +265,10 @@ async fn guests_reach_services() {
 
         web.scale(0).await;
         web.ask_until("refused", &[&at], |lines| lines == ["refused 14"]).await;
-        wait::until("the end of the server", SOON, async || {
-            let left = pods.api().list(&ListParams::default().labels("app=web")).await;
-            match left.map_err(|error| error.to_string())?.items.len() {
-                0 => Ok(()),
-                left => Err(format!("{left} pods are left")),
-            }
-        })
-        .await
-        .unwrap();
+        pods.all_gone("app=web").await;
         let bindings = Api::<ClusterRoleBinding>::all(client.clone());
         bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
-        let object = Api::<NodeObject>::all(client.clone()).get(node.name()).await.unwrap();
-        let range = object.spec.and_then(|spec| spec.pod_cidr).unwrap();
+        let range = range_of(&client, &node).await;
         end(&client, &pods, node, &[], &range).await;
     })
     .await;

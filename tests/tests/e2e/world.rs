@@ -38,9 +38,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::{
-    addresses::end,
+    addresses::{end, range_of},
     pods::{Pods, restarts},
-    services::{allow, endpoints},
+    services::{allow, endpoints, lead_to_loopback},
     suite::{SOON, own_node, suite, with_temp_ns},
 };
 
@@ -69,12 +69,7 @@ impl Beside {
         let port = config.cluster_url.port_u16().unwrap();
         let listener = TcpListener::bind((HERE, 0)).await.unwrap();
         let here = listener.local_addr().unwrap();
-        let api = tokio::spawn(async move {
-            while let Ok((mut from, _)) = listener.accept().await {
-                let Ok(mut to) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else { continue };
-                tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
-            }
-        });
+        let api = lead_to_loopback(listener, port);
         let folder = suite.home.folder(NAME).unwrap();
         let text = std::fs::read_to_string(suite.cluster.admin_kubeconfig()).unwrap();
         let mut kubeconfig: Value = serde_yaml_ng::from_str(&text).unwrap();
@@ -356,20 +351,11 @@ async fn services_of_guests_are_reached_as_any_others() {
         beside.sees_all(by_service, &servers).await;
 
         deployments.delete("web", &DeleteParams::default()).await.unwrap();
-        let left = ListParams::default().labels("app=web");
-        wait::until("the end of the servers", SOON, async || {
-            match pods.api().list(&left).await.map_err(|error| error.to_string())?.items.len() {
-                0 => Ok(()),
-                left => Err(format!("{left} pods are left")),
-            }
-        })
-        .await
-        .unwrap();
+        pods.all_gone("app=web").await;
         beside.end().await;
         let bindings = Api::<k8s_openapi::api::rbac::v1::ClusterRoleBinding>::all(client.clone());
         bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
-        let object = Api::<NodeObject>::all(client.clone()).get(node.name()).await.unwrap();
-        let range = object.spec.and_then(|spec| spec.pod_cidr).unwrap();
+        let range = range_of(&client, &node).await;
         end(&client, &pods, node, &[], &range).await;
     })
     .await;

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::Mutex;
 
-use crate::runtime::{HostPort, Protocol, Runtime, RuntimeError};
+use crate::runtime::{HostPort, HostPortProtocol, Runtime, RuntimeError, SandboxPort};
 
 /// The host ports of all pods of a node.
 #[derive(Debug, Default)]
@@ -69,22 +69,34 @@ fn list(all: &BTreeMap<String, Vec<HostPort>>) -> Vec<HostPort> {
     all.values().flatten().copied().collect()
 }
 
+/// The ports of the node that containers ask for.
+pub(super) fn asked_by<'a>(
+    containers: impl Iterator<Item = &'a Container>,
+) -> impl Iterator<Item = SandboxPort> {
+    containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
+        Some(SandboxPort {
+            host_port: port.host_port.and_then(number)?,
+            container_port: number(port.container_port)?,
+            protocol: port.protocol.as_deref().unwrap_or("TCP").to_lowercase(),
+            host_ip: port.host_ip.clone().unwrap_or_default(),
+        })
+    })
+}
+
 /// The host ports of a pod that has these addresses: those of its containers, and of its sidecars.
 pub(super) fn of(pod: &Pod, addresses: &[IpAddr]) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     let mut found = Vec::new();
-    for port in ports {
-        let host = port.host_port.and_then(number);
-        let (Some(host_port), Some(container_port)) = (host, number(port.container_port)) else { continue };
-        let protocol = match port.protocol.as_deref() {
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => Protocol::Sctp,
-            _ => Protocol::Tcp,
+    for port in asked_by(spec.containers.iter().chain(sidecars)) {
+        let SandboxPort { host_port, container_port, .. } = port;
+        let protocol = match &*port.protocol {
+            "udp" => HostPortProtocol::Udp,
+            "sctp" => HostPortProtocol::Sctp,
+            _ => HostPortProtocol::Tcp,
         };
-        let host_ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).and_then(|ip| ip.parse().ok());
+        let host_ip = port.host_ip.parse().ok();
         for pod_ip in addresses {
             let fits = host_ip.is_none_or(|ip: IpAddr| ip.is_ipv4() == pod_ip.is_ipv4());
             if fits {

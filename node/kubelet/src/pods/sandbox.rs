@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::files::resolv_conf::Dns;
+use super::{files::resolv_conf::Dns, host_ports};
 use crate::{
     quantity,
     runtime::{PodSandbox, SandboxPort},
@@ -28,7 +28,7 @@ pub(super) fn of(pod: &Pod, dns: Dns) -> Result<PodSandbox, String> {
         pod_uid: meta.uid.clone().unwrap_or_default(),
         pod_namespace: meta.namespace.clone().unwrap_or_default(),
         pod_name: meta.name.clone().unwrap_or_default(),
-        host_ports: host_ports(pod),
+        host_ports: ports(pod),
         ingress_bandwidth: bandwidth(&annotations, INGRESS)?,
         egress_bandwidth: bandwidth(&annotations, EGRESS)?,
         annotations,
@@ -39,19 +39,9 @@ pub(super) fn of(pod: &Pod, dns: Dns) -> Result<PodSandbox, String> {
 }
 
 /// The ports of its regular containers, as upstream has it, each once.
-fn host_ports(pod: &Pod) -> Vec<SandboxPort> {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let mut found: Vec<SandboxPort> = Vec::new();
-    for port in containers.flat_map(|container| container.ports.iter().flatten()) {
-        let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
-        let (Some(host_port), Some(container_port)) =
-            (port.host_port.and_then(number), number(port.container_port))
-        else {
-            continue;
-        };
-        let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
-        let host_ip = port.host_ip.clone().unwrap_or_default();
-        let port = SandboxPort { host_port, container_port, protocol, host_ip };
+fn ports(pod: &Pod) -> Vec<SandboxPort> {
+    let mut found = Vec::new();
+    for port in host_ports::asked_by(pod.spec.iter().flat_map(|spec| &spec.containers)) {
         if !found.contains(&port) {
             found.push(port);
         }

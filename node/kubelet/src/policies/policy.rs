@@ -164,11 +164,7 @@ fn addresses(block: &IPBlock) -> Option<Addresses> {
 
 /// `None` matches nothing that guests have sockets for, as SCTP.
 fn port(port: &NetworkPolicyPort) -> Option<PolicyPort> {
-    let protocol = match port.protocol.as_deref() {
-        None | Some("TCP") => Protocol::Tcp,
-        Some("UDP") => Protocol::Udp,
-        Some(_) => return None,
-    };
+    let protocol = port.protocol.as_deref().unwrap_or("TCP").parse().ok()?;
     let number = |number: i32| u16::try_from(number).ok();
     let port = match &port.port {
         None => PortName::All,

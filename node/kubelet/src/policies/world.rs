@@ -106,11 +106,7 @@ fn named_ports(container: &Container) -> impl Iterator<Item = NamedPort> {
 impl NamedPort {
     /// `None` for a port without a name, and one of SCTP.
     pub(super) fn of(name: Option<&str>, protocol: Option<&str>, number: i32) -> Option<Self> {
-        let protocol = match protocol {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => return None,
-        };
+        let protocol = protocol.unwrap_or("TCP").parse().ok()?;
         let name = name.filter(|name| !name.is_empty())?.to_owned();
         Some(Self { name, protocol, number: u16::try_from(number).ok()? })
     }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use kubewasm_rules::Protocol;
 
 /// All Services that pods of this node can reach. Cheap to clone where little has changed: entries are shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +29,8 @@ pub struct ServiceRoutes {
 /// Where what is sent to some addresses of a Service goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRoute {
-    /// How it is sent.
-    pub transport: ServiceTransport,
+    /// How it is sent. Not by SCTP, which WASI has not.
+    pub transport: Protocol,
     /// The addresses of the Service, all of one family.
     pub at: Vec<SocketAddr>,
     /// Who answers, one of which is chosen for each connection; of the same family. None: refused at once.
@@ -41,13 +42,4 @@ pub struct ServiceRoute {
     pub affinity: Option<Duration>,
     /// Who may send there (`loadBalancerSourceRanges`); empty for everybody.
     pub sources: Vec<IpNet>,
-}
-
-/// How it is sent to a Service. SCTP is not: WASI has none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ServiceTransport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
 }

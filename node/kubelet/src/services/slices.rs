@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint as ApiEndpoint, EndpointPort, End
 use kube::runtime::watcher::Event;
 
 use super::endpoints::{Endpoint, Endpoints};
-use crate::runtime::ServiceTransport;
+use kubewasm_rules::Protocol;
 
 /// Label of an EndpointSlice: the name of its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -48,7 +48,7 @@ struct Slice {
 #[derive(Debug, PartialEq, Eq)]
 struct SlicePort {
     name: Box<str>,
-    transport: ServiceTransport,
+    transport: Protocol,
     port: u16,
 }
 
@@ -125,7 +125,7 @@ impl Slices {
 impl ServiceSlices {
     /// The endpoints of a port of the Service, of one family. Of two that have one address, as when a pod's is given to
     /// another while its object is still there, one that is not about to end counts.
-    pub(super) fn endpoints(&self, port: &str, transport: ServiceTransport, v4: bool) -> Endpoints<'_> {
+    pub(super) fn endpoints(&self, port: &str, transport: Protocol, v4: bool) -> Endpoints<'_> {
         let mut found = Endpoints::new();
         for slice in self.by_id.values() {
             let ports = slice.ports.iter().filter(|p| *p.name == *port && p.transport == transport);
@@ -166,12 +166,8 @@ fn read_port(port: EndpointPort) -> Option<SlicePort> {
 }
 
 /// That of a `protocol`; none for SCTP.
-pub(super) fn transport(protocol: Option<&str>) -> Option<ServiceTransport> {
-    match protocol.unwrap_or("TCP") {
-        "TCP" => Some(ServiceTransport::Tcp),
-        "UDP" => Some(ServiceTransport::Udp),
-        _ => None,
-    }
+pub(super) fn transport(protocol: Option<&str>) -> Option<Protocol> {
+    protocol.unwrap_or("TCP").parse().ok()
 }
 
 /// One whose address is none (of type FQDN) is left out, as kube-proxy does.

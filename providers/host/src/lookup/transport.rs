@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    network::{TransportProtocol, guard::Guard, ports},
+    network::{guard::Guard, ports},
     sockets::Pod,
 };
 
@@ -35,15 +35,14 @@ impl Sender {
     fn ends(&self, tcp: bool, server: SocketAddr) -> io::Result<(SocketAddr, SocketAddr)> {
         let Self { pod, guard } = self;
         let source = pod.addresses.source(server).ok_or(io::ErrorKind::NetworkUnreachable)?;
-        let transport = if tcp { TransportProtocol::Tcp } else { TransportProtocol::Udp };
-        let answering = pod.tables.destination(source.ip(), transport, server);
+        let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+        let answering = pod.tables.destination(source.ip(), protocol, server);
         let answering =
             answering.map_err(|refused| io::Error::new(io::ErrorKind::ConnectionRefused, refused))?;
         // What goes to the loopback goes to whoever of the pod listens there.
         let here = ports::Transport { tcp, v4: answering.is_ipv4() };
         let actual = pod.addresses.destination(answering, |port| pod.ports.has(here, port));
         let actual = actual.ok_or(io::ErrorKind::HostUnreachable)?;
-        let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
         if !guard.may_ask(protocol, actual) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -182,7 +181,7 @@ mod tests {
         let network = Network::Pod(addresses.clone());
         let guard = Guard::new(network, DeniedNetworks::default(), firewall, None);
         let rule = |at: &str, endpoints: &[&str]| ServiceRule {
-            transport: TransportProtocol::Udp,
+            transport: Protocol::Udp,
             at: vec![at.parse().unwrap()],
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
             node_only: false,

@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::services::TransportProtocol;
+use kubewasm_rules::Protocol;
 
 /// The sending pod's address, and the Service's.
-pub(super) type AffinityKey = (IpAddr, TransportProtocol, SocketAddr);
+pub(super) type AffinityKey = (IpAddr, Protocol, SocketAddr);
 
 /// Most that are remembered at a time, some 100 bytes each. Who comes when there are as many is sent somewhere anew.
 const MOST: usize = 1 << 16;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn key(port: u16, client: u32) -> AffinityKey {
-        (IpAddr::V4(client.into()), TransportProtocol::Tcp, SocketAddr::from(([10, 96, 0, 1], port)))
+        (IpAddr::V4(client.into()), Protocol::Tcp, SocketAddr::from(([10, 96, 0, 1], port)))
     }
 
     #[test]

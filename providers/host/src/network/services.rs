@@ -8,15 +8,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-
-/// What is spoken above IP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TransportProtocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
+use kubewasm_rules::Protocol;
 
 /// A Service of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +25,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceRule {
     /// How it is sent.
-    pub transport: TransportProtocol,
+    pub transport: Protocol,
     /// The Service's addresses, of one family.
     pub at: Vec<SocketAddr>,
     /// Who answers, of the same family.
@@ -101,7 +93,7 @@ impl ServiceRule {
 #[derive(Debug, Default)]
 pub(super) struct ServiceTable {
     services: HashMap<Arc<str>, KnownService>,
-    at: HashMap<(TransportProtocol, SocketAddr), Vec<Candidate>>,
+    at: HashMap<(Protocol, SocketAddr), Vec<Candidate>>,
     /// How many Services say that a ClusterIP is theirs: two do for a moment, when one takes the place of the other.
     cluster_ips: HashMap<IpAddr, usize>,
 }
@@ -135,7 +127,7 @@ impl ServiceTable {
     /// What is to be done with what is sent there; `None`: it is no Service's.
     pub(super) fn find(
         &self,
-        transport: TransportProtocol,
+        transport: Protocol,
         wanted: SocketAddr,
     ) -> Result<Option<Arc<ServiceRule>>, Refused> {
         // Of IPv6, without what a guest may say of flow and scope.

@@ -14,10 +14,12 @@ use std::{
     time::Instant,
 };
 
+use kubewasm_rules::Protocol;
+
 use super::{
     affinity::Affinities,
     firewalls::{Firewalls, RuleChanges},
-    services::{Refused, ServiceChanges, ServiceTable, TransportProtocol},
+    services::{Refused, ServiceChanges, ServiceTable},
 };
 
 /// The tables of the network, which all guests of a host share. Level-triggered: who keeps them up to date sends whole tables
@@ -104,7 +106,7 @@ impl NetworkTables {
     pub fn destination(
         &self,
         client: IpAddr,
-        transport: TransportProtocol,
+        transport: Protocol,
         wanted: SocketAddr,
     ) -> Result<SocketAddr, Refused> {
         let Some(rule) = self.read().services.find(transport, wanted)? else { return Ok(wanted) };
@@ -123,12 +125,7 @@ impl NetworkTables {
 
     /// Whether what is sent to `wanted`, an address of a Service, may go to `endpoint`. The datagrams of one socket go
     /// where the first has gone for as long as this is so.
-    pub fn is_endpoint(
-        &self,
-        transport: TransportProtocol,
-        wanted: SocketAddr,
-        endpoint: SocketAddr,
-    ) -> bool {
+    pub fn is_endpoint(&self, transport: Protocol, wanted: SocketAddr, endpoint: SocketAddr) -> bool {
         let rule = self.read().services.find(transport, wanted);
         rule.is_ok_and(|rule| rule.is_some_and(|rule| rule.endpoints.contains(&endpoint)))
     }

@@ -71,12 +71,29 @@ fn wire_rule(key: &str, rule: &Rule) -> wire::NetworkRule {
     wire::NetworkRule { key: key.to_owned(), any_peer, v4, v6, any_port, ports }
 }
 
+impl From<Protocol> for wire::Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+impl wire::Transport {
+    /// `None`: it is missing, or of a later version.
+    pub(super) fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::Tcp => Some(Protocol::Tcp),
+            Self::Udp => Some(Protocol::Udp),
+            Self::Unspecified => None,
+        }
+    }
+}
+
 impl From<&PortRange> for wire::PortRange {
     fn from(range: &PortRange) -> Self {
-        let transport = match range.protocol {
-            Protocol::Tcp => wire::Transport::Tcp,
-            Protocol::Udp => wire::Transport::Udp,
-        };
+        let transport = wire::Transport::from(range.protocol);
         Self { transport: transport.into(), first: range.first.into(), last: range.last.into() }
     }
 }
@@ -85,11 +102,8 @@ impl TryFrom<wire::PortRange> for PortRange {
     type Error = WireError;
 
     fn try_from(range: wire::PortRange) -> Result<Self, WireError> {
-        let protocol = match range.transport() {
-            wire::Transport::Tcp => Protocol::Tcp,
-            wire::Transport::Udp => Protocol::Udp,
-            wire::Transport::Unspecified => return Err(WireError("the transport of a port is missing")),
-        };
+        let missing = WireError("the transport of a port is missing");
+        let protocol = range.transport().protocol().ok_or(missing)?;
         let port = |number: u32| u16::try_from(number).map_err(|_| WireError("a port is none"));
         Ok(Self { protocol, first: port(range.first)?, last: port(range.last)? })
     }

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use kubewasm_host::network::{Service, ServiceChanges, ServiceRule, TablesUpdate, TransportProtocol};
-use kubewasm_kubelet::runtime::{ServiceRoute, ServiceRoutes, ServiceTransport};
+use kubewasm_host::network::{Service, ServiceChanges, ServiceRule, TablesUpdate};
+use kubewasm_kubelet::runtime::{ServiceRoute, ServiceRoutes};
 use prost::Message as _;
 
 use super::{
@@ -103,13 +103,9 @@ fn service(key: &str, routes: &ServiceRoutes) -> wire::Service {
 
 impl From<&ServiceRoute> for wire::ServiceRule {
     fn from(route: &ServiceRoute) -> Self {
-        let transport = match route.transport {
-            ServiceTransport::Tcp => wire::Transport::Tcp,
-            ServiceTransport::Udp => wire::Transport::Udp,
-        };
         let texts = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
         Self {
-            transport: transport.into(),
+            transport: wire::Transport::from(route.transport).into(),
             at: texts(&route.at),
             endpoints: texts(&route.endpoints),
             node_only: route.node_only,
@@ -172,11 +168,8 @@ impl TryFrom<wire::ServiceRule> for ServiceRule {
     type Error = WireError;
 
     fn try_from(rule: wire::ServiceRule) -> Result<Self, WireError> {
-        let transport = match rule.transport() {
-            wire::Transport::Tcp => TransportProtocol::Tcp,
-            wire::Transport::Udp => TransportProtocol::Udp,
-            wire::Transport::Unspecified => return Err(WireError("the transport of a Service is missing")),
-        };
+        let missing = WireError("the transport of a Service is missing");
+        let transport = rule.transport().protocol().ok_or(missing)?;
         Ok(Self {
             transport,
             at: all(&rule.at)?,
@@ -198,6 +191,7 @@ mod tests {
     use std::sync::Arc;
 
     use kubewasm_host::RuleChanges;
+    use kubewasm_rules::Protocol;
 
     use super::*;
 
@@ -207,7 +201,7 @@ mod tests {
         ServiceRoutes {
             cluster_ips: vec!["10.96.0.9".parse().unwrap(), "fd00::9".parse().unwrap()],
             routes: vec![ServiceRoute {
-                transport: ServiceTransport::Udp,
+                transport: Protocol::Udp,
                 at: vec!["10.96.0.9:53".parse().unwrap()],
                 endpoints: (0..endpoints).map(endpoint).collect(),
                 node_only: true,
@@ -236,7 +230,7 @@ mod tests {
         };
         let (session, update) = read(outgoing.parts("s")).unwrap();
         let rule = ServiceRule {
-            transport: TransportProtocol::Udp,
+            transport: Protocol::Udp,
             at: vec!["10.96.0.9:53".parse().unwrap()],
             endpoints: ["10.1.0.0:8080", "10.1.0.1:8080"].map(|text| text.parse().unwrap()).into(),
             node_only: true,

@@ -8,7 +8,7 @@ use kubewasm_host::{
 };
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
-    HostPort, Image, ImageError, ImageUse, Presence, Protocol, StartError, TcpPort,
+    HostPort, HostPortProtocol, Image, ImageError, ImageUse, Presence, StartError, TcpPort,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
@@ -37,9 +37,9 @@ pub(super) fn image(image: kubewasm_modules::Image) -> Image {
 
 pub(super) fn host_port(port: &HostPort) -> network::HostPort {
     let protocol = match port.protocol {
-        Protocol::Tcp => network::Protocol::Tcp,
-        Protocol::Udp => network::Protocol::Udp,
-        Protocol::Sctp => network::Protocol::Sctp,
+        HostPortProtocol::Tcp => network::Protocol::Tcp,
+        HostPortProtocol::Udp => network::Protocol::Udp,
+        HostPortProtocol::Sctp => network::Protocol::Sctp,
     };
     network::HostPort {
         node: port.host_ip,

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeSet, io::ErrorKind, net::UdpSocket, time::Duration};
 
-use kubewasm_kubelet::runtime::{ServiceRoute, ServiceRoutes, ServiceTransport};
+use kubewasm_kubelet::runtime::{ServiceRoute, ServiceRoutes};
+use kubewasm_rules::Protocol;
 
 use super::{
     DENIED, REFUSED, UNREACHABLE, shorten,
@@ -16,7 +17,7 @@ const SERVICE: &str = "10.96.0.9:80";
 /// A Service at an address, with these endpoints.
 pub(super) fn service(at: &str, endpoints: &[&str]) -> ServiceRoutes {
     let route = ServiceRoute {
-        transport: ServiceTransport::Tcp,
+        transport: Protocol::Tcp,
         at: vec![at.parse().unwrap()],
         endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
         node_only: false,
@@ -29,7 +30,7 @@ pub(super) fn service(at: &str, endpoints: &[&str]) -> ServiceRoutes {
 /// The same for datagrams.
 pub(super) fn datagrams(at: &str, endpoints: &[&str]) -> ServiceRoutes {
     let mut service = service(at, endpoints);
-    service.routes[0].transport = ServiceTransport::Udp;
+    service.routes[0].transport = Protocol::Udp;
     service
 }
 

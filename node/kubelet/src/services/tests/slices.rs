@@ -1,5 +1,5 @@
 use super::*;
-use crate::runtime::ServiceTransport::Tcp;
+use kubewasm_rules::Protocol::Tcp;
 
 fn addresses(slices: &Slices, service: &str) -> Vec<String> {
     let endpoints = slices.of(service).map(|own| own.endpoints("", Tcp, true)).unwrap_or_default();

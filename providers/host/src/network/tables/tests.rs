@@ -1,6 +1,6 @@
 use std::{collections::HashSet, time::Duration};
 
-use TransportProtocol::{Tcp, Udp};
+use Protocol::{Tcp, Udp};
 
 use super::*;
 use crate::network::PodRuleKeys;
