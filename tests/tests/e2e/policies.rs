@@ -51,12 +51,21 @@ enum Outcome {
     Denied,
 }
 
+/// How often a pod asks before its last answer counts: what is allowed of it by its labels holds once its address is known,
+/// which is so only when it has been there for a moment.
+const QUESTIONS: usize = 3;
+
 impl World {
     fn pods(&self, namespace: &str) -> Pods {
         Pods::new(&self.client, namespace)
     }
 
     async fn create(&self, namespace: &str, name: &str, labels: &str, container: Value) {
+        self.create_after(0, namespace, name, labels, container).await;
+    }
+
+    /// A pod that runs its container so often before it is the one that counts.
+    async fn create_after(&self, times: usize, namespace: &str, name: &str, labels: &str, container: Value) {
         let labels: serde_json::Map<String, Value> = labels
             .split_whitespace()
             .filter_map(|label| label.split_once('='))
@@ -64,12 +73,20 @@ impl World {
             .collect();
         let mut main = json!({ "name": "main", "image": self.image });
         main.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
+        let before: Vec<Value> = (0..times)
+            .map(|n| {
+                let mut before = main.clone();
+                before["name"] = json!(format!("before-{n}"));
+                before
+            })
+            .collect();
         let pod = json!({
             "metadata": { "name": name, "labels": labels },
             "spec": {
                 "restartPolicy": "Never",
                 "runtimeClassName": "wasm",
                 "nodeSelector": { "kubernetes.io/hostname": self.node.name() },
+                "initContainers": before,
                 "containers": [main],
             },
         });
@@ -81,7 +98,7 @@ impl World {
     async fn ask(&self, namespace: &str, labels: &str) -> Outcome {
         let name = format!("client-{}", self.asked.fetch_add(1, Ordering::Relaxed));
         let args = json!({ "args": ["tcp-ask", format!("{}:8080", self.server)] });
-        self.create(namespace, &name, labels, args).await;
+        self.create_after(QUESTIONS, namespace, &name, labels, args).await;
         let pods = self.pods(namespace);
         let log = {
             pods.phase(&name, "Succeeded").await;
