@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Mutex;
 use wasmtime::InstancePre;
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{p2, p3};
 
 use crate::{
     host::{Host, Linked},
@@ -31,7 +31,9 @@ pub(super) enum EntryPoint {
     /// `_start` of a WASI 0.1 command.
     Core(InstancePre<GuestState>),
     /// `wasi:cli/run@0.2` of a component.
-    Component(CommandPre<GuestState>),
+    Component(p2::bindings::CommandPre<GuestState>),
+    /// `wasi:cli/run@0.3` of a component.
+    ComponentP3(p3::bindings::CommandPre<GuestState>),
 }
 
 impl std::fmt::Debug for Loaded {
@@ -39,6 +41,7 @@ impl std::fmt::Debug for Loaded {
         f.write_str(match self.entry {
             EntryPoint::Core(_) => "Loaded(core module)",
             EntryPoint::Component(_) => "Loaded(component)",
+            EntryPoint::ComponentP3(_) => "Loaded(component of WASI 0.3)",
         })
     }
 }
@@ -130,8 +133,17 @@ fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Load
         ModuleKind::CliComponent => {
             let component = precompiled::component(&linked.engine, path)?;
             let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
-            let pre = CommandPre::new(pre).map_err(link_error)?;
+            let pre = p2::bindings::CommandPre::new(pre).map_err(link_error)?;
             Ok(Loaded { entry: EntryPoint::Component(pre), linked, accepts: false })
+        }
+        ModuleKind::CliComponentP3 => {
+            let component = precompiled::component(&linked.engine, path)?;
+            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = p3::bindings::CommandPre::new(pre).map_err(link_error)?;
+            Ok(Loaded { entry: EntryPoint::ComponentP3(pre), linked, accepts: false })
+        }
+        ModuleKind::HttpComponent | ModuleKind::HttpComponentP3 => {
+            Err(LoadError::Link(format!("a module of kind {kind} is not run as a command")))
         }
     }
 }

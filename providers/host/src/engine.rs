@@ -26,7 +26,10 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, WasmBacktraceDetails};
 
-use crate::{kind::Generation, stack::Stack};
+use crate::{
+    kind::{Generation, ModuleKind},
+    stack::Stack,
+};
 
 /// How long a guest runs before others get their turn; half as long again at most.
 pub const TICK: Duration = Duration::from_millis(10);
@@ -53,6 +56,7 @@ fn config(generation: Generation, stack: Stack) -> Config {
     let mut config = Config::new();
     match generation {
         Generation::Blocking => config.concurrency_support(false),
+        Generation::Concurrent => config.wasm_component_model_async(true),
     };
     config.epoch_interruption(true);
     config.max_wasm_stack(stack.bytes());
@@ -95,6 +99,20 @@ pub fn ticking(generation: Generation, stack: Stack) -> Result<Engine, EngineErr
         })
         .map_err(EngineError::Thread)?;
     Ok(engine)
+}
+
+/// Compiles a module to machine code that `engine`, and any other of the same generation, loads.
+///
+/// # Errors
+/// What wasmtime says: the module is not valid, or asks for what is switched off.
+pub fn precompile(engine: &Engine, kind: ModuleKind, bytes: &[u8]) -> wasmtime::Result<Vec<u8>> {
+    match kind {
+        ModuleKind::CoreCommand => engine.precompile_module(bytes),
+        ModuleKind::CliComponent
+        | ModuleKind::CliComponentP3
+        | ModuleKind::HttpComponent
+        | ModuleKind::HttpComponentP3 => engine.precompile_component(bytes),
+    }
 }
 
 /// Name of all that shapes machine code of a generation on this machine: version, settings, and the features of the

@@ -61,6 +61,14 @@ impl Guest {
                 let result = command.wasi_cli_run().call_run(store).await?;
                 Ok(i32::from(result.is_err()))
             }
+            EntryPoint::ComponentP3(pre) => {
+                let command = pre.instantiate_async(&mut *store).await?;
+                *phase = GuestPhase::Run;
+                let result = store
+                    .run_concurrent(async |store| command.wasi_cli_run().call_run(store).await)
+                    .await??;
+                Ok(i32::from(result.is_err()))
+            }
         }
     }
 }

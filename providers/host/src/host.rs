@@ -18,7 +18,7 @@ use std::{
 
 use rustix::process::Resource;
 use wasmtime::{Engine, Linker, component};
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2, p3};
 
 use crate::{
     account::{Account, GuestLimits},
@@ -37,6 +37,7 @@ use crate::{
         egress::NameGrants,
         guard::{Guard, SocketGuard},
     },
+    outgoing::GuestHttp,
     plugin::{AnyPlugin, States},
     preview1::{self, sockets::CoreSockets},
     setup::{Preopen, PrepareError, Setup},
@@ -51,7 +52,7 @@ pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 
 /// Runs guests. One per process; clones are not needed, it is shared behind an `Arc`.
 pub struct Host {
-    /// For guests that ask for no more stack than the default.
+    /// For guests of WASI 0.1 and 0.2 that ask for no more stack than the default.
     blocking: Arc<Linked>,
     /// For the others, made when the first of them comes.
     others: Mutex<HashMap<(Generation, Stack), Arc<Linked>>>,
@@ -146,6 +147,14 @@ impl Linked {
         lookup::link(&mut component).map_err(link_error)?;
         sockets::link(&mut component).map_err(link_error)?;
         component.allow_shadowing(false);
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component).map_err(link_error)?;
+        match generation {
+            Generation::Blocking => {}
+            Generation::Concurrent => {
+                p3::add_to_linker(&mut component).map_err(link_error)?;
+                wasmtime_wasi_http::p3::add_to_linker(&mut component).map_err(link_error)?;
+            }
+        }
         for (index, plugin) in plugins.iter().enumerate() {
             plugin.link_as(index, &mut component).map_err(|error| HostError::Plugin {
                 plugin: format!("{plugin:?}"),
@@ -183,8 +192,8 @@ impl Host {
 
     /// The engine for a generation and a stack, and what its guests import. Blocks while one is made.
     pub(crate) fn linked(&self, generation: Generation, stack: Stack) -> Result<Arc<Linked>, HostError> {
-        if stack == Stack::DEFAULT {
-            return Ok(Arc::clone(self.default_of(generation)));
+        if (generation, stack) == (Generation::Blocking, Stack::DEFAULT) {
+            return Ok(Arc::clone(&self.blocking));
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(linked) = others.get(&(generation, stack)) {
@@ -195,16 +204,12 @@ impl Host {
         Ok(linked)
     }
 
-    fn default_of(&self, generation: Generation) -> &Arc<Linked> {
-        match generation {
-            Generation::Blocking => &self.blocking,
-        }
-    }
-
     /// The engine of a generation, for those who compile for this host.
-    #[must_use]
-    pub fn engine(&self, generation: Generation) -> &Engine {
-        &self.default_of(generation).engine
+    ///
+    /// # Errors
+    /// [`HostError`], where it is made now.
+    pub fn engine(&self, generation: Generation) -> Result<Engine, HostError> {
+        self.linked(generation, Stack::DEFAULT).map(|linked| linked.engine.clone())
     }
 
     /// What guests with addresses of their own know of the network that they are in. Who embeds the host keeps it up to date.
@@ -318,6 +323,7 @@ impl Host {
             lookups: self.lookups.of_guest(guard, name_files, guest_sockets.pod()),
             guest_sockets,
             core_sockets: CoreSockets::new(listeners),
+            http: GuestHttp::default(),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);

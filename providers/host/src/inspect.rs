@@ -57,9 +57,7 @@ pub enum InspectError {
         hint: &'static str,
     },
     /// A component with an entry that is known but not run here.
-    #[error(
-        "the component exports `{export}`, which is not served by this version yet; `wasi:cli/run@0.2` is"
-    )]
+    #[error("the component exports `{export}`, which is not served by this version yet; `wasi:cli/run` is")]
     NotServedYet {
         /// The entry that counts.
         export: String,
@@ -88,7 +86,7 @@ pub enum InspectError {
 const ENTRIES: [(&str, &str, Option<ModuleKind>); 4] = [
     ("wasi:http/handler", "0.3.", None),
     ("wasi:http/incoming-handler", "0.2.", None),
-    ("wasi:cli/run", "0.3.", None),
+    ("wasi:cli/run", "0.3.", Some(ModuleKind::CliComponentP3)),
     ("wasi:cli/run", "0.2.", Some(ModuleKind::CliComponent)),
 ];
 
@@ -356,6 +354,8 @@ mod tests {
         {
             assert_eq!(inspect(&exporting(names)), Ok(ModuleKind::CliComponent), "{names:?}");
         }
+        let both = ["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"];
+        assert_eq!(inspect(&exporting(&both)), Ok(ModuleKind::CliComponentP3));
     }
 
     #[test]
@@ -424,9 +424,8 @@ mod tests {
     #[test]
     fn entries_of_components_count_in_order() {
         for (names, expected) in [
-            (&["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"][..], "`wasi:cli/run@0.3.0`"),
             (
-                &["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"],
+                &["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"][..],
                 "`wasi:http/incoming-handler@0.2.4`",
             ),
             (

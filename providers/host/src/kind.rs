@@ -12,6 +12,12 @@ pub enum ModuleKind {
     CoreCommand,
     /// A component that exports `wasi:cli/run@0.2`.
     CliComponent,
+    /// A component that exports `wasi:cli/run@0.3`.
+    CliComponentP3,
+    /// A component that exports `wasi:http/incoming-handler@0.2`.
+    HttpComponent,
+    /// A component that exports `wasi:http/handler@0.3`.
+    HttpComponentP3,
 }
 
 /// A text that names no kind.
@@ -24,6 +30,9 @@ impl fmt::Display for ModuleKind {
         f.write_str(match self {
             Self::CoreCommand => "core-command",
             Self::CliComponent => "cli-component",
+            Self::CliComponentP3 => "cli-component-p3",
+            Self::HttpComponent => "http-component",
+            Self::HttpComponentP3 => "http-component-p3",
         })
     }
 }
@@ -41,13 +50,20 @@ impl FromStr for ModuleKind {
 
 impl ModuleKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::CoreCommand, Self::CliComponent];
+    pub const ALL: [Self; 5] = [
+        Self::CoreCommand,
+        Self::CliComponent,
+        Self::CliComponentP3,
+        Self::HttpComponent,
+        Self::HttpComponentP3,
+    ];
 
     /// The engine that compiles and runs it.
     #[must_use]
     pub fn generation(self) -> Generation {
         match self {
-            Self::CoreCommand | Self::CliComponent => Generation::Blocking,
+            Self::CoreCommand | Self::CliComponent | Self::HttpComponent => Generation::Blocking,
+            Self::CliComponentP3 | Self::HttpComponentP3 => Generation::Concurrent,
         }
     }
 }
@@ -57,20 +73,22 @@ impl ModuleKind {
 /// worker, the compiler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Generation {
-    /// WASI 0.1 and 0.2: without support for concurrency in components, which costs every store, and with
-    /// instances that are allocated on demand.
+    /// WASI 0.1 and 0.2: without support for concurrency in components, which costs every store.
     Blocking,
+    /// WASI 0.3.
+    Concurrent,
 }
 
 impl Generation {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Blocking];
+    pub const ALL: [Self; 2] = [Self::Blocking, Self::Concurrent];
 }
 
 impl fmt::Display for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Blocking => "blocking",
+            Self::Concurrent => "concurrent",
         })
     }
 }

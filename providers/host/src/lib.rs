@@ -41,6 +41,7 @@ mod memory;
 mod names;
 pub mod network;
 mod outcome;
+mod outgoing;
 mod output;
 mod plugin;
 mod precompiled;

@@ -3,8 +3,8 @@
 use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 use crate::{
-    bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, plugin::States,
-    preview1::sockets::CoreSockets, sockets::GuestSockets,
+    bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, outgoing::GuestHttp,
+    plugin::States, preview1::sockets::CoreSockets, sockets::GuestSockets,
 };
 
 /// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
@@ -23,6 +23,7 @@ pub struct GuestState {
     pub(crate) guest_sockets: GuestSockets,
     /// Of a guest of WASI 0.1.
     pub(crate) core_sockets: CoreSockets,
+    pub(crate) http: GuestHttp,
     pub(crate) plugins: States,
 }
 

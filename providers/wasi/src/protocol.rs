@@ -81,6 +81,9 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
         let kind = match spec.kind {
             ModuleKind::CoreCommand => wire::Kind::CoreCommand,
             ModuleKind::CliComponent => wire::Kind::CliComponent,
+            ModuleKind::CliComponentP3 => wire::Kind::CliComponentP3,
+            ModuleKind::HttpComponent => wire::Kind::HttpComponent,
+            ModuleKind::HttpComponentP3 => wire::Kind::HttpComponentP3,
         };
         let network = match spec.network {
             Network::Outgoing => wire::Network::Outgoing,
@@ -201,6 +204,9 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
         let kind = match spec.kind() {
             wire::Kind::CoreCommand => ModuleKind::CoreCommand,
             wire::Kind::CliComponent => ModuleKind::CliComponent,
+            wire::Kind::CliComponentP3 => ModuleKind::CliComponentP3,
+            wire::Kind::HttpComponent => ModuleKind::HttpComponent,
+            wire::Kind::HttpComponentP3 => ModuleKind::HttpComponentP3,
             wire::Kind::Unspecified => {
                 return Err(WireError("the kind of module is missing or unknown"));
             }

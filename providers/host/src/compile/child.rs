@@ -108,10 +108,7 @@ fn compile(bytes: &[u8]) -> Result<(Facts, Vec<u8>), ChildError> {
     let facts = inspect::facts(bytes)?;
     names::check(bytes)?;
     let engine = engine::new(facts.kind.generation())?;
-    let code = match facts.kind {
-        ModuleKind::CoreCommand => engine.precompile_module(bytes),
-        ModuleKind::CliComponent => engine.precompile_component(bytes),
-    };
+    let code = engine::precompile(&engine, facts.kind, bytes);
     Ok((facts, code.map_err(|error| ChildError::Compile(format!("{error:#}")))?))
 }
 

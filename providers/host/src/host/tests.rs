@@ -68,11 +68,8 @@ impl Bench {
     fn guest(&self, wat: &str) -> GuestSpec {
         let bytes = wat::parse_str(wat).unwrap();
         let kind = inspect::inspect(&bytes).unwrap();
-        let engine = self.host.engine(kind.generation());
-        let code = match kind {
-            ModuleKind::CoreCommand => engine.precompile_module(&bytes),
-            ModuleKind::CliComponent => engine.precompile_component(&bytes),
-        };
+        let engine = self.host.engine(kind.generation()).unwrap();
+        let code = engine::precompile(&engine, kind, &bytes);
         // A name of its own: a precompiled file must never change while it is mapped.
         let (mut file, module) = tempfile::NamedTempFile::new_in(&self.dir).unwrap().keep().unwrap();
         file.write_all(&code.unwrap()).unwrap();

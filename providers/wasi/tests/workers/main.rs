@@ -15,9 +15,7 @@ mod versions;
 
 use std::time::{Duration, Instant};
 
-use kubewasm_host::{
-    CpuShare, Generation, ModuleKind, Network, engine, exit::ExitReason, inspect, program::Program,
-};
+use kubewasm_host::{CpuShare, Network, engine, exit::ExitReason, inspect, program::Program};
 use kubewasm_wasi::{
     instance::Instance,
     spec::{InstanceSpec, MemoryVolumes, RootSpec},
@@ -51,11 +49,7 @@ impl Node {
     fn spec(&self, id: &str, wat: &str) -> InstanceSpec {
         let bytes = wat::parse_str(wat).unwrap();
         let kind = inspect::inspect(&bytes).unwrap();
-        let engine = engine::new(Generation::Blocking).unwrap();
-        let code = match kind {
-            ModuleKind::CoreCommand => engine.precompile_module(&bytes).unwrap(),
-            ModuleKind::CliComponent => engine.precompile_component(&bytes).unwrap(),
-        };
+        let code = engine::precompile(&engine::new(kind.generation()).unwrap(), kind, &bytes).unwrap();
         let module = self.dir.path().join(format!("{id}.module"));
         std::fs::write(&module, code).unwrap();
         InstanceSpec {

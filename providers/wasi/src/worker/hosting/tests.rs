@@ -22,7 +22,7 @@ impl Bench {
             wat::parse_str(r#"(module (func (export "_start") (loop $for_ever (br $for_ever))))"#).unwrap();
         std::fs::write(
             dir.path().join("spins"),
-            host.engine(ModuleKind::CoreCommand.generation()).precompile_module(&spins).unwrap(),
+            host.engine(ModuleKind::CoreCommand.generation()).unwrap().precompile_module(&spins).unwrap(),
         )
         .unwrap();
         let threads = Threads { guests: Handle::current(), logs: Handle::current() };
