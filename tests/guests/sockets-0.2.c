@@ -2,7 +2,9 @@
 //
 //   tcp-serve <address>:<port>    answers each connection with how it sees it, for ever
 //   http-serve <address>:<port>   the same as an answer to a request; after "GET /fail" as an error, until "GET /heal"
+//   tcp-echo <address>:<port>     sends back what each connection sends, one after the other, for ever
 //   tcp-ask <address>:<port>      connects, and prints the answer; or "refused <code>". Sends a third argument before
+//   tcp-ask-often <address>:<port>  connects, and reads what comes to its end, for ever; ends where it is refused
 //   tcp-bind <address>:<port>     prints what it is bound to, or "refused <code>"
 //   udp-serve <address>:<port>    answers each datagram with how it sees it, for ever
 //   udp-ask <address>:<port>      sends a datagram and prints the answer
@@ -33,6 +35,9 @@ IMPORT(V("wasi:io/poll"), "[resource-drop]pollable") void pollable_drop(int32_t)
 IMPORT(V("wasi:io/streams"), "[method]input-stream.blocking-read") void read_stream(int32_t, int64_t, void *);
 IMPORT(V("wasi:io/streams"), "[method]output-stream.blocking-write-and-flush")
 void write_stream(int32_t, const void *, size_t, void *);
+IMPORT(V("wasi:io/streams"), "[method]output-stream.check-write") void check_write(int32_t, void *);
+IMPORT(V("wasi:io/streams"), "[method]output-stream.write") void write_some(int32_t, const void *, size_t, void *);
+IMPORT(V("wasi:io/streams"), "[method]output-stream.subscribe") int32_t output_subscribe(int32_t);
 IMPORT(V("wasi:io/streams"), "[resource-drop]input-stream") void input_drop(int32_t);
 IMPORT(V("wasi:io/streams"), "[resource-drop]output-stream") void output_drop(int32_t);
 IMPORT(V("wasi:sockets/instance-network"), "instance-network") int32_t instance_network(void);
@@ -266,7 +271,38 @@ static void say_status(Line *line, int32_t request, int *failing) {
     say(line, *failing ? "HTTP/1.0 503 Service Unavailable\r\n\r\n" : "HTTP/1.0 200 OK\r\n\r\n");
 }
 
-static int32_t tcp_serve(Address address, int only_bind, int http) {
+// Sends back what comes, until the other end has no more.
+static void echo(int32_t request, int32_t answer) {
+    for (;;) {
+        ListResult read;
+        read_stream(request, 65536, &read);
+        if (read.failed) {
+            return;
+        }
+        for (size_t sent = 0; sent < read.list.size;) {
+            Count allowed;
+            check_write(answer, &allowed);
+            if (allowed.failed) {
+                return;
+            }
+            if (allowed.count == 0) {
+                wait(output_subscribe(answer));
+                continue;
+            }
+            size_t left = read.list.size - sent, size = left < allowed.count ? left : (size_t)allowed.count;
+            Handles written;
+            write_some(answer, read.list.data + sent, size, &written);
+            if (written.failed) {
+                return;
+            }
+            sent += size;
+        }
+    }
+}
+
+typedef enum { JUST_BIND, TELL, TELL_BY_HTTP, ECHO } Service;
+
+static int32_t tcp_serve(Address address, Service service) {
     int failing = 0;
     Handles socket;
     Nothing done;
@@ -295,7 +331,7 @@ static int32_t tcp_serve(Address address, int only_bind, int http) {
     say_address(&bound, &local.address);
     say(&bound, "\n");
     print(&bound);
-    while (!only_bind) {
+    while (service != JUST_BIND) {
         wait(tcp_subscribe(listener));
         Handles accepted, written;
         tcp_accept(listener, &accepted);
@@ -303,11 +339,15 @@ static int32_t tcp_serve(Address address, int only_bind, int http) {
             continue;
         }
         Line line = {.size = 0};
-        if (http) {
+        if (service == TELL_BY_HTTP) {
             say_status(&line, accepted.handles[1], &failing);
         }
-        say_view(&line, accepted.handles[0]);
-        write_stream(accepted.handles[2], line.text, line.size, &written);
+        if (service == ECHO) {
+            echo(accepted.handles[1], accepted.handles[2]);
+        } else {
+            say_view(&line, accepted.handles[0]);
+            write_stream(accepted.handles[2], line.text, line.size, &written);
+        }
         input_drop(accepted.handles[1]);
         output_drop(accepted.handles[2]);
         tcp_drop(accepted.handles[0]);
@@ -315,22 +355,43 @@ static int32_t tcp_serve(Address address, int only_bind, int http) {
     return 0;
 }
 
+// Connects: -1, and the handles of the socket and its streams; otherwise the error.
+static int32_t tcp_connect(Address address, int32_t network, Handles *socket, Handles *streams) {
+    Nothing done;
+    tcp_create(address.is_v6, socket);
+    if (socket->failed) {
+        return socket->error;
+    }
+    tcp_start_connect(socket->handles[0], network, FLAT(address), &done);
+    if (done.failed) {
+        return done.error;
+    }
+    wait(tcp_subscribe(socket->handles[0]));
+    tcp_finish_connect(socket->handles[0], streams);
+    return streams->failed ? streams->error : -1;
+}
+
+static int32_t tcp_ask_often(Address address) {
+    Handles socket, streams;
+    ListResult read;
+    int32_t error, network = instance_network();
+    while ((error = tcp_connect(address, network, &socket, &streams)) < 0) {
+        do {
+            read_stream(streams.handles[0], 256, &read);
+        } while (!read.failed);
+        input_drop(streams.handles[0]);
+        output_drop(streams.handles[1]);
+        tcp_drop(socket.handles[0]);
+    }
+    return refused((uint8_t)error);
+}
+
 static int32_t tcp_ask(Address address, List question) {
     Handles socket, streams;
-    Nothing done;
     ListResult answer;
-    tcp_create(address.is_v6, &socket);
-    if (socket.failed) {
-        return refused(socket.error);
-    }
-    tcp_start_connect(socket.handles[0], instance_network(), FLAT(address), &done);
-    if (done.failed) {
-        return refused(done.error);
-    }
-    wait(tcp_subscribe(socket.handles[0]));
-    tcp_finish_connect(socket.handles[0], &streams);
-    if (streams.failed) {
-        return refused(streams.error);
+    int32_t error = tcp_connect(address, instance_network(), &socket, &streams);
+    if (error >= 0) {
+        return refused((uint8_t)error);
     }
     Line line = {.size = 0};
     say(&line, "here ");
@@ -466,13 +527,19 @@ EXPORT("run") int32_t run(void) {
     List what = ((List *)arguments.data)[1];
     Address address = parse(((List *)arguments.data)[2]);
     if (is(what, "tcp-serve")) {
-        return tcp_serve(address, 0, 0);
+        return tcp_serve(address, TELL);
     }
     if (is(what, "http-serve")) {
-        return tcp_serve(address, 0, 1);
+        return tcp_serve(address, TELL_BY_HTTP);
+    }
+    if (is(what, "tcp-echo")) {
+        return tcp_serve(address, ECHO);
     }
     if (is(what, "tcp-bind")) {
-        return tcp_serve(address, 1, 0);
+        return tcp_serve(address, JUST_BIND);
+    }
+    if (is(what, "tcp-ask-often")) {
+        return tcp_ask_often(address);
     }
     if (is(what, "tcp-ask")) {
         return tcp_ask(address, arguments.size > 3 ? ((List *)arguments.data)[3] : (List){0});

@@ -19,7 +19,16 @@
       (result (result (list u8) (error $stream-error)))))
     (export "[method]output-stream.blocking-write-and-flush" (func
       (param "self" (borrow $output-stream)) (param "contents" (list u8))
-      (result (result (error $stream-error)))))))
+      (result (result (error $stream-error)))))
+    (export "[method]output-stream.check-write" (func
+      (param "self" (borrow $output-stream)) (result (result u64 (error $stream-error)))))
+    (export "[method]output-stream.write" (func
+      (param "self" (borrow $output-stream)) (param "contents" (list u8))
+      (result (result (error $stream-error)))))
+    (alias outer 1 $pollable (type $outer-pollable))
+    (export "pollable" (type $pollable (eq $outer-pollable)))
+    (export "[method]output-stream.subscribe" (func
+      (param "self" (borrow $output-stream)) (result (own $pollable))))))
   (alias export $streams "input-stream" (type $input-stream))
   (alias export $streams "output-stream" (type $output-stream))
   (import "wasi:cli/stdout@0.2.0" (instance $stdout
@@ -170,6 +179,11 @@
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $streams.output-stream.blocking-write-and-flush (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
     (memory (core memory $memory "memory"))))
+  (core func $streams.output-stream.check-write (canon lower (func $streams "[method]output-stream.check-write")
+    (memory (core memory $memory "memory"))))
+  (core func $streams.output-stream.write (canon lower (func $streams "[method]output-stream.write")
+    (memory (core memory $memory "memory"))))
+  (core func $streams.output-stream.subscribe (canon lower (func $streams "[method]output-stream.subscribe")))
   (core func $streams.drop-input-stream (canon resource.drop $input-stream))
   (core func $streams.drop-output-stream (canon resource.drop $output-stream))
   (core func $instance-network.instance-network (canon lower (func $instance-network "instance-network")))
@@ -227,6 +241,9 @@
     (with "wasi:io/streams@0.2.0" (instance
       (export "[method]input-stream.blocking-read" (func $streams.input-stream.blocking-read))
       (export "[method]output-stream.blocking-write-and-flush" (func $streams.output-stream.blocking-write-and-flush))
+      (export "[method]output-stream.check-write" (func $streams.output-stream.check-write))
+      (export "[method]output-stream.write" (func $streams.output-stream.write))
+      (export "[method]output-stream.subscribe" (func $streams.output-stream.subscribe))
       (export "[resource-drop]input-stream" (func $streams.drop-input-stream))
       (export "[resource-drop]output-stream" (func $streams.drop-output-stream))))
     (with "wasi:sockets/instance-network@0.2.0" (instance

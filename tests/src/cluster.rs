@@ -45,12 +45,12 @@ use crate::{
 /// Time for one program to become ready. Seconds on an idle machine.
 const READY: Duration = Duration::from_secs(120);
 
-/// Addresses of Services; the first is that of the API server.
-const SERVICE_RANGE: &str = "10.96.0.0/16";
+/// Addresses of Services, of both families; the first is that of the API server.
+const SERVICE_RANGE: &str = "10.96.0.0/16,fd00:10:96::/112";
 const SERVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 96, 0, 1));
 
-/// Addresses of pods; every node gets a part of it.
-const POD_RANGE: &str = "10.244.0.0/16";
+/// Addresses of pods, of both families; every node gets a part of each.
+const POD_RANGE: &str = "10.244.0.0/16,fd00:10:244::/56";
 
 /// What a node may be asked for that API servers do not take by default.
 const FEATURES: &str = "ClusterTrustBundle=true,ClusterTrustBundleProjection=true,PodCertificateRequest=true";

@@ -21,6 +21,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod beside;
 pub mod cluster;
 pub mod guests;
 pub mod home;

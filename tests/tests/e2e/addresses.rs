@@ -1,6 +1,9 @@
 //! Pods with addresses of their own, on a node that has the rights for it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::{Api, Client, api::DeleteParams};
@@ -37,6 +40,12 @@ fn server(node: &Node, image: &str) -> Value {
 
 pub(crate) fn address(pod: &Pod) -> IpAddr {
     pod.status.as_ref().unwrap().pod_ip.as_ref().unwrap().parse().unwrap()
+}
+
+/// All addresses that a pod says it has.
+pub(crate) fn all_of(pod: &Pod) -> BTreeSet<IpAddr> {
+    let all = pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+    all.map(|pod_ip| pod_ip.ip.parse().unwrap()).collect()
 }
 
 /// What a server says of who connects to it.
@@ -175,13 +184,17 @@ pub(crate) async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str],
     }
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let name = node.name().to_owned();
+    let ranges = nodes.get(&name).await.unwrap().spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
     drop(node);
     nodes.delete(&name, &DeleteParams::default()).await.unwrap();
     let run = async |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().await;
         output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
     };
-    run("ip", &["route", "del", "unreachable", range]).await;
+    for range in ranges.iter().map(String::as_str).chain([range]) {
+        let family = if range.contains(':') { "-6" } else { "-4" };
+        run("ip", &[family, "route", "del", "unreachable", range]).await;
+    }
     for table in
         run("nft", &["list", "tables", "inet"]).await.lines().filter_map(|line| line.strip_prefix("table "))
     {

@@ -16,6 +16,7 @@ use kube::{
     api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
 };
 use kubewasm_tests::{
+    beside::lead_to_loopback,
     cluster, guests,
     node::{Node, Options},
     progress::say,
@@ -23,7 +24,7 @@ use kubewasm_tests::{
     wait,
 };
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use crate::{
     addresses::{end, range_of},
@@ -150,16 +151,6 @@ async fn lead_to_api_server() -> Option<tokio::task::JoinHandle<()>> {
     let port = config.cluster_url.port_u16().unwrap();
     let listener = TcpListener::bind((address, port)).await.unwrap();
     Some(lead_to_loopback(listener, port))
-}
-
-/// Takes connections to a port of this machine's loopback.
-pub(crate) fn lead_to_loopback(listener: TcpListener, port: u16) -> tokio::task::JoinHandle<()> {
-    tokio::spawn(async move {
-        while let Ok((mut from, _)) = listener.accept().await {
-            let Ok(mut to) = TcpStream::connect(("127.0.0.1", port)).await else { continue };
-            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut from, &mut to).await });
-        }
-    })
 }
 
 /// A node says what it lacks for Services, and has them once it is allowed. Its guests reach every server behind one, the API

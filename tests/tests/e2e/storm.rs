@@ -2,9 +2,14 @@
 //!
 //! A few seconds of it are part of every test run; `make soak` makes a long storm of it. What is asked at the end
 //! is that every pod is what its spec and the exits of its guest make it, counted against what the guests
-//! themselves have written.
+//! themselves have written. Where pods have addresses of their own, each keeps those that it got, and nobody has another's.
 
-use std::{collections::BTreeMap, env, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fs,
+    net::IpAddr,
+    path::Path,
+};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
@@ -20,8 +25,10 @@ use kubewasm_tests::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::{
+    addresses,
     pods::{Pods, container, phase, restarts, running, terminated},
     suite::{SOON, own_node, suite, with_temp_ns},
 };
@@ -56,9 +63,14 @@ async fn pods_survive_a_storm() {
     say(&format!(
         "storm: {pods} pods, {kills} kills of the agent and of workers, KUBEWASM_STORM_SEED={seed}"
     ));
+    let addressed = rustix::process::geteuid().is_root();
+    if !addressed {
+        say("storm: pods have the node's address, because network namespaces are root's to make");
+    }
     with_temp_ns(async |client, a| {
         with_temp_ns(async |_, b| {
             let options = Options::default()
+                .flag(if addressed { "--network=pod" } else { "--network=host" })
                 .flag("--max-pods=1000")
                 .config("crashLoopBackOff", json!({ "maxContainerRestartPeriod": "1s" }));
             let node = own_node("storm-node", &options).await;
@@ -68,6 +80,8 @@ async fn pods_survive_a_storm() {
                 namespaces,
                 image: suite().await.actor.tagged.clone(),
                 node,
+                addressed,
+                addresses: BTreeMap::new(),
                 made: 0,
                 alive: BTreeMap::new(),
                 random: StdRng::seed_from_u64(seed),
@@ -88,6 +102,10 @@ struct Storm {
     namespaces: [Pods; 2],
     image: String,
     node: Node,
+    /// Pods have addresses of their own.
+    addressed: bool,
+    /// Those that each pod was seen with.
+    addresses: BTreeMap<String, BTreeSet<IpAddr>>,
     made: usize,
     /// Pods that were made and not deleted, by name: kind and namespace.
     alive: BTreeMap<String, (Kind, usize)>,
@@ -113,11 +131,13 @@ impl Storm {
                 .await
                 .unwrap();
             }
+            self.look_at_addresses().await;
             if round.is_multiple_of(10) {
                 say(&format!("storm: {round} kills of the agent, and as many of workers"));
             }
         }
         self.judge().await;
+        self.look_at_addresses().await;
         self.clear().await;
     }
 
@@ -157,6 +177,28 @@ impl Storm {
             self.namespaces[namespace].api().delete(name, &DeleteParams::default()).await.unwrap();
         }
         self.make(count).await;
+    }
+
+    /// Every pod has the addresses that it had before, and no two that are not over have the same.
+    async fn look_at_addresses(&mut self) {
+        if !self.addressed {
+            return;
+        }
+        let mut holders = BTreeMap::new();
+        for (name, pod) in self.all().await.unwrap() {
+            let own = addresses::all_of(&pod);
+            if own.is_empty() {
+                continue;
+            }
+            let before = self.addresses.entry(name.clone()).or_insert_with(|| own.clone());
+            assert_eq!(own, *before, "{name} has got other addresses");
+            if !["Succeeded", "Failed"].contains(&phase(&pod)) {
+                for address in own {
+                    let other = holders.insert(address, name.clone());
+                    assert_eq!(other, None, "{name} has {address} as well");
+                }
+            }
+        }
     }
 
     /// Waits until every pod is what it should be in the end.
@@ -225,10 +267,29 @@ impl Storm {
         })
         .await
         .unwrap();
+        if self.addressed {
+            assert!(!self.addresses.is_empty(), "pods have been seen with addresses");
+            let range = addresses::range_of(&self.client, &self.node).await;
+            wait::until("the end of every route to a pod", SOON, async || match routes_in(&range).await {
+                left if left.is_empty() => Ok(()),
+                left => Err(format!("{left:?}")),
+            })
+            .await
+            .unwrap();
+            addresses::end(&self.client, &self.namespaces[0], self.node, &[], &range).await;
+            return;
+        }
         let name = self.node.name().to_owned();
         drop(self.node);
         Api::<NodeObject>::all(self.client).delete(&name, &DeleteParams::default()).await.unwrap();
     }
+}
+
+/// The routes of this machine to addresses of a range.
+async fn routes_in(range: &str) -> Vec<String> {
+    let output = Command::new("ip").args(["route", "show", "root", range]).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| !line.starts_with("unreachable ")).map(str::to_owned).collect()
 }
 
 fn spec(kind: Kind, node: &str, image: &str) -> Value {
