@@ -66,8 +66,9 @@ e2e: test-build test-tools ## End-to-end tests on a real control plane (E2E=name
 	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak
-soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 that compute, hostile guests, 600 kills in the middle of store work, thousands of random lives (some 20 minutes)
+soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, 600 kills in the middle of store work, thousands of random lives (some 20 minutes)
 	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=200 cargo test --workspace --test e2e -- storm
+	KUBEWASM_TEST_PODS=1000 cargo test --workspace --test e2e -- many_pods_have_addresses
 	KUBEWASM_TEST_SPINNERS=1000 cargo test --workspace --test e2e -- many_pods_that_compute
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test hostile -- --test-threads=1
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test registry -- crashes

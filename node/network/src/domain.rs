@@ -1,7 +1,7 @@
 //! One domain: a namespace, its link to the node, and the addresses in it.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     net::IpAddr,
     os::fd::AsRawFd as _,
@@ -242,19 +242,36 @@ impl Domain {
         added.map_err(netlink(format!("add the route to {address}")))
     }
 
-    /// Leads an address here no more: first outside, and what is still open is ended before the address goes.
-    pub(crate) async fn detach(&mut self, node: &Handle, address: IpAddr) -> Result<(), NetworkError> {
-        let removed = node.route().del(routes::pod(address, self.link)).execute().await;
-        unless(removed, &MISSING, format!("remove the route to {address}"))?;
-        self.end_sockets(vec![IpNet::from(address)]).await;
-        let removed = self.inside.handle.route().del(routes::own(address, self.loopback)).execute().await;
-        unless(removed, &MISSING, format!("take {address} from a network namespace"))?;
-        self.addresses.remove(&address);
-        Ok(())
+    /// Leads addresses here no more: first outside, and what is still open with one of them, or with one of `loopbacks`, is
+    /// ended before any goes. Finding that takes a look at every socket of the machine, so that it is done once for all of them.
+    /// Returns the addresses that stay, each with the reason.
+    pub(crate) async fn detach(
+        &mut self,
+        node: &Handle,
+        addresses: &[IpAddr],
+        loopbacks: impl IntoIterator<Item = IpNet>,
+    ) -> HashMap<IpAddr, NetworkError> {
+        let mut staying = HashMap::new();
+        for address in addresses {
+            let removed = node.route().del(routes::pod(*address, self.link)).execute().await;
+            let removed = unless(removed, &MISSING, format!("remove the route to {address}"));
+            staying.extend(removed.err().map(|error| (*address, error)));
+        }
+        let leaving = |address: &&IpAddr| !staying.contains_key(*address);
+        let leaving: Vec<IpAddr> = addresses.iter().filter(leaving).copied().collect();
+        self.end_sockets(leaving.iter().copied().map(IpNet::from).chain(loopbacks).collect()).await;
+        for address in leaving {
+            let removed = self.inside.handle.route().del(routes::own(address, self.loopback)).execute().await;
+            match unless(removed, &MISSING, format!("take {address} from a network namespace")) {
+                Ok(()) => drop(self.addresses.remove(&address)),
+                Err(error) => drop(staying.insert(address, error)),
+            }
+        }
+        staying
     }
 
     /// Ends what is open with a local address of one of these networks. What cannot be ended is said, and stays.
-    pub(crate) async fn end_sockets(&self, networks: Vec<IpNet>) {
+    async fn end_sockets(&self, networks: Vec<IpNet>) {
         let namespace = Arc::clone(&self.namespace);
         let end = move || namespace.run(|| crate::sockets::end(&networks));
         match blocking("end the sockets of a pod", end).await {

@@ -4,19 +4,19 @@ use std::{
     collections::{HashMap, HashSet},
     io,
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use rtnetlink::{
-    RouteMessageBuilder,
+    Handle, RouteMessageBuilder,
     packet_route::{
         link::{LinkAttribute, LinkMessage},
         route::RouteMessage,
     },
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
 
 use crate::{
     HostPort, Loopback, Protocol, conntrack,
@@ -52,8 +52,41 @@ struct Inner {
     names: Names,
     node: Netlink,
     domains: Mutex<HashMap<String, Domain>>,
+    /// Who wants to leave while somebody has the domains.
+    departures: std::sync::Mutex<Vec<Departure>>,
     /// Ports of the node that lead to pods; nothing is known of an earlier agent's.
     host_ports: Mutex<Option<Vec<HostPort>>>,
+}
+
+/// A pod whose addresses are taken back.
+#[derive(Debug)]
+struct Departure {
+    addresses: Vec<IpAddr>,
+    loopback: Option<Loopback>,
+    done: oneshot::Sender<Result<(), NetworkError>>,
+}
+
+/// Takes the addresses of some pods back at once, and tells each what came of it.
+async fn depart(domains: &mut HashMap<String, Domain>, node: &Handle, departures: Vec<Departure>) {
+    let mut staying = HashMap::new();
+    for domain in domains.values_mut() {
+        let has =
+            |departure: &&Departure| departure.addresses.iter().any(|one| domain.addresses.contains(one));
+        let here: Vec<&Departure> = departures.iter().filter(has).collect();
+        if here.is_empty() {
+            continue;
+        }
+        let addresses = here.iter().flat_map(|departure| departure.addresses.iter().copied());
+        let addresses: Vec<_> = addresses.filter(|address| domain.addresses.contains(address)).collect();
+        let loopbacks = here.iter().filter_map(|departure| departure.loopback);
+        let loopbacks = loopbacks.flat_map(|Loopback { block, v6 }| [block.into(), IpAddr::V6(v6).into()]);
+        staying.extend(domain.detach(node, &addresses, loopbacks.collect::<Vec<IpNet>>()).await);
+    }
+    for Departure { addresses, done, .. } in departures {
+        let failed = addresses.iter().find_map(|address| staying.remove(address));
+        // Nobody may be left to hear it.
+        let _ = done.send(failed.map_or(Ok(()), Err));
+    }
 }
 
 impl PodNetwork {
@@ -74,6 +107,7 @@ impl PodNetwork {
             names: Names::of(node),
             node: netlink,
             domains: Mutex::default(),
+            departures: std::sync::Mutex::default(),
             host_ports: Mutex::default(),
         };
         let network = Self(Arc::new(inner));
@@ -251,21 +285,23 @@ impl PodNetwork {
     /// # Errors
     /// [`NetworkError`]; the addresses must not be given to anybody then.
     pub async fn detach(&self, addresses: &[IpAddr], loopback: Option<Loopback>) -> Result<(), NetworkError> {
-        let mut domains = self.domains().await;
-        for domain in domains.values_mut() {
-            let here: Vec<_> =
-                addresses.iter().copied().filter(|address| domain.addresses.contains(address)).collect();
-            if here.is_empty() {
-                continue;
-            }
-            if let Some(Loopback { block, v6 }) = loopback {
-                domain.end_sockets(vec![IpNet::V4(block), IpNet::from(IpAddr::V6(v6))]).await;
-            }
-            for address in here {
-                domain.detach(&self.0.node.handle, address).await?;
+        loop {
+            let (done, outcome) = oneshot::channel();
+            self.departures().push(Departure { addresses: addresses.to_vec(), loopback, done });
+            let mut domains = self.domains().await;
+            // Those that have come meanwhile go together; often one that was before us has taken ours along.
+            let together = std::mem::take(&mut *self.departures());
+            depart(&mut domains, &self.0.node.handle, together).await;
+            drop(domains);
+            // Unanswered, whoever took it along was given up in the middle of it.
+            if let Ok(outcome) = outcome.await {
+                return outcome;
             }
         }
-        Ok(())
+    }
+
+    fn departures(&self) -> std::sync::MutexGuard<'_, Vec<Departure>> {
+        self.0.departures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Addresses that lead somewhere.

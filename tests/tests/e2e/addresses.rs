@@ -175,6 +175,13 @@ pub(crate) async fn range_of(client: &Client, node: &Node) -> String {
     object.spec.and_then(|spec| spec.pod_cidr).unwrap()
 }
 
+/// The routes of this machine to addresses of a range.
+pub(crate) async fn routes_in(range: &str) -> Vec<String> {
+    let output = Command::new("ip").args(["route", "show", "root", range]).output().await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| !line.starts_with("unreachable ")).map(str::to_owned).collect()
+}
+
 /// Ends what runs, and takes away what an agent that ends leaves for the next: the node's last route, and its table of the
 /// packet filter.
 pub(crate) async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &str) {

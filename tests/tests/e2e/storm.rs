@@ -25,7 +25,6 @@ use kubewasm_tests::{
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use crate::{
     addresses,
@@ -192,7 +191,9 @@ impl Storm {
             }
             let before = self.addresses.entry(name.clone()).or_insert_with(|| own.clone());
             assert_eq!(own, *before, "{name} has got other addresses");
-            if !["Succeeded", "Failed"].contains(&phase(&pod)) {
+            // As with any kubelet, those of a pod that ends are free before the API server has heard of its end.
+            let ends = pod.metadata.deletion_timestamp.is_some();
+            if !ends && !["Succeeded", "Failed"].contains(&phase(&pod)) {
                 for address in own {
                     let other = holders.insert(address, name.clone());
                     assert_eq!(other, None, "{name} has {address} as well");
@@ -270,9 +271,11 @@ impl Storm {
         if self.addressed {
             assert!(!self.addresses.is_empty(), "pods have been seen with addresses");
             let range = addresses::range_of(&self.client, &self.node).await;
-            wait::until("the end of every route to a pod", SOON, async || match routes_in(&range).await {
-                left if left.is_empty() => Ok(()),
-                left => Err(format!("{left:?}")),
+            wait::until("the end of every route to a pod", SOON, async || {
+                match addresses::routes_in(&range).await {
+                    left if left.is_empty() => Ok(()),
+                    left => Err(format!("{left:?}")),
+                }
             })
             .await
             .unwrap();
@@ -283,13 +286,6 @@ impl Storm {
         drop(self.node);
         Api::<NodeObject>::all(self.client).delete(&name, &DeleteParams::default()).await.unwrap();
     }
-}
-
-/// The routes of this machine to addresses of a range.
-async fn routes_in(range: &str) -> Vec<String> {
-    let output = Command::new("ip").args(["route", "show", "root", range]).output().await.unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter(|line| !line.starts_with("unreachable ")).map(str::to_owned).collect()
 }
 
 fn spec(kind: Kind, node: &str, image: &str) -> Value {

@@ -338,6 +338,39 @@ fn one_of_many(n: u32) -> [IpAddr; 2] {
 }
 
 #[test]
+fn pods_that_leave_at_once_leave_together_and_wait_for_nobody_who_gives_up() {
+    on_node(|| async {
+        let Pods { network, a, .. } = pods().await;
+        let all: Vec<_> = (1..=20).map(one_of_many).collect();
+        let mut open = Vec::new();
+        for pod in &all {
+            network.attach("net-a", pod).await.unwrap();
+            let socket = a.run(|| UdpSocket::bind((pod[0], 0))).unwrap();
+            socket.set_read_timeout(Some(WAIT)).unwrap();
+            open.push(socket);
+        }
+        let leave = |n: usize| Box::pin(network.detach(&all[n], None));
+        let (mut first, mut second, mut third) = (leave(0), leave(1), leave(2));
+        for departure in [&mut first, &mut second, &mut third] {
+            assert!(futures::poll!(departure).is_pending());
+        }
+        // Now the second has its turn, and takes the third along.
+        drop(first);
+        assert!(futures::poll!(&mut second).is_pending());
+        drop(second);
+        third.await.unwrap();
+        assert!(!network.attached().await.contains(&all[2][0]));
+        let left = futures::future::join_all((0..all.len()).map(leave)).await;
+        assert!(left.iter().all(Result::is_ok), "{left:?}");
+        assert!(network.attached().await.is_disjoint(&all.concat().into_iter().collect()));
+        for socket in open {
+            let over = socket.recv(&mut [0]).unwrap_err();
+            assert_ne!(over.kind(), io::ErrorKind::WouldBlock, "it has been told that it is over");
+        }
+    });
+}
+
+#[test]
 fn a_thousand_pods_are_reached_in_one_domain_and_in_ten() {
     on_node(|| async {
         let Pods { network, a, b, .. } = pods().await;

@@ -10,8 +10,8 @@
 //!  isolation ─ 50 idle pods ────────────► one for each mode ──── /proc ─┘
 //! ```
 //!
-//! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; and `images`: what it takes to bring
-//! a module to a node.
+//! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; `images`: what it takes to bring
+//! a module to a node; and `network`: connections, Services and addresses.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -25,6 +25,7 @@ mod images;
 mod isolation;
 mod machine;
 mod memory;
+mod network;
 mod observer;
 mod peer;
 mod pods;
@@ -64,6 +65,7 @@ use self::{
     isolation::Isolated,
     machine::Machine,
     memory::Memory,
+    network::Network,
     peer::Peer,
     pods::Pods,
     report::{Peers, Report, Versions},
@@ -84,6 +86,9 @@ const FRESH_NODE: &str = "bench-memory";
 
 /// Node on which the first starts of modules are measured.
 const IMAGES_NODE: &str = "bench-images";
+
+/// Node on which the network is measured: one whose pods have addresses of their own.
+const NETWORK_NODE: &str = "bench-network";
 
 #[derive(Debug, Parser)]
 #[command(name = "kubewasm-bench", about = "What a pod costs on a kubewasm node of this machine")]
@@ -140,6 +145,10 @@ struct Args {
     /// Measure images alone.
     #[arg(long)]
     only_images: bool,
+
+    /// Measure the network alone.
+    #[arg(long)]
+    only_network: bool,
 }
 
 #[tokio::main]
@@ -170,6 +179,11 @@ async fn run(args: &Args) -> Result<()> {
     if args.only_images {
         let images = with_logs(&home, measure_images_alone(&home).await)?;
         println!("\n{}", report::images(&images));
+        return Ok(());
+    }
+    if args.only_network {
+        let measured = with_logs(&home, measure_network_alone(&home, args).await)?;
+        println!("\n{}", measured.as_ref().map(report::network).unwrap_or_default());
         return Ok(());
     }
     let report = with_logs(&home, measure(&home, args).await)?;
@@ -207,7 +221,19 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let files = measure_files(home, &registry, args).await?;
     let cpu = measure_cpu(home, &registry, args).await?;
     let images = measure_images(home, &cluster, &registry).await?;
-    Ok(Report { machine: Machine::look(), versions, starts, churn, memory, isolation, files, cpu, images })
+    let network = measure_network(home, &cluster, &registry, args).await?;
+    Ok(Report {
+        machine: Machine::look(),
+        versions,
+        starts,
+        churn,
+        memory,
+        isolation,
+        files,
+        cpu,
+        images,
+        network,
+    })
 }
 
 async fn measure_images_alone(home: &Home) -> Result<Images> {
@@ -222,6 +248,28 @@ async fn measure_images(home: &Home, cluster: &Cluster, registry: &Registry) -> 
     let most = images::shared::PODS + SPARE_PODS;
     let node = start_node(home, cluster, IMAGES_NODE, most, &[]).await?;
     images::measure(home, Site { client: &client, registry, node: &node }).await
+}
+
+async fn measure_network_alone(home: &Home, args: &Args) -> Result<Option<Network>> {
+    let cluster = Cluster::start(home).await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    measure_network(home, &cluster, &registry, args).await
+}
+
+async fn measure_network(
+    home: &Home,
+    cluster: &Cluster,
+    registry: &Registry,
+    args: &Args,
+) -> Result<Option<Network>> {
+    if !network::is_possible() {
+        say("  going on without the network: it takes the rights of root");
+        return Ok(None);
+    }
+    let wasmtime = if args.no_peer { None } else { wasmtime::find().await };
+    let node = start_node(home, cluster, NETWORK_NODE, SPARE_PODS, &["--network=pod".to_owned()]).await?;
+    network::measure(home, cluster, registry, &node, wasmtime.as_deref()).await.map(Some)
 }
 
 async fn measure_files(home: &Home, registry: &Registry, args: &Args) -> Result<files::Sides> {

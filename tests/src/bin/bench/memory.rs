@@ -72,8 +72,11 @@ pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result
     Ok(measured)
 }
 
-/// Watches the node's processes until their memory stands still, and returns the last window.
-async fn look(node: &Node, pods: usize) -> Result<Memory> {
+/// Watches the processes of a node with so many pods until their memory stands still, and returns the last window.
+///
+/// # Errors
+/// When a process cannot be read.
+pub(crate) async fn look(node: &Node, pods: usize) -> Result<Memory> {
     let mut last = window(node, pods).await?;
     for _ in 1..WINDOWS {
         let next = window(node, pods).await?;

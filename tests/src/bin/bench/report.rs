@@ -1,12 +1,13 @@
 //! What was measured, as JSON (the types) and for people (the text).
 
 mod images;
+mod network;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(crate) use self::images::images;
+pub(crate) use self::{images::images, network::network};
 use crate::{
     churn::Churn,
     cpu::{Cpu, SHARING},
@@ -15,6 +16,7 @@ use crate::{
     isolation::Isolated,
     machine::Machine,
     memory::Memory,
+    network::Network,
     starts::Starts,
     table::{Table, number},
 };
@@ -40,6 +42,8 @@ pub(crate) struct Report {
     pub(crate) isolation: Vec<Isolated>,
     /// What images cost.
     pub(crate) images: Images,
+    /// What the network costs, where it could be measured.
+    pub(crate) network: Option<Network>,
 }
 
 /// The programs that took part.
@@ -69,7 +73,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -78,7 +82,8 @@ pub(crate) fn text(report: &Report) -> String {
         isolation(&report.isolation),
         files(&report.files),
         cpu(&report.cpu),
-        images(&report.images)
+        images(&report.images),
+        report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default()
     )
 }
 
