@@ -13,6 +13,11 @@ wasm_builtins() {
   has clang && [ -e "$(clang --target=wasm32-wasi -print-libgcc-file-name 2>/dev/null)" ]
 }
 
+# Whether the repository's Rust has the standard library of a guest's target. Where not, Debian's compiler makes one.
+rust_target() {
+  has rustc && [ -d "$(rustc --print sysroot)/lib/rustlib/wasm32-wasip1" ]
+}
+
 missing=()
 has cc || missing+=(gcc libc6-dev)                                  # links Rust programs
 has docker-registry || missing+=(docker-registry)                   # serves the guests' images
@@ -23,6 +28,13 @@ has nft || missing+=(nftables)                                      # masquerade
 has dnsmasq || missing+=(dnsmasq-base)                              # answers guests' questions about names
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
+if ! rust_target && [ ! -e /usr/lib/rustlib/src/rust/library ]; then
+  if apt-cache show rust-web-src >/dev/null 2>&1; then
+    missing+=(cargo-web rustc-web rust-web-src)                     # compile guests of Rust
+  else
+    say "note: guests of Rust take \`rustup target add wasm32-wasip1\` here."
+  fi
+fi
 wasm_builtins || missing+=(libclang-rt-dev-wasm32)
 # scripts/moto.sh makes a virtual environment with it, when a test first needs a server that speaks S3.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)

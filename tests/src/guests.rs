@@ -5,6 +5,8 @@
 //! it is a program of WASI 0.2, and the text makes a component of it. What was compiled stays in the cache folder under a
 //! name that holds the digest of its source, so that a changed source is compiled again.
 
+pub mod rust;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},

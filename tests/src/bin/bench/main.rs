@@ -21,6 +21,7 @@ mod calm;
 mod churn;
 mod cpu;
 mod files;
+mod http;
 mod images;
 mod isolation;
 mod machine;
@@ -58,9 +59,11 @@ use kubewasm_tests::{
     registry::{Registry, image::Content},
     wait,
 };
+use serde_json::json;
 
 use self::{
     churn::{Churn, Subject},
+    http::Http,
     images::{Images, Site},
     isolation::Isolated,
     machine::Machine,
@@ -86,6 +89,9 @@ const FRESH_NODE: &str = "bench-memory";
 
 /// Node on which the first starts of modules are measured.
 const IMAGES_NODE: &str = "bench-images";
+
+/// Node on which serving HTTP is measured.
+const HTTP_NODE: &str = "bench-http";
 
 /// Node on which the network is measured: one whose pods have addresses of their own.
 const NETWORK_NODE: &str = "bench-network";
@@ -146,6 +152,10 @@ struct Args {
     #[arg(long)]
     only_images: bool,
 
+    /// Measure HTTP alone.
+    #[arg(long)]
+    only_http: bool,
+
     /// Measure the network alone.
     #[arg(long)]
     only_network: bool,
@@ -179,6 +189,11 @@ async fn run(args: &Args) -> Result<()> {
     if args.only_images {
         let images = with_logs(&home, measure_images_alone(&home).await)?;
         println!("\n{}", report::images(&images));
+        return Ok(());
+    }
+    if args.only_http {
+        let measured = with_logs(&home, measure_http_alone(&home, args).await)?;
+        println!("\n{}", report::http(&measured));
         return Ok(());
     }
     if args.only_network {
@@ -221,6 +236,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let files = measure_files(home, &registry, args).await?;
     let cpu = measure_cpu(home, &registry, args).await?;
     let images = measure_images(home, &cluster, &registry).await?;
+    let http = measure_http(home, &cluster, &registry, args).await?;
     let network = measure_network(home, &cluster, &registry, args).await?;
     Ok(Report {
         machine: Machine::look(),
@@ -232,6 +248,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
         files,
         cpu,
         images,
+        http,
         network,
     })
 }
@@ -246,8 +263,28 @@ async fn measure_images_alone(home: &Home) -> Result<Images> {
 async fn measure_images(home: &Home, cluster: &Cluster, registry: &Registry) -> Result<Images> {
     let client = cluster.client().await?;
     let most = images::shared::PODS + SPARE_PODS;
-    let node = start_node(home, cluster, IMAGES_NODE, most, &[]).await?;
+    let node = start_node(home, cluster, IMAGES_NODE, most, Options::default()).await?;
     images::measure(home, Site { client: &client, registry, node: &node }).await
+}
+
+async fn measure_http_alone(home: &Home, args: &Args) -> Result<Http> {
+    let cluster = Cluster::start(home).await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    measure_http(home, &cluster, &registry, args).await
+}
+
+async fn measure_http(home: &Home, cluster: &Cluster, registry: &Registry, args: &Args) -> Result<Http> {
+    let client = cluster.client().await?;
+    let wasmtime = if args.no_peer { None } else { wasmtime::find().await };
+    let (most, idle) = sizes(args);
+    let options = match network::is_possible() {
+        // More than the range that the control plane gives a node.
+        true => Options::default().flag("--network=pod").config("podCIDR", json!("10.217.0.0/16")),
+        false => Options::default(),
+    };
+    let node = start_node(home, cluster, HTTP_NODE, most, options).await?;
+    http::measure(home, &client, registry, &node, wasmtime.as_deref(), &idle).await
 }
 
 async fn measure_network_alone(home: &Home, args: &Args) -> Result<Option<Network>> {
@@ -268,7 +305,8 @@ async fn measure_network(
         return Ok(None);
     }
     let wasmtime = if args.no_peer { None } else { wasmtime::find().await };
-    let node = start_node(home, cluster, NETWORK_NODE, SPARE_PODS, &["--network=pod".to_owned()]).await?;
+    let options = Options::default().flag("--network=pod");
+    let node = start_node(home, cluster, NETWORK_NODE, SPARE_PODS, options).await?;
     network::measure(home, cluster, registry, &node, wasmtime.as_deref()).await.map(Some)
 }
 
@@ -297,7 +335,7 @@ async fn measure_speed(
     let in_flight: Vec<usize> = args.in_flight.iter().copied().map(usize::from).collect();
     let together = usize::from(args.single.max(args.burst)).max(in_flight.iter().copied().max().unwrap_or(0));
     let most = together + SPARE_PODS;
-    let node = start_node(home, cluster, NODE, most, &[]).await?;
+    let node = start_node(home, cluster, NODE, most, Options::default()).await?;
     let peer = match args.no_peer {
         true => None,
         false => start_peer(home, cluster, &client).await,
@@ -320,12 +358,17 @@ async fn measure_speed(
     Ok((starts, Peers { kubewasm, kwok }, versions))
 }
 
-async fn measure_memory(home: &Home, cluster: &Cluster, pods: &Pods, args: &Args) -> Result<Vec<Memory>> {
+/// How many pods a node has room for on which idle ones are measured, and how many of these at a time.
+fn sizes(args: &Args) -> (usize, Vec<usize>) {
     let mut sizes: Vec<usize> = args.idle.iter().copied().map(usize::from).collect();
     sizes.sort_unstable();
     sizes.dedup();
-    let most = sizes.last().copied().unwrap_or_default() + SPARE_PODS;
-    let node = start_node(home, cluster, FRESH_NODE, most, &[]).await?;
+    (sizes.last().copied().unwrap_or_default() + SPARE_PODS, sizes)
+}
+
+async fn measure_memory(home: &Home, cluster: &Cluster, pods: &Pods, args: &Args) -> Result<Vec<Memory>> {
+    let (most, sizes) = sizes(args);
+    let node = start_node(home, cluster, FRESH_NODE, most, Options::default()).await?;
     memory::measure(pods, &node, &sizes).await
 }
 
@@ -338,8 +381,9 @@ async fn measure_isolation(
     let count = usize::from(args.isolated);
     let mut measured = Vec::with_capacity(isolation::MODES.len());
     for mode in isolation::MODES {
-        let (name, flag) = (format!("{FRESH_NODE}-{mode}"), format!("--isolation={mode}"));
-        let node = start_node(home, cluster, &name, count + SPARE_PODS, &[flag]).await?;
+        let name = format!("{FRESH_NODE}-{mode}");
+        let options = Options::default().flag(format!("--isolation={mode}"));
+        let node = start_node(home, cluster, &name, count + SPARE_PODS, options).await?;
         measured.push(isolation::measure(pods, &node, mode, count).await?);
     }
     Ok(measured)
@@ -351,12 +395,10 @@ async fn start_node(
     cluster: &Cluster,
     name: &str,
     pods: usize,
-    flags: &[String],
+    options: Options,
 ) -> Result<Node> {
     let step = Step::begin(&format!("starting the node {name}"));
-    let options = Options::default().flag(format!("--max-pods={pods}"));
-    let options = flags.iter().fold(options, |options, flag| options.flag(flag));
-    let node = Node::start(home, cluster, name, &options).await?;
+    let node = Node::start(home, cluster, name, &options.flag(format!("--max-pods={pods}"))).await?;
     await_ready(&cluster.client().await?, name).await?;
     step.done();
     Ok(node)

@@ -1,5 +1,6 @@
 //! What was measured, as JSON (the types) and for people (the text).
 
+mod http;
 mod images;
 mod network;
 
@@ -7,11 +8,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-pub(crate) use self::{images::images, network::network};
+pub(crate) use self::{http::http, images::images, network::network};
 use crate::{
     churn::Churn,
     cpu::{Cpu, SHARING},
     files::{Files, LARGE, SMALL, Sides},
+    http::Http,
     images::Images,
     isolation::Isolated,
     machine::Machine,
@@ -42,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) isolation: Vec<Isolated>,
     /// What images cost.
     pub(crate) images: Images,
+    /// What serving HTTP costs.
+    pub(crate) http: Http,
     /// What the network costs, where it could be measured.
     pub(crate) network: Option<Network>,
 }
@@ -73,7 +77,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -83,6 +87,7 @@ pub(crate) fn text(report: &Report) -> String {
         files(&report.files),
         cpu(&report.cpu),
         images(&report.images),
+        http(&report.http),
         report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default()
     )
 }
