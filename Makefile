@@ -29,7 +29,7 @@ build: ## Build the kubewasm program, as target/debug/kubewasm
 	cargo build --workspace --bins
 
 .PHONY: demo
-demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm on it
+demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm and demos/http-hello on it
 	@target/debug/kubewasm-demo up
 
 .PHONY: demo-stop

@@ -1,6 +1,8 @@
 //! `make demo` and `make demo-stop`: a cluster with a Wasm node on this machine, by the same code that the
 //! end-to-end tests use. What it starts stays when this program ends; `down` ends it.
 
+mod http;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -32,7 +34,7 @@ const LAST_OF_FIRST_WORDS: &str = "Waiting 10 seconds (1)...";
 #[derive(Debug, Parser)]
 #[command(name = "kubewasm-demo", about = "A cluster with a WebAssembly node on this machine")]
 enum Command {
-    /// Start everything, and run demos/hello-wasm on it. Starts afresh when it runs already.
+    /// Start everything, and run demos/hello-wasm and demos/http-hello on it. Starts afresh when it runs already.
     Up,
     /// Stop everything and remove its files. Fine when nothing runs.
     Down,
@@ -97,7 +99,11 @@ async fn start(home: &Home) -> Result<()> {
     step.done();
 
     let step = Step::begin("starting the node");
-    let node = Node::start(home, &cluster, "wasm-node", &Options::default()).await?;
+    let options = match http::is_possible() {
+        true => Options::default().flag("--network=pod"),
+        false => Options::default(),
+    };
+    let node = Node::start(home, &cluster, "wasm-node", &options).await?;
     cluster.kubectl(&["wait", "--for=create", "node/wasm-node", ROLLOUT]).await?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "node/wasm-node", ROLLOUT]).await?;
     node.leave();
@@ -111,6 +117,10 @@ async fn start(home: &Home) -> Result<()> {
     step.done();
 
     show(&cluster).await?;
+    match http::is_possible() {
+        true => http::run(home, &cluster, &registry).await?,
+        false => say("http-hello is left out: pods with addresses of their own take the rights of root."),
+    }
     say_how_to_go_on(&cluster);
     Ok(())
 }
