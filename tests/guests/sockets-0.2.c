@@ -6,6 +6,8 @@
 //   tcp-ask <address>:<port>      connects, and prints the answer; or "refused <code>". Sends a third argument before
 //   tcp-ask-often <address>:<port>  connects, and reads what comes to its end, for ever; ends where it is refused
 //   tcp-bind <address>:<port>     prints what it is bound to, or "refused <code>"
+//   tcp-hold <address>:<port>     listens and takes no connection; two may wait
+//   relay <address>:<port>        passes connections on to its third argument, for ever; listens no more once one was refused
 //   udp-serve <address>:<port>    answers each datagram with how it sees it, for ever
 //   udp-ask <address>:<port>      sends a datagram and prints the answer
 //   udp-ask-connected …           the same on a socket that is connected
@@ -31,8 +33,11 @@
 IMPORT(V("wasi:cli/environment"), "get-arguments") void get_arguments(void *);
 IMPORT(V("wasi:cli/stdout"), "get-stdout") int32_t get_stdout(void);
 IMPORT(V("wasi:io/poll"), "[method]pollable.block") void pollable_block(int32_t);
+IMPORT(V("wasi:io/poll"), "poll") void poll(const int32_t *, size_t, void *);
 IMPORT(V("wasi:io/poll"), "[resource-drop]pollable") void pollable_drop(int32_t);
+IMPORT(V("wasi:io/streams"), "[method]input-stream.read") void try_read(int32_t, int64_t, void *);
 IMPORT(V("wasi:io/streams"), "[method]input-stream.blocking-read") void read_stream(int32_t, int64_t, void *);
+IMPORT(V("wasi:io/streams"), "[method]input-stream.subscribe") int32_t input_subscribe(int32_t);
 IMPORT(V("wasi:io/streams"), "[method]output-stream.blocking-write-and-flush")
 void write_stream(int32_t, const void *, size_t, void *);
 IMPORT(V("wasi:io/streams"), "[method]output-stream.check-write") void check_write(int32_t, void *);
@@ -48,6 +53,7 @@ IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.finish-bind") void tcp_finish_
 IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.start-connect")
 void tcp_start_connect(int32_t, int32_t, ADDRESS, void *);
 IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.finish-connect") void tcp_finish_connect(int32_t, void *);
+IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.set-listen-backlog-size") void tcp_backlog(int32_t, int64_t, void *);
 IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.start-listen") void tcp_start_listen(int32_t, void *);
 IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.finish-listen") void tcp_finish_listen(int32_t, void *);
 IMPORT(V("wasi:sockets/tcp"), "[method]tcp-socket.accept") void tcp_accept(int32_t, void *);
@@ -302,27 +308,38 @@ static void echo(int32_t request, int32_t answer) {
 
 typedef enum { JUST_BIND, TELL, TELL_BY_HTTP, ECHO } Service;
 
-static int32_t tcp_serve(Address address, Service service) {
-    int failing = 0;
+// Makes a socket that listens; a backlog of 0 is the usual one. Returns an error, or -1.
+static int32_t tcp_open(Address address, int64_t backlog, int32_t *listener) {
     Handles socket;
-    Nothing done;
+    Nothing done = {.failed = 0};
     tcp_create(address.is_v6, &socket);
     if (socket.failed) {
-        return refused(socket.error);
+        return socket.error;
     }
-    int32_t listener = socket.handles[0], network = instance_network();
-    tcp_start_bind(listener, network, FLAT(address), &done);
-    if (!done.failed) {
-        tcp_finish_bind(listener, &done);
-    }
-    if (!done.failed) {
-        tcp_start_listen(listener, &done);
+    *listener = socket.handles[0];
+    if (backlog) {
+        tcp_backlog(*listener, backlog, &done);
     }
     if (!done.failed) {
-        tcp_finish_listen(listener, &done);
+        tcp_start_bind(*listener, instance_network(), FLAT(address), &done);
     }
-    if (done.failed) {
-        return refused(done.error);
+    if (!done.failed) {
+        tcp_finish_bind(*listener, &done);
+    }
+    if (!done.failed) {
+        tcp_start_listen(*listener, &done);
+    }
+    if (!done.failed) {
+        tcp_finish_listen(*listener, &done);
+    }
+    return done.failed ? done.error : -1;
+}
+
+static int32_t tcp_serve(Address address, Service service) {
+    int failing = 0;
+    int32_t listener, error = tcp_open(address, 0, &listener);
+    if (error >= 0) {
+        return refused((uint8_t)error);
     }
     AddressResult local;
     Line bound = {.size = 0};
@@ -384,6 +401,127 @@ static int32_t tcp_ask_often(Address address) {
         tcp_drop(socket.handles[0]);
     }
     return refused((uint8_t)error);
+}
+
+static int32_t udp_open(Address bound, const Address *remote, Handles *streams);
+static Incoming *receive_one(int32_t incoming);
+
+// Waits for what never comes, and takes nothing in.
+static int32_t wait_for_ever(void) {
+    Handles streams;
+    Address any;
+    memset(&any, 0, sizeof any);
+    int32_t error = udp_open(any, NULL, &streams);
+    if (error >= 0) {
+        return refused((uint8_t)error);
+    }
+    for (;;) {
+        receive_one(streams.handles[0]);
+    }
+}
+
+// One side of a connection that is passed on.
+typedef struct {
+    int32_t socket, in, out;
+} Side;
+
+#define RELAYED 64
+
+static void side_drop(Side side) {
+    input_drop(side.in);
+    output_drop(side.out);
+    tcp_drop(side.socket);
+}
+
+static int connect_to(Address address, Side *side) {
+    Handles socket, streams;
+    if (tcp_connect(address, instance_network(), &socket, &streams) >= 0) {
+        return 0;
+    }
+    *side = (Side){socket.handles[0], streams.handles[0], streams.handles[1]};
+    return 1;
+}
+
+// Passes on what there is to read, which may be nothing yet. Not if there will be no more.
+static int pass_on(Side from, Side to) {
+    ListResult read;
+    Handles written;
+    try_read(from.in, 4096, &read);
+    if (read.failed || !read.list.size) {
+        return !read.failed;
+    }
+    write_stream(to.out, read.list.data, read.list.size, &written);
+    return !written.failed;
+}
+
+static int32_t relay(Address address, Address to) {
+    static Side sides[RELAYED][2];
+    static int32_t pollables[1 + 2 * RELAYED];
+    int count = 0, listens = 1;
+    int32_t listener, error = tcp_open(address, 0, &listener);
+    if (error >= 0) {
+        return refused((uint8_t)error);
+    }
+    Line line = {.size = 0};
+    say(&line, "listens\n");
+    print(&line);
+    while (listens || count) {
+        int first = listens && count < RELAYED, all = first;
+        if (first) {
+            pollables[0] = tcp_subscribe(listener);
+        }
+        for (int n = 0; n < count; n++) {
+            pollables[all++] = input_subscribe(sides[n][0].in);
+            pollables[all++] = input_subscribe(sides[n][1].in);
+        }
+        List ready;
+        uint8_t is_ready[1 + 2 * RELAYED] = {0};
+        poll(pollables, (size_t)all, &ready);
+        for (size_t n = 0; n < ready.size; n++) {
+            is_ready[((const uint32_t *)ready.data)[n]] = 1;
+        }
+        for (int n = 0; n < all; n++) {
+            pollable_drop(pollables[n]);
+        }
+        for (int n = count - 1; n >= 0; n--) {
+            int ended = 0;
+            for (int from = 0; from < 2 && !ended; from++) {
+                ended = is_ready[first + 2 * n + from] && !pass_on(sides[n][from], sides[n][1 - from]);
+            }
+            if (ended) {
+                side_drop(sides[n][0]);
+                side_drop(sides[n][1]);
+                count--;
+                sides[n][0] = sides[count][0];
+                sides[n][1] = sides[count][1];
+            }
+        }
+        Handles accepted;
+        if (!first || !is_ready[0]) {
+            continue;
+        }
+        tcp_accept(listener, &accepted);
+        if (accepted.failed) {
+            continue;
+        }
+        sides[count][0] = (Side){accepted.handles[0], accepted.handles[1], accepted.handles[2]};
+        if (connect_to(to, &sides[count][1])) {
+            count++;
+        } else {
+            side_drop(sides[count][0]);
+            tcp_drop(listener);
+            listens = 0;
+        }
+    }
+    return wait_for_ever();
+}
+
+static int32_t tcp_hold(Address address) {
+    int32_t listener, error = tcp_open(address, 1, &listener);
+    if (error >= 0) {
+        return refused((uint8_t)error);
+    }
+    return wait_for_ever();
 }
 
 static int32_t tcp_ask(Address address, List question) {
@@ -540,6 +678,12 @@ EXPORT("run") int32_t run(void) {
     }
     if (is(what, "tcp-ask-often")) {
         return tcp_ask_often(address);
+    }
+    if (is(what, "tcp-hold")) {
+        return tcp_hold(address);
+    }
+    if (is(what, "relay") && arguments.size > 3) {
+        return relay(address, parse(((List *)arguments.data)[3]));
     }
     if (is(what, "tcp-ask")) {
         return tcp_ask(address, arguments.size > 3 ? ((List *)arguments.data)[3] : (List){0});

@@ -6,17 +6,25 @@
   (alias export $io-error "error" (type $error))
   (import "wasi:io/poll@0.2.0" (instance $poll
     (export "pollable" (type $pollable (sub resource)))
-    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))
+    (export "poll" (func (param "in" (list (borrow $pollable))) (result (list u32))))))
   (alias export $poll "pollable" (type $pollable))
   (import "wasi:io/streams@0.2.0" (instance $streams
     (alias outer 1 $error (type $error))
+    (alias outer 1 $pollable (type $outer-pollable))
+    (export "pollable" (type $pollable (eq $outer-pollable)))
     (export "input-stream" (type $input-stream (sub resource)))
     (export "output-stream" (type $output-stream (sub resource)))
     (type $any-stream-error (variant (case "last-operation-failed" (own $error)) (case "closed")))
     (export "stream-error" (type $stream-error (eq $any-stream-error)))
+    (export "[method]input-stream.read" (func
+      (param "self" (borrow $input-stream)) (param "len" u64)
+      (result (result (list u8) (error $stream-error)))))
     (export "[method]input-stream.blocking-read" (func
       (param "self" (borrow $input-stream)) (param "len" u64)
       (result (result (list u8) (error $stream-error)))))
+    (export "[method]input-stream.subscribe" (func
+      (param "self" (borrow $input-stream)) (result (own $pollable))))
     (export "[method]output-stream.blocking-write-and-flush" (func
       (param "self" (borrow $output-stream)) (param "contents" (list u8))
       (result (result (error $stream-error)))))
@@ -25,8 +33,6 @@
     (export "[method]output-stream.write" (func
       (param "self" (borrow $output-stream)) (param "contents" (list u8))
       (result (result (error $stream-error)))))
-    (alias outer 1 $pollable (type $outer-pollable))
-    (export "pollable" (type $pollable (eq $outer-pollable)))
     (export "[method]output-stream.subscribe" (func
       (param "self" (borrow $output-stream)) (result (own $pollable))))))
   (alias export $streams "input-stream" (type $input-stream))
@@ -91,6 +97,8 @@
       (param "remote-address" $ip-socket-address) (result $done)))
     (export "[method]tcp-socket.finish-connect" (func
       (param "self" (borrow $tcp-socket)) (result (result $streams (error $error-code)))))
+    (export "[method]tcp-socket.set-listen-backlog-size" (func
+      (param "self" (borrow $tcp-socket)) (param "value" u64) (result $done)))
     (export "[method]tcp-socket.start-listen" (func (param "self" (borrow $tcp-socket)) (result $done)))
     (export "[method]tcp-socket.finish-listen" (func (param "self" (borrow $tcp-socket)) (result $done)))
     (export "[method]tcp-socket.accept" (func
@@ -174,9 +182,14 @@
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $stdout.get-stdout (canon lower (func $stdout "get-stdout")))
   (core func $poll.pollable.block (canon lower (func $poll "[method]pollable.block")))
+  (core func $poll.poll (canon lower (func $poll "poll")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $poll.drop-pollable (canon resource.drop $pollable))
+  (core func $streams.input-stream.read (canon lower (func $streams "[method]input-stream.read")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $streams.input-stream.blocking-read (canon lower (func $streams "[method]input-stream.blocking-read")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $streams.input-stream.subscribe (canon lower (func $streams "[method]input-stream.subscribe")))
   (core func $streams.output-stream.blocking-write-and-flush (canon lower (func $streams "[method]output-stream.blocking-write-and-flush")
     (memory (core memory $memory "memory"))))
   (core func $streams.output-stream.check-write (canon lower (func $streams "[method]output-stream.check-write")
@@ -196,6 +209,8 @@
   (core func $tcp.tcp-socket.start-connect (canon lower (func $tcp "[method]tcp-socket.start-connect")
     (memory (core memory $memory "memory"))))
   (core func $tcp.tcp-socket.finish-connect (canon lower (func $tcp "[method]tcp-socket.finish-connect")
+    (memory (core memory $memory "memory"))))
+  (core func $tcp.tcp-socket.set-listen-backlog-size (canon lower (func $tcp "[method]tcp-socket.set-listen-backlog-size")
     (memory (core memory $memory "memory"))))
   (core func $tcp.tcp-socket.start-listen (canon lower (func $tcp "[method]tcp-socket.start-listen")
     (memory (core memory $memory "memory"))))
@@ -237,9 +252,12 @@
       (export "get-stdout" (func $stdout.get-stdout))))
     (with "wasi:io/poll@0.2.0" (instance
       (export "[method]pollable.block" (func $poll.pollable.block))
+      (export "poll" (func $poll.poll))
       (export "[resource-drop]pollable" (func $poll.drop-pollable))))
     (with "wasi:io/streams@0.2.0" (instance
+      (export "[method]input-stream.read" (func $streams.input-stream.read))
       (export "[method]input-stream.blocking-read" (func $streams.input-stream.blocking-read))
+      (export "[method]input-stream.subscribe" (func $streams.input-stream.subscribe))
       (export "[method]output-stream.blocking-write-and-flush" (func $streams.output-stream.blocking-write-and-flush))
       (export "[method]output-stream.check-write" (func $streams.output-stream.check-write))
       (export "[method]output-stream.write" (func $streams.output-stream.write))
@@ -255,6 +273,7 @@
       (export "[method]tcp-socket.finish-bind" (func $tcp.tcp-socket.finish-bind))
       (export "[method]tcp-socket.start-connect" (func $tcp.tcp-socket.start-connect))
       (export "[method]tcp-socket.finish-connect" (func $tcp.tcp-socket.finish-connect))
+      (export "[method]tcp-socket.set-listen-backlog-size" (func $tcp.tcp-socket.set-listen-backlog-size))
       (export "[method]tcp-socket.start-listen" (func $tcp.tcp-socket.start-listen))
       (export "[method]tcp-socket.finish-listen" (func $tcp.tcp-socket.finish-listen))
       (export "[method]tcp-socket.accept" (func $tcp.tcp-socket.accept))

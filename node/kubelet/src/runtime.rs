@@ -14,7 +14,15 @@ mod network;
 mod sandbox;
 mod service_table;
 
-use std::{collections::BTreeMap, error::Error, fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -22,7 +30,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-pub use network::{HostPort, HostPortProtocol, NetworkRefusals, NetworkRules};
+pub use network::{ExposedPort, HostPort, HostPortProtocol, NetworkRefusals, NetworkRules};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
 
@@ -178,6 +186,15 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// [`RuntimeError`]; try again.
     async fn release_network(&self, _slot: u32, _addresses: &[IpAddr]) -> Result<(), RuntimeError> {
         Ok(())
+    }
+
+    /// Whether a container of a pod that shares the node's network takes the connections to this address of TCP: what answers
+    /// there may be anybody's. A provider that cannot tell says that one does.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; try again.
+    async fn listens(&self, _pod_uid: &str, _address: SocketAddr) -> Result<bool, RuntimeError> {
+        Ok(true)
     }
 
     /// Says which Services there are, for pods with addresses of their own: what these send to an address of one goes to an
@@ -388,6 +405,9 @@ pub struct ContainerSpec {
     pub host_network: bool,
     /// The `containerPort`s of TCP, each once, in order: a module of WASI 0.1 listens there from its start.
     pub tcp_ports: Vec<TcpPort>,
+    /// The ports of the node that are the pod's. It listens there where it has no addresses of its own; otherwise they lead
+    /// to these.
+    pub exposed_ports: Vec<ExposedPort>,
     /// What look-ups of names go by. `None`: by what this machine resolves names with.
     pub name_files: Option<NameFiles>,
     /// stdin is kept open for an attach.
@@ -599,7 +619,7 @@ mod tests {
             "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
             "log_path": "/l", "pod_ips": [], "network_slot": null,
-            "host_network": false, "tcp_ports": [], "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
+            "host_network": false, "tcp_ports": [], "exposed_ports": [], "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
             "cpu_limit_millis": 0, "cpu_request_millis": 0,
         });
         let spec: ContainerSpec = serde_json::from_value(spec).unwrap();

@@ -41,7 +41,7 @@ use crate::{
     plugin::{AnyPlugin, States},
     preview1::{self, sockets::CoreSockets},
     setup::{Preopen, PrepareError, Setup},
-    sockets::{self, GuestSockets, Pod},
+    sockets::{self, GuestSockets, NodeSockets, Pod},
     stack::Stack,
     state::GuestState,
     stdin, stdio,
@@ -274,13 +274,14 @@ impl Host {
         wasi.args(argv).max_random_size(bounds.random);
         let grants = egress.cloned().map(NameGrants::new);
         let guard = Guard::new(network.clone(), denied_networks.clone(), firewall.cloned(), grants);
-        let guest_sockets = self.sockets_of(network, denied_networks, pod_ports, Arc::clone(&guard));
-        let ports = if loaded.accepts { listen_ports } else { &[] };
-        let listeners = listen::open(ports, network, guest_sockets.pod().as_ref())?;
+        let pod_ports = pod_ports.map_or_else(Arc::default, Arc::clone);
+        let guest_sockets = self.sockets_of(network, denied_networks, &pod_ports, Arc::clone(&guard));
+        let ports = if loaded.accepts { listen::permitted(listen_ports, network) } else { Vec::new() };
+        let listeners = listen::open(&ports, network, guest_sockets.pod().as_ref(), &pod_ports)?;
         if listeners.is_empty() {
             wasi.envs(env);
         } else {
-            wasi.envs(&listen::environment(env, ports));
+            wasi.envs(&listen::environment(env, &ports));
         }
         wasi.stdout(stdio::GuestStream::stdout(output, terminal));
         wasi.stderr(stdio::GuestStream::stderr(output, terminal));
@@ -344,20 +345,24 @@ impl Host {
         &self,
         network: &Network,
         denied: &DeniedNetworks,
-        ports: Option<&Arc<PodPorts>>,
+        ports: &Arc<PodPorts>,
         guard: Arc<Guard>,
     ) -> GuestSockets {
+        let node = |exposed| NodeSockets { exposed, ports: Arc::clone(ports) };
         match network {
             Network::Pod(addresses) => {
                 let pod = Pod {
                     addresses: Arc::new(addresses.clone()),
-                    ports: ports.map_or_else(Arc::default, Arc::clone),
+                    ports: Arc::clone(ports),
                     denied: Arc::new(denied.clone()),
                     tables: Arc::clone(&self.tables),
                 };
                 GuestSockets::of_pod(pod, guard)
             }
-            Network::Outgoing | Network::Namespace | Network::Host => GuestSockets::of_node(guard),
+            Network::Exposed(exposed) => GuestSockets::of_node(node(Some(Arc::new(exposed.clone()))), guard),
+            Network::Outgoing | Network::Namespace | Network::Host => {
+                GuestSockets::of_node(node(None), guard)
+            }
         }
     }
 }

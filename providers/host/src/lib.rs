@@ -64,8 +64,8 @@ pub use kind::{Generation, ModuleKind, UnknownKind};
 pub use listen::ListenPort;
 pub use lookup::{NameFiles, Resolver};
 pub use network::{
-    DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, Firewall, Firewalls, InvalidEgress, Network,
-    NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,
+    DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, ExposedPort, ExposedPorts, Firewall, Firewalls,
+    InvalidEgress, Network, NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,
 };
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
 pub use plugin::{AnyPlugin, Plugin, PluginState};

@@ -5,14 +5,17 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     os::fd::OwnedFd,
+    sync::Arc,
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use kubewasm_rules::Protocol;
+
 use crate::{
-    network::{Network, ports::OpenPort},
+    network::{Network, PodPorts, node_ports::NodePort, ports::OpenPort},
     setup::PrepareError,
     sockets::Pod,
 };
@@ -34,60 +37,84 @@ pub struct ListenPort {
 /// One port that is listened on: a guest has one descriptor for it, whichever families its pod has.
 #[derive(Debug)]
 pub(crate) struct OpenListener {
+    /// What the loopback of the pod leads to. It is given up before the sockets are closed.
+    pub(crate) ports: Vec<OpenPort>,
+    /// What is known of them in a network that is not the pod's alone; given up before, too.
+    pub(crate) node_ports: Vec<NodePort>,
     /// They do not block.
     pub(crate) sockets: Vec<TcpListener>,
-    /// What the loopback of the pod leads to.
-    pub(crate) ports: Vec<OpenPort>,
 }
 
-/// Listens on the ports of a guest, each once. A client ([`Network::Outgoing`]) has none.
+/// The ports of a guest on which its network lets it listen: none of a client's ([`Network::Outgoing`]), or those that are
+/// exposed.
+pub(crate) fn permitted(ports: &[ListenPort], network: &Network) -> Vec<ListenPort> {
+    let is_permitted = |port: &&ListenPort| match network {
+        Network::Outgoing => false,
+        Network::Exposed(exposed) => exposed.listeners(port.port).next().is_some(),
+        Network::Pod(_) | Network::Namespace | Network::Host => true,
+    };
+    ports.iter().filter(is_permitted).cloned().collect()
+}
+
+/// Listens on the ports of a guest, each once, which its network lets it ([`permitted`]).
 pub(crate) fn open(
     ports: &[ListenPort],
     network: &Network,
     pod: Option<&Pod>,
+    pod_ports: &Arc<PodPorts>,
 ) -> Result<Vec<OpenListener>, PrepareError> {
-    if matches!(network, Network::Outgoing) {
-        return Ok(Vec::new());
-    }
     if ports.len() > MOST {
         return Err(PrepareError::TooManyPorts { wanted: ports.len() });
     }
-    ports.iter().map(|port| open_one(port, network, pod)).collect()
+    ports.iter().map(|port| open_one(port, network, pod, pod_ports)).collect()
 }
 
 fn open_one(
     ListenPort { port, name }: &ListenPort,
     network: &Network,
     pod: Option<&Pod>,
+    pod_ports: &Arc<PodPorts>,
 ) -> Result<OpenListener, PrepareError> {
     let on = |address: SocketAddr| {
-        listen(address).map_err(|source| PrepareError::Listen {
-            address,
-            port: if name.is_empty() { port.to_string() } else { format!("{port} ({name})") },
-            source,
-        })
+        let name = if name.is_empty() { port.to_string() } else { format!("{port} ({name})") };
+        listen_near(address).map_err(|source| PrepareError::Listen { address, port: name, source })
     };
-    let sockets = match network {
+    let places: Vec<SocketAddr> = match network {
         Network::Outgoing => Vec::new(),
-        Network::Pod(addresses) => {
-            let own = addresses.own.iter().map(|ip| on(SocketAddr::new(*ip, *port)));
-            own.collect::<Result<_, _>>()?
-        }
-        // Where there is no IPv6, the socket of both families cannot be made.
-        Network::Namespace | Network::Host => match on((Ipv6Addr::UNSPECIFIED, *port).into()) {
-            Err(PrepareError::Listen { source, .. })
-                if [io::ErrorKind::Unsupported, io::ErrorKind::AddrNotAvailable].contains(&source.kind()) =>
-            {
-                vec![on((Ipv4Addr::UNSPECIFIED, *port).into())?]
-            }
-            other => vec![other?],
-        },
+        Network::Exposed(exposed) => exposed.listeners(*port).collect(),
+        Network::Pod(addresses) => addresses.own.iter().map(|ip| SocketAddr::new(*ip, *port)).collect(),
+        Network::Namespace | Network::Host => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
     };
-    let ports = pod.map_or_else(Vec::new, |pod| {
-        let local = sockets.iter().filter_map(|socket| socket.local_addr().ok());
-        local.map(|address| pod.open(true, address)).collect()
-    });
-    Ok(OpenListener { sockets, ports })
+    let sockets = places.into_iter().map(on).collect::<Result<Vec<_>, _>>()?;
+    let local = || sockets.iter().filter_map(|socket| socket.local_addr().ok());
+    let ports = pod.map_or_else(Vec::new, |pod| local().map(|address| pod.open(true, address)).collect());
+    let node_ports = match pod {
+        Some(_) => Vec::new(),
+        None => {
+            local().flat_map(taken_in).map(|address| pod_ports.listening(Protocol::Tcp, address)).collect()
+        }
+    };
+    Ok(OpenListener { ports, node_ports, sockets })
+}
+
+/// The addresses whose connections a socket takes that is bound there: see [`listen`].
+fn taken_in(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    let both = address.is_ipv6() && address.ip().is_unspecified();
+    let v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
+    std::iter::once(address).chain(both.then_some(v4))
+}
+
+/// A socket that listens. Where there is no IPv6, the one of both families cannot be made, and it is one of IPv4.
+fn listen_near(address: SocketAddr) -> io::Result<TcpListener> {
+    match listen(address) {
+        Err(error)
+            if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && [io::ErrorKind::Unsupported, io::ErrorKind::AddrNotAvailable].contains(&error.kind()) =>
+        {
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        other => other,
+    }
 }
 
 /// A socket that listens. That of the unspecified address of IPv6 takes connections of both families.
@@ -124,6 +151,7 @@ pub(crate) fn environment(env: &[(String, String)], ports: &[ListenPort]) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::{ExposedPort, ExposedPorts};
 
     fn ports() -> [ListenPort; 2] {
         [(8080, "http"), (9090, "")].map(|(port, name)| ListenPort { port, name: name.into() })
@@ -139,18 +167,52 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_no_listeners() {
-        assert!(open(&ports(), &Network::Outgoing, None).unwrap().is_empty());
+    fn a_guest_listens_where_its_network_lets_it() {
+        assert_eq!(permitted(&ports(), &Network::Outgoing), []);
+        assert_eq!(permitted(&ports(), &Network::Host), ports());
+        // Which port is free is known by having it for a moment.
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let exposed = Network::Exposed(ExposedPorts {
+            own: vec![free.ip()],
+            ports: vec![ExposedPort {
+                protocol: Protocol::Tcp,
+                container_port: 9090,
+                host_ip: Some(free.ip()),
+                host_port: free.port(),
+            }],
+        });
+        let [_, second] = ports();
+        let permitted = permitted(&ports(), &exposed);
+        assert_eq!(permitted, [second]);
+        let known = Arc::default();
+        let listeners = open(&permitted, &exposed, None, &known).unwrap();
+        assert_eq!(listeners[0].sockets[0].local_addr().unwrap(), free);
+        assert!(known.listens_at(free));
+        drop(listeners);
+        assert!(!known.listens_at(free));
+    }
+
+    #[test]
+    fn a_socket_of_both_families_takes_both() {
+        let taken = |text: &str| taken_in(text.parse().unwrap()).map(|at| at.to_string()).collect::<Vec<_>>();
+        assert_eq!(taken("[::]:80"), ["[::]:80", "0.0.0.0:80"]);
+        assert_eq!(taken("0.0.0.0:80"), ["0.0.0.0:80"]);
+        assert_eq!(taken("[::1]:80"), ["[::1]:80"]);
     }
 
     #[test]
     fn a_port_that_is_taken_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = open(&[ListenPort { port, name: "http".into() }], &Network::Host, None).unwrap_err();
+        let known = Arc::default();
+        let ports = [ListenPort { port, name: "http".into() }];
+        let error = open(&ports, &Network::Host, None, &known).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&format!("port {port} (http)")) && text.contains("in use"), "{text}");
         let many = vec![ListenPort { port: 1, name: String::new() }; MOST + 1];
-        assert!(matches!(open(&many, &Network::Host, None), Err(PrepareError::TooManyPorts { wanted: 65 })));
+        assert!(matches!(
+            open(&many, &Network::Host, None, &known),
+            Err(PrepareError::TooManyPorts { wanted: 65 })
+        ));
     }
 }

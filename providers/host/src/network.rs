@@ -3,15 +3,17 @@
 //! WASI 0.1 makes no sockets: its guests have those that they are given at their start. A guest either shares the host's network,
 //! with everything in it; or it has addresses of its own ([`pod`]), on which it listens and from which it connects; or its
 //! pod has a network namespace to itself, in which it listens and connects as it likes; or it is a client: it resolves names,
-//! connects and sends to the outside, and does not listen itself. None of the latter reaches what listens on this host's
-//! loopback or is on its link only, among which are the metadata services of clouds.
+//! connects and sends to the outside, and listens at most at ports of this host that are its pod's ([`exposed`]). None of the
+//! latter reaches what listens on this host's loopback or is on its link only, among which are the metadata services of clouds.
 
 mod affinity;
 pub(crate) mod egress;
+pub(crate) mod exposed;
 pub(crate) mod firewall;
 mod firewalls;
 mod flows;
 pub(crate) mod guard;
+pub(crate) mod node_ports;
 pub(crate) mod pod;
 pub(crate) mod ports;
 mod services;
@@ -23,9 +25,11 @@ use std::{
 };
 
 use ipnet::IpNet;
+use kubewasm_rules::Protocol;
 use wasmtime_wasi::sockets::SocketAddrUse;
 
 pub use egress::{EgressEntry, EgressList, InvalidEgress};
+pub use exposed::{ExposedPort, ExposedPorts};
 pub use firewall::{Firewall, Refusals};
 pub use firewalls::{Firewalls, PodRuleKeys, RuleChanges};
 pub use pod::PodAddresses;
@@ -38,6 +42,8 @@ pub use tables::{NetworkTables, OutOfStep, TablesUpdate};
 pub enum Network {
     /// Connections to the outside; nothing of this host's own, and nothing that listens.
     Outgoing,
+    /// The same, and what comes in at these ports of this host, which are its pod's.
+    Exposed(ExposedPorts),
     /// Everything with these addresses, which no other pod has, in a network namespace that its pod shares with others.
     Pod(PodAddresses),
     /// Everything in the network namespace that this process is in, which is the guest's pod's alone.
@@ -148,6 +154,14 @@ fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what
             // system chooses, which is what these say.
             TcpBind | UdpBind => address.ip().is_unspecified() && address.port() == 0,
             TcpListen | TcpAccept => false,
+        },
+        // The addresses are the kernel's. What is known of one socket besides is the guard's to say.
+        Network::Exposed(exposed) => match what {
+            TcpBind | TcpListen if exposed.has(Protocol::Tcp, address) => true,
+            UdpBind if exposed.has(Protocol::Udp, address) => true,
+            // Whoever has connected has done so to such a port.
+            TcpAccept => true,
+            what => allowed(&Network::Outgoing, denied, address, what),
         },
     }
 }
@@ -313,6 +327,45 @@ mod tests {
             let denied = denied("198.51.100.0/24,127.0.0.0/8,::1,node");
             let address = address.parse().unwrap();
             assert_eq!(allowed(&Network::Namespace, &denied, address, what), expected, "{address} {what:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_exposed_is_listened_on_and_the_rest_is_as_for_a_client() {
+        let exposed = |protocol, host_ip: Option<&str>, host_port| ExposedPort {
+            protocol,
+            container_port: 8080,
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            host_port,
+        };
+        let network = Network::Exposed(ExposedPorts {
+            own: vec!["192.0.2.1".parse().unwrap()],
+            ports: vec![exposed(Protocol::Tcp, None, 18080), exposed(Protocol::Udp, Some("192.0.2.1"), 5353)],
+        });
+        for (address, what, expected) in [
+            ("0.0.0.0:18080", TcpBind, true),
+            ("[::]:18080", TcpListen, true),
+            ("192.0.2.1:5353", UdpBind, true),
+            ("0.0.0.0:18080", UdpBind, false),
+            ("0.0.0.0:5353", UdpBind, false),
+            ("0.0.0.0:8080", TcpBind, false),
+            ("127.0.0.1:18080", TcpBind, false),
+            ("192.0.2.1:18080", TcpListen, false),
+            ("0.0.0.0:0", TcpBind, true),
+            ("0.0.0.0:40000", TcpListen, false),
+            ("127.0.0.1:5000", TcpAccept, true),
+            ("127.0.0.1:18080", TcpConnect, false),
+            ("192.0.2.7:80", TcpConnect, true),
+            ("198.51.100.1:80", TcpConnect, false),
+            ("127.0.0.1:53", UdpSend, false),
+            ("127.0.0.1:53", UdpReceive, false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(
+                allowed(&network, &denied("198.51.100.0/24"), address, what),
+                expected,
+                "{address} {what:?}"
+            );
         }
     }
 

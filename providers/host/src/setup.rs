@@ -27,8 +27,7 @@ pub struct Setup<'a> {
     pub has_volumes: bool,
     /// What it may do with sockets.
     pub network: &'a Network,
-    /// What guests of its pod listen on, where it has addresses of its own; the same for all of them. `None` for a guest
-    /// that is alone.
+    /// What guests of its pod listen on; the same for all of them. `None` for a guest that is alone.
     pub pod_ports: Option<&'a Arc<PodPorts>>,
     /// What it does not reach, unless it has the host's network.
     pub denied_networks: &'a DeniedNetworks,

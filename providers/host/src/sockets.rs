@@ -9,9 +9,10 @@
 //! addresses that the kernel has, and their answers are shown with those that the guest knows. What it asks
 //! ([`network`](crate::network)) is then about the kernel's addresses, so that nothing passes that was forgotten here.
 //! What is sent to an address of a Service goes to one of its endpoints, and the guest sees the Service. Guests without
-//! addresses of their own pass through.
+//! addresses of their own pass through, but for ports of the node that are their pod's ([`node`]).
 
 mod create;
+mod node;
 mod tcp;
 mod udp;
 
@@ -30,11 +31,14 @@ use crate::{
         DeniedNetworks, NetworkTables, PodAddresses, PodPorts, Refused,
         guard::{Guard, SocketGuard},
         is_open_to_pods,
+        node_ports::NodePort,
         pod::Binding,
         ports::{OpenPort, Transport},
     },
     state::GuestState,
 };
+
+pub(crate) use node::NodeSockets;
 
 /// Datagrams whose answers come from elsewhere than they were sent to, of one socket: the newest are remembered.
 const REDIRECTED: usize = 64;
@@ -44,6 +48,8 @@ const REDIRECTED: usize = 64;
 pub(crate) struct GuestSockets {
     /// Its pod's, where they are its own.
     pod: Option<Pod>,
+    /// What it has of the network that it is in, where they are not.
+    node: NodeSockets,
     /// What the guest may do with addresses.
     guard: Arc<Guard>,
     /// What is remembered of its sockets and their streams, by the number of the resource.
@@ -76,6 +82,8 @@ struct KnownSocket {
     to_service: bool,
     /// It listens on all addresses.
     open: Option<OpenPort>,
+    /// What it has of a network that is not its pod's alone.
+    node: Option<NodePort>,
     /// Where datagrams went, and where the guest had sent them.
     redirected: VecDeque<(SocketAddr, SocketAddr)>,
     /// What it may do with addresses.
@@ -121,10 +129,14 @@ impl KnownSocket {
         self.redirected.iter().find(|(_, known)| *known == wanted).map(|(actual, _)| *actual)
     }
 
+    /// Where its guest had sent what went there last, if that was elsewhere.
+    fn wanted_of(&self, actual: SocketAddr) -> Option<SocketAddr> {
+        self.redirected.iter().find(|(known, _)| *known == actual).map(|(_, wanted)| *wanted)
+    }
+
     /// Whom a datagram comes from, as the guest sees it.
     fn sender(&self, addresses: &PodAddresses, actual: SocketAddr) -> SocketAddr {
-        let known = self.redirected.iter().find(|(known, _)| *known == actual);
-        known.map_or_else(|| addresses.shown(actual), |(_, wanted)| *wanted)
+        self.wanted_of(actual).unwrap_or_else(|| addresses.shown(actual))
     }
 
     /// The socket's own address, as the guest sees it.
@@ -142,12 +154,12 @@ impl KnownSocket {
 impl GuestSockets {
     /// Those of a guest whose pod has addresses of its own.
     pub(crate) fn of_pod(pod: Pod, guard: Arc<Guard>) -> Self {
-        Self { pod: Some(pod), guard, known: HashMap::new() }
+        Self { pod: Some(pod), node: NodeSockets::default(), guard, known: HashMap::new() }
     }
 
     /// Those of a guest that has none.
-    pub(crate) fn of_node(guard: Arc<Guard>) -> Self {
-        Self { pod: None, guard, known: HashMap::new() }
+    pub(crate) fn of_node(node: NodeSockets, guard: Arc<Guard>) -> Self {
+        Self { pod: None, node, guard, known: HashMap::new() }
     }
 
     /// What the guest may do with addresses.
@@ -157,6 +169,10 @@ impl GuestSockets {
 
     pub(crate) fn pod(&self) -> Option<Pod> {
         self.pod.clone()
+    }
+
+    pub(crate) fn node(&self) -> NodeSockets {
+        self.node.clone()
     }
 
     /// What is remembered of a resource; nothing yet for one that was not seen.

@@ -11,6 +11,8 @@ use crate::{
 ///
 /// The 0.1 context contains a 0.2 one, so that one type serves both.
 pub struct GuestState {
+    /// Before its sockets themselves, so that what is known of who listens is given up before they are closed.
+    pub(crate) guest_sockets: GuestSockets,
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) memory: MemoryGuard,
     pub(crate) directories: Directories,
@@ -20,7 +22,6 @@ pub struct GuestState {
     /// See [`Setup::has_volumes`](crate::Setup::has_volumes).
     pub(crate) has_volumes: bool,
     pub(crate) lookups: GuestLookups,
-    pub(crate) guest_sockets: GuestSockets,
     /// Of a guest of WASI 0.1.
     pub(crate) core_sockets: CoreSockets,
     pub(crate) http: GuestHttp,

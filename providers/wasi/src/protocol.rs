@@ -1,5 +1,6 @@
 //! The worker protocol as Rust values: generated types, and the way between them and ours.
 
+mod exposed;
 mod rules;
 mod tables;
 
@@ -45,10 +46,12 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// What this program speaks: the newest version, and the one before it.
-    pub const OURS: Self = Self { min: 3, max: 4 };
+    /// What this program speaks: the newest version, and the two before it.
+    pub const OURS: Self = Self { min: 3, max: 5 };
     /// The first version with tables of the network.
     pub(crate) const TABLES: u32 = 4;
+    /// The first version in which a worker says who listens.
+    pub(crate) const LISTENS: u32 = 5;
 
     /// The newest version that both speak.
     #[must_use]
@@ -86,14 +89,18 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             ModuleKind::HttpComponentP3 => wire::Kind::HttpComponentP3,
         };
         let network = match spec.network {
-            Network::Outgoing => wire::Network::Outgoing,
+            Network::Outgoing | Network::Exposed(_) => wire::Network::Outgoing,
             Network::Host => wire::Network::Host,
             Network::Pod(_) => wire::Network::Pod,
             Network::Namespace => wire::Network::Namespace,
         };
         let pod_addresses = match &spec.network {
             Network::Pod(addresses) => Some(addresses.into()),
-            Network::Outgoing | Network::Namespace | Network::Host => None,
+            Network::Outgoing | Network::Exposed(_) | Network::Namespace | Network::Host => None,
+        };
+        let exposed = match &spec.network {
+            Network::Exposed(exposed) => Some(exposed.into()),
+            Network::Outgoing | Network::Pod(_) | Network::Namespace | Network::Host => None,
         };
         let env = spec
             .env
@@ -126,6 +133,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             name_files: spec.name_files.as_deref().map(Into::into),
             label: spec.label.clone(),
             pod_addresses,
+            exposed,
         }
     }
 }
@@ -212,7 +220,10 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             }
         };
         let network = match spec.network() {
-            wire::Network::Outgoing => Network::Outgoing,
+            wire::Network::Outgoing => match spec.exposed.clone() {
+                Some(exposed) => Network::Exposed(exposed.try_into()?),
+                None => Network::Outgoing,
+            },
             wire::Network::Host => Network::Host,
             wire::Network::Namespace => Network::Namespace,
             wire::Network::Pod => {
@@ -404,7 +415,8 @@ fn timestamp(nanoseconds: i64) -> Result<Timestamp, WireError> {
 
 #[cfg(test)]
 mod tests {
-    use kubewasm_host::DeniedNetwork;
+    use kubewasm_host::{DeniedNetwork, ExposedPort, ExposedPorts};
+    use kubewasm_rules::Protocol;
 
     use super::*;
 
@@ -449,6 +461,19 @@ mod tests {
         }
     }
 
+    fn exposed() -> ExposedPorts {
+        let port = |protocol, host_ip: Option<&str>| ExposedPort {
+            protocol,
+            container_port: 8080,
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+            host_port: 18080,
+        };
+        ExposedPorts {
+            own: ["192.0.2.1", "2001:db8::1"].map(|ip| ip.parse().unwrap()).into(),
+            ports: vec![port(Protocol::Tcp, None), port(Protocol::Udp, Some("::"))],
+        }
+    }
+
     #[test]
     fn specs_survive_the_wire() {
         for spec in [
@@ -471,6 +496,7 @@ mod tests {
                 ..spec()
             },
             InstanceSpec { network: Network::Namespace, ..spec() },
+            InstanceSpec { network: Network::Exposed(exposed()), ..spec() },
         ] {
             assert_eq!(InstanceSpec::try_from(wire::InstanceSpec::from(&spec)), Ok(spec));
         }
@@ -496,6 +522,12 @@ mod tests {
         let good = wire::InstanceSpec::from(&spec());
         let of_pod = wire::InstanceSpec { network: wire::Network::Pod.into(), ..good.clone() };
         let unreadable = wire::PodAddresses { own: vec!["x".into()], ..(&pod_addresses()).into() };
+        let outgoing = wire::InstanceSpec { network: wire::Network::Outgoing.into(), ..good.clone() };
+        let exposing = |change: fn(&mut wire::ExposedPorts)| {
+            let mut ports = wire::ExposedPorts::from(&exposed());
+            change(&mut ports);
+            wire::InstanceSpec { exposed: Some(ports), ..outgoing.clone() }
+        };
         for (bad, expected) in [
             (wire::InstanceSpec { kind: 99, ..good.clone() }, "the kind of module"),
             (wire::InstanceSpec { network: 0, ..good.clone() }, "the network"),
@@ -510,6 +542,11 @@ mod tests {
                 },
                 "a port to listen on",
             ),
+            (exposing(|exposed| exposed.own[0] = "x".into()), "an address of the pod"),
+            (exposing(|exposed| exposed.ports[0].transport = 0), "what a port carries"),
+            (exposing(|exposed| exposed.ports[0].host_ip = "x".into()), "the address of a port"),
+            (exposing(|exposed| exposed.ports[0].host_port = 0), "a port of the node"),
+            (exposing(|exposed| exposed.ports[0].container_port = 70_000), "a port of the node"),
             (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
             (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
         ] {

@@ -19,7 +19,7 @@ mod sandbox;
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -523,6 +523,10 @@ impl Runtime for WasiRuntime {
     async fn release_network(&self, slot: u32, addresses: &[IpAddr]) -> Result<(), RuntimeError> {
         let Some(network) = self.supervisor.network() else { return Ok(()) };
         network.detach(addresses, Loopback::of(slot)).await.map_err(|error| RuntimeError(error.into()))
+    }
+
+    async fn listens(&self, pod_uid: &str, address: SocketAddr) -> Result<bool, RuntimeError> {
+        self.supervisor.listens(pod_uid, address).await.map_err(|error| RuntimeError(error.into()))
     }
 
     async fn set_network_rules(&self, rules: &NetworkRules) -> Result<(), RuntimeError> {

@@ -25,6 +25,7 @@ mod death;
 mod error;
 mod group;
 mod idle;
+mod listens;
 mod mounting;
 mod network;
 mod process;

@@ -53,7 +53,7 @@ pub(crate) async fn ask(ip: IpAddr) -> std::io::Result<String> {
     ask_at(SocketAddr::new(ip, 8080)).await
 }
 
-async fn ask_at(address: SocketAddr) -> std::io::Result<String> {
+pub(crate) async fn ask_at(address: SocketAddr) -> std::io::Result<String> {
     let mut client = TcpStream::connect(address).await?;
     let mut answer = String::new();
     client.read_to_string(&mut answer).await?;

@@ -80,6 +80,7 @@ async fn a_second_deletion_shortens_the_grace() {
         let drain = json!({ "httpGet": { "path": "/drain", "port": endpoint.port() } });
         let spec = json!({
             "terminationGracePeriodSeconds": 600,
+            "initContainers": [endpoint.sidecar().await],
             "containers": [{
                 "name": "main",
                 "image": suite().await.actor.tagged,

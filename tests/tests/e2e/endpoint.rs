@@ -1,7 +1,6 @@
 //! A server that probes and hooks of a test ask, and that answers as the test wants.
 //!
-//! It listens on the node's address, which in `host` mode is that of every pod on it: a guest of WASI 0.1
-//! cannot listen by itself.
+//! The node asks the pod alone. So a guest of it listens at a `hostPort`, and passes on what comes in.
 
 use std::{
     convert::Infallible,
@@ -19,10 +18,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
-use kubewasm_tests::wait;
+use kubewasm_tests::{guests, ports, registry::image::Content, wait};
+use serde_json::{Value, json};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OnceCell, watch},
     task::JoinHandle,
 };
 
@@ -50,6 +50,8 @@ pub(crate) struct Asked {
 /// A server that runs until it is dropped.
 pub(crate) struct Endpoint {
     address: SocketAddr,
+    /// Where the guest listens.
+    port: u16,
     answer: watch::Sender<Answer>,
     asked: Arc<Mutex<Vec<Asked>>>,
     listening: JoinHandle<()>,
@@ -73,11 +75,30 @@ impl Endpoint {
                 tokio::spawn(serve(stream, answers.clone(), Arc::clone(&record)));
             }
         });
-        Self { address, answer, asked, listening }
+        Self { address, port: ports::free().unwrap(), answer, asked, listening }
     }
 
+    /// The port of the pod at which it is asked, and of the node.
     pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+        self.port
+    }
+
+    /// Has a container's guest listen for it.
+    pub(crate) async fn listen_in(&self, container: &mut Value) {
+        container["image"] = json!(sockets().await);
+        container["args"] = json!(["relay", format!("0.0.0.0:{}", self.port), self.address.to_string()]);
+        container["ports"] = json!([{ "name": "web", "containerPort": self.port, "hostPort": self.port }]);
+    }
+
+    /// A sidecar that listens for it before other containers of the pod begin, and after they have ended.
+    pub(crate) async fn sidecar(&self) -> Value {
+        let mut sidecar = json!({
+            "name": format!("relay-{}", self.port),
+            "restartPolicy": "Always",
+            "startupProbe": { "tcpSocket": { "port": self.port }, "periodSeconds": 1, "failureThreshold": 600 },
+        });
+        self.listen_in(&mut sidecar).await;
+        sidecar
     }
 
     /// Changes the answer from now on, also to requests that have got none yet.
@@ -108,12 +129,23 @@ impl Endpoint {
     /// Stops to listen, and returns when the port is closed.
     pub(crate) async fn close(self) {
         self.listening.abort();
+        // The guest hears of it by the next connection, and listens no more.
         let port_is_closed = async || match TcpStream::connect(self.address).await {
             Ok(_) => Err("it still takes connections".to_owned()),
             Err(_) => Ok(()),
         };
         wait::until("a closed port", SOON, port_is_closed).await.unwrap();
     }
+}
+
+/// The image of `tests/guests/sockets-0.2.c`, which listens and connects as its arguments say.
+pub(crate) async fn sockets() -> &'static str {
+    static IMAGE: OnceCell<String> = OnceCell::const_new();
+    let push = async || {
+        let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
+        suite().await.registry.push("sockets-of-the-node:v1", &content).await.unwrap().tagged
+    };
+    IMAGE.get_or_init(push).await
 }
 
 type Body = BoxBody<Bytes, Infallible>;

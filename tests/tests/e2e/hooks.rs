@@ -40,7 +40,8 @@ async fn a_post_start_hook_holds_back_its_container_and_the_next() {
         let endpoint = Endpoint::start(Answer::Silence).await;
         let first = hooked("first", json!({ "postStart": http(&endpoint, "/started") })).await;
         let second = hooked("second", json!({})).await;
-        pods.create("slow", json!({ "containers": [first, second] })).await;
+        let sidecars = json!([endpoint.sidecar().await]);
+        pods.create("slow", json!({ "initContainers": sidecars, "containers": [first, second] })).await;
         endpoint.until_asked("/started", 1).await;
         assert!(endpoint.asked()[0].agent.starts_with("kube-lifecycle/"), "{:?}", endpoint.asked());
         // The hook may be asked before the API server has been told of anything.
@@ -68,7 +69,8 @@ async fn a_hook_that_speaks_no_tls_is_asked_without() {
         let mut hook = http(&endpoint, "/started");
         hook["httpGet"]["scheme"] = json!("HTTPS");
         let main = hooked("main", json!({ "postStart": hook })).await;
-        pods.create("plain", json!({ "containers": [main] })).await;
+        let sidecars = json!([endpoint.sidecar().await]);
+        pods.create("plain", json!({ "initContainers": sidecars, "containers": [main] })).await;
         pods.until("plain", "Ready", |pod| is(pod, "Ready")).await;
         assert_eq!(endpoint.count("/started"), 1);
         let retried = "got HTTP response, retry with HTTP succeeded";
@@ -122,7 +124,8 @@ async fn a_pre_stop_hook_comes_before_the_end() {
         let pods = Pods::new(&client, ns);
         let endpoint = Endpoint::start(Answer::Silence).await;
         let main = hooked("main", json!({ "preStop": http(&endpoint, "/drain") })).await;
-        pods.create("drains", json!({ "containers": [main] })).await;
+        let sidecars = json!([endpoint.sidecar().await]);
+        pods.create("drains", json!({ "initContainers": sidecars, "containers": [main] })).await;
         pods.until("drains", "Ready", |pod| is(pod, "Ready")).await;
         pods.api().delete("drains", &DeleteParams::default()).await.unwrap();
         endpoint.until_asked("/drain", 1).await;
@@ -223,7 +226,8 @@ async fn no_pre_stop_hook_at_an_end_of_its_own() {
         let endpoint = Endpoint::start(Answer::Http(200)).await;
         let mut main = hooked("main", json!({ "preStop": http(&endpoint, "/drain") })).await;
         main["args"] = json!(["say", "done"]);
-        pods.create("brief", json!({ "containers": [main] })).await;
+        let sidecars = json!([endpoint.sidecar().await]);
+        pods.create("brief", json!({ "initContainers": sidecars, "containers": [main] })).await;
         pods.phase("brief", "Succeeded").await;
         pods.api().delete("brief", &DeleteParams::default()).await.unwrap();
         pods.gone("brief").await;

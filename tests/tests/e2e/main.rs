@@ -26,6 +26,7 @@ mod ephemeral_containers;
 mod exit_code;
 mod history;
 mod hooks;
+mod host_ports;
 mod hostile;
 mod images;
 mod impatient;

@@ -2,12 +2,12 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::DeleteParams;
+use kubewasm_tests::ports;
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
 
 use crate::{
     access,
-    endpoint::{Answer, Endpoint},
+    endpoint::{Answer, Endpoint, sockets},
     impatient,
     pods::{Pods, container, is, phase, restarts, running},
     status::{self, says},
@@ -20,6 +20,13 @@ async fn probed(probes: Value) -> Value {
         json!({ "name": "main", "image": suite().await.actor.tagged, "args": ["sleep", "600"] });
     container.as_object_mut().unwrap().extend(probes.as_object().unwrap().clone());
     json!({ "containers": [container] })
+}
+
+/// The same with a guest that listens for an endpoint.
+async fn listening(endpoint: &Endpoint, probes: Value) -> Value {
+    let mut spec = probed(probes).await;
+    endpoint.listen_in(&mut spec["containers"][0]).await;
+    spec
 }
 
 /// A probe that is run every second, and of which one result is enough.
@@ -41,11 +48,8 @@ async fn readiness_follows_an_http_probe() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let endpoint = Endpoint::start(Answer::Http(200)).await;
-        let mut spec = probed(json!({
-            "ports": [{ "name": "web", "containerPort": endpoint.port() }],
-            "readinessProbe": every_second(&json!({ "httpGet": { "path": "/ready", "port": "web" } })),
-        }))
-        .await;
+        let probe = every_second(&json!({ "httpGet": { "path": "/ready", "port": "web" } }));
+        let mut spec = listening(&endpoint, json!({ "readinessProbe": probe })).await;
         spec["restartPolicy"] = json!("Always");
         pods.create("web", spec).await;
         pods.until("web", "Ready", |pod| is(pod, "Ready")).await;
@@ -109,7 +113,7 @@ async fn readiness_follows_a_tcp_probe() {
         let pods = Pods::new(&client, ns);
         let endpoint = Endpoint::start(Answer::Silence).await;
         let probe = every_second(&json!({ "tcpSocket": { "port": endpoint.port() } }));
-        pods.create("port", probed(json!({ "readinessProbe": probe })).await).await;
+        pods.create("port", listening(&endpoint, json!({ "readinessProbe": probe })).await).await;
         pods.until("port", "Ready", |pod| is(pod, "Ready")).await;
         endpoint.close().await;
         pods.until("port", "unready", |pod| !is(pod, "Ready")).await;
@@ -124,23 +128,23 @@ async fn readiness_follows_a_tcp_probe() {
 async fn a_tcp_probe_has_a_time_limit() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        // The kernel lets two connections wait to be accepted here, and then none until that has happened.
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind((suite().await.cluster.node_address(), 0).into()).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let port = ports::free().unwrap();
+        // The kernel lets two connections wait to be accepted there, and the guest accepts none.
         let probe = every_second(&json!({ "tcpSocket": { "port": port } }));
-        pods.create("full", probed(json!({ "readinessProbe": probe })).await).await;
-        pods.until("full", "Ready", |pod| is(pod, "Ready")).await;
-        pods.until("full", "unready", |pod| !is(pod, "Ready")).await;
+        let mut spec = probed(json!({
+            "ports": [{ "containerPort": port, "hostPort": port }],
+            "readinessProbe": probe,
+        }))
+        .await;
+        spec["containers"][0]["image"] = json!(sockets().await);
+        spec["containers"][0]["args"] = json!(["tcp-hold", format!("0.0.0.0:{port}")]);
+        pods.create("full", spec).await;
         let late = |event: &_| {
             says(event, "Unhealthy", "Readiness probe failed: dial tcp ")
                 && says(event, "Unhealthy", ": i/o timeout")
         };
         pods.event("full", "a timeout", late).await;
-        let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        pods.until("full", "Ready again", |pod| is(pod, "Ready")).await;
-        accepting.abort();
+        pods.until("full", "unready", |pod| running(pod) && !is(pod, "Ready")).await;
     })
     .await;
 }
@@ -151,7 +155,8 @@ async fn a_probe_that_is_sent_elsewhere_warns() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let endpoint = Endpoint::start(Answer::Http(302)).await;
-        pods.create("moved", probed(json!({ "readinessProbe": http(&endpoint, "/ready") })).await).await;
+        let probe = json!({ "readinessProbe": http(&endpoint, "/ready") });
+        pods.create("moved", listening(&endpoint, probe).await).await;
         pods.until("moved", "Ready", |pod| is(pod, "Ready")).await;
         let warning = "Readiness probe warning: Probe terminated redirects, Response body: ";
         pods.event("moved", "the redirect", |event| says(event, "ProbeWarning", warning)).await;
@@ -166,7 +171,7 @@ async fn readiness_follows_a_grpc_probe() {
         let pods = Pods::new(&client, ns);
         let endpoint = Endpoint::start(Answer::Health(1)).await;
         let probe = every_second(&json!({ "grpc": { "port": endpoint.port() } }));
-        pods.create("rpc", probed(json!({ "readinessProbe": probe })).await).await;
+        pods.create("rpc", listening(&endpoint, json!({ "readinessProbe": probe })).await).await;
         pods.until("rpc", "Ready", |pod| is(pod, "Ready")).await;
         endpoint.answer(Answer::Health(2));
         pods.until("rpc", "unready", |pod| !is(pod, "Ready")).await;
@@ -274,6 +279,7 @@ async fn a_restart_can_help() {
         }))
         .await;
         spec["restartPolicy"] = json!("Always");
+        spec["initContainers"] = json!([live.sidecar().await, drain.sidecar().await]);
         pods.create("helped", spec).await;
         live.until_asked("/live", 1).await;
         live.answer(Answer::Http(500));
@@ -317,7 +323,9 @@ async fn a_startup_probe_holds_back_the_others() {
             "readinessProbe": http(&serving, "/ready"),
             "livenessProbe": http(&serving, "/live"),
         });
-        pods.create("slow", probed(probes).await).await;
+        let mut spec = probed(probes).await;
+        spec["initContainers"] = json!([starting.sidecar().await, serving.sidecar().await]);
+        pods.create("slow", spec).await;
         starting.until_asked("/startup", 3).await;
         let pod = pods.api().get("slow").await.unwrap();
         let main = container(&pod).unwrap();

@@ -87,7 +87,8 @@ async fn what_comes_after_a_sidecar_waits_for_its_start() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let endpoint = Endpoint::start(Answer::Http(503)).await;
-        let mut proxy = sidecar("proxy", &["sleep", "600"]).await;
+        let mut proxy = sidecar("proxy", &[]).await;
+        endpoint.listen_in(&mut proxy).await;
         let up = json!({ "path": "/up", "port": endpoint.port() });
         proxy["startupProbe"] = json!({ "httpGet": up, "periodSeconds": 1, "failureThreshold": 600 });
         let mut setup = regular(&["say", "set up"]).await;

@@ -1,4 +1,4 @@
-//! Ports of the node that lead to pods with addresses of their own: `hostPort`.
+//! Ports of the node that lead to pods with addresses of their own, or that are those of pods without: `hostPort`.
 //!
 //! What a pod has asked for is in its record ([`State::host_ports`](super::lifecycle::State::host_ports)) before its ports
 //! lead to it. So an agent that comes back knows them all at once, and none is closed for a moment. They are closed before
@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::Mutex;
 
-use crate::runtime::{HostPort, HostPortProtocol, Runtime, RuntimeError, SandboxPort};
+use crate::runtime::{ExposedPort, HostPort, HostPortProtocol, Runtime, RuntimeError, SandboxPort};
 
 /// The host ports of all pods of a node.
 #[derive(Debug, Default)]
@@ -83,19 +83,30 @@ pub(super) fn asked_by<'a>(
     })
 }
 
-/// The host ports of a pod that has these addresses: those of its containers, and of its sidecars.
-pub(super) fn of(pod: &Pod, addresses: &[IpAddr]) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
+/// The ports of the node that a pod asks for: those of its containers, and of its sidecars.
+fn asked_by_pod(pod: &Pod) -> impl Iterator<Item = SandboxPort> {
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
+    let spec = pod.spec.iter();
+    let containers = spec.flat_map(move |spec| {
+        spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(is_sidecar))
+    });
+    asked_by(containers)
+}
+
+fn protocol(port: &SandboxPort) -> HostPortProtocol {
+    match &*port.protocol {
+        "udp" => HostPortProtocol::Udp,
+        "sctp" => HostPortProtocol::Sctp,
+        _ => HostPortProtocol::Tcp,
+    }
+}
+
+/// The host ports of a pod that has these addresses.
+pub(super) fn of(pod: &Pod, addresses: &[IpAddr]) -> Vec<HostPort> {
     let mut found = Vec::new();
-    for port in asked_by(spec.containers.iter().chain(sidecars)) {
+    for port in asked_by_pod(pod) {
         let SandboxPort { host_port, container_port, .. } = port;
-        let protocol = match &*port.protocol {
-            "udp" => HostPortProtocol::Udp,
-            "sctp" => HostPortProtocol::Sctp,
-            _ => HostPortProtocol::Tcp,
-        };
+        let protocol = protocol(&port);
         let host_ip = port.host_ip.parse().ok();
         for pod_ip in addresses {
             let fits = host_ip.is_none_or(|ip: IpAddr| ip.is_ipv4() == pod_ip.is_ipv4());
@@ -103,6 +114,27 @@ pub(super) fn of(pod: &Pod, addresses: &[IpAddr]) -> Vec<HostPort> {
                 let host_ip = host_ip.filter(|ip| !ip.is_unspecified());
                 found.push(HostPort { host_ip, host_port, protocol, pod_ip: *pod_ip, container_port });
             }
+        }
+    }
+    found
+}
+
+/// The ports of the node that are those of a pod without addresses of its own, each once. One at something that is no
+/// address is at none.
+pub(super) fn exposed(pod: &Pod) -> Vec<ExposedPort> {
+    let mut found: Vec<ExposedPort> = Vec::new();
+    for port in asked_by_pod(pod) {
+        let host_ip = match &*port.host_ip {
+            "" => None,
+            ip => match ip.parse() {
+                Ok(ip) => Some(ip),
+                Err(_) => continue,
+            },
+        };
+        let SandboxPort { host_port, container_port, .. } = port;
+        let exposed = ExposedPort { protocol: protocol(&port), container_port, host_ip, host_port };
+        if !found.contains(&exposed) {
+            found.push(exposed);
         }
     }
     found
@@ -158,5 +190,32 @@ mod tests {
                 " 2 Tcp 10.244.1.2 2",
             ]
         );
+    }
+
+    #[test]
+    fn a_pod_without_addresses_has_ports_of_the_node_itself() {
+        let spec = json!({
+            "containers": [{ "name": "a", "ports": [
+                { "containerPort": 80, "hostPort": 8080 },
+                { "containerPort": 80, "hostPort": 8080, "name": "again" },
+                { "containerPort": 80, "hostPort": 8081, "hostIP": "127.0.0.1" },
+                { "containerPort": 81 },
+                { "containerPort": 82, "hostPort": 82, "hostIP": "everywhere" },
+                { "containerPort": 53, "hostPort": 53, "protocol": "UDP", "hostIP": "::" },
+            ]}],
+            "initContainers": [
+                { "name": "once", "ports": [{ "containerPort": 1, "hostPort": 1 }] },
+                { "name": "sidecar", "restartPolicy": "Always", "ports": [{ "containerPort": 2, "hostPort": 2 }]},
+            ],
+        });
+        let pod: Pod = serde_json::from_value(json!({ "spec": spec })).unwrap();
+        let found: Vec<_> = exposed(&pod)
+            .iter()
+            .map(|port| {
+                let ip = port.host_ip.map(|ip| ip.to_string()).unwrap_or_default();
+                format!("{:?} {} {ip} {}", port.protocol, port.container_port, port.host_port)
+            })
+            .collect();
+        assert_eq!(found, ["Tcp 80  8080", "Tcp 80 127.0.0.1 8081", "Udp 53 :: 53", "Tcp 2  2"]);
     }
 }

@@ -31,6 +31,19 @@ pub struct HostPort {
     pub container_port: u16,
 }
 
+/// A port of the node that is a pod's, which has no other address than the node's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExposedPort {
+    /// What it carries.
+    pub protocol: HostPortProtocol,
+    /// What the pod's containers call it.
+    pub container_port: u16,
+    /// The address of the node that it is at, which may be the unspecified one of a family; `None` for all of both.
+    pub host_ip: Option<IpAddr>,
+    /// Its number there.
+    pub host_port: u16,
+}
+
 /// What is allowed of the traffic of pods, by UID.
 pub type NetworkRules = BTreeMap<String, Arc<PodRules>>;
 

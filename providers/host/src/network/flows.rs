@@ -62,6 +62,16 @@ impl Flows {
         self.chosen.push_front((actual, wanted));
     }
 
+    /// What goes to `actual` is what the guest has sent there.
+    pub(super) fn unchoose(&mut self, actual: SocketAddr) {
+        self.chosen.retain(|(known, _)| *known != actual);
+    }
+
+    /// Whether that was chosen for something that the guest has sent.
+    pub(super) fn is_chosen(&self, actual: SocketAddr) -> bool {
+        self.chosen.iter().any(|(known, _)| *known == actual)
+    }
+
     /// Where the guest has sent what goes to `actual`.
     pub(super) fn wanted(&self, actual: SocketAddr) -> SocketAddr {
         self.chosen.iter().find(|(known, _)| *known == actual).map_or(actual, |(_, wanted)| *wanted)
@@ -110,5 +120,8 @@ mod tests {
             (flows.wanted(peer(999)), flows.wanted(peer(998)), flows.wanted(peer(1))),
             (peer(8888), peer(7777), peer(1))
         );
+        assert!(flows.is_chosen(peer(999)) && !flows.is_chosen(peer(1)));
+        flows.unchoose(peer(999));
+        assert!(!flows.is_chosen(peer(999)) && flows.is_chosen(peer(998)));
     }
 }

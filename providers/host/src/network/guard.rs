@@ -61,10 +61,10 @@ impl Guard {
     }
 
     /// Whether it may ever be about more than what holds for any guest of its kind: rules are for pods with addresses of
-    /// their own, a list for any guest.
+    /// their own, a list for any guest, and of ports that are exposed each socket has its own.
     pub(crate) fn looks_at_sockets(&self) -> bool {
         let has_rules = self.firewall.is_some() && matches!(self.network, Network::Pod(_));
-        has_rules || self.grants.is_some()
+        has_rules || self.grants.is_some() || matches!(self.network, Network::Exposed(_))
     }
 
     fn is_own(&self, ip: IpAddr) -> bool {
@@ -162,6 +162,16 @@ impl SocketGuard {
         }
     }
 
+    /// What the guest sends to `wanted` goes to `actual`, where its own pod takes it in.
+    pub(crate) fn leads_home(&self, actual: SocketAddr, wanted: SocketAddr) {
+        self.flows().choose(actual, wanted);
+    }
+
+    /// What the guest sends to an address goes there.
+    pub(crate) fn leads_out(&self, wanted: SocketAddr) {
+        self.flows().unchoose(wanted);
+    }
+
     fn flows(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -169,6 +179,9 @@ impl SocketGuard {
     /// Answers what wasmtime-wasi asks.
     pub(crate) fn allows(&self, address: SocketAddr, what: SocketAddrUse) -> bool {
         let guard = &*self.guard;
+        if matches!(guard.network, Network::Exposed(_)) && self.is_of_exposed(address, what) {
+            return true;
+        }
         if !allowed(&guard.network, &guard.denied, address, what) {
             return false;
         }
@@ -189,6 +202,27 @@ impl SocketGuard {
                 true
             }
             SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => true,
+        }
+    }
+
+    /// Whether something is allowed by ports that are exposed, whatever else is not: what the pod sends itself, and datagrams
+    /// at a port that is open to everybody, with the answers to them.
+    fn is_of_exposed(&self, peer: SocketAddr, what: SocketAddrUse) -> bool {
+        // Of such a guest, only those sockets are told of that are bound to what is exposed.
+        let is_open = self.port() != 0;
+        let mut flows = self.flows();
+        match what {
+            SocketAddrUse::TcpConnect => flows.is_chosen(peer),
+            SocketAddrUse::UdpSend => flows.is_chosen(peer) || (is_open && flows.renew(peer, Instant::now())),
+            SocketAddrUse::UdpReceive if is_open => {
+                flows.open(peer, Instant::now());
+                true
+            }
+            SocketAddrUse::UdpReceive => flows.is_chosen(peer),
+            SocketAddrUse::TcpBind
+            | SocketAddrUse::UdpBind
+            | SocketAddrUse::TcpListen
+            | SocketAddrUse::TcpAccept => false,
         }
     }
 

@@ -1,9 +1,11 @@
-//! Which ports of a pod its guests listen on with all addresses.
+//! Which ports of a pod its guests listen on with all addresses, or in a network that it shares.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use super::node_ports::NodePorts;
 
 /// TCP and UDP, by family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,18 +14,22 @@ pub(crate) struct Transport {
     pub(crate) v4: bool,
 }
 
-/// The ports on which guests of one pod listen with all of its addresses. Each of its containers is given the same one.
+/// The ports on which guests of one pod listen. Each of its containers is given the same one.
 ///
-/// Such a socket is bound to the pod's own address, and what a guest sends to its loopback is sent there instead.
+/// With addresses of the pod's own: those with all of its addresses. Such a socket is bound to the pod's own address, and
+/// what a guest sends to its loopback is sent there instead. Without: see [`node_ports`](super::node_ports).
 #[derive(Debug, Default)]
-pub struct PodPorts(Mutex<Counts>);
+pub struct PodPorts {
+    own: Mutex<Counts>,
+    pub(super) node: NodePorts,
+}
 
 /// How many sockets there are on each.
 type Counts = HashMap<(Transport, u16), usize>;
 
 impl PodPorts {
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether anybody listens there.

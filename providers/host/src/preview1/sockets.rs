@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     listen::OpenListener,
-    network::{guard::Guard, ports::OpenPort},
+    network::{guard::Guard, node_ports::NodePort, ports::OpenPort},
 };
 
 /// The sockets of one guest, by the numbers of their descriptors.
@@ -49,13 +49,14 @@ pub(super) enum SocketKind {
 /// A port that is listened on.
 #[derive(Debug)]
 pub(super) struct Listener {
+    /// Before the sockets, so that what is known of them is given up before they are closed.
+    _known: (Vec<OpenPort>, Vec<NodePort>),
     sockets: Vec<TcpListener>,
     /// Of the sockets, the one that is asked first.
     first: usize,
     /// A connection that was found when the guest wanted to know whether there is one.
     waiting: Option<TcpStream>,
     guard: Arc<Guard>,
-    _ports: Vec<OpenPort>,
 }
 
 /// Whether something can be done with a socket without waiting.
@@ -75,12 +76,12 @@ impl CoreSockets {
 
     /// Makes the sockets ready to be waited for, within the executor that the guest runs on.
     pub(crate) fn begin(&mut self, guard: &Arc<Guard>) -> io::Result<()> {
-        for (fd, OpenListener { sockets, ports }) in
+        for (fd, OpenListener { ports, node_ports, sockets }) in
             (super::STANDARD_STREAMS_END..).zip(self.opened.drain(..))
         {
             let sockets = sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
             let guard = Arc::clone(guard);
-            let listener = Listener { sockets, first: 0, waiting: None, guard, _ports: ports };
+            let listener = Listener { _known: (ports, node_ports), sockets, first: 0, waiting: None, guard };
             let kind = SocketKind::Listener(listener);
             self.sockets.insert(fd, CoreSocket { kind, nonblocking: false });
         }

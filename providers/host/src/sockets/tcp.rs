@@ -17,7 +17,7 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Binding, Pod, answer};
+use super::{Binding, Pod, answer, node};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/tcp@0.2.12";
@@ -76,7 +76,7 @@ async fn start_bind(
     address: IpSocketAddress,
 ) -> SocketResult<()> {
     let Some(pod) = state.guest_sockets.pod() else {
-        return state.sockets().start_bind(socket, network, address).await;
+        return node::tcp::bind(state, socket, network, address).await;
     };
     let wanted = SocketAddr::from(address);
     let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
@@ -93,7 +93,7 @@ async fn start_connect(
     address: IpSocketAddress,
 ) -> SocketResult<()> {
     let Some(pod) = state.guest_sockets.pod() else {
-        return state.sockets().start_connect(socket, network, address);
+        return node::tcp::connect(state, socket, network, address);
     };
     let wanted = SocketAddr::from(address);
     let known = state.guest_sockets.known(socket.rep());
@@ -116,14 +116,11 @@ async fn start_connect(
 }
 
 async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()> {
+    let Some(pod) = state.guest_sockets.pod() else { return node::tcp::listen(state, socket).await };
     let rep = socket.rep();
     let local = state.sockets().local_address(again(&socket));
     state.sockets().start_listen(socket).await?;
-    let (Some(pod), Some(known), Ok(local)) =
-        (state.guest_sockets.pod(), state.guest_sockets.get(rep), local)
-    else {
-        return Ok(());
-    };
+    let (Some(known), Ok(local)) = (state.guest_sockets.get(rep), local) else { return Ok(()) };
     let mut known = known.lock();
     if matches!(known.bound, Some((_, Binding::Wildcard))) {
         known.open = Some(pod.open(true, local.into()));
@@ -133,9 +130,9 @@ async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()
 
 fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
     let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(socket.rep()));
+    let Some(Pod { addresses, .. }) = pod else { return node::tcp::local(state, socket) };
     let remote = state.sockets().remote_address(again(&socket));
     let local = state.sockets().local_address(socket)?;
-    let Some(Pod { addresses, .. }) = pod else { return Ok(local) };
     let local = SocketAddr::from(local);
     Ok(match (known, remote) {
         (Some(known), _) => known.lock().local(&addresses, local),
@@ -148,8 +145,8 @@ fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocke
 
 fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
     let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(socket.rep()));
+    let Some(Pod { addresses, .. }) = pod else { return node::tcp::remote(state, socket) };
     let remote = state.sockets().remote_address(socket)?;
-    let Some(Pod { addresses, .. }) = pod else { return Ok(remote) };
     let wanted = known.and_then(|known: Arc<_>| known.lock().remote);
     Ok(wanted.unwrap_or_else(|| addresses.shown(remote.into())).into())
 }

@@ -20,7 +20,7 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Binding, KnownSocket, Pod, answer};
+use super::{Binding, KnownSocket, Pod, answer, node};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/udp@0.2.12";
@@ -101,7 +101,7 @@ async fn start_bind(
     address: IpSocketAddress,
 ) -> SocketResult<()> {
     let Some(pod) = state.guest_sockets.pod() else {
-        return state.sockets().start_bind(socket, network, address).await;
+        return node::udp::bind(state, socket, network, address).await;
     };
     let wanted = SocketAddr::from(address);
     let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
@@ -123,7 +123,7 @@ async fn stream(
     socket: Socket,
     remote: Option<IpSocketAddress>,
 ) -> SocketResult<(Incoming, Outgoing)> {
-    let Some(pod) = state.guest_sockets.pod() else { return state.sockets().stream(socket, remote).await };
+    let Some(pod) = state.guest_sockets.pod() else { return node::udp::stream(state, socket, remote).await };
     let known = state.guest_sockets.known(socket.rep());
     let wanted = remote.map(SocketAddr::from);
     if wanted.is_some_and(|wanted| !known.lock().reaches(&pod.addresses, wanted)) {
@@ -154,9 +154,11 @@ async fn stream(
 }
 
 fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.known(socket.rep()));
+    let Some(Pod { addresses, .. }) = state.guest_sockets.pod() else {
+        return node::udp::local(state, socket);
+    };
+    let known = state.guest_sockets.known(socket.rep());
     let local = state.sockets().local_address(socket)?;
-    let Some(Pod { addresses, .. }) = pod else { return Ok(local) };
     let shown = known.lock().local(&addresses, local.into());
     Ok(shown.into())
 }
@@ -177,9 +179,12 @@ fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSock
 }
 
 fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<Vec<IncomingDatagram>> {
-    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(stream.rep()));
+    let Some(Pod { addresses, .. }) = state.guest_sockets.pod() else {
+        return node::udp::receive(state, stream, most);
+    };
+    let known = state.guest_sockets.get(stream.rep());
     let mut datagrams = state.sockets().receive(stream, most)?;
-    if let (Some(Pod { addresses, .. }), Some(known)) = (pod, known) {
+    if let Some(known) = known {
         let known = known.lock();
         for datagram in &mut datagrams {
             datagram.remote_address = known.sender(&addresses, datagram.remote_address.into()).into();
@@ -194,7 +199,8 @@ fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<
 
 /// Sends datagrams up to the first that cannot be sent; that one's error is told where it is the first of all.
 fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
-    let (Some(pod), Some(known)) = (state.guest_sockets.pod(), state.guest_sockets.get(stream.rep())) else {
+    let Some(pod) = state.guest_sockets.pod() else { return node::udp::send(state, stream, datagrams) };
+    let Some(known) = state.guest_sockets.get(stream.rep()) else {
         return state.sockets().send(stream, datagrams);
     };
     if datagrams.is_empty() {

@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, ListenPort, ModuleKind, NameFiles, Network, PodAddresses, Stack, Usage, exit,
+    CpuShare, DeniedNetworks, ExposedPort, ExposedPorts, ListenPort, ModuleKind, NameFiles, Network,
+    PodAddresses, Stack, Usage, exit,
 };
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
@@ -12,6 +13,7 @@ use kubewasm_kubelet::runtime::{
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
+use kubewasm_rules::Protocol;
 
 use crate::{
     instance::{End, Instance, InstanceStats},
@@ -145,8 +147,23 @@ fn network(spec: &ContainerSpec) -> Network {
         Some(Loopback { block, v6 }) => {
             Network::Pod(PodAddresses { own: spec.pod_ips.clone(), loopback: block, loopback_v6: v6 })
         }
-        None => Network::Outgoing,
+        None if spec.exposed_ports.is_empty() => Network::Outgoing,
+        None => Network::Exposed(ExposedPorts {
+            own: spec.pod_ips.clone(),
+            ports: spec.exposed_ports.iter().filter_map(exposed_port).collect(),
+        }),
     }
+}
+
+/// A port of the node that is a container's; `None` for those that guests have no sockets for.
+fn exposed_port(port: &kubewasm_kubelet::runtime::ExposedPort) -> Option<ExposedPort> {
+    let protocol = match port.protocol {
+        HostPortProtocol::Tcp => Protocol::Tcp,
+        HostPortProtocol::Udp => Protocol::Udp,
+        HostPortProtocol::Sctp => return None,
+    };
+    let kubewasm_kubelet::runtime::ExposedPort { container_port, host_ip, host_port, .. } = *port;
+    Some(ExposedPort { protocol, container_port, host_ip, host_port })
 }
 
 fn mount(mount: &kubewasm_kubelet::runtime::Mount) -> Mount {
@@ -289,6 +306,7 @@ mod tests {
             network_slot: None,
             host_network: false,
             tcp_ports: Vec::new(),
+            exposed_ports: Vec::new(),
             name_files: None,
             stdin: false,
             tty: false,
@@ -337,7 +355,9 @@ mod tests {
     fn the_hosts_network_is_for_pods_that_share_it() {
         let outgoing = spec(&[], None);
         let host = ContainerSpec { host_network: true, ..outgoing.clone() };
-        let network = |spec| instance_spec(spec, "/m".into(), ModuleKind::CoreCommand, None, false).network;
+        let network = |spec: &ContainerSpec| {
+            instance_spec(spec, "/m".into(), ModuleKind::CoreCommand, None, false).network
+        };
         assert_eq!((network(&outgoing), network(&host)), (Network::Outgoing, Network::Host));
         let own: Vec<std::net::IpAddr> = vec!["10.244.1.7".parse().unwrap()];
         let pod = ContainerSpec { network_slot: Some(7), pod_ips: own.clone(), ..outgoing.clone() };
@@ -348,6 +368,20 @@ mod tests {
         };
         assert_eq!(network(&pod), Network::Pod(addresses));
         assert_eq!(network(&ContainerSpec { host_network: true, ..pod.clone() }), Network::Host);
+        let port = |protocol| kubewasm_kubelet::runtime::ExposedPort {
+            protocol,
+            container_port: 80,
+            host_ip: None,
+            host_port: 8080,
+        };
+        let exposed_ports = vec![port(HostPortProtocol::Tcp), port(HostPortProtocol::Sctp)];
+        let exposing = ContainerSpec { exposed_ports, ..outgoing.clone() };
+        let tcp = ExposedPort { protocol: Protocol::Tcp, container_port: 80, host_ip: None, host_port: 8080 };
+        let exposed = ExposedPorts { own: Vec::new(), ports: vec![tcp] };
+        assert_eq!(network(&exposing), Network::Exposed(exposed));
+        assert_eq!(network(&ContainerSpec { host_network: true, ..exposing.clone() }), Network::Host);
+        let own = ContainerSpec { exposed_ports: exposing.exposed_ports, ..pod.clone() };
+        assert_eq!(network(&own), network(&pod), "ports lead to its addresses");
         assert_eq!(
             instance_spec(&host, "/m".into(), ModuleKind::CoreCommand, None, false).name,
             "default/web/main"

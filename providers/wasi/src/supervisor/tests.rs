@@ -34,6 +34,8 @@ struct Says {
     /// What it knows of the network, and every update that it was sent, in effect or not.
     tables: Arc<NetworkTables>,
     updates: Arc<Mutex<Vec<TablesUpdate>>>,
+    /// The pods that listen, and where.
+    listens: Vec<(String, String)>,
 }
 
 #[async_trait::async_trait]
@@ -98,6 +100,16 @@ impl worker_server::Worker for Says {
             Err(OutOfStep) => wire::SetNetworkOutcome::OutOfStep,
         };
         Ok(Response::new(wire::SetNetworkResponse { outcome: outcome.into() }))
+    }
+
+    async fn listens(
+        &self,
+        request: Request<wire::ListensRequest>,
+    ) -> Result<Response<wire::ListensResponse>, Status> {
+        let asked = request.into_inner();
+        let listens =
+            self.listens.iter().any(|known| *known == (asked.pod_uid.clone(), asked.address.clone()));
+        Ok(Response::new(wire::ListensResponse { listens }))
     }
 
     async fn shutdown(
@@ -213,4 +225,31 @@ async fn a_worker_can_claim_no_container_of_another_group() {
         Supervisor::open(SupervisorOptions::new(dir.path(), Program::new("/bin/false"))).await.unwrap();
     assert!(runs(&next, "victim"));
     assert_eq!((next.sighting("own"), next.claims().0.len()), (Sighting::Absent, 1));
+}
+
+/// Workers answer for pods of which they host something, and those that cannot tell are not in the way.
+#[tokio::test]
+async fn who_listens_is_asked_of_the_pods_own_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let says = |versions, ids: &[&str], pods: &[&str]| Says {
+        events: picture(ids.iter().map(|id| Event::Changed(instance(id, None)))),
+        versions,
+        listens: pods.iter().map(|pod| ((*pod).to_owned(), "192.0.2.1:80".to_owned())).collect(),
+        ..Says::default()
+    };
+    let before = Versions { min: Versions::LISTENS - 1, max: Versions::LISTENS - 1 };
+    let _one = worker(dir.path(), "one", &["a", "b"], says(None, &["a", "b"], &["pod-a", "pod-c"]));
+    let _other = worker(dir.path(), "other", &["c"], says(None, &["c"], &[]));
+    let _old = worker(dir.path(), "old", &["d"], says(Some(before), &["d"], &[]));
+    let agent = tables::agent(dir.path()).await;
+    for (pod, address, expected) in [
+        ("pod-a", "192.0.2.1:80", true),
+        ("pod-a", "192.0.2.1:81", false),
+        ("pod-b", "192.0.2.1:80", false),
+        ("pod-c", "192.0.2.1:80", false),
+        ("pod-d", "192.0.2.1:80", true),
+        ("pod-e", "192.0.2.1:80", false),
+    ] {
+        assert_eq!(agent.listens(pod, address.parse().unwrap()).await.unwrap(), expected, "{pod} {address}");
+    }
 }

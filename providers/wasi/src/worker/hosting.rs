@@ -5,6 +5,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -384,6 +385,12 @@ impl Hosting {
     /// What was refused of pods' traffic.
     pub(super) fn refusals(&self) -> Vec<(String, Refusals)> {
         self.0.host.tables().firewalls().refusals()
+    }
+
+    /// Whether a guest of a pod takes the connections to an address.
+    pub(super) fn listens(&self, pod_uid: &str, address: SocketAddr) -> bool {
+        let all = self.0.pod_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(pod_uid).and_then(Weak::upgrade).is_some_and(|ports| ports.listens_at(address))
     }
 
     /// Asks an instance to end within `grace`; a start that is under way is given up.

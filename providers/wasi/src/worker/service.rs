@@ -179,6 +179,15 @@ impl worker_server::Worker for Service {
         Ok(Response::new(wire::SetNetworkResponse { outcome: outcome.into() }))
     }
 
+    async fn listens(
+        &self,
+        request: Request<wire::ListensRequest>,
+    ) -> Result<Response<wire::ListensResponse>, Status> {
+        let wire::ListensRequest { pod_uid, address } = request.into_inner();
+        let address = address.parse().map_err(|_| Status::invalid_argument("the address is none"))?;
+        Ok(Response::new(wire::ListensResponse { listens: self.hosting.listens(&pod_uid, address) }))
+    }
+
     async fn shutdown(
         &self,
         request: Request<wire::ShutdownRequest>,

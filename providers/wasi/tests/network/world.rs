@@ -148,6 +148,7 @@ impl Node {
             network_slot: None,
             host_network: false,
             tcp_ports: Vec::new(),
+            exposed_ports: Vec::new(),
             name_files: None,
             stdin: false,
             tty: false,
@@ -272,6 +273,11 @@ impl Node {
             Ok(answer.trim_end().to_owned())
         };
         tokio::task::spawn_blocking(ask).await.unwrap()
+    }
+
+    /// Whether a pod listens at an address of the node, as a probe asks.
+    pub(crate) async fn listens(&self, pod: &str, address: &str) -> bool {
+        self.runtime.listens(&format!("pod-{pod}"), address.parse().unwrap()).await.unwrap()
     }
 
     /// Removes a pod's only container, and takes its addresses back.

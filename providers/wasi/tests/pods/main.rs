@@ -77,6 +77,7 @@ impl Node {
             network_slot: None,
             host_network: false,
             tcp_ports: Vec::new(),
+            exposed_ports: Vec::new(),
             name_files: None,
             stdin: false,
             tty: false,

@@ -155,3 +155,30 @@ fn tolerations() {
         assert_eq!(tolerates(&toleration_, &taint("NoExecute")), expected, "{toleration}");
     }
 }
+
+/// Two pods do not have one port of the node, by whichever container; init containers that end have theirs for a while only.
+#[test]
+fn ports_of_the_node_are_one_pods() {
+    let port = |protocol: &str, ip: &str| json!({"containerPort": 80, "hostPort": 8080, "protocol": protocol, "hostIP": ip});
+    let regular = |port: Value| pod(json!({"containers": [{"name": "c", "image": "i", "ports": [port]}]}));
+    let init = |port: Value, policy: Value| {
+        let init = json!([{"name": "s", "image": "i", "restartPolicy": policy, "ports": [port]}]);
+        pod(json!({"initContainers": init, "containers": [{"name": "c", "image": "i"}]}))
+    };
+    let tcp = || port("TCP", "");
+    for (one, other, conflict) in [
+        (regular(tcp()), regular(tcp()), true),
+        (regular(tcp()), regular(port("UDP", "")), false),
+        (regular(port("TCP", "10.0.0.1")), regular(port("TCP", "10.0.0.2")), false),
+        (regular(port("TCP", "10.0.0.1")), regular(port("TCP", "10.0.0.1")), true),
+        (regular(port("TCP", "10.0.0.1")), regular(port("TCP", "0.0.0.0")), true),
+        (regular(port("TCP", "::")), regular(port("TCP", "10.0.0.1")), true),
+        (init(tcp(), json!("Always")), regular(tcp()), true),
+        (regular(tcp()), init(tcp(), json!("Always")), true),
+        (init(tcp(), json!(null)), regular(tcp()), false),
+    ] {
+        let used = used(std::slice::from_ref(&other));
+        let refused = admit(&one, &node(), &used, [&other]).is_err_and(|error| error.reason == "NodePorts");
+        assert_eq!(refused, conflict, "{one:?} {other:?}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::{
         lifecycle::{Note, PodName, ProbeKind, Trouble},
         reason::{EventReason, WaitingReason},
     },
-    runtime::Runtime,
+    runtime::{ExposedPort, Runtime},
 };
 
 /// How long a postStart hook may take. Upstream sets no bound, and the container's own end is one; a day
@@ -23,6 +23,8 @@ pub(in crate::pods) struct Attempt {
     pub(in crate::pods) runtime: Arc<dyn Runtime>,
     /// Addresses of the pod.
     pub(in crate::pods) addresses: Vec<IpAddr>,
+    /// See [`Addresses::exposed`].
+    pub(in crate::pods) exposed: Option<Vec<ExposedPort>>,
     /// The pod as it is now.
     pub(in crate::pods) pod: Arc<Pod>,
     /// The pod, for messages.
@@ -109,7 +111,7 @@ impl Attempt {
         Target {
             pod: &self.name,
             container: &self.container,
-            addresses: Addresses { pod_ips: &self.addresses, host_network },
+            addresses: Addresses { pod_ips: &self.addresses, host_network, exposed: self.exposed.as_deref() },
             id: &self.id,
             runtime: self.runtime.as_ref(),
         }

@@ -1,5 +1,5 @@
-//! The HTTP client of probes and hooks. It keeps nothing from one request to the next, so that all pods
-//! share one.
+//! The HTTP clients of probes and hooks. They keep nothing from one request to the next, so that all pods
+//! share them.
 
 use std::sync::{Arc, LazyLock};
 
@@ -14,13 +14,28 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 /// Redirects that are followed.
 const REDIRECTS: usize = 10;
 
-/// The client: a connection per request, no proxy, no cookies, no decompression, no verification.
-pub(super) fn client() -> Result<&'static reqwest::Client, String> {
-    static CLIENT: LazyLock<Result<reqwest::Client, String>> = LazyLock::new(build);
-    CLIENT.as_ref().map_err(Clone::clone)
+/// Which redirects are followed. Another one is itself the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Redirects {
+    /// Those to the same host.
+    OnHost,
+    /// Those to the same port of it, where others may be somebody else's.
+    OnPort,
 }
 
-fn build() -> Result<reqwest::Client, String> {
+/// A client: a connection per request, no proxy, no cookies, no decompression, no verification.
+pub(super) fn client(redirects: Redirects) -> Result<&'static reqwest::Client, String> {
+    type Made = Result<reqwest::Client, String>;
+    static ON_HOST: LazyLock<Made> = LazyLock::new(|| build(Redirects::OnHost));
+    static ON_PORT: LazyLock<Made> = LazyLock::new(|| build(Redirects::OnPort));
+    let client = match redirects {
+        Redirects::OnHost => &ON_HOST,
+        Redirects::OnPort => &ON_PORT,
+    };
+    client.as_ref().map_err(Clone::clone)
+}
+
+fn build(redirects: Redirects) -> Result<reqwest::Client, String> {
     let failed = |error: &dyn std::error::Error| format!("the node cannot make HTTP requests: {error}");
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls().map_err(|error| failed(&error))?)
@@ -28,15 +43,16 @@ fn build() -> Result<reqwest::Client, String> {
         .no_proxy()
         .referer(false)
         .pool_max_idle_per_host(0)
-        .redirect(Policy::custom(redirect))
+        .redirect(Policy::custom(move |attempt| redirect(attempt, redirects)))
         .build()
         .map_err(|error| failed(&error))
 }
 
-/// Follows to the same host only. Elsewhere the redirect itself is the response.
-fn redirect(attempt: Attempt<'_>) -> Action {
-    let first = attempt.previous().first().and_then(reqwest::Url::host_str);
-    if first != attempt.url().host_str() {
+fn redirect(attempt: Attempt<'_>, redirects: Redirects) -> Action {
+    let (first, next) = (attempt.previous().first(), attempt.url());
+    let same_host = first.and_then(reqwest::Url::host_str) == next.host_str();
+    let same_port = first.and_then(reqwest::Url::port_or_known_default) == next.port_or_known_default();
+    if !same_host || (redirects == Redirects::OnPort && !same_port) {
         attempt.stop()
     } else if attempt.previous().len() >= REDIRECTS {
         attempt.error(format!("stopped after {REDIRECTS} redirects"))

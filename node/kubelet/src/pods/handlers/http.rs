@@ -41,6 +41,7 @@ struct Get {
     shown: String,
     address: SocketAddr,
     headers: HeaderMap,
+    redirects: client::Redirects,
 }
 
 /// Why there is no response.
@@ -51,7 +52,11 @@ struct Failed {
 }
 
 pub(super) async fn probe(target: Target<'_>, action: &HTTPGetAction, timeout: Duration) -> ProbeOutcome {
-    let get = match Get::of(target, action, RequestPurpose::Probe) {
+    let address = match target.find(action.host.as_deref(), &action.port, timeout).await {
+        Ok(address) => address,
+        Err(error) => return error.into(),
+    };
+    let get = match Get::of(address, target, action, RequestPurpose::Probe) {
         Ok(get) => get,
         Err(error) => return ProbeOutcome::Error(error),
     };
@@ -80,7 +85,9 @@ pub(super) async fn hook(
             target.pod,
         ))
     };
-    let mut get = Get::of(target, action, RequestPurpose::Lifecycle).map_err(failed)?;
+    let address = target.find(action.host.as_deref(), &action.port, within).await;
+    let address = address.map_err(|error| failed(error.to_string()))?;
+    let mut get = Get::of(address, target, action, RequestPurpose::Lifecycle).map_err(failed)?;
     match get.send(within).await {
         Ok(_) => Ok(None),
         Err(first) => {
@@ -109,11 +116,12 @@ fn verdict(status: StatusCode, body: &str) -> ProbeOutcome {
 }
 
 impl Get {
-    fn of(target: Target<'_>, action: &HTTPGetAction, purpose: RequestPurpose) -> Result<Self, String> {
-        let address = target
-            .addresses
-            .socket(action.host.as_deref(), &action.port, target.container)
-            .map_err(|error| error.to_string())?;
+    fn of(
+        address: SocketAddr,
+        target: Target<'_>,
+        action: &HTTPGetAction,
+        purpose: RequestPurpose,
+    ) -> Result<Self, String> {
         let scheme = match action.scheme.as_deref() {
             Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
             _ => "http",
@@ -123,7 +131,9 @@ impl Get {
         let shown = format!("{scheme}://{address}{slash}{path}");
         let url = Url::parse(&shown).map_err(|error| format!("parse {shown:?}: {error}"))?;
         let headers = headers(action, purpose)?;
-        Ok(Self { url, shown, address, headers })
+        let redirects =
+            if target.addresses.are_shared() { client::Redirects::OnPort } else { client::Redirects::OnHost };
+        Ok(Self { url, shown, address, headers, redirects })
     }
 
     /// Turns an https request into an http one, without the credentials that were meant for TLS alone.
@@ -135,7 +145,7 @@ impl Get {
 
     /// Sends it. The response's body is bound by `timeout` too.
     async fn send(&self, timeout: Duration) -> Result<Response, Failed> {
-        let client = client::client().map_err(|message| Failed { message, not_tls: false })?;
+        let client = client::client(self.redirects).map_err(|message| Failed { message, not_tls: false })?;
         let request = client.get(self.url.clone()).headers(self.headers.clone()).timeout(timeout);
         request.send().await.map_err(|error| self.failed(&error, "awaiting headers"))
     }

@@ -9,7 +9,8 @@
 //!
 //! When a probe is due and what its result means for the container is decided in
 //! [`lifecycle::probe`](super::lifecycle::probe); here it is carried out, and what came of it is put into
-//! upstream's words. [`address`] says where a handler may connect to: to its own pod, nowhere else.
+//! upstream's words. [`address`] says where a handler may connect to: to its own pod, nowhere else. Where a pod shares the
+//! node's network, the provider is asked whether it is the pod that listens there.
 
 mod address;
 mod attempt;
@@ -25,13 +26,14 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{Container, LifecycleHandler, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
+use self::address::HandlerAddressError;
 pub(super) use self::{address::Addresses, attempt::Attempt, ongoing::Ongoing};
 use super::lifecycle::PodName;
 use crate::{duration, runtime::Runtime};
@@ -98,26 +100,75 @@ pub(super) async fn probe(target: Target<'_>, probe: &Probe, timeout: Duration) 
     }
 }
 
+/// Why a handler is not sent to a container.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum NotSent {
+    /// There is nowhere to send it, which says nothing of the container.
+    #[error("{0}")]
+    Nowhere(String),
+    /// The container does not answer there, whoever else may.
+    #[error("{0}")]
+    Unanswered(String),
+}
+
+impl From<NotSent> for ProbeOutcome {
+    fn from(error: NotSent) -> Self {
+        match error {
+            NotSent::Nowhere(error) => Self::Error(error),
+            NotSent::Unanswered(error) => Self::Failure(error),
+        }
+    }
+}
+
+impl Target<'_> {
+    /// The socket at which the pod answers for `host` (the pod itself where there is none) and `port`.
+    ///
+    /// Where its addresses are the node's, that is a port at which it listens itself: nothing is sent to another process, and
+    /// no answer of one is taken for the pod's.
+    async fn find(
+        &self,
+        host: Option<&str>,
+        port: &IntOrString,
+        within: Duration,
+    ) -> Result<SocketAddr, NotSent> {
+        let address = self.addresses.socket(host, port, self.container).map_err(|error| match error {
+            HandlerAddressError::NotExposed(_) => NotSent::Unanswered(error.to_string()),
+            error => NotSent::Nowhere(error.to_string()),
+        })?;
+        if !self.addresses.are_shared() {
+            return Ok(address);
+        }
+        match tokio::time::timeout(within, self.runtime.listens(&self.pod.uid, address)).await {
+            Ok(Ok(true)) => Ok(address),
+            Ok(Ok(false)) => Err(NotSent::Unanswered(format!(
+                "dial tcp {address}: connect: connection refused (no container of this pod listens there; the address is \
+                 the node's, and another process that may listen is not asked)"
+            ))),
+            Ok(Err(error)) => Err(NotSent::Nowhere(format!(
+                "it cannot be found out whether this pod listens on {address}: {error}"
+            ))),
+            Err(_) => Err(NotSent::Nowhere(format!(
+                "it could not be found out within {} whether this pod listens on {address}",
+                duration::format(within)
+            ))),
+        }
+    }
+}
+
 async fn attempt_probe(target: Target<'_>, probe: &Probe, timeout: Duration) -> ProbeOutcome {
-    let socket = |host: Option<&str>, port: &IntOrString| {
-        target
-            .addresses
-            .socket(host, port, target.container)
-            .map_err(|error| ProbeOutcome::Error(error.to_string()))
-    };
     if let Some(action) = &probe.exec {
         exec::probe(target, action.command.as_deref().unwrap_or_default(), timeout).await
     } else if let Some(action) = &probe.http_get {
         http::probe(target, action, timeout).await
     } else if let Some(action) = &probe.tcp_socket {
-        match socket(action.host.as_deref(), &action.port) {
+        match target.find(action.host.as_deref(), &action.port, timeout).await {
             Ok(address) => tcp::probe(address, timeout).await,
-            Err(error) => error,
+            Err(error) => error.into(),
         }
     } else if let Some(action) = &probe.grpc {
-        match socket(None, &IntOrString::Int(action.port)) {
+        match target.find(None, &IntOrString::Int(action.port), timeout).await {
             Ok(address) => grpc::probe(address, action.service.as_deref().unwrap_or_default(), timeout).await,
-            Err(error) => error,
+            Err(error) => error.into(),
         }
     } else {
         ProbeOutcome::Error(format!("missing probe handler for {}:{}", target.pod, target.container.name))

@@ -29,8 +29,8 @@ use super::{Addresses, Target};
 use crate::{
     pods::lifecycle::PodName,
     runtime::{
-        ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, Image, ImageError, Presence,
-        PulledImage, Runtime, RuntimeError, StartError,
+        ContainerList, ContainerSpec, Credential, ExecEnd, ExecError, ExecIo, ExposedPort, Image, ImageError,
+        Presence, PulledImage, Runtime, RuntimeError, StartError,
     },
 };
 
@@ -50,11 +50,13 @@ pub(super) type Call = (String, Vec<String>, ExecIo);
 pub(super) struct FakeRuntime {
     pub(super) answers: Mutex<VecDeque<Result<ExecEnd, ExecError>>>,
     pub(super) calls: Mutex<Vec<Call>>,
+    /// The only address at which the pod listens; everywhere, where there is none.
+    pub(super) listens_at: Option<SocketAddr>,
 }
 
 impl FakeRuntime {
     pub(super) fn answering(answers: impl IntoIterator<Item = Result<ExecEnd, ExecError>>) -> Self {
-        Self { answers: Mutex::new(answers.into_iter().collect()), calls: Mutex::default() }
+        Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
     }
 }
 
@@ -101,6 +103,10 @@ impl Runtime for FakeRuntime {
         }
     }
 
+    async fn listens(&self, _: &str, address: SocketAddr) -> Result<bool, RuntimeError> {
+        Ok(self.listens_at.is_none_or(|listens| listens == address))
+    }
+
     fn observe(&self, _: &str) -> Presence {
         Presence::Absent
     }
@@ -119,6 +125,7 @@ pub(super) struct Bench {
     pub(super) pod: PodName,
     pub(super) container: Container,
     pub(super) pod_ips: Vec<IpAddr>,
+    pub(super) exposed: Option<Vec<ExposedPort>>,
     pub(super) runtime: FakeRuntime,
 }
 
@@ -128,6 +135,7 @@ impl Bench {
             pod: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container: Container { name: "c".to_owned(), ..Container::default() },
             pod_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            exposed: None,
             runtime: FakeRuntime::default(),
         }
     }
@@ -136,7 +144,11 @@ impl Bench {
         Target {
             pod: &self.pod,
             container: &self.container,
-            addresses: Addresses { pod_ips: &self.pod_ips, host_network: false },
+            addresses: Addresses {
+                pod_ips: &self.pod_ips,
+                host_network: false,
+                exposed: self.exposed.as_deref(),
+            },
             id: CONTAINER_ID,
             runtime: &self.runtime,
         }

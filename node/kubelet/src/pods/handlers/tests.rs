@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::{
-    testing::{Bench, CONTAINER_ID, FakeRuntime, PLENTY, SECOND, closed_port, exit},
+    testing::{Bench, CONTAINER_ID, FakeRuntime, PLENTY, SECOND, Server, closed_port, exit},
     *,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
         lifecycle::{Note, ProbeKind},
         reason::EventReason,
     },
-    runtime::{ExecEnd, ExecError},
+    runtime::{ExecEnd, ExecError, ExposedPort, HostPortProtocol},
 };
 
 fn probe_of(value: serde_json::Value) -> Probe {
@@ -119,6 +119,7 @@ impl Case {
         let attempt = Attempt {
             runtime: Arc::clone(&runtime) as Arc<dyn Runtime>,
             addresses: vec!["127.0.0.1".parse().unwrap()],
+            exposed: None,
             pod: Arc::new(pod),
             name: PodName { name: "p".to_owned(), namespace: "ns".to_owned(), uid: "u".to_owned() },
             container,
@@ -190,4 +191,42 @@ async fn hooks_that_fail_are_told_of_without_their_output() {
     // One that takes too long is left alone: there is no more answer than there is time.
     case.attempt.pre_stop(Duration::from_millis(20)).await;
     assert_eq!(case.warnings(), []);
+}
+
+fn exposed(container_port: u16, host_port: u16) -> Option<Vec<ExposedPort>> {
+    let protocol = HostPortProtocol::Tcp;
+    Some(vec![ExposedPort { protocol, container_port, host_ip: None, host_port }])
+}
+
+/// Whoever else listens: the node does not know that it is the pod, and asks nobody.
+#[tokio::test]
+async fn what_another_process_answers_is_not_the_pods() {
+    let other = Server::start(|_| async {}).await;
+    let port = other.address.port();
+    let runtime =
+        || FakeRuntime { listens_at: Some("192.0.2.1:1".parse().unwrap()), ..FakeRuntime::default() };
+    let not_exposed = Bench { exposed: exposed(8080, port), ..Bench::new() };
+    let not_listened = Bench { exposed: exposed(port, port), runtime: runtime(), ..Bench::new() };
+    for (bench, expected) in [
+        (&not_exposed, format!("port {port} of the pod is not exposed")),
+        (&not_listened, format!("dial tcp 127.0.0.1:{port}: connect: connection refused (no container")),
+    ] {
+        for value in [
+            serde_json::json!({"httpGet": {"port": port}}),
+            serde_json::json!({"tcpSocket": {"port": port}}),
+            serde_json::json!({"grpc": {"port": port}}),
+        ] {
+            let outcome = probe(bench.target(), &probe_of(value), PLENTY).await;
+            let ProbeOutcome::Failure(text) = &outcome else { panic!("{outcome:?}") };
+            assert!(text.starts_with(&expected), "{text}");
+        }
+        let handler = handler(serde_json::json!({"httpGet": {"port": port}}));
+        let Err(HookError::Failed(text)) = hook(bench.target(), &handler, PLENTY).await else { panic!() };
+        assert!(text.contains(&expected), "{text}");
+    }
+    assert_eq!(other.connections(), 0);
+    let own = FakeRuntime { listens_at: Some(other.address), ..FakeRuntime::default() };
+    let listened = Bench { exposed: exposed(8080, port), runtime: own, ..Bench::new() };
+    let tcp = probe_of(serde_json::json!({"tcpSocket": {"port": 8080}}));
+    assert_eq!(probe(listened.target(), &tcp, PLENTY).await, ProbeOutcome::success());
 }

@@ -190,6 +190,7 @@ impl PodTask {
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
             addresses: self.state.addresses.clone(),
+            exposed: self.exposed_ports(),
             pod: Arc::clone(&self.pod),
             name: self.name.clone(),
             container,

@@ -10,7 +10,7 @@ use crate::{
         shared::tell,
     },
     policies::LocalPod,
-    runtime::RuntimeError,
+    runtime::{ExposedPort, RuntimeError},
 };
 
 impl PodTask {
@@ -75,6 +75,12 @@ impl PodTask {
             self.told_of_network = Some(message);
         }
         false
+    }
+
+    /// The ports of the node that are the pod's, if it has no addresses of its own and not all of the node's are its own.
+    pub(super) fn exposed_ports(&self) -> Option<Vec<ExposedPort>> {
+        let has_own = self.network_slot().is_some() || self.shared.addresses.are_of_sandboxes();
+        (!has_own && !self.has_host_network()).then(|| host_ports::exposed(&self.pod))
     }
 
     fn has_host_network(&self) -> bool {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use kubewasm_rules::{Addresses, Peers, PodRules, PortRange, Ports, Rule};
 
 use super::*;
-use crate::network::PodAddresses;
+use crate::network::{ExposedPort, ExposedPorts, PodAddresses};
 use SocketAddrUse::{TcpAccept, TcpConnect, TcpListen, UdpReceive, UdpSend};
 
 fn at(text: &str) -> SocketAddr {
@@ -123,4 +123,34 @@ fn a_list_holds_for_guests_without_addresses_of_their_own() {
     }
     let guard = Guard::new(Network::Outgoing, DeniedNetworks::default(), Some(Arc::default()), None);
     assert!(!guard.looks_at_sockets());
+}
+
+/// A server answers whoever has asked it, from wherever; and the loopback is reached where the pod itself listens.
+#[test]
+fn exposed_ports_open_nothing_but_themselves() {
+    let exposed = ExposedPorts {
+        own: vec!["192.0.2.1".parse().unwrap()],
+        ports: vec![ExposedPort {
+            protocol: Protocol::Udp,
+            container_port: 53,
+            host_ip: None,
+            host_port: 5353,
+        }],
+    };
+    let guard = Guard::new(Network::Exposed(exposed), DeniedNetworks::default(), None, None);
+    assert!(guard.looks_at_sockets());
+    let near = at("127.0.0.1:40000");
+    let client = SocketGuard::new(Arc::clone(&guard));
+    assert!(!client.allows(near, UdpReceive) && !client.allows(near, UdpSend));
+    let server = SocketGuard::new(Arc::clone(&guard));
+    server.bound(5353);
+    assert!(!server.allows(near, UdpSend), "nobody has asked");
+    assert!(server.allows(near, UdpReceive) && server.allows(near, UdpSend));
+    assert!(!server.allows(at("127.0.0.1:40001"), UdpSend));
+    let sibling = at("127.0.0.1:5353");
+    assert!(!client.allows(sibling, UdpSend) && !client.allows(sibling, TcpConnect));
+    client.leads_home(sibling, at("127.0.0.1:53"));
+    assert!(client.allows(sibling, UdpSend) && client.allows(sibling, UdpReceive));
+    client.leads_out(sibling);
+    assert!(!client.allows(sibling, UdpSend) && !client.allows(sibling, UdpReceive));
 }

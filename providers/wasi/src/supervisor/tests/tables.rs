@@ -34,7 +34,7 @@ fn keys(keys: &[&str]) -> Vec<String> {
     keys.iter().map(|key| (*key).to_owned()).collect()
 }
 
-async fn agent(dir: &Path) -> Supervisor {
+pub(super) async fn agent(dir: &Path) -> Supervisor {
     Supervisor::open(SupervisorOptions::new(dir, Program::new("/bin/false"))).await.unwrap()
 }
 

@@ -7,7 +7,10 @@ use hyper::body::{Frame, Incoming};
 use k8s_openapi::{api::core::v1::HTTPHeader, apimachinery::pkg::util::intstr::IntOrString};
 
 use super::*;
-use crate::pods::handlers::testing::{Bench, Body, PLENTY, SECOND, Server, closed_port};
+use crate::{
+    pods::handlers::testing::{Bench, Body, PLENTY, SECOND, Server, closed_port},
+    runtime::{ExposedPort, HostPortProtocol},
+};
 
 fn get(address: SocketAddr, path: &str) -> HTTPGetAction {
     HTTPGetAction {
@@ -296,4 +299,20 @@ async fn a_hook_falls_back_to_plain_http_without_credentials() {
     let (_, headers) = seen.lock().unwrap().pop().unwrap();
     assert_eq!(headers.get("x-kept").unwrap(), "yes");
     assert_eq!(headers.get(AUTHORIZATION), None);
+}
+
+/// In a network that pods share, the port that a redirect leads to may be another's.
+#[tokio::test]
+async fn redirects_stay_on_a_port_that_is_the_pods() {
+    let other = Server::http(|_| answer(200, None, "")).await;
+    let to = format!("http://{}/", other.address);
+    let first = Server::http(move |_| answer(302, Some(&to), "moved")).await;
+    let port = first.address.port();
+    let protocol = HostPortProtocol::Tcp;
+    let exposed = ExposedPort { protocol, container_port: port, host_ip: None, host_port: port };
+    let shared = Bench { exposed: Some(vec![exposed]), ..Bench::new() };
+    assert_eq!(probe(shared.target(), &get(first.address, "/"), PLENTY).await, warning("moved"));
+    assert_eq!(other.connections(), 0);
+    assert_eq!(probe(Bench::new().target(), &get(first.address, "/"), PLENTY).await, ProbeOutcome::success());
+    assert_eq!(other.connections(), 1);
 }
