@@ -14,6 +14,22 @@ use kubewasm_tests::{
 /// The version that the node is built with, so that both run the same code.
 const VERSION: &str = "48.0.8";
 
+/// What it is built with: little more than what is measured, because the rest takes as long again.
+const FEATURES: [&str; 12] = [
+    "backtrace",
+    "cache",
+    "component-model",
+    "component-model-async",
+    "cranelift",
+    "gc",
+    "gc-copying",
+    "parallel-compilation",
+    "pooling-allocator",
+    "run",
+    "serve",
+    "threads",
+];
+
 /// `$WASMTIME`, or the one in the folder of tools, which is built when it is not there: some minutes, once.
 /// Where that is not possible the report goes without it, and the reason is said.
 pub(crate) async fn find() -> Option<PathBuf> {
@@ -32,13 +48,13 @@ async fn find_or_build() -> Result<PathBuf> {
         process::run(&program, &["--version"]).await.context("$WASMTIME does not run")?;
         return Ok(program);
     }
-    let tools = guests::cache()?.join("tools");
+    let tools = guests::cache()?.join(format!("tools/wasmtime-{VERSION}-{}", FEATURES.len()));
     let program = tools.join("bin/wasmtime");
     if !is_right(&program).await {
         let step = Step::begin(&format!("building wasmtime-cli {VERSION}, once (takes minutes)"));
         let tools = tools.display().to_string();
         let package = format!("wasmtime-cli@{VERSION}");
-        // With little more than what is measured: the rest takes as long again.
+        let features = FEATURES.join(",");
         let arguments = [
             "-n",
             "19",
@@ -51,7 +67,7 @@ async fn find_or_build() -> Result<PathBuf> {
             &package,
             "--no-default-features",
             "--features",
-            "run,serve,component-model,component-model-async,pooling-allocator,cranelift,parallel-compilation,cache,gc,gc-copying,threads,backtrace",
+            &features,
         ];
         let nice = process::find_program("nice").context("there is no `nice`")?;
         process::run(&nice, &arguments).await.context("set WASMTIME to a wasmtime of yours")?;
@@ -62,7 +78,5 @@ async fn find_or_build() -> Result<PathBuf> {
 
 async fn is_right(program: &Path) -> bool {
     let version = process::run(program, &["--version"]).await;
-    // Not one that was built for what was measured once.
-    let serves = process::run(program, &["serve", "--help"]).await.is_ok();
-    serves && version.is_ok_and(|version| version.split_whitespace().nth(1) == Some(VERSION))
+    version.is_ok_and(|version| version.split_whitespace().nth(1) == Some(VERSION))
 }
