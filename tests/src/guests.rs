@@ -171,7 +171,14 @@ mod tests {
 
     #[tokio::test]
     async fn every_guest_in_text_is_valid() {
-        for name in ["hello-0.2.wat", "files-0.2.wat", "reactor.wat", "unknown-world.wat"] {
+        for name in [
+            "hello-0.2.wat",
+            "files-0.2.wat",
+            "http-0.2.c",
+            "http-0.3.wat",
+            "reactor.wat",
+            "unknown-world.wat",
+        ] {
             let module = guest(name).await.unwrap();
             wasmparser::validate(&module).unwrap_or_else(|error| panic!("{name}: {error}"));
         }

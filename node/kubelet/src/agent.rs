@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     events::{EventLimits, Recorder},
     eviction::{EvictionDesk, Watcher, WatcherParts},
+    http_metrics::HttpMetrics,
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
     network_readiness::NetworkReadiness,
@@ -125,6 +126,7 @@ pub struct Agent {
     services_follower: Follower,
     runtime_classes: Mirror<RuntimeClass>,
     refusals: RefusalMetrics,
+    http: HttpMetrics,
 }
 
 impl Agent {
@@ -163,6 +165,8 @@ impl Agent {
         server.register_metrics(|registry| probes.register(registry));
         let refusals = RefusalMetrics::default();
         server.register_metrics(|registry| refusals.register(registry));
+        let http = HttpMetrics::default();
+        server.register_metrics(|registry| http.register(registry));
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
@@ -257,6 +261,7 @@ impl Agent {
             services_follower,
             runtime_classes,
             refusals,
+            http,
         })
     }
 
@@ -309,6 +314,8 @@ impl Agent {
             self.refusals,
         );
         tasks.spawn(stop_at(cancel.clone(), refusals.run()));
+        let http = self.http.follow(Arc::clone(&runtime), self.shared.index.clone());
+        tasks.spawn(stop_at(cancel.clone(), http));
         let client = self.connection.client();
         if let Some(keeper) = policies::Keeper::new(&self.shared.policies, client, runtime, recorder) {
             tasks.spawn(stop_at(cancel.clone(), keeper.run()));

@@ -22,6 +22,7 @@ mod duration;
 pub mod events;
 pub mod eviction;
 mod explain;
+pub mod http_metrics;
 pub mod identity;
 pub mod logs;
 mod lru;

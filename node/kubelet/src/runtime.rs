@@ -252,6 +252,11 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What containers that serve HTTP have answered. Those that cannot be asked just now are missing.
+    async fn http_stats(&self) -> Vec<HttpContainerStats> {
+        Vec::new()
+    }
+
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.
     fn wakeups(&self) -> Option<mpsc::Receiver<String>>;
@@ -533,6 +538,35 @@ pub struct ContainerStats {
     pub throttled: Duration,
     /// Bytes that it has now, on the account that its memory limit is for.
     pub memory_bytes: u64,
+}
+
+/// What a container that serves HTTP has answered since it started, and what it has now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpContainerStats {
+    /// Container id.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// Answers by class, those with 1xx first.
+    pub answers: [u64; 5],
+    /// The time that they took, all together.
+    pub duration: Duration,
+    /// How many took no longer than each of these, without those of the buckets before.
+    pub buckets: Vec<(Duration, u64)>,
+    /// Requests that are not answered yet.
+    pub in_flight: u64,
+    /// Requests that wait for an instance.
+    pub queued: u64,
+    /// Instances of its module.
+    pub instances: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Requests that were sent away for lack of room.
+    pub rejected: u64,
+    /// Instances that failed.
+    pub failures: u64,
+    /// Requests whose time was over.
+    pub timeouts: u64,
 }
 
 /// Why a container ended; becomes `state.terminated.reason`.

@@ -65,6 +65,9 @@ pub trait Compiler: Send + Sync {
 pub struct Facts {
     /// How it is run; the compiler's word for it.
     pub kind: String,
+    /// How else it can be run, in the same words; the best way first.
+    #[serde(default)]
+    pub other_kinds: Vec<String>,
     /// What it wants of its host: the first ones, where they are many. Interfaces, or modules of imports.
     pub imports: Vec<String>,
     /// What it offers: the first ones, where they are many.

@@ -9,10 +9,12 @@ use std::{
 use tokio::sync::Mutex;
 use wasmtime::InstancePre;
 use wasmtime_wasi::{p2, p3};
+use wasmtime_wasi_http as wasi_http;
 
 use crate::{
     host::{Host, Linked},
     kind::ModuleKind,
+    pool::Allocation,
     precompiled::{self, PrecompiledError},
     stack::Stack,
     state::GuestState,
@@ -34,6 +36,10 @@ pub(super) enum EntryPoint {
     Component(p2::bindings::CommandPre<GuestState>),
     /// `wasi:cli/run@0.3` of a component.
     ComponentP3(p3::bindings::CommandPre<GuestState>),
+    /// `wasi:http/incoming-handler@0.2` of a component, for each request.
+    Http(wasi_http::p2::bindings::ProxyPre<GuestState>),
+    /// `wasi:http/handler@0.3` of a component, for each request.
+    HttpP3(wasi_http::p3::bindings::ServicePre<GuestState>),
 }
 
 impl std::fmt::Debug for Loaded {
@@ -42,6 +48,8 @@ impl std::fmt::Debug for Loaded {
             EntryPoint::Core(_) => "Loaded(core module)",
             EntryPoint::Component(_) => "Loaded(component)",
             EntryPoint::ComponentP3(_) => "Loaded(component of WASI 0.3)",
+            EntryPoint::Http(_) => "Loaded(component that serves HTTP)",
+            EntryPoint::HttpP3(_) => "Loaded(component of WASI 0.3 that serves HTTP)",
         })
     }
 }
@@ -70,8 +78,8 @@ pub(super) struct Cache {
     slots: Mutex<HashMap<CacheKey, Arc<CacheSlot>>>,
 }
 
-/// A module on an engine.
-type CacheKey = (PathBuf, Stack);
+/// A module on an engine, and how it is run.
+type CacheKey = (PathBuf, ModuleKind, Stack);
 
 type CacheSlot = Mutex<Weak<Loaded>>;
 
@@ -83,7 +91,7 @@ impl Cache {
         kind: ModuleKind,
         stack: Stack,
     ) -> Result<Arc<Loaded>, LoadError> {
-        let slot = self.slot((path.to_owned(), stack)).await;
+        let slot = self.slot((path.to_owned(), kind, stack)).await;
         let mut slot = slot.lock().await;
         if let Some(loaded) = slot.upgrade() {
             return Ok(loaded);
@@ -115,7 +123,29 @@ impl Cache {
 }
 
 fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Loaded, LoadError> {
-    let linked = host.linked(kind.generation(), stack).map_err(|error| LoadError::Link(error.to_string()))?;
+    match kind {
+        ModuleKind::CoreCommand | ModuleKind::CliComponent | ModuleKind::CliComponentP3 => {
+            load_on(host, path, kind, stack, Allocation::OnDemand)
+        }
+        ModuleKind::HttpComponent | ModuleKind::HttpComponentP3 => {
+            load_on(host, path, kind, stack, Allocation::Pooled).or_else(|error| {
+                let loaded = load_on(host, path, kind, stack, Allocation::OnDemand)?;
+                tracing::warn!(path = %path.display(), %error, "a module does not fit into the pool: its instances are mapped one by one");
+                Ok(loaded)
+            })
+        }
+    }
+}
+
+fn load_on(
+    host: &Host,
+    path: &Path,
+    kind: ModuleKind,
+    stack: Stack,
+    allocation: Allocation,
+) -> Result<Loaded, LoadError> {
+    let linked = host.linked(kind.generation(), stack, allocation);
+    let linked = linked.map_err(|error| LoadError::Link(error.to_string()))?;
     let link_error = |error: wasmtime::Error| LoadError::Link(format!("{error:#}"));
     match kind {
         ModuleKind::CoreCommand => {
@@ -142,8 +172,41 @@ fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Load
             let pre = p3::bindings::CommandPre::new(pre).map_err(link_error)?;
             Ok(Loaded { entry: EntryPoint::ComponentP3(pre), linked, accepts: false })
         }
-        ModuleKind::HttpComponent | ModuleKind::HttpComponentP3 => {
-            Err(LoadError::Link(format!("a module of kind {kind} is not run as a command")))
+        ModuleKind::HttpComponent => {
+            let component = precompiled::component(&linked.engine, path)?;
+            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = wasi_http::p2::bindings::ProxyPre::new(pre).map_err(link_error)?;
+            Ok(Loaded { entry: EntryPoint::Http(pre), linked, accepts: false })
+        }
+        ModuleKind::HttpComponentP3 => {
+            let component = precompiled::component(&linked.engine, path)?;
+            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = wasi_http::p3::bindings::ServicePre::new(pre).map_err(link_error)?;
+            Ok(Loaded { entry: EntryPoint::HttpP3(pre), linked, accepts: false })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{HostOptions, engine, inspect};
+
+    #[tokio::test]
+    async fn modules_that_serve_http_are_pooled_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Arc::new(Host::new(HostOptions::new(dir.path().join("empty"))).unwrap());
+        let http = include_str!("../../../tests/guests/http-0.3.wat");
+        let hello = include_str!("../../../tests/guests/hello-0.2.wat");
+        for (guest, text, is_pooled) in [("http", http, true), ("hello", hello, false)] {
+            let bytes = wat::parse_str(text).unwrap();
+            let kind = inspect::inspect(&bytes).unwrap();
+            let code = engine::precompile(&host.engine(kind.generation()).unwrap(), kind, &bytes).unwrap();
+            let path = dir.path().join(guest);
+            std::fs::write(&path, code).unwrap();
+            let loaded = host.load(&path, kind, Stack::DEFAULT).await.unwrap();
+            let found = loaded.linked.engine.pooling_allocator_metrics().is_some();
+            assert_eq!(found, is_pooled, "{guest}");
         }
     }
 }

@@ -265,7 +265,12 @@ mod tests {
         let facts = judge(ExitStatus::from_raw(0), answer.as_bytes(), false).unwrap();
         assert_eq!(
             facts,
-            Facts { kind: ModuleKind::CoreCommand, imports: vec!["a".to_owned()], exports: Vec::new() }
+            Facts {
+                kind: ModuleKind::CoreCommand,
+                other_kinds: Vec::new(),
+                imports: vec!["a".to_owned()],
+                exports: Vec::new()
+            }
         );
         for (raw, said, killed, expected) in [
             (0, "{", false, "the compiler's answer makes no sense"),

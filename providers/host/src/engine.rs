@@ -7,9 +7,9 @@
 //! - **Memory** is reserved in 4 GiB of address space per linear memory, wasmtime's default, so that bounds
 //!   checks are left out of the code; address space is not memory, and see [`crate::capacity`] for what ends
 //!   the number of guests. Initial contents are mapped copy-on-write from the precompiled file.
-//! - **Instances** are allocated on demand. A pool would hold on to address space and mappings for the
-//!   largest guest it must fit, which is what the number of guests in one process fails on; it pays where
-//!   instances come and go by the thousand a second, which containers do not.
+//! - **Instances** are allocated on demand, but for those that answer HTTP requests ([`crate::pool`]). A pool holds on to
+//!   address space and mappings for the largest guest it must fit, which is what the number of guests in one process
+//!   fails on; it pays where instances come and go by the thousand a second, which containers do not.
 //! - **Stacks** of guests are 512 KiB unless they ask for more ([`Stack`]), and behind them are 512 KiB for what the host
 //!   does on the guest's behalf: running over that would abort the process with all its guests, and stack that is not
 //!   touched costs address space only. The size is a setting of the engine and shapes no machine code.
@@ -24,10 +24,11 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use wasmtime::{Config, Engine, WasmBacktraceDetails};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, WasmBacktraceDetails};
 
 use crate::{
     kind::{Generation, ModuleKind},
+    pool::{self, Allocation},
     stack::Stack,
 };
 
@@ -74,19 +75,30 @@ fn config(generation: Generation, stack: Stack) -> Config {
 /// # Errors
 /// [`EngineError::Settings`].
 pub fn new(generation: Generation) -> Result<Engine, EngineError> {
-    with_stack(generation, Stack::DEFAULT)
+    allocating(generation, Stack::DEFAULT, Allocation::OnDemand)
 }
 
-fn with_stack(generation: Generation, stack: Stack) -> Result<Engine, EngineError> {
-    Engine::new(&config(generation, stack)).map_err(|error| EngineError::Settings(format!("{error:#}")))
+fn allocating(generation: Generation, stack: Stack, allocation: Allocation) -> Result<Engine, EngineError> {
+    let mut config = config(generation, stack);
+    match allocation {
+        Allocation::OnDemand => {}
+        Allocation::Pooled => {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool::config()));
+        }
+    }
+    Engine::new(&config).map_err(|error| EngineError::Settings(format!("{error:#}")))
 }
 
 /// An engine that runs guests: one thread moves its epoch every [`TICK`] until the engine is dropped.
 ///
 /// # Errors
 /// Both of [`EngineError`].
-pub fn ticking(generation: Generation, stack: Stack) -> Result<Engine, EngineError> {
-    let engine = with_stack(generation, stack)?;
+pub(crate) fn ticking(
+    generation: Generation,
+    stack: Stack,
+    allocation: Allocation,
+) -> Result<Engine, EngineError> {
+    let engine = allocating(generation, stack, allocation)?;
     let weak = engine.weak();
     std::thread::Builder::new()
         .name("epoch".into())
@@ -162,8 +174,16 @@ mod tests {
 
     #[test]
     fn key_is_the_same_for_every_stack() {
-        let engine = with_stack(Generation::Blocking, Stack::LARGEST).unwrap();
+        let engine = allocating(Generation::Blocking, Stack::LARGEST, Allocation::OnDemand).unwrap();
         assert_eq!(key_of(&engine), key(Generation::Blocking).unwrap());
+    }
+
+    #[test]
+    fn key_is_the_same_for_a_pool() {
+        for generation in Generation::ALL {
+            let engine = allocating(generation, Stack::DEFAULT, Allocation::Pooled).unwrap();
+            assert_eq!(key_of(&engine), key(generation).unwrap());
+        }
     }
 
     #[test]

@@ -69,6 +69,9 @@ impl Guest {
                     .await??;
                 Ok(i32::from(result.is_err()))
             }
+            EntryPoint::Http(_) | EntryPoint::HttpP3(_) => {
+                Err(wasmtime::format_err!("it serves HTTP, and is not run as a command"))
+            }
         }
     }
 }

@@ -5,17 +5,18 @@
 //! the files that it was given; clocks and randomness of the host; sockets by [`crate::network`] (those of WASI 0.1 are
 //! there from the start, [`crate::listen`]); and what [`Plugin`](crate::Plugin)s add.
 
+mod error;
 #[cfg(test)]
 mod tests;
 
 use std::{
     collections::HashMap,
-    io,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+pub use error::HostError;
 use rustix::process::Resource;
 use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2, p3};
@@ -24,9 +25,7 @@ use crate::{
     account::{Account, GuestLimits},
     bounds::Bounds,
     cache::{self, LoadError, Loaded},
-    cpu,
-    engine::{self, EngineError},
-    errno,
+    cpu, engine, errno,
     guest::Guest,
     kind::{Generation, ModuleKind},
     listen,
@@ -37,8 +36,10 @@ use crate::{
         egress::NameGrants,
         guard::{Guard, SocketGuard},
     },
+    outcome::Overflow,
     outgoing::GuestHttp,
     plugin::{AnyPlugin, States},
+    pool::Allocation,
     preview1::{self, sockets::CoreSockets},
     setup::{Preopen, PrepareError, Setup},
     sockets::{self, GuestSockets, NodeSockets, Pod},
@@ -52,10 +53,10 @@ pub const DEFAULT_MEMORY_LIMIT: u64 = 1 << 30;
 
 /// Runs guests. One per process; clones are not needed, it is shared behind an `Arc`.
 pub struct Host {
-    /// For guests of WASI 0.1 and 0.2 that ask for no more stack than the default.
+    /// For commands of WASI 0.1 and 0.2 that ask for no more stack than the default.
     blocking: Arc<Linked>,
     /// For the others, made when the first of them comes.
-    others: Mutex<HashMap<(Generation, Stack), Arc<Linked>>>,
+    others: Mutex<HashMap<(Generation, Stack, Allocation), Arc<Linked>>>,
     cache: cache::Cache,
     scheduler: Arc<cpu::Scheduler>,
     lookups: Lookups,
@@ -107,37 +108,14 @@ impl HostOptions {
     }
 }
 
-/// The host could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// No engine.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// WASI could not be defined; a fault of this program.
-    #[error("cannot define WASI: {0}")]
-    Link(String),
-    /// A plugin could not be linked.
-    #[error("cannot link the host interface {plugin}: {reason}")]
-    Plugin {
-        /// Which, as its `Debug` says.
-        plugin: String,
-        /// What it or the linker says.
-        reason: String,
-    },
-    /// The empty directory could not be made.
-    #[error("cannot create the empty directory {path}: {source}")]
-    EmptyRoot {
-        /// The directory.
-        path: String,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-}
-
 impl Linked {
-    fn new(generation: Generation, stack: Stack, plugins: &[Arc<dyn AnyPlugin>]) -> Result<Self, HostError> {
-        let engine = engine::ticking(generation, stack)?;
+    fn new(
+        generation: Generation,
+        stack: Stack,
+        allocation: Allocation,
+        plugins: &[Arc<dyn AnyPlugin>],
+    ) -> Result<Self, HostError> {
+        let engine = engine::ticking(generation, stack, allocation)?;
         let link_error = |error: wasmtime::Error| HostError::Link(format!("{error:#}"));
         let core = preview1::linker(&engine).map_err(link_error)?;
         let mut component = component::Linker::new(&engine);
@@ -175,7 +153,12 @@ impl Host {
             path: options.empty_root.display().to_string(),
             source,
         })?;
-        let blocking = Arc::new(Linked::new(Generation::Blocking, Stack::DEFAULT, &options.plugins)?);
+        let blocking = Arc::new(Linked::new(
+            Generation::Blocking,
+            Stack::DEFAULT,
+            Allocation::OnDemand,
+            &options.plugins,
+        )?);
         let scheduler = Arc::new(cpu::Scheduler::new(processors()));
         let open_files = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Ok(Self {
@@ -190,17 +173,23 @@ impl Host {
         })
     }
 
-    /// The engine for a generation and a stack, and what its guests import. Blocks while one is made.
-    pub(crate) fn linked(&self, generation: Generation, stack: Stack) -> Result<Arc<Linked>, HostError> {
-        if (generation, stack) == (Generation::Blocking, Stack::DEFAULT) {
+    /// The engine for a generation, a stack and an allocation, and what its guests import. Blocks while one is made.
+    pub(crate) fn linked(
+        &self,
+        generation: Generation,
+        stack: Stack,
+        allocation: Allocation,
+    ) -> Result<Arc<Linked>, HostError> {
+        let key = (generation, stack, allocation);
+        if key == (Generation::Blocking, Stack::DEFAULT, Allocation::OnDemand) {
             return Ok(Arc::clone(&self.blocking));
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(linked) = others.get(&(generation, stack)) {
+        if let Some(linked) = others.get(&key) {
             return Ok(Arc::clone(linked));
         }
-        let linked = Arc::new(Linked::new(generation, stack, &self.options.plugins)?);
-        others.insert((generation, stack), Arc::clone(&linked));
+        let linked = Arc::new(Linked::new(generation, stack, allocation, &self.options.plugins)?);
+        others.insert(key, Arc::clone(&linked));
         Ok(linked)
     }
 
@@ -209,7 +198,7 @@ impl Host {
     /// # Errors
     /// [`HostError`], where it is made now.
     pub fn engine(&self, generation: Generation) -> Result<Engine, HostError> {
-        self.linked(generation, Stack::DEFAULT).map(|linked| linked.engine.clone())
+        self.linked(generation, Stack::DEFAULT, Allocation::OnDemand).map(|linked| linked.engine.clone())
     }
 
     /// What guests with addresses of their own know of the network that they are in. Who embeds the host keeps it up to date.
@@ -248,6 +237,17 @@ impl Host {
     /// # Errors
     /// [`PrepareError`].
     pub fn prepare(&self, loaded: Arc<Loaded>, setup: Setup<'_>) -> Result<Guest, PrepareError> {
+        let held = setup.held();
+        self.prepare_held(loaded, setup, held)
+    }
+
+    /// [`prepare`](Self::prepare), for which the account is charged so many bytes besides the guest's stack.
+    pub(crate) fn prepare_held(
+        &self,
+        loaded: Arc<Loaded>,
+        setup: Setup<'_>,
+        held: u64,
+    ) -> Result<Guest, PrepareError> {
         let Setup {
             argv,
             env,
@@ -267,7 +267,7 @@ impl Host {
             notice,
         } = setup;
         let held = account
-            .hold(setup.held().saturating_add(loaded.linked.stack.charge()))
+            .hold(held.saturating_add(loaded.linked.stack.charge()))
             .map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
@@ -277,7 +277,8 @@ impl Host {
         let pod_ports = pod_ports.map_or_else(Arc::default, Arc::clone);
         let guest_sockets = self.sockets_of(network, denied_networks, &pod_ports, Arc::clone(&guard));
         let ports = if loaded.accepts { listen::permitted(listen_ports, network) } else { Vec::new() };
-        let listeners = listen::open(&ports, network, guest_sockets.pod().as_ref(), &pod_ports)?;
+        let listeners =
+            listen::open(&ports, network, guest_sockets.pod().as_ref(), &pod_ports, listen::BACKLOG)?;
         if listeners.is_empty() {
             wasi.envs(env);
         } else {
@@ -338,6 +339,25 @@ impl Host {
         let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
         let stack_advice = self.options.stack_advice;
         Ok(Guest { store, loaded, account, scheduler, began, stack_advice, _held: held })
+    }
+
+    /// What a pod has whose guest is made of this.
+    pub(crate) fn pod_of(&self, setup: &Setup<'_>, ports: &Arc<PodPorts>, guard: Arc<Guard>) -> Option<Pod> {
+        self.sockets_of(setup.network, setup.denied_networks, ports, guard).pod()
+    }
+
+    pub(crate) fn scheduler(&self) -> &Arc<cpu::Scheduler> {
+        &self.scheduler
+    }
+
+    /// What is said of a stack that was too small.
+    pub(crate) fn overflow(&self, loaded: &Loaded) -> Overflow {
+        Overflow { stack: loaded.linked.stack, advice: self.options.stack_advice }
+    }
+
+    /// Open files that one container's connections may have.
+    pub(crate) fn files_for_connections(&self) -> usize {
+        usize::try_from(self.open_files / 4).unwrap_or(usize::MAX).max(1)
     }
 
     /// What a guest has of sockets.

@@ -9,6 +9,8 @@
 
 mod surface;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
 
@@ -56,12 +58,6 @@ pub enum InspectError {
         /// What that import points at.
         hint: &'static str,
     },
-    /// A component with an entry that is known but not run here.
-    #[error("the component exports `{export}`, which is not served by this version yet; `wasi:cli/run` is")]
-    NotServedYet {
-        /// The entry that counts.
-        export: String,
-    },
     /// A function with a name that nobody wrote.
     #[error(
         "the module's name section gives function {function} a name of {length} bytes, and at most {FUNCTION_NAME_LIMIT} are kept; remove the names with `wasm-tools strip`"
@@ -74,7 +70,7 @@ pub enum InspectError {
     },
     /// A component without any entry.
     #[error(
-        "the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run@0.2` is run"
+        "the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run` and the handlers of `wasi:http` are run"
     )]
     NoEntry {
         /// Names of the exports, for people.
@@ -83,11 +79,11 @@ pub enum InspectError {
 }
 
 /// Entries of components, in the order in which they count: interface and version prefix.
-const ENTRIES: [(&str, &str, Option<ModuleKind>); 4] = [
-    ("wasi:http/handler", "0.3.", None),
-    ("wasi:http/incoming-handler", "0.2.", None),
-    ("wasi:cli/run", "0.3.", Some(ModuleKind::CliComponentP3)),
-    ("wasi:cli/run", "0.2.", Some(ModuleKind::CliComponent)),
+const ENTRIES: [(&str, &str, ModuleKind); 4] = [
+    ("wasi:http/handler", "0.3.", ModuleKind::HttpComponentP3),
+    ("wasi:http/incoming-handler", "0.2.", ModuleKind::HttpComponent),
+    ("wasi:cli/run", "0.3.", ModuleKind::CliComponentP3),
+    ("wasi:cli/run", "0.2.", ModuleKind::CliComponent),
 ];
 
 const WASI_0_1: &str = "wasi_snapshot_preview1";
@@ -103,6 +99,9 @@ const FACTS_LIMIT: usize = 128;
 pub struct Facts {
     /// How it is run.
     pub kind: ModuleKind,
+    /// How else it can be run, in the order in which these count.
+    #[serde(default)]
+    pub other_kinds: Vec<ModuleKind>,
     /// What it wants of its host, each once: interfaces of a component, modules of a core module's imports. The first
     /// ones, where they are many.
     pub imports: Vec<String>,
@@ -195,7 +194,12 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
     match (refused, starts) {
         (Some(refused), _) => Err(refused),
         (None, false) => Err(InspectError::NoStart),
-        (None, true) => Ok(Facts { kind: ModuleKind::CoreCommand, imports: imported.0, exports: exported.0 }),
+        (None, true) => Ok(Facts {
+            kind: ModuleKind::CoreCommand,
+            other_kinds: Vec::new(),
+            imports: imported.0,
+            exports: exported.0,
+        }),
     }
 }
 
@@ -217,8 +221,7 @@ fn refused_import(module: &str, name: &str) -> InspectError {
 
 fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
     let (mut imported, mut exported) = (Names::default(), Names::default());
-    let mut best: Option<usize> = None;
-    let mut best_name = String::new();
+    let mut ranks = BTreeSet::new();
     let mut count = 0_usize;
     top_level(bytes, |payload| {
         match payload {
@@ -233,12 +236,8 @@ fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
                     count += 1;
                     let name = export.name.name;
                     exported.add(name);
-                    if export.kind == ComponentExternalKind::Instance
-                        && let Some(rank) = rank(name)
-                        && best.is_none_or(|best| rank < best)
-                    {
-                        best = Some(rank);
-                        best_name = short(name);
+                    if export.kind == ComponentExternalKind::Instance {
+                        ranks.extend(rank(name));
                     }
                 }
             }
@@ -246,9 +245,11 @@ fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
         }
         Ok(())
     })?;
-    match best.and_then(|rank| ENTRIES.get(rank)) {
-        Some((_, _, Some(kind))) => Ok(Facts { kind: *kind, imports: imported.0, exports: exported.0 }),
-        Some((_, _, None)) => Err(InspectError::NotServedYet { export: best_name }),
+    let mut kinds = ranks.into_iter().filter_map(|rank| ENTRIES.get(rank)).map(|(_, _, kind)| *kind);
+    match kinds.next() {
+        Some(kind) => {
+            Ok(Facts { kind, other_kinds: kinds.collect(), imports: imported.0, exports: exported.0 })
+        }
         None => Err(InspectError::NoEntry { exports: list(&exported.0, count) }),
     }
 }
@@ -423,19 +424,19 @@ mod tests {
 
     #[test]
     fn entries_of_components_count_in_order() {
-        for (names, expected) in [
-            (
-                &["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"][..],
-                "`wasi:http/incoming-handler@0.2.4`",
-            ),
+        use ModuleKind::{CliComponent, CliComponentP3, HttpComponent, HttpComponentP3};
+        for (names, kind, others) in [
+            (&["wasi:cli/run@0.2.0"][..], CliComponent, &[][..]),
+            (&["wasi:http/incoming-handler@0.2.4"], HttpComponent, &[]),
+            (&["wasi:cli/run@0.2.0", "wasi:http/incoming-handler@0.2.4"], HttpComponent, &[CliComponent]),
             (
                 &["wasi:http/incoming-handler@0.2.4", "wasi:http/handler@0.3.0", "wasi:cli/run@0.3.0"],
-                "`wasi:http/handler@0.3.0`",
+                HttpComponentP3,
+                &[HttpComponent, CliComponentP3],
             ),
         ] {
-            let error = inspect(&exporting(names)).unwrap_err();
-            assert!(matches!(error, InspectError::NotServedYet { .. }), "{names:?}: {error}");
-            assert!(error.to_string().contains(expected), "{names:?}: {error}");
+            let found = facts(&exporting(names)).unwrap();
+            assert_eq!((found.kind, found.other_kinds.as_slice()), (kind, others), "{names:?}");
         }
     }
 

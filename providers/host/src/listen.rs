@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Connections that the kernel keeps for a guest until it takes them.
-const BACKLOG: i32 = 128;
+pub(crate) const BACKLOG: i32 = 128;
 /// Ports of one guest.
 pub(crate) const MOST: usize = 64;
 
@@ -56,17 +56,19 @@ pub(crate) fn permitted(ports: &[ListenPort], network: &Network) -> Vec<ListenPo
     ports.iter().filter(is_permitted).cloned().collect()
 }
 
-/// Listens on the ports of a guest, each once, which its network lets it ([`permitted`]).
+/// Listens on the ports of a guest, each once, which its network lets it ([`permitted`]); so many connections wait there until
+/// they are accepted.
 pub(crate) fn open(
     ports: &[ListenPort],
     network: &Network,
     pod: Option<&Pod>,
     pod_ports: &Arc<PodPorts>,
+    backlog: i32,
 ) -> Result<Vec<OpenListener>, PrepareError> {
     if ports.len() > MOST {
         return Err(PrepareError::TooManyPorts { wanted: ports.len() });
     }
-    ports.iter().map(|port| open_one(port, network, pod, pod_ports)).collect()
+    ports.iter().map(|port| open_one(port, network, pod, pod_ports, backlog)).collect()
 }
 
 fn open_one(
@@ -74,10 +76,11 @@ fn open_one(
     network: &Network,
     pod: Option<&Pod>,
     pod_ports: &Arc<PodPorts>,
+    backlog: i32,
 ) -> Result<OpenListener, PrepareError> {
     let on = |address: SocketAddr| {
         let name = if name.is_empty() { port.to_string() } else { format!("{port} ({name})") };
-        listen_near(address).map_err(|source| PrepareError::Listen { address, port: name, source })
+        listen_near(address, backlog).map_err(|source| PrepareError::Listen { address, port: name, source })
     };
     let places: Vec<SocketAddr> = match network {
         Network::Outgoing => Vec::new(),
@@ -105,20 +108,20 @@ fn taken_in(address: SocketAddr) -> impl Iterator<Item = SocketAddr> {
 }
 
 /// A socket that listens. Where there is no IPv6, the one of both families cannot be made, and it is one of IPv4.
-fn listen_near(address: SocketAddr) -> io::Result<TcpListener> {
-    match listen(address) {
+fn listen_near(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    match listen(address, backlog) {
         Err(error)
             if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
                 && [io::ErrorKind::Unsupported, io::ErrorKind::AddrNotAvailable].contains(&error.kind()) =>
         {
-            listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            listen((Ipv4Addr::UNSPECIFIED, address.port()).into(), backlog)
         }
         other => other,
     }
 }
 
 /// A socket that listens. That of the unspecified address of IPv6 takes connections of both families.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -128,7 +131,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         sockopt::set_ipv6_v6only(&socket, !address.ip().is_unspecified())?;
     }
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::listen(&socket, backlog)?;
     Ok(socket.into())
 }
 
@@ -185,7 +188,7 @@ mod tests {
         let permitted = permitted(&ports(), &exposed);
         assert_eq!(permitted, [second]);
         let known = Arc::default();
-        let listeners = open(&permitted, &exposed, None, &known).unwrap();
+        let listeners = open(&permitted, &exposed, None, &known, BACKLOG).unwrap();
         assert_eq!(listeners[0].sockets[0].local_addr().unwrap(), free);
         assert!(known.listens_at(free));
         drop(listeners);
@@ -206,12 +209,12 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let known = Arc::default();
         let ports = [ListenPort { port, name: "http".into() }];
-        let error = open(&ports, &Network::Host, None, &known).unwrap_err();
+        let error = open(&ports, &Network::Host, None, &known, BACKLOG).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&format!("port {port} (http)")) && text.contains("in use"), "{text}");
         let many = vec![ListenPort { port: 1, name: String::new() }; MOST + 1];
         assert!(matches!(
-            open(&many, &Network::Host, None, &known),
+            open(&many, &Network::Host, None, &known, BACKLOG),
             Err(PrepareError::TooManyPorts { wanted: 65 })
         ));
     }

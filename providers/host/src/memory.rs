@@ -45,6 +45,11 @@ impl MemoryGuard {
         Self { account, taken: 0, refused: None }
     }
 
+    /// Bytes that the instance has.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// The last growth, if it was refused; a later growth that is granted makes it history.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         self.refused

@@ -95,6 +95,14 @@ pub enum PrepareError {
         /// How many it has.
         wanted: usize,
     },
+    /// It serves HTTP, and has no address for it.
+    #[error(
+        "the container serves HTTP, and its pod has no address of its own to listen on; give its first containerPort a hostPort or the pod `hostNetwork: true`, or run the node with --network=pod or --network=cni"
+    )]
+    NoAddress,
+    /// It is to serve HTTP, and cannot.
+    #[error("the module exports no handler of HTTP requests")]
+    NoHttp,
     /// The account has no memory left for one more guest, or too little for the first.
     #[error(
         "out of memory before its start: the limit is {limit} bytes, and with what the host holds for this instance the container would use {wanted}; raise limits.memory"
@@ -115,9 +123,14 @@ impl Setup<'_> {
     /// Bytes that the host holds for the guest from its start: its store and the pages of its stack, what it
     /// is told, and room for what it says.
     pub(crate) fn held(&self) -> u64 {
+        let names = self.name_files.map_or(0, |files| files.held());
+        self.held_by_instance().saturating_add(names).saturating_add(self.output.held())
+    }
+
+    /// The same, without what several instances of a container share.
+    pub(crate) fn held_by_instance(&self) -> u64 {
         let told = self.argv.iter().map(String::len).sum::<usize>()
             + self.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
-        let names = self.name_files.map_or(0, |files| files.held());
-        HELD_PER_GUEST.saturating_add(told as u64).saturating_add(names).saturating_add(self.output.held())
+        HELD_PER_GUEST.saturating_add(told as u64)
     }
 }

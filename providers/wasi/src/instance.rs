@@ -1,7 +1,7 @@
 //! What is known of an instance, by its worker and by the agent.
 
 use jiff::Timestamp;
-use kubewasm_host::{Usage, exit::Exit};
+use kubewasm_host::{Usage, exit::Exit, http::HttpStats};
 
 /// An instance at some moment: running, or ended and not yet removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +40,6 @@ pub struct InstanceStats {
     pub at: Timestamp,
     /// What it has used since it started, and has now.
     pub usage: Usage,
+    /// Of one that serves HTTP.
+    pub http: Option<HttpStats>,
 }

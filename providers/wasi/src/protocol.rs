@@ -1,6 +1,7 @@
 //! The worker protocol as Rust values: generated types, and the way between them and ours.
 
 mod exposed;
+mod http;
 mod rules;
 mod tables;
 
@@ -130,6 +131,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             host_denied: spec.denied_networks.host,
             egress: spec.egress.as_ref().map(Into::into),
             listen_ports: spec.listen_ports.iter().map(Into::into).collect(),
+            http: spec.http.as_ref().map(ToString::to_string),
             name_files: spec.name_files.as_deref().map(Into::into),
             label: spec.label.clone(),
             pod_addresses,
@@ -259,6 +261,11 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             egress: spec.egress.map(TryInto::try_into).transpose()?,
             listen_ports: spec.listen_ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            http: spec
+                .http
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(|_| WireError("settings of HTTP are none"))?,
             name_files: spec.name_files.map(|files| Arc::new(files.into())),
             memory_limit_bytes: spec.memory_limit_bytes,
             memory_volumes: MemoryVolumes {
@@ -383,6 +390,7 @@ impl From<&InstanceStats> for wire::InstanceStats {
             cpu_nanos: nanos(stats.usage.cpu),
             throttled_nanos: nanos(stats.usage.throttled),
             memory_bytes: stats.usage.memory_bytes,
+            http: stats.http.as_ref().map(Into::into),
         }
     }
 }
@@ -400,6 +408,7 @@ impl TryFrom<wire::InstanceStats> for InstanceStats {
                 throttled: Duration::from_nanos(stats.throttled_nanos),
                 memory_bytes: stats.memory_bytes,
             },
+            http: stats.http.map(Into::into),
         })
     }
 }
@@ -439,6 +448,7 @@ mod tests {
                 .collect(),
             egress: Some("example.com:443,*.example.org,10.0.0.0/8,[2001:db8::/32]:53".parse().unwrap()),
             listen_ports: vec![ListenPort { port: 8080, name: "http".into() }],
+            http: Some("max-requests=7,access-log=json".parse().unwrap()),
             name_files: Some(Arc::new(NameFiles::new("nameserver 10.96.0.10\n", "127.0.0.1 localhost\n"))),
             stack: Stack::LARGEST,
             terminal: false,
@@ -484,6 +494,7 @@ mod tests {
                 denied_networks: DeniedNetworks::default(),
                 egress: None,
                 listen_ports: Vec::new(),
+                http: None,
                 name_files: None,
                 stack: Stack::DEFAULT,
                 terminal: true,
@@ -547,6 +558,7 @@ mod tests {
             (exposing(|exposed| exposed.ports[0].host_ip = "x".into()), "the address of a port"),
             (exposing(|exposed| exposed.ports[0].host_port = 0), "a port of the node"),
             (exposing(|exposed| exposed.ports[0].container_port = 70_000), "a port of the node"),
+            (wire::InstanceSpec { http: Some("x".into()), ..good.clone() }, "settings of HTTP"),
             (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
             (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
         ] {
@@ -592,6 +604,18 @@ mod tests {
                 throttled: Duration::from_millis(7),
                 memory_bytes: 64 << 20,
             },
+            http: Some(kubewasm_host::http::HttpStats {
+                answers: [0, 3, 0, 1, 2],
+                duration: Duration::from_millis(17),
+                buckets: [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3],
+                in_flight: 1,
+                queued: 2,
+                instances: 3,
+                connections: 4,
+                rejected: 5,
+                failures: 6,
+                timeouts: 7,
+            }),
         };
         assert_eq!(InstanceStats::try_from(wire::InstanceStats::from(&stats)), Ok(stats));
     }

@@ -16,6 +16,7 @@ mod convert;
 mod network;
 mod preparing;
 mod sandbox;
+mod serving;
 
 use std::{
     collections::HashMap,
@@ -33,15 +34,15 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use kubewasm_cni::{SandboxOptions, Sandboxes};
 use kubewasm_host::{
-    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, Network, UnknownKind,
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, Network,
     compile::{ChildCompiler, CompileError},
     engine::{self, EngineError},
     program::Program,
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    HostPort, Image, ImageError, ImageUse, NetworkRefusals, NetworkRules, PodSandbox, Presence, PulledImage,
-    Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
+    HostPort, HttpContainerStats, Image, ImageError, ImageUse, NetworkRefusals, NetworkRules, PodSandbox,
+    Presence, PulledImage, Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -160,6 +161,8 @@ pub struct WasiRuntime {
     age: Age,
     /// There may be a pod of which something is refused.
     refuses: AtomicBool,
+    /// There may be a container that serves HTTP.
+    serves: AtomicBool,
     /// Starts that can be called off.
     preparing: Preparing,
     /// Keeps images of containers, and those that they mount, from being removed, by container.
@@ -206,7 +209,7 @@ impl WasiRuntime {
             None => compiler,
         });
         let claims = supervisor.claims().0;
-        let refuses = AtomicBool::new(!claims.is_empty());
+        let [refuses, serves] = [(); 2].map(|()| AtomicBool::new(!claims.is_empty()));
         let holds = holds(&options.store, claims);
         Ok(Self {
             store: options.store,
@@ -219,6 +222,7 @@ impl WasiRuntime {
             isolation: options.isolation,
             age,
             refuses,
+            serves,
             preparing: Preparing::default(),
             holds: Mutex::new(holds),
         })
@@ -314,10 +318,14 @@ impl WasiRuntime {
             .precompiled(Some(&image.reference), &module, &self.compiler, &spec.pod_namespace)
             .await;
         let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
-        let kind = facts.kind.parse().map_err(|error: UnknownKind| StartError::Run(error.into()))?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
-        let Wishes { stack, terminal, egress } = annotations::of(spec)?;
+        let Wishes { stack, terminal, egress, http, serve } = annotations::of(spec)?;
+        let kind = serving::kind(&facts, serve)?;
+        let http = serving::settings(kind, http)?;
+        if http.is_some() {
+            self.serves.store(true, Ordering::Relaxed);
+        }
         if egress.is_some() {
             self.refuses.store(true, Ordering::Relaxed);
         }
@@ -326,7 +334,9 @@ impl WasiRuntime {
         let is_elsewhere = network == Network::Namespace || network::is_own(spec);
         let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
-        Ok((InstanceSpec { label, stack, terminal, network, denied_networks, egress, ..instance }, holds))
+        let instance =
+            InstanceSpec { label, stack, terminal, network, denied_networks, egress, http, ..instance };
+        Ok((serving::with_port(instance), holds))
     }
 }
 
@@ -551,6 +561,13 @@ impl Runtime for WasiRuntime {
 
     async fn stats(&self) -> Vec<ContainerStats> {
         self.supervisor.stats().await.into_iter().map(convert::container_stats).collect()
+    }
+
+    async fn http_stats(&self) -> Vec<HttpContainerStats> {
+        if !self.serves.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.supervisor.stats().await.into_iter().filter_map(convert::http_stats).collect()
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use kubewasm_host::{
     CpuShare, DeniedNetworks, EgressList, ListenPort, ModuleKind, NameFiles, Network, Stack,
+    http::HttpSettings,
 };
 
 /// Everything a worker needs to run one instance.
@@ -37,8 +38,11 @@ pub struct InstanceSpec {
     pub denied_networks: DeniedNetworks,
     /// All that it may reach, if there is such a list.
     pub egress: Option<EgressList>,
-    /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections.
+    /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, or serves HTTP;
+    /// that does on the first one.
     pub listen_ports: Vec<ListenPort>,
+    /// How it serves HTTP, if it does.
+    pub http: Option<HttpSettings>,
     /// What look-ups of names go by; `None`: what this machine resolves names with.
     pub name_files: Option<Arc<NameFiles>>,
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
@@ -77,6 +81,7 @@ impl fmt::Debug for InstanceSpec {
             .field("denied_networks", &self.denied_networks)
             .field("egress", &self.egress)
             .field("listen_ports", &self.listen_ports)
+            .field("http", &self.http)
             .field("name_files", &self.name_files.is_some())
             .field("memory_limit_bytes", &self.memory_limit_bytes)
             .field("memory_volumes", &self.memory_volumes)
@@ -146,6 +151,7 @@ mod tests {
             denied_networks: DeniedNetworks::default(),
             egress: None,
             listen_ports: Vec::new(),
+            http: None,
             name_files: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),

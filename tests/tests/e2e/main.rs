@@ -28,6 +28,7 @@ mod history;
 mod hooks;
 mod host_ports;
 mod hostile;
+mod http;
 mod images;
 mod impatient;
 mod init_containers;

@@ -30,6 +30,11 @@ impl Compiler for StoreCompiler {
                 PrecompileError::NotRun(error.to_string())
             }
         })?;
-        Ok(Facts { kind: facts.kind.to_string(), imports: facts.imports, exports: facts.exports })
+        Ok(Facts {
+            kind: facts.kind.to_string(),
+            other_kinds: facts.other_kinds.iter().map(ToString::to_string).collect(),
+            imports: facts.imports,
+            exports: facts.exports,
+        })
     }
 }

@@ -1,15 +1,20 @@
 //! Between the values of the kubelet, of the module store and of this crate. Pure.
 
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use jiff::Timestamp;
 use kubewasm_host::{
     CpuShare, DeniedNetworks, ExposedPort, ExposedPorts, ListenPort, ModuleKind, NameFiles, Network,
-    PodAddresses, Stack, Usage, exit,
+    PodAddresses, Stack, Usage, exit, http::DURATION_BUCKETS_MILLIS,
 };
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
-    HostPort, HostPortProtocol, Image, ImageError, ImageUse, Presence, StartError, TcpPort,
+    HostPort, HostPortProtocol, HttpContainerStats, Image, ImageError, ImageUse, Presence, StartError,
+    TcpPort,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
@@ -123,6 +128,7 @@ pub(super) fn instance_spec(
             .iter()
             .map(|TcpPort { port, name }| ListenPort { port: *port, name: name.clone() })
             .collect(),
+        http: None,
         name_files: spec.name_files.as_ref().map(|files| {
             let kubewasm_kubelet::runtime::NameFiles { resolv_conf, hosts } = files;
             Arc::new(NameFiles::new(resolv_conf.as_str(), hosts.as_str()))
@@ -202,8 +208,29 @@ fn container_state(instance: Instance) -> ContainerState {
 }
 
 pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
-    let InstanceStats { id, pod_uid, at, usage: Usage { cpu, throttled, memory_bytes } } = stats;
+    let InstanceStats { id, pod_uid, at, usage: Usage { cpu, throttled, memory_bytes }, .. } = stats;
     ContainerStats { id, pod_uid, at, cpu, throttled, memory_bytes }
+}
+
+/// What a container has answered, if it serves HTTP.
+pub(super) fn http_stats(stats: InstanceStats) -> Option<HttpContainerStats> {
+    let InstanceStats { id, pod_uid, http, .. } = stats;
+    let http = http?;
+    let bounds = DURATION_BUCKETS_MILLIS.into_iter().map(Duration::from_millis);
+    Some(HttpContainerStats {
+        id,
+        pod_uid,
+        answers: http.answers,
+        duration: http.duration,
+        buckets: bounds.zip(http.buckets).collect(),
+        in_flight: http.in_flight,
+        queued: http.queued,
+        instances: http.instances,
+        connections: http.connections,
+        rejected: http.rejected,
+        failures: http.failures,
+        timeouts: http.timeouts,
+    })
 }
 
 pub(super) fn exec_end(output: supervisor::ExecOutput) -> ExecEnd {

@@ -161,7 +161,7 @@ fn exited() -> Option<wire::Exit> {
 fn stats(id: &str) -> wire::InstanceStats {
     let usage = Usage::default();
     let at = Timestamp::UNIX_EPOCH;
-    (&InstanceStats { id: id.into(), pod_uid: "pod-of-another".into(), at, usage }).into()
+    (&InstanceStats { id: id.into(), pod_uid: "pod-of-another".into(), at, usage, http: None }).into()
 }
 
 fn refusals(pod_uid: &str) -> wire::PodRefusals {

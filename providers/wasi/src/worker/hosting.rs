@@ -1,5 +1,6 @@
 //! Starting, stopping and accounting for instances.
 
+mod serving;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use kubewasm_host::{
     Account, Capture, Firewall, Guest, GuestLimits, Host, LoadError, Loaded, Output, PodPorts, PrepareError,
     Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
+    http::HttpMonitor,
     network::{OutOfStep, TablesUpdate},
 };
 use tokio::{
@@ -25,6 +27,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+use self::serving::Work;
 use super::{
     charge::{self, Holder},
     handover::{Given, Handovers, HeldDirectories, Root},
@@ -82,6 +85,9 @@ pub(super) enum HostingError {
     /// There is no such instance to exec in.
     #[error("the instance does not run")]
     NotRunning,
+    /// Its guests answer requests, and run no commands.
+    #[error("the container serves HTTP, and runs no commands; use an httpGet probe or hook")]
+    Serves,
     /// Too many execs at a time.
     #[error("{EXECS} execs run in this worker already; try again")]
     Busy,
@@ -141,6 +147,8 @@ struct HostedInstance {
     loaded: Arc<Loaded>,
     root: Arc<Root>,
     account: Arc<Account>,
+    /// Of a container that serves HTTP.
+    http: Option<HttpMonitor>,
     /// Volumes in memory that it may fill, open.
     memory_volumes: Arc<Vec<OwnedFd>>,
     /// When it must have ended; nothing while nobody asked.
@@ -309,7 +317,13 @@ impl Hosting {
             listen_ports: &spec.listen_ports,
             ..setup(&spec, &held, &output, &account, &pod_ports, &firewall)
         };
-        let guest = inner.host.prepare(Arc::clone(&loaded), setup)?;
+        let work = match &spec.http {
+            Some(settings) => {
+                let server = inner.host.serve(Arc::clone(&loaded), &setup, settings.clone())?;
+                Work::Server(server, Arc::clone(&held))
+            }
+            None => Work::Guest(inner.host.prepare(Arc::clone(&loaded), setup)?),
+        };
         let memory_volumes = Arc::new(charge::open(&held.preopens, &spec.memory_volumes.guest_paths));
         drop(held);
         let (stop, stopped) = watch::channel(None);
@@ -319,15 +333,17 @@ impl Hosting {
             loaded,
             root: Arc::clone(&root),
             account,
+            http: work.monitor(),
             memory_volumes,
             stop,
             ended: ended.clone(),
         };
+        let monitor = running.http.clone();
         let spec = Arc::clone(&running.spec);
         let id = spec.id.clone();
         let started = inner.table.started(&id, &spec.pod_uid, &spec.label, Timestamp::now(), running);
         let instance = started.ok_or(HostingError::GivenUp)?;
-        let guest = inner.threads.guests.spawn(until_stopped(guest, stopped, notice));
+        let guest = inner.threads.guests.spawn(work.until_stopped(stopped, notice));
         let hosting = self.clone();
         let exceeds = self.clone().exceeds(Arc::clone(&spec));
         tokio::spawn(async move {
@@ -341,6 +357,9 @@ impl Hosting {
                     Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
                 }
             };
+            if let Some(monitor) = &monitor {
+                serving::end(monitor).await;
+            }
             let finished_at = Timestamp::now();
             log.finish(&exit.message).await;
             drop(log);
@@ -378,6 +397,7 @@ impl Hosting {
             pod_uid: running.spec.pod_uid.clone(),
             at,
             usage: running.account.usage(),
+            http: running.http.as_ref().map(HttpMonitor::stats),
         };
         self.0.table.all_running().into_iter().map(stats).collect()
     }
@@ -452,6 +472,9 @@ impl Hosting {
         let inner = &self.0;
         let _permit = inner.execs.try_acquire().map_err(|_| HostingError::Busy)?;
         let running = inner.table.running(id).ok_or(HostingError::NotRunning)?;
+        if running.http.is_some() {
+            return Err(HostingError::Serves);
+        }
         let capture = Capture::new(output_limit);
         let output: Arc<dyn Output> = Arc::new(capture.clone());
         let HostedInstance { spec, loaded, root, account, .. } = &running;

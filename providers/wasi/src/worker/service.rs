@@ -248,6 +248,7 @@ fn status(error: &HostingError) -> Status {
         HostingError::Prepare(_) | HostingError::Spec(_) => Status::invalid_argument(text),
         HostingError::Full(_) | HostingError::Busy => Status::resource_exhausted(text),
         HostingError::NotRunning => Status::not_found(text),
+        HostingError::Serves => Status::failed_precondition(text),
         HostingError::GivenUp | HostingError::Stale => Status::aborted(text),
         HostingError::Fault => Status::internal(text),
         HostingError::Log { .. } | HostingError::NoFiles | HostingError::Closed => Status::unavailable(text),
@@ -268,6 +269,7 @@ fn failure_kind(error: &HostingError) -> wire::StartFailureKind {
         | HostingError::Full(_)
         | HostingError::Busy
         | HostingError::NotRunning
+        | HostingError::Serves
         | HostingError::Fault
         | HostingError::Log { .. }
         | HostingError::Closed => wire::StartFailureKind::Worker,

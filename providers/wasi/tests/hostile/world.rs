@@ -72,6 +72,7 @@ impl World {
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
             listen_ports: Vec::new(),
+            http: None,
             name_files: None,
             memory_limit_bytes: 64 << 20,
             memory_volumes: MemoryVolumes::default(),

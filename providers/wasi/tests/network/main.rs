@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod exposed;
+mod http;
 mod listeners;
 mod names;
 mod rules;

@@ -116,6 +116,10 @@ impl Node {
         self.ended(id).await;
     }
 
+    pub(crate) fn runtime(&self) -> &WasiRuntime {
+        &self.runtime
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

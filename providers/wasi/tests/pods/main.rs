@@ -244,7 +244,7 @@ async fn what_cannot_run_is_refused_with_the_reason() {
         (
             "service.wasm",
             r#"(component (instance $i) (export "wasi:http/incoming-handler@0.2.0" (instance $i)))"#,
-            "exports `wasi:http/incoming-handler@0.2.0`, which is not served by this version yet",
+            "does not have export `handle`",
         ),
         ("invalid.wasm", r#"(module (func (export "_start") i32.add drop))"#, "does not compile"),
         (

@@ -1,0 +1,83 @@
+//! Serves components that export `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`.
+//!
+//! ```text
+//!   listener ─[server]─► [connection] ─► [check]: refused, or passed on ─► [gate]: a place, the queue, or 503
+//!                        HTTP/1.1, HTTP/2     │                              │
+//!                                             │                [instances]: kept, or made in the pool
+//!   client ◄─[response_body]◄─ answer ◄─[call]┴── request, [request_body] ──►│ guest
+//! ```
+//!
+//! A guest has no task of its own: it makes progress when its answer is asked for, in the task of the connection (HTTP/1.1) or of
+//! the request (HTTP/2), so that a client that takes nothing holds up the guest that answers it, and nobody copies or hands on what
+//! both can have at once. All of these tasks run in turns on the account of their container. Between requests there is no
+//! instance, unless the settings keep some.
+
+mod access;
+mod call;
+mod check;
+mod connection;
+mod gate;
+mod instances;
+mod metrics;
+mod request_body;
+mod response_body;
+mod served;
+mod server;
+mod service;
+mod settings;
+mod stalls;
+mod trace;
+mod units;
+
+use std::sync::Arc;
+
+pub use metrics::{DURATION_BUCKETS_MILLIS, HttpStats};
+pub use served::HttpMonitor;
+use served::{OwnedSetup, Served};
+pub use server::HttpServer;
+pub use settings::{AccessLog, HttpSettings, InvalidHttpSettings};
+
+use crate::{
+    cache::{EntryPoint, Loaded},
+    host::Host,
+    listen,
+    network::guard::Guard,
+    setup::{PrepareError, Setup},
+};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+
+impl Host {
+    /// Makes a server for a module that serves HTTP, which listens on the first of the setup's ports, and accepts when it is run.
+    ///
+    /// # Errors
+    /// [`PrepareError`].
+    pub fn serve(
+        self: &Arc<Self>,
+        loaded: Arc<Loaded>,
+        setup: &Setup<'_>,
+        settings: HttpSettings,
+    ) -> Result<HttpServer, PrepareError> {
+        if !matches!(loaded.entry, EntryPoint::Http(_) | EntryPoint::HttpP3(_)) {
+            return Err(PrepareError::NoHttp);
+        }
+        let port = setup.listen_ports.get(..1).unwrap_or_default();
+        let port = listen::permitted(port, setup.network);
+        if port.is_empty() {
+            return Err(PrepareError::NoAddress);
+        }
+        let held = setup.account.hold(setup.held());
+        let held =
+            held.map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
+        // What the guests send is theirs to be asked about; this is about who may come.
+        let guard =
+            Guard::new(setup.network.clone(), setup.denied_networks.clone(), setup.firewall.cloned(), None);
+        let pod_ports = setup.pod_ports.map_or_else(Arc::default, Arc::clone);
+        let pod = self.pod_of(setup, &pod_ports, Arc::clone(&guard));
+        let listeners = listen::open(&port, setup.network, pod.as_ref(), &pod_ports, BACKLOG)?;
+        let most = (settings.max_connections as usize).min(self.files_for_connections());
+        let served = Served::new(Arc::clone(self), loaded, settings, OwnedSetup::from(setup), guard, held);
+        Ok(HttpServer { served: Arc::new(served), listeners, most })
+    }
+}

@@ -1,0 +1,284 @@
+//! What the requests of one container have in common.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    gate::Gate,
+    instances::IdleInstances,
+    metrics::{HttpMetrics, HttpStats},
+    settings::HttpSettings,
+};
+use crate::{
+    account::{Account, HeldMemory},
+    cache::Loaded,
+    cpu,
+    host::Host,
+    lookup::NameFiles,
+    network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts, guard::Guard},
+    outcome::Overflow,
+    output::{Output, Stream},
+    setup::{Preopen, Setup},
+};
+
+/// What the requests of one container have in common.
+pub(super) struct Served {
+    pub(super) host: Arc<Host>,
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) settings: HttpSettings,
+    pub(super) setup: OwnedSetup,
+    pub(super) guard: Arc<Guard>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) idle: IdleInstances,
+    pub(super) metrics: HttpMetrics,
+    pub(super) log: ServerLog,
+    /// The container is about to end: whoever is answered is told to make a new connection, elsewhere.
+    drains: AtomicBool,
+    tasks: TaskTracker,
+    kill: CancellationToken,
+    pub(super) _held: HeldMemory,
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Served").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Served {
+    pub(super) fn new(
+        host: Arc<Host>,
+        loaded: Arc<Loaded>,
+        settings: HttpSettings,
+        setup: OwnedSetup,
+        guard: Arc<Guard>,
+        held: HeldMemory,
+    ) -> Self {
+        let gate = Gate::new(settings.max_instances as usize, settings.queue as usize);
+        let log = ServerLog { output: Arc::clone(&setup.output), warnings: Mutex::new((Instant::now(), 0)) };
+        Self {
+            host,
+            loaded,
+            settings,
+            setup,
+            guard,
+            gate,
+            idle: IdleInstances::default(),
+            metrics: HttpMetrics::default(),
+            log,
+            drains: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            kill: CancellationToken::new(),
+            _held: held,
+        }
+    }
+
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.setup.account
+    }
+
+    /// What is said of a stack that was too small.
+    pub(super) fn overflow(&self) -> Overflow {
+        self.host.overflow(&self.loaded)
+    }
+
+    pub(super) fn drains(&self) -> bool {
+        self.drains.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_to_drain(&self) {
+        self.drains.store(true, Ordering::Relaxed);
+    }
+
+    /// Does something of this container's in its turns, until it is done or the container is killed.
+    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let turns = self.in_turns(work);
+        let work = self.kill.clone().run_until_cancelled_owned(turns);
+        // Where there is no executor any more, nothing is left to be done.
+        if let Ok(executor) = tokio::runtime::Handle::try_current() {
+            executor.spawn(self.tasks.track_future(work));
+        }
+    }
+
+    /// The same, with no more time than a request has.
+    pub(super) fn finish(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let timeout = self.settings.request_timeout;
+        self.spawn(async move {
+            // Whoever has the answer has all that there was to have.
+            let _ = tokio::time::timeout(timeout, work).await;
+        });
+    }
+
+    pub(super) fn in_turns<F: Future>(&self, work: F) -> cpu::Turns<F> {
+        let (scheduler, account) = (Arc::clone(self.host.scheduler()), Arc::clone(self.account()));
+        cpu::Turns::new(work, scheduler, account, Arc::default())
+    }
+
+    /// Waits until nothing of the container's is under way.
+    pub(super) async fn is_done(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Ends everything that is under way.
+    pub(super) fn kill(&self) {
+        self.kill.cancel();
+        self.idle.clear();
+    }
+
+    pub(super) fn stats(&self) -> HttpStats {
+        self.metrics.stats(self.gate.queued())
+    }
+}
+
+/// What makes each instance: [`Setup`], to be kept.
+#[derive(Debug)]
+pub(super) struct OwnedSetup {
+    argv: Vec<String>,
+    env: Vec<(String, String)>,
+    working_dir: Option<String>,
+    preopens: Vec<Preopen>,
+    has_volumes: bool,
+    pub(super) network: Network,
+    pod_ports: Option<Arc<PodPorts>>,
+    denied_networks: DeniedNetworks,
+    firewall: Option<Arc<Firewall>>,
+    egress: Option<EgressList>,
+    name_files: Option<Arc<NameFiles>>,
+    pub(super) output: Arc<dyn Output>,
+    terminal: bool,
+    account: Arc<Account>,
+}
+
+impl From<&Setup<'_>> for OwnedSetup {
+    fn from(setup: &Setup<'_>) -> Self {
+        Self {
+            argv: setup.argv.to_vec(),
+            env: setup.env.to_vec(),
+            working_dir: setup.working_dir.map(str::to_owned),
+            preopens: setup.preopens.to_vec(),
+            has_volumes: setup.has_volumes,
+            network: setup.network.clone(),
+            pod_ports: setup.pod_ports.cloned(),
+            denied_networks: setup.denied_networks.clone(),
+            firewall: setup.firewall.cloned(),
+            egress: setup.egress.cloned(),
+            name_files: setup.name_files.cloned(),
+            output: Arc::clone(setup.output),
+            terminal: setup.terminal,
+            account: Arc::clone(setup.account),
+        }
+    }
+}
+
+impl OwnedSetup {
+    /// For one more instance, which does not listen, and is told nothing of its end.
+    pub(super) fn borrowed(&self) -> Setup<'_> {
+        Setup {
+            argv: &self.argv,
+            env: &self.env,
+            working_dir: self.working_dir.as_deref(),
+            preopens: &self.preopens,
+            has_volumes: self.has_volumes,
+            network: &self.network,
+            pod_ports: self.pod_ports.as_ref(),
+            denied_networks: &self.denied_networks,
+            firewall: self.firewall.as_ref(),
+            egress: self.egress.as_ref(),
+            name_files: self.name_files.as_ref(),
+            listen_ports: &[],
+            output: &self.output,
+            terminal: self.terminal,
+            account: &self.account,
+            notice: None,
+        }
+    }
+}
+
+/// Where it is noted down what became of requests: in the container's own output. What does not fit there is left out, so
+/// that nobody waits for it.
+#[derive(Debug)]
+pub(super) struct ServerLog {
+    output: Arc<dyn Output>,
+    /// Since when, and how many.
+    warnings: Mutex<(Instant, u32)>,
+}
+
+/// Warnings in each [`WARNING_PERIOD`]; the last one says that there are more.
+const WARNINGS: u32 = 20;
+const WARNING_PERIOD: Duration = Duration::from_secs(1);
+
+impl ServerLog {
+    /// A line of the access log, with its end.
+    pub(super) fn line(&self, line: &str) {
+        self.push(Stream::Stdout, line.to_owned());
+    }
+
+    /// Something that went wrong.
+    pub(super) fn warn(&self, text: &str) {
+        let count = {
+            let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            if warnings.0.elapsed() >= WARNING_PERIOD {
+                *warnings = (Instant::now(), 0);
+            }
+            warnings.1 = warnings.1.saturating_add(1);
+            warnings.1
+        };
+        if count < WARNINGS {
+            self.push(Stream::Stderr, format!("kubewasm: {text}\n"));
+        } else if count == WARNINGS {
+            self.push(Stream::Stderr, format!("kubewasm: {text}; others are left out for a second\n"));
+        }
+    }
+
+    fn push(&self, stream: Stream, text: String) {
+        if self.output.room() >= text.len() {
+            self.output.push(stream, text.into());
+        }
+    }
+}
+
+/// What someone may ask who does not serve.
+#[derive(Clone, Debug)]
+pub struct HttpMonitor(pub(super) Arc<Served>);
+
+impl HttpMonitor {
+    /// What was counted so far.
+    #[must_use]
+    pub fn stats(&self) -> HttpStats {
+        self.0.stats()
+    }
+
+    /// Ends all that is under way, and returns when nothing is. For after the server's own future.
+    pub async fn end(&self) {
+        self.0.kill();
+        self.0.is_done().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::Capture;
+
+    #[test]
+    fn warnings_are_bounded() {
+        let capture = Capture::new(1 << 20);
+        let log = ServerLog { output: Arc::new(capture.clone()), warnings: Mutex::new((Instant::now(), 0)) };
+        for _ in 0..100 {
+            log.warn("x");
+        }
+        let text = String::from_utf8(capture.take()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (20, "kubewasm: x"));
+        assert!(lines[19].contains("left out"), "{text}");
+    }
+}

@@ -1,0 +1,160 @@
+//! What becomes of a request.
+
+use std::{convert::Infallible, future::poll_fn, sync::Arc, task::Poll};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+use wasmtime_wasi_http::WasiBody;
+
+use super::{
+    access::Requested,
+    call::{Call, Progress, Rest},
+    check,
+    connection::ConnectionState,
+    instances::NoInstance,
+    request_body::RequestBody,
+    response_body::{Record, ResponseBody},
+    served::Served,
+    settings::AccessLog,
+    trace,
+};
+
+/// After how many seconds who was sent away may come again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Answers a request.
+pub(super) async fn answer(
+    served: Arc<Served>,
+    connection: Arc<ConnectionState>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let began = std::time::Instant::now();
+    let busy = connection.begin_request();
+    let _in_flight = served.metrics.in_flight.one_more();
+    let (mut parts, body) = request.into_parts();
+    trace::join(&mut parts.headers);
+    let version = parts.version;
+    let requested = (served.settings.access_log != AccessLog::Off)
+        .then(|| Requested::new(&parts, connection.peer(), jiff::Timestamp::now()));
+    let mut answer = match check::request(&parts, &served.settings) {
+        Ok(()) => pass_on(&served, connection.is_secure(), parts, body).await,
+        Err(refusal) => {
+            let mut answer = of_our_own(refusal.status, refusal.reason);
+            if refusal.closes {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
+    };
+    if busy.is_last() || served.drains() {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if version == Version::HTTP_2 {
+        // It has no such header, and says it otherwise.
+        answer.headers_mut().remove(header::CONNECTION);
+    }
+    let status = answer.status();
+    let record = Record { served, requested, began, status, _in_flight, _busy: busy };
+    Ok(answer.map(|body| body.recorded(record)))
+}
+
+/// Has a guest answer.
+async fn pass_on(
+    served: &Arc<Served>,
+    is_secure: bool,
+    mut parts: Parts,
+    body: Incoming,
+) -> Response<ResponseBody> {
+    let until = Instant::now() + served.settings.request_timeout;
+    let Ok(place) = served.gate.enter(until).await else { return overloaded(served) };
+    let instance = match timeout_at(until, served.instance(&place, until)).await {
+        Ok(Ok(instance)) => instance,
+        Ok(Err(NoInstance::Overloaded)) => return overloaded(served),
+        Ok(Err(NoInstance::Failed(reason))) => {
+            served.metrics.failed();
+            served.log.warn(&format!("no instance for a request: {reason}"));
+            return of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "");
+        }
+        Err(_) => return timed_out(served, "an instance was not ready in time"),
+    };
+    if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
+        // Only HTTP/1.0 leaves it out; a guest is told some name.
+        parts.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    }
+    let is_head = parts.method == Method::HEAD;
+    let is_waiting = parts.headers.contains_key(header::EXPECT);
+    let (mut body, fault) = RequestBody::new(body, served.settings.max_body, served.settings.body_timeout);
+    if is_waiting {
+        body.ask().await;
+    }
+    let request = Request::from_parts(parts, body);
+    let mut call = Call::new(Arc::clone(served), instance, place, request, is_secure);
+    let answered = poll_fn(|cx| {
+        let progress = call.poll_answer(cx);
+        // What the guest makes of half a body is not asked for.
+        match fault.status() {
+            Some(status) => Poll::Ready(Err(status)),
+            None => progress.map(Ok),
+        }
+    });
+    match timeout_at(until, answered).await {
+        Err(_) => timed_out(served, &format!("{}: the guest did not answer in time", call.name())),
+        Ok(Err(status)) => {
+            let mut answer = of_our_own(status, "");
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer
+        }
+        Ok(Ok(Progress::Failed)) => of_our_own(StatusCode::INTERNAL_SERVER_ERROR, ""),
+        Ok(Ok(Progress::Silent)) => failed(served, &call, "the guest returned without an answer"),
+        Ok(Ok(Progress::Answered(Err(error)))) => {
+            let answer = failed(served, &call, &format!("the guest answered with an error: {error}"));
+            served.finish(Rest(call));
+            answer
+        }
+        Ok(Ok(Progress::Answered(Ok(answer)))) if answer.status().is_informational() => {
+            failed(served, &call, &format!("the guest answered with the status {}", answer.status()))
+        }
+        Ok(Ok(Progress::Answered(Ok(answer)))) => of_guest(call, answer, is_head),
+    }
+}
+
+fn of_guest(call: Call, answer: Response<WasiBody>, is_head: bool) -> Response<ResponseBody> {
+    let has_body = ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status());
+    let expected = check::length(answer.headers());
+    answer.map(|body| ResponseBody::of_guest(body, call, expected, has_body && !is_head))
+}
+
+/// An answer that no guest has made.
+fn of_our_own(status: StatusCode, reason: &str) -> Response<ResponseBody> {
+    let name = status.canonical_reason().unwrap_or_default();
+    let text = match reason {
+        "" => format!("{} {name}\n", status.as_u16()),
+        reason => format!("{} {name}: {reason}\n", status.as_u16()),
+    };
+    let mut answer = Response::new(ResponseBody::own(Bytes::from(text)));
+    *answer.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, text);
+    answer
+}
+
+fn overloaded(served: &Served) -> Response<ResponseBody> {
+    served.metrics.rejected();
+    let mut answer = of_our_own(StatusCode::SERVICE_UNAVAILABLE, "");
+    answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+    answer
+}
+
+fn timed_out(served: &Served, reason: &str) -> Response<ResponseBody> {
+    served.metrics.timed_out();
+    served.log.warn(reason);
+    of_our_own(StatusCode::GATEWAY_TIMEOUT, "")
+}
+
+fn failed(served: &Served, call: &Call, reason: &str) -> Response<ResponseBody> {
+    served.metrics.failed();
+    served.log.warn(&format!("{}: {reason}", call.name()));
+    of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "")
+}

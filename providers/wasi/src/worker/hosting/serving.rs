@@ -1,0 +1,71 @@
+//! Containers that serve HTTP: what stands in the place of a guest is a server.
+
+use std::sync::Arc;
+
+use kubewasm_host::{
+    Guest,
+    exit::Exit,
+    http::{HttpMonitor, HttpServer},
+};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{KILL_TIMEOUT, until_stopped};
+use crate::worker::handover::HeldDirectories;
+
+/// What a container does.
+pub(super) enum Work {
+    /// Its guest runs.
+    Guest(Guest),
+    /// It serves, with guests that are made of these files.
+    Server(HttpServer, Arc<HeldDirectories>),
+}
+
+impl Work {
+    pub(super) fn monitor(&self) -> Option<HttpMonitor> {
+        match self {
+            Self::Guest(_) => None,
+            Self::Server(server, _) => Some(server.monitor()),
+        }
+    }
+
+    /// Does it to its end, or until it is asked to stop.
+    pub(super) async fn until_stopped(
+        self,
+        stop: watch::Receiver<Option<Instant>>,
+        notice: Option<CancellationToken>,
+    ) -> Exit {
+        match self {
+            Self::Guest(guest) => until_stopped(guest, stop, notice).await,
+            Self::Server(server, _held) => {
+                tokio::select! {
+                    biased;
+                    () = is_over(stop.clone()) => Exit::stopped(true),
+                    exit = server.run(stop) => exit,
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the grace is over, which may become shorter meanwhile.
+async fn is_over(mut stop: watch::Receiver<Option<Instant>>) {
+    loop {
+        let deadline = match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
+            Ok(Some(deadline)) => deadline,
+            // The sender lives in the table for as long as the server runs.
+            Ok(None) | Err(_) => std::future::pending().await,
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => return,
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+/// Ends what a server that is gone has left: connections, and guests that answer them.
+pub(super) async fn end(monitor: &HttpMonitor) {
+    if tokio::time::timeout(KILL_TIMEOUT, monitor.end()).await.is_err() {
+        tracing::error!("connections of a server did not end");
+    }
+}

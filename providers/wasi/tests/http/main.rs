@@ -1,0 +1,10 @@
+//! Components that serve HTTP, asked over real connections.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod answers;
+mod bounds;
+mod concurrent;
+mod ends;
+mod malformed;
+mod world;
