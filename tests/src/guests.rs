@@ -174,6 +174,7 @@ mod tests {
         for name in [
             "hello-0.2.wat",
             "files-0.2.wat",
+            "files-0.3.wat",
             "http-0.2.c",
             "http-0.3.wat",
             "reactor.wat",

@@ -7,6 +7,9 @@ const FILES: usize = 1024;
 const RESOURCES: usize = 4096;
 /// Resources of a guest with little memory.
 const LEAST_RESOURCES: usize = 512;
+/// What wasmtime remembers of tasks, streams and futures of a guest of WASI 0.3, for each resource that it may have: of a
+/// stream or a future there are three things.
+const CONCURRENT_PER_RESOURCE: usize = 4;
 /// A resource with a buffer holds no more than this on the host, in bytes.
 const BUFFER: u64 = 64 << 10;
 /// Bytes that one call hands to the host at most; wasmtime's default.
@@ -22,6 +25,8 @@ pub(super) struct Bounds {
     pub(super) files: usize,
     /// Resources that the guest has at a time.
     pub(super) resources: usize,
+    /// What wasmtime remembers of its tasks, streams and futures.
+    pub(super) concurrent: usize,
     /// Bytes that one call hands to the host.
     pub(super) call: usize,
     /// Random bytes of one call.
@@ -38,6 +43,7 @@ impl Bounds {
         Self {
             files: FILES.min(resources / 2),
             resources,
+            concurrent: resources.saturating_mul(CONCURRENT_PER_RESOURCE),
             call: usize::try_from(memory.min(CALL)).unwrap_or(usize::MAX),
             random: RANDOM,
         }

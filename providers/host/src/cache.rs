@@ -7,12 +7,16 @@ use std::{
 };
 
 use tokio::sync::Mutex;
-use wasmtime::InstancePre;
+use wasmtime::{
+    InstancePre,
+    component::{self, Component},
+};
 use wasmtime_wasi::{p2, p3};
 use wasmtime_wasi_http as wasi_http;
 
 use crate::{
     host::{Host, Linked},
+    imports,
     kind::ModuleKind,
     pool::Allocation,
     precompiled::{self, PrecompiledError},
@@ -122,6 +126,20 @@ impl Cache {
     }
 }
 
+/// Resolves the imports of a component.
+fn resolve(linked: &Linked, component: &Component) -> Result<component::InstancePre<GuestState>, LoadError> {
+    linked.component.instantiate_pre(component).map_err(|error| {
+        let missing = imports::missing(&linked.component, component);
+        LoadError::Link(match missing.is_empty() {
+            true => format!("{error:#}"),
+            false => format!(
+                "it imports what no host interface here is: {}; build it without these",
+                missing.join(", ")
+            ),
+        })
+    })
+}
+
 fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Loaded, LoadError> {
     match kind {
         ModuleKind::CoreCommand | ModuleKind::CliComponent | ModuleKind::CliComponentP3 => {
@@ -162,13 +180,13 @@ fn load_on(
         }
         ModuleKind::CliComponent => {
             let component = precompiled::component(&linked.engine, path)?;
-            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = resolve(&linked, &component)?;
             let pre = p2::bindings::CommandPre::new(pre).map_err(link_error)?;
             Ok(Loaded { entry: EntryPoint::Component(pre), linked, accepts: false })
         }
         ModuleKind::CliComponentP3 => {
             let component = precompiled::component(&linked.engine, path)?;
-            let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
+            let pre = resolve(&linked, &component)?;
             let pre = p3::bindings::CommandPre::new(pre).map_err(link_error)?;
             Ok(Loaded { entry: EntryPoint::ComponentP3(pre), linked, accepts: false })
         }

@@ -28,6 +28,7 @@ use std::{
 
 use tokio::{io::AsyncReadExt as _, process::Command};
 
+pub use crate::features::MissingFeature;
 pub use child::{ChildError, ChildOptions, child_main, compile_file};
 
 use crate::{
@@ -51,7 +52,7 @@ const ANSWER_LIMIT: u64 = 256 << 10;
 /// How much of an error is kept, in bytes.
 const ERROR_LIMIT: usize = 4096;
 /// Counted up when the same module is found to be something else than before.
-const FACTS_REVISION: u32 = 1;
+const FACTS_REVISION: u32 = 2;
 
 /// Where the children of a compiler are kept besides the limits that they take upon themselves: a cgroup, say.
 pub trait Enclosure: fmt::Debug + Send + Sync {

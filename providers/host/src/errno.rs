@@ -1,7 +1,9 @@
-//! True error codes for guests of WASI 0.1 and 0.2, see [`super::cause`].
+//! True error codes for guests of WASI 0.1 and 0.2, and in [`p3`] of 0.3, see [`super::cause`].
 //!
 //! The calls that change directories are wasmtime-wasi's own, wrapped. For 0.1 that means calling what its
 //! macros generate, which it would rather keep to itself: the versions are pinned to each other.
+
+pub(super) mod p3;
 
 use std::{
     collections::HashMap,

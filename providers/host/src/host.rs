@@ -19,7 +19,7 @@ use std::{
 pub use error::HostError;
 use rustix::process::Resource;
 use wasmtime::{Engine, Linker, component};
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2, p3};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2};
 
 use crate::{
     account::{Account, GuestLimits},
@@ -38,6 +38,7 @@ use crate::{
     },
     outcome::Overflow,
     outgoing::GuestHttp,
+    p3,
     plugin::{AnyPlugin, States},
     pool::Allocation,
     preview1::{self, sockets::CoreSockets},
@@ -129,7 +130,7 @@ impl Linked {
         match generation {
             Generation::Blocking => {}
             Generation::Concurrent => {
-                p3::add_to_linker(&mut component).map_err(link_error)?;
+                p3::link(&mut component).map_err(link_error)?;
                 wasmtime_wasi_http::p3::add_to_linker(&mut component).map_err(link_error)?;
             }
         }
@@ -332,6 +333,9 @@ impl Host {
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(bounds.call);
         store.set_max_component_handles(bounds.resources);
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(bounds.concurrent);
+        }
         store.set_epoch_deadline(1);
         let began = Arc::<cpu::TurnStart>::default();
         let of_turn = Arc::clone(&began);

@@ -12,7 +12,7 @@ mod surface;
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
-use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload};
+use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef};
 
 pub use self::surface::{ModuleForm, Surface, surface};
 use crate::{kind::ModuleKind, names::FUNCTION_NAME_LIMIT, text::shortened};
@@ -58,6 +58,18 @@ pub enum InspectError {
         /// What that import points at.
         hint: &'static str,
     },
+    /// A component made for a draft of WASI.
+    #[error(
+        "the component {verb} `{name}`, of a draft of WASI {release}, and drafts are not run: rebuild it with a toolchain for WASI {release} as it was released"
+    )]
+    DraftWasi {
+        /// Whether it imports or exports it.
+        verb: &'static str,
+        /// The first such interface.
+        name: String,
+        /// What has come of the draft.
+        release: String,
+    },
     /// A function with a name that nobody wrote.
     #[error(
         "the module's name section gives function {function} a name of {length} bytes, and at most {FUNCTION_NAME_LIMIT} are kept; remove the names with `wasm-tools strip`"
@@ -85,6 +97,9 @@ const ENTRIES: [(&str, &str, ModuleKind); 4] = [
     ("wasi:cli/run", "0.3.", ModuleKind::CliComponentP3),
     ("wasi:cli/run", "0.2.", ModuleKind::CliComponent),
 ];
+
+/// Packages of `wasi:` that have been released; those of others have drafts only, which a host may have.
+const RELEASED: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
 
 const WASI_0_1: &str = "wasi_snapshot_preview1";
 /// Most exports that an error names.
@@ -176,7 +191,7 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
                     let import = import?;
                     imported.add(import.module);
                     if import.module != WASI_0_1 && refused.is_none() {
-                        refused = Some(refused_import(import.module, import.name));
+                        refused = Some(refused_import(import.module, import.name, is_shared(&import.ty)));
                     }
                 }
             }
@@ -203,11 +218,13 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
     }
 }
 
-fn refused_import(module: &str, name: &str) -> InspectError {
+fn refused_import(module: &str, name: &str, is_shared: bool) -> InspectError {
     if module == "wasi_unstable" {
         return InspectError::UnstableWasi { name: short(name) };
     }
     let hint = match module {
+        "wasi" if name == "thread-spawn" => THREADS_HINT,
+        _ if is_shared => THREADS_HINT,
         "env" => " (built by Emscripten, or with undefined symbols?)",
         "wbg" | "__wbindgen_placeholder__" => " (built by wasm-bindgen, for browsers and Node.js)",
         "go" | "gojs" => " (built with GOOS=js; use GOOS=wasip1)",
@@ -219,15 +236,26 @@ fn refused_import(module: &str, name: &str) -> InspectError {
     InspectError::UnknownImport { module: short(module), name: short(name), hint }
 }
 
+/// Of a program with threads.
+const THREADS_HINT: &str =
+    " (built with threads, which there are none of; use wasm32-wasip1 without -pthread)";
+
+fn is_shared(ty: &TypeRef) -> bool {
+    matches!(ty, TypeRef::Memory(memory) if memory.shared)
+}
+
 fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
     let (mut imported, mut exported) = (Names::default(), Names::default());
     let mut ranks = BTreeSet::new();
     let mut count = 0_usize;
+    let mut draft = None;
     top_level(bytes, |payload| {
         match payload {
             Payload::ComponentImportSection(imports) => {
                 for import in imports {
-                    imported.add(import?.name.name);
+                    let name = import?.name.name;
+                    imported.add(name);
+                    draft = draft.take().or_else(|| draft_of("imports", name));
                 }
             }
             Payload::ComponentExportSection(exports) => {
@@ -236,6 +264,9 @@ fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
                     count += 1;
                     let name = export.name.name;
                     exported.add(name);
+                    if ENTRIES.iter().any(|(entry, ..)| name.split('@').next() == Some(entry)) {
+                        draft = draft.take().or_else(|| draft_of("exports", name));
+                    }
                     if export.kind == ComponentExternalKind::Instance {
                         ranks.extend(rank(name));
                     }
@@ -245,6 +276,9 @@ fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
         }
         Ok(())
     })?;
+    if let Some(draft) = draft {
+        return Err(draft);
+    }
     let mut kinds = ranks.into_iter().filter_map(|rank| ENTRIES.get(rank)).map(|(_, _, kind)| *kind);
     match kinds.next() {
         Some(kind) => {
@@ -252,6 +286,19 @@ fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
         }
         None => Err(InspectError::NoEntry { exports: list(&exported.0, count) }),
     }
+}
+
+/// What is wrong with an interface that is of a draft: `wasi:cli/run@0.3.0-rc-2026-03-15`. Those of the same program that are
+/// released, a `run` of 0.2 beside one of a draft of 0.3, say, are stubs.
+fn draft_of(verb: &'static str, name: &str) -> Option<InspectError> {
+    let (interface, version) = name.split_once('@')?;
+    let package = interface.strip_prefix("wasi:")?.split('/').next()?;
+    let (release, _) = version.split_once('-')?;
+    RELEASED.contains(&package).then(|| InspectError::DraftWasi {
+        verb,
+        name: short(name),
+        release: short(release),
+    })
 }
 
 /// Names of a module's, each once, and no more than [`FACTS_LIMIT`].
@@ -413,6 +460,11 @@ mod tests {
                 "`env::emscripten_x`, which is not",
             ),
             (
+                format!(r#"(module (import "env" "memory" (memory 1 1 shared)) {start})"#),
+                "built with threads",
+            ),
+            (format!(r#"(module (import "wasi" "thread-spawn" (func)) {start})"#), "built with threads"),
+            (
                 format!(r#"(module (import "wasi:cli/stdout@0.2.0" "x" (func)) {start})"#),
                 "the core of a component",
             ),
@@ -438,6 +490,42 @@ mod tests {
             let found = facts(&exporting(names)).unwrap();
             assert_eq!((found.kind, found.other_kinds.as_slice()), (kind, others), "{names:?}");
         }
+    }
+
+    #[test]
+    fn drafts_are_refused_by_their_versions() {
+        let importing = |name: &str| {
+            wat(&format!(
+                "(component (import \"{name}\" (instance)) (instance $i) (export \"wasi:cli/run@0.3.0\" (instance $i)))"
+            ))
+        };
+        for (component, text) in [
+            (
+                exporting(&["wasi:cli/run@0.3.0-rc-2026-03-15", "wasi:cli/run@0.2.0"]),
+                "the component exports `wasi:cli/run@0.3.0-rc-2026-03-15`, of a draft of WASI 0.3.0, and drafts are not run: \
+                 rebuild it with a toolchain for WASI 0.3.0 as it was released",
+            ),
+            (
+                exporting(&["wasi:cli/run@0.2.0-rc-2023-12-05"]),
+                "the component exports `wasi:cli/run@0.2.0-rc-2023-12-05`, of a draft of WASI 0.2.0",
+            ),
+            (
+                exporting(&["wasi:http/handler@0.3.0-rc-2026-03-15"]),
+                "the component exports `wasi:http/handler@0.3.0-rc-2026-03-15`, of a draft of WASI 0.3.0",
+            ),
+            (
+                importing("wasi:cli/stdout@0.3.0-rc-2025-09-16"),
+                "the component imports `wasi:cli/stdout@0.3.0-rc-2025-09-16`, of a draft of WASI 0.3.0",
+            ),
+        ] {
+            let error = inspect(&component).unwrap_err().to_string();
+            assert!(error.starts_with(text), "{error}");
+        }
+        for name in ["wasi:keyvalue/store@0.2.0-draft2", "wasi:cli/stdout@0.3.0", "my:own/thing@0.3.0-rc-1"] {
+            assert_eq!(inspect(&importing(name)), Ok(ModuleKind::CliComponentP3), "{name}");
+        }
+        let others = ["wasi:cli/run@0.3.0", "wasi:keyvalue/watch@0.2.0-draft"];
+        assert_eq!(inspect(&exporting(&others)), Ok(ModuleKind::CliComponentP3));
     }
 
     #[test]

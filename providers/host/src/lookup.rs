@@ -1,4 +1,4 @@
-//! Look-ups of names for components (`wasi:sockets/ip-name-lookup@0.2`).
+//! Look-ups of names for components (`wasi:sockets/ip-name-lookup`, of 0.2 here and of 0.3 in [`p3`]).
 //!
 //! ```text
 //!   guest ─► resolve-addresses ─► its places ─► the host's places ─┬─► PodResolver: what the pod's files say
@@ -11,6 +11,7 @@
 
 mod files;
 mod hosts;
+pub(crate) mod p3;
 mod pod;
 mod resolv_conf;
 mod system;

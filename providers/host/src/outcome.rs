@@ -92,7 +92,7 @@ fn write_description(text: &mut BoundedText, error: &wasmtime::Error, overflow: 
             let Overflow { stack, advice } = overflow;
             write!(text, ": the guest has a stack of {stack}{advice}")?;
         }
-    } else if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+    } else if holds_too_much(error) {
         text.write_str("the guest holds more files, streams, sockets and pollables than one container may; see \"What a guest can grab\" in docs/configuration.md")?;
     } else {
         write!(text, "{}", error.root_cause())?;
@@ -104,6 +104,13 @@ fn write_description(text: &mut BoundedText, error: &wasmtime::Error, overflow: 
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a guest met the bound of what it may hold: in the host's table, in wasmtime's for tasks and streams, or in that of
+/// its handles, for which wasmtime has a text alone.
+fn holds_too_much(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full))
+        || error.root_cause().to_string().ends_with("store handle limit exceeded")
 }
 
 #[cfg(test)]

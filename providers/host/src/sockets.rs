@@ -1,8 +1,8 @@
-//! The sockets of guests whose pod has addresses of its own (`wasi:sockets@0.2`).
+//! The sockets of guests whose pod has addresses of its own (`wasi:sockets`, of 0.2 here and of 0.3 in [`p3`]).
 //!
 //! ```text
-//!   guest ─► start-bind, start-connect, stream, send ─► [PodAddresses], [NetworkTables] ─► wasmtime-wasi's sockets ─► kernel
-//!   guest ◄─ local-address, remote-address, receive ◄─ [PodAddresses], what was chosen ◄──────────┘
+//!   guest ─► bind, connect, send ─► [routes]: [PodAddresses], [NetworkTables] ─► wasmtime-wasi's sockets ─► kernel
+//!   guest ◄─ addresses, receive ◄── [routes]: [PodAddresses], what was chosen ◄──────────┘
 //! ```
 //!
 //! wasmtime-wasi asks whether an address may be used, and cannot use another one. So its functions are called with the
@@ -13,6 +13,8 @@
 
 mod create;
 mod node;
+pub(crate) mod p3;
+mod routes;
 mod tcp;
 mod udp;
 
@@ -23,6 +25,7 @@ use std::{
 };
 
 use kubewasm_rules::Protocol;
+use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime_wasi::p2::{SocketResult, bindings::sockets::network::ErrorCode};
 
@@ -43,6 +46,10 @@ pub(crate) use node::NodeSockets;
 /// Datagrams whose answers come from elsewhere than they were sent to, of one socket: the newest are remembered.
 const REDIRECTED: usize = 64;
 
+/// Datagrams of one guest that wait to be sent at a time: more are refused as by a kernel that has no room for them. Each may
+/// have 64 KiB.
+const UNSENT: usize = 64;
+
 /// The sockets of one guest.
 #[derive(Debug)]
 pub(crate) struct GuestSockets {
@@ -54,6 +61,8 @@ pub(crate) struct GuestSockets {
     guard: Arc<Guard>,
     /// What is remembered of its sockets and their streams, by the number of the resource.
     known: HashMap<u32, Arc<Known>>,
+    /// Places for datagrams that wait to be sent, of a guest of WASI 0.3.
+    unsent: Arc<Semaphore>,
 }
 
 /// What a pod has.
@@ -69,12 +78,18 @@ pub(crate) struct Pod {
 
 /// What is remembered of a socket.
 #[derive(Debug, Default)]
-struct Known(Mutex<KnownSocket>);
+struct Known {
+    socket: Mutex<KnownSocket>,
+    /// Held by the one call that waits for a datagram: each has a buffer.
+    receiving: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug, Default)]
 struct KnownSocket {
     /// What its guest has bound it to, and how.
     bound: Option<(SocketAddr, Binding)>,
+    /// The port that it had when that was looked at last.
+    has_port: u16,
     /// Where its guest has connected it to.
     remote: Option<SocketAddr>,
     /// That is an address of a Service, and it is one for datagrams: to the kernel it is not connected, so that it can go to
@@ -92,13 +107,16 @@ struct KnownSocket {
 
 impl Known {
     fn lock(&self) -> MutexGuard<'_, KnownSocket> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl KnownSocket {
     /// Takes note that what the guest sends to `wanted` goes to `actual`.
     fn redirect(&mut self, actual: SocketAddr, wanted: SocketAddr) {
+        if actual == wanted {
+            return;
+        }
         self.redirected.retain(|(known, _)| *known != actual);
         self.redirected.truncate(REDIRECTED - 1);
         self.redirected.push_front((actual, wanted));
@@ -112,7 +130,8 @@ impl KnownSocket {
     }
 
     /// The socket is bound to a port.
-    fn bound_to(&self, port: u16) {
+    fn bound_to(&mut self, port: u16) {
+        self.has_port = port;
         if let Some(guard) = &self.guard {
             guard.bound(port);
         }
@@ -154,12 +173,12 @@ impl KnownSocket {
 impl GuestSockets {
     /// Those of a guest whose pod has addresses of its own.
     pub(crate) fn of_pod(pod: Pod, guard: Arc<Guard>) -> Self {
-        Self { pod: Some(pod), node: NodeSockets::default(), guard, known: HashMap::new() }
+        Self { pod: Some(pod), ..Self::of_node(NodeSockets::default(), guard) }
     }
 
     /// Those of a guest that has none.
     pub(crate) fn of_node(node: NodeSockets, guard: Arc<Guard>) -> Self {
-        Self { pod: None, node, guard, known: HashMap::new() }
+        Self { pod: None, node, guard, known: HashMap::new(), unsent: Arc::new(Semaphore::new(UNSENT)) }
     }
 
     /// What the guest may do with addresses.

@@ -330,6 +330,7 @@ impl WasiRuntime {
             self.refuses.store(true, Ordering::Relaxed);
         }
         let instance = convert::instance_spec(spec, code, kind, self.store.rootfs(&image), notice);
+        let terminal = terminal.unwrap_or(instance.terminal);
         let network = if self.has_sandbox(spec) { Network::Namespace } else { instance.network.clone() };
         let is_elsewhere = network == Network::Namespace || network::is_own(spec);
         let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;

@@ -69,7 +69,7 @@ async fn leads_nowhere(ip: IpAddr) {
     wait::until(&format!("{ip} to lead nowhere"), SOON, look).await.unwrap();
 }
 
-/// Two pods of one node serve one port, each at an address of the Node's podCIDR, which probes find, which the agent and
+/// Two pods of one node, of WASI 0.2 and of 0.3, serve one port, each at an address of the Node's podCIDR, which probes find, which the agent and
 /// the worker may die without, and which leads nowhere when its pod is gone.
 #[tokio::test]
 async fn a_pod_is_reached_at_an_address_of_its_own() {
@@ -81,12 +81,14 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
         let pods = Pods::new(&client, ns);
         let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
         let image = suite().await.registry.push("sockets:v1", &content).await.unwrap().tagged;
+        let content = Content::program("sockets", guests::guest("sockets-0.3.c").await.unwrap());
+        let of_0_3 = suite().await.registry.push("sockets:v0.3", &content).await.unwrap().tagged;
         let mut node = own_node("addressed-node", &Options::default().flag("--network=pod")).await;
         let mut with_host_port = server(&node, &image);
         let host_port = ports::free().unwrap();
         with_host_port["containers"][0]["ports"][0]["hostPort"] = json!(host_port);
         pods.create("one", with_host_port).await;
-        pods.create("other", server(&node, &image)).await;
+        pods.create("other", server(&node, &of_0_3)).await;
         let ready = |pod: &Pod| is(pod, "Ready");
         let one = pods.until("one", "ready", ready).await;
         let other = pods.until("other", "ready", ready).await;

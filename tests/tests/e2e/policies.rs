@@ -27,17 +27,20 @@ use crate::{
 };
 
 const NODE: &str = "guarded-node";
+/// That of WASI 0.2, and that of 0.3.
+const SERVERS: [&str; 2] = ["server", "server-0-3"];
 /// Of the test's cluster.
 const POD_RANGE: &str = "10.0.0.0/8";
 const EVENT: &str = "NetworkPolicyUnreadable";
 
-/// A server's port 8080, which is named `web`, on a node; clients on the same one.
+/// Two servers' ports 8080, which are named `web`, on a node; clients on the same one. One server is of WASI 0.2, the other of
+/// 0.3, and so are the clients; each asks the server of the other version.
 struct World {
     client: Client,
     node: Node,
-    image: String,
+    images: [String; 2],
     namespace: String,
-    server: String,
+    servers: [String; 2],
     asked: AtomicU32,
 }
 
@@ -60,19 +63,13 @@ impl World {
         Pods::new(&self.client, namespace)
     }
 
-    async fn create(&self, namespace: &str, name: &str, labels: &str, container: Value) {
-        self.create_after(0, namespace, name, labels, container).await;
-    }
-
     /// A pod that runs its container so often before it is the one that counts.
-    async fn create_after(&self, times: usize, namespace: &str, name: &str, labels: &str, container: Value) {
+    async fn create_after(&self, times: usize, namespace: &str, name: &str, labels: &str, main: Value) {
         let labels: serde_json::Map<String, Value> = labels
             .split_whitespace()
             .filter_map(|label| label.split_once('='))
             .map(|(key, value)| (key.to_owned(), value.into()))
             .collect();
-        let mut main = json!({ "name": "main", "image": self.image });
-        main.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
         let before: Vec<Value> = (0..times)
             .map(|n| {
                 let mut before = main.clone();
@@ -94,11 +91,21 @@ impl World {
         pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
     }
 
-    /// What a new pod is told that asks the server.
-    async fn ask(&self, namespace: &str, labels: &str) -> Outcome {
+    /// What new pods are told that ask the servers.
+    async fn ask(&self, namespace: &str, labels: &str) -> [Outcome; 2] {
+        let ([one, other], [first, second]) = (&self.images, &self.servers);
+        // Boxed: the stack of a test is small for so many futures in one.
+        let answers = tokio::join!(
+            Box::pin(self.ask_with(one, second, namespace, labels)),
+            Box::pin(self.ask_with(other, first, namespace, labels))
+        );
+        answers.into()
+    }
+
+    async fn ask_with(&self, image: &str, server: &str, namespace: &str, labels: &str) -> Outcome {
         let name = format!("client-{}", self.asked.fetch_add(1, Ordering::Relaxed));
-        let args = json!({ "args": ["tcp-ask", format!("{}:8080", self.server)] });
-        self.create_after(QUESTIONS, namespace, &name, labels, args).await;
+        let main = json!({ "name": "main", "image": image, "args": ["tcp-ask", format!("{server}:8080")] });
+        self.create_after(QUESTIONS, namespace, &name, labels, main).await;
         let pods = self.pods(namespace);
         let log = {
             pods.phase(&name, "Succeeded").await;
@@ -116,7 +123,7 @@ impl World {
     /// Waits until pods with these labels are told so: a policy takes effect in its own time.
     async fn until(&self, what: &str, namespace: &str, labels: &str, expected: Outcome) {
         let look = async || match self.ask(namespace, labels).await {
-            outcome if outcome == expected => Ok(()),
+            outcomes if outcomes == [expected; 2] => Ok(()),
             other => Err(format!("{other:?}")),
         };
         wait::until(&format!("{expected:?} with {what}"), SOON, look).await.unwrap();
@@ -131,7 +138,7 @@ impl World {
         policies.patch(name, &params, &Patch::Apply(policy)).await.unwrap();
     }
 
-    /// The only rule of what comes to the server.
+    /// The only rule of what comes to the servers.
     async fn allow(&self, rule: Value) {
         let spec = json!({
             "podSelector": { "matchLabels": { "role": "server" } }, "policyTypes": ["Ingress"], "ingress": [rule],
@@ -140,7 +147,7 @@ impl World {
     }
 }
 
-/// One server and one policy after the other.
+/// One policy after the other.
 #[tokio::test]
 async fn network_policies_hold_for_pods_with_addresses_of_their_own() {
     if !rustix::process::geteuid().is_root() {
@@ -148,24 +155,32 @@ async fn network_policies_hold_for_pods_with_addresses_of_their_own() {
         return;
     }
     with_temp_ns(async |client, ns| {
-        let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
-        let image = suite().await.registry.push("sockets:v1", &content).await.unwrap().tagged;
+        let mut images = [String::new(), String::new()];
+        for (image, version) in images.iter_mut().zip(["0.2", "0.3"]) {
+            let guest = guests::guest(&format!("sockets-{version}.c")).await.unwrap();
+            let (name, content) = (format!("sockets:{version}"), Content::program("sockets", guest));
+            *image = suite().await.registry.push(&name, &content).await.unwrap().tagged;
+        }
         let node = own_node(NODE, &Options::default().flag("--network=pod")).await;
-        let (namespace, server) = (ns.to_owned(), String::new());
-        let mut world = World { client, node, image, namespace, server, asked: AtomicU32::new(0) };
-        let serve = json!({
+        let (namespace, servers) = (ns.to_owned(), [String::new(), String::new()]);
+        let mut world = World { client, node, images, namespace, servers, asked: AtomicU32::new(0) };
+        let serve = |image: &str| json!({
+            "name": "main",
+            "image": image,
             "args": ["tcp-serve", "0.0.0.0:8080"],
             "ports": [{ "containerPort": 8080, "name": "web" }],
             "readinessProbe": { "tcpSocket": { "port": "web" }, "periodSeconds": 1, "failureThreshold": 1 },
         });
-        world.create(ns, "server", "role=server", serve).await;
         let pods = world.pods(ns);
-        let server = pods.until("server", "ready", |pod| is(pod, "Ready")).await;
-        world.server = server.status.unwrap().pod_ip.unwrap();
+        for (n, name) in SERVERS.into_iter().enumerate() {
+            world.create_after(0, ns, name, "role=server", serve(&world.images[n])).await;
+            let server = pods.until(name, "ready", |pod| is(pod, "Ready")).await;
+            world.servers[n] = server.status.unwrap().pod_ip.unwrap();
+        }
 
         // Without the right to read them, none holds, which is told.
         world.policy("deny", json!({ "podSelector": {}, "policyTypes": ["Ingress"] })).await;
-        assert_eq!(world.ask(ns, "").await, Outcome::Answered);
+        assert_eq!(world.ask(ns, "").await, [Outcome::Answered; 2]);
         pods.event("server", EVENT, |event| {
             let message = event.message.as_deref().unwrap_or_default();
             event.reason.as_deref() == Some(EVENT)
@@ -193,9 +208,11 @@ async fn network_policies_hold_for_pods_with_addresses_of_their_own() {
         world.until("a policy that lets nobody out", ns, "role=prisoner", Outcome::Denied).await;
         pods.event("server", "a refusal", |event| event.reason.as_deref() == Some("NetworkRefused")).await;
 
-        let server = pods.api().get("server").await.unwrap();
-        assert!(is(&server, "Ready"), "its node probes it, whatever policies say: {:?}", server.status);
-        assert_eq!(phase(&server), "Running");
+        for name in SERVERS {
+            let server = pods.api().get(name).await.unwrap();
+            assert!(is(&server, "Ready"), "its node probes it, whatever policies say: {:?}", server.status);
+            assert_eq!(phase(&server), "Running");
+        }
         leave(world).await;
     })
     .await;
@@ -206,7 +223,7 @@ async fn by_labels(world: &World) {
     let ns = world.namespace.as_str();
     world.allow(json!({ "from": [{ "podSelector": { "matchLabels": { "app": "friend" } } }] })).await;
     world.until("a friend's label", ns, "app=friend", Outcome::Answered).await;
-    assert_eq!(world.ask(ns, "app=foe").await, Outcome::Reset);
+    assert_eq!(world.ask(ns, "app=foe").await, [Outcome::Reset; 2]);
 
     let namespaces: Api<Namespace> = Api::all(world.client.clone());
     let other = format!("{ns}-other");
@@ -216,25 +233,27 @@ async fn by_labels(world: &World) {
     let selector = json!({ "matchLabels": { "team": "friends" } });
     world.allow(json!({ "from": [{ "namespaceSelector": selector }] })).await;
     world.until("other namespaces", ns, "app=friend", Outcome::Reset).await;
-    assert_eq!(world.ask(&other, "").await, Outcome::Reset, "it has no label yet");
+    assert_eq!(world.ask(&other, "").await, [Outcome::Reset; 2], "it has no label yet");
     let label = json!({ "metadata": { "labels": { "team": "friends" } } });
     namespaces.patch(&other, &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
     world.until("a namespace's label", &other, "", Outcome::Answered).await;
     namespaces.delete(&other, &DeleteParams::default()).await.unwrap();
 
-    // The server is taken out of what the policies select, and put in again.
+    // The servers are taken out of what the policies select, and put in again.
     let relabel = async |role: &str| {
         let label = json!({ "metadata": { "labels": { "role": role } } });
         let pods: Api<Pod> = world.pods(ns).api();
-        pods.patch("server", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+        for name in SERVERS {
+            pods.patch(name, &PatchParams::default(), &Patch::Merge(label.clone())).await.unwrap();
+        }
     };
     let closed =
         json!({ "podSelector": { "matchLabels": { "role": "server" } }, "policyTypes": ["Ingress"] });
     world.policy("deny", closed).await;
     relabel("free").await;
-    world.until("another label of the server", ns, "", Outcome::Answered).await;
+    world.until("another label of the servers", ns, "", Outcome::Answered).await;
     relabel("server").await;
-    world.until("its label again", ns, "", Outcome::Reset).await;
+    world.until("their label again", ns, "", Outcome::Reset).await;
 }
 
 /// Gives the node the right, as the manifest says.
@@ -253,5 +272,5 @@ async fn grant(client: &Client) {
 async fn leave(world: World) {
     let range = range_of(&world.client, &world.node).await;
     let pods = world.pods(&world.namespace);
-    end(&world.client, &pods, world.node, &["server"], &range).await;
+    end(&world.client, &pods, world.node, &SERVERS, &range).await;
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use k8s_openapi::api::{
@@ -38,7 +39,9 @@ struct Web<'a> {
     pods: &'a Pods,
     namespace: &'a str,
     node: &'a Node,
-    image: &'a str,
+    /// Of clients, of WASI 0.2 and of 0.3, which take turns.
+    images: [&'a str; 2],
+    asked: AtomicUsize,
     /// The Service's address.
     address: SocketAddr,
 }
@@ -54,11 +57,12 @@ impl Web<'_> {
 
     /// What a pod of the node prints that asks at an address; before the node knows it as a Service's, perhaps nothing.
     async fn ask(&self, name: &str, args: &[&str]) -> Vec<String> {
+        let image = self.images[self.asked.fetch_add(1, Ordering::Relaxed) % 2];
         let args: Vec<&str> = std::iter::once("tcp-ask").chain(args.iter().copied()).collect();
         let spec = json!({
             "nodeSelector": { "kubernetes.io/hostname": self.node.name() },
             "activeDeadlineSeconds": 10,
-            "containers": [{ "name": "main", "image": self.image, "args": args }],
+            "containers": [{ "name": "main", "image": image, "args": args }],
         });
         self.pods.create(name, spec).await;
         self.pods.until(name, "its end", |pod| ["Succeeded", "Failed"].contains(&phase(pod))).await;
@@ -88,7 +92,7 @@ impl Web<'_> {
     async fn ask_itself(&self, pod: &str, n: usize) -> Vec<String> {
         let name = format!("self-{n}");
         let args = ["tcp-ask".to_owned(), self.address.to_string()];
-        let container = json!({ "name": name, "image": self.image, "args": args });
+        let container = json!({ "name": name, "image": self.images[0], "args": args });
         let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [container] } }));
         self.pods.api().patch_ephemeral_containers(pod, &PatchParams::default(), &patch).await.unwrap();
         let has_ended = |pod: &Pod| {
@@ -166,6 +170,8 @@ async fn guests_reach_services() {
         let pods = Pods::new(&client, ns);
         let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
         let image = suite.registry.push("sockets:services", &content).await.unwrap().tagged;
+        let content = Content::program("sockets", guests::guest("sockets-0.3.c").await.unwrap());
+        let of_0_3 = suite.registry.push("sockets:services-0.3", &content).await.unwrap().tagged;
         let node = own_node("services-node", &Options::default().flag("--network=pod")).await;
         let log = suite.home.log(node.name());
         wait::until("the node to say what it lacks", SOON, async || {
@@ -209,7 +215,8 @@ async fn guests_reach_services() {
         let service = services.create(&PostParams::default(), &service).await.unwrap();
         let address: IpAddr = service.spec.unwrap().cluster_ip.unwrap().parse().unwrap();
         let address = SocketAddr::new(address, 80);
-        let web = Web { client: &client, pods: &pods, namespace: ns, node: &node, image: &image, address };
+        let (images, asked) = ([image.as_str(), &of_0_3], AtomicUsize::new(0));
+        let web = Web { client: &client, pods: &pods, namespace: ns, node: &node, images, asked, address };
         let at = address.to_string();
 
         let servers = web.scale(2).await;

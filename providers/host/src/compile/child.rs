@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{MODULE_LIMIT, jail};
 use crate::{
     engine::{self, EngineError},
+    features::{self, MissingFeature},
     inspect::{self, Facts, InspectError},
     kind::ModuleKind,
     names,
@@ -37,6 +38,14 @@ pub enum ChildError {
     /// No engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The module needs a feature of WebAssembly that is off.
+    #[error("the module uses {}, which guests do not have here: {}{found}", .feature.name, .feature.advice)]
+    Feature {
+        /// Which, and what to do.
+        feature: MissingFeature,
+        /// Where, in parentheses and with a space before; nothing where that says no more.
+        found: String,
+    },
     /// The module is invalid, or needs what this engine does not have.
     #[error("the module does not compile: {0}")]
     Compile(String),
@@ -107,9 +116,22 @@ pub fn compile_file(input: &Path, output: &Path) -> Result<ModuleKind, ChildErro
 fn compile(bytes: &[u8]) -> Result<(Facts, Vec<u8>), ChildError> {
     let facts = inspect::facts(bytes)?;
     names::check(bytes)?;
+    if let Some(feature) = features::shared_memory(bytes) {
+        return Err(ChildError::Feature { feature, found: String::new() });
+    }
     let engine = engine::new(facts.kind.generation())?;
-    let code = engine::precompile(&engine, facts.kind, bytes);
-    Ok((facts, code.map_err(|error| ChildError::Compile(format!("{error:#}")))?))
+    match engine::precompile(&engine, facts.kind, bytes) {
+        Ok(code) => Ok((facts, code)),
+        Err(error) => Err(refused(&format!("{error:#}"))),
+    }
+}
+
+/// Why a module does not compile, by what wasmtime says.
+fn refused(said: &str) -> ChildError {
+    match features::missing(said) {
+        Some(feature) => ChildError::Feature { feature, found: format!(" ({said})") },
+        None => ChildError::Compile(said.to_owned()),
+    }
 }
 
 /// Reads a module whole, if it is not too large.

@@ -1,7 +1,9 @@
 //! Guests in text, run in this process.
 
+mod features;
 mod limits;
 mod lookups;
+mod p3;
 mod plugins;
 mod turns;
 

@@ -57,7 +57,7 @@ async fn create_udp(state: &mut GuestState, family: IpAddressFamily) -> SocketRe
 }
 
 /// A guard for one more socket, where more is looked at than what holds for any guest.
-fn guarded(state: &GuestState) -> Option<(Arc<SocketGuard>, WasiSocketsCtx)> {
+pub(super) fn guarded(state: &GuestState) -> Option<(Arc<SocketGuard>, WasiSocketsCtx)> {
     let guard = state.guest_sockets.guard();
     guard.looks_at_sockets().then(|| {
         let guard = SocketGuard::new(Arc::clone(guard));

@@ -23,7 +23,7 @@ pub(crate) struct NodeSockets {
 
 impl NodeSockets {
     /// Takes an address for a socket of which its guest wants this.
-    fn claim(
+    pub(super) fn claim(
         &self,
         exposed: &ExposedPorts,
         protocol: Protocol,
@@ -36,7 +36,12 @@ impl NodeSockets {
     }
 
     /// Where something goes that a guest sends to `wanted`: to the pod itself where a guest of it takes that in.
-    fn destination(&self, socket: &mut KnownSocket, protocol: Protocol, wanted: SocketAddr) -> SocketAddr {
+    pub(super) fn destination(
+        &self,
+        socket: &mut KnownSocket,
+        protocol: Protocol,
+        wanted: SocketAddr,
+    ) -> SocketAddr {
         let open = self
             .exposed
             .as_ref()
@@ -48,9 +53,7 @@ impl NodeSockets {
                 if let Some(guard) = &socket.guard {
                     guard.leads_home(actual, wanted);
                 }
-                if actual != wanted {
-                    socket.redirect(actual, wanted);
-                }
+                socket.redirect(actual, wanted);
                 actual
             }
             None => {
@@ -66,7 +69,7 @@ impl NodeSockets {
 impl KnownSocket {
     /// The address of a socket in the network of the node, as its guest sees it: what it was bound to, by the port of its
     /// container.
-    fn local_of_node(&self, actual: SocketAddr) -> SocketAddr {
+    pub(super) fn local_of_node(&self, actual: SocketAddr) -> SocketAddr {
         match (&self.bound, self.remote) {
             (Some((wanted, _)), None) => *wanted,
             (Some((wanted, _)), Some(_)) => SocketAddr::new(actual.ip(), wanted.port()),
@@ -76,6 +79,6 @@ impl KnownSocket {
 }
 
 /// How a socket is bound that has a port of the node.
-fn binding(wanted: SocketAddr) -> Binding {
+pub(super) fn binding(wanted: SocketAddr) -> Binding {
     if wanted.ip().is_unspecified() { Binding::Wildcard } else { Binding::Single }
 }

@@ -1,6 +1,6 @@
 //! TCP.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
 use wasmtime::{
     StoreContextMut,
@@ -17,7 +17,7 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Binding, Pod, answer, node};
+use super::{Binding, answer, node, routes::Connection};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/tcp@0.2.12";
@@ -97,20 +97,15 @@ async fn start_connect(
     };
     let wanted = SocketAddr::from(address);
     let known = state.guest_sockets.known(socket.rep());
-    if !known.lock().reaches(&pod.addresses, wanted) {
-        return Err(ErrorCode::RemoteUnreachable.into());
-    }
-    let actual = pod.destination(true, wanted)?;
-    let is_bound = known.lock().bound.is_some();
-    if !is_bound {
-        let source = pod.addresses.source(wanted).ok_or(ErrorCode::RemoteUnreachable)?;
+    let Connection { to, source } = pod.connection(&known.lock(), wanted)?;
+    if let Some(source) = source {
         let permission = Resource::new_borrow(network.rep());
         state.sockets().start_bind(again(&socket), permission, source.into()).await?;
         state.sockets().finish_bind(again(&socket))?;
         known.lock().bound = Some((pod.addresses.shown(source), Binding::Single));
     }
-    known.lock().chose(actual, wanted);
-    state.sockets().start_connect(socket, network, actual.into())?;
+    known.lock().chose(to, wanted);
+    state.sockets().start_connect(socket, network, to.into())?;
     known.lock().remote = Some(wanted);
     Ok(())
 }
@@ -129,24 +124,14 @@ async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()
 }
 
 fn local_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(socket.rep()));
-    let Some(Pod { addresses, .. }) = pod else { return node::tcp::local(state, socket) };
-    let remote = state.sockets().remote_address(again(&socket));
+    let rep = socket.rep();
+    let remote = state.sockets().remote_address(again(&socket)).ok();
     let local = state.sockets().local_address(socket)?;
-    let local = SocketAddr::from(local);
-    Ok(match (known, remote) {
-        (Some(known), _) => known.lock().local(&addresses, local),
-        // One that was accepted.
-        (None, Ok(remote)) => addresses.shown_local(local, remote.into()),
-        (None, Err(_)) => addresses.shown(local),
-    }
-    .into())
+    Ok(state.guest_sockets.shown_local(rep, local.into(), remote.map(Into::into)).into())
 }
 
 fn remote_address(state: &mut GuestState, socket: Socket) -> SocketResult<IpSocketAddress> {
-    let (pod, known) = (state.guest_sockets.pod(), state.guest_sockets.get(socket.rep()));
-    let Some(Pod { addresses, .. }) = pod else { return node::tcp::remote(state, socket) };
+    let rep = socket.rep();
     let remote = state.sockets().remote_address(socket)?;
-    let wanted = known.and_then(|known: Arc<_>| known.lock().remote);
-    Ok(wanted.unwrap_or_else(|| addresses.shown(remote.into())).into())
+    Ok(state.guest_sockets.shown_remote(rep, remote.into()).into())
 }

@@ -20,7 +20,7 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Binding, KnownSocket, Pod, answer, node};
+use super::{Pod, answer, node};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/udp@0.2.12";
@@ -109,12 +109,7 @@ async fn start_bind(
     let known = state.guest_sockets.known(socket.rep());
     state.sockets().start_bind(socket, network, actual.into()).await?;
     let local = state.sockets().local_address(again)?;
-    let mut known = known.lock();
-    known.bound_to(SocketAddr::from(local).port());
-    known.bound = Some((wanted, binding));
-    if binding == Binding::Wildcard {
-        known.open = Some(pod.open(false, local.into()));
-    }
+    known.lock().bound_for_datagrams(&pod, (wanted, binding), local.into());
     Ok(())
 }
 
@@ -125,29 +120,14 @@ async fn stream(
 ) -> SocketResult<(Incoming, Outgoing)> {
     let Some(pod) = state.guest_sockets.pod() else { return node::udp::stream(state, socket, remote).await };
     let known = state.guest_sockets.known(socket.rep());
-    let wanted = remote.map(SocketAddr::from);
-    if wanted.is_some_and(|wanted| !known.lock().reaches(&pod.addresses, wanted)) {
-        return Err(ErrorCode::RemoteUnreachable.into());
-    }
-    let actual = match wanted {
-        Some(wanted) => Some(pod.next_destination(&known.lock(), wanted)?),
+    let association = match remote {
+        Some(wanted) => Some(pod.association(&known.lock(), wanted.into())?),
         None => None,
     };
-    if let (Some(actual), Some(wanted)) = (actual, wanted) {
-        known.lock().chose(actual, wanted);
-    }
-    let to_service = actual != wanted && wanted.is_some_and(|wanted| !wanted.ip().is_loopback());
-    let connected = actual.filter(|_| !to_service).map(Into::into);
+    let connected = association.filter(|association| !association.is_to_service());
+    let connected = connected.map(|association| association.actual.into());
     let (incoming, outgoing) = state.sockets().stream(socket, connected).await?;
-    {
-        let mut known = known.lock();
-        (known.remote, known.to_service) = (wanted, to_service);
-        if let (Some(actual), Some(wanted)) = (actual, wanted)
-            && actual != wanted
-        {
-            known.redirect(actual, wanted);
-        }
-    }
+    known.lock().associate(association);
     state.guest_sockets.share(incoming.rep(), &known);
     state.guest_sockets.share(outgoing.rep(), &known);
     Ok((incoming, outgoing))
@@ -189,10 +169,7 @@ fn receive(state: &mut GuestState, stream: Incoming, most: u64) -> SocketResult<
         for datagram in &mut datagrams {
             datagram.remote_address = known.sender(&addresses, datagram.remote_address.into()).into();
         }
-        if let Some(remote) = known.remote.filter(|_| known.to_service) {
-            // The kernel takes those of others in: to it, the socket is not connected.
-            datagrams.retain(|datagram| SocketAddr::from(datagram.remote_address) == remote);
-        }
+        datagrams.retain(|datagram| known.expects(datagram.remote_address.into()));
     }
     Ok(datagrams)
 }
@@ -208,7 +185,7 @@ fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagra
     }
     let (mut translated, mut failure) = (Vec::with_capacity(datagrams.len()), None);
     for mut datagram in datagrams {
-        let to = destination(&pod, &mut known.lock(), datagram.remote_address.map(SocketAddr::from));
+        let to = pod.datagram(&mut known.lock(), datagram.remote_address.map(SocketAddr::from));
         match to {
             Ok(to) => datagram.remote_address = to.map(Into::into),
             Err(code) => {
@@ -222,26 +199,4 @@ fn send(state: &mut GuestState, stream: Outgoing, datagrams: Vec<OutgoingDatagra
         Some(code) if translated.is_empty() => Err(code.into()),
         _ => state.sockets().send(stream, translated),
     }
-}
-
-/// Where a datagram goes of which the guest wants this; nowhere else than its socket is connected to, where it wants nothing.
-fn destination(
-    pod: &Pod,
-    socket: &mut KnownSocket,
-    wanted: Option<SocketAddr>,
-) -> Result<Option<SocketAddr>, ErrorCode> {
-    let service = socket.remote.filter(|_| socket.to_service);
-    if service.is_some() && wanted.is_some() && wanted != service {
-        return Err(ErrorCode::InvalidArgument);
-    }
-    let Some(wanted) = wanted.or(service) else { return Ok(None) };
-    if !socket.reaches(&pod.addresses, wanted) {
-        return Err(ErrorCode::RemoteUnreachable);
-    }
-    let actual = pod.next_destination(socket, wanted)?;
-    socket.chose(actual, wanted);
-    if actual != wanted {
-        socket.redirect(actual, wanted);
-    }
-    Ok(Some(actual))
 }

@@ -26,8 +26,8 @@ pub(crate) const STACK_ADVICE: &str =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wishes {
     pub(super) stack: Stack,
-    /// Output streams say that they are terminals.
-    pub(super) terminal: bool,
+    /// Output streams say that they are terminals, or that they are none. `None`: as is best for a module of its kind.
+    pub(super) terminal: Option<bool>,
     /// All that it may reach, if there is such a list.
     pub(super) egress: Option<EgressList>,
     /// How it serves HTTP.
@@ -74,8 +74,9 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<Wishes, StartError> {
         })?,
     };
     let terminal = match value(TERMINAL) {
-        None | Some((_, "true")) => true,
-        Some((_, "false")) => false,
+        None => None,
+        Some((_, "true")) => Some(true),
+        Some((_, "false")) => Some(false),
         Some((key, text)) => {
             return Err(config(format!(
                 "the annotation {key} is {text:?}, and must be \"true\" or \"false\""

@@ -140,9 +140,18 @@ pub(super) fn instance_spec(
         },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
         stack: Stack::DEFAULT,
-        terminal: true,
+        terminal: is_terminal(kind, spec.tty),
         stop_notice,
         label: String::new(),
+    }
+}
+
+/// Whether a container's output streams say that they are terminals. Programs in C of WASI 0.1 and 0.2 hold back their lines
+/// otherwise; those of 0.3 write them when they have them, and a terminal is what the pod asks for with `tty`.
+fn is_terminal(kind: ModuleKind, tty: bool) -> bool {
+    match kind {
+        ModuleKind::CoreCommand | ModuleKind::CliComponent | ModuleKind::HttpComponent => true,
+        ModuleKind::CliComponentP3 | ModuleKind::HttpComponentP3 => tty,
     }
 }
 
@@ -342,6 +351,18 @@ mod tests {
             pod_memory_limit_bytes: 0,
             cpu_limit_millis: 0,
             cpu_request_millis: 0,
+        }
+    }
+
+    #[test]
+    fn a_program_of_0_3_has_a_terminal_if_the_pod_asks_for_one() {
+        for (kind, tty, expected) in [
+            (ModuleKind::CoreCommand, false, true),
+            (ModuleKind::CliComponent, false, true),
+            (ModuleKind::CliComponentP3, false, false),
+            (ModuleKind::CliComponentP3, true, true),
+        ] {
+            assert_eq!(is_terminal(kind, tty), expected, "{kind} {tty}");
         }
     }
 

@@ -74,27 +74,3 @@ pub(in crate::sockets) fn connect(
     known.lock().remote = Some(wanted);
     Ok(())
 }
-
-pub(in crate::sockets) fn local(
-    state: &mut GuestState,
-    socket: Resource<TcpSocket>,
-) -> SocketResult<IpSocketAddress> {
-    let (node, known) = (state.guest_sockets.node(), state.guest_sockets.get(socket.rep()));
-    let local = state.sockets().local_address(socket)?;
-    let Some(exposed) = node.exposed else { return Ok(local) };
-    Ok(match known {
-        Some(known) => known.lock().local_of_node(local.into()),
-        // One that was accepted.
-        None => exposed.shown(local.into()),
-    }
-    .into())
-}
-
-pub(in crate::sockets) fn remote(
-    state: &mut GuestState,
-    socket: Resource<TcpSocket>,
-) -> SocketResult<IpSocketAddress> {
-    let known = state.guest_sockets.get(socket.rep());
-    let remote = state.sockets().remote_address(socket)?;
-    Ok(known.and_then(|known| known.lock().remote).map_or(remote, Into::into))
-}
