@@ -15,7 +15,7 @@ mod sandbox;
 mod service_table;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     error::Error,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -109,6 +109,12 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// See [`StartError`]. After an error nothing of this id runs, and nothing will come of the start any more.
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;
+
+    /// The ConfigMaps of its namespace that a container needs by what its pod's annotations say to this provider; it does
+    /// not start without them, and finds them in [`ContainerSpec::config_maps`].
+    fn config_maps(&self, _container: &str, _annotations: &BTreeMap<String, String>) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
 
     /// Calls off a start whose future somebody still awaits, if it has not come so far that its guest may run: it
     /// fails soon, with [`StartError::Run`]. Otherwise nothing happens. A start that looks for its module, or waits for
@@ -387,6 +393,8 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Annotations of the pod, for what a provider understands beyond Kubernetes' fields.
     pub annotations: BTreeMap<String, String>,
+    /// What is in the ConfigMaps that [`Runtime::config_maps`] has named.
+    pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
     /// Initial working directory of the guest.
     pub working_dir: Option<String>,
     /// Directory on the host for whatever the guest writes outside its mounts. It belongs to this attempt
@@ -650,7 +658,7 @@ mod tests {
     fn debug_texts_hold_no_values_of_the_environment() {
         let spec = serde_json::json!({
             "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
-            "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "env": [["PASSWORD", "hunter2"]],
+            "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "config_maps": {}, "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
             "log_path": "/l", "pod_ips": [], "network_slot": null,
             "host_network": false, "tcp_ports": [], "exposed_ports": [], "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,

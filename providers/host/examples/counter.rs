@@ -88,6 +88,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             denied_networks: &DeniedNetworks::default(),
             firewall: None,
             egress: None,
+            http_connections: None,
+            authorities: None,
             name_files: None,
             listen_ports: &[],
             output: &output,

@@ -37,7 +37,7 @@ use crate::{
         guard::{Guard, SocketGuard},
     },
     outcome::Overflow,
-    outgoing::GuestHttp,
+    outgoing::{GuestHttp, OutgoingHost},
     p3,
     plugin::{AnyPlugin, States},
     pool::Allocation,
@@ -61,6 +61,7 @@ pub struct Host {
     cache: cache::Cache,
     scheduler: Arc<cpu::Scheduler>,
     lookups: Lookups,
+    outgoing: OutgoingHost,
     /// What is known of the network that guests with addresses of their own are in.
     tables: Arc<NetworkTables>,
     open_files: u64,
@@ -168,6 +169,7 @@ impl Host {
             cache: cache::Cache::default(),
             scheduler,
             lookups: Lookups::new(options.resolver.clone()),
+            outgoing: OutgoingHost::new(open_files),
             tables: Arc::default(),
             open_files,
             options,
@@ -260,6 +262,8 @@ impl Host {
             denied_networks,
             firewall,
             egress,
+            http_connections,
+            authorities: _,
             name_files,
             listen_ports,
             output,
@@ -313,6 +317,8 @@ impl Host {
         }
         let mut wasi = wasi.build_p1();
         wasi.ctx().table.set_max_capacity(bounds.resources);
+        let lookups = self.lookups.of_guest(Arc::clone(&guard), name_files, guest_sockets.pod());
+        let way = self.outgoing.way(&setup, guard, lookups.clone(), &guest_sockets);
         let state = GuestState {
             wasi,
             memory: MemoryGuard::new(Arc::clone(account)),
@@ -323,10 +329,10 @@ impl Host {
             bounds,
             descriptors: preview1::STANDARD_STREAMS + listeners.len() + preopens.len().max(1),
             has_volumes,
-            lookups: self.lookups.of_guest(guard, name_files, guest_sockets.pod()),
+            lookups,
             guest_sockets,
             core_sockets: CoreSockets::new(listeners),
-            http: GuestHttp::default(),
+            http: GuestHttp::new(http_connections.map_or_else(Arc::default, Arc::clone), way),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);

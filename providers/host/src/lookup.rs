@@ -78,8 +78,8 @@ pub(crate) struct Lookups {
     system_deadline: Duration,
 }
 
-/// The look-ups of one guest.
-#[derive(Debug)]
+/// The look-ups of one guest. Clones share what it may have at a time.
+#[derive(Clone, Debug)]
 pub(crate) struct GuestLookups {
     way: Way,
     /// Says which names it may look up, and hears what was answered.
@@ -144,6 +144,15 @@ impl Lookups {
 type Addresses = Result<vec::IntoIter<IpAddr>, ErrorCode>;
 
 impl GuestLookups {
+    /// The addresses of a name, in the order in which they should be tried. Must be called within a tokio runtime.
+    pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ErrorCode> {
+        let answer = match self.begin(name)? {
+            AddressStream::Pending(task) => task.await.unwrap_or(Err(ErrorCode::TemporaryResolverFailure)),
+            AddressStream::Ready(answer) => answer,
+        };
+        answer.map(Iterator::collect)
+    }
+
     /// Begins to look up a name; what is an address is its own answer. Must be called within a tokio runtime.
     fn begin(&self, name: &str) -> Result<AddressStream, ErrorCode> {
         let domain = match url::Host::parse(name) {

@@ -9,6 +9,7 @@ use crate::{
     listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
+    outgoing::{HttpConnections, PrivateAuthorities},
     output::Output,
 };
 
@@ -35,6 +36,10 @@ pub struct Setup<'a> {
     pub firewall: Option<&'a Arc<Firewall>>,
     /// All that it may reach, if there is such a list.
     pub egress: Option<&'a EgressList>,
+    /// Connections of its pod for HTTP; the same for all guests of it. `None` for a guest that is alone.
+    pub http_connections: Option<&'a Arc<HttpConnections>>,
+    /// Whom it trusts for HTTPS besides those that this machine trusts.
+    pub authorities: Option<&'a Arc<PrivateAuthorities>>,
     /// What its look-ups of names go by. `None`: by the host's [`Resolver`](crate::Resolver).
     pub name_files: Option<&'a Arc<NameFiles>>,
     /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, and its network

@@ -216,7 +216,7 @@ impl GuestSockets {
 
 impl Pod {
     /// Where a connection to `wanted` goes, or a datagram for it.
-    fn destination(&self, tcp: bool, wanted: SocketAddr) -> Result<SocketAddr, ErrorCode> {
+    pub(crate) fn destination(&self, tcp: bool, wanted: SocketAddr) -> Result<SocketAddr, ErrorCode> {
         let ip = wanted.ip();
         if ip.is_loopback() {
             let transport = Transport { tcp, v4: wanted.is_ipv4() };

@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kubewasm_host::{
     CpuShare, DeniedNetworks, EgressEntry, EgressList, ListenPort, ModuleKind, NameFiles, Network,
-    PodAddresses, Stack, Usage,
+    PodAddresses, PrivateAuthorities, Stack, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -130,6 +130,12 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
             egress: spec.egress.as_ref().map(Into::into),
+            authorities: spec
+                .authorities
+                .iter()
+                .flat_map(|authorities| authorities.der())
+                .map(<[u8]>::to_vec)
+                .collect(),
             listen_ports: spec.listen_ports.iter().map(Into::into).collect(),
             http: spec.http.as_ref().map(ToString::to_string),
             name_files: spec.name_files.as_deref().map(Into::into),
@@ -207,6 +213,15 @@ impl TryFrom<wire::PodAddresses> for PodAddresses {
     }
 }
 
+/// None at all is no set of them.
+fn authorities(der: Vec<Vec<u8>>) -> Result<Option<Arc<PrivateAuthorities>>, WireError> {
+    if der.is_empty() {
+        return Ok(None);
+    }
+    let authorities = PrivateAuthorities::from_der(der);
+    Ok(Some(Arc::new(authorities.map_err(|_| WireError("a certificate of an authority is none"))?)))
+}
+
 impl TryFrom<wire::InstanceSpec> for InstanceSpec {
     type Error = WireError;
 
@@ -260,6 +275,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             network,
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             egress: spec.egress.map(TryInto::try_into).transpose()?,
+            authorities: authorities(spec.authorities)?,
             listen_ports: spec.listen_ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             http: spec
                 .http
@@ -429,6 +445,12 @@ mod tests {
 
     use super::*;
 
+    fn authority() -> PrivateAuthorities {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["ca.example".to_owned()]).unwrap();
+        PrivateAuthorities::from_der([params.self_signed(&key).unwrap().der().to_vec()]).unwrap()
+    }
+
     fn spec() -> InstanceSpec {
         InstanceSpec {
             id: "1".into(),
@@ -447,6 +469,7 @@ mod tests {
                 .map(|text| text.parse::<DeniedNetwork>().unwrap())
                 .collect(),
             egress: Some("example.com:443,*.example.org,10.0.0.0/8,[2001:db8::/32]:53".parse().unwrap()),
+            authorities: Some(Arc::new(authority())),
             listen_ports: vec![ListenPort { port: 8080, name: "http".into() }],
             http: Some("max-requests=7,access-log=json".parse().unwrap()),
             name_files: Some(Arc::new(NameFiles::new("nameserver 10.96.0.10\n", "127.0.0.1 localhost\n"))),
@@ -493,6 +516,7 @@ mod tests {
                 network: Network::Outgoing,
                 denied_networks: DeniedNetworks::default(),
                 egress: None,
+                authorities: None,
                 listen_ports: Vec::new(),
                 http: None,
                 name_files: None,
@@ -546,6 +570,7 @@ mod tests {
             (wire::InstanceSpec { pod_addresses: Some(unreadable), ..of_pod }, "an address of the pod"),
             (wire::InstanceSpec { stack_bytes: u64::MAX, ..good.clone() }, "the stack"),
             (wire::InstanceSpec { denied_networks: vec!["x".into()], ..good.clone() }, "a denied network"),
+            (wire::InstanceSpec { authorities: vec![b"x".to_vec()], ..good.clone() }, "a certificate"),
             (
                 wire::InstanceSpec {
                     listen_ports: vec![wire::ListenPort { port: 70_000, name: String::new() }],

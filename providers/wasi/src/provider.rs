@@ -19,7 +19,7 @@ mod sandbox;
 mod serving;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
@@ -320,7 +320,7 @@ impl WasiRuntime {
         let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
-        let Wishes { stack, terminal, egress, http, serve } = annotations::of(spec)?;
+        let Wishes { stack, terminal, egress, http, serve, authorities } = annotations::of(spec)?;
         let kind = serving::kind(&facts, serve)?;
         let http = serving::settings(kind, http)?;
         if http.is_some() {
@@ -335,9 +335,8 @@ impl WasiRuntime {
         let is_elsewhere = network == Network::Namespace || network::is_own(spec);
         let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
-        let instance =
-            InstanceSpec { label, stack, terminal, network, denied_networks, egress, http, ..instance };
-        Ok((serving::with_port(instance), holds))
+        let instance = InstanceSpec { label, stack, terminal, network, denied_networks, egress, ..instance };
+        Ok((serving::with_port(InstanceSpec { http, authorities, ..instance }), holds))
     }
 }
 
@@ -451,6 +450,10 @@ impl Runtime for WasiRuntime {
             self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
             convert::start_error(error)
         })
+    }
+
+    fn config_maps(&self, container: &str, annotations: &BTreeMap<String, String>) -> BTreeSet<String> {
+        annotations::config_map(container, annotations).cloned().into_iter().collect()
     }
 
     fn call_off(&self, id: &str) {

@@ -3,8 +3,8 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressList, ListenPort, ModuleKind, NameFiles, Network, Stack,
-    http::HttpSettings,
+    CpuShare, DeniedNetworks, EgressList, ListenPort, ModuleKind, NameFiles, Network, PrivateAuthorities,
+    Stack, http::HttpSettings,
 };
 
 /// Everything a worker needs to run one instance.
@@ -38,6 +38,8 @@ pub struct InstanceSpec {
     pub denied_networks: DeniedNetworks,
     /// All that it may reach, if there is such a list.
     pub egress: Option<EgressList>,
+    /// Whom it trusts for HTTPS besides those that the worker's machine trusts.
+    pub authorities: Option<Arc<PrivateAuthorities>>,
     /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, or serves HTTP;
     /// that does on the first one.
     pub listen_ports: Vec<ListenPort>,
@@ -80,6 +82,7 @@ impl fmt::Debug for InstanceSpec {
             .field("network", &self.network)
             .field("denied_networks", &self.denied_networks)
             .field("egress", &self.egress)
+            .field("authorities", &self.authorities)
             .field("listen_ports", &self.listen_ports)
             .field("http", &self.http)
             .field("name_files", &self.name_files.is_some())
@@ -150,6 +153,7 @@ mod tests {
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
             egress: None,
+            authorities: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

@@ -39,6 +39,7 @@ mod module_command;
 mod names;
 mod notice;
 mod outage;
+mod outgoing;
 mod pod_files;
 mod pods;
 mod policies;

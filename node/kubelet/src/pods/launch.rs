@@ -48,6 +48,10 @@ pub(super) struct Launch<'a> {
     pub(super) records: &'a Records,
 }
 
+/// What helps where the API server does not let a node read what an annotation names.
+const UNREADABLE_ADVICE: &str =
+    "; an annotation alone does not let the node read it: name it in one of the pod's volumes as well";
+
 fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
 }
@@ -222,6 +226,8 @@ impl Launch<'_> {
             files,
             image: &image.env,
         };
+        let annotations = meta.annotations.clone().unwrap_or_default();
+        let config_maps = self.config_maps(&namespace, container, &annotations).await?;
         let mut env = environment::variables(container, sources).map_err(|error| config_error(error.0))?;
         let argv = environment::argv(container, image, &env).ok_or_else(|| Trouble {
             reason: WaitingReason::CreateContainerError,
@@ -254,7 +260,8 @@ impl Launch<'_> {
             image: image.reference.clone(),
             argv,
             env,
-            annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+            annotations,
+            config_maps,
             working_dir,
             read_only_root: is_root_read_only(container),
             mounts: Vec::new(),
@@ -271,6 +278,31 @@ impl Launch<'_> {
             cpu_limit_millis: resource(container, true, "cpu", quantity::millis),
             cpu_request_millis: resource(container, false, "cpu", quantity::millis),
         })
+    }
+}
+
+impl Launch<'_> {
+    /// What is in the ConfigMaps that the provider needs for a container.
+    async fn config_maps(
+        &self,
+        namespace: &str,
+        container: &Container,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Trouble> {
+        let names = self.runtime.config_maps(&container.name, annotations);
+        let references = References { config_maps: names.clone(), ..References::default() };
+        let objects = self.api.objects(namespace, &references).await.map_err(|error| {
+            let mut message = error.to_string();
+            if message.contains("forbidden") {
+                message.push_str(UNREADABLE_ADVICE);
+            }
+            config_error(message)
+        })?;
+        let content = |name: String| match objects.config_maps.get(&name) {
+            Some(object) => Ok((name, object.data.clone().unwrap_or_default())),
+            None => Err(config_error(format!("configmap \"{name}\" not found"))),
+        };
+        names.into_iter().map(content).collect()
     }
 }
 

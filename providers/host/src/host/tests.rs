@@ -68,10 +68,14 @@ impl Bench {
 
     /// Compiles a guest and describes an instance of it.
     fn guest(&self, wat: &str) -> GuestSpec {
-        let bytes = wat::parse_str(wat).unwrap();
-        let kind = inspect::inspect(&bytes).unwrap();
+        self.program(&wat::parse_str(wat).unwrap())
+    }
+
+    /// The same with a module.
+    fn program(&self, bytes: &[u8]) -> GuestSpec {
+        let kind = inspect::inspect(bytes).unwrap();
         let engine = self.host.engine(kind.generation()).unwrap();
-        let code = engine::precompile(&engine, kind, &bytes);
+        let code = engine::precompile(&engine, kind, bytes);
         // A name of its own: a precompiled file must never change while it is mapped.
         let (mut file, module) = tempfile::NamedTempFile::new_in(&self.dir).unwrap().keep().unwrap();
         file.write_all(&code.unwrap()).unwrap();
@@ -158,6 +162,8 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         denied_networks: &NOTHING_DENIED,
         firewall: None,
         egress: None,
+        http_connections: None,
+        authorities: None,
         name_files: None,
         listen_ports: &[],
         output,

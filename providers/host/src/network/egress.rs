@@ -220,6 +220,15 @@ impl NameGrants {
         }
     }
 
+    /// Whether an address may be reached, or whatever a look-up of this name has answered.
+    pub(crate) fn lists(&self, to: SocketAddr, name: Option<&str>) -> bool {
+        let is_named = |name| self.list.ports_of(name).any(|port| port.is_none_or(|port| port == to.port()));
+        match name {
+            Some(name) => self.may_look_up(name) && (self.list.has(to) || is_named(name)),
+            None => self.may_reach(to),
+        }
+    }
+
     /// Whether an address may be reached.
     pub(crate) fn may_reach(&self, to: SocketAddr) -> bool {
         self.may_reach_at(to, Instant::now())
@@ -306,6 +315,26 @@ mod tests {
         let many = vec!["a"; MOST_ENTRIES + 1].join(",");
         assert_eq!(many.parse::<EgressList>(), Err(InvalidEgress::TooMany));
         assert_eq!(" a , ,b:80".parse::<EgressList>().unwrap().entries().len(), 2);
+    }
+
+    /// What was looked up for somebody who keeps it need not be looked up again.
+    #[test]
+    fn a_name_on_the_list_stands_for_what_was_found_for_it() {
+        let grants = NameGrants::new("a.example:443, 10.0.0.0/8".parse().unwrap());
+        for (to, name, expected) in [
+            ("192.0.2.1:443", Some("a.example"), true),
+            ("192.0.2.1:443", Some("A.example."), true),
+            ("192.0.2.1:80", Some("a.example"), false),
+            ("192.0.2.1:443", Some("b.example"), false),
+            ("10.1.2.3:80", Some("a.example"), true),
+            ("10.1.2.3:80", Some("b.example"), false),
+            ("10.1.2.3:80", None, true),
+            ("192.0.2.1:443", None, false),
+        ] {
+            assert_eq!(grants.lists(at(to), name), expected, "{to} {name:?}");
+        }
+        let without_names = NameGrants::new("10.0.0.0/8".parse().unwrap());
+        assert!(without_names.lists(at("10.1.2.3:80"), Some("b.example")));
     }
 
     #[test]

@@ -89,6 +89,23 @@ impl Guard {
         self.may_go(protocol, actual)
     }
 
+    /// Whether the host may connect to `actual` for the guest, which wants something to go to `wanted`.
+    pub(crate) fn may_connect(&self, actual: SocketAddr, wanted: SocketAddr) -> bool {
+        allowed(&self.network, &self.denied, actual, SocketAddrUse::TcpConnect)
+            && self.may_reach(Protocol::Tcp, actual, wanted)
+    }
+
+    /// Whether a connection that the host has already made to `actual`, for something that was to go to `wanted`, may carry
+    /// something of this guest's. `name` is what was looked up for it. It is the same question as for a new connection, but
+    /// what was answered about the name need not count any more, and a no is no refusal: the guest has not heard it yet.
+    pub(crate) fn may_use(&self, actual: SocketAddr, wanted: SocketAddr, name: Option<&str>) -> bool {
+        let is_listed = || self.grants.as_ref().is_none_or(|grants| grants.lists(wanted, name));
+        let may_go =
+            || self.firewall.as_ref().is_none_or(|firewall| firewall.rules().may_go(actual, Protocol::Tcp));
+        allowed(&self.network, &self.denied, actual, SocketAddrUse::TcpConnect)
+            && (self.is_own(actual.ip()) || (is_listed() && may_go()))
+    }
+
     /// Whether the pod's rules let something go there that the host sends for the guest: questions about names. The guest's
     /// own list is about what it asks, and not whom.
     pub(crate) fn may_ask(&self, protocol: Protocol, server: SocketAddr) -> bool {

@@ -35,6 +35,14 @@ impl NodeSockets {
         self.ports.claim(protocol, exposed.bind(protocol, wanted)).ok_or(ErrorCode::AddressInUse)
     }
 
+    /// Where a guest of the pod takes in what is sent to `wanted`, if one does.
+    pub(crate) fn home(&self, protocol: Protocol, wanted: SocketAddr) -> Option<SocketAddr> {
+        let exposed = self.exposed.as_ref()?;
+        let open = self.ports.open_at(protocol, exposed.near(protocol, wanted))?;
+        let ip = if open.ip().is_unspecified() { localhost(open.ip()) } else { open.ip() };
+        Some(SocketAddr::new(ip, open.port()))
+    }
+
     /// Where something goes that a guest sends to `wanted`: to the pod itself where a guest of it takes that in.
     pub(super) fn destination(
         &self,
@@ -42,14 +50,8 @@ impl NodeSockets {
         protocol: Protocol,
         wanted: SocketAddr,
     ) -> SocketAddr {
-        let open = self
-            .exposed
-            .as_ref()
-            .and_then(|exposed| self.ports.open_at(protocol, exposed.near(protocol, wanted)));
-        match open {
-            Some(open) => {
-                let ip = if open.ip().is_unspecified() { localhost(open.ip()) } else { open.ip() };
-                let actual = SocketAddr::new(ip, open.port());
+        match self.home(protocol, wanted) {
+            Some(actual) => {
                 if let Some(guard) = &socket.guard {
                     guard.leads_home(actual, wanted);
                 }

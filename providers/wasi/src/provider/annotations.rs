@@ -3,8 +3,10 @@
 //! The name of the container is the part behind the slash, as it was with AppArmor's:
 //! `stack.kubewasm.dev/main: 16Mi`.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use kubewasm_host::{
-    EgressList, InvalidEgress, Stack,
+    EgressList, InvalidEgress, PrivateAuthorities, Stack,
     http::{HttpSettings, InvalidHttpSettings},
 };
 use kubewasm_kubelet::{
@@ -17,6 +19,9 @@ const TERMINAL: &str = "terminal.kubewasm.dev";
 const EGRESS: &str = "egress.kubewasm.dev";
 pub(super) const HTTP: &str = "http.kubewasm.dev";
 pub(super) const SERVE: &str = "serve.kubewasm.dev";
+const AUTHORITIES: &str = "ca.kubewasm.dev";
+/// Where in its ConfigMap a bundle of certificates is, as in those that Kubernetes makes (`kube-root-ca.crt`).
+const AUTHORITIES_KEY: &str = "ca.crt";
 
 /// What a guest is told whose stack was too small.
 pub(crate) const STACK_ADVICE: &str =
@@ -34,6 +39,8 @@ pub(super) struct Wishes {
     pub(super) http: Option<HttpSettings>,
     /// Which of its module's exports is run; nothing for the best one.
     pub(super) serve: Option<Serve>,
+    /// Whom it trusts besides those that the machine trusts.
+    pub(super) authorities: Option<Arc<PrivateAuthorities>>,
 }
 
 /// Which of a module's exports is run.
@@ -53,6 +60,14 @@ impl Serve {
             Self::Command => "command",
         }
     }
+}
+
+/// The ConfigMap that a container's authorities are in, if there is one.
+pub(super) fn config_map<'a>(
+    container: &str,
+    annotations: &'a BTreeMap<String, String>,
+) -> Option<&'a String> {
+    annotations.get(&format!("{AUTHORITIES}/{container}"))
 }
 
 /// What the annotations of a container's pod ask for.
@@ -99,7 +114,26 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<Wishes, StartError> {
             )));
         }
     };
-    Ok(Wishes { stack, terminal, egress: egress.transpose()?, http: http.transpose()?, serve })
+    let (egress, http, authorities) = (egress.transpose()?, http.transpose()?, authorities(spec)?);
+    Ok(Wishes { stack, terminal, egress, http, serve, authorities })
+}
+
+/// The authorities that a container's ConfigMap holds.
+fn authorities(spec: &ContainerSpec) -> Result<Option<Arc<PrivateAuthorities>>, StartError> {
+    let Some(name) = config_map(&spec.name, &spec.annotations) else { return Ok(None) };
+    let key = format!("{AUTHORITIES}/{}", spec.name);
+    let bundle = spec.config_maps.get(name).and_then(|data| data.get(AUTHORITIES_KEY));
+    let bundle = bundle.ok_or_else(|| {
+        config(format!(
+            "the annotation {key} names the configmap {name:?}, which has no key {AUTHORITIES_KEY} with certificates in it"
+        ))
+    })?;
+    let authorities = PrivateAuthorities::from_pem(bundle).map_err(|error| {
+        config(format!(
+            "the key {AUTHORITIES_KEY} of the configmap {name:?}, which the annotation {key} names: {error}"
+        ))
+    })?;
+    Ok(Some(Arc::new(authorities)))
 }
 
 fn config(message: String) -> StartError {

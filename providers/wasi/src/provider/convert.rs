@@ -123,6 +123,7 @@ pub(super) fn instance_spec(
         network: network(spec),
         denied_networks: DeniedNetworks::default(),
         egress: None,
+        authorities: None,
         listen_ports: spec
             .tcp_ports
             .iter()
@@ -333,6 +334,7 @@ mod tests {
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             annotations: Default::default(),
+            config_maps: Default::default(),
             working_dir: working_dir.map(Into::into),
             scratch: "/s".into(),
             read_only_root: false,

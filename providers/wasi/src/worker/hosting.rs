@@ -8,14 +8,14 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Firewall, Guest, GuestLimits, Host, LoadError, Loaded, Output, PodPorts, PrepareError,
-    Refusals, Setup, capacity,
+    Account, Capture, Firewall, Guest, GuestLimits, Host, HttpConnections, LoadError, Loaded, Output,
+    PodPorts, PrepareError, Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     http::HttpMonitor,
     network::{OutOfStep, TablesUpdate},
@@ -124,7 +124,9 @@ struct HostingInner {
     table: Table<HostedInstance>,
     execs: Semaphore,
     /// What guests listen on, by pod.
-    pod_ports: Mutex<HashMap<String, Weak<PodPorts>>>,
+    pod_ports: PodWide<PodPorts>,
+    /// Their connections for HTTP, by pod.
+    http_connections: PodWide<HttpConnections>,
     /// Held while the tables of the network are changed.
     tables: Mutex<()>,
 }
@@ -157,17 +159,47 @@ struct HostedInstance {
     ended: CancellationToken,
 }
 
-impl HostingInner {
-    /// What the guests of a pod listen on: one for all that run.
-    fn pod_ports(&self, pod_uid: &str) -> Arc<PodPorts> {
-        let mut all = self.pod_ports.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ports) = all.get(pod_uid).and_then(Weak::upgrade) {
-            return ports;
+/// Something that all guests of a pod share, for as long as one of them runs, by the pod's UID.
+#[derive(Debug, Default)]
+struct PodWide<T>(Mutex<HashMap<String, Weak<T>>>);
+
+impl<T: Default> PodWide<T> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// That of a pod of which a guest runs.
+    fn known(&self, pod_uid: &str) -> Option<Arc<T>> {
+        self.lock().get(pod_uid).and_then(Weak::upgrade)
+    }
+
+    /// That of a pod, for one guest more.
+    fn of(&self, pod_uid: &str) -> Arc<T> {
+        let mut all = self.lock();
+        if let Some(shared) = all.get(pod_uid).and_then(Weak::upgrade) {
+            return shared;
         }
-        all.retain(|_, ports| ports.strong_count() > 0);
-        let ports = Arc::default();
-        all.insert(pod_uid.to_owned(), Arc::downgrade(&ports));
-        ports
+        all.retain(|_, shared| shared.strong_count() > 0);
+        let shared = Arc::default();
+        all.insert(pod_uid.to_owned(), Arc::downgrade(&shared));
+        shared
+    }
+}
+
+/// What the guests of a container share with others of their pod.
+struct PodShare {
+    ports: Arc<PodPorts>,
+    http_connections: Arc<HttpConnections>,
+    firewall: Arc<Firewall>,
+}
+
+impl HostingInner {
+    fn pod_share(&self, pod_uid: &str) -> PodShare {
+        PodShare {
+            ports: self.pod_ports.of(pod_uid),
+            http_connections: self.http_connections.of(pod_uid),
+            firewall: self.host.tables().firewalls().of(pod_uid),
+        }
     }
 
     /// Opens the account of a container: for its guest, and for those that are executed in it.
@@ -182,8 +214,7 @@ fn setup<'a>(
     held: &'a HeldDirectories,
     output: &'a Arc<dyn Output>,
     account: &'a Arc<Account>,
-    pod_ports: &'a Arc<PodPorts>,
-    firewall: &'a Arc<Firewall>,
+    pod: &'a PodShare,
 ) -> Setup<'a> {
     Setup {
         argv: &spec.argv,
@@ -192,10 +223,12 @@ fn setup<'a>(
         preopens: &held.preopens,
         has_volumes: held.has_volumes,
         network: &spec.network,
-        pod_ports: Some(pod_ports),
+        pod_ports: Some(&pod.ports),
         denied_networks: &spec.denied_networks,
-        firewall: Some(firewall),
+        firewall: Some(&pod.firewall),
         egress: spec.egress.as_ref(),
+        http_connections: Some(&pod.http_connections),
+        authorities: spec.authorities.as_ref(),
         listen_ports: &[],
         name_files: spec.name_files.as_ref(),
         output,
@@ -209,8 +242,18 @@ impl Hosting {
     /// Hosts at most `most` instances.
     pub(super) fn new(host: Arc<Host>, threads: Threads, log: LogOptions, most: usize) -> Self {
         let (table, execs, handovers) = (Table::new(), Semaphore::new(EXECS), Handovers::default());
-        let (pod_ports, tables) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(HostingInner { host, handovers, threads, log, most, table, execs, pod_ports, tables }))
+        Self(Arc::new(HostingInner {
+            host,
+            handovers,
+            threads,
+            log,
+            most,
+            table,
+            execs,
+            pod_ports: PodWide::default(),
+            http_connections: PodWide::default(),
+            tables: Mutex::default(),
+        }))
     }
 
     /// Where the files of instances wait for their start.
@@ -310,12 +353,11 @@ impl Hosting {
         let root = Arc::new(root);
         let held = root.held().ok_or(HostingError::NoFiles)?;
         let output: Arc<dyn Output> = Arc::new(log.clone());
-        let pod_ports = inner.pod_ports(&spec.pod_uid);
-        let firewall = inner.host.tables().firewalls().of(&spec.pod_uid);
+        let pod = inner.pod_share(&spec.pod_uid);
         let setup = Setup {
             notice: notice.as_ref(),
             listen_ports: &spec.listen_ports,
-            ..setup(&spec, &held, &output, &account, &pod_ports, &firewall)
+            ..setup(&spec, &held, &output, &account, &pod)
         };
         let work = match &spec.http {
             Some(settings) => {
@@ -409,8 +451,7 @@ impl Hosting {
 
     /// Whether a guest of a pod takes the connections to an address.
     pub(super) fn listens(&self, pod_uid: &str, address: SocketAddr) -> bool {
-        let all = self.0.pod_ports.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(pod_uid).and_then(Weak::upgrade).is_some_and(|ports| ports.listens_at(address))
+        self.0.pod_ports.known(pod_uid).is_some_and(|ports| ports.listens_at(address))
     }
 
     /// Asks an instance to end within `grace`; a start that is under way is given up.
@@ -480,9 +521,8 @@ impl Hosting {
         let HostedInstance { spec, loaded, root, account, .. } = &running;
         // For as long as this one runs: the paths in it are numbers of descriptors.
         let held = root.held().ok_or(HostingError::NotRunning)?;
-        let pod_ports = inner.pod_ports(&spec.pod_uid);
-        let firewall = inner.host.tables().firewalls().of(&spec.pod_uid);
-        let setup = Setup { argv, ..setup(spec, &held, &output, account, &pod_ports, &firewall) };
+        let pod = inner.pod_share(&spec.pod_uid);
+        let setup = Setup { argv, ..setup(spec, &held, &output, account, &pod) };
         let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
         let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
         let (exit, timed_out) = tokio::select! {

@@ -71,6 +71,7 @@ impl World {
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
+            authorities: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

@@ -7,4 +7,5 @@ mod bounds;
 mod concurrent;
 mod ends;
 mod malformed;
+mod requests;
 mod world;

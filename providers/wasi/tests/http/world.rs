@@ -35,6 +35,50 @@ fn host() -> &'static (Arc<Host>, tempfile::TempDir) {
     })
 }
 
+/// What a command with these arguments prints, which ends well.
+pub(crate) async fn run_guest(guest: &str, argv: &[String], network: &Network, memory_bytes: u64) -> String {
+    let bytes = kubewasm_tests::guests::guest(guest).await.unwrap();
+    let kind = inspect::inspect(&bytes).unwrap();
+    let (host, dir) = host();
+    let code = engine::precompile(&host.engine(kind.generation()).unwrap(), kind, &bytes).unwrap();
+    // A name of its own: a precompiled file must never change while it is mapped.
+    let file = tempfile::NamedTempFile::new_in(dir).unwrap();
+    std::fs::write(file.path(), code).unwrap();
+    let loaded = host.load(file.path(), kind, Stack::DEFAULT).await.unwrap();
+    let account = host.account(GuestLimits { memory_bytes, cpu: CpuShare::default() });
+    let capture = Capture::new(1 << 20);
+    let output: Arc<dyn Output> = Arc::new(capture.clone());
+    let setup = Setup { argv, network, ..setup(&output, &account) };
+    let exit = timeout(PATIENCE, host.prepare(loaded, setup).unwrap().run()).await.expect("the guest ends");
+    assert_eq!(exit.code, 0, "{exit:?}");
+    String::from_utf8(capture.take()).unwrap()
+}
+
+/// What the guests of these tests have in common.
+fn setup<'a>(output: &'a Arc<dyn Output>, account: &'a Arc<Account>) -> Setup<'a> {
+    static NONE: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
+    Setup {
+        argv: &[],
+        env: &[],
+        working_dir: None,
+        preopens: &[],
+        has_volumes: false,
+        network: &Network::Host,
+        pod_ports: None,
+        denied_networks: &NONE,
+        firewall: None,
+        egress: None,
+        name_files: None,
+        http_connections: None,
+        authorities: None,
+        listen_ports: &[],
+        output,
+        terminal: false,
+        account,
+        notice: None,
+    }
+}
+
 /// A guest's machine code, and what it is.
 type Module = OnceCell<(PathBuf, ModuleKind)>;
 
@@ -90,24 +134,8 @@ impl Server {
         let server = loop {
             let port = TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
             let listen_ports = [ListenPort { port, name: String::new() }];
-            let setup = Setup {
-                argv: &["guest".to_owned()],
-                env: &[],
-                working_dir: None,
-                preopens: &[],
-                has_volumes: false,
-                network: &Network::Host,
-                pod_ports: None,
-                denied_networks: &DeniedNetworks::default(),
-                firewall: None,
-                egress: None,
-                name_files: None,
-                listen_ports: &listen_ports,
-                output: &out,
-                terminal: false,
-                account: &account,
-                notice: None,
-            };
+            let argv = ["guest".to_owned()];
+            let setup = Setup { argv: &argv, listen_ports: &listen_ports, ..setup(&out, &account) };
             match host.serve(Arc::clone(&loaded), &setup, settings.clone()) {
                 Ok(server) => break (server, SocketAddr::from(([127, 0, 0, 1], port))),
                 Err(PrepareError::Listen { .. }) => {}

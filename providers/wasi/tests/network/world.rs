@@ -143,6 +143,7 @@ impl Node {
             argv: ["sockets", what, address].map(str::to_owned).into(),
             env: Vec::new(),
             annotations: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
             working_dir: None,
             scratch: self.dir.path().join("scratch").join(id.replace(' ', "-")),
             read_only_root: false,

@@ -68,6 +68,7 @@ impl Node {
             argv: vec!["main".into()],
             env: Vec::new(),
             annotations: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
             working_dir: None,
             scratch: self.dir.path().join("scratch").join(id),
             read_only_root: false,

@@ -66,6 +66,7 @@ impl Node {
             network: Network::Outgoing,
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
+            authorities: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

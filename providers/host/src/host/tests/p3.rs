@@ -3,6 +3,7 @@
 mod sockets;
 
 use std::{
+    io,
     os::unix::ffi::OsStringExt as _,
     pin::pin,
     task::{Context, Waker},

@@ -59,6 +59,7 @@ impl Bench {
             network: Network::Outgoing,
             denied_networks: DeniedNetworks::default(),
             egress: None,
+            authorities: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

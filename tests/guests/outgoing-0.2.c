@@ -1,0 +1,267 @@
+// A WASI 0.2 component that sends HTTP requests, one for each argument after the other, and prints for each what came of it:
+//
+//   <address>: 200, 5 bytes: hello
+//   <address>: refused 6
+//
+// The number is the position of the error in wasi:http's error-code; the text is the first line of the body. An argument like
+// +65536 makes of the next request a POST with so many bytes. The program has no libc; its imports are those of
+// outgoing-0.2.wat, as the canonical ABI has them.
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
+#define EXPORT(name) __attribute__((export_name(name)))
+#define V(module) module "@0.2.0"
+#define TYPES(name) IMPORT("wasi:http/types@0.2.0", name)
+
+typedef struct {
+    const uint8_t *data;
+    size_t size;
+} List;
+// result<own<...>, ...>, of which the error does not matter.
+typedef struct {
+    uint8_t failed;
+    int32_t handle;
+} Handle;
+// result<own<...>, error-code>: the alignment is that of the largest of all errors.
+typedef struct {
+    uint8_t failed;
+    union {
+        uint8_t error;
+        int32_t handle;
+        uint64_t payload[4];
+    };
+} Checked;
+// option<result<result<own<incoming-response>, error-code>>>
+typedef struct {
+    uint8_t is_some;
+    struct {
+        uint8_t failed;
+        Checked checked;
+    } __attribute__((aligned(8)));
+} Answer;
+// result<list<u8>, stream-error>
+typedef struct {
+    uint8_t failed;
+    union {
+        List bytes;
+        struct {
+            uint8_t is_closed;
+            int32_t error;
+        };
+    };
+} Piece;
+
+IMPORT(V("wasi:cli/environment"), "get-arguments") void get_arguments(void *);
+IMPORT(V("wasi:cli/stdout"), "get-stdout") int32_t get_stdout(void);
+IMPORT(V("wasi:io/error"), "[resource-drop]error") void error_drop(int32_t);
+IMPORT(V("wasi:io/poll"), "[method]pollable.block") void pollable_block(int32_t);
+IMPORT(V("wasi:io/poll"), "[resource-drop]pollable") void pollable_drop(int32_t);
+IMPORT(V("wasi:io/streams"), "[method]input-stream.blocking-read") void read_stream(int32_t, uint64_t, void *);
+IMPORT(V("wasi:io/streams"), "[resource-drop]input-stream") void input_drop(int32_t);
+IMPORT(V("wasi:io/streams"), "[method]output-stream.blocking-write-and-flush")
+void write_stream(int32_t, const void *, size_t, void *);
+IMPORT(V("wasi:io/streams"), "[resource-drop]output-stream") void output_drop(int32_t);
+TYPES("[constructor]fields") int32_t fields_new(void);
+TYPES("[constructor]outgoing-request") int32_t request_new(int32_t);
+TYPES("[method]outgoing-request.set-method") int32_t request_method(int32_t, int32_t, const void *, size_t);
+TYPES("[method]outgoing-request.set-scheme") int32_t request_scheme(int32_t, int32_t, int32_t, const void *, size_t);
+TYPES("[method]outgoing-request.set-authority") int32_t request_authority(int32_t, int32_t, const void *, size_t);
+TYPES("[method]outgoing-request.set-path-with-query") int32_t request_path(int32_t, int32_t, const void *, size_t);
+TYPES("[method]outgoing-request.body") void request_body(int32_t, void *);
+TYPES("[method]outgoing-body.write") void body_write(int32_t, void *);
+TYPES("[static]outgoing-body.finish") void body_finish(int32_t, int32_t, int32_t, void *);
+TYPES("[method]future-incoming-response.subscribe") int32_t future_subscribe(int32_t);
+TYPES("[method]future-incoming-response.get") void future_get(int32_t, void *);
+TYPES("[resource-drop]future-incoming-response") void future_drop(int32_t);
+TYPES("[method]incoming-response.status") int32_t response_status(int32_t);
+TYPES("[method]incoming-response.consume") void response_consume(int32_t, void *);
+TYPES("[resource-drop]incoming-response") void response_drop(int32_t);
+TYPES("[method]incoming-body.stream") void body_stream(int32_t, void *);
+TYPES("[resource-drop]incoming-body") void body_drop(int32_t);
+IMPORT(V("wasi:http/outgoing-handler"), "handle") void handle(int32_t, int32_t, int32_t, void *);
+
+// wasi:http's method.
+enum { GET = 0, POST = 2 };
+
+// One line of text.
+typedef struct {
+    char text[4096];
+    size_t size;
+} Line;
+
+static void say_char(Line *line, char c) {
+    if (line->size < sizeof line->text) {
+        line->text[line->size++] = c;
+    }
+}
+
+static void say(Line *line, const char *text) {
+    while (*text) {
+        say_char(line, *text++);
+    }
+}
+
+static void say_number(Line *line, uint64_t number) {
+    char digits[24], *at = digits + sizeof digits - 1;
+    *at = 0;
+    do {
+        *--at = (char)('0' + number % 10);
+    } while (number /= 10);
+    say(line, at);
+}
+
+static void say_refused(Line *line, uint8_t error) {
+    say(line, "refused ");
+    say_number(line, error);
+}
+
+static int starts_with(List text, const char *start) {
+    for (size_t n = 0; start[n]; n++) {
+        if (n >= text.size || text.data[n] != (uint8_t)start[n]) {
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static List without(List text, size_t count) {
+    return (List){text.data + count, text.size - count};
+}
+
+// A request for an address; 0 if it is none.
+static int32_t request_for(List address) {
+    int32_t is_tls = starts_with(address, "https://");
+    if (!is_tls && !starts_with(address, "http://")) {
+        return 0;
+    }
+    List rest = without(address, is_tls ? 8 : 7);
+    size_t authority = 0;
+    while (authority < rest.size && rest.data[authority] != '/') {
+        authority++;
+    }
+    List path = without(rest, authority);
+    int32_t request = request_new(fields_new());
+    int32_t failed = request_scheme(request, 1, is_tls, 0, 0) | request_authority(request, 1, rest.data, authority) |
+                     request_path(request, 1, path.data, path.size);
+    return failed ? 0 : request;
+}
+
+// Sends so many bytes. The server may have had enough of them.
+static void send_body(int32_t body, uint64_t size) {
+    static char piece[4096];
+    Handle stream, written = {0};
+    Checked finished;
+    body_write(body, &stream);
+    while (size > 0 && !written.failed) {
+        size_t part = size < sizeof piece ? (size_t)size : sizeof piece;
+        write_stream(stream.handle, piece, part, &written);
+        size -= part;
+    }
+    output_drop(stream.handle);
+    body_finish(body, 0, 0, &finished);
+}
+
+static void say_body(Line *line, int32_t response) {
+    Line first;
+    first.size = 0;
+    Handle body, stream;
+    uint64_t size = 0;
+    int is_first = 1;
+    response_consume(response, &body);
+    body_stream(body.handle, &stream);
+    for (;;) {
+        Piece piece;
+        read_stream(stream.handle, 65536, &piece);
+        if (piece.failed) {
+            if (!piece.is_closed) {
+                error_drop(piece.error);
+                say(line, ", broken");
+            }
+            break;
+        }
+        for (size_t n = 0; is_first && n < piece.bytes.size; n++) {
+            is_first = piece.bytes.data[n] >= ' ' && piece.bytes.data[n] < 127 && first.size < 200;
+            if (is_first) {
+                say_char(&first, (char)piece.bytes.data[n]);
+            }
+        }
+        size += piece.bytes.size;
+    }
+    input_drop(stream.handle);
+    body_drop(body.handle);
+    say(line, ", ");
+    say_number(line, size);
+    say(line, " bytes: ");
+    for (size_t n = 0; n < first.size; n++) {
+        say_char(line, first.text[n]);
+    }
+}
+
+static void ask(Line *line, List address, uint64_t size) {
+    int32_t request = request_for(address);
+    if (!request) {
+        say(line, "no address");
+        return;
+    }
+    Handle body = {.failed = 1};
+    if (size > 0) {
+        request_method(request, POST, 0, 0);
+        request_body(request, &body);
+    }
+    Checked future;
+    handle(request, 0, 0, &future);
+    if (future.failed) {
+        say_refused(line, future.error);
+        return;
+    }
+    if (!body.failed) {
+        send_body(body.handle, size);
+    }
+    int32_t answered = future_subscribe(future.handle);
+    pollable_block(answered);
+    pollable_drop(answered);
+    Answer answer;
+    future_get(future.handle, &answer);
+    if (!answer.is_some || answer.failed) {
+        say(line, "no answer");
+    } else if (answer.checked.failed) {
+        say_refused(line, answer.checked.error);
+    } else {
+        say_number(line, (uint32_t)response_status(answer.checked.handle));
+        say_body(line, answer.checked.handle);
+        response_drop(answer.checked.handle);
+    }
+    future_drop(future.handle);
+}
+
+EXPORT("run") int32_t run(void) {
+    List arguments;
+    get_arguments(&arguments);
+    int32_t out = get_stdout();
+    uint64_t size = 0;
+    for (size_t n = 1; n < arguments.size; n++) {
+        List argument = ((const List *)arguments.data)[n];
+        if (starts_with(argument, "+")) {
+            size = 0;
+            for (size_t c = 1; c < argument.size; c++) {
+                size = size * 10 + (argument.data[c] - '0');
+            }
+            continue;
+        }
+        Line line;
+        Handle written;
+        line.size = 0;
+        for (size_t c = 0; c < argument.size; c++) {
+            say_char(&line, (char)argument.data[c]);
+        }
+        say(&line, ": ");
+        ask(&line, argument, size);
+        say(&line, "\n");
+        write_stream(out, line.text, line.size, &written);
+        size = 0;
+    }
+    output_drop(out);
+    return 0;
+}
