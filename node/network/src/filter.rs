@@ -51,6 +51,11 @@ pub(crate) fn ruleset(table: &str, links: &str, ranges: &[IpNet], known: &[IpNet
     )
 }
 
+/// Takes a table away, if it is there.
+pub(crate) fn no_rules(table: &str) -> String {
+    format!("table inet {table}\ndelete table inet {table}\n")
+}
+
 /// The networks of a range's family to which pods send from their own addresses. None is part of another.
 fn spared(range: &IpNet, known: &[IpNet], near: [&str; 2]) -> String {
     let all = known.iter().copied().chain([*range]).chain(near.iter().filter_map(|net| net.parse().ok()));

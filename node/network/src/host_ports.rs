@@ -103,11 +103,6 @@ fn map(name: &str, key: &str, address: &str, elements: &BTreeMap<String, String>
     format!("  map {name} {{ type {key} : {address} . inet_service;{elements} }}\n")
 }
 
-/// Takes the table away, if it is there.
-pub(crate) fn no_rules(table: &str) -> String {
-    format!("table inet {table}\ndelete table inet {table}\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

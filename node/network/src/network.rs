@@ -142,6 +142,22 @@ impl PodNetwork {
         }
     }
 
+    /// Removes all that a node of this name has left behind on this machine, none of whose workers lives: links, routes, and rules
+    /// of the packet filter.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub async fn uninstall(node: &str) -> Result<(), NetworkError> {
+        let (network, _) = Self::open(node, Vec::new()).await?;
+        network.remove_unassigned(&[]).await?;
+        if Self::has_filter().await {
+            let names = &network.0.names;
+            let rules = [names.ports_table(), names.table()].map(|table| filter::no_rules(&table)).concat();
+            blocking("take rules of the packet filter away with nft", move || filter::apply(&rules)).await?;
+        }
+        Ok(())
+    }
+
     async fn adopt(&self, worker: &LivingWorker) -> Result<(), NetworkError> {
         let LivingWorker { domain: name, group, pid } = worker;
         let elsewhere = || NetworkError::Elsewhere { pid: *pid, domain: name.clone() };
@@ -318,6 +334,18 @@ impl PodNetwork {
     /// [`NetworkError`].
     pub async fn set_ranges(&self, ranges: &[IpNet], known: &[IpNet]) -> Result<(), NetworkError> {
         self.set_rules(ranges, known).await?;
+        self.remove_unassigned(ranges).await?;
+        let (node, metric) = (&self.0.node.handle, self.0.names.metric());
+        for range in ranges {
+            let added = node.route().add(routes::unassigned(*range, metric)).replace().execute().await;
+            added.map_err(netlink(format!("add the route to {range}")))?;
+            sysctl::set(forwarding(range.addr()), "1")?;
+        }
+        Ok(())
+    }
+
+    /// Removes what an agent of this node has said of other ranges than these.
+    async fn remove_unassigned(&self, ranges: &[IpNet]) -> Result<(), NetworkError> {
         let (node, metric) = (&self.0.node.handle, self.0.names.metric());
         for family in FAMILIES {
             let mut all = RouteMessageBuilder::<IpAddr>::new().build();
@@ -335,11 +363,6 @@ impl PodNetwork {
                     unless(removed, &MISSING, format!("remove the route to {range}"))?;
                 }
             }
-        }
-        for range in ranges {
-            let added = node.route().add(routes::unassigned(*range, metric)).replace().execute().await;
-            added.map_err(netlink(format!("add the route to {range}")))?;
-            sysctl::set(forwarding(range.addr()), "1")?;
         }
         Ok(())
     }
@@ -371,7 +394,7 @@ impl PodNetwork {
         }
         let names = &self.0.names;
         let rules = if ports.is_empty() {
-            host_ports::no_rules(&names.ports_table())
+            filter::no_rules(&names.ports_table())
         } else {
             host_ports::ruleset(&names.ports_table(), names.links(), ports)
         };

@@ -7,6 +7,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::{Api, Client, api::DeleteParams};
+use kubewasm_network::PodNetwork;
 use kubewasm_tests::{
     guests,
     node::{Node, Options},
@@ -133,7 +134,7 @@ async fn a_pod_is_reached_at_an_address_of_its_own() {
         leads_nowhere(address(&one)).await;
         let refused = ask_at(at_node[0]).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "nobody has the port");
-        end(&client, &pods, node, &["other", "later"], &range).await;
+        end(&client, &pods, node, &["other", "later"]).await;
     })
     .await;
 }
@@ -166,7 +167,7 @@ async fn a_pod_waits_while_no_address_is_free() {
         pods.api().delete("first", &DeleteParams::default().grace_period(1)).await.unwrap();
         let second = pods.until("second", "running", running).await;
         assert_eq!(address(&second), address(&first));
-        end(&client, &pods, node, &["second"], range).await;
+        end(&client, &pods, node, &["second"]).await;
     })
     .await;
 }
@@ -186,32 +187,13 @@ pub(crate) async fn routes_in(range: &str) -> Vec<String> {
 
 /// Ends what runs, and takes away what an agent that ends leaves for the next: the node's last route, and its table of the
 /// packet filter.
-pub(crate) async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str], range: &str) {
+pub(crate) async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str]) {
     for name in left {
         pods.api().delete(name, &DeleteParams::default().grace_period(1)).await.unwrap();
         pods.gone(name).await;
     }
-    let nodes: Api<NodeObject> = Api::all(client.clone());
-    let name = node.name().to_owned();
-    let ranges = nodes.get(&name).await.unwrap().spec.and_then(|spec| spec.pod_cidrs).unwrap_or_default();
+    let (name, root) = (node.name().to_owned(), node.root().display().to_string());
     drop(node);
-    nodes.delete(&name, &DeleteParams::default()).await.unwrap();
-    let run = async |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output().await;
-        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
-    };
-    for range in ranges.iter().map(String::as_str).chain([range]) {
-        let family = if range.contains(':') { "-6" } else { "-4" };
-        run("ip", &[family, "route", "del", "unreachable", range]).await;
-    }
-    for table in
-        run("nft", &["list", "tables", "inet"]).await.lines().filter_map(|line| line.strip_prefix("table "))
-    {
-        let table: Vec<&str> = table.split(' ').collect();
-        let rules = run("nft", &[&["list", "table"], &table[..]].concat()).await;
-        let is_ours = table.iter().any(|word| word.starts_with("kubewasm_"));
-        if is_ours && rules.contains(&format!("ip saddr {range} ")) {
-            run("nft", &[&["delete", "table"], &table[..]].concat()).await;
-        }
-    }
+    PodNetwork::uninstall(&root).await.unwrap();
+    Api::<NodeObject>::all(client.clone()).delete(&name, &DeleteParams::default()).await.unwrap();
 }

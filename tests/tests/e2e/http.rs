@@ -71,7 +71,7 @@ async fn a_component_is_served_until_its_last_request_is_answered() {
         assert!(slow.await.unwrap().unwrap().ends_with("slept\n"));
         assert!(load.await.unwrap() > 0);
         pods.gone("server").await;
-        end(&client, &pods, node, &[], range).await;
+        end(&client, &pods, node, &[]).await;
     })
     .await;
 }

@@ -43,7 +43,7 @@ async fn a_guest_of_wasi_0_1_serves_its_container_port() {
         node.kill_workers().await.unwrap();
         let again = pods.until("server", "a restart", |pod| restarts(pod) == 1 && ready(pod)).await;
         assert_eq!(ask(address(&again)).await.unwrap(), "welcome\n");
-        end(&client, &pods, node, &["server"], range).await;
+        end(&client, &pods, node, &["server"]).await;
     })
     .await;
 }

@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    addresses::{end, range_of},
+    addresses::end,
     pods::{Pods, is, phase},
     services::{allow, endpoints},
     suite::{own_node, suite, with_temp_ns},
@@ -255,8 +255,7 @@ async fn requests_reach_services_and_keep_to_the_list() {
         assert_eq!(lines[1], format!("{by_address}: refused 4"));
         let bindings = Api::<ClusterRoleBinding>::all(client.clone());
         bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
-        let range = range_of(&client, &node).await;
-        end(&client, &pods, node, &["web"], &range).await;
+        end(&client, &pods, node, &["web"]).await;
     })
     .await;
 }

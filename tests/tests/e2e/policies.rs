@@ -21,7 +21,7 @@ use kubewasm_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    addresses::{end, range_of},
+    addresses::end,
     pods::{Pods, is, phase},
     suite::{SOON, own_node, suite, with_temp_ns},
 };
@@ -270,7 +270,6 @@ async fn grant(client: &Client) {
 }
 
 async fn leave(world: World) {
-    let range = range_of(&world.client, &world.node).await;
     let pods = world.pods(&world.namespace);
-    end(&world.client, &pods, world.node, &SERVERS, &range).await;
+    end(&world.client, &pods, world.node, &SERVERS).await;
 }

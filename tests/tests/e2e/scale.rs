@@ -118,5 +118,5 @@ async fn many_pods_have_addresses_in_one_worker_and_in_ten() {
     for name in &names {
         namespaces.delete(name, &DeleteParams::default()).await.unwrap();
     }
-    addresses::end(&client, &groups[0], node, &[], RANGE).await;
+    addresses::end(&client, &groups[0], node, &[]).await;
 }

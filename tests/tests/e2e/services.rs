@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{
-    addresses::{end, range_of},
+    addresses::end,
     pods::{Pods, is, phase},
     suite::{SOON, own_node, suite, with_temp_ns},
 };
@@ -266,8 +266,7 @@ async fn guests_reach_services() {
         pods.all_gone("app=web").await;
         let bindings = Api::<ClusterRoleBinding>::all(client.clone());
         bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
-        let range = range_of(&client, &node).await;
-        end(&client, &pods, node, &[], &range).await;
+        end(&client, &pods, node, &[]).await;
     })
     .await;
 }

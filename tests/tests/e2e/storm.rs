@@ -279,7 +279,7 @@ impl Storm {
             })
             .await
             .unwrap();
-            addresses::end(&self.client, &self.namespaces[0], self.node, &[], &range).await;
+            addresses::end(&self.client, &self.namespaces[0], self.node, &[]).await;
             return;
         }
         let name = self.node.name().to_owned();

@@ -28,7 +28,7 @@ use kubewasm_tests::{
 use serde_json::{Value, json};
 
 use crate::{
-    addresses::{address, all_of, end, range_of},
+    addresses::{address, all_of, end},
     pods::{Pods, restarts},
     services::{allow, endpoints},
     suite::{SOON, own_node, suite, with_temp_ns},
@@ -280,8 +280,7 @@ async fn services_of_guests_are_reached_as_any_others() {
         beside.0.end().await.unwrap();
         let bindings = Api::<k8s_openapi::api::rbac::v1::ClusterRoleBinding>::all(client.clone());
         bindings.delete(&binding, &DeleteParams::default()).await.unwrap();
-        let range = range_of(&client, &node).await;
-        end(&client, &pods, node, &[], &range).await;
+        end(&client, &pods, node, &[]).await;
     })
     .await;
 }

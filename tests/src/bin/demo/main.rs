@@ -25,6 +25,9 @@ use kubewasm_tests::{
 /// Image name that the demo's manifest holds in the repository.
 const MANIFEST_IMAGE: &str = "127.0.0.1:5000/hello-wasm:v1";
 
+/// The node, whose folder in that of the demo has the same name.
+const NODE: &str = "wasm-node";
+
 /// Time for the Deployment to become available, as kubectl writes it.
 const ROLLOUT: &str = "--timeout=120s";
 
@@ -68,6 +71,7 @@ async fn run(command: &Command) -> Result<()> {
 async fn down(folder: &Path) -> Result<()> {
     let there = folder.exists();
     Home::remove(folder).await?;
+    http::uninstall(&folder.join(NODE)).await?;
     say(if there { "The demo is stopped, and its files are removed." } else { "No demo runs." });
     Ok(())
 }
@@ -76,6 +80,7 @@ async fn up(folder: &Path) -> Result<()> {
     if folder.exists() {
         say("A demo runs already; it is stopped first.");
         Home::remove(folder).await?;
+        http::uninstall(&folder.join(NODE)).await?;
     }
     let home = Home::persistent(folder)?;
     let started = start(&home).await;
@@ -103,7 +108,7 @@ async fn start(home: &Home) -> Result<()> {
         true => Options::default().flag("--network=pod"),
         false => Options::default(),
     };
-    let node = Node::start(home, &cluster, "wasm-node", &options).await?;
+    let node = Node::start(home, &cluster, NODE, &options).await?;
     cluster.kubectl(&["wait", "--for=create", "node/wasm-node", ROLLOUT]).await?;
     cluster.kubectl(&["wait", "--for=condition=Ready", "node/wasm-node", ROLLOUT]).await?;
     node.leave();
