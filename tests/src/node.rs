@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use kubewasm_network::PodNetwork;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
@@ -222,6 +223,16 @@ impl Node {
     pub fn leave(mut self) {
         self.left = true;
     }
+}
+
+/// Removes what a node with this root directory, none of whose processes is left, has made of networks on this machine.
+///
+/// # Errors
+/// When there is no right to do so.
+pub async fn uninstall_network(root: &Path) -> Result<()> {
+    // The name by which the node tells its network from that of others.
+    let name = root.join("workers").display().to_string();
+    PodNetwork::uninstall(&name).await.context("cannot remove what a node has made of networks")
 }
 
 impl Drop for Node {

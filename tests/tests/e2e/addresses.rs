@@ -7,10 +7,9 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::{Api, Client, api::DeleteParams};
-use kubewasm_network::PodNetwork;
 use kubewasm_tests::{
     guests,
-    node::{Node, Options},
+    node::{Node, Options, uninstall_network},
     ports,
     progress::say,
     registry::image::Content,
@@ -192,8 +191,8 @@ pub(crate) async fn end(client: &Client, pods: &Pods, node: Node, left: &[&str])
         pods.api().delete(name, &DeleteParams::default().grace_period(1)).await.unwrap();
         pods.gone(name).await;
     }
-    let (name, root) = (node.name().to_owned(), node.root().display().to_string());
+    let (name, root) = (node.name().to_owned(), node.root().to_owned());
     drop(node);
-    PodNetwork::uninstall(&root).await.unwrap();
+    uninstall_network(&root).await.unwrap();
     Api::<NodeObject>::all(client.clone()).delete(&name, &DeleteParams::default()).await.unwrap();
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -14,7 +13,6 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use http::Request;
 use kube::Client;
-use kubewasm_network::PodNetwork;
 use kubewasm_tests::{
     cluster::Cluster,
     guests,
@@ -38,14 +36,6 @@ const SOON: Duration = Duration::from_secs(30);
 /// Whether pods can have addresses of their own here, as three servers of one port on one node need.
 pub(crate) fn is_possible() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// Removes what a node with this root directory, none of whose processes is left, has made of networks on this machine.
-pub(crate) async fn uninstall(root: &Path) -> Result<()> {
-    if is_possible() {
-        PodNetwork::uninstall(&root.display().to_string()).await?;
-    }
-    Ok(())
 }
 
 /// Deploys it, asks, and brings the next version.

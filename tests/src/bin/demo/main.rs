@@ -16,7 +16,7 @@ use kubewasm_tests::{
     cluster::Cluster,
     guests,
     home::Home,
-    node::{Node, Options},
+    node::{self, Node, Options},
     progress::{Step, say},
     registry::{Pushed, Registry, image::Content},
     wait,
@@ -71,16 +71,24 @@ async fn run(command: &Command) -> Result<()> {
 async fn down(folder: &Path) -> Result<()> {
     let there = folder.exists();
     Home::remove(folder).await?;
-    http::uninstall(&folder.join(NODE)).await?;
+    uninstall(folder).await?;
     say(if there { "The demo is stopped, and its files are removed." } else { "No demo runs." });
     Ok(())
+}
+
+/// Removes what the node has made of networks, which outlives its processes.
+async fn uninstall(folder: &Path) -> Result<()> {
+    match http::is_possible() {
+        true => node::uninstall_network(&folder.join(NODE)).await,
+        false => Ok(()),
+    }
 }
 
 async fn up(folder: &Path) -> Result<()> {
     if folder.exists() {
         say("A demo runs already; it is stopped first.");
         Home::remove(folder).await?;
-        http::uninstall(&folder.join(NODE)).await?;
+        uninstall(folder).await?;
     }
     let home = Home::persistent(folder)?;
     let started = start(&home).await;
