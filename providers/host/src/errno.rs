@@ -30,6 +30,35 @@ use super::{
     state::GuestState,
 };
 
+/// The calls of components that change directories, of every version: for each, `wrap` is given its name in the interface, the
+/// method with its arguments, and the directories with the paths in them that it is about.
+macro_rules! directory_calls {
+    ($wrap:ident) => {
+        $wrap!("[method]descriptor.create-directory-at", create_directory_at(dir, path: String), (dir, path));
+        $wrap!("[method]descriptor.remove-directory-at", remove_directory_at(dir, path: String), (dir, path));
+        $wrap!("[method]descriptor.unlink-file-at", unlink_file_at(dir, path: String), (dir, path));
+        $wrap!("[method]descriptor.symlink-at", symlink_at(dir, target: String, path: String), (dir, path));
+        $wrap!(
+            "[method]descriptor.set-times-at",
+            set_times_at(dir, flags: PathFlags, path: String, atime: NewTimestamp, mtime: NewTimestamp),
+            (dir, path)
+        );
+        $wrap!(
+            "[method]descriptor.rename-at",
+            rename_at(dir, path: String, to_dir: Resource<Descriptor>, to_path: String),
+            (dir, path),
+            (to_dir, to_path)
+        );
+        $wrap!(
+            "[method]descriptor.link-at",
+            link_at(dir, flags: PathFlags, path: String, to_dir: Resource<Descriptor>, to_path: String),
+            (dir, path),
+            (to_dir, to_path)
+        );
+    };
+}
+use directory_calls;
+
 /// Errno of WASI 0.1.
 const IO: i32 = 29;
 const MFILE: i32 = 33;
@@ -230,27 +259,7 @@ pub(super) fn wrap_component(linker: &mut wasmtime::component::Linker<GuestState
             )?;
         };
     }
-    wrap!("[method]descriptor.create-directory-at", create_directory_at(dir, path: String), (dir, path));
-    wrap!("[method]descriptor.remove-directory-at", remove_directory_at(dir, path: String), (dir, path));
-    wrap!("[method]descriptor.unlink-file-at", unlink_file_at(dir, path: String), (dir, path));
-    wrap!("[method]descriptor.symlink-at", symlink_at(dir, target: String, path: String), (dir, path));
-    wrap!(
-        "[method]descriptor.set-times-at",
-        set_times_at(dir, flags: PathFlags, path: String, atime: NewTimestamp, mtime: NewTimestamp),
-        (dir, path)
-    );
-    wrap!(
-        "[method]descriptor.rename-at",
-        rename_at(dir, path: String, to_dir: Resource<Descriptor>, to_path: String),
-        (dir, path),
-        (to_dir, to_path)
-    );
-    wrap!(
-        "[method]descriptor.link-at",
-        link_at(dir, flags: PathFlags, path: String, to_dir: Resource<Descriptor>, to_path: String),
-        (dir, path),
-        (to_dir, to_path)
-    );
+    directory_calls!(wrap);
     types.func_wrap_async(
         "[method]descriptor.open-at",
         |mut store: StoreContextMut<'_, GuestState>,

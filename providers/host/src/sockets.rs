@@ -26,7 +26,7 @@ use std::{
 
 use kubewasm_rules::Protocol;
 use tokio::sync::Semaphore;
-use wasmtime::component::Linker;
+use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::{SocketResult, bindings::sockets::network::ErrorCode};
 
 use crate::{
@@ -253,6 +253,11 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     create::link(linker)?;
     tcp::link(linker)?;
     udp::link(linker)
+}
+
+/// The same resource once more, for another call.
+fn again<T: 'static>(resource: &Resource<T>) -> Resource<T> {
+    Resource::new_borrow(resource.rep())
 }
 
 /// What a host function returns.

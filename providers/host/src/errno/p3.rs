@@ -11,7 +11,7 @@ use wasmtime_wasi::{
     },
 };
 
-use super::{OpenPlace, at, find, is_pipe, place};
+use super::{OpenPlace, at, directory_calls, find, is_pipe, place};
 use crate::{cause::Cause, state::GuestState};
 
 /// Wraps the calls of WASI 0.3. The linker must allow shadowing.
@@ -34,27 +34,7 @@ pub(crate) fn wrap(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
             )?;
         };
     }
-    wrap!("[method]descriptor.create-directory-at", create_directory_at(dir, path: String), (dir, path));
-    wrap!("[method]descriptor.remove-directory-at", remove_directory_at(dir, path: String), (dir, path));
-    wrap!("[method]descriptor.unlink-file-at", unlink_file_at(dir, path: String), (dir, path));
-    wrap!("[method]descriptor.symlink-at", symlink_at(dir, target: String, path: String), (dir, path));
-    wrap!(
-        "[method]descriptor.set-times-at",
-        set_times_at(dir, flags: PathFlags, path: String, atime: NewTimestamp, mtime: NewTimestamp),
-        (dir, path)
-    );
-    wrap!(
-        "[method]descriptor.rename-at",
-        rename_at(dir, path: String, to_dir: Resource<Descriptor>, to_path: String),
-        (dir, path),
-        (to_dir, to_path)
-    );
-    wrap!(
-        "[method]descriptor.link-at",
-        link_at(dir, flags: PathFlags, path: String, to_dir: Resource<Descriptor>, to_path: String),
-        (dir, path),
-        (to_dir, to_path)
-    );
+    directory_calls!(wrap);
     types.func_wrap_concurrent(
         "[method]descriptor.open-at",
         |accessor: &Accessor<GuestState>,

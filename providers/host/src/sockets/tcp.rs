@@ -17,17 +17,12 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Binding, answer, node, routes::Connection};
+use super::{Binding, again, answer, node, routes::Connection};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/tcp@0.2.12";
 
 type Socket = Resource<TcpSocket>;
-
-/// The same socket once more, for another call.
-fn again(socket: &Socket) -> Socket {
-    Resource::new_borrow(socket.rep())
-}
 
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let mut tcp = linker.instance(INTERFACE)?;

@@ -20,7 +20,7 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::{Pod, answer, node};
+use super::{Pod, again, answer, node};
 use crate::state::GuestState;
 
 const INTERFACE: &str = "wasi:sockets/udp@0.2.12";
@@ -105,10 +105,9 @@ async fn start_bind(
     };
     let wanted = SocketAddr::from(address);
     let (actual, binding) = pod.addresses.bind(wanted).ok_or(ErrorCode::AddressNotBindable)?;
-    let again = Socket::new_borrow(socket.rep());
     let known = state.guest_sockets.known(socket.rep());
-    state.sockets().start_bind(socket, network, actual.into()).await?;
-    let local = state.sockets().local_address(again)?;
+    state.sockets().start_bind(again(&socket), network, actual.into()).await?;
+    let local = state.sockets().local_address(socket)?;
     known.lock().bound_for_datagrams(&pod, (wanted, binding), local.into());
     Ok(())
 }

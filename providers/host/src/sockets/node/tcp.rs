@@ -7,15 +7,11 @@ use wasmtime::component::Resource;
 use wasmtime_wasi::{
     p2::{
         Network, SocketResult, TcpSocket,
-        bindings::sockets::{
-            network::{ErrorCode, IpSocketAddress},
-            tcp::HostTcpSocket as _,
-        },
+        bindings::sockets::{network::IpSocketAddress, tcp::HostTcpSocket as _},
     },
     sockets::WasiSocketsView as _,
 };
 
-use super::binding;
 use crate::state::GuestState;
 
 pub(in crate::sockets) async fn bind(
@@ -24,18 +20,12 @@ pub(in crate::sockets) async fn bind(
     network: Resource<Network>,
     address: IpSocketAddress,
 ) -> SocketResult<()> {
-    let (node, wanted) = (state.guest_sockets.node(), SocketAddr::from(address));
-    let Some(exposed) = node.exposed.as_ref().filter(|_| wanted.port() != 0) else {
+    let (rep, wanted) = (socket.rep(), SocketAddr::from(address));
+    let Some(port) = state.guest_sockets.claim(rep, Protocol::Tcp, wanted)? else {
         return state.sockets().start_bind(socket, network, address).await;
     };
-    let known = state.guest_sockets.known(socket.rep());
-    if known.lock().bound.is_some() {
-        return Err(ErrorCode::InvalidState.into());
-    }
-    let port = node.claim(exposed, Protocol::Tcp, wanted)?;
     state.sockets().start_bind(socket, network, port.address().into()).await?;
-    let mut known = known.lock();
-    (known.bound, known.node) = (Some((wanted, binding(wanted))), Some(port));
+    state.guest_sockets.known(rep).lock().bound_in_node(Protocol::Tcp, wanted, port);
     Ok(())
 }
 
@@ -46,15 +36,7 @@ pub(in crate::sockets) async fn listen(
     let rep = socket.rep();
     let local = state.sockets().local_address(Resource::new_borrow(rep));
     state.sockets().start_listen(socket).await?;
-    let ports = state.guest_sockets.node().ports;
-    let known = state.guest_sockets.known(rep);
-    let mut known = known.lock();
-    match (&mut known.node, local) {
-        (Some(port), _) => port.open(),
-        (none, Ok(local)) => *none = Some(ports.listening(Protocol::Tcp, local.into())),
-        // It has listened, so that it has an address.
-        (None, Err(_)) => {}
-    }
+    state.guest_sockets.listens_in_node(rep, local.ok().map(Into::into));
     Ok(())
 }
 
@@ -64,13 +46,12 @@ pub(in crate::sockets) fn connect(
     network: Resource<Network>,
     address: IpSocketAddress,
 ) -> SocketResult<()> {
-    let (node, wanted) = (state.guest_sockets.node(), SocketAddr::from(address));
-    if node.exposed.is_none() {
+    let (rep, wanted) = (socket.rep(), SocketAddr::from(address));
+    if state.guest_sockets.node().exposed.is_none() {
         return state.sockets().start_connect(socket, network, address);
     }
-    let known = state.guest_sockets.known(socket.rep());
-    let actual = node.destination(&mut known.lock(), Protocol::Tcp, wanted);
+    let actual = state.guest_sockets.destination_in_node(rep, Protocol::Tcp, wanted);
     state.sockets().start_connect(socket, network, actual.into())?;
-    known.lock().remote = Some(wanted);
+    state.guest_sockets.known(rep).lock().remote = Some(wanted);
     Ok(())
 }

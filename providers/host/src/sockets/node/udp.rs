@@ -8,7 +8,7 @@ use wasmtime_wasi::{
     p2::{
         Network, SocketResult, UdpSocket,
         bindings::sockets::{
-            network::{ErrorCode, IpSocketAddress},
+            network::IpSocketAddress,
             udp::{
                 HostIncomingDatagramStream as _, HostOutgoingDatagramStream as _, HostUdpSocket as _,
                 IncomingDatagram, IncomingDatagramStream, OutgoingDatagram, OutgoingDatagramStream,
@@ -18,7 +18,6 @@ use wasmtime_wasi::{
     sockets::WasiSocketsView as _,
 };
 
-use super::binding;
 use crate::state::GuestState;
 
 pub(in crate::sockets) async fn bind(
@@ -27,20 +26,12 @@ pub(in crate::sockets) async fn bind(
     network: Resource<Network>,
     address: IpSocketAddress,
 ) -> SocketResult<()> {
-    let (node, wanted) = (state.guest_sockets.node(), SocketAddr::from(address));
-    let Some(exposed) = node.exposed.as_ref().filter(|_| wanted.port() != 0) else {
+    let (rep, wanted) = (socket.rep(), SocketAddr::from(address));
+    let Some(port) = state.guest_sockets.claim(rep, Protocol::Udp, wanted)? else {
         return state.sockets().start_bind(socket, network, address).await;
     };
-    let known = state.guest_sockets.known(socket.rep());
-    if known.lock().bound.is_some() {
-        return Err(ErrorCode::InvalidState.into());
-    }
-    let mut port = node.claim(exposed, Protocol::Udp, wanted)?;
     state.sockets().start_bind(socket, network, port.address().into()).await?;
-    port.open();
-    let mut known = known.lock();
-    known.bound_to(port.address().port());
-    (known.bound, known.node) = (Some((wanted, binding(wanted))), Some(port));
+    state.guest_sockets.known(rep).lock().bound_in_node(Protocol::Udp, wanted, port);
     Ok(())
 }
 
@@ -49,13 +40,12 @@ pub(in crate::sockets) async fn stream(
     socket: Resource<UdpSocket>,
     remote: Option<IpSocketAddress>,
 ) -> SocketResult<(Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>)> {
-    let node = state.guest_sockets.node();
-    if node.exposed.is_none() {
+    if state.guest_sockets.node().exposed.is_none() {
         return state.sockets().stream(socket, remote).await;
     }
-    let known = state.guest_sockets.known(socket.rep());
-    let wanted = remote.map(SocketAddr::from);
-    let actual = wanted.map(|wanted| node.destination(&mut known.lock(), Protocol::Udp, wanted));
+    let (rep, wanted) = (socket.rep(), remote.map(SocketAddr::from));
+    let known = state.guest_sockets.known(rep);
+    let actual = wanted.map(|wanted| state.guest_sockets.destination_in_node(rep, Protocol::Udp, wanted));
     let (incoming, outgoing) = state.sockets().stream(socket, actual.map(Into::into)).await?;
     known.lock().remote = wanted;
     state.guest_sockets.share(incoming.rep(), &known);
@@ -94,12 +84,13 @@ pub(in crate::sockets) fn send(
     stream: Resource<OutgoingDatagramStream>,
     mut datagrams: Vec<OutgoingDatagram>,
 ) -> SocketResult<u64> {
-    let (node, known) = (state.guest_sockets.node(), state.guest_sockets.get(stream.rep()));
-    if let (Some(_), Some(known)) = (&node.exposed, known) {
-        let mut known = known.lock();
+    let rep = stream.rep();
+    // One that is not known is of a socket that leads out.
+    if state.guest_sockets.get(rep).is_some() {
         for datagram in &mut datagrams {
             let wanted = datagram.remote_address.map(SocketAddr::from);
-            let actual = wanted.map(|wanted| node.destination(&mut known, Protocol::Udp, wanted));
+            let actual =
+                wanted.map(|wanted| state.guest_sockets.destination_in_node(rep, Protocol::Udp, wanted));
             datagram.remote_address = actual.map(Into::into);
         }
     }

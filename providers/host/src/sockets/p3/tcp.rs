@@ -11,7 +11,7 @@ use wasmtime_wasi::{
     p2::bindings::sockets::network::ErrorCode as Code,
     p3::{
         bindings::sockets::types::{
-            ErrorCode, HostTcpSocket as _, HostTcpSocketWithStore as _, IpAddressFamily, IpSocketAddress,
+            HostTcpSocket as _, HostTcpSocketWithStore as _, IpAddressFamily, IpSocketAddress,
         },
         sockets::{SocketError, SocketResult},
     },
@@ -21,20 +21,14 @@ use wasmtime_wasi::{
 use super::{INTERFACE, answer, at_once, refused, view};
 use crate::{
     sockets::{
-        Binding,
+        Binding, again,
         create::guarded,
-        node::binding,
         routes::{Connection, any_like},
     },
     state::GuestState,
 };
 
 type Socket = Resource<TcpSocket>;
-
-/// The same socket once more, for another call.
-fn again(socket: &Socket) -> Socket {
-    Resource::new_borrow(socket.rep())
-}
 
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let mut types = linker.instance(INTERFACE)?;
@@ -100,18 +94,11 @@ async fn bind(state: &mut GuestState, socket: Socket, wanted: SocketAddr) -> Soc
 
 /// The same where the port is one of the node's.
 async fn bind_in_node(state: &mut GuestState, socket: Socket, wanted: SocketAddr) -> SocketResult<()> {
-    let node = state.guest_sockets.node();
-    let Some(exposed) = node.exposed.as_ref().filter(|_| wanted.port() != 0) else {
-        return state.sockets().bind(socket, wanted.into()).await;
-    };
-    let known = state.guest_sockets.known(socket.rep());
-    if known.lock().bound.is_some() {
-        return Err(ErrorCode::InvalidState.into());
-    }
-    let port = node.claim(exposed, Protocol::Tcp, wanted).map_err(refused)?;
+    let rep = socket.rep();
+    let claimed = state.guest_sockets.claim(rep, Protocol::Tcp, wanted).map_err(refused);
+    let Some(port) = claimed? else { return state.sockets().bind(socket, wanted.into()).await };
     state.sockets().bind(socket, port.address().into()).await?;
-    let mut known = known.lock();
-    (known.bound, known.node) = (Some((wanted, binding(wanted))), Some(port));
+    state.guest_sockets.known(rep).lock().bound_in_node(Protocol::Tcp, wanted, port);
     Ok(())
 }
 
@@ -131,13 +118,7 @@ async fn connect(accessor: &Accessor<GuestState>, socket: Socket, wanted: Socket
 /// Where a connection goes, whose socket is bound for it.
 fn route(state: &mut GuestState, socket: &Socket, wanted: SocketAddr) -> SocketResult<SocketAddr> {
     let Some(pod) = state.guest_sockets.pod() else {
-        let node = state.guest_sockets.node();
-        if node.exposed.is_none() {
-            return Ok(wanted);
-        }
-        let known = state.guest_sockets.known(socket.rep());
-        let to = node.destination(&mut known.lock(), Protocol::Tcp, wanted);
-        return Ok(to);
+        return Ok(state.guest_sockets.destination_in_node(socket.rep(), Protocol::Tcp, wanted));
     };
     let known = state.guest_sockets.known(socket.rep());
     let connection = pod.connection(&known.lock(), wanted).map_err(refused);
@@ -185,18 +166,9 @@ async fn listen_in_node(
 ) -> SocketResult<StreamReader<Resource<TcpSocket>>> {
     let access = Access::<_, WasiSockets>::new(store.as_context_mut(), |state| state.sockets());
     let connections = WasiSockets::listen(access, again(&socket)).await?;
-    let state = store.data_mut();
-    let ports = state.guest_sockets.node().ports;
-    let known = state.guest_sockets.known(socket.rep());
+    let (state, rep) = (store.data_mut(), socket.rep());
     let local = state.sockets().get_local_address(socket);
-    let mut known = known.lock();
-    match (&mut known.node, local) {
-        (Some(port), _) => port.open(),
-        (none, Ok(local)) => *none = Some(ports.listening(Protocol::Tcp, local.into())),
-        // It listens, so that it has an address.
-        (None, Err(_)) => {}
-    }
-    drop(known);
+    state.guest_sockets.listens_in_node(rep, local.ok().map(Into::into));
     Ok(connections)
 }
 

@@ -20,16 +20,11 @@ use wasmtime_wasi::{
 
 use super::{INTERFACE, answer, at_once, refused, view};
 use crate::{
-    sockets::{Pod, create::guarded, node::binding, routes::any_like},
+    sockets::{Pod, again, create::guarded, routes::any_like},
     state::GuestState,
 };
 
 type Socket = Resource<UdpSocket>;
-
-/// The same socket once more, for another call.
-fn again(socket: &Socket) -> Socket {
-    Resource::new_borrow(socket.rep())
-}
 
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let mut types = linker.instance(INTERFACE)?;
@@ -109,32 +104,12 @@ async fn bind(state: &mut GuestState, socket: Socket, wanted: SocketAddr) -> Soc
 
 /// The same where the port is one of the node's.
 async fn bind_in_node(state: &mut GuestState, socket: Socket, wanted: SocketAddr) -> SocketResult<()> {
-    let node = state.guest_sockets.node();
-    let Some(exposed) = node.exposed.as_ref().filter(|_| wanted.port() != 0) else {
-        return state.sockets().bind(socket, wanted.into()).await;
-    };
-    let known = state.guest_sockets.known(socket.rep());
-    if known.lock().bound.is_some() {
-        return Err(ErrorCode::InvalidState.into());
-    }
-    let mut port = node.claim(exposed, Protocol::Udp, wanted).map_err(refused)?;
+    let rep = socket.rep();
+    let claimed = state.guest_sockets.claim(rep, Protocol::Udp, wanted).map_err(refused);
+    let Some(port) = claimed? else { return state.sockets().bind(socket, wanted.into()).await };
     state.sockets().bind(socket, port.address().into()).await?;
-    port.open();
-    let mut known = known.lock();
-    known.bound_to(port.address().port());
-    (known.bound, known.node) = (Some((wanted, binding(wanted))), Some(port));
+    state.guest_sockets.known(rep).lock().bound_in_node(Protocol::Udp, wanted, port);
     Ok(())
-}
-
-/// Where something goes in the network of the node.
-fn route_in_node(state: &mut GuestState, socket: &Socket, wanted: SocketAddr) -> SocketAddr {
-    let node = state.guest_sockets.node();
-    if node.exposed.is_none() {
-        return wanted;
-    }
-    let known = state.guest_sockets.known(socket.rep());
-    let mut known = known.lock();
-    node.destination(&mut known, Protocol::Udp, wanted)
 }
 
 /// Binds a socket that its guest has not bound, as a kernel would: to all addresses of the family that is sent to.
@@ -145,8 +120,8 @@ async fn bind_like(state: &mut GuestState, socket: &Socket, wanted: SocketAddr) 
 
 async fn connect(state: &mut GuestState, socket: Socket, wanted: SocketAddr) -> SocketResult<()> {
     let Some(pod) = state.guest_sockets.pod() else {
-        let actual = route_in_node(state, &socket, wanted);
         let rep = socket.rep();
+        let actual = state.guest_sockets.destination_in_node(rep, Protocol::Udp, wanted);
         state.sockets().connect(socket, actual.into()).await?;
         state.guest_sockets.known(rep).lock().remote = Some(wanted);
         return Ok(());
@@ -231,7 +206,8 @@ fn route(
     wanted: Option<SocketAddr>,
 ) -> SocketResult<Option<SocketAddr>> {
     let Some(pod) = state.guest_sockets.pod() else {
-        return Ok(wanted.map(|wanted| route_in_node(state, socket, wanted)));
+        let sockets = &mut state.guest_sockets;
+        return Ok(wanted.map(|wanted| sockets.destination_in_node(socket.rep(), Protocol::Udp, wanted)));
     };
     if let Some(wanted) = wanted {
         at_once(bind_like(state, socket, wanted))?;
