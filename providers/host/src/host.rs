@@ -271,9 +271,7 @@ impl Host {
             account,
             notice,
         } = setup;
-        let held = account
-            .hold(held.saturating_add(loaded.linked.stack.charge()))
-            .map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
+        let held = account.hold(held.saturating_add(loaded.linked.stack.charge()))?;
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).max_random_size(bounds.random);

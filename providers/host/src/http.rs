@@ -67,9 +67,7 @@ impl Host {
         if port.is_empty() {
             return Err(PrepareError::NoAddress);
         }
-        let held = setup.account.hold(setup.held());
-        let held =
-            held.map_err(|exceeded| PrepareError::Memory { wanted: exceeded.wanted, limit: exceeded.limit })?;
+        let held = setup.account.hold(setup.held())?;
         // What the guests send is theirs to be asked about; this is about who may come.
         let guard =
             Guard::new(setup.network.clone(), setup.denied_networks.clone(), setup.firewall.cloned(), None);

@@ -54,6 +54,7 @@ mod precompiled;
 mod preview1;
 pub mod program;
 mod setup;
+mod silence;
 mod sockets;
 mod stack;
 mod state;

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    account::Account,
+    account::{Account, Exceeded},
     listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
@@ -118,6 +118,12 @@ pub enum PrepareError {
         /// Bytes that may be used.
         limit: u64,
     },
+}
+
+impl From<Exceeded> for PrepareError {
+    fn from(Exceeded { wanted, limit }: Exceeded) -> Self {
+        Self::Memory { wanted, limit }
+    }
 }
 
 /// Bytes that are counted for each guest besides what it says and is told: its store and the pages of its

@@ -76,7 +76,6 @@ impl Call {
         mut instance: Box<HttpInstance>,
         place: Place,
         request: Request<RequestBody>,
-        is_secure: bool,
     ) -> Self {
         instance.take_request();
         let name = format!("{} {}", request.method(), request.uri().path());
@@ -85,7 +84,7 @@ impl Call {
         let slot = answer.clone();
         let work = Box::pin(async move {
             let result = match &instance.handler {
-                Handler::P2(_) => call_p2(&mut instance, request, is_secure, slot).await,
+                Handler::P2(_) => call_p2(&mut instance, request, slot).await,
                 Handler::P3(_) => call_p3(&mut instance, request, slot).await,
             };
             (instance, result)
@@ -165,13 +164,11 @@ impl Future for Rest {
 async fn call_p2(
     instance: &mut HttpInstance,
     request: Request<RequestBody>,
-    is_secure: bool,
     slot: AnswerSlot,
 ) -> wasmtime::Result<()> {
     let Handler::P2(proxy) = &instance.handler else { return Ok(()) };
-    let scheme = if is_secure { Scheme::Https } else { Scheme::Http };
     let mut view = instance.store.data_mut().http();
-    let request = view.new_incoming_request(scheme, request)?;
+    let request = view.new_incoming_request(Scheme::Http, request)?;
     let describe = |code: ErrorCode| format!("{code:?}");
     let out = view.new_response_outparam_from_callback(move |answer| slot.set(answer.map_err(describe)))?;
     proxy.wasi_http_incoming_handler().call_handle(&mut instance.store, request, out).await

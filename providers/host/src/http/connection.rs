@@ -44,7 +44,6 @@ const LATE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     peer: IpAddr,
-    is_secure: bool,
     most: u32,
     requests: AtomicU32,
     busy: AtomicUsize,
@@ -76,18 +75,14 @@ impl Drop for BusyConnection {
 }
 
 impl ConnectionState {
-    fn new(peer: IpAddr, is_secure: bool, most: u32) -> Arc<Self> {
+    fn new(peer: IpAddr, most: u32) -> Arc<Self> {
         let (requests, busy) = (AtomicU32::new(0), AtomicUsize::new(0));
         let idle_since = Mutex::new(Instant::now());
-        Arc::new(Self { peer, is_secure, most, requests, busy, idle_since, turns: Notify::new() })
+        Arc::new(Self { peer, most, requests, busy, idle_since, turns: Notify::new() })
     }
 
     pub(super) fn peer(&self) -> IpAddr {
         self.peer
-    }
-
-    pub(super) fn is_secure(&self) -> bool {
-        self.is_secure
     }
 
     /// One more request.
@@ -132,17 +127,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for InTurns {
 }
 
 /// Serves a connection to its end, which is asked for by `ends`.
-pub(super) async fn serve<S>(
-    served: Arc<Served>,
-    stream: S,
-    peer: IpAddr,
-    is_secure: bool,
-    ends: CancellationToken,
-) where
+pub(super) async fn serve<S>(served: Arc<Served>, stream: S, peer: IpAddr, ends: CancellationToken)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let settings = &served.settings;
-    let state = ConnectionState::new(peer, is_secure, settings.keep_alive_requests);
+    let state = ConnectionState::new(peer, settings.keep_alive_requests);
     let io = TokioIo::new(WithStalls::new(stream, settings.send_timeout));
     let builder = builder(&served);
     let service = service_fn(|request| service::answer(Arc::clone(&served), Arc::clone(&state), request));

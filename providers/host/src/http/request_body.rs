@@ -7,14 +7,15 @@ use std::{
         Arc,
         atomic::{AtomicU8, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::Error;
+
+use crate::silence::Silence;
 
 /// What went wrong with the body of a request, for whoever answers it.
 #[derive(Clone, Debug, Default)]
@@ -44,9 +45,7 @@ pub(super) struct RequestBody {
     body: Incoming,
     /// Bytes that may still come; nothing where there is no bound.
     left: Option<u64>,
-    patience: Duration,
-    /// Set while a piece is waited for.
-    waits: Option<Pin<Box<Sleep>>>,
+    silence: Silence,
     fault: BodyFault,
     /// What came when the client was asked for it.
     first: Option<Option<Result<Frame<Bytes>, hyper::Error>>>,
@@ -57,7 +56,7 @@ impl RequestBody {
     pub(super) fn new(body: Incoming, most: u64, patience: Duration) -> (Self, BodyFault) {
         let fault = BodyFault::default();
         let left = (most > 0).then_some(most);
-        (Self { body, left, patience, waits: None, fault: fault.clone(), first: None }, fault)
+        (Self { body, left, silence: Silence::new(patience), fault: fault.clone(), first: None }, fault)
     }
 
     /// Asks a client for the body that waits to be asked (`Expect: 100-continue`). hyper does it where a body is read before the
@@ -86,17 +85,11 @@ impl Body for RequestBody {
             None => Pin::new(&mut this.body).poll_frame(cx),
         };
         let Poll::Ready(frame) = frame else {
-            let patience = this.patience;
-            let waits = this.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-            if waits.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
+            ready!(this.silence.poll_over(cx));
             this.fault.set(TOO_SLOW);
             return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
         };
-        if let Some(waits) = &mut this.waits {
-            waits.as_mut().reset(Instant::now() + this.patience);
-        }
+        this.silence.begin_again();
         let Some(frame) = frame else { return Poll::Ready(None) };
         let frame = frame?;
         if let (Some(left), Some(data)) = (&mut this.left, frame.data_ref()) {

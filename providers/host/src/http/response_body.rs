@@ -2,15 +2,13 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
 use wasmtime_wasi_http::WasiBody;
 
 use super::{
@@ -21,6 +19,7 @@ use super::{
     served::Served,
     stalls,
 };
+use crate::silence::Silence;
 
 /// The body of an answer.
 pub(super) struct ResponseBody {
@@ -45,9 +44,7 @@ struct FromGuest {
     is_complete: bool,
     /// The guest trapped or exited while its answer was sent.
     has_failed: bool,
-    patience: Duration,
-    /// Set while a piece is waited for.
-    waits: Option<Pin<Box<Sleep>>>,
+    silence: Silence,
 }
 
 /// An answer cannot be continued.
@@ -79,11 +76,10 @@ impl ResponseBody {
 
     /// What a guest sends. `is_wanted`: the client takes a body at all.
     pub(super) fn of_guest(body: WasiBody, call: Call, expected: Option<u64>, is_wanted: bool) -> Self {
-        let patience = call.served().settings.request_timeout;
+        let silence = Silence::new(call.served().settings.request_timeout);
         let is_complete = !is_wanted || expected == Some(0) || body.is_end_stream();
         let has_failed = call.has_failed();
-        let guest =
-            FromGuest { body, call: Some(call), expected, is_complete, has_failed, patience, waits: None };
+        let guest = FromGuest { body, call: Some(call), expected, is_complete, has_failed, silence };
         Self { source: Source::Guest(Box::new(guest)), record: None, sent: 0 }
     }
 
@@ -114,9 +110,7 @@ impl FromGuest {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(waits) = &mut self.waits {
-                    waits.as_mut().reset(Instant::now() + self.patience);
-                }
+                self.silence.begin_again();
                 if let (Some(expected), Some(data)) = (&mut self.expected, frame.data_ref()) {
                     *expected = expected.saturating_sub(data.len() as u64);
                     self.is_complete |= *expected == 0;
@@ -125,9 +119,7 @@ impl FromGuest {
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BrokenBody::Unfinished(error)))),
             Poll::Pending => {
-                let patience = self.patience;
-                let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                std::task::ready!(waits.as_mut().poll(cx));
+                ready!(self.silence.poll_over(cx));
                 if let Some(call) = self.call.take() {
                     let served = call.served();
                     served.metrics.timed_out();

@@ -186,7 +186,7 @@ impl Acceptor {
         let counted = served.metrics.connections.one_more();
         let (serving, ends) = (Arc::clone(served), self.ends.clone());
         served.spawn(async move {
-            connection::serve(serving, stream, peer.ip(), false, ends).await;
+            connection::serve(serving, stream, peer.ip(), ends).await;
             drop((counted, held, place));
         });
     }

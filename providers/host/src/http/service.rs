@@ -39,7 +39,7 @@ pub(super) async fn answer(
     let requested = (served.settings.access_log != AccessLog::Off)
         .then(|| Requested::new(&parts, connection.peer(), jiff::Timestamp::now()));
     let mut answer = match check::request(&parts, &served.settings) {
-        Ok(()) => pass_on(&served, connection.is_secure(), parts, body).await,
+        Ok(()) => pass_on(&served, parts, body).await,
         Err(refusal) => {
             let mut answer = of_our_own(refusal.status, refusal.reason);
             if refusal.closes {
@@ -61,12 +61,7 @@ pub(super) async fn answer(
 }
 
 /// Has a guest answer.
-async fn pass_on(
-    served: &Arc<Served>,
-    is_secure: bool,
-    mut parts: Parts,
-    body: Incoming,
-) -> Response<ResponseBody> {
+async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Response<ResponseBody> {
     let until = Instant::now() + served.settings.request_timeout;
     let Ok(place) = served.gate.enter(until).await else { return overloaded(served) };
     let instance = match timeout_at(until, served.instance(&place, until)).await {
@@ -90,7 +85,7 @@ async fn pass_on(
         body.ask().await;
     }
     let request = Request::from_parts(parts, body);
-    let mut call = Call::new(Arc::clone(served), instance, place, request, is_secure);
+    let mut call = Call::new(Arc::clone(served), instance, place, request);
     let answered = poll_fn(|cx| {
         let progress = call.poll_answer(cx);
         // What the guest makes of half a body is not asked for.

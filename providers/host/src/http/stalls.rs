@@ -11,37 +11,30 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
+    time::Instant,
 };
+
+use crate::silence::Silence;
 
 /// A stream whose writes fail when they could not go on for some time.
 #[derive(Debug)]
 pub(super) struct WithStalls<S> {
     stream: S,
-    patience: Duration,
-    /// The last time that is over when something is still waited for.
-    stall: Option<Pin<Box<Sleep>>>,
-    stalls: bool,
+    stall: Silence,
 }
 
 impl<S> WithStalls<S> {
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, stall: None, stalls: false }
+        Self { stream, stall: Silence::new(patience) }
     }
 
     /// What has come of a write.
     fn poll_stall<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
-            self.stalls = false;
+            self.stall.stop();
             return poll;
         }
-        let end = Instant::now() + self.patience;
-        let stall = self.stall.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
-        if !self.stalls {
-            self.stalls = true;
-            stall.as_mut().reset(end);
-        }
-        ready!(stall.as_mut().poll(cx));
+        ready!(self.stall.poll_over(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing any more")))
     }
 }

@@ -10,13 +10,11 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep},
-};
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::{error, pool::Lease};
+use crate::silence::Silence;
 
 /// Bytes of a response that its guest does not want that are read so that its connection can be used again.
 const DRAINED: usize = 64 << 10;
@@ -164,22 +162,18 @@ pub(super) struct ResponseBody {
     /// What it comes over, until its end; and its place among the requests of its pod.
     lease: Option<(Lease, OwnedSemaphorePermit)>,
     progress: SendProgress,
-    between_bytes: Duration,
-    /// Passes when nothing has come for too long while somebody waited for it.
-    silence: Pin<Box<Sleep>>,
-    is_awaited: bool,
+    silence: Silence,
 }
 
 impl ResponseBody {
-    /// Must be called within a tokio runtime.
     pub(super) fn new(
         body: Incoming,
         lease: (Lease, OwnedSemaphorePermit),
         progress: SendProgress,
         between_bytes: Duration,
     ) -> Self {
-        let silence = Box::pin(tokio::time::sleep(between_bytes));
-        let mut body = Self { body, lease: Some(lease), progress, between_bytes, silence, is_awaited: false };
+        let silence = Silence::new(between_bytes);
+        let mut body = Self { body, lease: Some(lease), progress, silence };
         body.release_at_end();
         body
     }
@@ -231,14 +225,10 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = self.next_frame(context);
         if frame.is_ready() {
-            self.is_awaited = false;
+            self.silence.stop();
             return frame;
         }
-        if !std::mem::replace(&mut self.is_awaited, true) {
-            let until = Instant::now() + self.between_bytes;
-            self.silence.as_mut().reset(until);
-        }
-        ready!(self.silence.as_mut().poll(context));
+        ready!(self.silence.poll_over(context));
         self.lease = None;
         Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
     }
