@@ -10,9 +10,11 @@
 //! answer. That is an answer of its own ([`Presence::CannotTell`]), on which nothing is started, removed or
 //! written off.
 
+mod image;
 mod network;
 mod sandbox;
 mod service_table;
+mod stats;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,9 +32,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use image::{Credential, Image, ImageError, ImageUse, PulledImage};
 pub use network::{ExposedPort, HostPort, HostPortProtocol, NetworkRefusals, NetworkRules};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
+pub use stats::{ContainerStats, HttpContainerStats};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
@@ -299,71 +303,6 @@ pub enum Presence {
     CannotTell,
 }
 
-/// An image in the local store.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
-    /// `repository@sha256:…`: what `imageID` says.
-    pub id: String,
-    /// The reference as the store resolved it, with registry and tag (`docker.io/library/x:latest`).
-    pub reference: String,
-    /// Bytes that the image takes in the store.
-    pub size_bytes: u64,
-    /// All names under which the store knows the image, digests first, for `status.images`.
-    pub names: Vec<String>,
-    /// The image's ENTRYPOINT; for an artifact that is a module alone, one name for the module.
-    pub entrypoint: Vec<String>,
-    /// The image's CMD.
-    pub cmd: Vec<String>,
-    /// The image's environment, in order.
-    pub env: Vec<(String, String)>,
-    /// The image's WORKDIR.
-    pub working_dir: Option<String>,
-}
-
-/// An image in the local store, with what is known of its use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageUse {
-    /// The image.
-    pub image: Image,
-    /// When the store first had it.
-    pub arrived_at: Timestamp,
-    /// When it was last pulled, looked up, or used by a container.
-    pub last_used_at: Timestamp,
-    /// A container uses it, as its image or as a volume.
-    pub in_use: bool,
-}
-
-/// An image that its registry has been asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PulledImage {
-    /// The image, which is in the local store now.
-    pub image: Image,
-    /// Position, among the credentials of [`Runtime::pull`], of the one that was used; `None`: nobody's.
-    pub credential: Option<usize>,
-}
-
-impl From<Image> for PulledImage {
-    /// It was pulled with nobody's credentials.
-    fn from(image: Image) -> Self {
-        Self { image, credential: None }
-    }
-}
-
-/// User and password for a registry. Its `Debug` shows neither password nor token.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// User name; empty when `password` is an identity token.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credential").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
 /// Everything a provider needs to run one attempt of one container. Plain values only: it crosses
 /// process borders.
 ///
@@ -531,52 +470,6 @@ pub struct Exit {
     pub message: String,
 }
 
-/// What a container uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerStats {
-    /// Container id.
-    pub id: String,
-    /// UID of the pod it belongs to.
-    pub pod_uid: String,
-    /// When this was so.
-    pub at: Timestamp,
-    /// Processor time since the container started; never falls.
-    pub cpu: Duration,
-    /// Time for which its limit held it back since it started; never falls.
-    pub throttled: Duration,
-    /// Bytes that it has now, on the account that its memory limit is for.
-    pub memory_bytes: u64,
-}
-
-/// What a container that serves HTTP has answered since it started, and what it has now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HttpContainerStats {
-    /// Container id.
-    pub id: String,
-    /// UID of the pod it belongs to.
-    pub pod_uid: String,
-    /// Answers by class, those with 1xx first.
-    pub answers: [u64; 5],
-    /// The time that they took, all together.
-    pub duration: Duration,
-    /// How many took no longer than each of these, without those of the buckets before.
-    pub buckets: Vec<(Duration, u64)>,
-    /// Requests that are not answered yet.
-    pub in_flight: u64,
-    /// Requests that wait for an instance.
-    pub queued: u64,
-    /// Instances of its module.
-    pub instances: u64,
-    /// Connections.
-    pub connections: u64,
-    /// Requests that were sent away for lack of room.
-    pub rejected: u64,
-    /// Instances that failed.
-    pub failures: u64,
-    /// Requests whose time was over.
-    pub timeouts: u64,
-}
-
 /// Why a container ended; becomes `state.terminated.reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitReason {
@@ -596,27 +489,6 @@ pub enum ExitReason {
 
 /// What made a [`Runtime`] fail: an error of the provider's own, with its sources.
 pub type RuntimeCause = Box<dyn Error + Send + Sync>;
-
-/// Why an image is not there. Each variant is one waiting reason of the contract.
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    /// Not an image reference: waiting reason `InvalidImageName`. Does not pass with time.
-    #[error(transparent)]
-    InvalidName(RuntimeCause),
-    /// The registry answered and said no, or what it sent was wrong: `ErrImagePull`.
-    #[error(transparent)]
-    Pull(RuntimeCause),
-    /// The registry did not answer: `RegistryUnavailable`.
-    #[error(transparent)]
-    RegistryUnavailable(RuntimeCause),
-    /// The node's policy for signatures does not take the image: `SignatureValidationFailed`. Of an image that is
-    /// here, a pull may find the signature that is missing.
-    #[error(transparent)]
-    SignatureInvalid(RuntimeCause),
-    /// The local store failed: `ImageInspectError`.
-    #[error(transparent)]
-    Store(RuntimeCause),
-}
 
 /// Why a container did not start. Each variant is one waiting reason of the contract.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::Mutex;
 
+use super::sidecar;
 use crate::runtime::{ExposedPort, HostPort, HostPortProtocol, Runtime, RuntimeError, SandboxPort};
 
 /// The host ports of all pods of a node.
@@ -85,12 +86,7 @@ pub(super) fn asked_by<'a>(
 
 /// The ports of the node that a pod asks for: those of its containers, and of its sidecars.
 fn asked_by_pod(pod: &Pod) -> impl Iterator<Item = SandboxPort> {
-    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let spec = pod.spec.iter();
-    let containers = spec.flat_map(move |spec| {
-        spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(is_sidecar))
-    });
-    asked_by(containers)
+    asked_by(pod.spec.iter().flat_map(sidecar::staying))
 }
 
 fn protocol(port: &SandboxPort) -> HostPortProtocol {

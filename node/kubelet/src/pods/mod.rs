@@ -46,6 +46,7 @@ mod refusal;
 mod reserve;
 mod sandbox;
 mod shared;
+pub(crate) mod sidecar;
 pub mod source;
 pub mod status;
 mod status_patch;

@@ -26,7 +26,7 @@ use super::{
     policy::{Labels, Policy},
     world::{NamedPort, PeerPod, PodScope},
 };
-use crate::{explain::explain_watch, retry::Backoff};
+use crate::{explain::explain_watch, pods::sidecar::is_sidecar, retry::Backoff};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -263,7 +263,7 @@ fn peer(pod: &ApiPeerPod) -> Option<PeerPod> {
         return None;
     }
     let sidecars = pod.spec.init_containers.iter();
-    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let sidecars = sidecars.filter(|container| is_sidecar(container.restart_policy.as_deref()));
     let ports = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
     let ports = ports.filter_map(|port| {
         NamedPort::of(port.name.as_deref(), port.protocol.as_deref(), port.container_port)

@@ -12,6 +12,7 @@ use kube::core::{Selector, SelectorExt as _};
 use kubewasm_rules::Protocol;
 
 use super::policy::{Labels, Namespaces, Peer, Policy};
+use crate::pods::sidecar;
 
 /// Namespaces whose pods are followed one by one. Where a rule is about more, all pods with its labels are followed.
 const FOLLOWED_NAMESPACES: usize = 16;
@@ -83,9 +84,7 @@ pub(super) struct Demand {
 impl LocalPod {
     pub(crate) fn of(pod: &Pod, reference: &ObjectReference) -> Self {
         let spec = pod.spec.as_ref();
-        let sidecars = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default().iter();
-        let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
-        let containers = spec.map(|spec| spec.containers.iter()).into_iter().flatten().chain(sidecars);
+        let containers = spec.into_iter().flat_map(sidecar::staying);
         Self {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),

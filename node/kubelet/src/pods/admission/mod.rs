@@ -9,12 +9,13 @@ pub mod sysctls;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, NodeSelector, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
 use self::{resources::Amounts, sysctls::SysctlAllowlist};
 use super::{
     lifecycle::{Verdict, spec::is_static},
     reason::PodReason,
+    sidecar,
 };
 use crate::eviction::Pressure;
 
@@ -215,10 +216,7 @@ impl HostPort<'_> {
 
 /// The ports of a pod's containers, and of its sidecars, as upstream's `GetHostPorts` has them.
 fn host_ports(pod: &Pod) -> Vec<HostPort<'_>> {
-    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
-    let containers = pod.spec.iter().flat_map(move |spec| {
-        spec.init_containers.iter().flatten().filter(is_sidecar).chain(&spec.containers)
-    });
+    let containers = pod.spec.iter().flat_map(sidecar::staying);
     containers
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|port| {

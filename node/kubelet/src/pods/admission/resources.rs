@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 
-use crate::quantity;
+use crate::{pods::sidecar, quantity};
 
 /// Amounts by resource name: thousandths of a core for `cpu`, units or bytes for the rest.
 pub type Amounts = BTreeMap<String, u64>;
@@ -65,7 +65,7 @@ fn total(
     let (mut sidecars, mut peak) = (Amounts::new(), Amounts::new());
     for container in spec.init_containers.iter().flatten() {
         let mut moment = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
+        if sidecar::is_sidecar(container.restart_policy.as_deref()) {
             add(&mut sidecars, &moment);
             moment.clone_from(&sidecars);
         } else {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Pod};
 
 use super::state::Finished;
-use crate::pods::ephemeral::plain;
+use crate::pods::{ephemeral::plain, sidecar};
 
 /// Annotation that names the source of a pod that does not come from the API server.
 pub const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -169,7 +169,7 @@ impl Spec {
                 .iter()
                 .flatten()
                 .map(|c| {
-                    let sidecar = c.restart_policy.as_deref() == Some("Always");
+                    let sidecar = sidecar::is_sidecar(c.restart_policy.as_deref());
                     Container::of(
                         c,
                         if sidecar { ContainerKind::Sidecar } else { ContainerKind::Init },

@@ -1,0 +1,51 @@
+//! What containers use and answer.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// What a container uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStats {
+    /// Container id.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// When this was so.
+    pub at: Timestamp,
+    /// Processor time since the container started; never falls.
+    pub cpu: Duration,
+    /// Time for which its limit held it back since it started; never falls.
+    pub throttled: Duration,
+    /// Bytes that it has now, on the account that its memory limit is for.
+    pub memory_bytes: u64,
+}
+
+/// What a container that serves HTTP has answered since it started, and what it has now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpContainerStats {
+    /// Container id.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// Answers by class, those with 1xx first.
+    pub answers: [u64; 5],
+    /// The time that they took, all together.
+    pub duration: Duration,
+    /// How many took no longer than each of these, without those of the buckets before.
+    pub buckets: Vec<(Duration, u64)>,
+    /// Requests that are not answered yet.
+    pub in_flight: u64,
+    /// Requests that wait for an instance.
+    pub queued: u64,
+    /// Instances of its module.
+    pub instances: u64,
+    /// Connections.
+    pub connections: u64,
+    /// Requests that were sent away for lack of room.
+    pub rejected: u64,
+    /// Instances that failed.
+    pub failures: u64,
+    /// Requests whose time was over.
+    pub timeouts: u64,
+}
