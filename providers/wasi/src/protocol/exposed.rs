@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use kubewasm_host::{ExposedPort, ExposedPorts};
-use kubewasm_rules::Protocol;
 
 use super::{WireError, wire};
 
@@ -30,12 +29,8 @@ impl TryFrom<wire::ExposedPorts> for ExposedPorts {
 
 impl From<&ExposedPort> for wire::ExposedPort {
     fn from(port: &ExposedPort) -> Self {
-        let transport = match port.protocol {
-            Protocol::Tcp => wire::Transport::Tcp,
-            Protocol::Udp => wire::Transport::Udp,
-        };
         Self {
-            transport: transport.into(),
+            transport: wire::Transport::from(port.protocol).into(),
             container_port: port.container_port.into(),
             host_ip: port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             host_port: port.host_port.into(),
@@ -47,13 +42,8 @@ impl TryFrom<wire::ExposedPort> for ExposedPort {
     type Error = WireError;
 
     fn try_from(port: wire::ExposedPort) -> Result<Self, WireError> {
-        let protocol = match port.transport() {
-            wire::Transport::Tcp => Protocol::Tcp,
-            wire::Transport::Udp => Protocol::Udp,
-            wire::Transport::Unspecified => {
-                return Err(WireError("what a port carries is missing or unknown"));
-            }
-        };
+        let missing = WireError("what a port carries is missing or unknown");
+        let protocol = port.transport().protocol().ok_or(missing)?;
         let number = |number: u32| {
             let number = u16::try_from(number).ok().filter(|number| *number > 0);
             number.ok_or(WireError("a port of the node, or the one that it stands for, is none"))

@@ -1,21 +1,22 @@
 //! Starting, stopping and accounting for instances.
 
+mod ending;
+mod pod_wide;
 mod serving;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::HashMap,
     net::SocketAddr,
     os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Firewall, Guest, GuestLimits, Host, HttpConnections, LoadError, Loaded, Output,
-    PodPorts, PrepareError, Refusals, Setup, capacity,
+    Account, Capture, Firewall, GuestLimits, Host, HttpConnections, LoadError, Loaded, Output, PodPorts,
+    PrepareError, Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     http::HttpMonitor,
     network::{OutOfStep, TablesUpdate},
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use self::serving::Work;
+use self::{pod_wide::PodWide, serving::Work};
 use super::{
     charge::{self, Holder},
     handover::{Given, Handovers, HeldDirectories, Root},
@@ -157,33 +158,6 @@ struct HostedInstance {
     stop: watch::Sender<Option<Instant>>,
     /// Cancelled when its end is in the table.
     ended: CancellationToken,
-}
-
-/// Something that all guests of a pod share, for as long as one of them runs, by the pod's UID.
-#[derive(Debug, Default)]
-struct PodWide<T>(Mutex<HashMap<String, Weak<T>>>);
-
-impl<T: Default> PodWide<T> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Weak<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// That of a pod of which a guest runs.
-    fn known(&self, pod_uid: &str) -> Option<Arc<T>> {
-        self.lock().get(pod_uid).and_then(Weak::upgrade)
-    }
-
-    /// That of a pod, for one guest more.
-    fn of(&self, pod_uid: &str) -> Arc<T> {
-        let mut all = self.lock();
-        if let Some(shared) = all.get(pod_uid).and_then(Weak::upgrade) {
-            return shared;
-        }
-        all.retain(|_, shared| shared.strong_count() > 0);
-        let shared = Arc::default();
-        all.insert(pod_uid.to_owned(), Arc::downgrade(&shared));
-        shared
-    }
 }
 
 /// What the guests of a container share with others of their pod.
@@ -567,37 +541,6 @@ impl HostedInstance {
     fn stop_within(&self, grace: Duration) {
         let deadline = Instant::now() + grace;
         self.stop.send_modify(|stop| *stop = Some(stop.map_or(deadline, |earlier| earlier.min(deadline))));
-    }
-}
-
-/// Runs a guest to its end or until it is asked to stop. WASI has no signals: without a `notice` a guest
-/// cannot be told to end, nor can it refuse, so that it ends at once and the grace is what it has at most. With
-/// one, it is told, and killed when its grace is over.
-async fn until_stopped(
-    guest: Guest,
-    mut stop: watch::Receiver<Option<Instant>>,
-    notice: Option<CancellationToken>,
-) -> Exit {
-    let stopped = async move {
-        loop {
-            let deadline = match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
-                Ok(Some(deadline)) => deadline,
-                // The sender lives in the table for as long as the guest runs.
-                Ok(None) | Err(_) => std::future::pending().await,
-            };
-            let Some(notice) = &notice else { return Instant::now() >= deadline };
-            notice.cancel();
-            tokio::select! {
-                () = tokio::time::sleep_until(deadline) => return true,
-                // The deadline may have come nearer.
-                _ = stop.changed() => {}
-            }
-        }
-    };
-    tokio::select! {
-        biased;
-        killed = stopped => Exit::stopped(killed),
-        exit = guest.run() => exit,
     }
 }
 

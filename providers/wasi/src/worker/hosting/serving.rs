@@ -10,7 +10,10 @@ use kubewasm_host::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{KILL_TIMEOUT, until_stopped};
+use super::{
+    KILL_TIMEOUT,
+    ending::{is_over, until_stopped},
+};
 use crate::worker::handover::HeldDirectories;
 
 /// What a container does.
@@ -44,21 +47,6 @@ impl Work {
                     exit = server.run(stop) => exit,
                 }
             }
-        }
-    }
-}
-
-/// Waits until the grace is over, which may become shorter meanwhile.
-async fn is_over(mut stop: watch::Receiver<Option<Instant>>) {
-    loop {
-        let deadline = match stop.wait_for(Option::is_some).await.map(|deadline| *deadline) {
-            Ok(Some(deadline)) => deadline,
-            // The sender lives in the table for as long as the server runs.
-            Ok(None) | Err(_) => std::future::pending().await,
-        };
-        tokio::select! {
-            () = tokio::time::sleep_until(deadline) => return,
-            _ = stop.changed() => {}
         }
     }
 }
