@@ -6,17 +6,11 @@
 // The number is the position of the error in wasi:sockets' error-code. The program has no libc; its imports are those of
 // names-0.2.wat, as the canonical ABI has them.
 
-#include <stddef.h>
-#include <stdint.h>
+#define LINE 2048
+#include "component.h"
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
-#define EXPORT(name) __attribute__((export_name(name)))
 #define V(module) module "@0.2.0"
 
-typedef struct {
-    const uint8_t *data;
-    size_t size;
-} List;
 typedef struct {
     uint8_t failed;
     union {
@@ -56,33 +50,6 @@ IMPORT(V("wasi:sockets/ip-name-lookup"), "[method]resolve-address-stream.resolve
 void resolve_next(int32_t, void *);
 IMPORT(V("wasi:sockets/ip-name-lookup"), "[method]resolve-address-stream.subscribe") int32_t resolve_subscribe(int32_t);
 IMPORT(V("wasi:sockets/ip-name-lookup"), "[resource-drop]resolve-address-stream") void resolve_drop(int32_t);
-
-// One line of text.
-typedef struct {
-    char text[2048];
-    size_t size;
-} Line;
-
-static void say_char(Line *line, char c) {
-    if (line->size < sizeof line->text) {
-        line->text[line->size++] = c;
-    }
-}
-
-static void say(Line *line, const char *text) {
-    while (*text) {
-        say_char(line, *text++);
-    }
-}
-
-static void say_number(Line *line, uint32_t number, uint32_t base) {
-    char digits[12], *at = digits + sizeof digits - 1;
-    *at = 0;
-    do {
-        *--at = "0123456789abcdef"[number % base];
-    } while (number /= base);
-    say(line, at);
-}
 
 static void say_refused(Line *line, uint8_t error) {
     say(line, " refused ");

@@ -7,18 +7,12 @@
 // +65536 makes of the next request a POST with so many bytes. The program has no libc; its imports are those of
 // outgoing-0.2.wat, as the canonical ABI has them.
 
-#include <stddef.h>
-#include <stdint.h>
+#define LINE 4096
+#include "component.h"
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
-#define EXPORT(name) __attribute__((export_name(name)))
 #define V(module) module "@0.2.0"
 #define TYPES(name) IMPORT("wasi:http/types@0.2.0", name)
 
-typedef struct {
-    const uint8_t *data;
-    size_t size;
-} List;
 // result<own<...>, ...>, of which the error does not matter.
 typedef struct {
     uint8_t failed;
@@ -85,45 +79,9 @@ IMPORT(V("wasi:http/outgoing-handler"), "handle") void handle(int32_t, int32_t, 
 // wasi:http's method.
 enum { GET = 0, POST = 2 };
 
-// One line of text.
-typedef struct {
-    char text[4096];
-    size_t size;
-} Line;
-
-static void say_char(Line *line, char c) {
-    if (line->size < sizeof line->text) {
-        line->text[line->size++] = c;
-    }
-}
-
-static void say(Line *line, const char *text) {
-    while (*text) {
-        say_char(line, *text++);
-    }
-}
-
-static void say_number(Line *line, uint64_t number) {
-    char digits[24], *at = digits + sizeof digits - 1;
-    *at = 0;
-    do {
-        *--at = (char)('0' + number % 10);
-    } while (number /= 10);
-    say(line, at);
-}
-
 static void say_refused(Line *line, uint8_t error) {
     say(line, "refused ");
-    say_number(line, error);
-}
-
-static int starts_with(List text, const char *start) {
-    for (size_t n = 0; start[n]; n++) {
-        if (n >= text.size || text.data[n] != (uint8_t)start[n]) {
-            return 0;
-        }
-    }
-    return 1;
+    say_number(line, error, 10);
 }
 
 static List without(List text, size_t count) {
@@ -132,8 +90,8 @@ static List without(List text, size_t count) {
 
 // A request for an address; 0 if it is none.
 static int32_t request_for(List address) {
-    int32_t is_tls = starts_with(address, "https://");
-    if (!is_tls && !starts_with(address, "http://")) {
+    int32_t is_tls = begins(address, "https://");
+    if (!is_tls && !begins(address, "http://")) {
         return 0;
     }
     List rest = without(address, is_tls ? 8 : 7);
@@ -192,7 +150,7 @@ static void say_body(Line *line, int32_t response) {
     input_drop(stream.handle);
     body_drop(body.handle);
     say(line, ", ");
-    say_number(line, size);
+    say_number(line, size, 10);
     say(line, " bytes: ");
     for (size_t n = 0; n < first.size; n++) {
         say_char(line, first.text[n]);
@@ -229,7 +187,7 @@ static void ask(Line *line, List address, uint64_t size) {
     } else if (answer.checked.failed) {
         say_refused(line, answer.checked.error);
     } else {
-        say_number(line, (uint32_t)response_status(answer.checked.handle));
+        say_number(line, (uint32_t)response_status(answer.checked.handle), 10);
         say_body(line, answer.checked.handle);
         response_drop(answer.checked.handle);
     }
@@ -243,7 +201,7 @@ EXPORT("run") int32_t run(void) {
     uint64_t size = 0;
     for (size_t n = 1; n < arguments.size; n++) {
         List argument = ((const List *)arguments.data)[n];
-        if (starts_with(argument, "+")) {
+        if (begins(argument, "+")) {
             size = 0;
             for (size_t c = 1; c < argument.size; c++) {
                 size = size * 10 + (argument.data[c] - '0');

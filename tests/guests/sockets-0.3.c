@@ -15,17 +15,11 @@
 // There is no libc for WASI 0.3 here: these are the functions that sockets-0.3.wat imports, as the canonical ABI has them.
 // Functions that wait are called as if they did not; what is read from streams and written to them is waited for here.
 
-#include <stddef.h>
-#include <stdint.h>
+#define LINE 256
+#include "component.h"
+#include "socket_address.h"
 
-#define IMPORT(module, name) __attribute__((import_module(module), import_name(name)))
-#define EXPORT(name) __attribute__((export_name(name)))
 #define V(module) module "@0.3.0"
-
-// An address as arguments: its case, and the fields of the longer one; those of IPv4 are the first five.
-#define ADDRESS                                                                                                        \
-    int32_t kind, int32_t a, int32_t b, int32_t c, int32_t d, int32_t e, int32_t f, int32_t g, int32_t h, int32_t i,   \
-        int32_t j, int32_t k
 
 IMPORT(V("wasi:cli/environment"), "get-arguments") void get_arguments(void *);
 IMPORT(V("wasi:cli/stdout"), "write-via-stream") int32_t write_stdout(int32_t);
@@ -65,20 +59,6 @@ IMPORT("streams", "join") void join(int32_t, int32_t);
 
 #define BLOCKED 0xffffffffu
 
-void *memcpy(void *to, const void *from, size_t size) {
-    for (size_t n = 0; n < size; n++) {
-        ((uint8_t *)to)[n] = ((const uint8_t *)from)[n];
-    }
-    return to;
-}
-
-void *memset(void *to, int value, size_t size) {
-    for (size_t n = 0; n < size; n++) {
-        ((uint8_t *)to)[n] = (uint8_t)value;
-    }
-    return to;
-}
-
 // The layout of results in memory. An error is a case with a text, and only its case is looked at.
 typedef struct {
     uint8_t failed;
@@ -92,23 +72,6 @@ typedef struct {
 } Handle;
 typedef Handle Nothing;
 typedef struct {
-    uint16_t port;
-    uint8_t bytes[4];
-} V4;
-typedef struct {
-    uint16_t port;
-    uint32_t flow;
-    uint16_t groups[8];
-    uint32_t scope;
-} V6;
-typedef struct {
-    uint8_t is_v6;
-    union {
-        V4 v4;
-        V6 v6;
-    };
-} Address;
-typedef struct {
     uint8_t failed;
     union {
         struct {
@@ -118,10 +81,6 @@ typedef struct {
         Address address;
     };
 } AddressResult;
-typedef struct {
-    const uint8_t *data;
-    size_t size;
-} List;
 typedef struct {
     List data;
     Address remote;
@@ -136,43 +95,6 @@ typedef struct {
         Incoming incoming;
     };
 } IncomingResult;
-
-#define FLAT(x)                                                                                                        \
-    (x).is_v6, (x).is_v6 ? (x).v6.port : (x).v4.port, (x).is_v6 ? (int32_t)(x).v6.flow : (x).v4.bytes[0],              \
-        (x).is_v6 ? (x).v6.groups[0] : (x).v4.bytes[1], (x).is_v6 ? (x).v6.groups[1] : (x).v4.bytes[2],                \
-        (x).is_v6 ? (x).v6.groups[2] : (x).v4.bytes[3], (x).is_v6 ? (x).v6.groups[3] : 0,                              \
-        (x).is_v6 ? (x).v6.groups[4] : 0, (x).is_v6 ? (x).v6.groups[5] : 0, (x).is_v6 ? (x).v6.groups[6] : 0,          \
-        (x).is_v6 ? (x).v6.groups[7] : 0, (x).is_v6 ? (int32_t)(x).v6.scope : 0
-
-// One line of text.
-typedef struct {
-    char text[256];
-    size_t size;
-} Line;
-
-static void say(Line *line, const char *text) {
-    while (*text && line->size < sizeof line->text) {
-        line->text[line->size++] = *text++;
-    }
-}
-
-static void say_number(Line *line, uint32_t number, uint32_t base) {
-    char digits[12], *at = digits + sizeof digits - 1;
-    *at = 0;
-    do {
-        *--at = "0123456789abcdef"[number % base];
-    } while (number /= base);
-    say(line, at);
-}
-
-static void say_address(Line *line, const Address *address) {
-    for (int n = 0; n < (address->is_v6 ? 8 : 4); n++) {
-        say(line, n ? (address->is_v6 ? ":" : ".") : (address->is_v6 ? "[" : ""));
-        say_number(line, address->is_v6 ? address->v6.groups[n] : address->v4.bytes[n], address->is_v6 ? 16 : 10);
-    }
-    say(line, address->is_v6 ? "]:" : ":");
-    say_number(line, address->is_v6 ? address->v6.port : address->v4.port, 10);
-}
 
 // What has come of an operation on a stream or a future, for which is waited if it has not come at once.
 static uint32_t outcome(int32_t waitable, uint32_t code) {
@@ -244,43 +166,6 @@ static int32_t refused(uint8_t error) {
     return 0;
 }
 
-static uint32_t number(const char **at, const char *end, uint32_t base) {
-    uint32_t value = 0;
-    for (; *at < end; (*at)++) {
-        char c = **at;
-        uint32_t digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : 99;
-        if (digit >= base) {
-            break;
-        }
-        value = value * base + digit;
-    }
-    return value;
-}
-
-static Address parse(List text) {
-    const char *at = (const char *)text.data, *end = at + text.size;
-    Address address;
-    memset(&address, 0, sizeof address);
-    address.is_v6 = *at == '[';
-    at += address.is_v6;
-    for (int n = 0; n < (address.is_v6 ? 8 : 4); n++, at++) {
-        uint32_t part = number(&at, end, address.is_v6 ? 16 : 10);
-        if (address.is_v6) {
-            address.v6.groups[n] = (uint16_t)part;
-        } else {
-            address.v4.bytes[n] = (uint8_t)part;
-        }
-    }
-    at += address.is_v6;
-    uint16_t port = (uint16_t)number(&at, end, 10);
-    if (address.is_v6) {
-        address.v6.port = port;
-    } else {
-        address.v4.port = port;
-    }
-    return address;
-}
-
 // "<local> from <remote>": how a socket sees a connection.
 static void say_view(Line *line, int32_t socket) {
     AddressResult local, remote;
@@ -290,14 +175,6 @@ static void say_view(Line *line, int32_t socket) {
     say(line, " from ");
     say_address(line, &remote.address);
     say(line, "\n");
-}
-
-static int begins(List text, const char *words) {
-    size_t n = 0;
-    while (n < text.size && words[n] && text.data[n] == (uint8_t)words[n]) {
-        n++;
-    }
-    return !words[n];
 }
 
 // Reads a request, and says how it is answered; what it asks for may be that the next ones fail.
@@ -466,16 +343,6 @@ static int32_t udp_ask(Address address, int connected, int on) {
         print(&line);
     } while (on);
     return 0;
-}
-
-static int is(List text, const char *word) {
-    size_t n = 0;
-    for (; n < text.size && word[n]; n++) {
-        if (text.data[n] != (uint8_t)word[n]) {
-            return 0;
-        }
-    }
-    return n == text.size && !word[n];
 }
 
 EXPORT("run") int32_t run(void) {

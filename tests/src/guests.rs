@@ -49,12 +49,24 @@ pub async fn build(path: &str) -> Result<Vec<u8>> {
     }
     let component = source.with_extension("wat");
     let flags = if component.is_file() { [&FLAGS[..], &OF_COMPONENTS].concat() } else { FLAGS.to_vec() };
-    let module = cached(&source, &text, &flags)?;
+    let module = cached(&source, &[&*text, &included(&source, &text)?].concat(), &flags)?;
     if !module.is_file() {
         compile(&source, &module, &flags).await?;
     }
     let program = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
     if component.is_file() { enclose(&program, &component) } else { Ok(program) }
+}
+
+/// The text of the headers beside a source that it includes: what is compiled of it depends on them as well.
+fn included(source: &Path, text: &[u8]) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    for line in String::from_utf8_lossy(text).lines() {
+        if let Some(name) = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) {
+            let header = source.with_file_name(name);
+            all.extend(fs::read(&header).with_context(|| format!("cannot read {}", header.display()))?);
+        }
+    }
+    Ok(all)
 }
 
 /// Puts a program in its place in a component: that of the empty module in its text.
@@ -183,6 +195,16 @@ mod tests {
             let module = guest(name).await.unwrap();
             wasmparser::validate(&module).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
+    }
+
+    #[test]
+    fn headers_are_part_of_a_source() {
+        let source = repository().join("tests/guests/sockets-0.2.c");
+        let text = fs::read(&source).unwrap();
+        let headers =
+            ["component.h", "socket_address.h"].map(|name| fs::read(source.with_file_name(name)).unwrap());
+        assert_eq!(included(&source, &text).unwrap(), headers.concat());
+        assert!(included(&source, b"#include \"gone.h\"").is_err());
     }
 
     #[tokio::test]

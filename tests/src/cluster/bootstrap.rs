@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use k8s_openapi::api::{core::v1::Secret, rbac::v1::ClusterRoleBinding};
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, PostParams},
 };
 use rand::RngExt as _;
 use serde::{Serialize, de::DeserializeOwned};
@@ -18,6 +18,22 @@ use super::pki::KUBELET_CLIENT;
 
 /// Group of those who join with our token.
 const GROUP: &str = "system:bootstrappers:kubewasm";
+
+/// Lets a node read what kube-proxies read, and returns the name of the binding that does.
+///
+/// # Errors
+/// When the API server refuses it, or the node has such a binding.
+pub async fn let_follow_services(client: &Client, node: &str) -> Result<String> {
+    let name = format!("services-of-{node}");
+    let binding = json!({
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": format!("system:node:{node}") }],
+    });
+    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
+    bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
+    Ok(name)
+}
 
 /// A bootstrap token, `id.secret`.
 pub struct Token {

@@ -27,7 +27,9 @@ use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
-use kubewasm_tests::{guests, node::Options, progress::say, registry::image::Content};
+use kubewasm_tests::{
+    cluster::bootstrap::let_follow_services, guests, node::Options, progress::say, registry::image::Content,
+};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -37,7 +39,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     addresses::end,
     pods::{Pods, is, phase},
-    services::{allow, endpoints},
+    services::endpoints,
     suite::{own_node, suite, with_temp_ns},
 };
 
@@ -197,7 +199,7 @@ async fn requests_reach_services_and_keep_to_the_list() {
         let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
         let serves = suite.registry.push("sockets:outgoing", &content).await.unwrap().tagged;
         let node = own_node("outgoing-node", &Options::default().flag("--network=pod")).await;
-        let binding = allow(&client, node.name()).await;
+        let binding = let_follow_services(&client, node.name()).await.unwrap();
         let pod = |name: &str, image: &str, args: &[&str]| {
             json!({
                 "metadata": { "name": name, "labels": { "app": name } },

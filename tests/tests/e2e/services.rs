@@ -18,7 +18,8 @@ use kube::{
 };
 use kubewasm_tests::{
     beside::lead_to_loopback,
-    cluster, guests,
+    cluster::{self, bootstrap::let_follow_services},
+    guests,
     node::{Node, Options},
     progress::say,
     registry::image::Content,
@@ -133,19 +134,6 @@ pub(crate) async fn endpoints(
     .unwrap()
 }
 
-/// Lets a node read what kube-proxies read.
-pub(crate) async fn allow(client: &Client, node: &str) -> String {
-    let name = format!("services-of-{node}");
-    let binding = json!({
-        "metadata": { "name": name },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier" },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": format!("system:node:{node}") }],
-    });
-    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
-    bindings.create(&PostParams::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
-    name
-}
-
 /// Takes connections at the address that the control plane gives as the API server's to it, which listens on the loopback
 /// only. `None`: it gives none.
 async fn lead_to_api_server() -> Option<tokio::task::JoinHandle<()>> {
@@ -182,7 +170,7 @@ async fn guests_reach_services() {
         })
         .await
         .unwrap();
-        let binding = allow(&client, node.name()).await;
+        let binding = let_follow_services(&client, node.name()).await.unwrap();
 
         let template = json!({
             "metadata": { "labels": { "app": "web" } },

@@ -19,6 +19,7 @@ use kube::{
 };
 use kubewasm_tests::{
     beside::{BESIDE, Beside},
+    cluster::bootstrap::let_follow_services,
     guests,
     node::Options,
     progress::say,
@@ -30,7 +31,7 @@ use serde_json::{Value, json};
 use crate::{
     addresses::{address, all_of, end},
     pods::{Pods, restarts},
-    services::{allow, endpoints},
+    services::endpoints,
     suite::{SOON, own_node, suite, with_temp_ns},
 };
 
@@ -190,7 +191,7 @@ async fn services_of_guests_are_reached_as_any_others() {
         let content = Content::program("sockets", guests::guest("sockets-0.2.c").await.unwrap());
         let image = suite.registry.push("sockets:world", &content).await.unwrap().tagged;
         let mut node = own_node("world-node", &Options::default().flag("--network=pod")).await;
-        let binding = allow(&client, node.name()).await;
+        let binding = let_follow_services(&client, node.name()).await.unwrap();
         let deployments = Api::<Deployment>::namespaced(client.clone(), ns);
         let web = serde_json::from_value(deployment(node.name(), &image)).unwrap();
         deployments.create(&PostParams::default(), &web).await.unwrap();

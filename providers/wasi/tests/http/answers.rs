@@ -1,11 +1,10 @@
 //! What is asked is answered.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use kubewasm_tests::wait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -199,12 +198,11 @@ async fn requests_are_noted_down_where_that_is_asked_for() {
     let server = Server::new("access-log=combined").await;
     server.get("/bytes?7").await;
     server.until("the answer", |stats| stats.in_flight == 0 && stats.answers[1] == 1).await;
-    let began = std::time::Instant::now();
-    let mut said = String::new();
-    while said.is_empty() && began.elapsed() < PATIENCE {
-        said = server.said();
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let said = wait::until("a line", PATIENCE, async || {
+        Some(server.said()).filter(|said| !said.is_empty()).ok_or_else(|| "nothing is said".to_owned())
+    })
+    .await
+    .unwrap();
     assert!(said.starts_with("::ffff:127.0.0.1") || said.starts_with("127.0.0.1"), "{said}");
     assert!(said.contains("\"GET /bytes?7 HTTP/1.1\" 200 7 \"-\""), "{said}");
 }

@@ -1,6 +1,6 @@
 //! How a server ends.
 
-use std::time::Duration;
+use kubewasm_tests::wait;
 
 use super::world::{PATIENCE, Server};
 
@@ -73,9 +73,10 @@ async fn it_is_killed_with_all_that_is_under_way() {
     }
     server.until("three that are worked on", |stats| stats.instances == 3).await;
     tokio::time::timeout(PATIENCE, server.kill()).await.unwrap();
-    let began = std::time::Instant::now();
-    while account.usage().memory_bytes > 0 {
-        assert!(began.elapsed() < PATIENCE, "{} bytes are left", account.usage().memory_bytes);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait::until("the end of what they held", PATIENCE, async || match account.usage().memory_bytes {
+        0 => Ok(()),
+        left => Err(format!("{left} bytes are left")),
+    })
+    .await
+    .unwrap();
 }

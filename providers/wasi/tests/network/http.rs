@@ -7,6 +7,7 @@ use std::{
 };
 
 use kubewasm_kubelet::runtime::{ContainerSpec, ContainerState, Presence, Runtime as _, StartError, TcpPort};
+use kubewasm_tests::wait;
 
 use super::world::{Node, PATIENCE, on_node};
 
@@ -112,15 +113,13 @@ fn a_server_drains_within_its_grace() {
 
 /// Waits until a container has a request to answer.
 async fn is_busy(node: &Node, id: &str) {
-    let began = Instant::now();
-    loop {
+    wait::until("a request", PATIENCE, async || {
         let all = node.runtime().http_stats().await;
-        if all.iter().any(|stats| stats.id == id && stats.in_flight == 1) {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{all:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        let is_busy = all.iter().any(|stats| stats.id == id && stats.in_flight == 1);
+        if is_busy { Ok(()) } else { Err(format!("{all:?}")) }
+    })
+    .await
+    .unwrap();
 }
 
 /// What cannot be is said before anything runs.

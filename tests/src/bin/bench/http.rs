@@ -11,11 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api, Client,
-    api::{DeleteParams, PostParams},
-};
+use kube::Client;
 use kubewasm_tests::{
     guests,
     home::Home,
@@ -31,6 +27,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    guest::{Guest, Site},
     memory::{self, Memory},
     pods::Pods,
     processes::Processes,
@@ -82,17 +79,6 @@ pub(crate) struct Served {
     pub(crate) rss_kib: u64,
 }
 
-/// Where it is measured.
-#[derive(Clone, Copy)]
-pub(crate) struct Site<'a> {
-    /// The API server.
-    pub(crate) client: &'a Client,
-    /// The node.
-    pub(crate) node: &'a Node,
-    /// The component's image.
-    pub(crate) image: &'a str,
-}
-
 /// Measures all of it; idle pods are so many.
 ///
 /// # Errors
@@ -127,7 +113,7 @@ async fn sides(
     let step = Step::begin(&format!("HTTP, {reuse} requests for each instance"));
     let [ours, theirs] =
         [ports::free()?, ports::free()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let (pods, name) = start_pod(site, ours.port(), reuse).await?;
+    let pod = start_pod(site, ours.port(), reuse).await?;
     let server = match wasmtime {
         Some(wasmtime) => Some(start(home, wasmtime, file, theirs, reuse)?),
         None => None,
@@ -146,8 +132,7 @@ async fn sides(
         kubewasm.extend(best);
         beside.extend(other);
     }
-    pods.delete(&name, &DeleteParams::default().grace_period(1)).await?;
-    wait::object(pods, &name, "gone", SOON, |pod| pod.is_none()).await?;
+    pod.end().await?;
     let wasmtime = match server {
         Some(mut server) => {
             server.stop(SOON).await?;
@@ -169,27 +154,11 @@ fn better(best: &mut Option<Served>, one: Served) {
     }
 }
 
-async fn start_pod(site: Site<'_>, port: u16, reuse: usize) -> Result<(Api<Pod>, String)> {
-    let pods = Api::<Pod>::default_namespaced(site.client.clone());
-    let name = format!("http-{reuse}");
+async fn start_pod(site: Site<'_>, port: u16, reuse: usize) -> Result<Guest> {
     let settings = format!("max-requests={reuse},keep-alive-requests=1000000000");
-    let pod = json!({
-        "metadata": { "name": name, "annotations": { "http.kubewasm.dev/main": settings } },
-        "spec": {
-            "nodeName": site.node.name(),
-            "hostNetwork": true,
-            "tolerations": [{ "operator": "Exists" }],
-            "containers": [{ "name": "main", "image": site.image, "ports": [{ "containerPort": port }] }],
-        },
-    });
-    pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
-    let runs = |pod: Option<&Pod>| phase(pod) == Some("Running");
-    wait::object(pods.clone(), &name, "running", SOON, runs).await?;
-    Ok((pods, name))
-}
-
-fn phase(pod: Option<&Pod>) -> Option<&str> {
-    pod?.status.as_ref()?.phase.as_deref()
+    let container = json!({ "ports": [{ "containerPort": port }] });
+    let annotations = json!({ "http.kubewasm.dev/main": settings });
+    Guest::start_with(site, &format!("http-{reuse}"), true, container, annotations).await
 }
 
 fn start(home: &Home, wasmtime: &Path, file: &Path, at: SocketAddr, reuse: usize) -> Result<Process> {

@@ -21,6 +21,7 @@ mod calm;
 mod churn;
 mod cpu;
 mod files;
+mod guest;
 mod http;
 mod images;
 mod isolation;

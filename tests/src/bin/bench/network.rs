@@ -13,17 +13,14 @@
 
 pub(crate) mod addresses;
 pub(crate) mod echo;
-mod guest;
 pub(crate) mod services;
 pub(crate) mod tables;
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
-use kube::{Api, Client, api::PostParams};
 use kubewasm_tests::{
-    cluster::Cluster,
+    cluster::{Cluster, bootstrap::let_follow_services},
     guests,
     home::Home,
     node::Node,
@@ -31,9 +28,9 @@ use kubewasm_tests::{
     registry::{Registry, image::Content},
 };
 use serde::Serialize;
-use serde_json::json;
 
 use self::{addresses::AddressCost, echo::Echoes, services::ServiceRates, tables::TableCost};
+use crate::guest::Site;
 
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
@@ -46,17 +43,6 @@ pub(crate) struct Network {
     pub(crate) addresses: AddressCost,
     /// What Services cost that nobody uses.
     pub(crate) tables: TableCost,
-}
-
-/// Where it is measured.
-#[derive(Clone, Copy)]
-pub(crate) struct Site<'a> {
-    /// The API server.
-    pub(crate) client: &'a Client,
-    /// The node, whose pods have addresses of their own.
-    pub(crate) node: &'a Node,
-    /// The guest's image.
-    pub(crate) image: &'a str,
 }
 
 /// Whether this process has the rights for it.
@@ -79,7 +65,7 @@ pub(crate) async fn measure(
     let module = guests::guest("sockets-0.2.c").await?;
     let image = registry.push("sockets:bench", &Content::program("sockets", module.clone())).await?.tagged;
     let site = Site { client: &client, node, image: &image };
-    allow(&client, node.name()).await?;
+    let_follow_services(&client, node.name()).await?;
     let file = home.folder("network")?.join("sockets.wasm");
     std::fs::write(&file, module).context("cannot write the guest")?;
     let echo = echo::measure(site, home, &file, wasmtime).await?;
@@ -89,16 +75,4 @@ pub(crate) async fn measure(
     let addresses = tokio::task::spawn_blocking(addresses::measure).await??;
     let tables = tables::measure(site).await?;
     Ok(Network { echo, services, addresses, tables })
-}
-
-/// Lets a node read what kube-proxies read.
-async fn allow(client: &Client, node: &str) -> Result<()> {
-    let binding = json!({
-        "metadata": { "name": format!("services-of-{node}") },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:node-proxier" },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": format!("system:node:{node}") }],
-    });
-    let bindings = Api::<ClusterRoleBinding>::all(client.clone());
-    bindings.create(&PostParams::default(), &serde_json::from_value(binding)?).await?;
-    Ok(())
 }

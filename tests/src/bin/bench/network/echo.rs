@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use kubewasm_tests::{home::Home, ports, process::Process, progress::say, wait};
 use serde::Serialize;
 
-use super::{Site, guest::Guest};
+use crate::guest::{Guest, Site};
 
 /// How often each side is measured; they take turns, and the best counts: whatever else the machine does only makes it slower.
 const ROUNDS: usize = 5;

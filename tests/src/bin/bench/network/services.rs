@@ -23,7 +23,7 @@ use kubewasm_tests::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Site, guest::Guest};
+use crate::guest::{Guest, Site};
 
 /// For how long connections are counted.
 const WINDOW: Duration = Duration::from_secs(5);

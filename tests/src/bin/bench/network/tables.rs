@@ -11,8 +11,10 @@ use kubewasm_tests::progress::Step;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Site, guest::Guest};
-use crate::memory;
+use crate::{
+    guest::{Guest, Site},
+    memory,
+};
 
 /// Services that there are.
 pub(crate) const SERVICES: usize = 2_000;

@@ -1,41 +1,69 @@
-//! Pods of the guest that does things with sockets.
+//! One pod that does something which is measured from outside.
 
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api,
+    Api, Client,
     api::{DeleteParams, PostParams},
 };
-use kubewasm_tests::wait;
-use serde_json::json;
-
-use super::Site;
+use kubewasm_tests::{node::Node, wait};
+use serde_json::{Value, json};
 
 /// Time for a pod to run, or to be gone.
 const SOON: Duration = Duration::from_secs(60);
 
+/// Where it is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Site<'a> {
+    /// The API server.
+    pub(crate) client: &'a Client,
+    /// The node.
+    pub(crate) node: &'a Node,
+    /// The guest's image.
+    pub(crate) image: &'a str,
+}
+
 /// A pod that runs.
-pub(super) struct Guest {
+pub(crate) struct Guest {
     pods: Api<Pod>,
     name: String,
     /// The first address that its pod has.
-    pub(super) address: IpAddr,
+    pub(crate) address: IpAddr,
 }
 
 impl Guest {
-    /// Starts one. With `host_network` it has the machine's network.
-    pub(super) async fn start(site: Site<'_>, name: &str, args: &[&str], host_network: bool) -> Result<Self> {
+    /// Starts one with these arguments. With `host_network` it has the machine's network.
+    ///
+    /// # Errors
+    /// When it does not come to run.
+    pub(crate) async fn start(site: Site<'_>, name: &str, args: &[&str], host_network: bool) -> Result<Self> {
+        Self::start_with(site, name, host_network, json!({ "args": args }), json!({})).await
+    }
+
+    /// Starts one of whose container this is said, and that has these annotations.
+    ///
+    /// # Errors
+    /// When it does not come to run.
+    pub(crate) async fn start_with(
+        site: Site<'_>,
+        name: &str,
+        host_network: bool,
+        mut container: Value,
+        annotations: Value,
+    ) -> Result<Self> {
         let pods = Api::<Pod>::default_namespaced(site.client.clone());
+        container["name"] = json!("main");
+        container["image"] = json!(site.image);
         let pod = json!({
-            "metadata": { "name": name },
+            "metadata": { "name": name, "annotations": annotations },
             "spec": {
                 "nodeName": site.node.name(),
                 "hostNetwork": host_network,
                 "terminationGracePeriodSeconds": 1,
                 "tolerations": [{ "operator": "Exists" }],
-                "containers": [{ "name": "main", "image": site.image, "args": args }],
+                "containers": [container],
             },
         });
         pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
@@ -46,7 +74,10 @@ impl Guest {
     }
 
     /// Ends it, and waits until it is gone.
-    pub(super) async fn end(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// When it does not go.
+    pub(crate) async fn end(self) -> Result<()> {
         self.pods.delete(&self.name, &DeleteParams::default().grace_period(1)).await?;
         wait::object(self.pods, &self.name, "gone", SOON, |pod| pod.is_none()).await?;
         Ok(())
