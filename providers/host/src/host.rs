@@ -19,20 +19,21 @@ use std::{
 pub use error::HostError;
 use rustix::process::Resource;
 use wasmtime::{Engine, Linker, component};
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiView, p2};
+use wasmtime_wasi::{WasiCtxBuilder, WasiView, p2};
 
 use crate::{
-    account::{Account, GuestLimits},
+    account::{Account, GuestLimits, HeldMemory},
     bounds::Bounds,
     cache::{self, LoadError, Loaded},
+    common::{self, Common},
     cpu, engine, errno,
     guest::Guest,
     kind::{Generation, ModuleKind},
-    listen,
+    listen::{self, OpenListener},
     lookup::{self, Lookups, Resolver},
     memory::MemoryGuard,
     network::{
-        DeniedNetworks, Network, NetworkTables, PodPorts,
+        Network, NetworkTables,
         egress::NameGrants,
         guard::{Guard, SocketGuard},
     },
@@ -42,7 +43,7 @@ use crate::{
     plugin::{AnyPlugin, States},
     pool::Allocation,
     preview1::{self, sockets::CoreSockets},
-    setup::{Preopen, PrepareError, Setup},
+    setup::{PrepareError, Setup},
     sockets::{self, GuestSockets, NodeSockets, Pod},
     stack::Stack,
     state::GuestState,
@@ -240,53 +241,48 @@ impl Host {
     /// # Errors
     /// [`PrepareError`].
     pub fn prepare(&self, loaded: Arc<Loaded>, setup: Setup<'_>) -> Result<Guest, PrepareError> {
-        let held = setup.held();
-        self.prepare_held(loaded, setup, held)
+        let held = setup.account.hold(setup.held().saturating_add(loaded.linked.stack.charge()))?;
+        let sockets = self.sockets_of(&setup);
+        let ports =
+            if loaded.accepts { listen::permitted(setup.listen_ports, setup.network) } else { Vec::new() };
+        let listeners = {
+            let (pod, node) = (sockets.pod(), sockets.node());
+            listen::open(&ports, setup.network, pod.as_ref(), &node.ports, listen::BACKLOG)?
+        };
+        let common = self.common(&setup, sockets, listeners.len())?;
+        if listeners.is_empty() {
+            return Ok(self.guest(loaded, setup, &common, listeners, held));
+        }
+        let env = listen::environment(setup.env, &ports);
+        Ok(self.guest(loaded, Setup { env: &env, ..setup }, &common, listeners, held))
     }
 
-    /// [`prepare`](Self::prepare), for which the account is charged so many bytes besides the guest's stack.
-    pub(crate) fn prepare_held(
+    /// What guests of this setup have in common, who have so many listeners.
+    pub(crate) fn common(
+        &self,
+        setup: &Setup<'_>,
+        sockets: GuestSockets,
+        listeners: usize,
+    ) -> Result<Common, PrepareError> {
+        let guard = Arc::clone(sockets.guard());
+        let lookups = self.lookups.of_guest(guard, setup.name_files, sockets.pod());
+        let files = common::files(&self.options.empty_root, setup.preopens, listeners)?;
+        Ok(Common { sockets, lookups, files })
+    }
+
+    /// Makes one more guest of a setup, which does not run yet. What is held for it is on the setup's account.
+    pub(crate) fn guest(
         &self,
         loaded: Arc<Loaded>,
         setup: Setup<'_>,
-        held: u64,
-    ) -> Result<Guest, PrepareError> {
-        let Setup {
-            argv,
-            env,
-            working_dir,
-            preopens,
-            has_volumes,
-            network,
-            pod_ports,
-            denied_networks,
-            firewall,
-            egress,
-            http_connections,
-            authorities: _,
-            name_files,
-            listen_ports,
-            output,
-            terminal,
-            account,
-            notice,
-        } = setup;
-        let held = account.hold(held.saturating_add(loaded.linked.stack.charge()))?;
+        common: &Common,
+        listeners: Vec<OpenListener>,
+        held: HeldMemory,
+    ) -> Guest {
+        let Setup { argv, env, working_dir, preopens, output, terminal, account, notice, .. } = setup;
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
-        wasi.args(argv).max_random_size(bounds.random);
-        let grants = egress.cloned().map(NameGrants::new);
-        let guard = Guard::new(network.clone(), denied_networks.clone(), firewall.cloned(), grants);
-        let pod_ports = pod_ports.map_or_else(Arc::default, Arc::clone);
-        let guest_sockets = self.sockets_of(network, denied_networks, &pod_ports, Arc::clone(&guard));
-        let ports = if loaded.accepts { listen::permitted(listen_ports, network) } else { Vec::new() };
-        let listeners =
-            listen::open(&ports, network, guest_sockets.pod().as_ref(), &pod_ports, listen::BACKLOG)?;
-        if listeners.is_empty() {
-            wasi.envs(env);
-        } else {
-            wasi.envs(&listen::environment(env, &ports));
-        }
+        wasi.args(argv).envs(env).max_random_size(bounds.random);
         wasi.stdout(stdio::GuestStream::stdout(output, terminal));
         wasi.stderr(stdio::GuestStream::stderr(output, terminal));
         if let Some(notice) = notice {
@@ -295,28 +291,14 @@ impl Host {
         if let Some(dir) = working_dir {
             wasi.initial_cwd(dir);
         }
-        SocketGuard::new(Arc::clone(&guard)).guard_all(&mut wasi);
-        let mut preopen = |host: &Path, guest: &str, perms: FsPerms| {
-            let opened = wasi.preopened_dir(host, guest, perms);
-            opened.map(drop).map_err(|error| PrepareError::Root {
-                path: host.display().to_string(),
-                reason: format!("{error:#}"),
-            })
-        };
-        // The places of the listeners among the descriptors.
-        for _ in &listeners {
-            preopen(&self.options.empty_root, "", FsPerms::ReadOnly)?;
-        }
-        for Preopen { host, guest, writable } in preopens {
-            preopen(host, guest, if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly })?;
-        }
-        if preopens.is_empty() {
-            preopen(&self.options.empty_root, "/", FsPerms::ReadOnly)?;
-        }
+        let guest_sockets = common.sockets.for_another();
+        let lookups = common.lookups.for_another();
+        SocketGuard::new(Arc::clone(guest_sockets.guard())).guard_all(&mut wasi);
         let mut wasi = wasi.build_p1();
-        wasi.ctx().table.set_max_capacity(bounds.resources);
-        let lookups = self.lookups.of_guest(Arc::clone(&guard), name_files, guest_sockets.pod());
-        let way = self.outgoing.way(&setup, guard, lookups.clone(), &guest_sockets);
+        let context = wasi.ctx();
+        *context.ctx.filesystem() = common.files.clone();
+        context.table.set_max_capacity(bounds.resources);
+        let way = self.outgoing.way(&setup, lookups.clone(), &guest_sockets);
         let state = GuestState {
             wasi,
             memory: MemoryGuard::new(Arc::clone(account)),
@@ -326,11 +308,11 @@ impl Host {
             ),
             bounds,
             descriptors: preview1::STANDARD_STREAMS + listeners.len() + preopens.len().max(1),
-            has_volumes,
+            has_volumes: setup.has_volumes,
             lookups,
             guest_sockets,
             core_sockets: CoreSockets::new(listeners),
-            http: GuestHttp::new(http_connections.map_or_else(Arc::default, Arc::clone), way),
+            http: GuestHttp::new(setup.http_connections.map_or_else(Arc::default, Arc::clone), way),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);
@@ -346,12 +328,7 @@ impl Host {
         store.epoch_deadline_callback(move |_| Ok(of_turn.at_tick()));
         let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
         let stack_advice = self.options.stack_advice;
-        Ok(Guest { store, loaded, account, scheduler, began, stack_advice, _held: held })
-    }
-
-    /// What a pod has whose guest is made of this.
-    pub(crate) fn pod_of(&self, setup: &Setup<'_>, ports: &Arc<PodPorts>, guard: Arc<Guard>) -> Option<Pod> {
-        self.sockets_of(setup.network, setup.denied_networks, ports, guard).pod()
+        Guest { store, loaded, account, scheduler, began, stack_advice, _held: held }
     }
 
     pub(crate) fn scheduler(&self) -> &Arc<cpu::Scheduler> {
@@ -368,28 +345,28 @@ impl Host {
         usize::try_from(self.open_files / 4).unwrap_or(usize::MAX).max(1)
     }
 
-    /// What a guest has of sockets.
-    fn sockets_of(
-        &self,
-        network: &Network,
-        denied: &DeniedNetworks,
-        ports: &Arc<PodPorts>,
-        guard: Arc<Guard>,
-    ) -> GuestSockets {
-        let node = |exposed| NodeSockets { exposed, ports: Arc::clone(ports) };
+    /// What guests of this setup have of sockets.
+    pub(crate) fn sockets_of(&self, setup: &Setup<'_>) -> GuestSockets {
+        let (network, denied) = (setup.network, setup.denied_networks);
+        let grants = setup.egress.cloned().map(NameGrants::new);
+        let guard = Guard::new(network.clone(), denied.clone(), setup.firewall.cloned(), grants);
+        let ports = setup.pod_ports.map_or_else(Arc::default, Arc::clone);
         match network {
             Network::Pod(addresses) => {
                 let pod = Pod {
                     addresses: Arc::new(addresses.clone()),
-                    ports: Arc::clone(ports),
+                    ports,
                     denied: Arc::new(denied.clone()),
                     tables: Arc::clone(&self.tables),
                 };
                 GuestSockets::of_pod(pod, guard)
             }
-            Network::Exposed(exposed) => GuestSockets::of_node(node(Some(Arc::new(exposed.clone()))), guard),
+            Network::Exposed(exposed) => {
+                let exposed = Some(Arc::new(exposed.clone()));
+                GuestSockets::of_node(NodeSockets { exposed, ports }, guard)
+            }
             Network::Outgoing | Network::Namespace | Network::Host => {
-                GuestSockets::of_node(node(None), guard)
+                GuestSockets::of_node(NodeSockets { exposed: None, ports }, guard)
             }
         }
     }

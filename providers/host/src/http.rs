@@ -41,7 +41,6 @@ use crate::{
     cache::{EntryPoint, Loaded},
     host::Host,
     listen,
-    network::guard::Guard,
     setup::{PrepareError, Setup},
 };
 
@@ -68,14 +67,12 @@ impl Host {
             return Err(PrepareError::NoAddress);
         }
         let held = setup.account.hold(setup.held())?;
-        // What the guests send is theirs to be asked about; this is about who may come.
-        let guard =
-            Guard::new(setup.network.clone(), setup.denied_networks.clone(), setup.firewall.cloned(), None);
-        let pod_ports = setup.pod_ports.map_or_else(Arc::default, Arc::clone);
-        let pod = self.pod_of(setup, &pod_ports, Arc::clone(&guard));
-        let listeners = listen::open(&port, setup.network, pod.as_ref(), &pod_ports, BACKLOG)?;
+        let sockets = self.sockets_of(setup);
+        let (pod, node) = (sockets.pod(), sockets.node());
+        let listeners = listen::open(&port, setup.network, pod.as_ref(), &node.ports, BACKLOG)?;
+        let common = self.common(setup, sockets, 0)?;
         let most = (settings.max_connections as usize).min(self.files_for_connections());
-        let served = Served::new(Arc::clone(self), loaded, settings, OwnedSetup::from(setup), guard, held);
+        let served = Served::new(Arc::clone(self), loaded, settings, OwnedSetup::from(setup), common, held);
         Ok(HttpServer { served: Arc::new(served), listeners, most })
     }
 }

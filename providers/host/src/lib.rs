@@ -25,6 +25,7 @@ mod cache;
 pub mod capacity;
 mod cause;
 pub mod clock;
+mod common;
 pub mod compile;
 pub mod confine;
 mod cpu;

@@ -117,26 +117,31 @@ impl Lookups {
         pod: Option<Pod>,
     ) -> GuestLookups {
         let semaphore = |places| Arc::new(Semaphore::new(places));
-        let (way, places, running, deadline) = match files {
-            None => (
-                Way::System(Arc::clone(&self.system)),
-                &self.system_places,
-                SYSTEM_PLACES.1,
-                self.system_deadline,
-            ),
+        let (way, places, deadline) = match files {
+            None => (Way::System(Arc::clone(&self.system)), &self.system_places, self.system_deadline),
             Some(files) => {
                 let sender = pod.map(|pod| Sender { pod, guard: Arc::clone(&guard) });
                 let resolver = PodResolver::new(Arc::clone(files), sender);
-                (Way::Pod(Arc::new(resolver)), &self.pod_places, POD_PLACES.1, POD_DEADLINE)
+                (Way::Pod(Arc::new(resolver)), &self.pod_places, POD_DEADLINE)
             }
         };
         GuestLookups {
-            way,
             guard,
             places: Arc::clone(places),
-            running: semaphore(running),
+            running: semaphore(way.places()),
             pending: semaphore(PENDING_PER_GUEST),
             deadline,
+            way,
+        }
+    }
+}
+
+impl Way {
+    /// Look-ups that run at a time, of one guest.
+    fn places(&self) -> usize {
+        match self {
+            Self::System(_) => SYSTEM_PLACES.1,
+            Self::Pod(_) => POD_PLACES.1,
         }
     }
 }
@@ -144,6 +149,12 @@ impl Lookups {
 type Addresses = Result<vec::IntoIter<IpAddr>, ErrorCode>;
 
 impl GuestLookups {
+    /// Those of another guest of the same setup, who may have as many at a time.
+    pub(crate) fn for_another(&self) -> Self {
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        Self { running: semaphore(self.way.places()), pending: semaphore(PENDING_PER_GUEST), ..self.clone() }
+    }
+
     /// The addresses of a name, in the order in which they should be tried. Must be called within a tokio runtime.
     pub(crate) async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ErrorCode> {
         let answer = match self.begin(name)? {

@@ -181,6 +181,12 @@ impl GuestSockets {
         Self { pod: None, node, guard, known: HashMap::new(), unsent: Arc::new(Semaphore::new(UNSENT)) }
     }
 
+    /// Those of another guest of the same setup.
+    pub(crate) fn for_another(&self) -> Self {
+        let (node, guard) = (self.node.clone(), Arc::clone(&self.guard));
+        Self { pod: self.pod.clone(), ..Self::of_node(node, guard) }
+    }
+
     /// What the guest may do with addresses.
     pub(crate) fn guard(&self) -> &Arc<Guard> {
         &self.guard

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Capture, CpuShare, DeniedNetworks, LARGEST_WRITE, Network, Output, Stream,
+    Capture, CpuShare, DeniedNetworks, LARGEST_WRITE, Network, Output, Preopen, Stream,
     exit::{Exit, ExitReason},
     inspect,
 };

@@ -171,12 +171,13 @@ impl Served {
 
     async fn attempt(&self) -> Result<Attempt, NoInstance> {
         let setup = self.setup.borrowed();
-        let held = setup.held_by_instance().saturating_add(HELD_FOR_BODIES);
-        let guest = match self.host.prepare_held(Arc::clone(&self.loaded), setup, held) {
-            Ok(guest) => guest,
-            Err(error @ PrepareError::Memory { .. }) => return Ok(Attempt::Short(error.to_string())),
-            Err(error) => return Err(NoInstance::Failed(error.to_string())),
+        let stack = self.loaded.linked.stack.charge();
+        let held = setup.held_by_instance().saturating_add(HELD_FOR_BODIES).saturating_add(stack);
+        let held = match self.account().hold(held) {
+            Ok(held) => held,
+            Err(exceeded) => return Ok(Attempt::Short(PrepareError::from(exceeded).to_string())),
         };
+        let guest = self.host.guest(Arc::clone(&self.loaded), setup, &self.common, Vec::new(), held);
         let Guest { mut store, began, _held, .. } = guest;
         let made = match &self.loaded.entry {
             EntryPoint::Http(pre) => {

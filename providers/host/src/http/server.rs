@@ -168,7 +168,9 @@ impl Acceptor {
 
     fn take(&self, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
         let served = &self.served;
-        let may_accept = stream.local_addr().is_ok_and(|local| served.guard.may_accept(peer, local.port()));
+        let may_accept = stream
+            .local_addr()
+            .is_ok_and(|local| served.common.sockets.guard().may_accept(peer, local.port()));
         if !may_accept {
             // It is reset, as it would be where nobody listens.
             let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));

@@ -94,12 +94,11 @@ impl OutgoingHost {
     pub(crate) fn way(
         &self,
         setup: &Setup<'_>,
-        guard: Arc<Guard>,
         lookups: GuestLookups,
         sockets: &GuestSockets,
     ) -> OutgoingWay {
         OutgoingWay {
-            guard,
+            guard: Arc::clone(sockets.guard()),
             lookups,
             looking_up: Semaphore::new(LOOKUPS),
             pod: sockets.pod(),

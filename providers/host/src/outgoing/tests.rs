@@ -125,7 +125,7 @@ impl GuestOf {
             account: &account,
             notice: None,
         };
-        let way = OutgoingHost::new(1 << 20).way(&setup, guard, lookups, &sockets);
+        let way = OutgoingHost::new(1 << 20).way(&setup, lookups, &sockets);
         Client { connections: Arc::clone(connections), way, account }
     }
 }
