@@ -6,8 +6,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={proto}");
     let descriptors = protox::compile([proto], ["proto"])?;
     tonic_prost_build::configure()
-        // Values of environment variables are secrets as often as not: the crate writes this Debug itself.
-        .skip_debug(["kubewasm.worker.v1.EnvVar"])
+        // Values of environment variables are secrets as often as not, and private keys always: the crate writes their Debug
+        // itself.
+        .skip_debug(["kubewasm.worker.v1.EnvVar", "kubewasm.worker.v1.TlsCertificate"])
         .compile_fds(descriptors)?;
     Ok(())
 }

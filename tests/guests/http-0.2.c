@@ -9,6 +9,7 @@
 //   /trap              traps; /late-trap after the first bytes of its answer, /every?<n> in every nth request of an instance
 //   /grow?<MiB>        grows its memory, and tells whether it could
 //   /status?<code>     nothing, with this status
+//   /scheme            by which it was asked: "http" or "https"
 //   /header?<name>     the values of a header, a line each
 //   /count             how many requests the instance has had
 //   /nothing           returns without an answer; /error answers with an error; /unfinished leaves its answer unfinished
@@ -31,6 +32,7 @@ HTTP("[method]fields.append") void fields_append(int32_t, const char *, size_t, 
 HTTP("[method]fields.entries") void fields_entries(int32_t, void *);
 HTTP("[resource-drop]fields") void fields_drop(int32_t);
 HTTP("[method]incoming-request.path-with-query") void request_path(int32_t, void *);
+HTTP("[method]incoming-request.scheme") void request_scheme(int32_t, void *);
 HTTP("[method]incoming-request.headers") int32_t request_headers(int32_t);
 HTTP("[method]incoming-request.consume") void request_consume(int32_t, void *);
 HTTP("[resource-drop]incoming-request") void request_drop(int32_t);
@@ -300,6 +302,9 @@ EXPORT("handle") void handle(int32_t request, int32_t out) {
         send(output, digits.bytes, digits.size);
     } else if (is(path, "/header")) {
         header(request, output, query(path));
+    } else if (is(path, "/scheme")) {
+        request_scheme(request, result);
+        send(output, "https", result[0] == 0 ? 0 : result[4] == 1 ? 5 : 4);
     } else if (is(path, "/count")) {
         text digits = decimal(count);
         send(output, digits.bytes, digits.size);

@@ -84,6 +84,9 @@
     (export "[method]fields.entries" (func (param "self" (borrow $fields)) (result (list (tuple $name $value)))))
     (export "[method]incoming-request.path-with-query" (func
       (param "self" (borrow $request)) (result (option string))))
+    (type $any-scheme (variant (case "HTTP") (case "HTTPS") (case "other" string)))
+    (export "scheme" (type $scheme (eq $any-scheme)))
+    (export "[method]incoming-request.scheme" (func (param "self" (borrow $request)) (result (option $scheme))))
     (export "[method]incoming-request.headers" (func (param "self" (borrow $request)) (result (own $headers))))
     (export "[method]incoming-request.consume" (func
       (param "self" (borrow $request)) (result (result (own $incoming-body)))))
@@ -147,6 +150,8 @@
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $http.incoming-request.path-with-query (canon lower (func $http "[method]incoming-request.path-with-query")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $http.incoming-request.scheme (canon lower (func $http "[method]incoming-request.scheme")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $http.incoming-request.headers (canon lower (func $http "[method]incoming-request.headers")))
   (core func $http.incoming-request.consume (canon lower (func $http "[method]incoming-request.consume")
     (memory (core memory $memory "memory"))))
@@ -200,6 +205,7 @@
       (export "[method]fields.append" (func $http.fields.append))
       (export "[method]fields.entries" (func $http.fields.entries))
       (export "[method]incoming-request.path-with-query" (func $http.incoming-request.path-with-query))
+      (export "[method]incoming-request.scheme" (func $http.incoming-request.scheme))
       (export "[method]incoming-request.headers" (func $http.incoming-request.headers))
       (export "[method]incoming-request.consume" (func $http.incoming-request.consume))
       (export "[method]incoming-body.stream" (func $http.incoming-body.stream))

@@ -4,6 +4,7 @@
 ;;   /count    how many requests the instance has had, modulo 10
 ;;   /loop     computes for ever
 ;;   /trap     traps
+;;   /scheme   0 when it was asked by http, 1 by https, 9 when it does not know
 (component
   (import "wasi:http/types@0.3.0" (instance $http
     (type $any-dns-error (record (field "rcode" (option string)) (field "info-code" (option u16))))
@@ -42,6 +43,9 @@
     (export "[constructor]fields" (func (result (own $fields))))
     (export "[method]request.get-path-with-query" (func
       (param "self" (borrow $request)) (result (option string))))
+    (type $any-scheme (variant (case "HTTP") (case "HTTPS") (case "other" string)))
+    (export "scheme" (type $scheme (eq $any-scheme)))
+    (export "[method]request.get-scheme" (func (param "self" (borrow $request)) (result (option $scheme))))
     (export "[static]response.new" (func
       (param "headers" (own $headers)) (param "contents" (option $contents)) (param "trailers" $ends)
       (result (tuple (own $response) $is-sent))))))
@@ -61,6 +65,8 @@
   (core func $fields (canon lower (func $http "[constructor]fields")))
   (core func $path (canon lower (func $http "[method]request.get-path-with-query")
     (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
+  (core func $scheme (canon lower (func $http "[method]request.get-scheme")
+    (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
   (core func $response (canon lower (func $http "[static]response.new") (memory (core memory $memory "memory"))))
   (core func $stream.new (canon stream.new $contents))
   (core func $stream.write (canon stream.write $contents async (memory (core memory $memory "memory"))))
@@ -76,6 +82,7 @@
     (import "host" "memory" (memory 1))
     (import "host" "fields" (func $fields (result i32)))
     (import "host" "path" (func $path (param i32 i32)))
+    (import "host" "scheme" (func $scheme (param i32 i32)))
     (import "host" "response" (func $response (param i32 i32 i32 i32 i32)))
     (import "host" "stream.new" (func $stream.new (result i64)))
     (import "host" "stream.write" (func $stream.write (param i32 i32 i32) (result i32)))
@@ -121,6 +128,14 @@
             (i32.add (i32.const 48) (i32.rem_u (global.get $count) (i32.const 10))))
           (local.set $text (i32.const 128))
           (local.set $size (i32.const 1))))
+      (if (i32.eq (local.get $letter) (i32.const 115))
+        (then
+          (call $scheme (local.get $request) (i32.const 64))
+          (i32.store8 (i32.const 128)
+            (i32.add (i32.const 48)
+              (select (i32.load8_u (i32.const 68)) (i32.const 9) (i32.load8_u (i32.const 64)))))
+          (local.set $text (i32.const 128))
+          (local.set $size (i32.const 1))))
       (local.set $stream (call $stream.new))
       (local.set $future (call $future.new))
       (call $response
@@ -145,6 +160,7 @@
       (export "memory" (memory $memory "memory"))
       (export "fields" (func $fields))
       (export "path" (func $path))
+      (export "scheme" (func $scheme))
       (export "response" (func $response))
       (export "stream.new" (func $stream.new))
       (export "stream.write" (func $stream.write))

@@ -22,6 +22,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod beside;
+pub mod certificates;
 pub mod cluster;
 pub mod guests;
 pub mod home;

@@ -31,8 +31,8 @@ use crate::{
     node::{self, address},
     pod_ranges,
     pods::{
-        HostPorts, ImageAccess, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
-        StorageClaims, Volumes,
+        HostPorts, ImageAccess, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records,
+        RequestFailureWatch, Shared, StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -314,6 +314,9 @@ impl Agent {
             self.refusals,
         );
         tasks.spawn(stop_at(cancel.clone(), refusals.run()));
+        let failures =
+            RequestFailureWatch::new(Arc::clone(&runtime), self.shared.index.clone(), recorder.clone());
+        tasks.spawn(stop_at(cancel.clone(), failures.run()));
         let http = self.http.follow(Arc::clone(&runtime), self.shared.index.clone());
         tasks.spawn(stop_at(cancel.clone(), http));
         let client = self.connection.client();

@@ -44,7 +44,7 @@ enum Kind {
     Gauge,
 }
 
-const NUMBERS: [Number; 7] = [
+const NUMBERS: [Number; 8] = [
     ("kubewasm_http_requests_in_flight", "Requests that are not answered yet", Kind::Gauge, |stats| {
         stats.in_flight
     }),
@@ -66,6 +66,12 @@ const NUMBERS: [Number; 7] = [
         |stats| stats.failures,
     ),
     ("kubewasm_http_timeouts", "Requests whose time was over", Kind::Counter, |stats| stats.timeouts),
+    (
+        "kubewasm_http_tls_handshake_failures",
+        "Connections whose TLS handshake failed or took too long",
+        Kind::Counter,
+        |stats| stats.handshake_failures,
+    ),
 ];
 
 impl HttpMetrics {
@@ -97,7 +103,7 @@ impl HttpMetrics {
 }
 
 /// What a pod calls its container with this id.
-fn container_of(pod: &Pod, id: &str) -> Option<String> {
+pub(crate) fn container_of(pod: &Pod, id: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
     let all = [&status.container_statuses, &status.init_container_statuses].into_iter().flatten().flatten();
     let has_id = |container_id: &String| container_id.ends_with(id);
@@ -195,6 +201,7 @@ mod tests {
             rejected: 11,
             failures: 12,
             timeouts: 13,
+            handshake_failures: 14,
         };
         let metrics = HttpMetrics::default();
         metrics.take_in(vec![stats("abc", "u"), stats("gone", "u"), stats("abc", "other")], &index);
@@ -212,6 +219,7 @@ mod tests {
             format!("kubewasm_http_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}} 6\n"),
             format!("kubewasm_http_instances{{{labels}}} 9\n"),
             format!("kubewasm_http_failures_total{{{labels}}} 12\n"),
+            format!("kubewasm_http_tls_handshake_failures_total{{{labels}}} 14\n"),
         ] {
             assert!(text.contains(&expected), "{expected}{text}");
         }

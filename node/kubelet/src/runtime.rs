@@ -12,12 +12,13 @@
 
 mod image;
 mod network;
+mod objects;
 mod sandbox;
 mod service_table;
 mod stats;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     error::Error,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -34,9 +35,10 @@ use tokio::sync::mpsc;
 
 pub use image::{Credential, Image, ImageError, ImageUse, PulledImage};
 pub use network::{ExposedPort, HostPort, HostPortProtocol, NetworkRefusals, NetworkRules};
+pub use objects::{ObjectContents, ObjectNames, ObjectUpdate, SecretContent, UpdateError};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
-pub use stats::{ContainerStats, HttpContainerStats};
+pub use stats::{ContainerStats, FailedRequests, HttpContainerStats};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
@@ -114,10 +116,24 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// See [`StartError`]. After an error nothing of this id runs, and nothing will come of the start any more.
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;
 
-    /// The ConfigMaps of its namespace that a container needs by what its pod's annotations say to this provider; it does
-    /// not start without them, and finds them in [`ContainerSpec::config_maps`].
-    fn config_maps(&self, _container: &str, _annotations: &BTreeMap<String, String>) -> BTreeSet<String> {
-        BTreeSet::new()
+    /// The objects of its namespace that a container needs by what its pod's annotations say to this provider; it does not
+    /// start without them, and finds them in [`ContainerSpec::objects`].
+    fn objects(&self, _container: &str, _annotations: &BTreeMap<String, String>) -> ObjectNames {
+        ObjectNames::default()
+    }
+
+    /// Those of them that this provider wants to know of while the container runs.
+    fn followed_objects(&self, _container: &str, _annotations: &BTreeMap<String, String>) -> ObjectNames {
+        ObjectNames::default()
+    }
+
+    /// Says what is in the objects of a container that runs. Level-triggered: it may be what the container has already,
+    /// after a restart of the agent say, and containers that have ended are fine.
+    ///
+    /// # Errors
+    /// [`UpdateError`]; the container has what it had before.
+    async fn update_objects(&self, _update: &ObjectUpdate) -> Result<(), UpdateError> {
+        Ok(())
     }
 
     /// Calls off a start whose future somebody still awaits, if it has not come so far that its guest may run: it
@@ -267,6 +283,11 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Waits until requests of containers that serve HTTP have failed, and takes what is to be told of that.
+    async fn failed_requests(&self) -> Vec<FailedRequests> {
+        std::future::pending().await
+    }
+
     /// Takes the channel on which the UID of a pod arrives whenever the state of one of its containers
     /// has changed. The second call returns `None`.
     fn wakeups(&self) -> Option<mpsc::Receiver<String>>;
@@ -332,8 +353,11 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Annotations of the pod, for what a provider understands beyond Kubernetes' fields.
     pub annotations: BTreeMap<String, String>,
-    /// What is in the ConfigMaps that [`Runtime::config_maps`] has named.
-    pub config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    /// Names of all containers of the pod, for what annotations say of them.
+    pub pod_containers: Vec<String>,
+    /// What is in the objects that [`Runtime::objects`] has named. Secrets are among them, which are written down nowhere.
+    #[serde(skip)]
+    pub objects: ObjectContents,
     /// Initial working directory of the guest.
     pub working_dir: Option<String>,
     /// Directory on the host for whatever the guest writes outside its mounts. It belongs to this attempt
@@ -530,7 +554,7 @@ mod tests {
     fn debug_texts_hold_no_values_of_the_environment() {
         let spec = serde_json::json!({
             "id": "1d", "pod_uid": "u", "pod_namespace": "ns", "pod_name": "p", "name": "c", "runtime_handler": "",
-            "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "config_maps": {}, "env": [["PASSWORD", "hunter2"]],
+            "image": "i", "argv": ["serve", "--password=hunter2"], "annotations": {}, "pod_containers": [], "env": [["PASSWORD", "hunter2"]],
             "working_dir": null, "scratch": "/s", "read_only_root": false, "mounts": [], "memory_volumes": [],
             "log_path": "/l", "pod_ips": [], "network_slot": null,
             "host_network": false, "tcp_ports": [], "exposed_ports": [], "name_files": null, "stdin": false, "tty": false, "memory_limit_bytes": 0, "pod_memory_limit_bytes": 0,
@@ -539,6 +563,15 @@ mod tests {
         let spec: ContainerSpec = serde_json::from_value(spec).unwrap();
         let text = format!("{spec:?}");
         assert!(text.contains("PASSWORD") && text.contains("serve") && !text.contains("hunter2"), "{text}");
+        let data = BTreeMap::from([("tls.key".to_owned(), b"hunter2".to_vec())]);
+        let secret = SecretContent { kind: "kubernetes.io/tls".to_owned(), data };
+        let text = format!("{secret:?}");
+        assert!(text.contains("tls.key") && !text.contains(&format!("{:?}", b"hunter2")), "{text}");
+        let objects =
+            ObjectContents { secrets: BTreeMap::from([("s".to_owned(), secret)]), ..Default::default() };
+        let spec = ContainerSpec { objects, ..spec };
+        let hunter = serde_json::to_string(b"hunter2").unwrap();
+        assert!(!serde_json::to_string(&spec).unwrap().contains(&hunter), "it may be written down");
         let credential = Credential { username: "me".to_owned(), password: "hunter2".to_owned() };
         assert!(!format!("{credential:?}").contains("hunter2"));
     }

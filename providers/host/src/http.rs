@@ -7,6 +7,9 @@
 //!   client ◄─[response_body]◄─ answer ◄─[call]┴── request, [request_body] ──►│ guest
 //! ```
 //!
+//! Where a container has a certificate, each connection begins with a handshake of TLS ([`tls`]), and is one of a server without
+//! it from then on.
+//!
 //! A guest has no task of its own: it makes progress when its answer is asked for, in the task of the connection (HTTP/1.1) or of
 //! the request (HTTP/2), so that a client that takes nothing holds up the guest that answers it, and nobody copies or hands on what
 //! both can have at once. All of these tasks run in turns on the account of their container. Between requests there is no
@@ -14,8 +17,10 @@
 
 mod access;
 mod call;
+mod certificate;
 mod check;
 mod connection;
+mod failures;
 mod gate;
 mod instances;
 mod metrics;
@@ -26,16 +31,21 @@ mod server;
 mod service;
 mod settings;
 mod stalls;
+mod tls;
 mod trace;
 mod units;
 
 use std::sync::Arc;
 
+pub use certificate::{InvalidCertificate, ServerCertificate};
+pub use failures::{FailureCount, FailureSink, RequestFailures};
 pub use metrics::{DURATION_BUCKETS_MILLIS, HttpStats};
 pub use served::HttpMonitor;
 use served::{OwnedSetup, Served};
 pub use server::HttpServer;
 pub use settings::{AccessLog, HttpSettings, InvalidHttpSettings};
+pub use tls::CertificateOutcome;
+use tls::ServerTls;
 
 use crate::{
     cache::{EntryPoint, Loaded},
@@ -47,6 +57,23 @@ use crate::{
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
 
+/// How a container is served, and what with. Of settings alone: without TLS, and with failures that nobody is told of.
+#[derive(Clone, Debug, Default)]
+pub struct HttpServing {
+    /// How.
+    pub settings: HttpSettings,
+    /// The certificate that it has at first, where it speaks TLS. Then it speaks nothing else.
+    pub certificate: Option<Arc<ServerCertificate>>,
+    /// Who is told of requests that have failed.
+    pub failures: Option<FailureSink>,
+}
+
+impl From<HttpSettings> for HttpServing {
+    fn from(settings: HttpSettings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+}
+
 impl Host {
     /// Makes a server for a module that serves HTTP, which listens on the first of the setup's ports, and accepts when it is run.
     ///
@@ -56,7 +83,7 @@ impl Host {
         self: &Arc<Self>,
         loaded: Arc<Loaded>,
         setup: &Setup<'_>,
-        settings: HttpSettings,
+        serving: impl Into<HttpServing>,
     ) -> Result<HttpServer, PrepareError> {
         if !matches!(loaded.entry, EntryPoint::Http(_) | EntryPoint::HttpP3(_)) {
             return Err(PrepareError::NoHttp);
@@ -66,13 +93,17 @@ impl Host {
         if port.is_empty() {
             return Err(PrepareError::NoAddress);
         }
+        let HttpServing { settings, certificate, failures } = serving.into();
+        let tls = certificate.as_deref().map(ServerTls::new).transpose()?;
         let held = setup.account.hold(setup.held())?;
         let sockets = self.sockets_of(setup);
         let (pod, node) = (sockets.pod(), sockets.node());
         let listeners = listen::open(&port, setup.network, pod.as_ref(), &node.ports, BACKLOG)?;
         let common = self.common(setup, sockets, 0)?;
         let most = (settings.max_connections as usize).min(self.files_for_connections());
-        let served = Served::new(Arc::clone(self), loaded, settings, OwnedSetup::from(setup), common, held);
+        let setup = OwnedSetup::from(setup);
+        let mut served = Served::new(Arc::clone(self), loaded, settings, setup, common, held);
+        (served.tls, served.failures) = (tls, failures);
         Ok(HttpServer { served: Arc::new(served), listeners, most })
     }
 }

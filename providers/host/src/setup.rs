@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::{Account, Exceeded},
+    http::InvalidCertificate,
     listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
@@ -105,6 +106,9 @@ pub enum PrepareError {
         "the container serves HTTP, and its pod has no address of its own to listen on; give its first containerPort a hostPort or the pod `hostNetwork: true`, or run the node with --network=pod or --network=cni"
     )]
     NoAddress,
+    /// It is to serve HTTP over TLS, and cannot with this certificate.
+    #[error("its certificate: {0}")]
+    Certificate(#[from] InvalidCertificate),
     /// It is to serve HTTP, and cannot.
     #[error("the module exports no handler of HTTP requests")]
     NoHttp,

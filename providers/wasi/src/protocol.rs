@@ -50,6 +50,8 @@ impl Versions {
     pub(crate) const TABLES: u32 = 4;
     /// The first version in which a worker says who listens.
     pub(crate) const LISTENS: u32 = 5;
+    /// The first version in which a worker takes certificates.
+    pub(crate) const CERTIFICATES: u32 = 5;
 
     /// The newest version that both speak.
     #[must_use]
@@ -73,6 +75,12 @@ pub struct WireError(&'static str);
 impl fmt::Debug for wire::EnvVar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EnvVar").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for wire::TlsCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsCertificate").field("chain", &self.chain.len()).finish_non_exhaustive()
     }
 }
 
@@ -235,6 +243,7 @@ mod tests {
                 rejected: 5,
                 failures: 6,
                 timeouts: 7,
+                handshake_failures: 8,
             }),
         };
         assert_eq!(InstanceStats::try_from(wire::InstanceStats::from(&stats)), Ok(stats));

@@ -17,9 +17,10 @@ mod network;
 mod preparing;
 mod sandbox;
 mod serving;
+mod tls;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
@@ -41,8 +42,9 @@ use kubewasm_host::{
 };
 use kubewasm_kubelet::runtime::{
     ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    HostPort, HttpContainerStats, Image, ImageError, ImageUse, NetworkRefusals, NetworkRules, PodSandbox,
-    Presence, PulledImage, Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
+    FailedRequests, HostPort, HttpContainerStats, Image, ImageError, ImageUse, NetworkRefusals, NetworkRules,
+    ObjectNames, ObjectUpdate, PodSandbox, Presence, PulledImage, Runtime, RuntimeError, SandboxAddresses,
+    SandboxError, ServiceTable, StartError, UpdateError,
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -320,9 +322,10 @@ impl WasiRuntime {
         let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
-        let Wishes { stack, terminal, egress, http, serve, authorities } = annotations::of(spec)?;
+        let Wishes { stack, terminal, egress, http, serve, authorities, tls } = annotations::of(spec)?;
         let kind = serving::kind(&facts, serve)?;
         let http = serving::settings(kind, http)?;
+        let tls = serving::certificate(&spec.name, kind, tls)?;
         if http.is_some() {
             self.serves.store(true, Ordering::Relaxed);
         }
@@ -336,7 +339,7 @@ impl WasiRuntime {
         let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
         let instance = InstanceSpec { label, stack, terminal, network, denied_networks, egress, ..instance };
-        Ok((serving::with_port(InstanceSpec { http, authorities, ..instance }), holds))
+        Ok((serving::with_port(InstanceSpec { http, tls, authorities, ..instance }), holds))
     }
 }
 
@@ -452,8 +455,22 @@ impl Runtime for WasiRuntime {
         })
     }
 
-    fn config_maps(&self, container: &str, annotations: &BTreeMap<String, String>) -> BTreeSet<String> {
-        annotations::config_map(container, annotations).cloned().into_iter().collect()
+    fn objects(&self, container: &str, annotations: &BTreeMap<String, String>) -> ObjectNames {
+        let config_maps = annotations::config_map(container, annotations).cloned().into_iter().collect();
+        ObjectNames { config_maps, ..self.followed_objects(container, annotations) }
+    }
+
+    fn followed_objects(&self, container: &str, annotations: &BTreeMap<String, String>) -> ObjectNames {
+        let secrets = tls::secret(container, annotations).cloned().into_iter().collect();
+        ObjectNames { secrets, ..ObjectNames::default() }
+    }
+
+    async fn update_objects(&self, update: &ObjectUpdate) -> Result<(), UpdateError> {
+        let ObjectUpdate { id, container, annotations, objects } = update;
+        let certificate = tls::certificate(container, annotations, objects).map_err(UpdateError::Invalid)?;
+        let Some(certificate) = certificate else { return Ok(()) };
+        let set = self.supervisor.set_certificate(id, &certificate).await;
+        set.map_err(|error| UpdateError::Runtime(RuntimeError(error.into())))
     }
 
     fn call_off(&self, id: &str) {
@@ -572,6 +589,10 @@ impl Runtime for WasiRuntime {
             return Vec::new();
         }
         self.supervisor.stats().await.into_iter().filter_map(convert::http_stats).collect()
+    }
+
+    async fn failed_requests(&self) -> Vec<FailedRequests> {
+        self.supervisor.failed_requests().await
     }
 
     fn wakeups(&self) -> Option<mpsc::Receiver<String>> {

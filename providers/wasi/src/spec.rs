@@ -4,7 +4,8 @@ use std::{fmt, path::PathBuf, sync::Arc};
 
 use kubewasm_host::{
     CpuShare, DeniedNetworks, EgressList, ListenPort, ModuleKind, NameFiles, Network, PrivateAuthorities,
-    Stack, http::HttpSettings,
+    Stack,
+    http::{HttpSettings, ServerCertificate},
 };
 
 /// Everything a worker needs to run one instance.
@@ -45,6 +46,9 @@ pub struct InstanceSpec {
     pub listen_ports: Vec<ListenPort>,
     /// How it serves HTTP, if it does.
     pub http: Option<HttpSettings>,
+    /// The certificate that it has at first, if it serves HTTP over TLS. Its key is in memory alone: of the agent, and of the
+    /// worker.
+    pub tls: Option<Arc<ServerCertificate>>,
     /// What look-ups of names go by; `None`: what this machine resolves names with.
     pub name_files: Option<Arc<NameFiles>>,
     /// Bytes of all linear memories and tables together, and of what the host holds; 0 is the worker's
@@ -85,6 +89,7 @@ impl fmt::Debug for InstanceSpec {
             .field("authorities", &self.authorities)
             .field("listen_ports", &self.listen_ports)
             .field("http", &self.http)
+            .field("tls", &self.tls)
             .field("name_files", &self.name_files.is_some())
             .field("memory_limit_bytes", &self.memory_limit_bytes)
             .field("memory_volumes", &self.memory_volumes)
@@ -156,6 +161,7 @@ mod tests {
             authorities: None,
             listen_ports: Vec::new(),
             http: None,
+            tls: None,
             name_files: None,
             memory_limit_bytes: 0,
             memory_volumes: MemoryVolumes::default(),

@@ -30,6 +30,7 @@ mod mounting;
 mod network;
 mod process;
 mod replace;
+mod requests;
 mod start;
 mod stats;
 mod tables;

@@ -1,10 +1,10 @@
 //! Components that serve HTTP, on a node whose pods have addresses of their own.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::DeleteParams;
-use kubewasm_tests::{guests, node::Options, progress::say, registry::image::Content};
+use kubewasm_tests::{guests, node::Options, ports, progress::say, registry::image::Content};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     addresses::{address, end},
-    pods::{Pods, is},
+    pods::{Pods, is, phase, restarts},
     suite::{own_node, suite, with_temp_ns},
 };
 
@@ -24,6 +24,49 @@ async fn get(ip: IpAddr, path: &str) -> Option<String> {
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.unwrap();
     Some(answer)
+}
+
+/// A request whose guest traps is an answer, a metric and an Event: the pod goes on, and so do its other requests.
+#[tokio::test]
+async fn a_guest_that_traps_is_an_event_and_its_pod_goes_on() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let content = Content::program("http", guests::guest("http-0.2.c").await.unwrap());
+        let image = suite().await.registry.push("http:traps", &content).await.unwrap().tagged;
+        let port = ports::free().unwrap();
+        let spec = json!({
+            "hostNetwork": true,
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "main",
+                "image": image,
+                "ports": [{ "containerPort": port }],
+                "readinessProbe": { "httpGet": { "port": port, "path": "/" }, "periodSeconds": 1 },
+            }],
+        });
+        pods.create("traps", spec).await;
+        pods.until("traps", "ready", |pod: &Pod| is(pod, "Ready")).await;
+        let asked = async |path: &str| {
+            let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        assert!(asked("/trap?hunter2").await.starts_with("HTTP/1.0 500 "));
+        assert!(asked("/").await.ends_with("hello\n"));
+        let is_told = |event: &Event| {
+            let message = event.message.as_deref().unwrap_or_default();
+            event.reason.as_deref() == Some("RequestFailed")
+                && event.type_.as_deref() == Some("Warning")
+                && event.involved_object.field_path.as_deref() == Some("spec.containers{main}")
+                && message == "a request to container main failed: wasm trap: wasm `unreachable` instruction executed"
+        };
+        pods.event("traps", "the trap", is_told).await;
+        let pod = pods.api().get("traps").await.unwrap();
+        assert_eq!((phase(&pod), is(&pod, "Ready"), restarts(&pod)), ("Running", true, 0));
+    })
+    .await;
 }
 
 /// It is Ready by its probe, answers while no agent is there, and when its pod is deleted, it finishes what it has begun.

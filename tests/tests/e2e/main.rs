@@ -56,6 +56,7 @@ mod static_pods;
 mod status;
 mod storm;
 mod suite;
+mod tls;
 mod volumes;
 mod workers;
 mod world;

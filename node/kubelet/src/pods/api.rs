@@ -18,7 +18,7 @@ use kube::{
 
 use tokio::sync::watch;
 
-pub use super::api_error::ApiError;
+pub use super::{api_error::ApiError, objects::ObjectFollower};
 use super::{
     environment::References,
     objects::{ClusterObjects, ObjectSource},
@@ -47,6 +47,12 @@ pub trait PodApi: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiError::Later`] when an object could not be read.
     async fn objects(&self, namespace: &str, references: &References) -> Result<Objects, ApiError>;
+
+    /// Follows such objects; `None` where there is nobody who has any.
+    fn follow(&self, namespace: &str, references: &References) -> Option<ObjectFollower> {
+        let _ = (namespace, references);
+        None
+    }
 
     /// All services of the cluster, or `None` before they have been read once.
     fn services(&self) -> Option<Vec<Arc<Service>>>;
@@ -149,6 +155,10 @@ impl PodApi for Cluster {
             config_maps: config_maps.into_iter().flatten().collect(),
             secrets: secrets.into_iter().flatten().collect(),
         })
+    }
+
+    fn follow(&self, namespace: &str, references: &References) -> Option<ObjectFollower> {
+        Some(ObjectFollower::new(self.objects.as_ref(), namespace, references))
     }
 
     fn services(&self) -> Option<Vec<Arc<Service>>> {

@@ -18,6 +18,7 @@ use super::{
     files::{self, PodFiles, names::Names, resolv_conf::Dns},
     host_ports,
     lifecycle::{Note, Trouble, spec::is_static},
+    provider_objects,
     reason::{EventReason, WaitingReason},
     records::Records,
     refusal, termination,
@@ -27,7 +28,7 @@ use crate::{
     logs,
     policies::Policies,
     quantity,
-    runtime::{ContainerSpec, Image, Mount, NameFiles, Runtime, TcpPort},
+    runtime::{ContainerSpec, Image, Mount, NameFiles, ObjectContents, Runtime, TcpPort},
 };
 
 /// The node's own table of host names.
@@ -47,10 +48,6 @@ pub(super) struct Launch<'a> {
     pub(super) logs_dir: &'a Path,
     pub(super) records: &'a Records,
 }
-
-/// What helps where the API server does not let a node read what an annotation names.
-const UNREADABLE_ADVICE: &str =
-    "; an annotation alone does not let the node read it: name it in one of the pod's volumes as well";
 
 fn config_error(message: impl Into<String>) -> Trouble {
     Trouble { reason: WaitingReason::CreateContainerConfigError, message: message.into() }
@@ -227,7 +224,7 @@ impl Launch<'_> {
             image: &image.env,
         };
         let annotations = meta.annotations.clone().unwrap_or_default();
-        let config_maps = self.config_maps(&namespace, container, &annotations).await?;
+        let provided = self.provider_objects(&namespace, container, &annotations).await?;
         let mut env = environment::variables(container, sources).map_err(|error| config_error(error.0))?;
         let argv = environment::argv(container, image, &env).ok_or_else(|| Trouble {
             reason: WaitingReason::CreateContainerError,
@@ -261,7 +258,8 @@ impl Launch<'_> {
             argv,
             env,
             annotations,
-            config_maps,
+            pod_containers: container_names(pod),
+            objects: provided,
             working_dir,
             read_only_root: is_root_read_only(container),
             mounts: Vec::new(),
@@ -282,28 +280,28 @@ impl Launch<'_> {
 }
 
 impl Launch<'_> {
-    /// What is in the ConfigMaps that the provider needs for a container.
-    async fn config_maps(
+    /// What is in the objects that the provider needs for a container.
+    async fn provider_objects(
         &self,
         namespace: &str,
         container: &Container,
         annotations: &BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, BTreeMap<String, String>>, Trouble> {
-        let names = self.runtime.config_maps(&container.name, annotations);
-        let references = References { config_maps: names.clone(), ..References::default() };
-        let objects = self.api.objects(namespace, &references).await.map_err(|error| {
-            let mut message = error.to_string();
-            if message.contains("forbidden") {
-                message.push_str(UNREADABLE_ADVICE);
-            }
-            config_error(message)
-        })?;
-        let content = |name: String| match objects.config_maps.get(&name) {
-            Some(object) => Ok((name, object.data.clone().unwrap_or_default())),
-            None => Err(config_error(format!("configmap \"{name}\" not found"))),
-        };
-        names.into_iter().map(content).collect()
+    ) -> Result<ObjectContents, Trouble> {
+        let names = self.runtime.objects(&container.name, annotations);
+        let references = provider_objects::references(&names);
+        let objects = self.api.objects(namespace, &references).await;
+        let objects =
+            objects.map_err(|error| config_error(provider_objects::unreadable(error.to_string())))?;
+        provider_objects::contents(&names, &objects).map_err(config_error)
     }
+}
+
+/// Of all of a pod's containers, whichever part they play.
+fn container_names(pod: &Pod) -> Vec<String> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| &container.name);
+    let all = spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| &container.name);
+    all.chain(ephemeral).cloned().collect()
 }
 
 /// Removes the logs of attempts before the last one, which `kubectl logs --previous` shows. What cannot be

@@ -38,11 +38,13 @@ pub mod manager;
 mod objects;
 mod panics;
 mod probe_metrics;
+mod provider_objects;
 mod publisher;
 pub(crate) mod pull;
 pub mod reason;
 mod records;
 mod refusal;
+mod request_failures;
 mod reserve;
 mod sandbox;
 mod shared;
@@ -55,7 +57,6 @@ pub(crate) mod task;
 mod termination;
 pub mod volumes;
 
-pub(crate) use self::task::reference as pod_reference;
 pub use self::{
     addresses::PodAddresses,
     environment::NodeFacts,
@@ -69,3 +70,4 @@ pub use self::{
     storage_claims::StorageClaims,
     volumes::Volumes,
 };
+pub(crate) use self::{request_failures::RequestFailureWatch, task::reference as pod_reference};

@@ -172,6 +172,10 @@ reasons! {
         NetworkPolicyUnreadable,
         /// Something of the pod's traffic was refused.
         NetworkRefused,
+        /// What a container was given of a ConfigMap or Secret cannot be renewed from it.
+        FailedUpdate,
+        /// Requests to a container that serves HTTP have failed.
+        RequestFailed,
         /// A probe has failed, or could not be carried out.
         Unhealthy,
         /// A probe has succeeded in a way that is worth a look.

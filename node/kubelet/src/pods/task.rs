@@ -11,11 +11,12 @@
 //! taken up by the next agent, and one that cannot save comes to the same decision again. What has happened (an
 //! exit, the outcome of an action) is taken in at once; the provider keeps an exit until it is on disk.
 //!
-//! `actions` begins what the lifecycle asks for, `outcome` takes in what has come of it, `storage` sees to the
+//! `actions` begins what the lifecycle asks for, `following` keeps providers up to date with objects, `outcome` takes in what has come of it, `storage` sees to the
 //! volumes, `sandbox` to a network of the pod's own, and `report` tells the world. All are parts of [`PodTask`]; nothing else has hold of it. `journal`
 //! writes the record, `strays` ends what runs and should not.
 
 mod actions;
+mod following;
 mod journal;
 mod network;
 mod outcome;
@@ -33,6 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use following::Following;
 use journal::Journal;
 use outcome::{Spawned, TaskOutcome};
 use report::Finalize;
@@ -102,6 +104,7 @@ pub(super) struct PodTask {
     /// Containers whose start is under way here, and what calls it off.
     starting: HashMap<String, CancellationToken>,
     strays: Strays,
+    following: Following,
     ongoing: Ongoing,
     publisher: Publisher,
     status: Option<PodStatus>,
@@ -182,6 +185,7 @@ impl PodTask {
             pulls: HashMap::new(),
             starting: HashMap::new(),
             strays: Strays::default(),
+            following: Following::default(),
             ongoing: Ongoing::default(),
             publisher: Publisher::default(),
             status: None,
@@ -200,6 +204,7 @@ impl PodTask {
             if let Some(at) = self.turn(now).await {
                 wake_at = wake_at.min(at);
             }
+            self.follow_objects();
             self.publish(now);
             if self.state.is_over() {
                 self.shared.probes.forget(&self.name, &self.spec);

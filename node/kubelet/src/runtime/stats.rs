@@ -48,4 +48,19 @@ pub struct HttpContainerStats {
     pub failures: u64,
     /// Requests whose time was over.
     pub timeouts: u64,
+    /// Handshakes of TLS that failed.
+    pub handshake_failures: u64,
+}
+
+/// Requests of a container that have failed and that nobody was told of yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedRequests {
+    /// Container id.
+    pub id: String,
+    /// UID of the pod it belongs to.
+    pub pod_uid: String,
+    /// How many.
+    pub count: u64,
+    /// Why the last one did, for people; nothing of what was in the request.
+    pub last: String,
 }

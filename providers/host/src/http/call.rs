@@ -82,10 +82,11 @@ impl Call {
         let began = Arc::clone(&instance.began);
         let answer = AnswerSlot::default();
         let slot = answer.clone();
+        let is_secure = served.tls.is_some();
         let work = Box::pin(async move {
             let result = match &instance.handler {
-                Handler::P2(_) => call_p2(&mut instance, request, slot).await,
-                Handler::P3(_) => call_p3(&mut instance, request, slot).await,
+                Handler::P2(_) => call_p2(&mut instance, request, is_secure, slot).await,
+                Handler::P3(_) => call_p3(&mut instance, request, is_secure, slot).await,
             };
             (instance, result)
         });
@@ -124,8 +125,7 @@ impl Call {
                     message => message,
                 };
                 self.has_failed = true;
-                self.served.metrics.failed();
-                self.served.log.warn(&format!("{}: {message}", self.name));
+                self.served.failed(&self.name, &message);
             }
         }
         Poll::Ready(())
@@ -164,11 +164,13 @@ impl Future for Rest {
 async fn call_p2(
     instance: &mut HttpInstance,
     request: Request<RequestBody>,
+    is_secure: bool,
     slot: AnswerSlot,
 ) -> wasmtime::Result<()> {
     let Handler::P2(proxy) = &instance.handler else { return Ok(()) };
     let mut view = instance.store.data_mut().http();
-    let request = view.new_incoming_request(Scheme::Http, request)?;
+    let scheme = if is_secure { Scheme::Https } else { Scheme::Http };
+    let request = view.new_incoming_request(scheme, request)?;
     let describe = |code: ErrorCode| format!("{code:?}");
     let out = view.new_response_outparam_from_callback(move |answer| slot.set(answer.map_err(describe)))?;
     proxy.wasi_http_incoming_handler().call_handle(&mut instance.store, request, out).await
@@ -178,11 +180,14 @@ async fn call_p2(
 async fn call_p3(
     instance: &mut HttpInstance,
     request: Request<RequestBody>,
+    is_secure: bool,
     slot: AnswerSlot,
 ) -> wasmtime::Result<()> {
     let Handler::P3(service) = &instance.handler else { return Ok(()) };
     let state = instance.store.data_mut();
-    let (request, received) = p3::Request::from_http(state.http().hooks, request);
+    let (mut request, received) = p3::Request::from_http(state.http().hooks, request);
+    // What a client says of it, in HTTP/2 alone, is not known to be true.
+    request.scheme = Some(if is_secure { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
     let request = state.http().table.push(request)?;
     let answered = instance.store.run_concurrent(async move |accessor| -> wasmtime::Result<()> {
         let answer = service.wasi_http_handler().call_handle(accessor, request).await?;

@@ -38,7 +38,7 @@ const ERROR_STREAMS: usize = 64;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// For how long a connection that is new when the server ends is waited for to bring its request.
-const LATE: Duration = Duration::from_secs(1);
+pub(super) const LATE: Duration = Duration::from_secs(1);
 
 /// What is known of a connection.
 #[derive(Debug)]

@@ -162,6 +162,7 @@ impl Served {
                 Attempt::Short(reason) => {
                     if retries.wait().await == Err(Overloaded) {
                         self.log.warn(&format!("no instance for a request: {reason}"));
+                        self.tell_of_failure(&reason);
                         return Err(NoInstance::Overloaded);
                     }
                 }

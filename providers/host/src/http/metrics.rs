@@ -32,6 +32,8 @@ pub struct HttpStats {
     pub failures: u64,
     /// Requests whose time was over.
     pub timeouts: u64,
+    /// Connections that did not come to be: their handshake of TLS failed, or took too long.
+    pub handshake_failures: u64,
 }
 
 /// Counts them.
@@ -46,6 +48,7 @@ pub(super) struct HttpMetrics {
     rejected: AtomicU64,
     failures: AtomicU64,
     timeouts: AtomicU64,
+    handshake_failures: AtomicU64,
 }
 
 /// How many there are now.
@@ -105,6 +108,10 @@ impl HttpMetrics {
         add(&self.timeouts, 1);
     }
 
+    pub(super) fn handshake_failed(&self) {
+        add(&self.handshake_failures, 1);
+    }
+
     /// All of it, with so many requests that wait.
     pub(super) fn stats(&self, queued: usize) -> HttpStats {
         HttpStats {
@@ -118,6 +125,7 @@ impl HttpMetrics {
             rejected: get(&self.rejected),
             failures: get(&self.failures),
             timeouts: get(&self.timeouts),
+            handshake_failures: get(&self.handshake_failures),
         }
     }
 }

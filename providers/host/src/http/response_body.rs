@@ -121,11 +121,8 @@ impl FromGuest {
             Poll::Pending => {
                 ready!(self.silence.poll_over(cx));
                 if let Some(call) = self.call.take() {
-                    let served = call.served();
-                    served.metrics.timed_out();
-                    served
-                        .log
-                        .warn(&format!("{}: the guest did not go on with its answer in time", call.name()));
+                    let reason = "the guest did not go on with its answer in time";
+                    call.served().timed_out(call.name(), reason);
                 }
                 Poll::Ready(Some(Err(BrokenBody::TooSlow)))
             }

@@ -12,10 +12,13 @@ use std::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    certificate::{InvalidCertificate, ServerCertificate},
+    failures::FailureSink,
     gate::Gate,
     instances::IdleInstances,
     metrics::{HttpMetrics, HttpStats},
     settings::HttpSettings,
+    tls::{CertificateOutcome, ServerTls},
 };
 use crate::{
     account::{Account, HeldMemory},
@@ -42,6 +45,10 @@ pub(super) struct Served {
     pub(super) idle: IdleInstances,
     pub(super) metrics: HttpMetrics,
     pub(super) log: ServerLog,
+    /// It speaks TLS, and nothing else.
+    pub(super) tls: Option<ServerTls>,
+    /// Who is told of failed requests.
+    pub(super) failures: Option<FailureSink>,
     /// The container is about to end: whoever is answered is told to make a new connection, elsewhere.
     drains: AtomicBool,
     tasks: TaskTracker,
@@ -76,6 +83,8 @@ impl Served {
             idle: IdleInstances::default(),
             metrics: HttpMetrics::default(),
             log,
+            tls: None,
+            failures: None,
             drains: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             kill: CancellationToken::new(),
@@ -90,6 +99,31 @@ impl Served {
     /// What is said of a stack that was too small.
     pub(super) fn overflow(&self) -> Overflow {
         self.host.overflow(&self.loaded)
+    }
+
+    /// Takes note of a request that has failed: in the container's log, with what it was, and for whoever is to be told, where
+    /// that is nobody's to know.
+    pub(super) fn failed(&self, request: &str, reason: &str) {
+        self.metrics.failed();
+        self.tell(request, reason);
+    }
+
+    /// The same of a request whose time was over.
+    pub(super) fn timed_out(&self, request: &str, reason: &str) {
+        self.metrics.timed_out();
+        self.tell(request, reason);
+    }
+
+    fn tell(&self, request: &str, reason: &str) {
+        self.log.warn(&format!("{request}: {reason}"));
+        self.tell_of_failure(reason);
+    }
+
+    /// Has somebody told that a request has failed.
+    pub(super) fn tell_of_failure(&self, reason: &str) {
+        if let Some(failures) = &self.failures {
+            failures.failed(reason);
+        }
     }
 
     pub(super) fn drains(&self) -> bool {
@@ -263,6 +297,18 @@ impl HttpMonitor {
     #[must_use]
     pub fn stats(&self) -> HttpStats {
         self.0.stats()
+    }
+
+    /// Gives the server another certificate, for handshakes from now on. What is connected goes on.
+    ///
+    /// # Errors
+    /// [`InvalidCertificate::Unusable`]; the one that it has stays.
+    pub fn set_certificate(
+        &self,
+        certificate: &ServerCertificate,
+    ) -> Result<CertificateOutcome, InvalidCertificate> {
+        let tls = self.0.tls.as_ref();
+        tls.map_or(Ok(CertificateOutcome::NotServed), |tls| tls.set(certificate))
     }
 
     /// Ends all that is under way, and returns when nothing is. For after the server's own future.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection,
     served::{HttpMonitor, Served},
+    tls,
 };
 use crate::{
     exit::{CODE_START_FAILED, Exit, ExitReason},
@@ -176,7 +177,8 @@ impl Acceptor {
             let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
             return;
         }
-        let Ok(held) = served.account().hold(HELD_PER_CONNECTION) else {
+        let of_tls = served.tls.as_ref().map_or(0, |_| tls::HELD_PER_CONNECTION);
+        let Ok(held) = served.account().hold(HELD_PER_CONNECTION + of_tls) else {
             served.metrics.rejected();
             served
                 .log
@@ -188,7 +190,14 @@ impl Acceptor {
         let counted = served.metrics.connections.one_more();
         let (serving, ends) = (Arc::clone(served), self.ends.clone());
         served.spawn(async move {
-            connection::serve(serving, stream, peer.ip(), ends).await;
+            match &serving.tls {
+                None => connection::serve(Arc::clone(&serving), stream, peer.ip(), ends).await,
+                Some(tls) => {
+                    if let Some(stream) = tls.handshake(&serving, stream, &ends).await {
+                        connection::serve(Arc::clone(&serving), stream, peer.ip(), ends).await;
+                    }
+                }
+            }
             drop((counted, held, place));
         });
     }

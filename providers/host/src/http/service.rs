@@ -68,11 +68,10 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
         Ok(Ok(instance)) => instance,
         Ok(Err(NoInstance::Overloaded)) => return overloaded(served),
         Ok(Err(NoInstance::Failed(reason))) => {
-            served.metrics.failed();
-            served.log.warn(&format!("no instance for a request: {reason}"));
+            served.failed("no instance for a request", &reason);
             return of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "");
         }
-        Err(_) => return timed_out(served, "an instance was not ready in time"),
+        Err(_) => return timed_out(served, "no instance for a request", "it was not ready in time"),
     };
     if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
         // Only HTTP/1.0 leaves it out; a guest is told some name.
@@ -95,7 +94,7 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
         }
     });
     match timeout_at(until, answered).await {
-        Err(_) => timed_out(served, &format!("{}: the guest did not answer in time", call.name())),
+        Err(_) => timed_out(served, call.name(), "the guest did not answer in time"),
         Ok(Err(status)) => {
             let mut answer = of_our_own(status, "");
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -104,9 +103,13 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
         Ok(Ok(Progress::Failed)) => of_our_own(StatusCode::INTERNAL_SERVER_ERROR, ""),
         Ok(Ok(Progress::Silent)) => failed(served, &call, "the guest returned without an answer"),
         Ok(Ok(Progress::Answered(Err(error)))) => {
-            let answer = failed(served, &call, &format!("the guest answered with an error: {error}"));
+            const REASON: &str = "the guest answered with an error";
+            served.metrics.failed();
+            served.log.warn(&format!("{}: {REASON}: {error}", call.name()));
+            // What else is in the error is the guest's own text.
+            served.tell_of_failure(REASON);
             served.finish(Rest(call));
-            answer
+            of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "")
         }
         Ok(Ok(Progress::Answered(Ok(answer)))) if answer.status().is_informational() => {
             failed(served, &call, &format!("the guest answered with the status {}", answer.status()))
@@ -142,14 +145,12 @@ fn overloaded(served: &Served) -> Response<ResponseBody> {
     answer
 }
 
-fn timed_out(served: &Served, reason: &str) -> Response<ResponseBody> {
-    served.metrics.timed_out();
-    served.log.warn(reason);
+fn timed_out(served: &Served, request: &str, reason: &str) -> Response<ResponseBody> {
+    served.timed_out(request, reason);
     of_our_own(StatusCode::GATEWAY_TIMEOUT, "")
 }
 
 fn failed(served: &Served, call: &Call, reason: &str) -> Response<ResponseBody> {
-    served.metrics.failed();
-    served.log.warn(&format!("{}: {reason}", call.name()));
+    served.failed(call.name(), reason);
     of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "")
 }

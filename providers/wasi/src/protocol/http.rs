@@ -1,10 +1,25 @@
-//! What is counted of requests, between worker and agent.
+//! What is counted of requests, and certificates, between worker and agent.
 
 use std::time::Duration;
 
-use kubewasm_host::http::HttpStats;
+use kubewasm_host::http::{HttpStats, ServerCertificate};
 
-use super::wire;
+use super::{WireError, wire};
+
+impl From<&ServerCertificate> for wire::TlsCertificate {
+    fn from(certificate: &ServerCertificate) -> Self {
+        let chain = certificate.chain_der().map(<[u8]>::to_vec).collect();
+        Self { chain, key: certificate.key_der().to_vec() }
+    }
+}
+
+impl TryFrom<wire::TlsCertificate> for ServerCertificate {
+    type Error = WireError;
+
+    fn try_from(wire::TlsCertificate { chain, key }: wire::TlsCertificate) -> Result<Self, WireError> {
+        Self::from_der(chain, key).map_err(|_| WireError("a certificate with its key is none"))
+    }
+}
 
 impl From<&HttpStats> for wire::HttpStats {
     fn from(stats: &HttpStats) -> Self {
@@ -19,6 +34,7 @@ impl From<&HttpStats> for wire::HttpStats {
             rejected: stats.rejected,
             failures: stats.failures,
             timeouts: stats.timeouts,
+            handshake_failures: stats.handshake_failures,
         }
     }
 }
@@ -36,6 +52,7 @@ impl From<wire::HttpStats> for HttpStats {
             rejected: stats.rejected,
             failures: stats.failures,
             timeouts: stats.timeouts,
+            handshake_failures: stats.handshake_failures,
         }
     }
 }

@@ -69,6 +69,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
                 .collect(),
             listen_ports: spec.listen_ports.iter().map(Into::into).collect(),
             http: spec.http.as_ref().map(ToString::to_string),
+            tls: spec.tls.as_deref().map(Into::into),
             name_files: spec.name_files.as_deref().map(Into::into),
             label: spec.label.clone(),
             pod_addresses,
@@ -213,6 +214,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
                 .map(|text| text.parse())
                 .transpose()
                 .map_err(|_| WireError("settings of HTTP are none"))?,
+            tls: spec.tls.map(TryInto::try_into).transpose()?.map(Arc::new),
             name_files: spec.name_files.map(|files| Arc::new(files.into())),
             memory_limit_bytes: spec.memory_limit_bytes,
             memory_volumes: MemoryVolumes {

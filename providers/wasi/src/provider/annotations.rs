@@ -7,12 +7,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use kubewasm_host::{
     EgressList, InvalidEgress, PrivateAuthorities, Stack,
-    http::{HttpSettings, InvalidHttpSettings},
+    http::{HttpSettings, InvalidHttpSettings, ServerCertificate},
 };
 use kubewasm_kubelet::{
     quantity,
     runtime::{ContainerSpec, StartError},
 };
+
+use super::tls;
 
 const STACK: &str = "stack.kubewasm.dev";
 const TERMINAL: &str = "terminal.kubewasm.dev";
@@ -41,6 +43,8 @@ pub(super) struct Wishes {
     pub(super) serve: Option<Serve>,
     /// Whom it trusts besides those that the machine trusts.
     pub(super) authorities: Option<Arc<PrivateAuthorities>>,
+    /// The certificate that it serves HTTP with.
+    pub(super) tls: Option<Arc<ServerCertificate>>,
 }
 
 /// Which of a module's exports is run.
@@ -115,14 +119,16 @@ pub(super) fn of(spec: &ContainerSpec) -> Result<Wishes, StartError> {
         }
     };
     let (egress, http, authorities) = (egress.transpose()?, http.transpose()?, authorities(spec)?);
-    Ok(Wishes { stack, terminal, egress, http, serve, authorities })
+    tls::check(&spec.annotations, &spec.pod_containers).map_err(config)?;
+    let tls = tls::certificate(&spec.name, &spec.annotations, &spec.objects).map_err(config)?;
+    Ok(Wishes { stack, terminal, egress, http, serve, authorities, tls })
 }
 
 /// The authorities that a container's ConfigMap holds.
 fn authorities(spec: &ContainerSpec) -> Result<Option<Arc<PrivateAuthorities>>, StartError> {
     let Some(name) = config_map(&spec.name, &spec.annotations) else { return Ok(None) };
     let key = format!("{AUTHORITIES}/{}", spec.name);
-    let bundle = spec.config_maps.get(name).and_then(|data| data.get(AUTHORITIES_KEY));
+    let bundle = spec.objects.config_maps.get(name).and_then(|data| data.get(AUTHORITIES_KEY));
     let bundle = bundle.ok_or_else(|| {
         config(format!(
             "the annotation {key} names the configmap {name:?}, which has no key {AUTHORITIES_KEY} with certificates in it"

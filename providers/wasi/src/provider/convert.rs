@@ -124,6 +124,7 @@ pub(super) fn instance_spec(
         denied_networks: DeniedNetworks::default(),
         egress: None,
         authorities: None,
+        tls: None,
         listen_ports: spec
             .tcp_ports
             .iter()
@@ -240,6 +241,7 @@ pub(super) fn http_stats(stats: InstanceStats) -> Option<HttpContainerStats> {
         rejected: http.rejected,
         failures: http.failures,
         timeouts: http.timeouts,
+        handshake_failures: http.handshake_failures,
     })
 }
 
@@ -334,7 +336,8 @@ mod tests {
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             annotations: Default::default(),
-            config_maps: Default::default(),
+            pod_containers: Vec::new(),
+            objects: Default::default(),
             working_dir: working_dir.map(Into::into),
             scratch: "/s".into(),
             read_only_root: false,

@@ -1,10 +1,18 @@
 //! Which of a module's exports a container runs, and what follows from its serving HTTP. Pure.
 
-use kubewasm_host::{ListenPort, ModuleKind, UnknownKind, http::HttpSettings};
+use std::sync::Arc;
+
+use kubewasm_host::{
+    ListenPort, ModuleKind, UnknownKind,
+    http::{HttpSettings, ServerCertificate},
+};
 use kubewasm_kubelet::runtime::StartError;
 use kubewasm_modules::Facts;
 
-use super::annotations::{self, Serve};
+use super::{
+    annotations::{self, Serve},
+    tls,
+};
 use crate::spec::InstanceSpec;
 
 /// Where HTTP is served by a container that names no port.
@@ -48,6 +56,21 @@ pub(super) fn settings(
             )))
         }
     }
+}
+
+/// The certificate of a container, which must be one that serves HTTP.
+pub(super) fn certificate(
+    container: &str,
+    kind: ModuleKind,
+    asked: Option<Arc<ServerCertificate>>,
+) -> Result<Option<Arc<ServerCertificate>>, StartError> {
+    if asked.is_some() && !serves(kind) {
+        let key = tls::annotation(container);
+        return Err(config(format!(
+            "the annotation {key} is for containers that serve HTTP, and this one's module is a {kind}; leave it out"
+        )));
+    }
+    Ok(asked)
 }
 
 /// What an instance that serves HTTP is told: its port, and that in its environment, unless that says something else.

@@ -1,9 +1,10 @@
 //! A worker that an escaped guest has made its own, and an honest one beside it. Both are servers in this process, which
 //! hold the locks of workers.
 
+mod requests;
 mod tables;
 
-use std::{fs, path::Path, pin::Pin, sync::Mutex};
+use std::{collections::VecDeque, fs, path::Path, pin::Pin, sync::Mutex};
 
 use futures::{Stream, StreamExt as _};
 use kubewasm_host::{
@@ -34,6 +35,10 @@ struct Says {
     /// What it knows of the network, and every update that it was sent, in effect or not.
     tables: Arc<NetworkTables>,
     updates: Arc<Mutex<Vec<TablesUpdate>>>,
+    /// The certificates that it was sent, with the session and the instance.
+    certificates: Arc<Mutex<Vec<(String, String, wire::TlsCertificate)>>>,
+    /// What it says of them, one after the other.
+    outcomes: Arc<Mutex<VecDeque<wire::SetCertificateOutcome>>>,
     /// The pods that listen, and where.
     listens: Vec<(String, String)>,
 }
@@ -110,6 +115,17 @@ impl worker_server::Worker for Says {
         let listens =
             self.listens.iter().any(|known| *known == (asked.pod_uid.clone(), asked.address.clone()));
         Ok(Response::new(wire::ListensResponse { listens }))
+    }
+
+    async fn set_certificate(
+        &self,
+        request: Request<wire::SetCertificateRequest>,
+    ) -> Result<Response<wire::SetCertificateResponse>, Status> {
+        let wire::SetCertificateRequest { session, id, certificate } = request.into_inner();
+        self.certificates.lock().unwrap().push((session, id, certificate.unwrap()));
+        let outcome = self.outcomes.lock().unwrap().pop_front();
+        let outcome = outcome.unwrap_or(wire::SetCertificateOutcome::Applied);
+        Ok(Response::new(wire::SetCertificateResponse { outcome: outcome.into() }))
     }
 
     async fn shutdown(

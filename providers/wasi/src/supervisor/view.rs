@@ -10,7 +10,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kubewasm_host::exit::Exit;
+use kubewasm_host::{
+    exit::Exit,
+    http::{FailureCount, RequestFailures},
+};
 use tokio::sync::mpsc;
 
 use super::{claims::Claim, wake::Wake};
@@ -22,6 +25,8 @@ use crate::instance::{End, Instance};
 pub(super) struct View {
     known: Mutex<KnownInstances>,
     wake: Arc<Wake>,
+    /// Requests that have failed and that nobody was told of.
+    pub(super) failures: RequestFailures,
 }
 
 #[derive(Debug, Default)]
@@ -194,6 +199,16 @@ impl View {
             drop(known);
             self.wake.pod(pod);
         }
+        Ok(())
+    }
+
+    /// A worker told of requests that have failed.
+    pub(super) fn told_of_failures(&self, group: &str, id: &str, more: FailureCount) -> Result<(), Foreign> {
+        let is_of_group = self.lock().entries.get(id).is_some_and(|entry| entry.claim.group == group);
+        if !is_of_group {
+            return Err(Foreign);
+        }
+        self.failures.add(id, more);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use kubewasm_host::http::FailureCount;
 use tokio::{
     sync::{Notify, oneshot},
     task::JoinHandle,
@@ -156,6 +157,13 @@ impl Watch {
                     if let Some(synced) = synced.take() {
                         // Nobody may be waiting any more.
                         let _ = synced.send(());
+                    }
+                }
+                Some(Event::FailedRequests(wire::FailedRequests { id, count, last })) => {
+                    // One that has been removed meanwhile has nobody who would be told.
+                    let told = self.view.told_of_failures(&self.group, &id, FailureCount { count, last });
+                    if told.is_err() {
+                        tracing::debug!(group = %self.group, id, "a worker tells of requests to nobody");
                     }
                 }
                 None => {}

@@ -18,7 +18,10 @@ use kubewasm_host::{
     Account, Capture, Firewall, GuestLimits, Host, HttpConnections, LoadError, Loaded, Output, PodPorts,
     PrepareError, Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
-    http::HttpMonitor,
+    http::{
+        CertificateOutcome, FailureSink, HttpMonitor, HttpServing, InvalidCertificate, RequestFailures,
+        ServerCertificate,
+    },
     network::{OutOfStep, TablesUpdate},
 };
 use tokio::{
@@ -130,6 +133,10 @@ struct HostingInner {
     http_connections: PodWide<HttpConnections>,
     /// Held while the tables of the network are changed.
     tables: Mutex<()>,
+    /// Held while a certificate is changed.
+    certificates: Mutex<()>,
+    /// Requests that have failed and that no agent was told of.
+    failures: RequestFailures,
 }
 
 /// What has come of an update of the tables of the network.
@@ -227,6 +234,8 @@ impl Hosting {
             pod_ports: PodWide::default(),
             http_connections: PodWide::default(),
             tables: Mutex::default(),
+            certificates: Mutex::default(),
+            failures: RequestFailures::default(),
         }))
     }
 
@@ -261,6 +270,31 @@ impl Hosting {
             }
             Err(OutOfStep) => SetTables::OutOfStep,
         }
+    }
+
+    /// Gives an instance that serves TLS another certificate. `None` when another session has begun since it was sent.
+    ///
+    /// # Errors
+    /// [`InvalidCertificate`]; the one that it has stays.
+    pub(super) fn set_certificate(
+        &self,
+        session: &str,
+        id: &str,
+        certificate: &ServerCertificate,
+    ) -> Result<Option<CertificateOutcome>, InvalidCertificate> {
+        // One after the other, for the same reason as the tables of the network.
+        let _one = self.0.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.0.table.is_session(session) {
+            return Ok(None);
+        }
+        let monitor = self.0.table.running(id).and_then(|running| running.http);
+        let set = monitor.map(|monitor| monitor.set_certificate(certificate)).transpose()?;
+        Ok(Some(set.unwrap_or(CertificateOutcome::NotServed)))
+    }
+
+    /// Requests that have failed and that no agent was told of.
+    pub(super) fn failures(&self) -> &RequestFailures {
+        &self.0.failures
     }
 
     /// Starts an instance; one that is known already is left as it is.
@@ -335,7 +369,13 @@ impl Hosting {
         };
         let work = match &spec.http {
             Some(settings) => {
-                let server = inner.host.serve(Arc::clone(&loaded), &setup, settings.clone())?;
+                let failures = FailureSink { failures: inner.failures.clone(), id: spec.id.clone() };
+                let serving = HttpServing {
+                    settings: settings.clone(),
+                    certificate: spec.tls.clone(),
+                    failures: Some(failures),
+                };
+                let server = inner.host.serve(Arc::clone(&loaded), &setup, serving)?;
                 Work::Server(server, Arc::clone(&held))
             }
             None => Work::Guest(inner.host.prepare(Arc::clone(&loaded), setup)?),

@@ -3,8 +3,14 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
-use kubewasm_host::{LoadError, PrepareError, Refusals};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use kubewasm_host::{
+    LoadError, PrepareError, Refusals,
+    http::{FailureCount, ServerCertificate},
+};
+use tokio::{
+    sync::{broadcast::error::RecvError, mpsc},
+    time::Instant,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -23,6 +29,8 @@ use crate::{
 
 /// Events on their way to a watcher.
 const WATCH_BUFFER: usize = 64;
+/// How often a watcher is told of requests that have failed, at most.
+const FAILURES: Duration = Duration::from_secs(5);
 /// Most that an exec may keep of its output, in bytes; what fits into a message.
 const EXEC_OUTPUT_LIMIT: usize = 1 << 20;
 
@@ -188,6 +196,19 @@ impl worker_server::Worker for Service {
         Ok(Response::new(wire::ListensResponse { listens: self.hosting.listens(&pod_uid, address) }))
     }
 
+    async fn set_certificate(
+        &self,
+        request: Request<wire::SetCertificateRequest>,
+    ) -> Result<Response<wire::SetCertificateResponse>, Status> {
+        let wire::SetCertificateRequest { session, id, certificate } = request.into_inner();
+        let unreadable = |error: WireError| Status::invalid_argument(error.to_string());
+        let certificate = ServerCertificate::try_from(certificate.unwrap_or_default()).map_err(unreadable)?;
+        let set = self.hosting.set_certificate(&session, &id, &certificate);
+        let set = set.map_err(|error| Status::internal(error.to_string()))?;
+        let outcome = set.map_or(wire::SetCertificateOutcome::Stale, Into::into);
+        Ok(Response::new(wire::SetCertificateResponse { outcome: outcome.into() }))
+    }
+
     async fn shutdown(
         &self,
         request: Request<wire::ShutdownRequest>,
@@ -203,13 +224,20 @@ impl worker_server::Worker for Service {
     }
 }
 
+/// Where a watcher hears of everything.
+type Watcher = mpsc::Sender<Result<wire::WatchEvent, Status>>;
+
+/// It has gone.
+type WatcherGone = mpsc::error::SendError<Result<wire::WatchEvent, Status>>;
+
+fn event(event: Event) -> Result<wire::WatchEvent, Status> {
+    Ok(wire::WatchEvent { event: Some(event) })
+}
+
 /// Tells a watcher everything until it goes.
-async fn tell(
-    hosting: &Hosting,
-    to: &mpsc::Sender<Result<wire::WatchEvent, Status>>,
-) -> Result<(), mpsc::error::SendError<Result<wire::WatchEvent, Status>>> {
-    let event = |event| Ok(wire::WatchEvent { event: Some(event) });
+async fn tell(hosting: &Hosting, to: &Watcher) -> Result<(), WatcherGone> {
     let starting = |id| event(Event::Starting(wire::Starting { id }));
+    let mut quiet_until = Instant::now();
     loop {
         let Picture { revision, starting: ids, instances, mut changes } = hosting.picture();
         to.send(event(Event::Reset(wire::Reset { revision }))).await?;
@@ -223,6 +251,11 @@ async fn tell(
         loop {
             let change = tokio::select! {
                 change = changes.recv() => change,
+                failures = failures_after(hosting, quiet_until) => {
+                    quiet_until = Instant::now() + FAILURES;
+                    tell_of_failures(hosting, failures, to).await?;
+                    continue;
+                }
                 () = to.closed() => return Ok(()),
             };
             match change {
@@ -235,6 +268,32 @@ async fn tell(
             }
         }
     }
+}
+
+/// Requests that have failed, once it may be told of them again.
+async fn failures_after(hosting: &Hosting, quiet_until: Instant) -> Vec<(String, FailureCount)> {
+    tokio::time::sleep_until(quiet_until).await;
+    hosting.failures().take().await
+}
+
+/// Tells of requests that have failed. What a watcher did not take is for the next one.
+async fn tell_of_failures(
+    hosting: &Hosting,
+    failures: Vec<(String, FailureCount)>,
+    to: &Watcher,
+) -> Result<(), WatcherGone> {
+    let mut told = Ok(());
+    for (id, failed) in failures {
+        if told.is_ok() {
+            let FailureCount { count, last } = failed.clone();
+            let failures = wire::FailedRequests { id: id.clone(), count, last };
+            told = to.send(event(Event::FailedRequests(failures))).await;
+        }
+        if told.is_err() {
+            hosting.failures().add(&id, failed);
+        }
+    }
+    told
 }
 
 /// The status that tells the agent whose fault it is: `failed_precondition` the module's,
@@ -273,5 +332,40 @@ fn failure_kind(error: &HostingError) -> wire::StartFailureKind {
         | HostingError::Fault
         | HostingError::Log { .. }
         | HostingError::Closed => wire::StartFailureKind::Worker,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kubewasm_host::{Host, HostOptions};
+
+    use super::*;
+    use crate::{logs::LogOptions, worker::hosting::Threads};
+
+    /// What a watcher that has gone did not take is told to the next one.
+    #[tokio::test]
+    async fn failures_are_told_to_who_takes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Host::new(HostOptions::new(dir.path().join("empty"))).unwrap();
+        let here = tokio::runtime::Handle::current();
+        let threads = Threads { guests: here.clone(), logs: here };
+        let hosting = Hosting::new(std::sync::Arc::new(host), threads, LogOptions::default(), 1);
+        let failed = |count| FailureCount { count, last: "why".into() };
+        for id in ["a", "b"] {
+            hosting.failures().add(id, failed(1));
+        }
+        let (to, gone) = mpsc::channel(1);
+        drop(gone);
+        let taken = failures_after(&hosting, Instant::now()).await;
+        assert!(tell_of_failures(&hosting, taken, &to).await.is_err());
+        hosting.failures().add("a", failed(2));
+
+        let (to, mut watcher) = mpsc::channel(8);
+        let taken = failures_after(&hosting, Instant::now()).await;
+        assert_eq!(taken, [("a".to_owned(), failed(3)), ("b".to_owned(), failed(1))]);
+        tell_of_failures(&hosting, taken, &to).await.unwrap();
+        let told = watcher.recv().await.unwrap().unwrap().event;
+        let expected = wire::FailedRequests { id: "a".into(), count: 3, last: "why".into() };
+        assert_eq!(told, Some(Event::FailedRequests(expected)));
     }
 }

@@ -72,6 +72,7 @@ impl World {
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
             authorities: None,
+            tls: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

@@ -6,6 +6,8 @@ mod answers;
 mod bounds;
 mod concurrent;
 mod ends;
+mod failures;
 mod malformed;
 mod requests;
+mod tls;
 mod world;

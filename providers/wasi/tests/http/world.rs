@@ -11,7 +11,7 @@ use kubewasm_host::{
     Account, Capture, CpuShare, DeniedNetworks, GuestLimits, Host, HostOptions, ListenPort, ModuleKind,
     Network, Output, PrepareError, Setup, Stack, engine,
     exit::Exit,
-    http::{HttpMonitor, HttpSettings, HttpStats},
+    http::{CertificateOutcome, HttpMonitor, HttpServing, HttpSettings, HttpStats, ServerCertificate},
     inspect,
 };
 use tokio::{
@@ -99,7 +99,7 @@ async fn module(guest: &str) -> &'static (PathBuf, ModuleKind) {
     module.get_or_init(compile).await
 }
 
-const OF_WASI_0_2: &str = "http-0.2.c";
+pub(crate) const OF_WASI_0_2: &str = "http-0.2.c";
 pub(crate) const OF_WASI_0_3: &str = "http-0.3.wat";
 
 pub(crate) struct Server {
@@ -124,6 +124,11 @@ impl Server {
     /// A server of this guest.
     pub(crate) async fn of(guest: &str, settings: &str, memory_bytes: u64) -> Self {
         let settings: HttpSettings = settings.parse().unwrap();
+        Self::serving(guest, settings.into(), memory_bytes).await
+    }
+
+    /// A server of this guest, with all that there is to set.
+    pub(crate) async fn serving(guest: &str, serving: HttpServing, memory_bytes: u64) -> Self {
         let (host, _) = host();
         let (module, kind) = module(guest).await;
         let loaded = host.load(module, *kind, Stack::DEFAULT).await.unwrap();
@@ -136,7 +141,7 @@ impl Server {
             let listen_ports = [ListenPort { port, name: String::new() }];
             let argv = ["guest".to_owned()];
             let setup = Setup { argv: &argv, listen_ports: &listen_ports, ..setup(&out, &account) };
-            match host.serve(Arc::clone(&loaded), &setup, settings.clone()) {
+            match host.serve(Arc::clone(&loaded), &setup, serving.clone()) {
                 Ok(server) => break (server, SocketAddr::from(([127, 0, 0, 1], port))),
                 Err(PrepareError::Listen { .. }) => {}
                 Err(error) => panic!("{error}"),
@@ -151,6 +156,11 @@ impl Server {
 
     pub(crate) fn stats(&self) -> HttpStats {
         self.monitor.stats()
+    }
+
+    /// Gives it another certificate.
+    pub(crate) fn set_certificate(&self, certificate: &ServerCertificate) -> CertificateOutcome {
+        self.monitor.set_certificate(certificate).unwrap()
     }
 
     /// What was said so far and has not been taken.

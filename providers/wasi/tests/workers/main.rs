@@ -67,6 +67,7 @@ impl Node {
             denied_networks: kubewasm_host::DeniedNetworks::default(),
             egress: None,
             authorities: None,
+            tls: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

@@ -1,5 +1,6 @@
 //! Pods of two sources, on a provider that runs everything at once and stops only when it is told to.
 
+mod following;
 mod sandboxes;
 
 use std::{
@@ -20,7 +21,7 @@ use crate::{
     pods::{
         NodeFacts, PodAddresses, PodIndex, ProbeMetrics, Records,
         addresses::pool::AddressPool,
-        api::{ApiError, Objects, PodApi},
+        api::{ApiError, ObjectFollower, Objects, PodApi},
         clock,
         container_id::container_id,
         environment::References,
@@ -31,8 +32,8 @@ use crate::{
     registry_auth::NodeCredentials,
     runtime::{
         ContainerList, ContainerRef, ContainerSpec, ContainerState, Credential, ExecEnd, ExecError, ExecIo,
-        Exit, ExitReason, HostPort, Image, ImageError, PodSandbox, Presence, PulledImage, Runtime,
-        RuntimeError, SandboxAddresses, SandboxError, StartError,
+        Exit, ExitReason, HostPort, Image, ImageError, ObjectNames, ObjectUpdate, PodSandbox, Presence,
+        PulledImage, Runtime, RuntimeError, SandboxAddresses, SandboxError, StartError, UpdateError,
     },
 };
 
@@ -69,6 +70,8 @@ struct Provider {
     host_ports: Mutex<Vec<HostPort>>,
     /// Networks of pods, where it makes them.
     networks: sandboxes::Networks,
+    /// What it was told of objects.
+    told: following::Told,
 }
 
 /// What a provider is asked.
@@ -182,6 +185,14 @@ impl Runtime for Provider {
         ContainerList { containers: known.map(reference).collect(), is_complete: !mute }
     }
 
+    fn followed_objects(&self, _: &str, annotations: &BTreeMap<String, String>) -> ObjectNames {
+        following::Told::names(annotations)
+    }
+
+    async fn update_objects(&self, update: &ObjectUpdate) -> Result<(), UpdateError> {
+        self.told.take(update)
+    }
+
     async fn set_host_ports(&self, ports: &[HostPort]) -> Result<(), RuntimeError> {
         *self.host_ports.lock().unwrap() = ports.to_vec();
         Ok(())
@@ -229,6 +240,7 @@ struct Api {
     failing: Mutex<Vec<Asked>>,
     /// `None` as long as it has never been reached.
     services: Mutex<Option<Vec<Arc<Service>>>>,
+    secret: following::OneSecret,
 }
 
 impl Api {
@@ -255,6 +267,10 @@ impl PodApi for Api {
 
     async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
         Ok(Objects::default())
+    }
+
+    fn follow(&self, _: &str, references: &References) -> Option<ObjectFollower> {
+        Some(self.secret.follow(references))
     }
 
     fn services(&self) -> Option<Vec<Arc<Service>>> {
@@ -321,10 +337,12 @@ impl World {
             released,
             host_ports,
             networks: sandboxes::Networks::default(),
+            told: following::Told::default(),
         });
         let (written, seen) = watch::channel(Vec::new());
         let (asked, _) = watch::channel(Vec::new());
-        let api = Arc::new(Api { written, asked, failing: Mutex::default(), services: Mutex::default() });
+        let (failing, services, secret) = Default::default();
+        let api = Arc::new(Api { written, asked, failing, services, secret });
         let (sink, events) = mpsc::channel(1000);
         let (node, facts) = watch::channel(NodeFacts::default());
         let records = Records::open(root.path()).unwrap();

@@ -10,6 +10,7 @@
 //! object share a watch, which ends with the last subscription, or as soon as the object says that it will
 //! never change.
 
+mod follower;
 mod table;
 mod trust_bundle;
 mod watching;
@@ -30,6 +31,7 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
+pub use self::follower::ObjectFollower;
 use self::{table::ObjectTable, watching::watch_object};
 pub(super) use self::{
     table::{Known, Subscription},

@@ -1,4 +1,4 @@
-use kubewasm_host::{DeniedNetwork, ExposedPort, ExposedPorts};
+use kubewasm_host::{DeniedNetwork, ExposedPort, ExposedPorts, http::ServerCertificate};
 use kubewasm_rules::Protocol;
 
 use super::*;
@@ -7,6 +7,13 @@ fn authority() -> PrivateAuthorities {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["ca.example".to_owned()]).unwrap();
     PrivateAuthorities::from_der([params.self_signed(&key).unwrap().der().to_vec()]).unwrap()
+}
+
+fn certificate() -> ServerCertificate {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    let chain = params.self_signed(&key).unwrap();
+    ServerCertificate::from_der([chain.der().to_vec()], key.serialize_der()).unwrap()
 }
 
 fn spec() -> InstanceSpec {
@@ -30,6 +37,7 @@ fn spec() -> InstanceSpec {
         authorities: Some(Arc::new(authority())),
         listen_ports: vec![ListenPort { port: 8080, name: "http".into() }],
         http: Some("max-requests=7,access-log=json".parse().unwrap()),
+        tls: Some(Arc::new(certificate())),
         name_files: Some(Arc::new(NameFiles::new("nameserver 10.96.0.10\n", "127.0.0.1 localhost\n"))),
         stack: Stack::LARGEST,
         terminal: false,
@@ -77,6 +85,7 @@ fn specs_survive_the_wire() {
             authorities: None,
             listen_ports: Vec::new(),
             http: None,
+            tls: None,
             name_files: None,
             stack: Stack::DEFAULT,
             terminal: true,
@@ -138,6 +147,10 @@ fn specs_that_make_no_sense_are_refused() {
         (exposing(|exposed| exposed.ports[0].host_port = 0), "a port of the node"),
         (exposing(|exposed| exposed.ports[0].container_port = 70_000), "a port of the node"),
         (wire::InstanceSpec { http: Some("x".into()), ..good.clone() }, "settings of HTTP"),
+        (
+            wire::InstanceSpec { tls: Some(wire::TlsCertificate::default()), ..good.clone() },
+            "a certificate with its key",
+        ),
         (wire::InstanceSpec { id: String::new(), ..good.clone() }, "the id"),
         (wire::InstanceSpec { argv: Vec::new(), ..good }, "argv"),
     ] {
@@ -152,4 +165,18 @@ fn values_of_the_environment_stay_out_of_debug_texts() {
     spec.env = vec![("PASSWORD".into(), "hunter2".into())];
     let text = format!("{:?}", wire::StartRequest { spec: Some((&spec).into()), session: String::new() });
     assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn no_text_of_a_spec_has_the_key_in_it() {
+    let spec = spec();
+    let key = spec.tls.as_ref().unwrap().key_der().to_vec();
+    let middle = format!("{:?}", &key[key.len() / 3..key.len() / 2]);
+    let middle = middle.trim_matches(['[', ']']);
+    let wire = wire::InstanceSpec::from(&spec);
+    let tls = wire.tls.clone();
+    assert!(tls.is_some_and(|tls| tls.key == key));
+    for text in [format!("{spec:?}"), format!("{wire:?}"), format!("{wire:#?}").replace(['\n', ' '], "")] {
+        assert!(text.contains("tls") && !text.contains(middle) && !text.contains(&middle.replace(' ', "")));
+    }
 }

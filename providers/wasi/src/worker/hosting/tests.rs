@@ -60,6 +60,7 @@ impl Bench {
             denied_networks: DeniedNetworks::default(),
             egress: None,
             authorities: None,
+            tls: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,
@@ -213,4 +214,23 @@ async fn the_tables_of_the_network_are_those_of_the_present_session() {
     assert_eq!(bench.hosting.set_tables("one", update(Some(1), 2)), SetTables::Stale);
     assert_eq!(bench.hosting.set_tables("two", update(Some(2), 3)), SetTables::OutOfStep);
     assert_eq!(bench.hosting.set_tables("two", update(Some(1), 2)), SetTables::Applied);
+}
+
+/// Also of an instance that is there: a command serves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_those_of_the_present_session() {
+    let bench = Bench::new(1);
+    bench.start(bench.spins("a")).await.unwrap();
+    bench.hosting.begin_session("2".into());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    let chain = params.self_signed(&key).unwrap();
+    let certificate = ServerCertificate::from_der([chain.der().to_vec()], key.serialize_der()).unwrap();
+    for (session, id, expected) in [
+        ("1", "a", None),
+        ("2", "a", Some(CertificateOutcome::NotServed)),
+        ("2", "unknown", Some(CertificateOutcome::NotServed)),
+    ] {
+        assert_eq!(bench.hosting.set_certificate(session, id, &certificate).unwrap(), expected, "{id}");
+    }
 }
