@@ -18,11 +18,11 @@
 #define LINE 256
 #include "component.h"
 #include "socket_address.h"
+#include "streams.h"
 
 #define V(module) module "@0.3.0"
 
 IMPORT(V("wasi:cli/environment"), "get-arguments") void get_arguments(void *);
-IMPORT(V("wasi:cli/stdout"), "write-via-stream") int32_t write_stdout(int32_t);
 
 IMPORT(V("wasi:sockets/types"), "[static]tcp-socket.create") void tcp_create(int32_t, void *);
 IMPORT(V("wasi:sockets/types"), "[method]tcp-socket.bind") void tcp_bind(int32_t, ADDRESS, void *);
@@ -42,22 +42,10 @@ void udp_send(int32_t, const void *, size_t, int32_t, ADDRESS, void *);
 IMPORT(V("wasi:sockets/types"), "[method]udp-socket.receive") void udp_receive(int32_t, void *);
 IMPORT(V("wasi:sockets/types"), "[method]udp-socket.get-local-address") void udp_local(int32_t, void *);
 
-// Streams of bytes, of connections, and futures of what has come of one: of no importance here, and dropped.
-IMPORT("streams", "bytes.new") int64_t bytes_new(void);
-IMPORT("streams", "bytes.read") uint32_t bytes_read(int32_t, void *, size_t);
-IMPORT("streams", "bytes.write") uint32_t bytes_write(int32_t, const void *, size_t);
-IMPORT("streams", "bytes.drop-readable") void bytes_drop(int32_t);
-IMPORT("streams", "bytes.drop-writable") void bytes_end(int32_t);
+// Streams of connections, and futures of what has come of one of bytes: of no importance here, and dropped.
 IMPORT("streams", "connections.read") uint32_t connections_read(int32_t, void *, size_t);
-IMPORT("streams", "printed.drop-readable") void printed_drop(int32_t);
-IMPORT("streams", "printed.read") uint32_t printed_read(int32_t, void *);
 IMPORT("streams", "sent.drop-readable") void sent_drop(int32_t);
 IMPORT("streams", "sent.read") uint32_t sent_read(int32_t, void *);
-IMPORT("streams", "set.new") int32_t set_new(void);
-IMPORT("streams", "set.wait") int32_t set_wait(int32_t, void *);
-IMPORT("streams", "join") void join(int32_t, int32_t);
-
-#define BLOCKED 0xffffffffu
 
 // The layout of results in memory. An error is a case with a text, and only its case is looked at.
 typedef struct {
@@ -96,51 +84,13 @@ typedef struct {
     };
 } IncomingResult;
 
-// What has come of an operation on a stream or a future, for which is waited if it has not come at once.
-static uint32_t outcome(int32_t waitable, uint32_t code) {
-    static int32_t set;
-    uint32_t event[2];
-    if (code != BLOCKED) {
-        return code;
-    }
-    if (!set) {
-        set = set_new();
-    }
-    join(waitable, set);
-    set_wait(set, event);
-    join(waitable, 0);
-    return event[1];
-}
-
-// Writes all of it; nothing where nobody wants it.
-static void write_all(int32_t stream, const void *data, size_t size) {
-    const uint8_t *at = data;
-    while (size) {
-        uint32_t code = outcome(stream, bytes_write(stream, at, size)), count = code >> 4;
-        at += count;
-        size -= count;
-        if (code & 15) {
-            break;
-        }
-    }
-    bytes_end(stream);
-}
-
-static void print(const Line *line) {
-    uint32_t result[8];
-    int64_t pair = bytes_new();
-    int32_t printed = write_stdout((int32_t)pair);
-    write_all((int32_t)(pair >> 32), line->text, line->size);
-    outcome(printed, printed_read(printed, result));
-    printed_drop(printed);
-}
-
 // Sends over a connection, and ends what is sent.
 static void send_all(int32_t socket, const void *data, size_t size) {
     uint32_t result[8];
     int64_t pair = bytes_new();
     int32_t sent = tcp_send(socket, (int32_t)pair);
     write_all((int32_t)(pair >> 32), data, size);
+    bytes_end((int32_t)(pair >> 32));
     outcome(sent, sent_read(sent, result));
     sent_drop(sent);
 }

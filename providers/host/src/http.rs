@@ -14,22 +14,32 @@
 //! the request (HTTP/2), so that a client that takes nothing holds up the guest that answers it, and nobody copies or hands on what
 //! both can have at once. All of these tasks run in turns on the account of their container. Between requests there is no
 //! instance, unless the settings keep some.
+//!
+//! Where several requests are in one instance of WASI 0.3 at a time, that has a task, which lasts as long as there are any:
+//!
+//! ```text
+//!   request ─► [shared]: a seat, the queue, or 503 ─► [occupancy]: who is in the instance ◄─ [driver] ─► guest
+//! ```
 
 mod access;
+mod answering;
 mod call;
 mod certificate;
 mod check;
 mod connection;
+mod driver;
 mod failures;
 mod gate;
 mod instances;
 mod metrics;
+mod occupancy;
 mod request_body;
 mod response_body;
 mod served;
 mod server;
 mod service;
 mod settings;
+mod shared;
 mod stalls;
 mod tls;
 mod trace;
@@ -88,12 +98,15 @@ impl Host {
         if !matches!(loaded.entry, EntryPoint::Http(_) | EntryPoint::HttpP3(_)) {
             return Err(PrepareError::NoHttp);
         }
+        let HttpServing { settings, certificate, failures } = serving.into();
+        if settings.instance_concurrency > 1 && !matches!(loaded.entry, EntryPoint::HttpP3(_)) {
+            return Err(PrepareError::NoConcurrency);
+        }
         let port = setup.listen_ports.get(..1).unwrap_or_default();
         let port = listen::permitted(port, setup.network);
         if port.is_empty() {
             return Err(PrepareError::NoAddress);
         }
-        let HttpServing { settings, certificate, failures } = serving.into();
         let tls = certificate.as_deref().map(ServerTls::new).transpose()?;
         let held = setup.account.hold(setup.held())?;
         let sockets = self.sockets_of(setup);

@@ -112,6 +112,11 @@ pub enum PrepareError {
     /// It is to serve HTTP, and cannot.
     #[error("the module exports no handler of HTTP requests")]
     NoHttp,
+    /// Several requests at a time are asked for, and its module takes one.
+    #[error(
+        "the container asks for several requests at a time in one instance (instance-concurrency), which only components of WASI 0.3 can answer, and its module is none; leave it out, or build the component for wasi:http/handler@0.3"
+    )]
+    NoConcurrency,
     /// The account has no memory left for one more guest, or too little for the first.
     #[error(
         "out of memory before its start: the limit is {limit} bytes, and with what the host holds for this instance the container would use {wanted}; raise limits.memory"

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Event, Pod};
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, PostParams};
 use kubewasm_tests::{guests, node::Options, ports, progress::say, registry::image::Content};
 use serde_json::json;
 use tokio::{
@@ -115,6 +115,45 @@ async fn a_component_is_served_until_its_last_request_is_answered() {
         assert!(load.await.unwrap() > 0);
         pods.gone("server").await;
         end(&client, &pods, node, &[]).await;
+    })
+    .await;
+}
+
+/// As many are in one instance at a time as the annotation says, where the component is one of WASI 0.3.
+#[tokio::test]
+async fn several_requests_are_in_one_instance_where_the_pod_asks_for_it() {
+    if !rustix::process::geteuid().is_root() {
+        say("skipped: network namespaces are root's to make");
+        return;
+    }
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let range = "10.213.88.0/29";
+        let options = Options::default().flag("--network=pod").config("podCIDR", json!(range));
+        let node = own_node("requests-node", &options).await;
+        for (name, guest) in [("of-0-3", "concurrent-0.3.c"), ("of-0-2", "http-0.2.c")] {
+            let content = Content::program("http", guests::guest(guest).await.unwrap());
+            let image = suite().await.registry.push(&format!("http:{name}"), &content).await.unwrap().tagged;
+            let settings = "max-requests=1000,max-instances=1,instance-concurrency=10";
+            let pod = json!({
+                "metadata": { "name": name, "annotations": { "http.kubewasm.dev/main": settings } },
+                "spec": {
+                    "runtimeClassName": "wasm",
+                    "nodeSelector": { "kubernetes.io/hostname": node.name() },
+                    "containers": [{ "name": "main", "image": image }],
+                },
+            });
+            pods.api().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        }
+        let refused = pods.waiting("of-0-2", &["CreateContainerConfigError"]).await.message.unwrap();
+        assert!(refused.contains("instance-concurrency=10") && refused.contains("handler@0.3"), "{refused}");
+        let server = pods.until("of-0-3", "ready", |pod: &Pod| is(pod, "Ready")).await;
+        let ip = address(&server);
+        let meet = (0..10).map(|_| get(ip, "/meet?10"));
+        for answer in futures::future::join_all(meet).await {
+            assert!(answer.unwrap().ends_with("met\n"));
+        }
+        end(&client, &pods, node, &["of-0-2", "of-0-3"]).await;
     })
     .await;
 }

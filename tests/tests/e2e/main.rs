@@ -15,6 +15,7 @@ mod bad_input;
 mod buildah;
 mod churn;
 mod cni;
+mod commands;
 mod controllers;
 mod crash;
 mod deletion;

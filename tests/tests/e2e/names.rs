@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::{
+    commands,
     pods::Pods,
     suite::{SOON, suite, with_temp_ns},
 };
@@ -65,11 +66,17 @@ async fn a_component_looks_names_up_as_its_pod_says() {
                 "args": ["web.ns", "alias", "alias.example", "nowhere.test"],
             }],
         });
-        pods.create("names", spec).await;
-        pods.phase("names", "Succeeded").await;
         let expected =
             "web.ns: 10.9.0.1\nalias: 10.9.9.9\nalias.example: 10.9.9.9\nnowhere.test: refused 18\n";
-        assert_eq!(pods.logs("names").await, expected);
+        let mut of_0_3 = spec.clone();
+        let asks = ["web.ns", "alias", "alias.example", "nowhere.test"].map(|name| ["look-up", name]);
+        of_0_3["containers"][0]["image"] = commands::image().await.into();
+        of_0_3["containers"][0]["args"] = json!(asks.concat());
+        for (name, spec) in [("names", spec), ("names-0-3", of_0_3)] {
+            pods.create(name, spec).await;
+            pods.phase(name, "Succeeded").await;
+            assert_eq!(pods.logs(name).await, expected, "{name}");
+        }
     })
     .await;
 }

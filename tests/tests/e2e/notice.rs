@@ -4,17 +4,22 @@ use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::{
+    commands,
     endings::finalizers,
     pods::{Pods, running, terminated},
     suite::{suite, with_temp_ns},
 };
 
 async fn noticed(value: &str, args: &[&str], grace: u32) -> Value {
+    noticed_of(&suite().await.actor.tagged, value, args, grace)
+}
+
+fn noticed_of(image: &str, value: &str, args: &[&str], grace: u32) -> Value {
     json!({
         "terminationGracePeriodSeconds": grace,
         "containers": [{
             "name": "main",
-            "image": suite().await.actor.tagged,
+            "image": image,
             "args": args,
             "env": [{ "name": "KUBEWASM_STOP_NOTICE", "value": value }],
         }],
@@ -28,8 +33,12 @@ async fn a_guest_is_told_to_end_and_given_its_grace() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
         let listens = noticed("stdin", &["wait", "say", "goodbye", "exit", "7"], 60).await;
+        let of_0_3 =
+            noticed_of(&commands::image().await, "stdin", &["wait", "say", "goodbye", "exit", "7"], 60);
         let ignores = noticed("stdin", &["sleep", "600"], 1).await;
-        for (name, spec, code) in [("listens", listens, 7), ("ignores", ignores, 137)] {
+        for (name, spec, code) in
+            [("listens", listens, 7), ("listens-0-3", of_0_3, 7), ("ignores", ignores, 137)]
+        {
             pods.create(name, spec).await;
             pods.until(name, "running", running).await;
             // With a finalizer the object stays after the node has let go of it.

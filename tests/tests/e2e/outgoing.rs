@@ -101,7 +101,11 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Inf
 }
 
 async fn image(tag: &str) -> String {
-    let content = Content::program("outgoing", guests::guest("outgoing-0.2.c").await.unwrap());
+    image_of("outgoing-0.2.c", tag).await
+}
+
+async fn image_of(guest: &str, tag: &str) -> String {
+    let content = Content::program("outgoing", guests::guest(guest).await.unwrap());
     suite().await.registry.push(&format!("outgoing:{tag}"), &content).await.unwrap().tagged
 }
 
@@ -144,6 +148,8 @@ async fn a_container_trusts_the_authorities_of_its_config_map() {
         let (first, second) = (server.url("/first"), server.url("/second"));
         let args = [first.clone(), "+100000".to_owned(), second.clone()];
         start(asking("trusting", &image, &args, Some("authorities"))).await;
+        let of_0_3 = image_of("outgoing-0.3.c", "tls-0.3").await;
+        start(asking("trusting-0-3", &of_0_3, &args, Some("authorities"))).await;
         start(asking("distrusting", &image, &args[..1], None)).await;
         start(asking("early", &image, &args[..1], Some("late"))).await;
         start(asking("wrong", &image, &args[..1], Some("wrong"))).await;
@@ -153,13 +159,17 @@ async fn a_container_trusts_the_authorities_of_its_config_map() {
         unnamed["spec"]["volumes"] = json!([]);
         start(unnamed).await;
 
-        pods.phase("trusting", "Succeeded").await;
+        for name in ["trusting", "trusting-0-3"] {
+            pods.phase(name, "Succeeded").await;
+        }
         let body = "GET /first by HTTP/2, Ok(0)";
         let of_first = format!("{first}: 200, {} bytes: {body}\n", body.len());
         let body = "POST /second by HTTP/2, Ok(100000)";
         let of_second = format!("{second}: 200, {} bytes: {body}\n", body.len());
-        assert_eq!(pods.logs("trusting").await, format!("{of_first}{of_second}"));
-        assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
+        for name in ["trusting", "trusting-0-3"] {
+            assert_eq!(pods.logs(name).await, format!("{of_first}{of_second}"), "{name}");
+        }
+        assert_eq!(server.accepted.load(Ordering::SeqCst), 2, "one connection for each pod");
         pods.phase("distrusting", "Succeeded").await;
         // TLS-certificate-error.
         assert_eq!(pods.logs("distrusting").await, format!("{first}: refused 13\n"));

@@ -67,6 +67,30 @@ pub(super) enum Progress {
     Silent,
     /// It has failed, which the log has.
     Failed,
+    /// Its instance has not begun with it: another one may.
+    NotBegun(Box<Request<RequestBody>>),
+    /// There was no room for its instance.
+    Overloaded,
+}
+
+/// What is said of a request in the log.
+pub(super) fn name_of<B>(request: &Request<B>) -> String {
+    format!("{} {}", request.method(), request.uri().path())
+}
+
+/// What is said in the log of a guest that has failed.
+pub(super) fn failure(
+    served: &Served,
+    instance: &HttpInstance,
+    phase: GuestPhase,
+    error: wasmtime::Error,
+) -> String {
+    let refusal = instance.store.data().memory.refusal();
+    let exit = outcome::of(phase, &Err(error), refusal, served.overflow());
+    match exit.message {
+        message if message.is_empty() => format!("the guest exited with {}", exit.code),
+        message => message,
+    }
 }
 
 impl Call {
@@ -78,15 +102,15 @@ impl Call {
         request: Request<RequestBody>,
     ) -> Self {
         instance.take_request();
-        let name = format!("{} {}", request.method(), request.uri().path());
+        let name = name_of(&request);
         let began = Arc::clone(&instance.began);
         let answer = AnswerSlot::default();
         let slot = answer.clone();
-        let is_secure = served.tls.is_some();
+        let scheme = served.scheme();
         let work = Box::pin(async move {
             let result = match &instance.handler {
-                Handler::P2(_) => call_p2(&mut instance, request, is_secure, slot).await,
-                Handler::P3(_) => call_p3(&mut instance, request, is_secure, slot).await,
+                Handler::P2(_) => call_p2(&mut instance, request, scheme, slot).await,
+                Handler::P3(_) => call_p3(&mut instance, request, scheme, slot).await,
             };
             (instance, result)
         });
@@ -117,13 +141,7 @@ impl Call {
         match result {
             Ok(()) => self.served.idle.keep(instance, &self.served.settings),
             Err(error) => {
-                let refusal = instance.store.data().memory.refusal();
-                let overflow = self.served.overflow();
-                let exit = outcome::of(GuestPhase::Run, &Err(error), refusal, overflow);
-                let message = match exit.message {
-                    message if message.is_empty() => format!("the guest exited with {}", exit.code),
-                    message => message,
-                };
+                let message = failure(&self.served, &instance, GuestPhase::Run, error);
                 self.has_failed = true;
                 self.served.failed(&self.name, &message);
             }
@@ -150,26 +168,15 @@ impl Call {
     }
 }
 
-/// The rest of a call that nobody waits for.
-pub(super) struct Rest(pub(super) Call);
-
-impl Future for Rest {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_over(cx)
-    }
-}
-
 async fn call_p2(
     instance: &mut HttpInstance,
     request: Request<RequestBody>,
-    is_secure: bool,
+    scheme: http::uri::Scheme,
     slot: AnswerSlot,
 ) -> wasmtime::Result<()> {
     let Handler::P2(proxy) = &instance.handler else { return Ok(()) };
     let mut view = instance.store.data_mut().http();
-    let scheme = if is_secure { Scheme::Https } else { Scheme::Http };
+    let scheme = if scheme == http::uri::Scheme::HTTPS { Scheme::Https } else { Scheme::Http };
     let request = view.new_incoming_request(scheme, request)?;
     let describe = |code: ErrorCode| format!("{code:?}");
     let out = view.new_response_outparam_from_callback(move |answer| slot.set(answer.map_err(describe)))?;
@@ -180,14 +187,14 @@ async fn call_p2(
 async fn call_p3(
     instance: &mut HttpInstance,
     request: Request<RequestBody>,
-    is_secure: bool,
+    scheme: http::uri::Scheme,
     slot: AnswerSlot,
 ) -> wasmtime::Result<()> {
     let Handler::P3(service) = &instance.handler else { return Ok(()) };
     let state = instance.store.data_mut();
     let (mut request, received) = p3::Request::from_http(state.http().hooks, request);
     // What a client says of it, in HTTP/2 alone, is not known to be true.
-    request.scheme = Some(if is_secure { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    request.scheme = Some(scheme);
     let request = state.http().table.push(request)?;
     let answered = instance.store.run_concurrent(async move |accessor| -> wasmtime::Result<()> {
         let answer = service.wasi_http_handler().call_handle(accessor, request).await?;
@@ -203,7 +210,7 @@ async fn call_p3(
             answer.into_http_with_getter(&mut store, received, GuestState::http)
         })?;
         let (sent, is_sent) = oneshot::channel();
-        slot.set(Ok(answer.map(|body| WasiBody::new(WithEnd { body, _sent: sent }))));
+        slot.set(Ok(answer.map(|body| WasiBody::new(WithEnd::new(body, sent)))));
         // An error is an end, too.
         let _ = is_sent.await;
         Ok(())
@@ -212,9 +219,16 @@ async fn call_p3(
 }
 
 /// A body, and somebody who waits for its end.
-struct WithEnd {
+pub(super) struct WithEnd {
     body: WasiBody,
     _sent: oneshot::Sender<()>,
+}
+
+impl WithEnd {
+    /// Whoever waits is told when this is dropped.
+    pub(super) fn new(body: WasiBody, sent: oneshot::Sender<()>) -> Self {
+        Self { body, _sent: sent }
+    }
 }
 
 impl hyper::body::Body for WithEnd {

@@ -36,7 +36,7 @@ pub(super) struct Place {
 pub(super) struct Overloaded;
 
 /// Stands in the queue.
-struct Queued<'a>(&'a AtomicUsize);
+pub(super) struct Queued<'a>(&'a AtomicUsize);
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
@@ -64,7 +64,14 @@ impl Gate {
         Ok(Place { gate: Arc::clone(self), _permit: permit })
     }
 
-    fn stand_in_queue(&self) -> Result<Queued<'_>, Overloaded> {
+    /// Takes a place, if there is one.
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let permit = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Place { gate: Arc::clone(self), _permit: permit })
+    }
+
+    /// A request waits, if the queue is not full, until this is dropped.
+    pub(super) fn stand_in_queue(&self) -> Result<Queued<'_>, Overloaded> {
         let fits = |queued: usize| (queued < self.queue).then_some(queued + 1);
         let entered = self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         entered.map(|_| Queued(&self.queued)).map_err(|_| Overloaded)

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Bytes that are counted for each instance besides what any guest is counted: buffers of its request and its answer.
-const HELD_FOR_BODIES: u64 = 64 << 10;
+pub(super) const HELD_FOR_BODIES: u64 = 64 << 10;
 
 /// An instance that answers requests, one after the other.
 pub(super) struct HttpInstance {
@@ -75,11 +75,26 @@ impl HttpInstance {
         self.requests = self.requests.saturating_add(1);
     }
 
+    /// As many more.
+    pub(super) fn take_requests(&mut self, count: u32) {
+        self.requests = self.requests.saturating_add(count);
+    }
+
+    /// Requests that it may still answer.
+    pub(super) fn requests_left(&self, settings: &HttpSettings) -> u32 {
+        settings.max_requests.saturating_sub(self.requests)
+    }
+
+    /// When it is too old for another one.
+    pub(super) fn good_until(&self, settings: &HttpSettings) -> Instant {
+        self.made + settings.max_age
+    }
+
     /// Whether it may answer another one.
     fn is_good(&self, settings: &HttpSettings, now: Instant) -> bool {
         let memory = self.store.data().memory.taken();
-        self.requests < settings.max_requests
-            && now.duration_since(self.made) < settings.max_age
+        self.requests_left(settings) > 0
+            && now < self.good_until(settings)
             && (settings.max_memory == 0 || memory <= settings.max_memory)
     }
 }

@@ -13,7 +13,7 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::{
     access::Requested,
-    call::{Call, Rest},
+    answering::{Answering, Rest},
     connection::BusyConnection,
     metrics::Counted,
     served::Served,
@@ -37,11 +37,13 @@ enum Source {
 /// A body that a guest makes, which goes on as far as its body is asked for.
 struct FromGuest {
     body: WasiBody,
-    call: Option<Call>,
+    call: Option<Answering>,
     /// Bytes that are still to come, where the guest has said how many.
     expected: Option<u64>,
     /// There is no more, or nobody wants it: HEAD.
     is_complete: bool,
+    /// It was read to its end.
+    is_read: bool,
     /// The guest trapped or exited while its answer was sent.
     has_failed: bool,
     silence: Silence,
@@ -75,11 +77,12 @@ impl ResponseBody {
     }
 
     /// What a guest sends. `is_wanted`: the client takes a body at all.
-    pub(super) fn of_guest(body: WasiBody, call: Call, expected: Option<u64>, is_wanted: bool) -> Self {
+    pub(super) fn of_guest(body: WasiBody, call: Answering, expected: Option<u64>, is_wanted: bool) -> Self {
         let silence = Silence::new(call.served().settings.request_timeout);
         let is_complete = !is_wanted || expected == Some(0) || body.is_end_stream();
         let has_failed = call.has_failed();
-        let guest = FromGuest { body, call: Some(call), expected, is_complete, has_failed, silence };
+        let call = Some(call);
+        let guest = FromGuest { body, call, expected, is_complete, is_read: false, has_failed, silence };
         Self { source: Source::Guest(Box::new(guest)), record: None, sent: 0 }
     }
 
@@ -102,11 +105,18 @@ impl FromGuest {
             }
             frame = Pin::new(&mut self.body).poll_frame(cx);
         }
+        if let Poll::Ready(None) = frame
+            && let Some(call) = self.call.as_mut().filter(|call| call.is_driven())
+        {
+            // It may have failed a moment ago.
+            let _ = call.poll_over(cx);
+            self.has_failed |= call.has_failed();
+        }
         match frame {
             // What is torn off with the guest looks like an end.
             Poll::Ready(None) if self.has_failed => Poll::Ready(Some(Err(BrokenBody::Failed))),
             Poll::Ready(None) => {
-                self.is_complete = true;
+                (self.is_complete, self.is_read) = (true, true);
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Ok(frame))) => {
@@ -120,7 +130,8 @@ impl FromGuest {
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BrokenBody::Unfinished(error)))),
             Poll::Pending => {
                 ready!(self.silence.poll_over(cx));
-                if let Some(call) = self.call.take() {
+                if let Some(mut call) = self.call.take() {
+                    call.time_is_up();
                     let reason = "the guest did not go on with its answer in time";
                     call.served().timed_out(call.name(), reason);
                 }
@@ -183,6 +194,7 @@ impl Drop for ResponseBody {
             && guest.is_complete
             && let Some(call) = guest.call.take()
             && !call.is_over()
+            && !(guest.is_read && call.is_driven())
         {
             let body = std::mem::take(&mut guest.body);
             let served = std::sync::Arc::clone(call.served());

@@ -18,6 +18,7 @@ use super::{
     instances::IdleInstances,
     metrics::{HttpMetrics, HttpStats},
     settings::HttpSettings,
+    shared::SharedInstances,
     tls::{CertificateOutcome, ServerTls},
 };
 use crate::{
@@ -43,6 +44,8 @@ pub(super) struct Served {
     pub(super) common: Common,
     pub(super) gate: Arc<Gate>,
     pub(super) idle: IdleInstances,
+    /// Those that several requests are in.
+    pub(super) shared: SharedInstances,
     pub(super) metrics: HttpMetrics,
     pub(super) log: ServerLog,
     /// It speaks TLS, and nothing else.
@@ -81,6 +84,7 @@ impl Served {
             common,
             gate,
             idle: IdleInstances::default(),
+            shared: SharedInstances::default(),
             metrics: HttpMetrics::default(),
             log,
             tls: None,
@@ -124,6 +128,11 @@ impl Served {
         if let Some(failures) = &self.failures {
             failures.failed(reason);
         }
+    }
+
+    /// What the URLs of requests begin with.
+    pub(super) fn scheme(&self) -> http::uri::Scheme {
+        if self.tls.is_some() { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP }
     }
 
     pub(super) fn drains(&self) -> bool {

@@ -10,7 +10,8 @@ use wasmtime_wasi_http::WasiBody;
 
 use super::{
     access::Requested,
-    call::{Call, Progress, Rest},
+    answering::{Answering, NoRoom, Rest},
+    call::Progress,
     check,
     connection::ConnectionState,
     instances::NoInstance,
@@ -63,15 +64,9 @@ pub(super) async fn answer(
 /// Has a guest answer.
 async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Response<ResponseBody> {
     let until = Instant::now() + served.settings.request_timeout;
-    let Ok(place) = served.gate.enter(until).await else { return overloaded(served) };
-    let instance = match timeout_at(until, served.instance(&place, until)).await {
-        Ok(Ok(instance)) => instance,
-        Ok(Err(NoInstance::Overloaded)) => return overloaded(served),
-        Ok(Err(NoInstance::Failed(reason))) => {
-            served.failed("no instance for a request", &reason);
-            return of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "");
-        }
-        Err(_) => return timed_out(served, "no instance for a request", "it was not ready in time"),
+    let room = match served.room(until).await {
+        Ok(room) => room,
+        Err(reason) => return no_room(served, reason),
     };
     if parts.uri.authority().is_none() && !parts.headers.contains_key(header::HOST) {
         // Only HTTP/1.0 leaves it out; a guest is told some name.
@@ -84,17 +79,30 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
         body.ask().await;
     }
     let request = Request::from_parts(parts, body);
-    let mut call = Call::new(Arc::clone(served), instance, place, request);
-    let answered = poll_fn(|cx| {
-        let progress = call.poll_answer(cx);
-        // What the guest makes of half a body is not asked for.
-        match fault.status() {
-            Some(status) => Poll::Ready(Err(status)),
-            None => progress.map(Ok),
+    let mut call = Answering::new(Arc::clone(served), room, until, request);
+    let answered = loop {
+        let answered = poll_fn(|cx| {
+            let progress = call.poll_answer(cx);
+            // What the guest makes of half a body is not asked for.
+            match fault.status() {
+                Some(status) => Poll::Ready(Err(status)),
+                None => progress.map(Ok),
+            }
+        });
+        match timeout_at(until, answered).await {
+            Ok(Ok(Progress::NotBegun(request))) => match served.room(until).await {
+                Ok(room) => call = Answering::new(Arc::clone(served), room, until, *request),
+                Err(reason) => return no_room(served, reason),
+            },
+            answered => break answered,
         }
-    });
-    match timeout_at(until, answered).await {
-        Err(_) => timed_out(served, call.name(), "the guest did not answer in time"),
+    };
+    match answered {
+        Err(_) => {
+            call.time_is_up();
+            timed_out(served, call.name(), "the guest did not answer in time")
+        }
+        Ok(Ok(Progress::Overloaded | Progress::NotBegun(_))) => overloaded(served),
         Ok(Err(status)) => {
             let mut answer = of_our_own(status, "");
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -118,7 +126,7 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
     }
 }
 
-fn of_guest(call: Call, answer: Response<WasiBody>, is_head: bool) -> Response<ResponseBody> {
+fn of_guest(call: Answering, answer: Response<WasiBody>, is_head: bool) -> Response<ResponseBody> {
     let has_body = ![StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&answer.status());
     let expected = check::length(answer.headers());
     answer.map(|body| ResponseBody::of_guest(body, call, expected, has_body && !is_head))
@@ -138,6 +146,17 @@ fn of_our_own(status: StatusCode, reason: &str) -> Response<ResponseBody> {
     answer
 }
 
+fn no_room(served: &Served, reason: NoRoom) -> Response<ResponseBody> {
+    match reason {
+        NoRoom::NoInstance(NoInstance::Overloaded) => overloaded(served),
+        NoRoom::NoInstance(NoInstance::Failed(reason)) => {
+            served.failed("no instance for a request", &reason);
+            of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "")
+        }
+        NoRoom::TooLate => timed_out(served, "no instance for a request", "it was not ready in time"),
+    }
+}
+
 fn overloaded(served: &Served) -> Response<ResponseBody> {
     served.metrics.rejected();
     let mut answer = of_our_own(StatusCode::SERVICE_UNAVAILABLE, "");
@@ -150,7 +169,7 @@ fn timed_out(served: &Served, request: &str, reason: &str) -> Response<ResponseB
     of_our_own(StatusCode::GATEWAY_TIMEOUT, "")
 }
 
-fn failed(served: &Served, call: &Call, reason: &str) -> Response<ResponseBody> {
+fn failed(served: &Served, call: &Answering, reason: &str) -> Response<ResponseBody> {
     served.failed(call.name(), reason);
     of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "")
 }

@@ -19,6 +19,8 @@ pub struct HttpSettings {
     pub max_memory: u64,
     /// Instances at a time.
     pub max_instances: u32,
+    /// Requests at a time in one instance of WASI 0.3. No more than `max_requests`.
+    pub instance_concurrency: u32,
     /// Requests that wait for an instance; one more is answered with 503.
     pub queue: u32,
     /// From a request's head to the head of its answer, and between two pieces of the answer.
@@ -69,6 +71,7 @@ impl Default for HttpSettings {
             idle_time: Duration::from_secs(10),
             max_memory: 0,
             max_instances: 64,
+            instance_concurrency: 1,
             queue: 256,
             request_timeout: Duration::from_secs(60),
             header_timeout: Duration::from_secs(60),
@@ -102,6 +105,16 @@ pub enum InvalidHttpSettings {
     /// The same key twice.
     #[error("{0} is set twice; leave one of them out")]
     Twice(&'static str),
+    /// More requests at a time than an instance answers in all.
+    #[error(
+        "instance-concurrency={concurrency} asks for an instance that answers as many requests at least, and max-requests is {requests}; set max-requests, such as max-requests=1000"
+    )]
+    Concurrency {
+        /// Requests at a time.
+        concurrency: u32,
+        /// Requests in all.
+        requests: u32,
+    },
     /// A value that is none of this key.
     #[error("{key}={value}: it must be {expected}")]
     Value {
@@ -114,12 +127,13 @@ pub enum InvalidHttpSettings {
     },
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 20] = [
     "max-requests",
     "max-age",
     "idle-time",
     "max-memory",
     "max-instances",
+    "instance-concurrency",
     "queue",
     "request-timeout",
     "header-timeout",
@@ -167,6 +181,7 @@ impl HttpSettings {
             "idle-time" => self.idle_time = time(SHORTEST)?,
             "max-memory" => self.max_memory = bytes()?,
             "max-instances" => self.max_instances = count(1, 10_000)?,
+            "instance-concurrency" => self.instance_concurrency = count(1, 1000)?,
             "queue" => self.queue = count(0, 100_000)?,
             "request-timeout" => self.request_timeout = time(SHORTEST)?,
             "header-timeout" => self.header_timeout = time(SHORTEST)?,
@@ -212,6 +227,10 @@ impl FromStr for HttpSettings {
             seen.push(key);
             settings.set(key, value)?;
         }
+        let (concurrency, requests) = (settings.instance_concurrency, settings.max_requests);
+        if concurrency > requests {
+            return Err(InvalidHttpSettings::Concurrency { concurrency, requests });
+        }
         Ok(settings)
     }
 }
@@ -222,7 +241,8 @@ impl fmt::Display for HttpSettings {
         use units::{Millis, Size};
         write!(f, "max-requests={},max-age={}", self.max_requests, Millis(self.max_age))?;
         write!(f, ",idle-time={},max-memory={}", Millis(self.idle_time), Size(self.max_memory))?;
-        write!(f, ",max-instances={},queue={}", self.max_instances, self.queue)?;
+        write!(f, ",max-instances={}", self.max_instances)?;
+        write!(f, ",instance-concurrency={},queue={}", self.instance_concurrency, self.queue)?;
         write!(f, ",request-timeout={}", Millis(self.request_timeout))?;
         write!(f, ",header-timeout={}", Millis(self.header_timeout))?;
         write!(f, ",body-timeout={}", Millis(self.body_timeout))?;
@@ -265,7 +285,8 @@ mod tests {
 
     #[test]
     fn settings_are_read_as_they_are_written() {
-        let other: HttpSettings = "max-requests=7,max-age=90m,idle-time=1s,max-memory=1Gi,max-instances=3,queue=0,\
+        let other: HttpSettings = "max-requests=7,max-age=90m,idle-time=1s,max-memory=1Gi,max-instances=3,\
+            instance-concurrency=2,queue=0,\
             request-timeout=1ms,header-timeout=2s,body-timeout=3s,send-timeout=4s,keep-alive=5s,keep-alive-requests=6,\
             max-body=10Mi,max-header=16Ki,max-uri=1000,max-connections=8,max-streams=9,drain=0s,access-log=combined"
             .parse()
@@ -290,6 +311,8 @@ mod tests {
             ("drain=25h", "up to 24h"),
             ("max-body=1MB", "max-body=1MB: it must be an amount"),
             ("max-header=1Ki", "an amount from 8Ki to 1Mi"),
+            ("instance-concurrency=2", "max-requests is 1; set max-requests"),
+            ("max-requests=5,instance-concurrency=1001", "a number from 1 to 1000"),
             ("access-log=on", "off, combined or json"),
         ] {
             let error = text.parse::<HttpSettings>().unwrap_err().to_string();

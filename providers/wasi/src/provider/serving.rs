@@ -47,6 +47,14 @@ pub(super) fn settings(
     asked: Option<HttpSettings>,
 ) -> Result<Option<HttpSettings>, StartError> {
     match (serves(kind), asked) {
+        (true, Some(asked)) if asked.instance_concurrency > 1 && kind != ModuleKind::HttpComponentP3 => {
+            let key = annotations::HTTP;
+            Err(config(format!(
+                "the annotation {key}/<container> sets instance-concurrency={}, and this one's module is a {kind}, whose instances \
+                 answer one request at a time; leave it out, or build the component for wasi:http/handler@0.3",
+                asked.instance_concurrency
+            )))
+        }
         (true, asked) => Ok(Some(asked.unwrap_or_default())),
         (false, None) => Ok(None),
         (false, Some(_)) => {
@@ -137,6 +145,11 @@ mod tests {
         assert_eq!(settings(ModuleKind::HttpComponent, None).unwrap(), Some(HttpSettings::default()));
         assert_eq!(settings(ModuleKind::HttpComponentP3, Some(asked.clone())).unwrap(), Some(asked.clone()));
         assert_eq!(settings(ModuleKind::CliComponent, None).unwrap(), None);
+        let shared: HttpSettings = "max-requests=7,instance-concurrency=7".parse().unwrap();
+        let found = settings(ModuleKind::HttpComponentP3, Some(shared.clone())).unwrap();
+        assert_eq!(found, Some(shared.clone()));
+        let error = settings(ModuleKind::HttpComponent, Some(shared)).unwrap_err().to_string();
+        assert!(error.contains("instance-concurrency=7") && error.contains("leave it out"), "{error}");
         let error = settings(ModuleKind::CliComponent, Some(asked)).unwrap_err().to_string();
         assert!(error.contains("http.kubewasm.dev") && error.contains("cli-component"), "{error}");
     }

@@ -9,5 +9,6 @@ mod ends;
 mod failures;
 mod malformed;
 mod requests;
+mod shared;
 mod tls;
 mod world;

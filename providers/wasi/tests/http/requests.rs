@@ -95,20 +95,27 @@ fn lines(lines: &[(String, &str)]) -> String {
     lines.iter().map(|(url, said)| format!("{url}: {said}\n")).collect()
 }
 
+/// The program of WASI 0.2, and that of 0.3.
+const GUESTS: [&str; 2] = ["outgoing-0.2.c", "outgoing-0.3.c"];
+
 /// Bodies of several times the memory that the guest may have, each way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_component_asks_over_one_connection_and_holds_no_bodies() {
-    let server = Native::start().await;
-    let [hello, large, count] = ["/hello", "/large", "/count"].map(|path| server.url(path));
-    let argv = ["guest", &hello, &large, &format!("+{LARGE}"), &count, &hello].map(str::to_owned);
-    let expected = lines(&[
-        (hello.clone(), "200, 5 bytes: hello"),
-        (large, "200, 67108864 bytes: "),
-        (count, "200, 8 bytes: 67108864"),
-        (hello, "200, 5 bytes: hello"),
-    ]);
-    assert_eq!(run_guest("outgoing-0.2.c", &argv, &Network::Host, 16 << 20).await, expected);
-    assert_eq!(server.accepted(), 1);
+async fn a_component_uses_its_connection_again_and_holds_no_bodies() {
+    for guest in GUESTS {
+        let server = Native::start().await;
+        let [hello, large, count] = ["/hello", "/large", "/count"].map(|path| server.url(path));
+        let argv = ["guest", &hello, &large, &format!("+{LARGE}"), &count, &hello].map(str::to_owned);
+        let expected = lines(&[
+            (hello.clone(), "200, 5 bytes: hello"),
+            (large, "200, 67108864 bytes: "),
+            (count, "200, 8 bytes: 67108864"),
+            (hello, "200, 5 bytes: hello"),
+        ]);
+        assert_eq!(run_guest(guest, &argv, &Network::Host, 16 << 20).await, expected, "{guest}");
+        // A guest of 0.3 may ask again in the moment between the end of a body and the return of its connection.
+        let most = if guest == "outgoing-0.3.c" { 3 } else { 1 };
+        assert!(server.accepted() <= most, "{guest}: {} connections for four requests", server.accepted());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -118,6 +125,8 @@ async fn a_component_is_told_why_there_is_no_answer() {
     let argv = ["guest".to_owned(), server.url("/hello"), gone.clone()];
     // Destination-IP-prohibited, and DNS-error.
     let expected = lines(&[(server.url("/hello"), "refused 4"), (gone, "refused 1")]);
-    assert_eq!(run_guest("outgoing-0.2.c", &argv, &Network::Outgoing, 16 << 20).await, expected);
+    for guest in GUESTS {
+        assert_eq!(run_guest(guest, &argv, &Network::Outgoing, 16 << 20).await, expected, "{guest}");
+    }
     assert_eq!(server.accepted(), 0);
 }

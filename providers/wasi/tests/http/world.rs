@@ -1,9 +1,10 @@
 //! A server with the guest of `tests/guests/http-0.2.c`, and clients of it.
 
 use std::{
+    collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -84,8 +85,7 @@ type Module = OnceCell<(PathBuf, ModuleKind)>;
 
 /// The machine code of one of `tests/guests`.
 async fn module(guest: &str) -> &'static (PathBuf, ModuleKind) {
-    static OF_0_2: Module = OnceCell::const_new();
-    static OF_0_3: Module = OnceCell::const_new();
+    static MODULES: Mutex<BTreeMap<String, &'static Module>> = Mutex::new(BTreeMap::new());
     let compile = async || {
         let bytes = kubewasm_tests::guests::guest(guest).await.unwrap();
         let kind = inspect::inspect(&bytes).unwrap();
@@ -95,7 +95,9 @@ async fn module(guest: &str) -> &'static (PathBuf, ModuleKind) {
         std::fs::write(&path, code).unwrap();
         (path, kind)
     };
-    let module = if guest == OF_WASI_0_3 { &OF_0_3 } else { &OF_0_2 };
+    // There are a few, and all of them last as long as the tests.
+    let module =
+        *MODULES.lock().unwrap().entry(guest.to_owned()).or_insert_with(|| Box::leak(Box::default()));
     module.get_or_init(compile).await
 }
 
@@ -152,6 +154,18 @@ impl Server {
         let monitor = server.monitor();
         let running = tokio::spawn(server.run(stopped));
         Self { address, account, monitor, output, stop, running }
+    }
+
+    /// Why there can be no such server.
+    pub(crate) async fn refused(guest: &str, settings: &str) -> String {
+        let (host, _) = host();
+        let (module, kind) = module(guest).await;
+        let loaded = host.load(module, *kind, Stack::DEFAULT).await.unwrap();
+        let account = host.account(GuestLimits { memory_bytes: 0, cpu: CpuShare::default() });
+        let output: Arc<dyn Output> = Arc::new(Capture::new(1 << 20));
+        let listen_ports = [ListenPort { port: 80, name: String::new() }];
+        let setup = Setup { listen_ports: &listen_ports, ..setup(&output, &account) };
+        host.serve(loaded, &setup, settings.parse().unwrap()).unwrap_err().to_string()
     }
 
     pub(crate) fn stats(&self) -> HttpStats {
