@@ -26,6 +26,7 @@ has clang || missing+=(clang)                                       # compiles g
 has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
 has nft || missing+=(nftables)                                      # masquerades what pods send
 has dnsmasq || missing+=(dnsmasq-base)                              # answers guests' questions about names
+has tinyproxy || missing+=(tinyproxy-bin)                           # leads guests' requests on
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
 if ! rust_target && [ ! -e /usr/lib/rustlib/src/rust/library ]; then

@@ -5,6 +5,7 @@
 //   /bytes?<n>         n bytes
 //   /endless           bytes until nobody takes them
 //   /sleep?<ms>        "slept", after so long
+//   /drip?<n>          n times "drip", with 20 ms after each
 //   /loop              computes for ever; /late-loop after it has answered
 //   /trap              traps; /late-trap after the first bytes of its answer, /every?<n> in every nth request of an instance
 //   /grow?<MiB>        grows its memory, and tells whether it could
@@ -293,6 +294,11 @@ EXPORT("handle") void handle(int32_t request, int32_t out) {
         whole = send_blocks(output, UINT64_MAX);
     } else if (is(path, "/sleep")) {
         send_text(output, "slept\n");
+    } else if (is(path, "/drip")) {
+        for (uint64_t n = 0; n < much && whole; n++) {
+            whole = send_text(output, "drip\n") && flush(output);
+            wait(after(20 * 1000000));
+        }
     } else if (is(path, "/grow")) {
         uint64_t grown = 0;
         while (grown < much && __builtin_wasm_memory_grow(0, 16) != (size_t)-1) {

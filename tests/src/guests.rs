@@ -193,6 +193,7 @@ mod tests {
             "sockets-0.3.c",
             "http-0.2.c",
             "http-0.3.wat",
+            "drip-0.3.wat",
             "reactor.wat",
             "unknown-world.wat",
         ] {

@@ -9,6 +9,7 @@ mod manifest;
 mod module;
 mod network_mode;
 mod node;
+mod outgoing_proxy;
 mod processes;
 mod resolvers;
 mod run;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     network_mode::{NetworkMode, NetworkPolicyMode},
+    outgoing_proxy::ProxyArgs,
     resolvers::Resolvers,
     runtime::{self, ImageSettings},
 };
@@ -110,6 +111,9 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "CIDR|node")]
     deny_network: Vec<DeniedNetwork>,
 
+    #[command(flatten)]
+    proxy: ProxyArgs,
+
     /// Whose addresses pods have: `pod`, their own, from the Node's podCIDR; `host`, the node's; `auto`, their own where this
     /// process has the rights for it and the Node is given a podCIDR; `cni`, those that the CNI plugins of --cni-conf-dir
     /// give them.
@@ -187,6 +191,7 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
         cluster_networks: args.cluster_network.clone(),
         cni_conf_dir: args.cni_conf_dir.clone(),
         cni_bin_dirs: args.cni_bin_dir.clone(),
+        proxy: args.proxy.clone(),
     };
     let (config, warnings) = Config::load(&flags(args))?;
     for warning in warnings {
@@ -258,6 +263,7 @@ struct NetworkSettings {
     cluster_networks: Vec<IpNet>,
     cni_conf_dir: PathBuf,
     cni_bin_dirs: Vec<PathBuf>,
+    proxy: ProxyArgs,
 }
 
 async fn run(
@@ -291,6 +297,7 @@ async fn run(
     hidden.extend([config.root_dir.clone(), config.kubelet.pod_logs_dir.clone()]);
     // Networks keep their own keys for the API server beside their configuration.
     hidden.extend(cni.is_some().then_some(network.cni_conf_dir));
+    hidden.extend(network.proxy.credentials_file().map(PathBuf::from));
     let runtime = runtime::open(runtime::ProviderSettings {
         store: config.root_dir.join("modules"),
         workers: config.root_dir.join("workers"),
@@ -304,6 +311,7 @@ async fn run(
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
         denied_networks,
+        http_proxy: network.proxy.read(&config.kubelet.cluster_domain)?,
         pod_network,
         cluster_networks: network.cluster_networks,
         cni,

@@ -109,6 +109,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
         allocatable_memory: None,
         denied_networks: DeniedNetworks::default(),
+        http_proxy: None,
         pod_network: false,
         cluster_networks: Vec::new(),
         cni: None,

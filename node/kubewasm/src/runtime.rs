@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use ipnet::IpNet;
 use kubewasm_cni::SandboxOptions;
-use kubewasm_host::{DeniedNetworks, compile::ChildCompiler, program::Program};
+use kubewasm_host::{DeniedNetworks, HttpProxy, compile::ChildCompiler, program::Program};
 use kubewasm_modules::{InvalidSignaturePolicy, SignaturePolicy, Store, StoreOptions};
 use kubewasm_wasi::{
     confine::Confinement,
@@ -46,6 +46,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) allocatable_memory: Option<u64>,
     /// What pods without the host's network do not reach.
     pub(crate) denied_networks: DeniedNetworks,
+    /// What requests of pods for HTTP go through.
+    pub(crate) http_proxy: Option<HttpProxy>,
     /// Pods have addresses of their own.
     pub(crate) pod_network: bool,
     /// Networks that know the way to them.
@@ -99,6 +101,7 @@ pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiR
         default_memory_limit: settings.default_memory_limit,
         allocatable_memory: settings.allocatable_memory,
         denied_networks: settings.denied_networks,
+        http_proxy: settings.http_proxy.map(Arc::new),
         pod_network: settings.pod_network,
         cluster_networks: settings.cluster_networks,
         cni: settings.cni,

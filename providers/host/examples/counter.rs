@@ -90,6 +90,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             egress: None,
             http_connections: None,
             authorities: None,
+            http_proxy: None,
             name_files: None,
             listen_ports: &[],
             output: &output,

@@ -75,7 +75,10 @@ pub use network::{
     DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, ExposedPort, ExposedPorts, Firewall, Firewalls,
     InvalidEgress, Network, NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,
 };
-pub use outgoing::{HttpConnections, InvalidAuthorities, PrivateAuthorities};
+pub use outgoing::{
+    HttpConnections, HttpProxy, InvalidAuthorities, InvalidHttpProxy, PastProxy, PrivateAuthorities,
+    ProxyCredentials,
+};
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
 pub use plugin::{AnyPlugin, Plugin, PluginState};
 pub use setup::{Preopen, PrepareError, Setup};

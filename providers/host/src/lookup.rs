@@ -164,16 +164,34 @@ impl GuestLookups {
         answer.map(Iterator::collect)
     }
 
+    /// The addresses of a name that the guest does not know of, and its host asks for on its behalf: no list of the guest's is
+    /// asked whether it may be, nor does it hear what was answered.
+    pub(crate) async fn addresses_for_host(&self, name: &str) -> Result<Vec<IpAddr>, ErrorCode> {
+        let domain = match asked(name)? {
+            Asked::Address(address) => return Ok(vec![address]),
+            Asked::Name(domain) => domain,
+        };
+        let found = tokio::time::timeout(self.deadline, self.look_up(domain)).await;
+        Ok(found.unwrap_or(Err(ErrorCode::TemporaryResolverFailure))?.addresses)
+    }
+
+    /// Looks up a name, in its turn.
+    fn look_up(&self, domain: String) -> impl Future<Output = Result<Found, ErrorCode>> + Send + 'static {
+        let (way, running, places) = (self.way.clone(), Arc::clone(&self.running), Arc::clone(&self.places));
+        async move {
+            // Neither is ever closed.
+            let failed = |_| ErrorCode::TemporaryResolverFailure;
+            let own = running.acquire_owned().await.map_err(failed)?;
+            let place = places.acquire_owned().await.map_err(failed)?;
+            way.look_up(domain, [own, place]).await
+        }
+    }
+
     /// Begins to look up a name; what is an address is its own answer. Must be called within a tokio runtime.
     fn begin(&self, name: &str) -> Result<AddressStream, ErrorCode> {
-        let domain = match url::Host::parse(name) {
-            Ok(url::Host::Domain(domain)) => domain,
-            Ok(url::Host::Ipv4(address)) => return Ok(AddressStream::ready(address.into())),
-            Ok(url::Host::Ipv6(address)) => return Ok(AddressStream::ready(address.into())),
-            Err(_) => match name.parse() {
-                Ok(address) => return Ok(AddressStream::ready(IpAddr::V6(address))),
-                Err(_) => return Err(ErrorCode::InvalidArgument),
-            },
+        let domain = match asked(name)? {
+            Asked::Address(address) => return Ok(AddressStream::ready(address)),
+            Asked::Name(domain) => domain,
         };
         if !self.guard.may_look_up(&domain) {
             return Err(ErrorCode::AccessDenied);
@@ -181,16 +199,8 @@ impl GuestLookups {
         let Ok(pending) = Arc::clone(&self.pending).try_acquire_owned() else {
             return Err(ErrorCode::TemporaryResolverFailure);
         };
-        let (way, deadline) = (self.way.clone(), self.deadline);
-        let (running, places) = (Arc::clone(&self.running), Arc::clone(&self.places));
-        let (guard, name) = (Arc::clone(&self.guard), domain.clone());
-        let look_up = async move {
-            // Neither is ever closed.
-            let failed = |_| ErrorCode::TemporaryResolverFailure;
-            let own = running.acquire_owned().await.map_err(failed)?;
-            let place = places.acquire_owned().await.map_err(failed)?;
-            way.look_up(domain, [own, place]).await
-        };
+        let (guard, name, deadline) = (Arc::clone(&self.guard), domain.clone(), self.deadline);
+        let look_up = self.look_up(domain);
         let task = tokio::spawn(async move {
             let answer = tokio::time::timeout(deadline, look_up).await;
             drop(pending);
@@ -199,6 +209,25 @@ impl GuestLookups {
             Ok(addresses.into_iter())
         });
         Ok(AddressStream::Pending(AbortOnDropHandle::new(task)))
+    }
+}
+
+/// What somebody asks for who asks for the addresses of something.
+enum Asked {
+    /// That is one already.
+    Address(IpAddr),
+    Name(String),
+}
+
+fn asked(name: &str) -> Result<Asked, ErrorCode> {
+    match url::Host::parse(name) {
+        Ok(url::Host::Domain(domain)) => Ok(Asked::Name(domain)),
+        Ok(url::Host::Ipv4(address)) => Ok(Asked::Address(address.into())),
+        Ok(url::Host::Ipv6(address)) => Ok(Asked::Address(address.into())),
+        Err(_) => match name.parse() {
+            Ok(address) => Ok(Asked::Address(IpAddr::V6(address))),
+            Err(_) => Err(ErrorCode::InvalidArgument),
+        },
     }
 }
 

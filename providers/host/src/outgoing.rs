@@ -15,6 +15,9 @@
 //! request, and for one on a connection that is open already as well. What runs beside the guests are the drivers of
 //! connections, of which there is a bounded number, and which end with the pod. Whatever the host does here is on the account
 //! of a guest.
+//!
+//! Where the operator has named a proxy ([`proxy`]), a connection is one to it, or a tunnel through it ([`tunnel`]). Where a guest
+//! may go is asked as before, of the addresses that the origin has here.
 
 mod body;
 mod carrier;
@@ -24,10 +27,12 @@ mod error;
 mod exchange;
 mod handshake;
 mod pool;
+mod proxy;
 mod request;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
+mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +43,7 @@ use wasmtime_wasi_http::{
 
 pub(crate) use connect::{OutgoingHost, OutgoingWay};
 pub use pool::HttpConnections;
+pub use proxy::{HttpProxy, InvalidHttpProxy, PastProxy, ProxyCredentials};
 pub use tls::{InvalidAuthorities, PrivateAuthorities};
 
 use crate::state::GuestState;

@@ -10,7 +10,7 @@ use crate::{
     listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
-    outgoing::{HttpConnections, PrivateAuthorities},
+    outgoing::{HttpConnections, HttpProxy, PrivateAuthorities},
     output::Output,
 };
 
@@ -41,6 +41,8 @@ pub struct Setup<'a> {
     pub http_connections: Option<&'a Arc<HttpConnections>>,
     /// Whom it trusts for HTTPS besides those that this machine trusts.
     pub authorities: Option<&'a Arc<PrivateAuthorities>>,
+    /// What its requests for HTTP go through, as far as they do not go past it. `None`: they go where they are to.
+    pub http_proxy: Option<&'a Arc<HttpProxy>>,
     /// What its look-ups of names go by. `None`: by the host's [`Resolver`](crate::Resolver).
     pub name_files: Option<&'a Arc<NameFiles>>,
     /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, and its network

@@ -35,7 +35,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use kubewasm_cni::{SandboxOptions, Sandboxes};
 use kubewasm_host::{
-    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, Network,
+    DEFAULT_MEMORY_LIMIT, DeniedNetworks, Generation, HttpProxy, Network,
     compile::{ChildCompiler, CompileError},
     engine::{self, EngineError},
     program::Program,
@@ -93,6 +93,8 @@ pub struct WasiOptions {
     pub allocatable_memory: Option<u64>,
     /// What containers without the host's network do not reach.
     pub denied_networks: DeniedNetworks,
+    /// What requests of containers for HTTP go through.
+    pub http_proxy: Option<Arc<HttpProxy>>,
     /// Pods have addresses of their own, in network namespaces of their workers.
     pub pod_network: bool,
     /// Networks that know the way to pods: what these send elsewhere comes from the node's address.
@@ -121,6 +123,7 @@ impl WasiOptions {
             default_memory_limit: DEFAULT_MEMORY_LIMIT,
             allocatable_memory: None,
             denied_networks: DeniedNetworks::default(),
+            http_proxy: None,
             pod_network: false,
             cluster_networks: Vec::new(),
             cni: None,
@@ -155,6 +158,7 @@ pub struct WasiRuntime {
     supervisor: Supervisor,
     allow_paths: bool,
     denied_networks: DeniedNetworks,
+    http_proxy: Option<Arc<HttpProxy>>,
     cluster_networks: Vec<IpNet>,
     /// The networks of pods, where CNI plugins make them.
     sandboxes: Option<Sandboxes>,
@@ -219,6 +223,7 @@ impl WasiRuntime {
             supervisor,
             allow_paths: options.allow_paths,
             denied_networks: options.denied_networks,
+            http_proxy: options.http_proxy,
             cluster_networks: options.cluster_networks,
             sandboxes,
             isolation: options.isolation,
@@ -339,7 +344,9 @@ impl WasiRuntime {
         let denied_networks = network::denied(&self.denied_networks, is_elsewhere).await?;
         let holds = std::iter::once(hold).chain(volumes.into_iter().map(|(_, hold)| hold)).collect();
         let instance = InstanceSpec { label, stack, terminal, network, denied_networks, egress, ..instance };
-        Ok((serving::with_port(InstanceSpec { http, tls, authorities, ..instance }), holds))
+        let http_proxy = self.http_proxy.clone();
+        let instance = InstanceSpec { http, tls, authorities, http_proxy, ..instance };
+        Ok((serving::with_port(instance), holds))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressList, ListenPort, ModuleKind, NameFiles, Network, PrivateAuthorities,
-    Stack,
+    CpuShare, DeniedNetworks, EgressList, HttpProxy, ListenPort, ModuleKind, NameFiles, Network,
+    PrivateAuthorities, Stack,
     http::{HttpSettings, ServerCertificate},
 };
 
@@ -41,6 +41,8 @@ pub struct InstanceSpec {
     pub egress: Option<EgressList>,
     /// Whom it trusts for HTTPS besides those that the worker's machine trusts.
     pub authorities: Option<Arc<PrivateAuthorities>>,
+    /// What its requests for HTTP go through, if the operator has named it.
+    pub http_proxy: Option<Arc<HttpProxy>>,
     /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, or serves HTTP;
     /// that does on the first one.
     pub listen_ports: Vec<ListenPort>,
@@ -87,6 +89,7 @@ impl fmt::Debug for InstanceSpec {
             .field("denied_networks", &self.denied_networks)
             .field("egress", &self.egress)
             .field("authorities", &self.authorities)
+            .field("http_proxy", &self.http_proxy)
             .field("listen_ports", &self.listen_ports)
             .field("http", &self.http)
             .field("tls", &self.tls)
@@ -159,6 +162,7 @@ mod tests {
             denied_networks: DeniedNetworks::default(),
             egress: None,
             authorities: None,
+            http_proxy: None,
             listen_ports: Vec::new(),
             http: None,
             tls: None,

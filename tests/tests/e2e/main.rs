@@ -48,6 +48,7 @@ mod probes;
 mod reasons;
 mod registration;
 mod restarts;
+mod rolling;
 mod root_fs;
 mod run_command;
 mod scale;

@@ -271,3 +271,51 @@ async fn requests_reach_services_and_keep_to_the_list() {
     })
     .await;
 }
+
+/// Answers what a proxy is asked for in place of whom it is for: with what that is, and who asks.
+async fn proxied(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let user = request.headers().get(http::header::PROXY_AUTHORIZATION).map(|value| value.to_str().unwrap());
+    Ok(Response::new(Full::from(format!("{} for {user:?}", request.uri()))))
+}
+
+/// The operator's proxy is asked, with the credentials of a file, which are in no log of the node's; what is on this machine is
+/// reached past it.
+#[tokio::test]
+async fn requests_go_through_the_proxy_of_the_node() {
+    with_temp_ns(async |client, ns| {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let _proxy = AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection(TokioIo::new(stream), service_fn(proxied)).await;
+                });
+            }
+        }));
+        let suite = suite().await;
+        let credentials = suite.home.folder("proxy").unwrap().join("credentials");
+        std::fs::write(&credentials, "me:hunter2\n").unwrap();
+        let options = Options::default()
+            .flag(format!("--outgoing-proxy=http://{at}"))
+            .flag(format!("--outgoing-proxy-credentials={}", credentials.display()))
+            .flag("-v=6");
+        let node = own_node("proxied-node", &options).await;
+        let (pods, image) = (Pods::new(&client, ns), image("proxied").await);
+        let (through, past) = ("http://192.0.2.10:8080/hello", format!("http://{at}/"));
+        let mut pod = asking("asks", &image, &[through.to_owned(), past.clone()], None);
+        pod["spec"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node.name() });
+        pods.api().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+        pods.phase("asks", "Succeeded").await;
+        let user = Some("Basic bWU6aHVudGVyMg==");
+        let answers = [(through, format!("{through} for {user:?}")), (&past, "/ for None".to_owned())];
+        let lines = answers.map(|(url, body)| format!("{url}: 200, {} bytes: {body}\n", body.len()));
+        assert_eq!(pods.logs("asks").await, lines.concat());
+        let log = std::fs::read_to_string(suite.home.log(node.name())).unwrap();
+        assert!(!log.contains("hunter2") && !log.contains("bWU6aHVudGVyMg"), "a secret in the log");
+        pods.api().delete("asks", &DeleteParams::default().grace_period(1)).await.unwrap();
+        pods.gone("asks").await;
+    })
+    .await;
+}

@@ -99,7 +99,7 @@ fn server(answer: &str) -> IpAddr {
 struct Load {
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicUsize>,
-    thread: std::thread::JoinHandle<Vec<String>>,
+    thread: Option<std::thread::JoinHandle<Vec<String>>>,
 }
 
 impl Load {
@@ -120,7 +120,7 @@ impl Load {
                 namespace.run(run).unwrap()
             }
         });
-        Self { stop, asked, thread }
+        Self { stop, asked, thread: Some(thread) }
     }
 
     /// Waits until some more requests have been answered.
@@ -135,9 +135,15 @@ impl Load {
     }
 
     /// Ends it, and returns what has failed.
-    fn end(self) -> Vec<String> {
+    fn end(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -160,7 +166,8 @@ fn deployment(node: &str, image: &str) -> Value {
                             "ports": [{ "name": "http", "containerPort": 8080 }],
                             "readinessProbe": {
                                 "httpGet": { "port": "http", "path": "/ready" },
-                                "periodSeconds": 1, "failureThreshold": 1,
+                                // One that says that it is ill is; one that is slow on a busy machine is not.
+                                "periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 10,
                             },
                             // Until kube-proxies know that it goes.
                             "lifecycle": { "preStop": { "sleep": { "seconds": 4 } } },
@@ -260,8 +267,8 @@ async fn services_of_guests_are_reached_as_any_others() {
             endpoints(&client, ns, "web", |ready, others| ready.len() == all && others == 0).await;
             go_on(&loads).await;
         }
-        for load in loads {
-            assert_eq!(load.end(), Vec::<String>::new(), "no answer need be lost");
+        for (to, load) in by_service.iter().zip(loads) {
+            assert_eq!(load.end(), Vec::<String>::new(), "no answer of {to} need be lost");
         }
 
         let servers = endpoints(&client, ns, "web", |ready, _| ready.len() == 4 * FAMILIES).await;

@@ -100,6 +100,12 @@ impl PodAddresses {
         matches!(*self.plan(), Plan::Own(_))
     }
 
+    /// Whether those of a pod are its own by what an earlier agent has given it: they are not the node's. An agent that has just
+    /// begun does not know yet where addresses come from, and its pods are asked meanwhile whether they are ready.
+    pub(super) fn are_from_before(&self, addresses: &[IpAddr], node: &[IpAddr]) -> bool {
+        self.is_undecided() && !addresses.is_empty() && !addresses.iter().any(|ip| node.contains(ip))
+    }
+
     /// What a pod has for its own: its slot, and its addresses.
     pub(super) fn held_by(&self, uid: &str) -> Option<(u32, Vec<IpAddr>)> {
         match &*self.plan() {
@@ -239,5 +245,16 @@ mod tests {
         let node = ips("192.0.2.1");
         assert_eq!(addresses.settle("a", false, &[], false, &node), Settled::Addresses(node.clone()));
         assert_eq!((addresses.held_by("a"), addresses.is_undecided()), (None, false));
+    }
+
+    #[test]
+    fn what_an_earlier_agent_has_given_tells_whose_it_is_until_it_is_decided() {
+        let addresses = PodAddresses::undecided();
+        let node = ips("192.0.2.1");
+        assert!(addresses.are_from_before(&ips("10.0.0.2"), &node));
+        assert!(!addresses.are_from_before(&node, &node));
+        assert!(!addresses.are_from_before(&[], &node));
+        addresses.decide_shared();
+        assert!(!addresses.are_from_before(&ips("10.0.0.2"), &node));
     }
 }

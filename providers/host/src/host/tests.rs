@@ -164,6 +164,7 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         egress: None,
         http_connections: None,
         authorities: None,
+        http_proxy: None,
         name_files: None,
         listen_ports: &[],
         output,

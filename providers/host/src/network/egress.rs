@@ -34,13 +34,13 @@ pub struct EgressList {
 /// One entry of an [`EgressList`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressEntry {
-    target: EgressTarget,
+    pub(crate) target: EgressTarget,
     /// `None` is all of them.
-    port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum EgressTarget {
+pub(crate) enum EgressTarget {
     Network(IpNet),
     /// In lower case, and without a dot at its end.
     Name(String),

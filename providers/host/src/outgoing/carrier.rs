@@ -41,6 +41,15 @@ pub(super) enum Carrier {
     Stream(Arc<Shared>, OwnedSemaphorePermit),
 }
 
+impl Carrier {
+    pub(super) fn route(&self) -> &Route {
+        match self {
+            Self::Exclusive(connection) => &connection.route,
+            Self::Stream(shared, _) => &shared.route,
+        }
+    }
+}
+
 impl Shared {
     /// One that was just made, and its first stream.
     pub(super) fn new(

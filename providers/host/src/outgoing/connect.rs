@@ -19,8 +19,10 @@ use wasmtime_wasi_http::Error;
 use super::{
     error,
     pool::Fitness,
+    proxy::HttpProxy,
     request::{Origin, Security},
     tls::{GuestTls, SystemAuthorities, TlsConfigs},
+    tunnel::{self, ProxyTrouble},
 };
 use crate::{
     account::Account,
@@ -45,6 +47,7 @@ pub(crate) struct OutgoingHost {
     authorities: Arc<SystemAuthorities>,
     /// Connections that there may be more.
     places: Arc<Semaphore>,
+    proxy_trouble: Arc<ProxyTrouble>,
 }
 
 /// How one guest gets to where its requests go.
@@ -58,13 +61,15 @@ pub(crate) struct OutgoingWay {
     /// Where it has those of the node.
     node: NodeSockets,
     tls: GuestTls,
+    proxy: Option<Arc<HttpProxy>>,
+    proxy_trouble: Arc<ProxyTrouble>,
     /// See [`OutgoingHost`].
     pub(super) host_places: Arc<Semaphore>,
     pub(super) account: Arc<Account>,
 }
 
 /// Where a connection goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// What was wanted, perhaps a Service.
     pub(super) wanted: SocketAddr,
@@ -74,6 +79,16 @@ pub(super) struct Route {
     source: Option<SocketAddr>,
     /// It goes to the pod itself, at a port of the node that is the pod's: there is nothing to be asked about that.
     is_home: bool,
+    /// It goes to a proxy.
+    pub(super) proxied: Option<Arc<Proxied>>,
+}
+
+/// What is behind a proxy that a connection goes to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Proxied {
+    pub(super) proxy: Arc<HttpProxy>,
+    /// What the origin was found to be at here. The proxy may know better, and is not asked to go anywhere else.
+    addresses: Vec<SocketAddr>,
 }
 
 /// A connection that was made.
@@ -87,7 +102,11 @@ impl OutgoingHost {
     /// In a process that may open so many files: others than these need some, too.
     pub(crate) fn new(open_files: u64) -> Self {
         let places = usize::try_from((open_files / 4).clamp(1, MOST_CONNECTIONS)).unwrap_or(1);
-        Self { authorities: Arc::default(), places: Arc::new(Semaphore::new(places)) }
+        Self {
+            authorities: Arc::default(),
+            places: Arc::new(Semaphore::new(places)),
+            proxy_trouble: Arc::default(),
+        }
     }
 
     /// The way of a guest.
@@ -104,6 +123,8 @@ impl OutgoingHost {
             pod: sockets.pod(),
             node: sockets.node(),
             tls: GuestTls::new(Arc::clone(&self.authorities), setup.authorities.map(Arc::clone)),
+            proxy: setup.http_proxy.map(Arc::clone),
+            proxy_trouble: Arc::clone(&self.proxy_trouble),
             host_places: Arc::clone(&self.places),
             account: Arc::clone(setup.account),
         }
@@ -125,6 +146,11 @@ impl OutgoingWay {
     /// Whether a connection that is open may carry a request of this guest.
     pub(super) fn fitness(&self, origin: &Origin, route: &Route) -> Fitness {
         let Route { wanted, actual, is_home, .. } = *route;
+        let proxied = route.proxied.as_deref();
+        let addresses = proxied.map_or_else(|| vec![wanted], |proxied| proxied.addresses.clone());
+        if self.proxy_for(origin, &addresses) != proxied.map(|proxied| &proxied.proxy) {
+            return Fitness::Forbidden;
+        }
         if is_home {
             let is_there = self.node.home(Protocol::Tcp, wanted) == Some(actual);
             return if is_there { Fitness::Fit } else { Fitness::Stale };
@@ -134,7 +160,11 @@ impl OutgoingWay {
         if is_elsewhere && !self.pod.as_ref().is_some_and(is_endpoint) {
             return Fitness::Stale;
         }
-        if self.guard.may_use(actual, wanted, name(origin)) { Fitness::Fit } else { Fitness::Forbidden }
+        let may_use = match proxied {
+            Some(_) => addresses.iter().all(|at| self.guard.may_use(*at, *at, name(origin))),
+            None => self.guard.may_use(actual, wanted, name(origin)),
+        };
+        if may_use { Fitness::Fit } else { Fitness::Forbidden }
     }
 
     /// Connects to an origin.
@@ -148,10 +178,22 @@ impl OutgoingWay {
             let _place = self.looking_up.acquire().await.map_err(|_| Error::DnsTimeout)?;
             self.lookups.addresses(&origin.host).await.map_err(error::of_lookup)?
         };
-        let (stream, route) = self.connect_any(addresses, origin.port).await?;
+        let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, origin.port)).collect();
+        let proxy = self.proxy_for(origin, &addresses).map(Arc::clone);
+        let (stream, route) = match proxy {
+            Some(proxy) => self.connect_to_proxy(proxy, addresses).await?,
+            None => self.connect_any(addresses, |wanted| self.route(wanted)).await?,
+        };
         // What is written is meant to be sent; where that cannot be said, it is sent all the same.
         let _ = stream.set_nodelay(true);
         let Security::Tls(_) = origin.security else { return Ok((Opened::Plain(stream), route)) };
+        let stream = match &route.proxied {
+            Some(proxied) => {
+                let tunnel = tunnel::open(stream, &proxied.proxy, origin).await;
+                tunnel.inspect_err(|error| self.refused_by(&proxied.proxy, error))?
+            }
+            None => stream,
+        };
         let host = origin.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let server = ServerName::try_from(host).map_err(|_| Error::HttpRequestUriInvalid)?;
         let connector = TlsConnector::from(configs.of(&self.tls).await?);
@@ -163,12 +205,16 @@ impl OutgoingWay {
     }
 
     /// Connects to the first address that answers. Each has a moment before the next is tried beside it.
-    async fn connect_any(&self, addresses: Vec<IpAddr>, port: u16) -> Result<(TcpStream, Route), Error> {
-        let mut left = addresses.into_iter().take(MOST_ADDRESSES).map(|ip| SocketAddr::new(ip, port));
+    async fn connect_any(
+        &self,
+        addresses: Vec<SocketAddr>,
+        route: impl Fn(SocketAddr) -> Result<Route, Error>,
+    ) -> Result<(TcpStream, Route), Error> {
+        let mut left = addresses.into_iter().take(MOST_ADDRESSES);
         let (mut running, mut first_error) = (FuturesUnordered::new(), None);
         loop {
             let next = left.next();
-            match next.map(|wanted| self.route(wanted)) {
+            match next.map(&route) {
                 Some(Ok(route)) => running.push(dial(route)),
                 Some(Err(error)) => {
                     first_error.get_or_insert(error);
@@ -196,11 +242,75 @@ impl OutgoingWay {
         }
     }
 
-    /// Where a connection goes that is to reach an address.
+    /// A proxy did not let a request through.
+    pub(super) fn refused_by(&self, proxy: &HttpProxy, error: &Error) {
+        // What it has against the origin is no trouble of its own.
+        if matches!(error, Error::ConfigurationError | Error::HttpProtocolError) {
+            self.proxy_trouble.tell(proxy, error);
+        }
+    }
+
+    /// The proxy for an origin at these addresses, if one is named, and the origin is not reached past it: what is the pod's own,
+    /// a Service, or on this machine or its link is.
+    fn proxy_for(&self, origin: &Origin, addresses: &[SocketAddr]) -> Option<&Arc<HttpProxy>> {
+        let proxy = self.proxy.as_ref()?;
+        let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
+        let is_past =
+            addresses.iter().any(|at| self.is_near(*at)) || proxy.is_passed(&origin.host, &ips, origin.port);
+        (!is_past).then_some(proxy)
+    }
+
+    fn is_near(&self, at: SocketAddr) -> bool {
+        let is_on_link = match at.ip().to_canonical() {
+            IpAddr::V4(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local(),
+        };
+        let is_of_pod = |pod: &Pod| pod.addresses.has(at.ip()) || pod.destination(true, at) != Ok(at);
+        is_on_link || self.node.home(Protocol::Tcp, at).is_some() || self.pod.as_ref().is_some_and(is_of_pod)
+    }
+
+    /// Connects to a proxy that shall lead on to what is at one of these addresses: which one it takes is not known, so that the
+    /// guest must be allowed to go to all of them.
+    async fn connect_to_proxy(
+        &self,
+        proxy: Arc<HttpProxy>,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<(TcpStream, Route), Error> {
+        if addresses.is_empty() {
+            return Err(Error::DestinationNotFound);
+        }
+        if !addresses.iter().all(|at| self.guard.may_connect(*at, *at)) {
+            return Err(Error::DestinationIpProhibited);
+        }
+        let unreachable = |proxy: &HttpProxy, cause: &dyn std::fmt::Debug| {
+            self.proxy_trouble.tell(proxy, &cause);
+            Error::DestinationUnavailable
+        };
+        let at = self.lookups.addresses_for_host(proxy.host()).await;
+        let at = at.map_err(|cause| unreachable(&proxy, &cause))?;
+        let at = at.into_iter().map(|ip| SocketAddr::new(ip, proxy.port())).collect();
+        let proxied = Arc::new(Proxied { proxy, addresses });
+        let route = |wanted| Ok(Route { proxied: Some(Arc::clone(&proxied)), ..self.way_to(wanted)? });
+        self.connect_any(at, route).await.map_err(|cause| match cause {
+            Error::ConnectionLimitReached => cause,
+            cause => unreachable(&proxied.proxy, &cause),
+        })
+    }
+
+    /// Where a connection of the guest's goes that is to reach an address.
     fn route(&self, wanted: SocketAddr) -> Result<Route, Error> {
         if let Some(actual) = self.node.home(Protocol::Tcp, wanted) {
-            return Ok(Route { wanted, actual, source: None, is_home: true });
+            return Ok(Route { wanted, actual, source: None, is_home: true, proxied: None });
         }
+        let route = self.way_to(wanted)?;
+        if !self.guard.may_connect(route.actual, wanted) {
+            return Err(Error::DestinationIpProhibited);
+        }
+        Ok(route)
+    }
+
+    /// How an address is reached from where the guest is, whoever may go there.
+    fn way_to(&self, wanted: SocketAddr) -> Result<Route, Error> {
         let (actual, source) = match &self.pod {
             Some(pod) => {
                 let source = pod.addresses.source(wanted).ok_or(Error::DestinationIpUnroutable)?;
@@ -209,10 +319,7 @@ impl OutgoingWay {
             }
             None => (wanted, None),
         };
-        if !self.guard.may_connect(actual, wanted) {
-            return Err(Error::DestinationIpProhibited);
-        }
-        Ok(Route { wanted, actual, source, is_home: false })
+        Ok(Route { wanted, actual, source, is_home: false, proxied: None })
     }
 }
 

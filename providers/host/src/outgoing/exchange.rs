@@ -19,7 +19,8 @@ use super::{
     connect::OutgoingWay,
     error, handshake,
     pool::{Checkout, HttpConnections, Lease, Place},
-    request::{self, Origin, Outgoing},
+    request::{self, Origin, Outgoing, Security},
+    tunnel,
 };
 
 /// Connections on which a request is tried that none of them has taken.
@@ -76,6 +77,9 @@ pub(super) async fn send(
                 return Ok(respond(response, body));
             }
             Err(Failure { error, unsent, is_closed }) => {
+                if let Some(proxied) = &lease.carrier.route().proxied {
+                    way.refused_by(&proxied.proxy, &error);
+                }
                 if let Carrier::Stream(shared, _) = &lease.carrier
                     && (unsent.is_some() || is_closed)
                 {
@@ -152,10 +156,14 @@ async fn exchange(
     progress: &SendProgress,
     first_byte: Duration,
 ) -> Result<Response<Incoming>, Failure> {
+    let is_of_proxy = origin.security == Security::Plain && lease.carrier.route().proxied.is_some();
     type Answer = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
     let sending: std::pin::Pin<Box<dyn Future<Output = Answer> + Send>> = match &mut lease.carrier {
         Carrier::Exclusive(connection) => {
             origin.address(&mut request, Version::HTTP_11)?;
+            if let Some(proxied) = &connection.route.proxied {
+                origin.ask(&proxied.proxy, &mut request)?;
+            }
             Box::pin(connection.sender.try_send_request(request))
         }
         Carrier::Stream(shared, _) => {
@@ -180,6 +188,10 @@ async fn exchange(
         let is_closed = error::is_of_connection(&cause);
         Failure { error: error::of_response(&cause), unsent, is_closed }
     })?;
+    if is_of_proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        // It is about what the node has said, and not the guest.
+        return Err(tunnel::refused(response.status()).into());
+    }
     // Nobody has asked for another protocol.
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Error::HttpUpgradeFailed.into());

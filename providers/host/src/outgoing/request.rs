@@ -2,13 +2,14 @@
 
 use http::{
     Method, Request, Uri, Version,
-    header::{CONTENT_LENGTH, HOST, HeaderValue},
+    header::{CONTENT_LENGTH, HOST, HeaderValue, PROXY_AUTHORIZATION},
     uri::{Authority, PathAndQuery, Scheme},
 };
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::{
     body::{RequestBody, SendProgress},
+    proxy::HttpProxy,
     tls::AuthoritiesId,
 };
 
@@ -60,6 +61,21 @@ impl Origin {
         text.parse().map_err(|_| Error::HttpRequestUriInvalid)
     }
 
+    /// Writes the target of a request of HTTP/1.1 as a proxy has it, and who asks. In a tunnel there is nobody to be told.
+    pub(super) fn ask(&self, proxy: &HttpProxy, request: &mut Request<RequestBody>) -> Result<(), Error> {
+        if self.security != Security::Plain {
+            return Ok(());
+        }
+        let path = request.uri().path_and_query().cloned();
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let target = Uri::builder().scheme(Scheme::HTTP).authority(self.authority()?).path_and_query(path);
+        *request.uri_mut() = target.build().map_err(|_| Error::HttpRequestUriInvalid)?;
+        if let Some(authorization) = proxy.authorization() {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+        }
+        Ok(())
+    }
+
     /// Writes the target of a request as a version of HTTP has it.
     pub(super) fn address(&self, request: &mut Request<RequestBody>, version: Version) -> Result<(), Error> {
         let authority = self.authority()?;
@@ -68,6 +84,8 @@ impl Origin {
         if path.as_str().starts_with('?') {
             path = format!("/{}", path.as_str()).parse().map_err(|_| Error::HttpRequestUriInvalid)?;
         }
+        // Of a connection on which it was tried before.
+        request.headers_mut().remove(PROXY_AUTHORIZATION);
         let mut target = Uri::builder().path_and_query(path);
         if version == Version::HTTP_2 {
             request.headers_mut().remove(HOST);
@@ -220,6 +238,25 @@ mod tests {
             assert_eq!(sent.request.uri(), "/?q=1");
             assert_eq!(sent.request.headers()[HOST], "example.com:8443");
         }
+    }
+
+    #[test]
+    fn a_proxy_has_the_whole_address_and_an_origin_no_secret_of_the_proxys() {
+        let proxy = HttpProxy::new("http://proxy", Some("me:hunter2".parse().unwrap()), Vec::new()).unwrap();
+        let mut plain = prepared(request("http://Example.com:8080?q=1")).unwrap();
+        plain.origin.address(&mut plain.request, Version::HTTP_11).unwrap();
+        plain.origin.ask(&proxy, &mut plain.request).unwrap();
+        assert_eq!(plain.request.uri(), "http://example.com:8080/?q=1");
+        assert_eq!(plain.request.headers()[HOST], "example.com:8080");
+        assert!(plain.request.headers().contains_key(PROXY_AUTHORIZATION));
+        plain.origin.address(&mut plain.request, Version::HTTP_11).unwrap();
+        assert_eq!(plain.request.uri(), "/?q=1");
+        assert!(!plain.request.headers().contains_key(PROXY_AUTHORIZATION));
+        let mut secured = prepared(request("https://example.com/")).unwrap();
+        secured.origin.address(&mut secured.request, Version::HTTP_11).unwrap();
+        secured.origin.ask(&proxy, &mut secured.request).unwrap();
+        assert_eq!(secured.request.uri(), "/");
+        assert!(!secured.request.headers().contains_key(PROXY_AUTHORIZATION));
     }
 
     #[test]

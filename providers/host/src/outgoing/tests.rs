@@ -2,6 +2,7 @@
 
 mod connections;
 mod failures;
+mod proxies;
 mod rules;
 pub(crate) mod server;
 mod tls;
@@ -20,7 +21,7 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::{Deadlines, HttpConnections, OutgoingHost, OutgoingWay, PrivateAuthorities, exchange};
+use super::{Deadlines, HttpConnections, HttpProxy, OutgoingHost, OutgoingWay, PrivateAuthorities, exchange};
 use crate::{
     Account, Capture, CpuShare, DeniedNetworks, EgressList, Firewall, GuestLimits, Network, Output, Resolver,
     Setup,
@@ -44,6 +45,7 @@ struct GuestOf {
     tables: Arc<NetworkTables>,
     ports: Arc<PodPorts>,
     authorities: Option<Arc<PrivateAuthorities>>,
+    proxy: Option<Arc<HttpProxy>>,
     memory: u64,
 }
 
@@ -57,6 +59,7 @@ impl Default for GuestOf {
             tables: Arc::default(),
             ports: Arc::default(),
             authorities: None,
+            proxy: None,
             memory: 1 << 30,
         }
     }
@@ -98,10 +101,17 @@ impl GuestOf {
                 GuestSockets::of_node(NodeSockets { exposed, ports: self.ports }, Arc::clone(&guard))
             }
         };
-        // Every name that ends so is this machine's.
-        let resolver = Resolver::new(|name| match name.ends_with(".test") {
-            true => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
-            false => Err(io::ErrorKind::NotFound.into()),
+        // Every name that ends in .test is this machine's, if it is not far away.
+        let resolver = Resolver::new(|name| {
+            let [far, private] = [[192, 0, 2, 10], [10, 1, 2, 3]].map(IpAddr::from);
+            match name {
+                "metadata.far.test" => Ok(vec![IpAddr::from([169, 254, 169, 254])]),
+                "private.far.test" => Ok(vec![private]),
+                "both.far.test" => Ok(vec![far, private]),
+                _ if name.ends_with(".far.test") => Ok(vec![far]),
+                _ if name.ends_with(".test") => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            }
         });
         let lookups = Lookups::new(resolver).of_guest(Arc::clone(&guard), None, sockets.pod());
         let output: Arc<dyn Output> = Arc::new(Capture::new(0));
@@ -118,6 +128,7 @@ impl GuestOf {
             egress: None,
             http_connections: Some(connections),
             authorities: self.authorities.as_ref(),
+            http_proxy: self.proxy.as_ref(),
             name_files: None,
             listen_ports: &[],
             output: &output,

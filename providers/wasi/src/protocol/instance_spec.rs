@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressEntry, EgressList, ListenPort, ModuleKind, NameFiles, Network,
+    CpuShare, DeniedNetworks, EgressEntry, EgressList, HttpProxy, ListenPort, ModuleKind, NameFiles, Network,
     PodAddresses, PrivateAuthorities, Stack,
 };
 
@@ -67,6 +67,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
                 .flat_map(|authorities| authorities.der())
                 .map(<[u8]>::to_vec)
                 .collect(),
+            http_proxy: spec.http_proxy.as_deref().map(Into::into),
             listen_ports: spec.listen_ports.iter().map(Into::into).collect(),
             http: spec.http.as_ref().map(ToString::to_string),
             tls: spec.tls.as_deref().map(Into::into),
@@ -90,6 +91,28 @@ impl TryFrom<wire::EgressList> for EgressList {
     fn try_from(list: wire::EgressList) -> Result<Self, WireError> {
         let entries = list.entries.iter().map(|entry| entry.parse::<EgressEntry>());
         entries.collect::<Result<_, _>>().map_err(|_| WireError("an entry of what may be reached is none"))
+    }
+}
+
+impl From<&HttpProxy> for wire::HttpProxy {
+    fn from(proxy: &HttpProxy) -> Self {
+        Self {
+            url: proxy.url(),
+            credentials: proxy.credentials().map(|credentials| credentials.secret().to_owned()),
+            past: proxy.past().iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::HttpProxy> for HttpProxy {
+    type Error = WireError;
+
+    fn try_from(proxy: wire::HttpProxy) -> Result<Self, WireError> {
+        // What is wrong may be a secret.
+        let invalid = |_| WireError("the proxy for HTTP is none");
+        let credentials = proxy.credentials.map(|text| text.parse()).transpose().map_err(invalid)?;
+        let past = proxy.past.iter().map(|entry| entry.parse()).collect::<Result<_, _>>();
+        Self::new(&proxy.url, credentials, past.map_err(invalid)?).map_err(invalid)
     }
 }
 
@@ -208,6 +231,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             denied_networks: DeniedNetworks { networks, host: spec.host_denied },
             egress: spec.egress.map(TryInto::try_into).transpose()?,
             authorities: authorities(spec.authorities)?,
+            http_proxy: spec.http_proxy.map(TryInto::try_into).transpose()?.map(Arc::new),
             listen_ports: spec.listen_ports.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             http: spec
                 .http

@@ -125,6 +125,7 @@ pub(super) fn instance_spec(
         egress: None,
         authorities: None,
         tls: None,
+        http_proxy: None,
         listen_ports: spec
             .tcp_ports
             .iter()

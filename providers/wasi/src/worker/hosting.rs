@@ -210,6 +210,7 @@ fn setup<'a>(
         egress: spec.egress.as_ref(),
         http_connections: Some(&pod.http_connections),
         authorities: spec.authorities.as_ref(),
+        http_proxy: spec.http_proxy.as_ref(),
         listen_ports: &[],
         name_files: spec.name_files.as_ref(),
         output,

@@ -73,6 +73,7 @@ impl World {
             egress: None,
             authorities: None,
             tls: None,
+            http_proxy: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

@@ -72,6 +72,7 @@ fn setup<'a>(output: &'a Arc<dyn Output>, account: &'a Arc<Account>) -> Setup<'a
         name_files: None,
         http_connections: None,
         authorities: None,
+        http_proxy: None,
         listen_ports: &[],
         output,
         terminal: false,
@@ -165,7 +166,7 @@ impl Server {
         let output: Arc<dyn Output> = Arc::new(Capture::new(1 << 20));
         let listen_ports = [ListenPort { port: 80, name: String::new() }];
         let setup = Setup { listen_ports: &listen_ports, ..setup(&output, &account) };
-        host.serve(loaded, &setup, settings.parse().unwrap()).unwrap_err().to_string()
+        host.serve(loaded, &setup, settings.parse::<HttpSettings>().unwrap()).unwrap_err().to_string()
     }
 
     pub(crate) fn stats(&self) -> HttpStats {

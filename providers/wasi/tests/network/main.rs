@@ -7,6 +7,7 @@ mod exposed;
 mod http;
 mod listeners;
 mod names;
+mod proxies;
 mod rules;
 mod services;
 #[path = "../support/mod.rs"]

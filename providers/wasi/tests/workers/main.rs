@@ -68,6 +68,7 @@ impl Node {
             egress: None,
             authorities: None,
             tls: None,
+            http_proxy: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,

@@ -79,7 +79,10 @@ impl PodTask {
 
     /// The ports of the node that are the pod's, if it has no addresses of its own and not all of the node's are its own.
     pub(super) fn exposed_ports(&self) -> Option<Vec<ExposedPort>> {
-        let has_own = self.network_slot().is_some() || self.shared.addresses.are_of_sandboxes();
+        let addresses = &self.shared.addresses;
+        let has_own = self.network_slot().is_some()
+            || addresses.are_of_sandboxes()
+            || addresses.are_from_before(&self.state.addresses, &self.shared.node.borrow().host_ips);
         (!has_own && !self.has_host_network()).then(|| host_ports::exposed(&self.pod))
     }
 

@@ -147,7 +147,10 @@ impl Server {
         })
     }
 
-    fn on<F>(listener: TcpListener, serve: impl Fn(TcpStream, Arc<Seen>) -> F + Send + 'static) -> Self
+    pub(super) fn on<F>(
+        listener: TcpListener,
+        serve: impl Fn(TcpStream, Arc<Seen>) -> F + Send + 'static,
+    ) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {

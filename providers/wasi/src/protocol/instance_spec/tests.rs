@@ -35,6 +35,7 @@ fn spec() -> InstanceSpec {
             .collect(),
         egress: Some("example.com:443,*.example.org,10.0.0.0/8,[2001:db8::/32]:53".parse().unwrap()),
         authorities: Some(Arc::new(authority())),
+        http_proxy: Some(Arc::new(proxy())),
         listen_ports: vec![ListenPort { port: 8080, name: "http".into() }],
         http: Some("max-requests=7,access-log=json".parse().unwrap()),
         tls: Some(Arc::new(certificate())),
@@ -50,6 +51,11 @@ fn spec() -> InstanceSpec {
         stop_notice: true,
         label: "image".into(),
     }
+}
+
+fn proxy() -> HttpProxy {
+    let past = ["*.svc", "10.0.0.0/8", "example.com:8443"].map(|entry| entry.parse().unwrap());
+    HttpProxy::new("http://proxy.example:3128", Some("me:pass:word".parse().unwrap()), past.into()).unwrap()
 }
 
 fn pod_addresses() -> PodAddresses {
@@ -83,6 +89,7 @@ fn specs_survive_the_wire() {
             denied_networks: DeniedNetworks::default(),
             egress: None,
             authorities: None,
+            http_proxy: None,
             listen_ports: Vec::new(),
             http: None,
             tls: None,

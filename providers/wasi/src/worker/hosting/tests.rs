@@ -61,6 +61,7 @@ impl Bench {
             egress: None,
             authorities: None,
             tls: None,
+            http_proxy: None,
             listen_ports: Vec::new(),
             http: None,
             name_files: None,
