@@ -51,11 +51,7 @@ test-build:
 .PHONY: test-tools
 test-tools: setup
 	@tests/cosign/build.sh >/dev/null
-	@tests/tools/oras/build.sh >/dev/null
-	@tests/tools/kube-proxy/build.sh >/dev/null
-	@tests/tools/cni-plugins/build.sh >/dev/null
-	@tests/tools/wkg/build.sh >/dev/null
-	@scripts/moto.sh
+	@set -e; for build in tests/tools/*/build.sh; do $$build >/dev/null; done
 
 .PHONY: unit
 unit: test-build test-tools ## Tests that need no cluster
@@ -66,11 +62,12 @@ e2e: test-build test-tools ## End-to-end tests on a real control plane (E2E=name
 	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak
-soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, 600 kills in the middle of store work, thousands of random lives (some 20 minutes)
+soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, a gigabyte through a guest, 600 kills in the middle of store work, thousands of random lives (some 20 minutes)
 	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=200 cargo test --workspace --test e2e -- storm
 	KUBEWASM_TEST_PODS=1000 cargo test --workspace --test e2e -- many_pods_have_addresses
 	KUBEWASM_TEST_SPINNERS=1000 cargo test --workspace --test e2e -- many_pods_that_compute
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test hostile -- --test-threads=1
+	KUBEWASM_TEST_SIZE=full cargo test --workspace --test floods -- large_body
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test registry -- crashes
 	PROPTEST_CASES=4000 cargo test --workspace --lib -- lifecycle::tests::properties
 

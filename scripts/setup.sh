@@ -37,7 +37,7 @@ if ! rust_target && [ ! -e /usr/lib/rustlib/src/rust/library ]; then
   fi
 fi
 wasm_builtins || missing+=(libclang-rt-dev-wasm32)
-# scripts/moto.sh makes a virtual environment with it, when a test first needs a server that speaks S3.
+# tests/tools/python-tool.sh makes virtual environments with it, for programs from Python's package index.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 
 # Not Debian's: an older Go fetches the version that go.mod asks for by itself.

@@ -3,6 +3,7 @@
 //   /                  "hello"
 //   /echo              sends the body back as it comes, and its trailers
 //   /bytes?<n>         n bytes
+//   /take?<n>          n bytes, after the end of the body
 //   /endless           bytes until nobody takes them
 //   /sleep?<ms>        "slept", after so long
 //   /drip?<n>          n times "drip", with 20 ms after each
@@ -231,6 +232,19 @@ static void echo(int32_t request, int32_t out) {
     end(body, output, has, copy);
 }
 
+// Reads a body, and forgets it.
+static void take(int32_t request) {
+    request_consume(request, result);
+    int32_t incoming = word(4);
+    incoming_stream(incoming, result);
+    int32_t input = word(4);
+    do {
+        stream_read(input, sizeof block, result);
+    } while (result[0] == 0);
+    input_drop(input);
+    trailers_drop(incoming_finish(incoming));
+}
+
 static void header(int32_t request, int32_t output, text name) {
     int32_t fields = request_headers(request);
     fields_get(fields, name.bytes, name.size, result);
@@ -280,6 +294,9 @@ EXPORT("handle") void handle(int32_t request, int32_t out) {
     if (is(path, "/sleep")) {
         wait(after((int64_t)much * 1000000));
     }
+    if (is(path, "/take")) {
+        take(request);
+    }
     int32_t fields = fields_new();
     if (is(path, "/length")) {
         text digits = decimal(much);
@@ -288,7 +305,7 @@ EXPORT("handle") void handle(int32_t request, int32_t out) {
     int32_t body = answer(out, is(path, "/status") ? (int32_t)much : 200, fields);
     int32_t output = begin(body);
     int whole = 1;
-    if (is(path, "/bytes") || is(path, "/length")) {
+    if (is(path, "/bytes") || is(path, "/length") || is(path, "/take")) {
         whole = send_blocks(output, much);
     } else if (is(path, "/endless")) {
         whole = send_blocks(output, UINT64_MAX);

@@ -1,10 +1,12 @@
-//! Guest programs: C, Go and WebAssembly text from `tests/guests` and `demos`, built when needed.
+//! Guest programs: C, Go, Python and WebAssembly text from `tests/guests` and `demos`, built when needed.
 //!
 //! C is compiled with Debian's clang for wasm32-wasi (`scripts/setup.sh` installs what that needs), Go by the `go` that
 //! builds the control plane, with its standard library alone, and text is encoded by the `wat` crate. C with a `.wat` beside
-//! it is a program of WASI 0.2, and the text makes a component of it. What was compiled stays in the cache folder under a
-//! name that holds the digest of its source, so that a changed source is compiled again.
+//! it is a program of WASI 0.2, and the text makes a component of it. Python is that of a component that serves HTTP. What was
+//! compiled stays in the cache folder under a name that holds the digest of its source, so that a changed source is compiled
+//! again.
 
+mod python;
 pub mod rust;
 
 use std::{
@@ -46,6 +48,10 @@ pub async fn build(path: &str) -> Result<Vec<u8>> {
             compile_go(&source, &module).await?;
         }
         return fs::read(&module).with_context(|| format!("cannot read {}", module.display()));
+    }
+    if source.extension().is_some_and(|extension| extension == "py") {
+        let component = python::component(&source, &text).await?;
+        return fs::read(&component).with_context(|| format!("cannot read {}", component.display()));
     }
     let component = source.with_extension("wat");
     let flags = if component.is_file() { [&FLAGS[..], &OF_COMPONENTS].concat() } else { FLAGS.to_vec() };

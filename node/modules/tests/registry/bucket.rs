@@ -18,15 +18,12 @@ struct Bucket {
     client: reqwest::Client,
 }
 
-/// The program in the virtual environment that `scripts/moto.sh` makes, once.
+/// The server's program, which `tests/tools/moto/build.sh` installs, once.
 fn moto() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/moto.sh");
-    let made = Command::new(script).status().expect("scripts/moto.sh cannot be run");
-    assert!(made.success(), "these tests need an S3 server, and scripts/moto.sh has not installed it");
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    let cache = set("KUBEWASM_CACHE").or_else(|| Some(cache?.join("kubewasm")));
-    cache.expect("HOME is set").join("moto/bin/moto_server")
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/tools/moto/build.sh");
+    let made = Command::new(script).stderr(Stdio::inherit()).output().expect("the script cannot be run");
+    assert!(made.status.success(), "these tests need an S3 server, which cannot be installed");
+    Path::new(String::from_utf8(made.stdout).unwrap().trim_end()).join("moto_server")
 }
 
 impl Bucket {

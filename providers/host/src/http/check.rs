@@ -3,7 +3,7 @@
 //! hyper has refused by then what cannot be read as HTTP. What is refused here can be read in two ways, which is how requests
 //! are smuggled past a proxy (RFC 9112, 6.1 and 11.2), asks for another protocol, or is too large.
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts};
 
 use super::settings::HttpSettings;
 
@@ -35,6 +35,7 @@ pub(super) fn request(parts: &Parts, settings: &HttpSettings) -> Result<(), Refu
     if parts.method == Method::CONNECT {
         return refuse_and_close(StatusCode::NOT_IMPLEMENTED, "this server is no proxy");
     }
+    target(parts)?;
     if asks_for_upgrade(headers) {
         return refuse(StatusCode::NOT_IMPLEMENTED, "this server speaks HTTP alone");
     }
@@ -76,6 +77,49 @@ fn framing(headers: &HeaderMap) -> Result<(), Refusal> {
         return refuse_and_close(StatusCode::BAD_REQUEST, "the body has two lengths");
     }
     Ok(())
+}
+
+/// What may be asked of a server that is no proxy (RFC 9112, 3.2): a path, an absolute URI, or `*` for OPTIONS; of other characters
+/// than those of ASCII, each would make its own.
+fn target(parts: &Parts) -> Result<(), Refusal> {
+    let uri = &parts.uri;
+    if uri.scheme().is_none() && uri.authority().is_some() {
+        return refuse_and_close(StatusCode::BAD_REQUEST, "a host and a port are a target for CONNECT alone");
+    }
+    if uri.path() == "*" && parts.method != Method::OPTIONS {
+        return refuse_and_close(StatusCode::BAD_REQUEST, "* is a target for OPTIONS alone");
+    }
+    match uri.path_and_query() {
+        Some(target) if !target.as_str().is_ascii() => {
+            refuse_and_close(StatusCode::BAD_REQUEST, "the target of the request is not of ASCII alone")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fields that have no place behind a body: they say where the message ends, where it goes, from whom, or what it is (RFC 9110,
+/// 6.5.1). Whoever takes both for one list would be misled.
+const NO_TRAILERS: [HeaderName; 12] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::HOST,
+    header::MAX_FORWARDS,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+];
+
+/// Trailers as they are passed on: without what has no place there.
+pub(super) fn trailers(mut trailers: HeaderMap) -> HeaderMap {
+    for name in &NO_TRAILERS {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 /// One Host, as HTTP/1.1 demands (RFC 9112, 3.2).
@@ -133,6 +177,12 @@ mod tests {
                 Some(501),
             ),
             ("CONNECT", "a:80", &[host], Some(501)),
+            ("GET", "a:80", &[host], Some(400)),
+            ("GET", "http://a:80/", &[host], None),
+            ("GET", "*", &[host], Some(400)),
+            ("OPTIONS", "*", &[host], None),
+            ("GET", "/\u{e9}", &[host], Some(400)),
+            ("GET", "/%e9?%e9", &[host], None),
             ("GET", "/", &[host, ("connection", "upgrade"), ("upgrade", "websocket")], Some(501)),
             ("GET", "/", &[host, ("connection", "upgrade"), ("upgrade", "h2c")], None),
             ("GET", &long, &[host], Some(414)),
@@ -148,5 +198,15 @@ mod tests {
         }
         let unbounded = HttpSettings { max_body: 0, ..HttpSettings::default() };
         assert_eq!(request(&parts("POST", "/", &[host, ("content-length", "1048577")]), &unbounded), Ok(()));
+    }
+
+    #[test]
+    fn trailers_say_nothing_of_where_a_message_ends() {
+        let mut all = HeaderMap::new();
+        for name in ["content-length", "host", "transfer-encoding", "x-sum", "x-sum"] {
+            all.append(name, HeaderValue::from_static("1"));
+        }
+        let passed: Vec<_> = trailers(all).keys().map(ToString::to_string).collect();
+        assert_eq!(passed, ["x-sum"]);
     }
 }

@@ -104,14 +104,16 @@ impl ConnectionState {
         self.requests.load(Ordering::Relaxed) >= self.most
     }
 
+    /// When it has had no request for so long, if none comes; nothing while a request is answered.
+    fn idle_until(&self, patience: Duration) -> Option<Instant> {
+        let is_busy = self.busy.load(Ordering::Acquire) > 0;
+        (!is_busy).then(|| *self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) + patience)
+    }
+
     /// When it ends if nothing comes; nothing while a request is answered.
     fn ends_at(&self, served: &Served) -> Option<Instant> {
-        if self.busy.load(Ordering::Acquire) > 0 {
-            return None;
-        }
         let settings = &served.settings;
-        let patience = if self.had_requests() { settings.keep_alive } else { settings.header_timeout };
-        Some(*self.idle_since.lock().unwrap_or_else(PoisonError::into_inner) + patience)
+        self.idle_until(if self.had_requests() { settings.keep_alive } else { settings.header_timeout })
     }
 }
 
@@ -139,8 +141,11 @@ where
     let mut connection = std::pin::pin!(builder.serve_connection(io, service));
     let mut look = std::pin::pin!(tokio::time::sleep(settings.header_timeout.min(settings.keep_alive)));
     let mut ending = std::pin::pin!(ends.cancelled());
+    // Who is told to go, and does not, is left when it could have taken its last answer, and had nothing else for so long.
+    let goodbye = settings.send_timeout.saturating_add(settings.keep_alive);
     let (mut is_asked, mut is_ending) = (false, false);
     loop {
+        let mut is_over = false;
         tokio::select! {
             biased;
             result = connection.as_mut() => {
@@ -159,36 +164,21 @@ where
             () = state.turns.notified() => {}
             () = look.as_mut() => {
                 let now = Instant::now();
-                match state.ends_at(&served) {
-                    Some(end) if !is_asked && end > now => look.as_mut().reset(end),
-                    None if !is_asked => look.as_mut().reset(now + settings.keep_alive),
-                    Some(_) | None => {
-                        look.as_mut().reset(now + settings.keep_alive);
-                        is_ending = end(connection.as_mut(), is_ending);
-                    }
+                match if is_ending { state.idle_until(goodbye) } else { state.ends_at(&served) } {
+                    // A client of HTTP/2 has to say that it has heard it.
+                    Some(end) if is_ending && end <= now => return,
+                    Some(end) if end > now && (is_ending || !is_asked) => look.as_mut().reset(end),
+                    None if is_ending || !is_asked => look.as_mut().reset(now + settings.keep_alive),
+                    Some(_) | None => is_over = true,
                 }
             }
         }
-        if (is_asked && state.had_requests()) || state.is_worn_out() {
-            is_ending = end(connection.as_mut(), is_ending);
+        if !is_ending && (is_over || (is_asked && state.had_requests()) || state.is_worn_out()) {
+            is_ending = true;
+            connection.as_mut().graceful_shutdown();
+            look.as_mut().reset(Instant::now() + goodbye);
         }
     }
-}
-
-/// Ends a connection when its requests are answered, if that has not been begun.
-fn end<I, S, B>(connection: std::pin::Pin<&mut auto::Connection<'_, I, S, InTurns>>, is_ending: bool) -> bool
-where
-    S: hyper::service::Service<http::Request<hyper::body::Incoming>, Response = http::Response<B>>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    B: hyper::body::Body + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    InTurns: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
-{
-    if !is_ending {
-        connection.graceful_shutdown();
-    }
-    true
 }
 
 fn builder(served: &Arc<Served>) -> auto::Builder<InTurns> {

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use wasmtime_wasi_http::Error;
 
+use super::check;
 use crate::silence::Silence;
 
 /// What went wrong with the body of a request, for whoever answers it.
@@ -101,6 +102,10 @@ impl Body for RequestBody {
                 }
             }
         }
+        let frame = match frame.into_trailers() {
+            Ok(trailers) => Frame::trailers(check::trailers(trailers)),
+            Err(data) => data,
+        };
         Poll::Ready(Some(Ok(frame)))
     }
 

@@ -5,10 +5,7 @@ use http::{Request, Version};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubewasm_tests::wait;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::{io::AsyncReadExt, net::TcpStream};
 
 use super::world::{Client, PATIENCE, Server};
 
@@ -80,42 +77,6 @@ async fn bodies_and_trailers_come_back_as_they_are_sent() {
     assert_eq!(waiting.answer().await.unwrap().status, 100);
     waiting.send("ok").await;
     assert_eq!(waiting.answer().await.unwrap().text(), "ok");
-}
-
-/// A large body both ways at once: what is on its way is bounded, and so is memory.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_large_body_passes_in_little_memory() {
-    const SIZE: usize = 256 << 20;
-    let server = Server::new("max-body=0").await;
-    let (mut from, mut to) = TcpStream::connect(server.address).await.unwrap().into_split();
-    let head =
-        format!("POST /echo HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n");
-    let before = resident();
-    let sends = tokio::spawn(async move {
-        to.write_all(head.as_bytes()).await.unwrap();
-        let block = vec![b'x'; 1 << 20];
-        for _ in 0..SIZE / block.len() {
-            to.write_all(&block).await.unwrap();
-        }
-        to
-    });
-    let (mut got, mut most, mut buffer) = (0, 0, vec![0; 1 << 20]);
-    loop {
-        match from.read(&mut buffer).await.unwrap() {
-            0 => break,
-            read => got += read,
-        }
-        most = most.max(resident());
-    }
-    drop(sends.await.unwrap());
-    assert!(got > SIZE, "{got}");
-    assert!(most.saturating_sub(before) < 64 << 20, "{} MiB more", (most - before) >> 20);
-}
-
-/// Bytes of memory that this process has.
-fn resident() -> usize {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
 #[tokio::test(flavor = "multi_thread")]

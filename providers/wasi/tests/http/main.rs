@@ -5,9 +5,13 @@
 mod answers;
 mod bounds;
 mod concurrent;
+mod corpus;
 mod ends;
 mod failures;
+mod h2spec;
+mod hostile;
 mod malformed;
+mod python;
 mod requests;
 mod shared;
 mod tls;

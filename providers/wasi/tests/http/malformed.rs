@@ -34,6 +34,9 @@ async fn what_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
             501,
         ),
         ("a proxy's request", "CONNECT test:80 HTTP/1.1\r\nhost: test:80", "", 501),
+        ("a proxy's target", "GET test:80 HTTP/1.1\r\nhost: test:80", "", 400),
+        ("a server's target", "GET * HTTP/1.1\r\nhost: test", "", 400),
+        ("a target beyond ASCII", "GET /\u{e9} HTTP/1.1\r\nhost: test", "", 400),
     ] {
         let mut client = server.connect().await;
         client.send(format!("{head}\r\n\r\n{body}{second}")).await;

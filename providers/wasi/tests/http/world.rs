@@ -104,6 +104,7 @@ async fn module(guest: &str) -> &'static (PathBuf, ModuleKind) {
 
 pub(crate) const OF_WASI_0_2: &str = "http-0.2.c";
 pub(crate) const OF_WASI_0_3: &str = "http-0.3.wat";
+pub(crate) const OF_PYTHON: &str = "http_guest.py";
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -326,6 +327,13 @@ impl Client {
             body = std::mem::take(&mut self.1);
         }
         Some(Answer { status, head, body, trailers })
+    }
+
+    /// Reads to the end, and forgets it.
+    pub(crate) async fn forget(&mut self) {
+        while self.more().await {
+            self.1.clear();
+        }
     }
 
     /// Whether the other side ends the connection, with nothing more.

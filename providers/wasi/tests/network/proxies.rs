@@ -9,7 +9,7 @@ use std::{
 };
 
 use kubewasm_host::HttpProxy;
-use kubewasm_kubelet::runtime::{ContainerSpec, TcpPort};
+use kubewasm_kubelet::runtime::{ContainerSpec, ObjectContents, TcpPort};
 use kubewasm_tests::{process::find_program, wait};
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned,
@@ -100,7 +100,11 @@ fn client(node: &Node, image: &str, authority: &str, urls: &[&str]) -> Container
         image: image.to_owned(),
         argv: argv.collect(),
         annotations: [("ca.kubewasm.dev/client".to_owned(), "trusted".to_owned())].into(),
-        config_maps: [("trusted".to_owned(), [("ca.crt".to_owned(), authority.to_owned())].into())].into(),
+        objects: ObjectContents {
+            config_maps: [("trusted".to_owned(), [("ca.crt".to_owned(), authority.to_owned())].into())]
+                .into(),
+            ..Default::default()
+        },
         ..node.spec("client", "client", "ns", "", "")
     }
 }

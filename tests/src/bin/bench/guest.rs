@@ -11,8 +11,8 @@ use kube::{
 use kubewasm_tests::{node::Node, wait};
 use serde_json::{Value, json};
 
-/// Time for a pod to run, or to be gone.
-const SOON: Duration = Duration::from_secs(60);
+/// Time for a pod to run, or to be gone. A large module is compiled before, which has what others leave of the processors.
+const SOON: Duration = Duration::from_secs(600);
 
 /// Where it is measured.
 #[derive(Clone, Copy)]

@@ -1,7 +1,11 @@
 //! What it costs to serve HTTP: the same component on a node and under `wasmtime serve`, at several numbers of connections, with a
-//! fresh instance for each request and with instances that are kept; and what idle pods cost that serve HTTP.
+//! fresh instance for each request and with instances that are kept; what idle pods cost that serve HTTP, and how they start; a
+//! heavy guest; and a pod beside hostile ones.
 
+mod heavy;
+mod hostile;
 mod load;
+mod starts;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -26,6 +30,7 @@ use rustix::process::Pid;
 use serde::Serialize;
 use serde_json::json;
 
+pub(crate) use self::{heavy::Heavy, hostile::Beside, starts::HttpStarts};
 use crate::{
     guest::{Guest, Site},
     memory::{self, Memory},
@@ -55,6 +60,12 @@ pub(crate) struct Http {
     pub(crate) kept: Sides,
     /// Idle pods.
     pub(crate) idle: Vec<Memory>,
+    /// A guest in Python.
+    pub(crate) heavy: Heavy,
+    /// A pod beside nothing, and beside others that want it all.
+    pub(crate) beside: Vec<Beside>,
+    /// As many pods at once as there were idle ones.
+    pub(crate) starts: HttpStarts,
 }
 
 /// Both sides, by the number of connections.
@@ -97,10 +108,18 @@ pub(crate) async fn measure(
     let file = home.folder("http")?.join("http-hello.wasm");
     std::fs::write(&file, component).context("cannot write the component")?;
     let site = Site { client, node, image: &image };
-    let idle = memory::measure(&Pods::new(client, &image), node, idle).await?;
+    let pods = Pods::new(client, &image);
+    let many = idle.last().copied().unwrap_or(1);
+    let (idle, watched) = memory::measure(&pods, node, idle).await?;
     let fresh = sides(site, home, &file, wasmtime, 1).await?;
     let kept = sides(site, home, &file, wasmtime, REUSE).await?;
-    Ok(Http { fresh, kept, idle })
+    let (python, bytes) = heavy::push(registry).await?;
+    let heavy = heavy::measure(Site { image: &python, ..site }, bytes).await?;
+    let beside = hostile::measure(site, registry, &python).await?;
+    // The node has no room for as many again.
+    pods.remove(node.name(), watched).await?;
+    let starts = starts::measure(site, &pods, many).await?;
+    Ok(Http { fresh, kept, idle, heavy, beside, starts })
 }
 
 async fn sides(
@@ -111,14 +130,13 @@ async fn sides(
     reuse: usize,
 ) -> Result<Sides> {
     let step = Step::begin(&format!("HTTP, {reuse} requests for each instance"));
-    let [ours, theirs] =
-        [ports::free()?, ports::free()?].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let [ours, theirs] = [ports::free()?, ports::free()?].map(loopback);
     let pod = start_pod(site, ours.port(), reuse).await?;
     let server = match wasmtime {
         Some(wasmtime) => Some(start(home, wasmtime, file, theirs, reuse)?),
         None => None,
     };
-    let worker = Processes::of(site.node)?.workers.first().copied().context("the node has no worker")?;
+    let worker = worker(site)?;
     let mut kubewasm: Vec<Served> = Vec::new();
     let mut beside: Vec<Served> = Vec::new();
     for connections in CONNECTIONS {
@@ -142,6 +160,15 @@ async fn sides(
     };
     step.done();
     Ok(Sides { kubewasm, wasmtime })
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The worker in which the node's pods are served.
+fn worker(site: Site<'_>) -> Result<Pid> {
+    Processes::of(site.node)?.workers.first().copied().context("the node has no worker")
 }
 
 fn pid(server: &Process) -> Result<Pid> {

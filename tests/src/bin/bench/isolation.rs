@@ -37,7 +37,7 @@ impl Isolated {
 /// # Errors
 /// See [`memory::measure`].
 pub(crate) async fn measure(pods: &Pods, node: &Node, isolation: &str, count: usize) -> Result<Isolated> {
-    let mut levels = memory::measure(pods, node, &[count]).await?.into_iter();
+    let mut levels = memory::measure(pods, node, &[count]).await?.0.into_iter();
     let (empty, full) = levels.next().zip(levels.next()).context("two levels are measured")?;
     Ok(Isolated { isolation: isolation.to_owned(), empty, full })
 }

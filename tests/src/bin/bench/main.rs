@@ -370,7 +370,7 @@ fn sizes(args: &Args) -> (usize, Vec<usize>) {
 async fn measure_memory(home: &Home, cluster: &Cluster, pods: &Pods, args: &Args) -> Result<Vec<Memory>> {
     let (most, sizes) = sizes(args);
     let node = start_node(home, cluster, FRESH_NODE, most, Options::default()).await?;
-    memory::measure(pods, &node, &sizes).await
+    Ok(memory::measure(pods, &node, &sizes).await?.0)
 }
 
 async fn measure_isolation(

@@ -11,6 +11,7 @@ use kubewasm_tests::{
 use serde::Serialize;
 
 use crate::{
+    observer::Observer,
     pods::Pods,
     processes::Processes,
     procfs::{self, Footprint},
@@ -51,11 +52,11 @@ impl Memory {
     }
 }
 
-/// Measures `node` without pods, and then with as many as each of `sizes`, which rise.
+/// Measures `node` without pods, and then with as many as each of `sizes`, which rise. The pods stay, and so does who watches them.
 ///
 /// # Errors
 /// When a pod does not come to run, or a process cannot be read.
-pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result<Vec<Memory>> {
+pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result<(Vec<Memory>, Observer)> {
     let name = node.name();
     let mut observer = pods.observe(name).await?;
     let mut there = 0;
@@ -69,7 +70,7 @@ pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result
         measured.push(look(node, size).await?);
         step.done();
     }
-    Ok(measured)
+    Ok((measured, observer))
 }
 
 /// Watches the processes of a node with so many pods until their memory stands still, and returns the last window.

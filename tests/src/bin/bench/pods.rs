@@ -119,7 +119,8 @@ impl Pods {
     }
 }
 
-fn selector(name: &str) -> String {
+/// The label selector of the pods of the measurement `name`.
+pub(crate) fn selector(name: &str) -> String {
     format!("{LABEL}={name}")
 }
 

@@ -10,7 +10,7 @@ use crate::{observer::Sightings, pods::Pods, quantiles::Quantiles};
 
 /// Time for one pod, and for many, to run. They need far less; who waits for it has found a fault.
 const ONE: Duration = Duration::from_secs(60);
-const MANY: Duration = Duration::from_secs(120);
+pub(crate) const MANY: Duration = Duration::from_secs(120);
 
 /// Pods that come first and do not count: they bring the module, and what every client keeps in memory.
 const WARM_UP: usize = 5;
