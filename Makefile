@@ -76,7 +76,7 @@ fuzz: ## Give what strangers may send to a fuzzer, for FUZZ_SECONDS (60) for eac
 	@scripts/fuzz.sh $(FUZZ)
 
 .PHONY: bench
-bench: setup build ## Start times and memory of pods, beside kwok (docs/benchmarks.md)
+bench: setup build ## Start times and memory of pods, HTTP, network, images and files, beside kwok and wasmtime (docs/benchmarks.md)
 	cargo build --release -p kubewasm
 	@KUBEWASM_BIN=$(CURDIR)/target/release/kubewasm target/debug/kubewasm-bench $(BENCH)
 

@@ -1,7 +1,7 @@
 // A component of WASI 0.2 that answers HTTP requests. The path says what it does, and what is behind `?` how much of it:
 //
 //   /                  "hello"
-//   /echo              sends the body back as it comes, and its trailers
+//   /echo              sends the body back as it comes, and its trailers, of which its header says as much as the request's
 //   /bytes?<n>         n bytes
 //   /take?<n>          n bytes, after the end of the body
 //   /endless           bytes until nobody takes them
@@ -17,6 +17,8 @@
 //   /nothing           returns without an answer; /error answers with an error; /unfinished leaves its answer unfinished
 //   /print             "hello", and prints a line
 //   /length?<n>        n bytes, and says beforehand that they are so many
+//
+// As a command, it prints a line.
 //
 // There is no libc for WASI 0.2 here: these are the functions that http-0.2.wat imports, as the canonical ABI has them.
 
@@ -185,12 +187,27 @@ static void end(int32_t body, int32_t stream, int has_trailers, int32_t trailers
     body_finish(body, has_trailers, trailers, result);
 }
 
+// Which trailers there will be.
+static void announce(int32_t request, int32_t fields) {
+    int32_t headers = request_headers(request);
+    fields_get(headers, "trailer", 7, result);
+    const text *values = (const text *)word(0);
+    size_t found = (size_t)word(4);
+    for (size_t i = 0; i < found; i++) {
+        text value = values[i];
+        fields_append(fields, "trailer", 7, value.bytes, value.size, result);
+    }
+    fields_drop(headers);
+}
+
 static void echo(int32_t request, int32_t out) {
+    int32_t fields = fields_new();
+    announce(request, fields);
     request_consume(request, result);
     int32_t incoming = word(4);
     incoming_stream(incoming, result);
     int32_t input = word(4);
-    int32_t body = answer(out, 200, fields_new());
+    int32_t body = answer(out, 200, fields);
     int32_t output = begin(body);
     int whole = 1;
     for (;;) {
@@ -262,6 +279,11 @@ static void print(const char *line) {
     send_text(stdout, line);
     flush(stdout);
     output_drop(stdout);
+}
+
+EXPORT("run") int32_t run(void) {
+    print("a command\n");
+    return 0;
 }
 
 EXPORT("handle") void handle(int32_t request, int32_t out) {

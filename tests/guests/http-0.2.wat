@@ -227,4 +227,8 @@
   (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
     (canon lift (core func $program "handle")))
   (instance $handler (export "handle" (func $handle)))
-  (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))
+  (export "wasi:http/incoming-handler@0.2.0" (instance $handler))
+
+  (func $run (result (result)) (canon lift (core func $program "run")))
+  (instance $command (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $command)))

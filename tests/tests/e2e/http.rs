@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::api::{DeleteParams, PostParams};
-use kubewasm_tests::{guests, node::Options, ports, progress::say, registry::image::Content};
+use kubewasm_tests::{guests, node::Options, ports, progress::say, registry::image::Content, wait};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,9 +12,10 @@ use tokio::{
 };
 
 use crate::{
+    access,
     addresses::{address, end},
     pods::{Pods, is, phase, restarts},
-    suite::{own_node, suite, with_temp_ns},
+    suite::{SOON, own_node, suite, with_temp_ns},
 };
 
 /// What is answered to a path; nothing where nobody listens. What is accepted is answered.
@@ -63,6 +64,14 @@ async fn a_guest_that_traps_is_an_event_and_its_pod_goes_on() {
                 && message == "a request to container main failed: wasm trap: wasm `unreachable` instruction executed"
         };
         pods.event("traps", "the trap", is_told).await;
+        let failures =
+            format!("kubewasm_http_failures_total{{namespace=\"{ns}\",pod=\"traps\",container=\"main\"}} 1");
+        wait::until("the metric", SOON, async || {
+            let metrics = access::metrics().await;
+            if metrics.lines().any(|line| line == failures) { Ok(()) } else { Err(metrics) }
+        })
+        .await
+        .unwrap();
         let pod = pods.api().get("traps").await.unwrap();
         assert_eq!((phase(&pod), is(&pod, "Ready"), restarts(&pod)), ("Running", true, 0));
     })

@@ -1,13 +1,13 @@
 //! What is asked is answered.
 
 use bytes::Bytes;
-use http::{Request, Version};
+use http::{HeaderMap, HeaderValue, Request, Version};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kubewasm_tests::wait;
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use super::world::{Client, PATIENCE, Server};
+use super::world::{Client, OF_RUST, PATIENCE, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_has_a_fresh_instance_and_between_them_there_is_none() {
@@ -69,7 +69,14 @@ async fn bodies_and_trailers_come_back_as_they_are_sent() {
     client.send("5\r\nfirst\r\n").await;
     client.send("6\r\nsecond\r\n0\r\nx-sum: 11\r\n\r\n").await;
     let answer = client.answer().await.unwrap();
-    assert_eq!(answer.text(), "firstsecond");
+    assert_eq!((answer.text(), &*answer.trailers), ("firstsecond", "x-sum: 11\n"));
+    // Who does not say that it takes them gets none.
+    client
+        .send("POST /echo HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n")
+        .await;
+    client.send("3\r\nall\r\n0\r\nx-sum: 3\r\n\r\n").await;
+    let answer = client.answer().await.unwrap();
+    assert_eq!((answer.text(), &*answer.trailers), ("all", ""));
     let mut waiting = server.connect().await;
     waiting
         .send("POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
@@ -104,6 +111,30 @@ async fn http_2_is_spoken_with_who_begins_with_it() {
     let request = Request::post("http://test/echo").body(Full::new(Bytes::from(vec![7; 300_000]))).unwrap();
     let answer = sender.send_request(request).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 300_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_of_http_2_come_back() {
+    let server = Server::new("").await;
+    let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("3"))]);
+    let body = Full::new(Bytes::from("all")).with_trailers(std::future::ready(Some(Ok(trailers.clone()))));
+    let answer = sender.send_request(Request::post("http://test/echo").body(body).unwrap()).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap();
+    assert_eq!(body.trailers(), Some(&trailers));
+    assert_eq!(body.to_bytes(), "all");
+}
+
+/// As the demo has it, and as users do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_of_rust_answers() {
+    let server = Server::of(OF_RUST, "", 64 << 20).await;
+    let answer = server.get("/there").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.text().ends_with("you asked for /there\n"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,6 +183,12 @@ async fn instances_are_used_again_within_the_settings() {
     assert_eq!(client.get("/grow?4").await.text(), "4");
     server.until("the end of what has grown", |stats| stats.instances == 0).await;
     assert_eq!(client.get("/count").await.text(), "1");
+    for (max_age, is_kept) in [("10ms", 0), ("1h", 1)] {
+        let server = Server::new(&format!("max-requests=100,max-age={max_age}")).await;
+        assert_eq!(server.get("/sleep?20").await.text(), "slept\n");
+        server.until("the end of the request", |stats| stats.in_flight == 0 && stats.connections == 0).await;
+        server.until("the instance, or its end", |stats| stats.instances == is_kept).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,13 @@
 //! What guests and clients cannot do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 
-use super::world::{PATIENCE, Server};
+use kubewasm_host::{CpuShare, GuestLimits, http::HttpSettings};
+use kubewasm_tests::wait;
+
+use super::world::{OF_WASI_0_2, PATIENCE, Server};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_does_not_answer_in_time_is_given_up() {
@@ -17,6 +20,34 @@ async fn a_guest_that_does_not_answer_in_time_is_given_up() {
     }
     assert_eq!(server.stats().timeouts, 2);
     assert_eq!(server.get("/count").await.text(), "1");
+}
+
+/// All instances of a container together have the processor time of its limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_computes_has_the_limit_of_its_container() {
+    let settings: HttpSettings = "request-timeout=60s".parse().unwrap();
+    let limits =
+        GuestLimits { memory_bytes: 64 << 20, cpu: CpuShare { limit_millis: 100, request_millis: 100 } };
+    let server = Server::limited(OF_WASI_0_2, settings.into(), limits).await;
+    let began = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = server.connect().await;
+        client.send("GET /loop HTTP/1.1\r\nhost: test\r\n\r\n").await;
+        clients.push(client);
+    }
+    wait::until("a limit that is used up", PATIENCE, async || {
+        let usage = server.account.usage();
+        if usage.throttled >= Duration::from_millis(500) { Ok(()) } else { Err(format!("{usage:?}")) }
+    })
+    .await
+    .unwrap();
+    let (usage, wall) = (server.account.usage(), began.elapsed());
+    // A period more, for the one that had begun; and a turn on each processor.
+    let turns = Duration::from_millis(15)
+        * u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
+    assert!(usage.cpu <= wall / 10 + Duration::from_millis(10) + turns, "{usage:?} in {wall:?}");
+    server.kill().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -88,11 +88,14 @@ type Module = OnceCell<(PathBuf, ModuleKind)>;
 async fn module(guest: &str) -> &'static (PathBuf, ModuleKind) {
     static MODULES: Mutex<BTreeMap<String, &'static Module>> = Mutex::new(BTreeMap::new());
     let compile = async || {
-        let bytes = kubewasm_tests::guests::guest(guest).await.unwrap();
+        let bytes = match guest {
+            OF_RUST => kubewasm_tests::guests::rust::component(guest).await.unwrap(),
+            guest => kubewasm_tests::guests::guest(guest).await.unwrap(),
+        };
         let kind = inspect::inspect(&bytes).unwrap();
         let (host, dir) = host();
         let code = engine::precompile(&host.engine(kind.generation()).unwrap(), kind, &bytes).unwrap();
-        let path = dir.path().join(guest);
+        let path = dir.path().join(guest.replace('/', "-"));
         std::fs::write(&path, code).unwrap();
         (path, kind)
     };
@@ -105,6 +108,8 @@ async fn module(guest: &str) -> &'static (PathBuf, ModuleKind) {
 pub(crate) const OF_WASI_0_2: &str = "http-0.2.c";
 pub(crate) const OF_WASI_0_3: &str = "http-0.3.wat";
 pub(crate) const OF_PYTHON: &str = "http_guest.py";
+/// A crate of the repository.
+pub(crate) const OF_RUST: &str = "demos/http-hello";
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -133,10 +138,15 @@ impl Server {
 
     /// A server of this guest, with all that there is to set.
     pub(crate) async fn serving(guest: &str, serving: HttpServing, memory_bytes: u64) -> Self {
+        Self::limited(guest, serving, GuestLimits { memory_bytes, cpu: CpuShare::default() }).await
+    }
+
+    /// A server of a container that has these limits.
+    pub(crate) async fn limited(guest: &str, serving: HttpServing, limits: GuestLimits) -> Self {
         let (host, _) = host();
         let (module, kind) = module(guest).await;
         let loaded = host.load(module, *kind, Stack::DEFAULT).await.unwrap();
-        let account = host.account(GuestLimits { memory_bytes, cpu: CpuShare::default() });
+        let account = host.account(limits);
         let output = Capture::new(1 << 20);
         let out: Arc<dyn Output> = Arc::new(output.clone());
         // Somebody else may take the port in between.

@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kubewasm_kubelet::runtime::{ContainerSpec, ContainerState, Presence, Runtime as _, StartError, TcpPort};
+use kubewasm_kubelet::runtime::{
+    ContainerSpec, ContainerState, ExecIo, Presence, Runtime as _, StartError, TcpPort,
+};
 use kubewasm_tests::wait;
 
 use super::world::{Node, PATIENCE, on_node};
@@ -122,6 +124,30 @@ async fn is_busy(node: &Node, id: &str) {
     .unwrap();
 }
 
+/// A component that can be run and can serve: it serves, unless its pod says that it is a command.
+#[test]
+fn the_pod_says_which_export_of_a_component_runs() {
+    on_node(|| async {
+        let node = Node::new().await;
+        let image = node.have("http-0.2.c").await;
+        let mut command = server(&node, &image, "a", &[80], "");
+        command.annotations = [("serve.kubewasm.dev/a".to_owned(), "command".to_owned())].into();
+        node.start_spec(Some(2), command).await.unwrap();
+        assert_eq!(node.line("a", 0).await, "a command");
+        node.ended("a").await;
+        let runtime = node.runtime();
+        let Presence::Known(ContainerState::Exited(exit)) = runtime.observe("a") else {
+            panic!("it has ended")
+        };
+        assert_eq!(exit.exit_code, 0);
+        node.start_spec(Some(3), server(&node, &image, "b", &[80], "")).await.unwrap();
+        assert_eq!(get("10.244.1.3:80", "/").await.unwrap().0, 200);
+        let argv = ["anything".to_owned()];
+        let error = runtime.exec("b", &argv, ExecIo::Collect { limit: 100 }).await.unwrap_err().to_string();
+        assert!(error.contains("serves HTTP") && error.contains("httpGet"), "{error}");
+    });
+}
+
 /// What cannot be is said before anything runs.
 #[test]
 fn what_is_asked_for_and_cannot_be_is_an_error_of_the_start() {
@@ -131,7 +157,7 @@ fn what_is_asked_for_and_cannot_be_is_an_error_of_the_start() {
         let error = node.start_spec(Some(2), server(&node, &image, "a", &[80], "max-requests=0")).await;
         let text = error.unwrap_err().to_string();
         assert!(text.contains("http.kubewasm.dev/a") && text.contains("max-requests=0"), "{text}");
-        let mut spec = server(&node, &image, "b", &[80], "");
+        let mut spec = server(&node, &node.have("http-0.3.wat").await, "b", &[80], "");
         spec.annotations = [("serve.kubewasm.dev/b".to_owned(), "command".to_owned())].into();
         let error = node.start_spec(Some(2), spec).await.unwrap_err();
         assert!(matches!(error, StartError::Config(_)), "{error}");

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
 use http::Request;
 use kube::Client;
@@ -76,6 +76,7 @@ pub(crate) async fn run(home: &Home, cluster: &Cluster, registry: &Registry) -> 
         "During the update {} requests were answered, and {} failed.",
         counted.answered, counted.failed
     ));
+    ensure!(counted.failed == 0, "an update of http-hello loses no request");
     Ok(())
 }
 
