@@ -9,6 +9,7 @@
 //   /stay      never answers
 //   /dwell     reads the body to its end, and computes for ever; /fall traps there
 //   /loop      computes for ever; /trap traps
+//   /next      "hello", and computes for ever after that
 //   /grow?n    takes so many pages of memory more
 //
 // There is no libc for WASI 0.3 here: these are the functions that concurrent-0.3.wat imports, as the canonical ABI has them.
@@ -177,6 +178,9 @@ static uint32_t step(Task *task, uint32_t code) {
         }
         return task->word == 'e' ? read(task) : end(task);
     default:
+        if (task->word == 'n') {
+            compute();
+        }
         ends_end(task->answer_end);
         set_drop(task->set);
         task->stage = UNUSED;

@@ -10,7 +10,7 @@ use http::Request;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    call::{Call, Progress},
+    call::{Call, NotBegun, Progress},
     gate::Place,
     instances::{HttpInstance, NoInstance},
     request_body::RequestBody,
@@ -66,10 +66,10 @@ impl Answering {
         }
     }
 
-    /// Until the guest has answered.
-    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
+    /// Until the guest has answered, or has given the request back.
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, NotBegun>> {
         match self {
-            Self::Own(call) => call.poll_answer(cx),
+            Self::Own(call) => call.poll_answer(cx).map(Ok),
             Self::Shared(call) => call.poll_answer(cx),
         }
     }

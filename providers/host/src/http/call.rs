@@ -67,11 +67,12 @@ pub(super) enum Progress {
     Silent,
     /// It has failed, which the log has.
     Failed,
-    /// Its instance has not begun with it: another one may.
-    NotBegun(Box<Request<RequestBody>>),
     /// There was no room for its instance.
     Overloaded,
 }
+
+/// Its instance has not begun with a request: another one may.
+pub(super) struct NotBegun(pub(super) Box<Request<RequestBody>>);
 
 /// What is said of a request in the log.
 pub(super) fn name_of<B>(request: &Request<B>) -> String {

@@ -20,7 +20,7 @@ use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use http::uri::Scheme;
 use tokio::{
     sync::oneshot,
-    time::{Instant, Sleep, sleep},
+    time::{Instant, Sleep, sleep, timeout_at},
 };
 use wasmtime::{
     AsContextMut as _, UpdateDeadline,
@@ -42,12 +42,12 @@ use crate::{outcome::GuestPhase, state::GuestState};
 /// Names of requests that one line of the log has.
 const NAMES: usize = 3;
 
-/// Ends an instance for those who are in it, when its driver ends: also where that is killed.
-struct Ending {
-    served: Arc<Served>,
-    shared: Arc<SharedInstance>,
+/// Ends an instance for those who are in it, when its driver ends: also where that is killed, or never runs.
+pub(super) struct Ending {
+    pub(super) served: Arc<Served>,
+    pub(super) shared: Arc<SharedInstance>,
     /// Given back when nobody is in the instance any more.
-    place: Option<Place>,
+    pub(super) place: Option<Place>,
 }
 
 impl Drop for Ending {
@@ -69,10 +69,12 @@ impl Drop for Torn {
 }
 
 /// Makes an instance, or takes one that is kept, and has it answer until nobody wants anything of it.
-pub(super) async fn run(served: Arc<Served>, shared: Arc<SharedInstance>, place: Place, until: Instant) {
-    let ending = Ending { served: Arc::clone(&served), shared: Arc::clone(&shared), place: Some(place) };
-    let Some(place) = &ending.place else { return };
-    let Some(made) = until_given_up(&shared, served.instance(place, until)).await else { return };
+/// There is time until then to make it.
+pub(super) async fn run(ending: Ending, until: Instant) {
+    let Ending { served, shared, place } = &ending;
+    let Some(place) = place else { return };
+    let making = until_given_up(shared, served.instance(place, until));
+    let Ok(Some(made)) = timeout_at(until, making).await else { return };
     let mut instance = match made {
         Ok(instance) => instance,
         Err(NoInstance::Overloaded) => {
@@ -86,10 +88,10 @@ pub(super) async fn run(served: Arc<Served>, shared: Arc<SharedInstance>, place:
         }
     };
     // Dropped before the instance, also where the driver is killed.
-    let _torn = Torn(Arc::clone(&shared));
+    let _torn = Torn(Arc::clone(shared));
     let may_be = instance.requests_left(&served.settings);
     shared.with(|requests| requests.made(may_be, instance.good_until(&served.settings)));
-    let end = drive(&mut instance, &shared, &served, may_be).await;
+    let end = drive(&mut instance, shared, served).await;
     instance.take_requests(shared.with(|requests| requests.count()));
     match end {
         DriveEnd::Returned(Ok(())) => {
@@ -100,9 +102,12 @@ pub(super) async fn run(served: Arc<Served>, shared: Arc<SharedInstance>, place:
         DriveEnd::Returned(Err(error)) => {
             let culprit = root_task(&mut instance.store.as_context_mut());
             let names = shared.with(|requests| listed(&requests.names(culprit)));
-            let message = call::failure(&served, &instance, GuestPhase::Run, error);
+            let message = call::failure(served, &instance, GuestPhase::Run, error);
             served.failed(&names, &message);
         }
+        DriveEnd::Lingers => served.log.warn(
+            "an instance was ended: its guest went on after its last answer for longer than request-timeout",
+        ),
         DriveEnd::GivenUp => {
             let others = shared.with(|requests| requests.wanted());
             if others > 0 {
@@ -142,15 +147,12 @@ enum DriveEnd {
     Returned(wasmtime::Result<()>),
     /// What it does is of no use to anybody.
     GivenUp,
+    /// Nobody has wanted anything of it for the time that a request has, and it goes on.
+    Lingers,
 }
 
 /// Polls the store as long as there is a request in it.
-async fn drive(
-    instance: &mut HttpInstance,
-    shared: &Arc<SharedInstance>,
-    served: &Served,
-    may_be: u32,
-) -> DriveEnd {
+async fn drive(instance: &mut HttpInstance, shared: &Arc<SharedInstance>, served: &Served) -> DriveEnd {
     let HttpInstance { store, handler, began, .. } = instance;
     let Handler::P3(service) = handler else { return DriveEnd::GivenUp };
     let (of_tick, at_tick) = (Arc::clone(shared), Arc::clone(began));
@@ -162,9 +164,9 @@ async fn drive(
         }
         Ok(deadline)
     });
-    let work = store.run_concurrent(async |accessor| serve(accessor, service, shared, served, may_be).await);
+    let work = store.run_concurrent(async |accessor| serve(accessor, service, shared, served).await);
     let mut work = pin!(work);
-    // What the guest does when no request is in it.
+    // What the guest does when nobody waits for it.
     let mut rest: Option<Pin<Box<Sleep>>> = None;
     let driven = poll_fn(|cx: &mut Context<'_>| {
         shared.driver.register(cx.waker());
@@ -175,19 +177,19 @@ async fn drive(
         if let Poll::Ready(result) = work.as_mut().poll(cx) {
             return Poll::Ready(DriveEnd::Returned(result.and_then(|result| result)));
         }
-        let (is_to_end, is_empty) = shared.with(|requests| {
+        let (is_to_end, is_wanted) = shared.with(|requests| {
             requests.after_poll();
-            (requests.is_to_end(), requests.is_empty())
+            (requests.is_to_end(), requests.wanted() > 0)
         });
         if is_to_end {
             return Poll::Ready(DriveEnd::GivenUp);
         }
-        if !is_empty {
+        if is_wanted {
             rest = None;
         } else {
             let rest = rest.get_or_insert_with(|| Box::pin(sleep(served.settings.request_timeout)));
             if rest.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(DriveEnd::GivenUp);
+                return Poll::Ready(DriveEnd::Lingers);
             }
         }
         Poll::Pending
@@ -206,7 +208,6 @@ async fn serve(
     service: &p3::bindings::Service,
     shared: &SharedInstance,
     served: &Served,
-    may_be: u32,
 ) -> wasmtime::Result<()> {
     let most_memory = served.settings.max_memory;
     let handle = *service.wasi_http_handler().func_handle().func();
@@ -226,7 +227,7 @@ async fn serve(
             if is_grown {
                 requests.set_grown();
             }
-            requests.begin(may_be)
+            requests.begin()
         });
         // One at a time, so that the guest has a say before the next: with it, the store's loop has work, and asks again.
         if let Some((id, request)) = next {

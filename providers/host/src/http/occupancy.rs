@@ -28,10 +28,12 @@ pub(super) struct Occupancy<Q, A, T> {
     taken: u32,
     /// Those among them that somebody may still get an answer to.
     wanted: u32,
-    /// Requests that it may still be given.
-    left: u32,
+    /// Requests that its guest may be called with in all.
+    may_be: u32,
     /// Requests that its guest has been called with.
     begun: u32,
+    /// Requests that have a seat, and that its guest has not heard of.
+    unbegun: u32,
     /// It is given none from then on.
     good_until: Option<Instant>,
     /// Its guest wants no more requests for now.
@@ -66,7 +68,7 @@ enum Stage {
 
 impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
     /// Of an instance that is about to be made.
-    pub(super) fn new(most: u32, left: u32) -> Self {
+    pub(super) fn new(most: u32, may_be: u32) -> Self {
         Self {
             most,
             stage: Stage::Open,
@@ -75,8 +77,9 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
             next: 0,
             taken: 0,
             wanted: 0,
-            left,
+            may_be,
             begun: 0,
+            unbegun: 0,
             good_until: None,
             has_backpressure: false,
             is_grown: false,
@@ -93,14 +96,15 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
     pub(super) fn join(&mut self, now: Instant) -> Option<u64> {
         let is_open = self.stage == Stage::Open && !self.has_backpressure && !self.is_busy && !self.is_grown;
         let is_fresh = self.good_until.is_none_or(|until| now < until);
-        if !(is_open && is_fresh && self.taken < self.most && self.left > 0) {
+        let is_left = self.begun.saturating_add(self.unbegun) < self.may_be;
+        if !(is_open && is_fresh && is_left && self.taken < self.most) {
             return None;
         }
         let id = self.next;
         self.next += 1;
         self.taken += 1;
         self.wanted += 1;
-        self.left -= 1;
+        self.unbegun += 1;
         self.calls.insert(id, Call::default());
         Some(id)
     }
@@ -118,15 +122,15 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
         }
     }
 
-    /// The instance is there: it may be given so many requests, those that have a seat included, until then.
+    /// The instance is there: its guest may be called with so many requests, until then.
     pub(super) fn made(&mut self, requests: u32, good_until: Instant) {
-        self.left = requests.saturating_sub(self.taken);
+        self.may_be = requests;
         self.good_until = Some(good_until);
     }
 
     /// The next request that the guest is to be called with, if it was called with fewer than it may be. Others are handed back.
-    pub(super) fn begin(&mut self, may_be: u32) -> Option<(u64, Q)> {
-        if self.begun >= may_be {
+    pub(super) fn begin(&mut self) -> Option<(u64, Q)> {
+        if self.begun >= self.may_be {
             self.hand_back();
             return None;
         }
@@ -135,6 +139,7 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
             match std::mem::replace(&mut call.stage, CallStage::Begun(None)) {
                 CallStage::Waiting(request) => {
                     self.begun += 1;
+                    self.unbegun -= 1;
                     return Some((id, request));
                 }
                 other => call.stage = other,
@@ -174,6 +179,9 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
         if call.is_over() {
             return;
         }
+        if !call.has_begun() {
+            self.unbegun -= 1;
+        }
         call.stage = CallStage::Over;
         call.end = Some(end);
         self.woken.extend(call.waker.take());
@@ -190,7 +198,6 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
         while let Some(id) = self.waiting.pop_front() {
             let Some(call) = self.calls.get_mut(&id) else { continue };
             if let CallStage::Waiting(request) = std::mem::replace(&mut call.stage, CallStage::Reserved) {
-                self.left = self.left.saturating_add(1);
                 self.end(id, CallEnd::HandedBack(request));
             }
         }
@@ -242,14 +249,17 @@ impl<Q, A, T: Copy + PartialEq> Occupancy<Q, A, T> {
         let Some(call) = self.calls.get_mut(&id) else { return };
         call.is_attended = false;
         match call.stage {
-            CallStage::Reserved | CallStage::Waiting(_) => {
-                self.left = self.left.saturating_add(1);
-                self.end(id, CallEnd::Returned);
-            }
+            CallStage::Reserved | CallStage::Waiting(_) => self.end(id, CallEnd::Returned),
             CallStage::Over => {
                 self.calls.remove(&id);
             }
-            CallStage::Begun(_) => call.answer = None,
+            CallStage::Begun(_) => {
+                call.answer = None;
+                // One that is not answered yet has somebody who looks after its time.
+                if call.has_answered {
+                    self.wanted -= u32::from(std::mem::take(&mut call.is_wanted));
+                }
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use wasmtime_wasi_http::WasiBody;
 use super::{
     access::Requested,
     answering::{Answering, NoRoom, Rest},
-    call::Progress,
+    call::{NotBegun, Progress},
     check,
     connection::ConnectionState,
     instances::NoInstance,
@@ -85,32 +85,36 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
             let progress = call.poll_answer(cx);
             // What the guest makes of half a body is not asked for.
             match fault.status() {
-                Some(status) => Poll::Ready(Err(status)),
-                None => progress.map(Ok),
+                Some(status) => Poll::Ready(Ok(Err(status))),
+                None => progress.map(|progress| progress.map(Ok)),
             }
         });
         match timeout_at(until, answered).await {
-            Ok(Ok(Progress::NotBegun(request))) => match served.room(until).await {
-                Ok(room) => call = Answering::new(Arc::clone(served), room, until, *request),
-                Err(reason) => return no_room(served, reason),
-            },
-            answered => break answered,
+            Ok(Ok(answered)) => break answered,
+            Ok(Err(NotBegun(request))) => {
+                // With its seat, and what is held for it, before another one is looked for.
+                drop(call);
+                match served.room(until).await {
+                    Ok(room) => call = Answering::new(Arc::clone(served), room, until, *request),
+                    Err(reason) => return no_room(served, reason),
+                }
+            }
+            Err(_) => {
+                call.time_is_up();
+                return timed_out(served, call.name(), "the guest did not answer in time");
+            }
         }
     };
     match answered {
-        Err(_) => {
-            call.time_is_up();
-            timed_out(served, call.name(), "the guest did not answer in time")
-        }
-        Ok(Ok(Progress::Overloaded | Progress::NotBegun(_))) => overloaded(served),
-        Ok(Err(status)) => {
+        Ok(Progress::Overloaded) => overloaded(served),
+        Err(status) => {
             let mut answer = of_our_own(status, "");
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             answer
         }
-        Ok(Ok(Progress::Failed)) => of_our_own(StatusCode::INTERNAL_SERVER_ERROR, ""),
-        Ok(Ok(Progress::Silent)) => failed(served, &call, "the guest returned without an answer"),
-        Ok(Ok(Progress::Answered(Err(error)))) => {
+        Ok(Progress::Failed) => of_our_own(StatusCode::INTERNAL_SERVER_ERROR, ""),
+        Ok(Progress::Silent) => failed(served, &call, "the guest returned without an answer"),
+        Ok(Progress::Answered(Err(error))) => {
             const REASON: &str = "the guest answered with an error";
             served.metrics.failed();
             served.log.warn(&format!("{}: {REASON}: {error}", call.name()));
@@ -119,10 +123,10 @@ async fn pass_on(served: &Arc<Served>, mut parts: Parts, body: Incoming) -> Resp
             served.finish(Rest(call));
             of_our_own(StatusCode::INTERNAL_SERVER_ERROR, "")
         }
-        Ok(Ok(Progress::Answered(Ok(answer)))) if answer.status().is_informational() => {
+        Ok(Progress::Answered(Ok(answer))) if answer.status().is_informational() => {
             failed(served, &call, &format!("the guest answered with the status {}", answer.status()))
         }
-        Ok(Ok(Progress::Answered(Ok(answer)))) => of_guest(call, answer, is_head),
+        Ok(Progress::Answered(Ok(answer))) => of_guest(call, answer, is_head),
     }
 }
 

@@ -20,8 +20,8 @@ use tokio::{
 use wasmtime::component::GuestTaskId;
 
 use super::{
-    call::{Answer, Progress},
-    driver,
+    call::{Answer, NotBegun, Progress},
+    driver::{self, Ending},
     instances::{HELD_FOR_BODIES, NoInstance},
     occupancy::{CallEnd, CallProgress, Occupancy},
     request_body::RequestBody,
@@ -50,8 +50,8 @@ pub(super) struct SharedInstance {
 }
 
 impl SharedInstance {
-    fn new(most: u32, left: u32, room: Arc<Notify>) -> Self {
-        Self { requests: Mutex::new(Occupancy::new(most, left)), room, driver: AtomicWaker::new() }
+    fn new(most: u32, may_be: u32, room: Arc<Notify>) -> Self {
+        Self { requests: Mutex::new(Occupancy::new(most, may_be)), room, driver: AtomicWaker::new() }
     }
 
     /// Does something with its requests. Whoever is to know of it is woken when nothing is locked any more.
@@ -137,8 +137,9 @@ impl Served {
         match self.account().hold(HELD_FOR_BODIES) {
             Ok(held) => seat._held = Some(held),
             Err(_) => {
-                self.log
-                    .warn("no room for a request: the container's memory is used up; raise limits.memory");
+                let reason = "the container's memory is used up; raise limits.memory";
+                self.log.warn(&format!("no room for a request: {reason}"));
+                self.tell_of_failure(reason);
                 return Err(NoInstance::Overloaded);
             }
         }
@@ -156,12 +157,13 @@ impl Served {
             return Some(joined);
         }
         let place = self.gate.try_enter()?;
-        let (most, left) = (self.settings.instance_concurrency, self.settings.max_requests);
-        let instance = Arc::new(SharedInstance::new(most, left, Arc::clone(&self.shared.room)));
+        let (most, may_be) = (self.settings.instance_concurrency, self.settings.max_requests);
+        let instance = Arc::new(SharedInstance::new(most, may_be, Arc::clone(&self.shared.room)));
         let joined = join(&instance)?;
         running.push(Arc::clone(&instance));
         drop(running);
-        self.spawn(driver::run(Arc::clone(self), instance, place, until));
+        let ending = Ending { served: Arc::clone(self), shared: instance, place: Some(place) };
+        self.spawn(driver::run(ending, until));
         Some(joined)
     }
 }
@@ -219,23 +221,22 @@ pub(super) struct SharedCall {
 
 impl SharedCall {
     /// Waits until the guest has answered.
-    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
-        let Some(seat) = &self.seat else { return Poll::Ready(Progress::Failed) };
-        match std::task::ready!(seat.poll(cx)) {
-            CallProgress::Answered(answer) => Poll::Ready(Progress::Answered(answer)),
-            CallProgress::Ended(end) => {
-                self.is_over = true;
-                Poll::Ready(match end {
-                    CallEnd::Returned => Progress::Silent,
-                    CallEnd::Failed => {
-                        self.has_failed = true;
-                        Progress::Failed
-                    }
-                    CallEnd::HandedBack(request) => Progress::NotBegun(request),
-                    CallEnd::Overloaded => Progress::Overloaded,
-                })
+    pub(super) fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, NotBegun>> {
+        let Some(seat) = &self.seat else { return Poll::Ready(Ok(Progress::Failed)) };
+        let end = match std::task::ready!(seat.poll(cx)) {
+            CallProgress::Answered(answer) => return Poll::Ready(Ok(Progress::Answered(answer))),
+            CallProgress::Ended(end) => end,
+        };
+        self.is_over = true;
+        Poll::Ready(Ok(match end {
+            CallEnd::HandedBack(request) => return Poll::Ready(Err(NotBegun(request))),
+            CallEnd::Returned => Progress::Silent,
+            CallEnd::Overloaded => Progress::Overloaded,
+            CallEnd::Failed => {
+                self.has_failed = true;
+                Progress::Failed
             }
-        }
+        }))
     }
 
     /// Waits until the guest has returned.

@@ -155,6 +155,18 @@ async fn a_guest_that_computes_without_end_is_ended() {
     assert_eq!(server.stats().timeouts, 1);
 }
 
+/// Its request is answered, and nobody waits for what it does then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_computes_without_end_after_its_answer_is_ended() {
+    let server = server(10, "max-instances=1,request-timeout=1s").await;
+    for _ in 0..2 {
+        assert_eq!(server.get("/next").await.text(), "hello\n");
+        server.until("the end of the instance", |stats| stats.instances == 0).await;
+        assert!(server.said().contains("went on after its last answer for longer than request-timeout"));
+    }
+    assert_eq!(server.get("/count").await.text(), "1");
+}
+
 /// While a guest computes, nothing more is given to its instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_to_a_guest_that_computes_has_another_instance() {

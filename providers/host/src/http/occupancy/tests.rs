@@ -12,7 +12,7 @@ fn begun(requests: &mut Requests, names: &[&'static str]) -> Vec<u64> {
     for name in names {
         let id = requests.join(now()).unwrap();
         requests.submit(id, (*name).to_owned(), name);
-        assert_eq!(requests.begin(u32::MAX), Some((id, *name)));
+        assert_eq!(requests.begin(), Some((id, *name)));
         requests.begun(id, u32::try_from(id).unwrap());
         begun.push(id);
     }
@@ -64,7 +64,7 @@ fn one_that_is_too_old_too_large_busy_or_under_pressure_gets_none() {
 
 #[test]
 fn what_the_guest_has_not_heard_of_goes_elsewhere() {
-    let mut requests = Requests::new(9, 2);
+    let mut requests = Requests::new(9, 9);
     begun(&mut requests, &["a"]);
     let waits = requests.join(now()).unwrap();
     requests.submit(waits, "b".to_owned(), "b");
@@ -72,14 +72,48 @@ fn what_the_guest_has_not_heard_of_goes_elsewhere() {
     assert_eq!(progress(&mut requests, waits), Some(CallProgress::Ended(CallEnd::HandedBack("b"))));
     requests.set_backpressure(false);
     requests.leave(waits);
-    let again = requests.join(now()).unwrap();
-    requests.submit(again, "b".to_owned(), "b");
-    assert_eq!(requests.begin(1), None, "it may have been called once");
-    assert_eq!(progress(&mut requests, again), Some(CallProgress::Ended(CallEnd::HandedBack("b"))));
     let late = requests.join(now()).unwrap();
     requests.close(|| CallEnd::Failed);
     requests.submit(late, "c".to_owned(), "c");
     assert_eq!(progress(&mut requests, late), Some(CallProgress::Ended(CallEnd::HandedBack("c"))));
+}
+
+/// Three have a seat before it is known that it may have but one more.
+#[test]
+fn those_who_are_too_many_go_elsewhere_and_do_not_come_back() {
+    let mut requests = Requests::new(9, 9);
+    let ids: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .map(|name| {
+            let id = requests.join(now()).unwrap();
+            requests.submit(id, name.to_owned(), name);
+            id
+        })
+        .collect();
+    requests.made(1, now() + std::time::Duration::from_secs(60));
+    assert_eq!(requests.begin(), Some((ids[0], "a")));
+    assert_eq!(requests.begin(), None, "it was called once");
+    for (id, name) in [(ids[1], "b"), (ids[2], "c")] {
+        assert_eq!(progress(&mut requests, id), Some(CallProgress::Ended(CallEnd::HandedBack(name))));
+        requests.leave(id);
+        assert_eq!(requests.join(now()), None, "there is none left");
+    }
+}
+
+/// The guest may go on after an answer that was taken, and then nobody waits for it.
+#[test]
+fn an_answer_that_was_taken_is_wanted_no_more() {
+    let mut requests = Requests::new(9, 9);
+    let ids = begun(&mut requests, &["a", "b"]);
+    assert_eq!(requests.answered(ids[0], "answer"), None);
+    assert_eq!(progress(&mut requests, ids[0]), Some(CallProgress::Answered("answer")));
+    assert_eq!(requests.wanted(), 2, "its body may go on");
+    requests.leave(ids[0]);
+    assert_eq!((requests.wanted(), requests.is_empty()), (1, false));
+    requests.leave(ids[1]);
+    assert_eq!(requests.wanted(), 1, "whoever leaves it looks after its time");
+    requests.end(ids[0], CallEnd::Returned);
+    assert_eq!(requests.wanted(), 1);
 }
 
 #[test]
