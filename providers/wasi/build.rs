@@ -6,9 +6,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={proto}");
     let descriptors = protox::compile([proto], ["proto"])?;
     tonic_prost_build::configure()
-        // Values of environment variables are secrets as often as not, and private keys always: the crate writes their Debug
-        // itself.
-        .skip_debug(["kubewasm.worker.v1.EnvVar", "kubewasm.worker.v1.TlsCertificate"])
+        // Values of environment variables are secrets as often as not, private keys and the credentials of proxies always: the
+        // crate writes their Debug itself.
+        .skip_debug(
+            ["EnvVar", "TlsCertificate", "HttpProxy"].map(|message| format!("kubewasm.worker.v1.{message}")),
+        )
         .compile_fds(descriptors)?;
     Ok(())
 }

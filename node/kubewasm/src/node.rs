@@ -311,7 +311,7 @@ async fn run(
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
         denied_networks,
-        http_proxy: network.proxy.read(&config.kubelet.cluster_domain)?,
+        http_proxy: network.proxy.read(&config.kubelet.cluster_domain, network.mode)?,
         pod_network,
         cluster_networks: network.cluster_networks,
         cni,

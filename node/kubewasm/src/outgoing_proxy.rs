@@ -4,10 +4,13 @@ use std::{
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use anyhow::Context as _;
-use kubewasm_host::{HttpProxy, PastProxy, ProxyCredentials};
+use kubewasm_host::{HttpProxy, InvalidHttpProxy, PastProxy, ProxyCredentials};
+
+use crate::network_mode::NetworkMode;
 
 /// More than credentials have.
 const LONGEST_FILE: u64 = 8 << 10;
@@ -27,8 +30,21 @@ pub(crate) struct ProxyArgs {
     /// What is reached past --outgoing-proxy: a name with all below it, .name for those below it alone, an address, a network,
     /// or *; with or without :port. May be repeated, or several with commas between them. Services, the pod itself, and names
     /// below svc and the cluster's domain always are.
-    #[arg(long, value_name = "NAME|CIDR", value_delimiter = ',', requires = "outgoing_proxy")]
-    outgoing_no_proxy: Vec<PastProxy>,
+    #[arg(long, value_name = "NAME|CIDR", requires = "outgoing_proxy")]
+    outgoing_no_proxy: Vec<PastProxies>,
+}
+
+/// Several entries with commas between them, and white space and empty ones among them, as programs write `NO_PROXY`.
+#[derive(Clone, Debug)]
+struct PastProxies(Vec<PastProxy>);
+
+impl FromStr for PastProxies {
+    type Err = InvalidHttpProxy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHttpProxy> {
+        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        entries.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
 }
 
 impl ProxyArgs {
@@ -37,17 +53,43 @@ impl ProxyArgs {
         self.outgoing_proxy_credentials.as_deref()
     }
 
-    /// Reads what they name, in a cluster of this domain.
-    pub(crate) fn read(&self, cluster_domain: &str) -> anyhow::Result<Option<HttpProxy>> {
+    /// Reads what they name, in a cluster of this domain, for pods with such addresses.
+    pub(crate) fn read(
+        &self,
+        cluster_domain: &str,
+        network: NetworkMode,
+    ) -> anyhow::Result<Option<HttpProxy>> {
         let Some(url) = &self.outgoing_proxy else { return Ok(None) };
         let credentials = self.credentials_file().map(credentials).transpose()?;
-        let mut past = self.outgoing_no_proxy.clone();
+        let mut past: Vec<_> =
+            self.outgoing_no_proxy.iter().flat_map(|entries| entries.0.iter().cloned()).collect();
         for domain in ["svc", cluster_domain].into_iter().filter(|domain| !domain.is_empty()) {
             let entry = format!(".{}", domain.trim_matches('.')).parse();
             past.push(entry.context("the cluster's domain is none")?);
         }
-        HttpProxy::new(url, credentials, past).map(Some).context("--outgoing-proxy")
+        let proxy = HttpProxy::new(url, credentials, past).context("--outgoing-proxy")?;
+        if proxy.is_on_loopback() {
+            check_loopback(&proxy.url(), network)?;
+        }
+        Ok(Some(proxy))
     }
+}
+
+/// A proxy on the node's loopback, which is that of pods as well only where they have the node's addresses.
+fn check_loopback(url: &str, network: NetworkMode) -> anyhow::Result<()> {
+    match network {
+        NetworkMode::Pod | NetworkMode::Cni => anyhow::bail!(
+            "--outgoing-proxy={url} is on the node's loopback, and with --network={network} pods have a loopback of their own; \
+             name an address of the node"
+        ),
+        NetworkMode::Auto => tracing::warn!(
+            "--outgoing-proxy={url} is on the node's loopback, and pods with addresses of their own, which --network=auto may \
+             give them, have a loopback of their own: their requests fail; name an address of the node, or choose \
+             --network=host"
+        ),
+        NetworkMode::Host => {}
+    }
+    Ok(())
 }
 
 fn credentials(path: &Path) -> anyhow::Result<ProxyCredentials> {
@@ -75,7 +117,7 @@ mod tests {
 
     fn read(args: &[&str]) -> anyhow::Result<Option<HttpProxy>> {
         let args = std::iter::once("node").chain(args.iter().copied());
-        Command::try_parse_from(args)?.proxy.read("cluster.local")
+        Command::try_parse_from(args)?.proxy.read("cluster.local", NetworkMode::Pod)
     }
 
     #[test]
@@ -88,6 +130,38 @@ mod tests {
         assert_eq!(past, ["a.test", "10.0.0.0/8", ".svc", ".cluster.local"]);
         assert!(read(&["--outgoing-no-proxy=a.test"]).is_err(), "there is no proxy");
         assert!(read(&["--outgoing-proxy=http://proxy", "--outgoing-no-proxy=a b"]).is_err());
+    }
+
+    #[test]
+    fn what_is_past_the_proxy_is_listed_as_programs_list_it() {
+        let read = read(&[
+            "--outgoing-proxy=http://proxy",
+            "--outgoing-no-proxy= a.test, *:443 ,,10.0.0.0/8,",
+            "--outgoing-no-proxy=",
+            "--outgoing-no-proxy=b.test",
+        ]);
+        let past: Vec<String> = read.unwrap().unwrap().past().iter().map(ToString::to_string).collect();
+        assert_eq!(past, ["a.test", "*:443", "10.0.0.0/8", "b.test", ".svc", ".cluster.local"]);
+    }
+
+    #[test]
+    fn a_proxy_on_the_loopback_is_for_pods_that_share_it() {
+        let read = |url: &str, network| {
+            let command = Command::try_parse_from(["node", "--outgoing-proxy", url]).unwrap();
+            command.proxy.read("cluster.local", network)
+        };
+        for url in
+            ["http://127.0.0.1:3128", "http://[::1]:3128", "http://localhost:3128", "http://0.0.0.0:3128"]
+        {
+            for network in [NetworkMode::Auto, NetworkMode::Host] {
+                assert!(read(url, network).unwrap().is_some(), "{url}");
+            }
+            for network in [NetworkMode::Pod, NetworkMode::Cni] {
+                let error = read(url, network).unwrap_err().to_string();
+                assert!(error.contains(url) && error.contains("name an address of the node"), "{error}");
+            }
+        }
+        assert!(read("http://192.0.2.1:3128", NetworkMode::Cni).unwrap().is_some());
     }
 
     #[test]

@@ -84,6 +84,12 @@ impl fmt::Debug for wire::TlsCertificate {
     }
 }
 
+impl fmt::Debug for wire::HttpProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpProxy").field("url", &self.url).field("past", &self.past).finish_non_exhaustive()
+    }
+}
+
 impl From<&Instance> for wire::Instance {
     fn from(instance: &Instance) -> Self {
         let exit = instance.end.as_ref().map(|End { finished_at, exit }| {

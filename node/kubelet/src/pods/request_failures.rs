@@ -24,7 +24,7 @@ use crate::{
 /// How often a container is told of at most: as often as an object can have Events in the long run, so that a failing guest
 /// does not keep others of its pod from being told.
 const TOLD: Duration = Duration::from_secs(5 * 60);
-/// How long a failure waits for its container to be in the pod's status. Then nobody is told of it.
+/// How long a failure waits for its container to be in the status of a pod that is known. Then nobody is told of it.
 const UNNAMED: Duration = Duration::from_secs(60);
 /// How often is looked for what has waited.
 const LOOK: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ struct Counted {
     /// Failures since it was told of last.
     count: u64,
     last: String,
-    /// When the first of them came.
+    /// When the first of them came, or, where that is later, the pod was known.
     since: Instant,
     told: Option<Instant>,
 }
@@ -96,8 +96,13 @@ impl Tally {
             counted.last = last;
         }
         let mut notes = Vec::new();
+        // Before any pod is looked for: they are put in first. What has waited for an agent comes before it knows its pods.
+        let are_all_known = index.are_all_known();
         self.0.retain(|id, counted| {
-            let Some(pod) = index.get(&counted.pod_uid) else { return false };
+            let Some(pod) = index.get(&counted.pod_uid) else {
+                counted.since = now;
+                return !are_all_known;
+            };
             let Some(container) = container_of(&pod, id) else {
                 return now.saturating_duration_since(counted.since) < UNNAMED;
             };
@@ -171,11 +176,30 @@ mod tests {
     fn a_container_that_is_in_no_status_yet_is_waited_for() {
         let (index, begun) = (PodIndex::default(), Instant::now());
         let mut tally = Tally::default();
+        index.set_all_known();
         assert!(tally.take_in(failed("abc", 1, "x"), &index, begun).is_empty());
         assert!(tally.0.is_empty(), "there is no such pod");
         index.put("u", pod(&[]));
         assert!(tally.take_in(failed("abc", 1, "x"), &index, begun).is_empty());
         index.put("u", pod(&["abc"]));
         assert_eq!(tally.take_in(Vec::new(), &index, begun + LOOK).len(), 1);
+    }
+
+    /// They have waited for an agent, and it does not know its pods yet.
+    #[test]
+    fn failures_wait_for_an_agent_to_know_its_pods() {
+        let (index, begun) = (PodIndex::default(), Instant::now());
+        let mut tally = Tally::default();
+        let of = |pod: &str| FailedRequests { pod_uid: pod.to_owned(), ..failed(pod, 2, "x").remove(0) };
+        assert!(tally.take_in(vec![of("u"), of("gone")], &index, begun).is_empty());
+        assert!(tally.take_in(Vec::new(), &index, begun + UNNAMED).is_empty());
+        index.put("u", pod(&[]));
+        assert!(tally.take_in(Vec::new(), &index, begun + UNNAMED + LOOK).is_empty());
+        assert_eq!(tally.0.len(), 2, "its status has a while from now on");
+        index.set_all_known();
+        index.put("u", pod(&["u"]));
+        let told = tally.take_in(Vec::new(), &index, begun + UNNAMED + 2 * LOOK);
+        assert_eq!(messages(told), ["2 requests to container main failed; the last one: x"]);
+        assert!(!tally.0.contains_key("gone"), "it is none of this node's");
     }
 }

@@ -69,10 +69,7 @@ impl FromStr for EgressEntry {
         if let Some(network) = network(text) {
             return Ok(Self { target: EgressTarget::Network(network), port: None });
         }
-        let port = |text: &str| match text.parse::<u16>() {
-            Ok(port) if port > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Some(port)),
-            Ok(_) | Err(_) => Err(invalid()),
-        };
+        let port = |text: &str| port(text).map(Some).ok_or_else(invalid);
         if let Some(rest) = text.strip_prefix('[') {
             let (inner, rest) = rest.split_once(']').ok_or_else(invalid)?;
             let network = network(inner).filter(|network| matches!(network, IpNet::V6(_)));
@@ -114,8 +111,14 @@ fn network(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
+/// A port that something can be at.
+pub(crate) fn port(text: &str) -> Option<u16> {
+    let port = text.parse().ok().filter(|port| *port > 0);
+    port.filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// A host name as names are compared; `None` for what is none, or looks like an address.
-fn name(text: &str) -> Option<String> {
+pub(crate) fn name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -126,6 +129,11 @@ fn name(text: &str) -> Option<String> {
         && name.split('.').all(is_label)
         && name.rsplit('.').next().is_some_and(|last| !is_number(last));
     is_name.then_some(name)
+}
+
+/// Whether a name ends with a dot and another one, both as they are compared.
+pub(crate) fn is_below(name: &str, parent: &str) -> bool {
+    name.strip_suffix(parent).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
 }
 
 impl FromIterator<EgressEntry> for EgressList {
@@ -174,9 +182,7 @@ impl EgressList {
             let is_meant = match &entry.target {
                 EgressTarget::Network(_) => false,
                 EgressTarget::Name(name) => name == asked,
-                EgressTarget::Below(parent) => asked
-                    .strip_suffix(parent.as_str())
-                    .is_some_and(|front| front.len() > 1 && front.ends_with('.')),
+                EgressTarget::Below(parent) => is_below(asked, parent),
             };
             is_meant.then_some(entry.port)
         })

@@ -130,6 +130,11 @@ impl NetworkTables {
         rule.is_ok_and(|rule| rule.is_some_and(|rule| rule.endpoints.contains(&endpoint)))
     }
 
+    /// Whether something that is sent there is for a Service, whoever may answer for it. Nothing is chosen, or remembered.
+    pub fn is_service(&self, transport: Protocol, wanted: SocketAddr) -> bool {
+        !matches!(self.read().services.find(transport, wanted), Ok(None))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -19,7 +19,7 @@ use wasmtime_wasi_http::Error;
 use super::{
     error,
     pool::Fitness,
-    proxy::HttpProxy,
+    proxy::{HttpProxy, is_on_loopback},
     request::{Origin, Security},
     tls::{GuestTls, SystemAuthorities, TlsConfigs},
     tunnel::{self, ProxyTrouble},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     account::Account,
     lookup::GuestLookups,
-    network::guard::Guard,
+    network::{Network, guard::Guard},
     setup::Setup,
     sockets::{GuestSockets, NodeSockets, Pod},
 };
@@ -60,9 +60,11 @@ pub(crate) struct OutgoingWay {
     pod: Option<Pod>,
     /// Where it has those of the node.
     node: NodeSockets,
+    /// Its pod's, and not that of the node.
+    has_own_loopback: bool,
     tls: GuestTls,
     proxy: Option<Arc<HttpProxy>>,
-    proxy_trouble: Arc<ProxyTrouble>,
+    pub(super) proxy_trouble: Arc<ProxyTrouble>,
     /// See [`OutgoingHost`].
     pub(super) host_places: Arc<Semaphore>,
     pub(super) account: Arc<Account>,
@@ -122,6 +124,7 @@ impl OutgoingHost {
             looking_up: Semaphore::new(LOOKUPS),
             pod: sockets.pod(),
             node: sockets.node(),
+            has_own_loopback: matches!(setup.network, Network::Pod(_) | Network::Namespace),
             tls: GuestTls::new(Arc::clone(&self.authorities), setup.authorities.map(Arc::clone)),
             proxy: setup.http_proxy.map(Arc::clone),
             proxy_trouble: Arc::clone(&self.proxy_trouble),
@@ -147,8 +150,8 @@ impl OutgoingWay {
     pub(super) fn fitness(&self, origin: &Origin, route: &Route) -> Fitness {
         let Route { wanted, actual, is_home, .. } = *route;
         let proxied = route.proxied.as_deref();
-        let addresses = proxied.map_or_else(|| vec![wanted], |proxied| proxied.addresses.clone());
-        if self.proxy_for(origin, &addresses) != proxied.map(|proxied| &proxied.proxy) {
+        let addresses = proxied.map_or(std::slice::from_ref(&wanted), |proxied| &proxied.addresses);
+        if self.proxy_for(origin, addresses) != proxied.map(|proxied| &proxied.proxy) {
             return Fitness::Forbidden;
         }
         if is_home {
@@ -251,22 +254,32 @@ impl OutgoingWay {
     }
 
     /// The proxy for an origin at these addresses, if one is named, and the origin is not reached past it: what is the pod's own,
-    /// a Service, or on this machine or its link is.
+    /// a Service, or on this machine or its link is, by all of its addresses.
     fn proxy_for(&self, origin: &Origin, addresses: &[SocketAddr]) -> Option<&Arc<HttpProxy>> {
         let proxy = self.proxy.as_ref()?;
-        let ips: Vec<IpAddr> = addresses.iter().map(SocketAddr::ip).collect();
-        let is_past =
-            addresses.iter().any(|at| self.is_near(*at)) || proxy.is_passed(&origin.host, &ips, origin.port);
+        let is_near = !addresses.is_empty() && addresses.iter().all(|at| self.is_near(*at));
+        let is_past = is_near || proxy.is_passed(&origin.host, addresses, origin.port);
         (!is_past).then_some(proxy)
     }
 
     fn is_near(&self, at: SocketAddr) -> bool {
         let is_on_link = match at.ip().to_canonical() {
-            IpAddr::V4(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_link_local(),
-            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local(),
+            IpAddr::V4(ip) => ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        let is_of_pod = |pod: &Pod| pod.addresses.has(at.ip()) || pod.destination(true, at) != Ok(at);
-        is_on_link || self.node.home(Protocol::Tcp, at).is_some() || self.pod.as_ref().is_some_and(is_of_pod)
+        let is_of_pod = |pod: &Pod| pod.addresses.has(at.ip()) || pod.tables.is_service(Protocol::Tcp, at);
+        is_on_loopback(at.ip())
+            || is_on_link
+            || self.node.home(Protocol::Tcp, at).is_some()
+            || self.pod.as_ref().is_some_and(is_of_pod)
+    }
+
+    /// Whether the guest's own pod is at an address, or answers there.
+    fn is_own(&self, at: SocketAddr) -> bool {
+        let at = SocketAddr::new(at.ip().to_canonical(), at.port());
+        (self.has_own_loopback && is_on_loopback(at.ip()))
+            || self.pod.as_ref().is_some_and(|pod| pod.addresses.has(at.ip()))
+            || self.node.ports.listens_at(at)
     }
 
     /// Connects to a proxy that shall lead on to what is at one of these addresses: which one it takes is not known, so that the
@@ -286,9 +299,15 @@ impl OutgoingWay {
             self.proxy_trouble.tell(proxy, &cause);
             Error::DestinationUnavailable
         };
-        let at = self.lookups.addresses_for_host(proxy.host()).await;
-        let at = at.map_err(|cause| unreachable(&proxy, &cause))?;
-        let at = at.into_iter().map(|ip| SocketAddr::new(ip, proxy.port())).collect();
+        let found = self.lookups.addresses_for_host(proxy.host()).await;
+        let found = found.map_err(|cause| unreachable(&proxy, &cause))?;
+        let at = found.iter().map(|ip| SocketAddr::new(*ip, proxy.port()));
+        // A guest that listens where the proxy is looked for must not be given its credentials.
+        let at: Vec<_> = at.filter(|at| !self.is_own(*at)).collect();
+        if at.is_empty() && !found.is_empty() {
+            self.proxy_trouble.tell(&proxy, &"it is at an address of the pod's own: name one of the node's");
+            return Err(Error::ConfigurationError);
+        }
         let proxied = Arc::new(Proxied { proxy, addresses });
         let route = |wanted| Ok(Route { proxied: Some(Arc::clone(&proxied)), ..self.way_to(wanted)? });
         self.connect_any(at, route).await.map_err(|cause| match cause {

@@ -77,7 +77,10 @@ pub(super) async fn send(
                 return Ok(respond(response, body));
             }
             Err(Failure { error, unsent, is_closed }) => {
-                if let Some(proxied) = &lease.carrier.route().proxied {
+                // Within a tunnel, it is the origin that fails.
+                if origin.security == Security::Plain
+                    && let Some(proxied) = &lease.carrier.route().proxied
+                {
                     way.refused_by(&proxied.proxy, &error);
                 }
                 if let Carrier::Stream(shared, _) = &lease.carrier

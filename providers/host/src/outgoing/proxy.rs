@@ -1,11 +1,15 @@
 //! The proxy that requests of guests go through where an operator names one, and what is reached past it. Pure.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
 use http::HeaderValue;
 use ipnet::IpNet;
 
-use crate::network::egress::{EgressEntry, EgressTarget};
+use crate::network::egress::{self, EgressEntry, EgressTarget};
 
 /// Bytes of credentials.
 const LONGEST_CREDENTIALS: usize = 4096;
@@ -117,14 +121,18 @@ impl FromStr for PastProxy {
     type Err = InvalidHttpProxy;
 
     fn from_str(text: &str) -> Result<Self, InvalidHttpProxy> {
-        if text == "*" {
-            return Ok(Self { target: PastTarget::Everything, port: None });
+        let invalid = || InvalidHttpProxy::Past(text.to_owned());
+        let everything = |port| Ok(Self { target: PastTarget::Everything, port });
+        match text.strip_prefix('*').map(|rest| (rest, rest.strip_prefix(':'))) {
+            Some(("", _)) => return everything(None),
+            Some((_, Some(port))) => return everything(Some(egress::port(port).ok_or_else(invalid)?)),
+            Some((_, None)) | None => {}
         }
         let as_listed = match text.strip_prefix('.') {
             Some(rest) => &format!("*.{rest}"),
             None => text,
         };
-        let entry: EgressEntry = as_listed.parse().map_err(|_| InvalidHttpProxy::Past(text.to_owned()))?;
+        let entry: EgressEntry = as_listed.parse().map_err(|_| invalid())?;
         let target = match entry.target {
             EgressTarget::Network(network) => PastTarget::Network(network),
             EgressTarget::Name(name) => PastTarget::Name(name),
@@ -148,21 +156,18 @@ impl fmt::Display for PastProxy {
 }
 
 impl PastProxy {
-    /// Whether it is about a host, with the addresses that it was found to have.
-    fn is_about(&self, host: &str, addresses: &[IpAddr], port: u16) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let is_below = |parent: &str| {
-            host.strip_suffix(parent).is_some_and(|front| front.len() > 1 && front.ends_with('.'))
+    /// Whether it is about a host of this name, if it has one, with the addresses that it was found to have.
+    fn is_about(&self, name: Option<&str>, addresses: &[SocketAddr], port: u16) -> bool {
+        let is_in = |network: &IpNet| {
+            let mut ips = addresses.iter().map(|at| at.ip().to_canonical());
+            !addresses.is_empty() && ips.all(|ip| network.contains(&ip))
         };
         self.port.is_none_or(|own| own == port)
             && match &self.target {
                 PastTarget::Everything => true,
-                PastTarget::Name(name) => host == name || is_below(name),
-                PastTarget::Below(parent) => is_below(parent),
-                PastTarget::Network(network) => {
-                    !addresses.is_empty()
-                        && addresses.iter().all(|address| network.contains(&address.to_canonical()))
-                }
+                PastTarget::Name(own) => name.is_some_and(|name| name == own || egress::is_below(name, own)),
+                PastTarget::Below(parent) => name.is_some_and(|name| egress::is_below(name, parent)),
+                PastTarget::Network(network) => is_in(network),
             }
     }
 }
@@ -207,6 +212,16 @@ impl HttpProxy {
         }
     }
 
+    /// Whether its URL names the machine that asks, whichever that is: by an address of the loopback, or by `localhost`.
+    #[must_use]
+    pub fn is_on_loopback(&self) -> bool {
+        match self.host.parse::<IpAddr>() {
+            Ok(ip) => is_on_loopback(ip),
+            Err(_) => egress::name(&self.host)
+                .is_some_and(|name| name == "localhost" || egress::is_below(&name, "localhost")),
+        }
+    }
+
     /// With what it is asked.
     #[must_use]
     pub fn credentials(&self) -> Option<&ProxyCredentials> {
@@ -233,9 +248,16 @@ impl HttpProxy {
     }
 
     /// Whether a host is reached past it, at the addresses that it was found to have.
-    pub(super) fn is_passed(&self, host: &str, addresses: &[IpAddr], port: u16) -> bool {
-        self.past.iter().any(|entry| entry.is_about(host, addresses, port))
+    pub(super) fn is_passed(&self, host: &str, addresses: &[SocketAddr], port: u16) -> bool {
+        let name = egress::name(host);
+        self.past.iter().any(|entry| entry.is_about(name.as_deref(), addresses, port))
     }
+}
+
+/// Whether an address is of the machine that connects to it: what is unspecified leads to the loopback.
+pub(super) fn is_on_loopback(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 impl fmt::Debug for HttpProxy {
@@ -282,6 +304,26 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_on_the_loopback_is_known_by_its_url() {
+        for (host, expected) in [
+            ("127.0.0.1", true),
+            ("127.1", true),
+            ("0.0.0.0", true),
+            ("[::1]", true),
+            ("[::]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("LOCALHOST.", true),
+            ("proxy.localhost", true),
+            ("192.0.2.1", false),
+            ("[2001:db8::1]", false),
+            ("localhost.example", false),
+        ] {
+            let proxy = HttpProxy::new(&format!("http://{host}:3128"), None, Vec::new()).unwrap();
+            assert_eq!(proxy.is_on_loopback(), expected, "{host}");
+        }
+    }
+
+    #[test]
     fn credentials_are_in_no_text() {
         for url in ["http://me:hunter2@proxy.example", "http://me@proxy.example"] {
             let error = HttpProxy::new(url, None, Vec::new()).unwrap_err();
@@ -301,14 +343,20 @@ mod tests {
 
     #[test]
     fn what_is_reached_past_it_is_read_as_it_is_written() {
-        for text in
-            ["*", "example.com", ".example.com:8443", "10.0.0.0/8", "192.0.2.1/32:80", "[2001:db8::/32]:443"]
-        {
+        for text in [
+            "*",
+            "*:443",
+            "example.com",
+            ".example.com:8443",
+            "10.0.0.0/8",
+            "192.0.2.1/32:80",
+            "[2001:db8::/32]:443",
+        ] {
             let entry: PastProxy = text.parse().unwrap();
             assert_eq!(entry.to_string(), text);
         }
         assert_eq!("*.svc".parse::<PastProxy>().unwrap().to_string(), ".svc");
-        for text in ["", ".", "*x", "a b", "example.com:0", "example.com/"] {
+        for text in ["", ".", "*x", "*:", "*:0", "*:x", "a b", "example.com:0", "example.com/"] {
             assert_eq!(text.parse::<PastProxy>(), Err(InvalidHttpProxy::Past(text.to_owned())));
         }
         let many = vec!["*".parse().unwrap(); MOST_PAST + 1];
@@ -317,8 +365,9 @@ mod tests {
 
     #[test]
     fn names_and_networks_go_past_the_proxy_as_everywhere() {
-        let proxy = proxy(&["example.com", ".svc", "internal.test:8080", "10.0.0.0/8", "fd00::/8"]);
-        let public: IpAddr = "203.0.113.7".parse().unwrap();
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 80);
+        let past = ["example.com", ".svc", "internal.test:8080", "10.0.0.0/8", "fd00::/8", "*:9"];
+        let (proxy, public) = (proxy(&past), at("203.0.113.7"));
         for (host, port, expected) in [
             ("example.com", 443, true),
             ("example.com.", 443, true),
@@ -328,14 +377,16 @@ mod tests {
             ("web.default.svc", 80, true),
             ("internal.test", 8080, true),
             ("internal.test", 80, false),
+            ("INTERNAL.test", 8080, true),
             ("other.test", 80, false),
+            ("other.test", 9, true),
         ] {
             assert_eq!(proxy.is_passed(host, &[public], port), expected, "{host}:{port}");
         }
-        let private: IpAddr = "10.1.2.3".parse().unwrap();
+        let private = at("10.1.2.3");
         assert!(proxy.is_passed("other.test", &[private], 80));
-        assert!(proxy.is_passed("[fd00::1]", &["fd00::1".parse().unwrap()], 80));
-        assert!(proxy.is_passed("other.test", &["::ffff:10.1.2.3".parse().unwrap()], 80));
+        assert!(proxy.is_passed("[fd00::1]", &[at("fd00::1")], 80));
+        assert!(proxy.is_passed("other.test", &[at("::ffff:10.1.2.3")], 80));
         assert!(!proxy.is_passed("other.test", &[private, public], 80), "one of its addresses is elsewhere");
         assert!(!proxy.is_passed("other.test", &[], 80));
     }

@@ -108,6 +108,7 @@ impl GuestOf {
                 "metadata.far.test" => Ok(vec![IpAddr::from([169, 254, 169, 254])]),
                 "private.far.test" => Ok(vec![private]),
                 "both.far.test" => Ok(vec![far, private]),
+                "near.far.test" => Ok(vec![IpAddr::from([127, 0, 0, 1]), far]),
                 _ if name.ends_with(".far.test") => Ok(vec![far]),
                 _ if name.ends_with(".test") => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
                 _ => Err(io::ErrorKind::NotFound.into()),

@@ -30,6 +30,12 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct ProxyTrouble(Mutex<Option<Instant>>);
 
 impl ProxyTrouble {
+    /// Whether there was anything to tell of.
+    #[cfg(test)]
+    pub(super) fn is_told(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     pub(super) fn tell(&self, proxy: &HttpProxy, error: &impl fmt::Debug) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
@@ -71,9 +77,9 @@ pub(super) async fn open(stream: TcpStream, proxy: &HttpProxy, origin: &Origin) 
     };
     let upgraded = driven(asking, connection.with_upgrades()).await?.await.map_err(of_proxy)?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| Error::HttpUpgradeFailed)?;
-    // The client speaks first in TLS.
+    // The client speaks first in TLS: whoever is behind the tunnel does something else.
     if !parts.read_buf.is_empty() {
-        return Err(Error::HttpProtocolError);
+        return Err(Error::TlsProtocolError);
     }
     Ok(parts.io.into_inner())
 }

@@ -21,11 +21,18 @@ pub(super) fn secret<'a>(container: &str, annotations: &'a BTreeMap<String, Stri
     annotations.get(&annotation(container))
 }
 
-/// An annotation that is about none of the pod's containers: whoever has written it would be served without TLS.
+/// An annotation that is about none of the pod's containers, or does not say about which: whoever has written it would be served without TLS.
 ///
 /// # Errors
 /// Which, and what it may be.
 pub(super) fn check(annotations: &BTreeMap<String, String>, containers: &[String]) -> Result<(), String> {
+    if annotations.contains_key(TLS) {
+        let all: Vec<_> = containers.iter().map(|container| annotation(container)).collect();
+        return Err(format!(
+            "the annotation {TLS} names no container of the pod; it must be one of: {}",
+            all.join(", ")
+        ));
+    }
     let prefix = annotation("");
     let named = annotations.keys().filter_map(|key| key.strip_prefix(&prefix));
     let mut strange = named.filter(|name| !containers.iter().any(|container| container == name));
@@ -133,5 +140,9 @@ mod tests {
         assert_eq!(check(&annotations("main"), &containers), Ok(()));
         let error = check(&annotations("mian"), &containers).unwrap_err();
         assert!(error.contains("tls.kubewasm.dev/mian") && error.ends_with("init, main"), "{error}");
+        let bare = [("tls.kubewasm.dev".to_owned(), "web".to_owned())].into();
+        let error = check(&bare, &containers).unwrap_err();
+        assert!(error.starts_with("the annotation tls.kubewasm.dev names no container"), "{error}");
+        assert!(error.ends_with("tls.kubewasm.dev/init, tls.kubewasm.dev/main"), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::PodTask;
@@ -38,7 +39,8 @@ pub(super) struct Following(HashMap<String, Followed>);
 struct Followed {
     id: String,
     names: ObjectNames,
-    annotations: BTreeMap<String, String>,
+    /// The pod's: who follows is told of them, and goes on.
+    annotations: watch::Sender<BTreeMap<String, String>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -58,12 +60,15 @@ impl PodTask {
         }
         let following = &mut self.following.0;
         following.retain(|name, followed| {
-            wanted.get(name).is_some_and(|(id, names)| {
-                followed.id == *id && followed.names == *names && followed.annotations == annotations
-            })
+            wanted.get(name).is_some_and(|(id, names)| followed.id == *id && followed.names == *names)
         });
         for (name, (id, names)) in wanted {
-            if following.contains_key(name) {
+            if let Some(followed) = following.get(name) {
+                followed.annotations.send_if_modified(|known| {
+                    let is_new = *known != annotations;
+                    known.clone_from(&annotations);
+                    is_new
+                });
                 continue;
             }
             let namespace = &self.name.namespace;
@@ -75,16 +80,17 @@ impl PodTask {
                 annotations: annotations.clone(),
                 objects: Default::default(),
             };
+            let (annotations, of_pod) = watch::channel(annotations.clone());
             let follower = Follower {
                 shared: Arc::clone(&self.shared),
                 pod: Arc::clone(&self.pod),
                 reference: self.reference.clone(),
                 names: names.clone(),
+                annotations: of_pod,
                 update,
                 told: None,
             };
             let _task = AbortOnDropHandle::new(tokio::spawn(follower.run(objects)));
-            let annotations = annotations.clone();
             following.insert(name.clone(), Followed { id, names, annotations, _task });
         }
     }
@@ -96,6 +102,7 @@ struct Follower {
     pod: Arc<Pod>,
     reference: ObjectReference,
     names: ObjectNames,
+    annotations: watch::Receiver<BTreeMap<String, String>>,
     update: ObjectUpdate,
     /// What is wrong, as it was told.
     told: Option<String>,
@@ -106,10 +113,11 @@ impl Follower {
         let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut newest = objects.next().await;
         loop {
-            match self.hand_on(&newest).await {
+            self.update.annotations.clone_from(&self.annotations.borrow_and_update());
+            let retry = match self.hand_on(&newest).await {
                 Ok(()) => {
                     backoff.reset();
-                    newest = objects.next().await;
+                    None
                 }
                 Err(error) => {
                     tracing::warn!(
@@ -117,11 +125,14 @@ impl Follower {
                         error,
                         "a container is not up to date with its objects; trying again"
                     );
-                    tokio::select! {
-                        changed = objects.next() => newest = changed,
-                        () = tokio::time::sleep(backoff.next()) => {}
-                    }
+                    Some(backoff.next())
                 }
+            };
+            tokio::select! {
+                changed = objects.next() => newest = changed,
+                // Their sender goes with this task.
+                Ok(()) = self.annotations.changed() => {}
+                () = tokio::time::sleep(retry.unwrap_or_default()), if retry.is_some() => {}
             }
         }
     }

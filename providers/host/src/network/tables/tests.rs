@@ -66,6 +66,31 @@ fn every_endpoint_is_chosen_and_nothing_else() {
     assert!(!tables.is_endpoint(Tcp, at("10.96.0.9:80"), at("10.0.0.4:80")));
 }
 
+/// A question is no use of a Service: nothing is chosen, nor remembered, and who answers does not matter.
+#[test]
+fn what_is_a_service_is_known_without_being_sent_to_it() {
+    let with_affinity =
+        ServiceRule { affinity: Some(Duration::from_secs(60)), ..rule(&["10.96.0.9:80"], &["10.0.0.1:80"]) };
+    let of_nobody = rule(&["10.96.0.8:80"], &[]);
+    let tables = tables(vec![
+        service("ns/web", "10.96.0.9", vec![with_affinity]),
+        service("ns/empty", "10.96.0.8", vec![of_nobody]),
+    ]);
+    for (wanted, expected) in [
+        ("10.96.0.9:80", true),
+        ("10.96.0.9:81", true),
+        ("10.96.0.8:80", true),
+        ("10.0.0.1:80", false),
+        ("192.0.2.1:80", false),
+    ] {
+        assert_eq!(tables.is_service(Tcp, at(wanted)), expected, "{wanted}");
+    }
+    let key = (CLIENT.parse().unwrap(), Tcp, at("10.96.0.9:80"));
+    assert_eq!(tables.affinities().find(&key, Instant::now()), None);
+    ask(&tables, "10.96.0.9:80").unwrap();
+    assert!(tables.affinities().find(&key, Instant::now()).is_some());
+}
+
 /// A guest may name a flow with an address of IPv6, which is no part of whose it is.
 #[test]
 fn a_service_is_found_whatever_the_flow() {

@@ -2,13 +2,17 @@
 
 use std::{net::SocketAddr, sync::Mutex};
 
-use kubewasm_rules::PodRules;
+use kubewasm_rules::{PodRules, Protocol};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
 };
 
 use super::{server::Signed, *};
+use crate::{
+    PodAddresses,
+    network::{Service, ServiceChanges, ServiceRule, TablesUpdate},
+};
 
 /// A proxy that leads everything to one server, or refuses with an answer, and notes down what it is asked first on each
 /// connection.
@@ -55,13 +59,25 @@ impl Proxy {
 
     /// As an operator names it.
     fn named(&self, past: &[&str]) -> Option<Arc<HttpProxy>> {
-        let past = past.iter().map(|entry| entry.parse().unwrap()).collect();
-        let credentials = Some("me:hunter2".parse().unwrap());
-        Some(Arc::new(HttpProxy::new(&self.server.url(""), credentials, past).unwrap()))
+        named(&self.server.url(""), past)
     }
 
     fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
+    }
+}
+
+fn named(url: &str, past: &[&str]) -> Option<Arc<HttpProxy>> {
+    let past = past.iter().map(|entry| entry.parse().unwrap()).collect();
+    Some(Arc::new(HttpProxy::new(url, Some("me:hunter2".parse().unwrap()), past).unwrap()))
+}
+
+/// A pod at an address that this machine has anyway.
+fn pod_addresses() -> PodAddresses {
+    PodAddresses {
+        own: vec![IpAddr::from([127, 77, 0, 7])],
+        loopback: "127.0.28.0/22".parse().unwrap(),
+        loopback_v6: "fd6b::7:1".parse().unwrap(),
     }
 }
 
@@ -110,6 +126,118 @@ async fn what_is_past_the_proxy_is_not_asked_of_it() {
     assert_eq!(client.text(&server.url("/hello")).await, "hello");
     assert_eq!(client.text(&format!("http://other.test:{}/hello", server.at.port())).await, "hello");
     assert_eq!((proxy.server.accepted(), server.accepted()), (0, 3));
+}
+
+/// Whoever answers for a name does not lead past the proxy by naming an address of this machine beside another.
+#[tokio::test]
+async fn a_name_is_near_where_all_its_addresses_are() {
+    let server = Server::plain().await;
+    let proxy = Proxy::to(server.at).await;
+    let client = GuestOf { proxy: proxy.named(&[]), ..GuestOf::default() }.client();
+    for _ in 0..2 {
+        assert_eq!(client.text("http://near.far.test/hello").await, "hello");
+    }
+    assert_eq!((proxy.heads().len(), proxy.server.accepted()), (1, 1));
+}
+
+/// Whether something is a Service is asked without being sent to one of those who answer for it.
+#[tokio::test]
+async fn services_are_reached_past_the_proxy_whoever_answers_for_them() {
+    let proxy = Proxy::start(Err("")).await;
+    let rule = ServiceRule {
+        transport: Protocol::Tcp,
+        at: vec!["10.96.0.10:80".parse().unwrap()],
+        endpoints: Vec::new(),
+        node_only: false,
+        affinity: None,
+        sources: Vec::new(),
+    };
+    let service = Service {
+        key: "default/web".to_owned(),
+        cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        rules: vec![rule],
+    };
+    let services = ServiceChanges { set: vec![service], removed: Vec::new() };
+    let tables = Arc::new(NetworkTables::default());
+    tables.apply(TablesUpdate { base: None, revision: 1, services, rules: None }).unwrap();
+    let network = Network::Pod(pod_addresses());
+    let client = GuestOf { network, tables, proxy: proxy.named(&[]), ..GuestOf::default() }.client();
+    for url in ["http://10.96.0.10/", "http://10.96.0.10:81/"] {
+        let answer = client.get(url).await;
+        assert!(matches!(answer, Err(Error::ConnectionRefused)), "{url}: {answer:?}");
+    }
+    assert!(!client.way.proxy_trouble.is_told());
+}
+
+/// A guest that listens where the operator's proxy is looked for gets none of its credentials.
+#[tokio::test]
+async fn a_proxy_is_not_looked_for_at_addresses_of_the_pods_own() {
+    let server = Server::plain().await;
+    let proxy = Proxy::to(server.at).await;
+    let port = proxy.server.at.port();
+    let refused = async |guest: GuestOf| {
+        let client = guest.client();
+        for url in ["http://a.far.test/", "https://a.far.test/"] {
+            let answer = client.get(url).await;
+            assert!(matches!(answer, Err(Error::ConfigurationError)), "{url}: {answer:?}");
+        }
+        assert!(client.way.proxy_trouble.is_told());
+    };
+    for host in ["127.0.0.1", "proxy.test", "0.0.0.0", "[::ffff:127.0.0.1]", "127.77.0.7"] {
+        let proxy = named(&format!("http://{host}:{port}"), &[]);
+        let network = Network::Pod(pod_addresses());
+        refused(GuestOf { network, proxy: proxy.clone(), ..GuestOf::default() }).await;
+        if host != "127.77.0.7" {
+            refused(GuestOf { network: Network::Namespace, proxy, ..GuestOf::default() }).await;
+        }
+    }
+    let own = PodAddresses { own: vec![IpAddr::from([192, 0, 2, 7])], ..pod_addresses() };
+    let at_own = named(&format!("http://192.0.2.7:{port}"), &[]);
+    refused(GuestOf { network: Network::Pod(own), proxy: at_own, ..GuestOf::default() }).await;
+
+    let guest = || GuestOf { proxy: proxy.named(&[]), ..GuestOf::default() };
+    let listening = guest();
+    let _listener = listening.ports.listening(Protocol::Tcp, SocketAddr::from(([0, 0, 0, 0], port)));
+    refused(listening).await;
+    assert_eq!(proxy.server.accepted(), 0);
+    assert_eq!(
+        guest().client().text("http://a.far.test/hello").await,
+        "hello",
+        "the pod has the node's loopback"
+    );
+}
+
+/// What an origin does within a tunnel is no trouble of the proxy.
+#[tokio::test]
+async fn a_proxy_is_not_blamed_for_what_is_behind_its_tunnels() {
+    let signed = Signed::new(&["a.far.test"]);
+    let acceptor = signed.acceptor(&["http/1.1"]);
+    let origin = Server::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), move |stream, _| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"what?\r\n\r\n").await.unwrap();
+            // The client goes.
+            let _ = stream.read_u8().await;
+        }
+    });
+    let proxy = Proxy::to(origin.at).await;
+    let authorities = Some(Arc::new(PrivateAuthorities::from_pem(&signed.authority).unwrap()));
+    let client = GuestOf { proxy: proxy.named(&[]), authorities, ..GuestOf::default() }.client();
+    let answer = client.get("https://a.far.test/").await;
+    assert!(matches!(answer, Err(Error::HttpProtocolError)), "{answer:?}");
+    assert!(!client.way.proxy_trouble.is_told());
+
+    // Whoever speaks first is no server of TLS, and the proxy has done what it was asked for.
+    let proxy = Proxy::start(Err("HTTP/1.1 200 OK\r\n\r\nSSH-2.0-x\r\n")).await;
+    let client = GuestOf { proxy: proxy.named(&[]), ..GuestOf::default() }.client();
+    let answer = client.get("https://a.far.test/").await;
+    assert!(matches!(answer, Err(Error::TlsProtocolError)), "{answer:?}");
+    assert!(!client.way.proxy_trouble.is_told());
 }
 
 /// A proxy changes how a guest gets somewhere, and not where it may go.
@@ -194,6 +322,10 @@ async fn a_guest_is_told_what_a_proxy_has_against_it() {
             };
             assert_eq!(got, expected, "{answer:?} to {scheme}");
         }
+        let is_its_own = [plain, tunnel]
+            .iter()
+            .any(|told| told.ends_with("ConfigurationError") || told.ends_with("ProtocolError"));
+        assert_eq!(client.way.proxy_trouble.is_told(), is_its_own, "{answer:?}");
     }
     let gone = Proxy::start(Err("")).await.named(&[]);
     let client = GuestOf { proxy: gone, ..GuestOf::default() }.client();

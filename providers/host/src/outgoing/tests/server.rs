@@ -90,7 +90,7 @@ impl Signed {
         Self { authority, certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    fn acceptor(&self, protocols: &[&str]) -> TlsAcceptor {
+    pub(super) fn acceptor(&self, protocols: &[&str]) -> TlsAcceptor {
         let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -167,11 +167,17 @@ fn specs_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn values_of_the_environment_stay_out_of_debug_texts() {
+fn values_of_the_environment_and_credentials_of_proxies_stay_out_of_debug_texts() {
     let mut spec = spec();
     spec.env = vec![("PASSWORD".into(), "hunter2".into())];
-    let text = format!("{:?}", wire::StartRequest { spec: Some((&spec).into()), session: String::new() });
-    assert!(text.contains("PASSWORD") && !text.contains("hunter2"), "{text}");
+    let credentials = Some("me:swordfish".parse().unwrap());
+    let proxy = HttpProxy::new("http://proxy.example:3128", credentials, Vec::new()).unwrap();
+    spec.http_proxy = Some(Arc::new(proxy));
+    let start = wire::StartRequest { spec: Some((&spec).into()), session: String::new() };
+    for text in [format!("{spec:?}"), format!("{start:?}")] {
+        assert!(text.contains("PASSWORD") && text.contains("proxy.example"), "{text}");
+        assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
+    }
 }
 
 #[test]

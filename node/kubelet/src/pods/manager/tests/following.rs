@@ -95,14 +95,21 @@ async fn a_provider_is_told_of_objects_while_their_container_runs() {
     let message = world.event("p", "FailedUpdate").await;
     assert_eq!(message, "the secret \"s\" is wrong; the container goes on with what it was given before");
 
+    // Another annotation is told of as well, and what is wrong with the Secret not once more.
+    told.answers.lock().unwrap().push_back(UpdateError::Invalid("the secret \"s\" is wrong".to_owned()));
+    running["metadata"]["annotations"]["other"] = "x".into();
+    world.set(running.clone()).await;
+    assert_eq!(told.nth(3).await, b"second");
+    assert_eq!(told.updates.borrow()[2].annotations["other"], "x");
+
     told.answers.lock().unwrap().push_back(UpdateError::Runtime(RuntimeError("it is away".into())));
     api.secret.set("third");
-    assert_eq!(told.nth(4).await, b"third");
+    assert_eq!(told.nth(5).await, b"third");
     api.secret.0.send_replace(Known::Absent);
     let message = world.event("p", "FailedUpdate").await;
     assert_eq!(message, "secret \"s\" not found; the container goes on with what it was given before");
     api.secret.set("fourth");
-    assert_eq!(told.nth(5).await, b"fourth");
+    assert_eq!(told.nth(6).await, b"fourth");
 
     world.delete(running).await;
     world.let_end("u").await;
