@@ -36,17 +36,16 @@ async fn what_computes_has_the_limit_of_its_container() {
         client.send("GET /loop HTTP/1.1\r\nhost: test\r\n\r\n").await;
         clients.push(client);
     }
+    // What each of the four was held back adds up.
     wait::until("a limit that is used up", PATIENCE, async || {
         let usage = server.account.usage();
-        if usage.throttled >= Duration::from_millis(500) { Ok(()) } else { Err(format!("{usage:?}")) }
+        if usage.throttled >= Duration::from_secs(4) { Ok(()) } else { Err(format!("{usage:?}")) }
     })
     .await
     .unwrap();
     let (usage, wall) = (server.account.usage(), began.elapsed());
-    // A period more, for the one that had begun; and a turn on each processor.
-    let turns = Duration::from_millis(15)
-        * u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
-    assert!(usage.cpu <= wall / 10 + Duration::from_millis(10) + turns, "{usage:?} in {wall:?}");
+    // A tenth, and what their last turns were too long.
+    assert!(usage.cpu <= wall / 4, "{usage:?} in {wall:?}");
     server.kill().await;
 }
 
