@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, pki_types::CertificateDer};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 
 /// A certificate that has signed itself, with its key.
 #[derive(Debug)]
@@ -26,6 +29,36 @@ impl ServerIdentity {
         let certificate = rcgen::CertificateParams::new(names)?.self_signed(&key)?;
         let (chain, der) = (certificate.pem(), certificate.der().clone());
         Ok(Self { chain, key: key.serialize_pem(), der })
+    }
+
+    /// A new one for these names that an authority has signed, and the certificate of that, PEM.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn signed(names: &[&str]) -> anyhow::Result<(Self, String)> {
+        let key = rcgen::KeyPair::generate()?;
+        let mut params = rcgen::CertificateParams::new(Vec::new())?;
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key)?.pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        let key = rcgen::KeyPair::generate()?;
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = rcgen::CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        let (chain, der) = (certificate.pem(), certificate.der().clone());
+        Ok((Self { chain, key: key.serialize_pem(), der }, authority))
+    }
+
+    /// A server that has it, and offers these protocols.
+    ///
+    /// # Errors
+    /// When the key is not that of the certificate.
+    pub fn server(&self, protocols: &[&str]) -> anyhow::Result<Arc<ServerConfig>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())?;
+        let mut config = builder.with_no_client_auth().with_single_cert(vec![self.der.clone()], key)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Ok(Arc::new(config))
     }
 }
 

@@ -71,6 +71,42 @@ pub struct InstanceSpec {
     pub label: String,
 }
 
+impl InstanceSpec {
+    /// An instance of a module that is given nothing: no arguments, files or sockets, no limits of its own, and no terminal. Whoever
+    /// starts it says at least which pod it is of, and what it is called.
+    #[must_use]
+    pub fn new(id: impl Into<String>, module: PathBuf, kind: ModuleKind, log_path: PathBuf) -> Self {
+        Self {
+            id: id.into(),
+            pod_uid: String::new(),
+            name: String::new(),
+            module,
+            kind,
+            argv: Vec::new(),
+            env: Vec::new(),
+            working_dir: None,
+            root: RootSpec::default(),
+            log_path,
+            network: Network::Outgoing,
+            denied_networks: DeniedNetworks::default(),
+            egress: None,
+            authorities: None,
+            http_proxy: None,
+            listen_ports: Vec::new(),
+            http: None,
+            tls: None,
+            name_files: None,
+            memory_limit_bytes: 0,
+            memory_volumes: MemoryVolumes::default(),
+            cpu: CpuShare::default(),
+            stack: Stack::DEFAULT,
+            terminal: false,
+            stop_notice: false,
+            label: String::new(),
+        }
+    }
+}
+
 impl fmt::Debug for InstanceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
@@ -148,32 +184,8 @@ mod tests {
     #[test]
     fn debug_hides_the_values_of_the_environment() {
         let spec = InstanceSpec {
-            id: "1".into(),
-            pod_uid: "u".into(),
-            name: "ns/pod/c".into(),
-            module: "/m".into(),
-            kind: ModuleKind::CoreCommand,
-            argv: vec!["c".into()],
             env: vec![("PASSWORD".into(), "hunter2".into())],
-            working_dir: None,
-            root: RootSpec::default(),
-            log_path: "/l".into(),
-            network: Network::Outgoing,
-            denied_networks: DeniedNetworks::default(),
-            egress: None,
-            authorities: None,
-            http_proxy: None,
-            listen_ports: Vec::new(),
-            http: None,
-            tls: None,
-            name_files: None,
-            memory_limit_bytes: 0,
-            memory_volumes: MemoryVolumes::default(),
-            cpu: CpuShare::default(),
-            stack: Stack::DEFAULT,
-            terminal: true,
-            stop_notice: false,
-            label: String::new(),
+            ..InstanceSpec::new("1", "/m".into(), ModuleKind::CoreCommand, "/l".into())
         };
         let text = format!("{spec:?}");
         assert!(text.contains("PASSWORD"), "{text}");

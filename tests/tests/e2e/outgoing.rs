@@ -28,9 +28,9 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
 };
 use kubewasm_tests::{
-    cluster::bootstrap::let_follow_services, guests, node::Options, progress::say, registry::image::Content,
+    certificates::ServerIdentity, cluster::bootstrap::let_follow_services, guests, node::Options,
+    progress::say, registry::image::Content,
 };
-use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -53,21 +53,8 @@ struct Secured {
 
 impl Secured {
     async fn start() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let authority = params.self_signed(&key).unwrap().pem();
-        let issuer = rcgen::Issuer::new(params, key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &issuer).unwrap().der().clone();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ServerConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        let mut config = builder.with_single_cert(vec![certificate], key.into()).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (identity, authority) = ServerIdentity::signed(&["127.0.0.1"]).unwrap();
+        let acceptor = TlsAcceptor::from(identity.server(&["h2", "http/1.1"]).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (at, accepted) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
         let count = Arc::clone(&accepted);

@@ -8,8 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, ExposedPort, ExposedPorts, ListenPort, ModuleKind, NameFiles, Network,
-    PodAddresses, Stack, Usage, exit, http::DURATION_BUCKETS_MILLIS,
+    CpuShare, ExposedPort, ExposedPorts, ListenPort, ModuleKind, NameFiles, Network, PodAddresses, Usage,
+    exit, http::DURATION_BUCKETS_MILLIS,
 };
 use kubewasm_kubelet::runtime::{
     ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
@@ -105,11 +105,8 @@ pub(super) fn instance_spec(
         env.push(("PWD".to_owned(), dir.clone()));
     }
     InstanceSpec {
-        id: spec.id.clone(),
         pod_uid: spec.pod_uid.clone(),
         name: format!("{}/{}/{}", spec.pod_namespace, spec.pod_name, spec.name),
-        module,
-        kind,
         argv: spec.argv.clone(),
         env,
         working_dir: spec.working_dir.clone(),
@@ -119,19 +116,12 @@ pub(super) fn instance_spec(
             read_only: spec.read_only_root,
             mounts: spec.mounts.iter().map(mount).collect(),
         },
-        log_path: spec.log_path.clone(),
         network: network(spec),
-        denied_networks: DeniedNetworks::default(),
-        egress: None,
-        authorities: None,
-        tls: None,
-        http_proxy: None,
         listen_ports: spec
             .tcp_ports
             .iter()
             .map(|TcpPort { port, name }| ListenPort { port: *port, name: name.clone() })
             .collect(),
-        http: None,
         name_files: spec.name_files.as_ref().map(|files| {
             let kubewasm_kubelet::runtime::NameFiles { resolv_conf, hosts } = files;
             Arc::new(NameFiles::new(resolv_conf.as_str(), hosts.as_str()))
@@ -142,10 +132,9 @@ pub(super) fn instance_spec(
             pod_limit_bytes: spec.pod_memory_limit_bytes,
         },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
-        stack: Stack::DEFAULT,
         terminal: is_terminal(kind, spec.tty),
         stop_notice,
-        label: String::new(),
+        ..InstanceSpec::new(&spec.id, module, kind, spec.log_path.clone())
     }
 }
 

@@ -6,10 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kubewasm_host::{CpuShare, Generation, ModuleKind, Network, engine, exit::ExitReason, inspect};
+use kubewasm_host::{Generation, ModuleKind, engine, exit::ExitReason, inspect};
 use kubewasm_wasi::{
     instance::InstanceStats,
-    spec::{InstanceSpec, MemoryVolumes, RootSpec},
+    spec::InstanceSpec,
     supervisor::{Supervisor, SupervisorOptions},
 };
 
@@ -58,32 +58,12 @@ impl World {
         )
         .unwrap();
         InstanceSpec {
-            id: name.into(),
             pod_uid: "pod".into(),
             name: format!("default/{name}/main"),
-            module,
-            kind: ModuleKind::CoreCommand,
             argv: vec!["guest".into()],
-            env: Vec::new(),
-            working_dir: None,
-            root: RootSpec::default(),
-            log_path: self.log_path(name),
-            network: Network::Outgoing,
-            denied_networks: kubewasm_host::DeniedNetworks::default(),
-            egress: None,
-            authorities: None,
-            tls: None,
-            http_proxy: None,
-            listen_ports: Vec::new(),
-            http: None,
-            name_files: None,
             memory_limit_bytes: 64 << 20,
-            memory_volumes: MemoryVolumes::default(),
-            cpu: CpuShare::default(),
-            label: String::new(),
-            stack: kubewasm_host::Stack::DEFAULT,
             terminal: true,
-            stop_notice: false,
+            ..InstanceSpec::new(name, module, ModuleKind::CoreCommand, self.log_path(name))
         }
     }
 

@@ -10,11 +10,8 @@ use std::{
 
 use kubewasm_host::HttpProxy;
 use kubewasm_kubelet::runtime::{ContainerSpec, ObjectContents, TcpPort};
-use kubewasm_tests::{process::find_program, wait};
-use rustls::{
-    ServerConfig, ServerConnection, StreamOwned,
-    pki_types::{CertificateDer, PrivatePkcs8KeyDer},
-};
+use kubewasm_tests::{certificates::ServerIdentity, process::find_program, wait};
+use rustls::{ServerConnection, StreamOwned};
 
 use super::world::{Node, PATIENCE, on_node};
 
@@ -64,17 +61,8 @@ fn named(credentials: Option<&str>, past: &[&str]) -> Option<Arc<HttpProxy>> {
 
 /// Greets everybody who comes by HTTPS, and returns the authority to trust for that, and the port.
 fn greet() -> (String, u16) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority = params.self_signed(&key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(params, key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let params = rcgen::CertificateParams::new(vec!["192.0.2.1".to_owned()]).unwrap();
-    let certificate: CertificateDer<'static> = params.signed_by(&key, &issuer).unwrap().der().clone();
-    let config = ServerConfig::builder().with_no_client_auth();
-    let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-    let config = Arc::new(config.with_single_cert(vec![certificate], key.into()).unwrap());
+    let (identity, authority) = ServerIdentity::signed(&["192.0.2.1"]).unwrap();
+    let config = identity.server(&[]).unwrap();
     let listener = TcpListener::bind("192.0.2.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use kubewasm_host::{Generation, ModuleKind, Network, engine, program::Program};
+use kubewasm_host::{Generation, ModuleKind, engine, program::Program};
 use kubewasm_tests::guests;
 use kubewasm_wasi::{
-    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
+    spec::{InstanceSpec, Mount, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use tokio::sync::OnceCell;
@@ -105,33 +105,14 @@ impl World {
 
     pub(crate) fn spec(&self, root: RootSpec, argv: &[&str]) -> InstanceSpec {
         let (id, scratch) = self.container();
+        let log_path = self.dir.path().join(format!("{id}.log"));
         InstanceSpec {
             pod_uid: format!("pod-{id}"),
             name: format!("default/{id}/main"),
-            module: self.module.clone(),
-            kind: ModuleKind::CoreCommand,
             argv: std::iter::once("actor").chain(argv.iter().copied()).map(Into::into).collect(),
-            env: Vec::new(),
-            working_dir: None,
             root: RootSpec { scratch: Some(scratch), ..root },
-            log_path: self.dir.path().join(format!("{id}.log")),
-            network: Network::Outgoing,
-            denied_networks: kubewasm_host::DeniedNetworks::default(),
-            egress: None,
-            authorities: None,
-            tls: None,
-            http_proxy: None,
-            listen_ports: Vec::new(),
-            http: None,
-            name_files: None,
-            memory_limit_bytes: 0,
-            memory_volumes: MemoryVolumes::default(),
-            cpu: kubewasm_host::CpuShare::default(),
-            label: String::new(),
-            stack: kubewasm_host::Stack::DEFAULT,
             terminal: true,
-            stop_notice: false,
-            id,
+            ..InstanceSpec::new(id, self.module.clone(), ModuleKind::CoreCommand, log_path)
         }
     }
 

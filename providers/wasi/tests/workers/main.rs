@@ -15,10 +15,10 @@ mod versions;
 
 use std::time::{Duration, Instant};
 
-use kubewasm_host::{CpuShare, Network, engine, exit::ExitReason, inspect, program::Program};
+use kubewasm_host::{engine, exit::ExitReason, inspect, program::Program};
 use kubewasm_wasi::{
     instance::Instance,
-    spec::{InstanceSpec, MemoryVolumes, RootSpec},
+    spec::{InstanceSpec, RootSpec},
     supervisor::{Supervisor, SupervisorError, SupervisorOptions},
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -53,32 +53,12 @@ impl Node {
         let module = self.dir.path().join(format!("{id}.module"));
         std::fs::write(&module, code).unwrap();
         InstanceSpec {
-            id: id.into(),
             pod_uid: format!("pod-{id}"),
             name: format!("default/{id}/main"),
-            module,
-            kind,
             argv: vec!["guest".into()],
-            env: Vec::new(),
-            working_dir: None,
-            root: RootSpec::default(),
-            log_path: self.dir.path().join(format!("{id}.log")),
-            network: Network::Outgoing,
-            denied_networks: kubewasm_host::DeniedNetworks::default(),
-            egress: None,
-            authorities: None,
-            tls: None,
-            http_proxy: None,
-            listen_ports: Vec::new(),
-            http: None,
-            name_files: None,
-            memory_limit_bytes: 0,
-            memory_volumes: MemoryVolumes::default(),
-            cpu: CpuShare::default(),
-            stack: kubewasm_host::Stack::DEFAULT,
             terminal: true,
-            stop_notice: false,
             label: format!("label-{id}"),
+            ..InstanceSpec::new(id, module, kind, self.dir.path().join(format!("{id}.log")))
         }
     }
 

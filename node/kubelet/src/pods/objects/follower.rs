@@ -49,7 +49,7 @@ impl ObjectFollower {
     pub async fn next(&mut self) -> Objects {
         loop {
             if self.has_begun {
-                self.changed().await;
+                any_change(&mut self.config_maps, &mut self.secrets).await;
             }
             self.has_begun = true;
             if let Some(objects) = self.read() {
@@ -62,16 +62,20 @@ impl ObjectFollower {
     fn read(&mut self) -> Option<Objects> {
         Some(Objects { config_maps: present(&mut self.config_maps)?, secrets: present(&mut self.secrets)? })
     }
+}
 
-    async fn changed(&mut self) {
-        let config_maps = self.config_maps.values_mut().map(|object| object.changed().boxed());
-        let secrets = self.secrets.values_mut().map(|object| object.changed().boxed());
-        let all: Vec<_> = config_maps.chain(secrets).collect();
-        if all.is_empty() {
-            return std::future::pending().await;
-        }
-        futures::future::select_all(all).await;
+/// Waits until one of these has changed. May be dropped.
+pub(in crate::pods) async fn any_change(
+    config_maps: &mut BTreeMap<String, Subscription<ConfigMap>>,
+    secrets: &mut BTreeMap<String, Subscription<Secret>>,
+) {
+    let config_maps = config_maps.values_mut().map(|object| object.changed().boxed());
+    let secrets = secrets.values_mut().map(|object| object.changed().boxed());
+    let all: Vec<_> = config_maps.chain(secrets).collect();
+    if all.is_empty() {
+        return std::future::pending().await;
     }
+    futures::future::select_all(all).await;
 }
 
 fn present<K>(

@@ -32,6 +32,7 @@ use kube::{
 };
 
 pub use self::follower::ObjectFollower;
+pub(super) use self::follower::any_change;
 use self::{table::ObjectTable, watching::watch_object};
 pub(super) use self::{
     table::{Known, Subscription},

@@ -1,11 +1,8 @@
 use std::time::Instant as Clock;
 
 use super::*;
-use crate::{
-    files::{Files, Way},
-    spec::{MemoryVolumes, RootSpec},
-};
-use kubewasm_host::{CpuShare, DeniedNetworks, HostOptions, ModuleKind, Network, Stack};
+use crate::files::{Files, Way};
+use kubewasm_host::{HostOptions, ModuleKind, Stack};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,33 +42,13 @@ impl Bench {
     }
 
     fn spins(&self, id: &str) -> InstanceSpec {
+        let (module, log_path) = (self.dir.path().join("spins"), self.dir.path().join("0.log"));
         InstanceSpec {
-            id: id.into(),
             pod_uid: "uid".into(),
             name: "ns/pod/c".into(),
-            module: self.dir.path().join("spins"),
-            kind: ModuleKind::CoreCommand,
             argv: vec!["spins".into()],
-            env: Vec::new(),
-            working_dir: None,
-            root: RootSpec::default(),
-            log_path: self.dir.path().join("0.log"),
-            network: Network::Outgoing,
-            denied_networks: DeniedNetworks::default(),
-            egress: None,
-            authorities: None,
-            tls: None,
-            http_proxy: None,
-            listen_ports: Vec::new(),
-            http: None,
-            name_files: None,
-            memory_limit_bytes: 0,
-            memory_volumes: MemoryVolumes::default(),
-            cpu: CpuShare::default(),
-            stack: Stack::DEFAULT,
             terminal: true,
-            stop_notice: false,
-            label: String::new(),
+            ..InstanceSpec::new(id, module, ModuleKind::CoreCommand, log_path)
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
     pods::{
         api_error::ApiError,
         environment::{NodeFacts, References},
-        objects::{Known, ObjectSource, Subscription, TrustBundle},
+        objects::{self, Known, ObjectSource, Subscription, TrustBundle},
         volumes::{
             Volumes,
             payload::{self, Payload},
@@ -197,14 +197,7 @@ impl Needs {
 
     /// Waits until an object has changed. May be dropped.
     pub(super) async fn changed(&mut self) {
-        use futures::FutureExt as _;
-        let config_maps = self.config_maps.values_mut().map(|object| object.changed().boxed());
-        let secrets = self.secrets.values_mut().map(|object| object.changed().boxed());
-        let all: Vec<_> = config_maps.chain(secrets).collect();
-        if all.is_empty() {
-            return std::future::pending().await;
-        }
-        futures::future::select_all(all).await;
+        objects::any_change(&mut self.config_maps, &mut self.secrets).await;
     }
 }
 
