@@ -14,18 +14,21 @@
 //!
 //! There are as many turns as processors. The line is ordered by virtual time: processor time used, divided
 //! by the container's weight. A guest that slept comes in at the front of it, so that one that answers
-//! requests is not held up by those that compute, however many these are.
+//! requests is not held up by those that compute, however many these are. While somebody stands in it, ticks come
+//! sooner ([`crowd`]).
 //!
 //! [`share`], [`budget`] and [`queue`] are plain values; [`turn`] joins them to the guest's future.
 
 mod began;
 mod budget;
+mod crowd;
 mod queue;
 mod share;
 mod turn;
 
 pub(super) use began::TurnStart;
 pub(super) use budget::CpuBudget;
+pub(super) use crowd::{Crowd, Pace};
 pub(super) use queue::Arrival;
 pub(super) use share::Weight;
 pub(super) use turn::{Scheduler, Turns};

@@ -13,13 +13,14 @@
 //! - **Stacks** of guests are 512 KiB unless they ask for more ([`Stack`]), and behind them are 512 KiB for what the host
 //!   does on the guest's behalf: running over that would abort the process with all its guests, and stack that is not
 //!   touched costs address space only. The size is a setting of the engine and shapes no machine code.
-//! - **Epochs**: a guest yields whenever [`TICK`] has passed, or half of another one, so that a spinning guest neither starves the
-//!   others nor resists being stopped.
+//! - **Epochs**: a guest yields whenever [`TICK`] has passed, or [`SHORT_TICK`] where others wait for their turn, so that a spinning
+//!   guest neither starves the others nor resists being stopped.
 
 use std::{
     hash::{Hash, Hasher},
     io,
     num::NonZeroUsize,
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,13 +28,16 @@ use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, WasmBacktraceDetails};
 
 use crate::{
+    cpu::{Crowd, Pace},
     kind::{Generation, ModuleKind},
     pool::{self, Allocation},
     stack::Stack,
 };
 
-/// How long a guest runs before others get their turn; half as long again at most.
+/// How long a guest runs before it is asked whether others are to have their turn, where nobody waits for one.
 pub const TICK: Duration = Duration::from_millis(10);
+/// The same where somebody waits; half as long again at most.
+pub const SHORT_TICK: Duration = Duration::from_millis(1);
 
 const HOST_STACK: usize = 512 << 10;
 /// Frames in a backtrace; more would not fit into a termination message.
@@ -89,7 +93,8 @@ fn allocating(generation: Generation, stack: Stack, allocation: Allocation) -> R
     Engine::new(&config).map_err(|error| EngineError::Settings(format!("{error:#}")))
 }
 
-/// An engine that runs guests: one thread moves its epoch every [`TICK`] until the engine is dropped.
+/// An engine that runs guests: one thread moves its epoch every [`TICK`], or [`SHORT_TICK`] while guests of `crowd` wait, until the
+/// engine is dropped.
 ///
 /// # Errors
 /// Both of [`EngineError`].
@@ -97,16 +102,18 @@ pub(crate) fn ticking(
     generation: Generation,
     stack: Stack,
     allocation: Allocation,
+    crowd: Arc<Crowd>,
 ) -> Result<Engine, EngineError> {
     let engine = allocating(generation, stack, allocation)?;
     let weak = engine.weak();
+    let mut pace = Pace::new(crowd);
     std::thread::Builder::new()
         .name("epoch".into())
         .spawn(move || {
             while let Some(engine) = weak.upgrade() {
                 engine.increment_epoch();
                 drop(engine);
-                std::thread::sleep(TICK);
+                std::thread::sleep(pace.next());
             }
         })
         .map_err(EngineError::Thread)?;

@@ -116,9 +116,10 @@ impl Linked {
         generation: Generation,
         stack: Stack,
         allocation: Allocation,
+        crowd: Arc<cpu::Crowd>,
         plugins: &[Arc<dyn AnyPlugin>],
     ) -> Result<Self, HostError> {
-        let engine = engine::ticking(generation, stack, allocation)?;
+        let engine = engine::ticking(generation, stack, allocation, crowd)?;
         let link_error = |error: wasmtime::Error| HostError::Link(format!("{error:#}"));
         let core = preview1::linker(&engine).map_err(link_error)?;
         let mut component = component::Linker::new(&engine);
@@ -156,13 +157,14 @@ impl Host {
             path: options.empty_root.display().to_string(),
             source,
         })?;
+        let scheduler = Arc::new(cpu::Scheduler::new(processors(), Arc::default()));
         let blocking = Arc::new(Linked::new(
             Generation::Blocking,
             Stack::DEFAULT,
             Allocation::OnDemand,
+            scheduler.crowd(),
             &options.plugins,
         )?);
-        let scheduler = Arc::new(cpu::Scheduler::new(processors()));
         let open_files = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Ok(Self {
             blocking,
@@ -192,7 +194,13 @@ impl Host {
         if let Some(linked) = others.get(&key) {
             return Ok(Arc::clone(linked));
         }
-        let linked = Arc::new(Linked::new(generation, stack, allocation, &self.options.plugins)?);
+        let linked = Arc::new(Linked::new(
+            generation,
+            stack,
+            allocation,
+            self.scheduler.crowd(),
+            &self.options.plugins,
+        )?);
         others.insert(key, Arc::clone(&linked));
         Ok(linked)
     }

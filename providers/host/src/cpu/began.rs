@@ -7,7 +7,7 @@ use std::{
 
 use wasmtime::UpdateDeadline;
 
-use crate::engine::TICK;
+use crate::engine::SHORT_TICK;
 
 /// When a guest's turn has begun. One per guest.
 ///
@@ -31,6 +31,6 @@ impl TurnStart {
     /// What becomes of the turn at a tick.
     pub(crate) fn at_tick(&self) -> UpdateDeadline {
         let lasted = self.0.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        if lasted < TICK / 2 { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) }
+        if lasted < SHORT_TICK / 2 { UpdateDeadline::Continue(1) } else { UpdateDeadline::Yield(1) }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::Sleep;
 
 use super::{
     began::TurnStart,
+    crowd::Crowd,
     queue::{self, QueueAnswer, QueuePlace, TurnQueue},
 };
 use crate::{account::Account, clock};
@@ -23,12 +24,26 @@ use crate::{account::Account, clock};
 #[derive(Debug)]
 pub(crate) struct Scheduler {
     queue: Mutex<TurnQueue<Waker>>,
+    /// Who waits, for those who tick.
+    crowd: Arc<Crowd>,
 }
 
 impl Scheduler {
     /// As many turns as this many threads can use at a time.
-    pub(crate) fn new(turns: usize) -> Self {
-        Self { queue: Mutex::new(TurnQueue::new(turns)) }
+    pub(crate) fn new(turns: usize, crowd: Arc<Crowd>) -> Self {
+        Self { queue: Mutex::new(TurnQueue::new(turns)), crowd }
+    }
+
+    /// Who waits for a turn.
+    pub(crate) fn crowd(&self) -> Arc<Crowd> {
+        Arc::clone(&self.crowd)
+    }
+
+    fn noted(&self, answer: QueueAnswer) -> QueueAnswer {
+        if matches!(answer, QueueAnswer::Wait(_)) {
+            self.crowd.grows();
+        }
+        answer
     }
 
     fn queue(&self) -> MutexGuard<'_, TurnQueue<Waker>> {
@@ -38,7 +53,7 @@ impl Scheduler {
     fn ask(&self, account: &Account, waker: &Waker) -> QueueAnswer {
         let mut queue = self.queue();
         let age = account.arrive(|arrival, tick| queue.age_of_arrival(arrival, tick));
-        queue.ask(age, waker.clone())
+        self.noted(queue.ask(age, waker.clone()))
     }
 
     fn claim(&self, place: QueuePlace, waker: &Waker) -> Option<queue::Turn> {
@@ -53,7 +68,7 @@ impl Scheduler {
     fn rotate(&self, turn: queue::Turn, account: &Account, waker: &Waker) -> QueueAnswer {
         let (answer, next) = self.queue().rotate(turn, account.age(), waker.clone());
         tell(next);
-        answer
+        self.noted(answer)
     }
 
     fn leave(&self, place: QueuePlace) {
@@ -227,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_account_has_the_time_that_was_used() {
-        let scheduler = Arc::new(Scheduler::new(1));
+        let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
         let account = account(CpuShare::default());
         let guest =
             Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account), Arc::default());
@@ -240,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_waits_for_an_event_gives_its_turn_back() {
-        let scheduler = Arc::new(Scheduler::new(1));
+        let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
         let waits = Turns::new(
             std::future::pending::<()>(),
             Arc::clone(&scheduler),
@@ -255,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_is_not_lost_with_its_owner() {
-        let scheduler = Arc::new(Scheduler::new(1));
+        let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
         let turns = || {
             Turns::new(
                 spin(Duration::from_millis(1)),
@@ -284,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_limit_parks_the_guest_and_says_for_how_long() {
-        let scheduler = Arc::new(Scheduler::new(1));
+        let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
         let account = account(CpuShare { limit_millis: 100, request_millis: 100 });
         let guest =
             Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account), Arc::default());

@@ -54,7 +54,7 @@ impl Bench {
     fn with_turns(turns: usize) -> Self {
         let mut bench = Self::with(|_| {});
         let host = Arc::get_mut(&mut bench.host).unwrap();
-        host.scheduler = Arc::new(cpu::Scheduler::new(turns));
+        host.scheduler = Arc::new(cpu::Scheduler::new(turns, host.scheduler.crowd()));
         bench
     }
 
