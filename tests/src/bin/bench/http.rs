@@ -136,7 +136,7 @@ async fn sides(
         Some(wasmtime) => Some(start(home, wasmtime, file, theirs, reuse)?),
         None => None,
     };
-    let worker = worker(site)?;
+    let worker = worker(site, ours.port())?;
     let mut kubewasm: Vec<Served> = Vec::new();
     let mut beside: Vec<Served> = Vec::new();
     for connections in CONNECTIONS {
@@ -166,9 +166,9 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// The worker in which the node's pods are served.
-fn worker(site: Site<'_>) -> Result<Pid> {
-    Processes::of(site.node)?.workers.first().copied().context("the node has no worker")
+/// The worker that serves a pod of the node's network.
+fn worker(site: Site<'_>, port: u16) -> Result<Pid> {
+    Processes::of(site.node)?.serving(port)
 }
 
 fn pid(server: &Process) -> Result<Pid> {

@@ -59,6 +59,15 @@ impl Processes {
         Ok(Self { agent: agent.context("the node's agent does not run")?, workers })
     }
 
+    /// The worker that listens on a port of the node.
+    ///
+    /// # Errors
+    /// When none does.
+    pub(crate) fn serving(&self, port: u16) -> Result<Pid> {
+        let serves = |pid: &&Pid| procfs::listens(**pid, port).unwrap_or(false);
+        self.workers.iter().find(serves).copied().with_context(|| format!("no worker listens on {port}"))
+    }
+
     /// Resident memory of the workers.
     ///
     /// # Errors

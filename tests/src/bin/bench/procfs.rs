@@ -59,6 +59,22 @@ pub(crate) fn subcommand(pid: Pid) -> Result<String> {
     Ok(read(pid, "cmdline")?.split('\0').nth(1).unwrap_or_default().to_owned())
 }
 
+/// Whether a process listens on a TCP port, in the network that it lives in.
+///
+/// # Errors
+/// When it is gone.
+pub(crate) fn listens(pid: Pid, port: u16) -> Result<bool> {
+    let mut sockets = parse_listening(&read(pid, "net/tcp")?, port);
+    sockets.extend(parse_listening(&read(pid, "net/tcp6")?, port));
+    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
+    let open = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    // What is closed meanwhile does not listen.
+    Ok(open
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .any(|link| sockets.iter().any(|socket| link.as_os_str() == format!("socket:[{socket}]").as_str())))
+}
+
 fn read(pid: Pid, file: &str) -> Result<String> {
     let path = PathBuf::from(format!("/proc/{pid}/{file}"));
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -72,6 +88,17 @@ fn parse_rollup(text: &str) -> Option<Footprint> {
         value.trim().strip_suffix("kB")?.trim_end().parse().ok()
     };
     Some(Footprint { rss_kib: field("Rss")?, pss_kib: field("Pss")? })
+}
+
+/// The inodes of sockets that listen on a port; see proc_pid_net(5), "/proc/pid/net/tcp": 0A is the state of a socket that listens.
+fn parse_listening(text: &str, port: u16) -> Vec<u64> {
+    let listening = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (_, local) = fields.get(1)?.rsplit_once(':')?;
+        let listens = *fields.get(3)? == "0A" && u16::from_str_radix(local, 16) == Ok(port);
+        listens.then(|| fields.get(9)?.parse().ok())?
+    };
+    text.lines().filter_map(listening).collect()
 }
 
 /// See proc_pid_stat(5): `utime` and `stime` are the fields 14 and 15, and the second field, a name in
@@ -103,6 +130,19 @@ mod tests {
         for broken in ["", "42 (a) S 1", "42 (a) S 1 42 42 0 -1 4194304 100 0 0 0 x 51"] {
             assert_eq!(parse_stat(broken), None, "{broken:?}");
         }
+    }
+
+    #[test]
+    fn the_process_that_listens_on_a_port_is_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = rustix::process::getpid();
+        assert!(listens(own, address.port()).unwrap());
+        // Both ends of a connection have the port, and do not listen.
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        let (_accepted, _) = listener.accept().unwrap();
+        drop(listener);
+        assert!(!listens(own, address.port()).unwrap());
     }
 
     #[test]

@@ -58,7 +58,7 @@ async fn served(site: Site<'_>, reuse: usize) -> Result<Vec<Served>> {
     for connections in CONNECTIONS {
         let mut best = None;
         for _ in 0..ROUNDS {
-            better(&mut best, look(loopback(port), worker(site)?, connections).await?);
+            better(&mut best, look(loopback(port), worker(site, port)?, connections).await?);
         }
         all.extend(best);
     }
