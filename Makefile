@@ -80,6 +80,22 @@ bench: setup build ## Start times and memory of pods, HTTP, network, images and 
 	cargo build --release -p kubewasm
 	@KUBEWASM_BIN=$(CURDIR)/target/release/kubewasm target/debug/kubewasm-bench $(BENCH)
 
+.PHONY: release
+release: ## Build the kubewasm program as target/release/kubewasm, optimized
+	cargo build --release --workspace --bin kubewasm
+
+.PHONY: image
+image: setup release ## Build a container image, as target/image/kubewasm.tar (an archive in the form of OCI)
+	@scripts/image.sh
+
+.PHONY: deb
+deb: setup release ## Build Debian packages, in target/deb
+	@scripts/deb.sh
+
+.PHONY: kind-demo
+kind-demo: ## A cluster of kind (Kubernetes in Docker) with a Wasm node in it (docs/kind.md)
+	@scripts/kind-demo.sh
+
 .PHONY: fmt-check
 fmt-check:
 	cargo fmt --all --check

@@ -20,6 +20,8 @@ rust_target() {
 
 missing=()
 has cc || missing+=(gcc libc6-dev)                                  # links Rust programs
+has objcopy || missing+=(binutils)                                  # takes symbols out of programs
+has dpkg-shlibdeps || missing+=(dpkg-dev)                           # makes Debian packages
 has docker-registry || missing+=(docker-registry)                   # serves the guests' images
 has buildah || missing+=(buildah)                                   # builds container images as users do
 has clang || missing+=(clang)                                       # compiles guests

@@ -51,9 +51,17 @@ pub fn program() -> Result<PathBuf> {
 pub struct Options {
     flags: Vec<String>,
     config: BTreeMap<String, Value>,
+    bootstrap_kubeconfig: Option<PathBuf>,
 }
 
 impl Options {
+    /// Other credentials to ask for a certificate with than the bootstrap token.
+    #[must_use]
+    pub fn bootstrap_kubeconfig(mut self, file: PathBuf) -> Self {
+        self.bootstrap_kubeconfig = Some(file);
+        self
+    }
+
     /// One more flag on the command line.
     #[must_use]
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
@@ -96,9 +104,11 @@ impl Node {
         let (address, port, health_port) = (cluster.node_address(), ports::free()?, ports::free()?);
         let config = root.join("config.yaml");
         write_config(&config, cluster.ca_certificate(), &root.join(POD_LOGS), &options.config)?;
+        let bootstrap =
+            options.bootstrap_kubeconfig.clone().unwrap_or_else(|| cluster.bootstrap_kubeconfig());
         let mut arguments = vec![
             "node".to_owned(),
-            format!("--bootstrap-kubeconfig={}", cluster.bootstrap_kubeconfig().display()),
+            format!("--bootstrap-kubeconfig={}", bootstrap.display()),
             format!("--kubeconfig={}", root.join("kubeconfig").display()),
             format!("--root-dir={}", root.display()),
             format!("--cert-dir={}", root.join("pki").display()),

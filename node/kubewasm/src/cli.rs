@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{complete, log, module, node, processes, run};
+use crate::{approver, complete, log, module, node, processes, run};
 
 /// A Kubernetes node whose containers are WebAssembly.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ struct Cli {
 enum Command {
     /// Join a cluster as a node and run the pods that are scheduled to it.
     Node(Box<node::NodeArgs>),
+    /// Approve the certificates of nodes that run as pods of the cluster.
+    Approver(approver::ApproverArgs),
     /// Run one pod from a file, without any cluster.
     Run(run::RunArgs),
     /// Pull, push, list, inspect, remove and compile modules.
@@ -51,6 +53,7 @@ pub(crate) fn main() -> ExitCode {
     log::init(cli.v, cli.log_format);
     let outcome = match cli.command {
         Command::Node(args) => node::main(*args),
+        Command::Approver(args) => approver::main(args),
         Command::Run(args) => run::main(args),
         Command::Module(args) => module::main(args),
         Command::Completions(args) => complete::main(&args),

@@ -1,5 +1,6 @@
 //! The `kubewasm` program. See `kubewasm --help`.
 
+mod approver;
 mod cli;
 mod complete;
 mod folder;
@@ -14,6 +15,7 @@ mod processes;
 mod resolvers;
 mod run;
 mod runtime;
+mod signals;
 mod terminal;
 
 use std::process::ExitCode;

@@ -21,6 +21,7 @@ use crate::{
     outgoing_proxy::ProxyArgs,
     resolvers::Resolvers,
     runtime::{self, ImageSettings},
+    signals,
 };
 
 /// Arguments of `kubewasm node`. Where the kubelet has a flag, this is the same flag.
@@ -278,7 +279,7 @@ async fn run(
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cancel = CancellationToken::new();
-    stop_on_signals(&cancel)?;
+    signals::stop(&cancel)?;
     agent::check_root(&config.root_dir)?;
     let resolvers = Resolvers::look(&config.kubelet.resolv_conf, &config.kubelet.cluster_dns);
     let pod_network = network.mode.has_pod_addresses(&config.root_dir, &resolvers).await?;
@@ -332,19 +333,4 @@ async fn run(
     agent.run(cancel).await;
     tracing::info!(node = name, "kubewasm has stopped; its containers go on");
     Ok(ExitCode::SUCCESS)
-}
-
-fn stop_on_signals(cancel: &CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let cancel = cancel.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        cancel.cancel();
-    });
-    Ok(())
 }

@@ -33,6 +33,7 @@ mod http;
 mod images;
 mod impatient;
 mod init_containers;
+mod install;
 mod lifecycle;
 mod listeners;
 mod logs;

@@ -185,7 +185,7 @@ async fn network_policies_hold_for_pods_with_addresses_of_their_own() {
             let message = event.message.as_deref().unwrap_or_default();
             event.reason.as_deref() == Some(EVENT)
                 && message.starts_with("NetworkPolicies are not enforced for this pod: ")
-                && message.contains("manifests/network-policies.yaml")
+                && message.contains("manifests/cluster/network-policies.yaml")
         })
         .await;
         grant(&world.client).await;
@@ -258,7 +258,7 @@ async fn by_labels(world: &World) {
 
 /// Gives the node the right, as the manifest says.
 async fn grant(client: &Client) {
-    let role = guests::repository().join("manifests/network-policies.yaml");
+    let role = guests::repository().join("manifests/cluster/network-policies.yaml");
     suite().await.cluster.kubectl(&["apply", "-f", &role.to_string_lossy()]).await.unwrap();
     let binding = json!({
         "metadata": { "name": "kubewasm-network-policies-e2e" },

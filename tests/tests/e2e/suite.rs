@@ -59,7 +59,7 @@ async fn start() -> anyhow::Result<Suite> {
 
 async fn start_in(home: &Home) -> anyhow::Result<(Cluster, Registry, Pushed, Node)> {
     let cluster = Cluster::start(home).await?;
-    let classes = guests::repository().join("manifests/runtimeclass.yaml");
+    let classes = guests::repository().join("manifests/cluster/runtimeclass.yaml");
     cluster.kubectl(&["apply", "-f", &classes.to_string_lossy()]).await?;
     let (registry, actor) = start_registry(home).await?;
     let node = start_node(home, &cluster, NODE, &Options::default()).await?;

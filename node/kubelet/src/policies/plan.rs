@@ -13,7 +13,7 @@ use super::{
 use crate::runtime::NetworkRules;
 
 /// How a node is given the rights.
-pub(super) const ADVICE: &str = "bind the ClusterRole kubewasm-network-policies (manifests/network-policies.yaml) to \
+pub(super) const ADVICE: &str = "bind the ClusterRole kubewasm-network-policies (manifests/cluster/network-policies.yaml) to \
                                  this node's user, or start the node with --network-policies=off";
 
 /// What the provider has been told.

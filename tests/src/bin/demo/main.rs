@@ -123,7 +123,7 @@ async fn start(home: &Home) -> Result<()> {
     step.done();
 
     let step = Step::begin("deploying hello-wasm");
-    let classes = guests::repository().join("manifests/runtimeclass.yaml");
+    let classes = guests::repository().join("manifests/cluster/runtimeclass.yaml");
     let deployment = deployment(home, &image)?;
     cluster.kubectl(&["apply", "-f", text(&classes)?, "-f", text(&deployment)?]).await?;
     cluster.kubectl(&["rollout", "status", "deployment/hello-wasm", ROLLOUT]).await?;
