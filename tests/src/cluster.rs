@@ -65,6 +65,29 @@ struct Ports {
     scheduler: u16,
 }
 
+/// How a control plane differs from the usual one.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterOptions {
+    signing_duration: Option<String>,
+    verifies_nodes: bool,
+}
+
+impl ClusterOptions {
+    /// Certificates that it signs are good for so long (`60s`), from when they are signed.
+    #[must_use]
+    pub fn signing_duration(mut self, duration: &str) -> Self {
+        self.signing_duration = Some(duration.to_owned());
+        self
+    }
+
+    /// Its API server takes no serving certificates of nodes but those that it has signed.
+    #[must_use]
+    pub fn verifying_nodes(mut self) -> Self {
+        self.verifies_nodes = true;
+        self
+    }
+}
+
 /// A running control plane. It goes on when this value is dropped; the end of its [`Home`] ends it.
 #[derive(Debug)]
 pub struct Cluster {
@@ -74,6 +97,7 @@ pub struct Cluster {
     folder: PathBuf,
     logs: Logs,
     node_address: IpAddr,
+    options: ClusterOptions,
     apiserver: Mutex<Process>,
 }
 
@@ -92,6 +116,14 @@ impl Cluster {
     /// # Errors
     /// When a program is not there, or does not become ready; the error shows the end of its log.
     pub async fn start(home: &Home) -> Result<Self> {
+        Self::start_with(home, ClusterOptions::default()).await
+    }
+
+    /// Starts one that differs from the usual.
+    ///
+    /// # Errors
+    /// See [`Cluster::start`].
+    pub async fn start_with(home: &Home, options: ClusterOptions) -> Result<Self> {
         crate::init();
         let programs = Programs::find().await?;
         let step = Step::begin("starting the control plane");
@@ -116,11 +148,10 @@ impl Cluster {
         start_etcd(&programs, &pki, &ports, &folder, &logs.etcd).await?;
         audit::write_policy(&audit_policy(&folder))?;
         let service = service_endpoint(node_address);
-        let apiserver =
-            start_apiserver(&programs, &pki, &folder, ports.etcd, ports.apiserver, service, &logs.apiserver)
-                .await?;
-        let cluster =
-            Self { programs, pki, ports, folder, logs, node_address, apiserver: Mutex::new(apiserver) };
+        let site = ApiServerSite { programs: &programs, pki: &pki, folder: &folder, options: &options };
+        let apiserver = start_apiserver(&site, ports.etcd, ports.apiserver, service, &logs.apiserver).await?;
+        let apiserver = Mutex::new(apiserver);
+        let cluster = Self { programs, pki, ports, folder, logs, node_address, options, apiserver };
         cluster.write_kubeconfig("admin", cluster.ports.apiserver, cluster.as_admin())?;
         let client = cluster.client().await?;
         cluster.start_controller_manager().await?;
@@ -236,7 +267,9 @@ impl Cluster {
     }
 
     async fn start_apiserver_at(&self, port: u16, service: Option<IpAddr>, log: &Path) -> Result<Process> {
-        start_apiserver(&self.programs, &self.pki, &self.folder, self.ports.etcd, port, service, log).await
+        let Self { programs, pki, folder, options, .. } = self;
+        let site = ApiServerSite { programs, pki, folder, options };
+        start_apiserver(&site, self.ports.etcd, port, service, log).await
     }
 
     fn as_admin(&self) -> Credentials<'_> {
@@ -267,6 +300,9 @@ impl Cluster {
             .arg(flag("secure-port", self.ports.controller_manager))
             .args(["--bind-address=127.0.0.1", "--leader-elect=false", "--allocate-node-cidrs"])
             .args(["--use-service-account-credentials", "--kube-api-qps=200", "--kube-api-burst=400"]);
+        if let Some(duration) = &self.options.signing_duration {
+            command.arg(flag("cluster-signing-duration", duration));
+        }
         let mut process =
             Process::start("kube-controller-manager", &mut command, &self.logs.controller_manager)?;
         await_healthy(&mut process, self.ports.controller_manager, "/healthz").await
@@ -340,15 +376,22 @@ fn service_endpoint(address: IpAddr) -> Option<IpAddr> {
     Some(address).filter(|address| !address.is_loopback())
 }
 
+/// What all API servers of a cluster have in common.
+struct ApiServerSite<'a> {
+    programs: &'a Programs,
+    pki: &'a Pki,
+    folder: &'a Path,
+    options: &'a ClusterOptions,
+}
+
 async fn start_apiserver(
-    programs: &Programs,
-    pki: &Pki,
-    folder: &Path,
+    site: &ApiServerSite<'_>,
     etcd_port: u16,
     port: u16,
     service: Option<IpAddr>,
     log: &Path,
 ) -> Result<Process> {
+    let ApiServerSite { programs, pki, folder, options } = site;
     let mut command = Command::new(programs.path("kube-apiserver"));
     command
         .arg(flag("etcd-servers", local_url(etcd_port)))
@@ -376,6 +419,9 @@ async fn start_apiserver(
         Some(address) => command.arg(flag("advertise-address", address)),
         None => command.arg("--endpoint-reconciler-type=none"),
     };
+    if options.verifies_nodes {
+        command.arg(flag("kubelet-certificate-authority", pki.ca.certificate.display()));
+    }
     let mut process = Process::start("kube-apiserver", &mut command, log)?;
     await_healthy(&mut process, port, "/readyz").await?;
     Ok(process)

@@ -31,8 +31,8 @@ use crate::{
     node::{self, address},
     pod_ranges,
     pods::{
-        HostPorts, ImageAccess, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records,
-        RequestFailureWatch, Shared, StorageClaims, Volumes,
+        HostPorts, ImageAccess, LogKeeper, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager,
+        ProbeMetrics, Records, RequestFailureWatch, Shared, StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -108,6 +108,18 @@ fn real_logs_dir(dir: &Path) -> PathBuf {
     })
 }
 
+/// The links that log collectors go by. Where they cannot be made, the node goes without, and says so.
+fn log_links(config: &Config) -> LogLinks {
+    let Some(dir) = &config.container_logs_dir else { return LogLinks::off() };
+    LogLinks::open(dir, &config.kubelet.pod_logs_dir).unwrap_or_else(|error| {
+        tracing::warn!(
+            dir = %dir.display(), %error,
+            "no links to the logs of containers are made; another directory is chosen with --container-logs-dir"
+        );
+        LogLinks::off()
+    })
+}
+
 /// A node, ready to run.
 #[derive(Debug)]
 pub struct Agent {
@@ -127,6 +139,8 @@ pub struct Agent {
     runtime_classes: Mirror<RuntimeClass>,
     refusals: RefusalMetrics,
     http: HttpMetrics,
+    addresses: watch::Sender<Vec<IpAddr>>,
+    names: watch::Sender<Vec<String>>,
 }
 
 impl Agent {
@@ -156,9 +170,9 @@ impl Agent {
         let (connection, rotation) = identity::establish(&config, cancel).await?;
         let client = connection.client();
 
-        let names: Vec<String> =
-            std::iter::once(config.hostname.clone()).chain(addresses.iter().map(IpAddr::to_string)).collect();
-        let (serving, upkeep) = serving::prepare(&config, &names, &connection)?;
+        let (present_addresses, node_addresses) = watch::channel(addresses.clone());
+        let (names, serving_names) = watch::channel(serving_names(&config.hostname, &addresses));
+        let (serving, upkeep) = serving::prepare(&config, serving_names, &connection)?;
         let index = PodIndex::default();
         let probes = ProbeMetrics::default();
         let mut server = Server::new(&config, ports, serving, client.clone(), Arc::new(index.clone()))?;
@@ -174,7 +188,7 @@ impl Agent {
         let desk = EvictionDesk::default();
         let (node, handle) = node::NodeAgent::new(node::NodeParts {
             config: config.clone(),
-            addresses: addresses.clone(),
+            addresses: node_addresses,
             port: server.port(),
             connection: connection.clone(),
             runtime: Arc::clone(&runtime),
@@ -222,6 +236,7 @@ impl Agent {
             policies,
             node: node_facts,
             logs_dir: config.kubelet.pod_logs_dir.clone(),
+            log_links: log_links(&config),
             node_credentials: NodeCredentials::new(
                 config.registry_configs.clone(),
                 config.credential_providers.clone(),
@@ -262,6 +277,8 @@ impl Agent {
             runtime_classes,
             refusals,
             http,
+            addresses: present_addresses,
+            names,
         })
     }
 
@@ -278,6 +295,8 @@ impl Agent {
             tasks.spawn(rotation.run(cancel.clone()));
         }
         tasks.spawn(self.upkeep.run(cancel.clone()));
+        let follower = follow_addresses(self.config.clone(), self.addresses, self.names, self.facts.clone());
+        tasks.spawn(stop_at(cancel.clone(), follower));
         tasks.spawn(self.server.run(cancel.clone()));
         let expected = self.node.expected();
         if self.shared.runtime.has_sandboxes() {
@@ -294,6 +313,13 @@ impl Agent {
         let (updates, receiver) = mpsc::channel(UPDATES);
         let (board, shown) = watch::channel(Board::default());
         tasks.spawn(stop_at(cancel.clone(), self.watcher.run()));
+        let keeper = LogKeeper::new(
+            self.config.log_upkeep(),
+            self.shared.logs_dir.clone(),
+            self.shared.index.clone(),
+            self.shared.log_links.clone(),
+        );
+        tasks.spawn(stop_at(cancel.clone(), keeper.run()));
         let decision = pod_ranges::Decision {
             shared: Arc::clone(&self.shared),
             configured: self.config.pod_ranges.clone(),
@@ -349,6 +375,37 @@ impl Agent {
         }
         tasks.close();
         tasks.wait().await;
+    }
+}
+
+/// What a serving certificate is made out to.
+fn serving_names(hostname: &str, addresses: &[IpAddr]) -> Vec<String> {
+    std::iter::once(hostname.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect()
+}
+
+/// Looks whether the machine has another address, as after a new lease of DHCP, and tells the Node's status, the serving
+/// certificate and pods that begin. Where none is found, the last one stays; one that was asked for stays anyway.
+async fn follow_addresses(
+    config: Config,
+    addresses: watch::Sender<Vec<IpAddr>>,
+    names: watch::Sender<Vec<String>>,
+    facts: watch::Sender<NodeFacts>,
+) {
+    if config.node_ip.iter().any(|address| !address.is_unspecified()) {
+        return;
+    }
+    loop {
+        tokio::time::sleep(config.kubelet.node_status_update_frequency).await;
+        let (wanted, hostname) = (config.node_ip.clone(), config.hostname.clone());
+        let found = tokio::task::spawn_blocking(move || address::find(&wanted, &hostname)).await;
+        let Ok(Ok(found)) = found else { continue };
+        if found == *addresses.borrow() {
+            continue;
+        }
+        tracing::info!(addresses = ?found, "the node's address has changed");
+        names.send_replace(serving_names(&config.hostname, &found));
+        facts.send_modify(|facts| facts.host_ips.clone_from(&found));
+        addresses.send_replace(found);
     }
 }
 

@@ -1,8 +1,9 @@
 //! `kubewasm node`.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, ffi::OsString, net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
+use clap::Args as _;
 use ipnet::IpNet;
 use kubewasm_cni::SandboxOptions;
 use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
@@ -71,6 +72,11 @@ pub(crate) struct NodeArgs {
     /// Where the logs of containers are written [default: /var/log/pods].
     #[arg(long, value_name = "DIR")]
     pod_logs_dir: Option<PathBuf>,
+
+    /// Where the links to the logs of containers are made that log collectors go by; an empty text makes none
+    /// [default: containers, beside the directory of the logs].
+    #[arg(long, value_name = "DIR")]
+    container_logs_dir: Option<PathBuf>,
 
     /// Address to serve the HTTPS API on [default: 0.0.0.0].
     #[arg(long, value_name = "IP")]
@@ -242,6 +248,7 @@ fn flags(args: NodeArgs) -> Flags {
         root_dir: args.root_dir,
         cert_dir: args.cert_dir,
         pod_logs_dir: args.pod_logs_dir,
+        container_logs_dir: args.container_logs_dir,
         address: args.address,
         port: args.port,
         healthz_port: args.healthz_port,
@@ -254,7 +261,21 @@ fn flags(args: NodeArgs) -> Flags {
         services: args.services,
         ignores_network_policies: args.network_policies == NetworkPolicyMode::Off,
         room_for_pods: u32::try_from(capacity::guests()).ok(),
+        shown: shown_flags(std::env::args_os()),
     }
+}
+
+/// The flags of `kubewasm node` with their values, defaults among them. None of them holds a secret: those are in files
+/// that flags name.
+fn shown_flags(arguments: impl Iterator<Item = OsString>) -> BTreeMap<String, String> {
+    let command = NodeArgs::augment_args(clap::Command::new("node").ignore_errors(true));
+    let matches = command.clone().get_matches_from(arguments.skip_while(|argument| argument != "node"));
+    let shown = |argument: &clap::Arg| {
+        let values = matches.get_raw(argument.get_id().as_str()).into_iter().flatten();
+        let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
+        Some((argument.get_long()?.to_owned(), values.join(",")))
+    };
+    command.get_arguments().filter_map(shown).collect()
 }
 
 /// Whose addresses pods have, and what it takes.

@@ -17,8 +17,8 @@ use kubewasm_kubelet::{
     events::{Level, Occurrence, Recorder},
     eviction::EvictionDesk,
     pods::{
-        HostPorts, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared, Update,
-        Volumes,
+        HostPorts, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
+        Update, Volumes,
         api::Alone,
         files::resolv_conf,
         lifecycle::LifecycleLimits,
@@ -144,6 +144,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         policies: Policies::off(),
         node,
         logs_dir: logs_dir.clone(),
+        log_links: LogLinks::off(),
         node_credentials: home::credentials(),
         // One user's pod, with this user's own credentials.
         image_access: None,

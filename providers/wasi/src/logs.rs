@@ -14,7 +14,7 @@
 //!
 //! The format, and the names of rotated files, are those of the
 //! [CRI](https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md).
-//! Rotated files are not compressed.
+//! Compressing them is the agent's business.
 
 mod file;
 mod format;

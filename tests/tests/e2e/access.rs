@@ -78,10 +78,14 @@ async fn silent_connections_keep_nobody_out() {
 
 /// A client of the shared node's HTTPS port that may do everything.
 async fn admin() -> Client {
-    let suite = suite().await;
-    let kubeconfig = suite.cluster.admin_kubeconfig();
+    admin_of(&suite().await.node.url()).await
+}
+
+/// A client of a node's HTTPS port that may do everything, with connections of its own.
+pub(crate) async fn admin_of(url: &str) -> Client {
+    let kubeconfig = suite().await.cluster.admin_kubeconfig();
     let mut config = cluster::config_of(&kubeconfig).await.unwrap();
-    config.cluster_url = suite.node.url().parse().unwrap();
+    config.cluster_url = url.parse().unwrap();
     // The node signed its serving certificate itself.
     config.accept_invalid_certs = true;
     Client::try_from(config).unwrap()
@@ -100,7 +104,7 @@ async fn client(url: &str, token: Option<String>) -> Client {
 }
 
 /// The body of the answer, or its status.
-async fn get(client: &Client, path: &str) -> Result<String, u16> {
+pub(crate) async fn get(client: &Client, path: &str) -> Result<String, u16> {
     let request = http::Request::get(path).body(Vec::new()).unwrap();
     match client.request_text(request).await {
         Ok(text) => Ok(text),

@@ -23,8 +23,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "cgroupRoot",
     "cgroupsPerQOS",
     "configMapAndSecretChangeDetectionStrategy",
-    "containerLogMaxWorkers",
-    "containerLogMonitorInterval",
     "containerRuntimeEndpoint",
     "contentType",
     "cpuCFSQuota",
@@ -36,8 +34,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "enableControllerAttachDetach",
     "enableDebugFlagsHandler",
     "enableProfilingHandler",
-    "enableSystemLogHandler",
-    "enableSystemLogQuery",
     "enforceNodeAllocatable",
     "failCgroupV1",
     "failSwapOn",
@@ -110,6 +106,10 @@ pub struct KubeletConfiguration {
     pub enable_server: bool,
     /// Serve logs and the other endpoints that upstream counts as debugging; 405 otherwise.
     pub enable_debugging_handlers: bool,
+    /// Serve what is in `/var/log` to those who may read logs of the node.
+    pub enable_system_log_handler: bool,
+    /// Answer queries for the logs of services of the machine there.
+    pub enable_system_log_query: bool,
     /// Address that the HTTPS API listens on.
     pub address: IpAddr,
     /// Port of the HTTPS API; 0 takes any free one. The Node says which.
@@ -228,6 +228,11 @@ pub struct KubeletConfiguration {
     pub container_log_max_size: String,
     /// Log files kept per container, the current one included.
     pub container_log_max_files: u32,
+    /// Containers whose log files are compressed and removed at once.
+    pub container_log_max_workers: u32,
+    /// How often rotated log files are looked for.
+    #[serde(with = "duration")]
+    pub container_log_monitor_interval: Duration,
 }
 
 impl Default for KubeletConfiguration {
@@ -238,6 +243,8 @@ impl Default for KubeletConfiguration {
             kind: KIND.to_owned(),
             enable_server: true,
             enable_debugging_handlers: true,
+            enable_system_log_handler: true,
+            enable_system_log_query: false,
             address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 10250,
             healthz_bind_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -294,6 +301,8 @@ impl Default for KubeletConfiguration {
             pod_logs_dir: PathBuf::from("/var/log/pods"),
             container_log_max_size: "10Mi".to_owned(),
             container_log_max_files: 5,
+            container_log_max_workers: 1,
+            container_log_monitor_interval: Duration::from_secs(10),
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::{
     pods::{
         admission::sysctls::SysctlAllowlist,
         image_access::verification::ImageVerification,
+        log_files::LogUpkeep,
         volumes::{AllowedHostPaths, ProtectedPaths},
     },
     quantity,
@@ -99,6 +100,8 @@ pub struct Flags {
     pub cert_dir: Option<PathBuf>,
     /// `--pod-logs-dir`
     pub pod_logs_dir: Option<PathBuf>,
+    /// `--container-logs-dir`; empty is none.
+    pub container_logs_dir: Option<PathBuf>,
     /// `--address`
     pub address: Option<IpAddr>,
     /// `--port`
@@ -125,6 +128,8 @@ pub struct Flags {
     /// Pods that the provider has room for on this machine: what `maxPods` is when nobody says. `None` is
     /// upstream's 110.
     pub room_for_pods: Option<u32>,
+    /// All flags with their values, defaults among them, for people to look at.
+    pub shown: BTreeMap<String, String>,
 }
 
 /// The effective configuration.
@@ -144,6 +149,12 @@ pub struct Config {
     pub root_dir: PathBuf,
     /// Where certificates and keys are kept.
     pub cert_dir: PathBuf,
+    /// Where the links to logs of containers are, for log collectors; `None` makes none.
+    pub container_logs_dir: Option<PathBuf>,
+    /// What `/logs/` shows of the machine.
+    pub system_logs_dir: PathBuf,
+    /// What `/flagz` shows: the command line's flags with their values.
+    pub shown_flags: BTreeMap<String, String>,
     /// Credentials for the API server, read, and written by the bootstrap.
     pub kubeconfig: Option<PathBuf>,
     /// Credentials with which to ask for a certificate.
@@ -255,7 +266,15 @@ impl Config {
         let cert_dir = absolute(flags.cert_dir.as_deref().unwrap_or(&root_dir.join("pki")));
         let protected = ProtectedPaths::with([root_dir.clone(), cert_dir.clone()]);
 
+        let beside_logs = || Some(kubelet.pod_logs_dir.parent()?.join(CONTAINER_LOGS));
+        let container_logs_dir = match &flags.container_logs_dir {
+            Some(dir) => is_set(dir).then(|| absolute(dir)),
+            None => beside_logs(),
+        };
         let config = Self {
+            container_logs_dir,
+            system_logs_dir: PathBuf::from(SYSTEM_LOGS),
+            shown_flags: flags.shown.clone(),
             node_name: hostname.clone(),
             hostname,
             node_ip: flags.node_ip.clone(),
@@ -308,8 +327,22 @@ impl Config {
     pub fn container_log_max_bytes(&self) -> u64 {
         quantity::units(&self.kubelet.container_log_max_size).unwrap_or(DEFAULT_LOG_BYTES)
     }
+
+    /// How the files of logs are looked after.
+    #[must_use]
+    pub fn log_upkeep(&self) -> LogUpkeep {
+        LogUpkeep {
+            max_files: self.kubelet.container_log_max_files,
+            workers: usize::try_from(self.kubelet.container_log_max_workers).unwrap_or(1),
+            interval: self.kubelet.container_log_monitor_interval,
+        }
+    }
 }
 
+/// The directory of links to logs of containers, beside that of pods' logs: `/var/log/containers`.
+const CONTAINER_LOGS: &str = "containers";
+/// The kubelet's `/logs/`.
+const SYSTEM_LOGS: &str = "/var/log";
 const DEFAULT_LOG_BYTES: u64 = 10 << 20;
 const DEFAULT_MAX_PODS: u32 = 110;
 
@@ -356,6 +389,7 @@ fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), C
         ),
         (&mut kubelet.eviction_pressure_transition_period, defaults.eviction_pressure_transition_period),
         (&mut kubelet.image_minimum_gc_age, defaults.image_minimum_gc_age),
+        (&mut kubelet.container_log_monitor_interval, defaults.container_log_monitor_interval),
     ] {
         if value.is_zero() {
             *value = default;
@@ -402,6 +436,10 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), ConfigError> {
             kubelet.container_log_max_files
         ));
     }
+    if kubelet.container_log_max_workers == 0 {
+        return invalid("containerLogMaxWorkers is 0; it must be at least 1".to_owned());
+    }
+    within("containerLogMonitorInterval", kubelet.container_log_monitor_interval, 3 * SECOND, DAY)?;
     match quantity::units(&kubelet.container_log_max_size) {
         Ok(bytes) if bytes > 0 => {}
         Ok(_) => return invalid("containerLogMaxSize must be above zero".to_owned()),

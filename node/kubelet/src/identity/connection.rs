@@ -12,6 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response};
 use kube::{Client, client::Body};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
@@ -23,9 +24,9 @@ use super::{
 /// The way to the API server. Clones share the credentials.
 ///
 /// Each client has connections of its own. When the credentials change, or [`Connection::reset`] is called,
-/// every client opens new ones for its next request: idle ones are closed, a watch that is under way ends
-/// when the API server ends it, some minutes later at most. So it is when a request was not answered in time: the
-/// connection that it went over may be dead, and others with it.
+/// every client opens new ones for its next request, and idle ones are closed. So it is when a request was not answered
+/// in time: the connection that it went over may be dead, and others with it. Watches that are under way go on then;
+/// when the credentials change they end, so that nothing goes over a connection of the old ones any more.
 #[derive(Clone)]
 pub struct Connection {
     state: Arc<RwLock<ConnectionState>>,
@@ -34,6 +35,8 @@ pub struct Connection {
 struct ConnectionState {
     access: kube::Config,
     generation: u64,
+    /// Cancelled when the credentials change.
+    replaced: CancellationToken,
 }
 
 impl std::fmt::Debug for Connection {
@@ -54,7 +57,8 @@ impl Connection {
     pub fn new(access: kube::Config) -> Result<Self, IdentityError> {
         // Building the service reads every certificate; only this is wanted of it here.
         kube::client::ClientBuilder::try_from(access.clone()).map_err(IdentityError::Client)?;
-        Ok(Self { state: Arc::new(RwLock::new(ConnectionState { access, generation: 0 })) })
+        let state = ConnectionState { access, generation: 0, replaced: CancellationToken::new() };
+        Ok(Self { state: Arc::new(RwLock::new(state)) })
     }
 
     /// A client for everything that may take its time: watches, pods. A request fails when it takes much longer than
@@ -88,6 +92,7 @@ impl Connection {
         self.write(|state| {
             use_certificate(&mut state.access, pair);
             state.generation += 1;
+            std::mem::take(&mut state.replaced).cancel();
         });
     }
 
@@ -117,13 +122,14 @@ struct Switching {
 }
 
 impl Switching {
-    /// The client of now, and its generation.
-    fn current(&mut self) -> Result<(u64, Client), kube::Error> {
+    /// The client of now, its generation, and what is cancelled when its credentials are replaced.
+    fn current(&mut self) -> Result<(u64, Client, CancellationToken), kube::Error> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let replaced = state.replaced.clone();
         if let Some((generation, client)) = &self.current
             && *generation == state.generation
         {
-            return Ok((*generation, client.clone()));
+            return Ok((*generation, client.clone(), replaced));
         }
         let mut access = state.access.clone();
         if let Some(timeout) = self.timeout {
@@ -136,7 +142,7 @@ impl Switching {
         let client = Client::try_from(access)?;
         let generation = state.generation;
         self.current = Some((generation, client.clone()));
-        Ok((generation, client))
+        Ok((generation, client, replaced))
     }
 }
 
@@ -166,15 +172,17 @@ impl Service<Request<Body>> for Switching {
         // The client's own timeouts are per read; this one is for the answer as a whole.
         let answer = self.timeout.unwrap_or(deadline::ANSWER);
         let limit = deadline::limit(request.uri(), answer);
+        let is_watch = deadline::is_watch(request.uri());
         let state = Arc::clone(&self.state);
         Box::pin(async move {
-            let (generation, client) = current?;
+            let (generation, client, replaced) = current?;
             let Ok(sent) = tokio::time::timeout_at(begun + answer, client.send(request)).await else {
                 leave(&state, generation);
                 return Err(kube::Error::Service(deadline::expired(answer).into()));
             };
             let on_expiry: Box<dyn FnOnce() + Send + Unpin> = Box::new(move || leave(&state, generation));
-            Ok(sent?.map(|body| LimitedBody::new(body, begun, limit, on_expiry)))
+            let ending = is_watch.then_some(replaced);
+            Ok(sent?.map(|body| LimitedBody::new(body, begun, limit, on_expiry).ending_at(ending)))
         })
     }
 }
@@ -350,6 +358,21 @@ mod tests {
         assert_eq!(shown().await, "0");
         connection.replace_certificate(&second);
         assert_eq!(shown().await, "1");
+    }
+
+    /// A watch over a connection of the old certificate ends, as if the API server had ended it; one that goes over
+    /// a connection that was merely slow goes on.
+    #[tokio::test]
+    async fn watches_end_when_the_certificate_is_replaced() {
+        let (access, _connections) = api_server(Answers::Head).await;
+        let connection = Connection::new(access).unwrap();
+        let pods: Api<Pod> = Api::default_namespaced(connection.client());
+        let events = pods.watch(&WatchParams::default(), "0").await.unwrap();
+        let mut events = std::pin::pin!(events);
+        connection.reset();
+        assert!(futures::poll!(events.next()).is_pending());
+        connection.replace_certificate(&self_signed(&["x"], -1..1));
+        assert!(events.next().await.is_none());
     }
 
     #[test]

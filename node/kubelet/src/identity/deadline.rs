@@ -15,6 +15,7 @@ use http::Uri;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use kube::client::Body;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// A little more than the API server gives a request that changes something (34 s).
 pub(super) const ANSWER: Duration = Duration::from_secs(40);
@@ -24,13 +25,21 @@ const WATCH: Duration = Duration::from_secs(60 * 60);
 
 /// For how long the answer to a request may come in, when other answers may take `answer`.
 pub(super) fn limit(uri: &Uri, answer: Duration) -> Duration {
-    let query = || uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let value = |wanted: &str| query().find(|(name, _)| *name == wanted).map(|(_, value)| value);
-    if !matches!(value("watch"), Some("true" | "1")) {
+    if !is_watch(uri) {
         return answer;
     }
-    let asked = value("timeoutSeconds").and_then(|seconds| seconds.parse().ok());
+    let asked = parameter(uri, "timeoutSeconds").and_then(|seconds| seconds.parse().ok());
     asked.map_or(WATCH, Duration::from_secs).saturating_add(answer)
+}
+
+/// Whether the answer to a request goes on until somebody ends it.
+pub(super) fn is_watch(uri: &Uri) -> bool {
+    matches!(parameter(uri, "watch"), Some("true" | "1"))
+}
+
+fn parameter<'a>(uri: &'a Uri, wanted: &str) -> Option<&'a str> {
+    let mut query = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    query.find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
 /// What is said of a request that has taken so long.
@@ -45,12 +54,20 @@ pub(super) struct LimitedBody<F> {
     end: Pin<Box<Sleep>>,
     /// To be called when the time is over.
     on_expiry: Option<F>,
+    /// Ends the answer as if it had come to its end.
+    replaced: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl<F: FnOnce()> LimitedBody<F> {
     pub(super) fn new(body: Body, begun: Instant, limit: Duration, on_expiry: F) -> Self {
         let end = Box::pin(tokio::time::sleep_until(begun + limit));
-        Self { body, limit, end, on_expiry: Some(on_expiry) }
+        Self { body, limit, end, on_expiry: Some(on_expiry), replaced: None }
+    }
+
+    /// Ends when the token is cancelled, as watches end all the time: whoever watches begins anew.
+    pub(super) fn ending_at(mut self, token: Option<CancellationToken>) -> Self {
+        self.replaced = token.map(|token| Box::pin(token.cancelled_owned()));
+        self
     }
 }
 
@@ -65,6 +82,11 @@ impl<F: FnOnce() + Unpin> HttpBody for LimitedBody<F> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if let Some(replaced) = &mut this.replaced
+            && replaced.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(None);
         }
         ready!(this.end.as_mut().poll(context));
         if let Some(on_expiry) = this.on_expiry.take() {

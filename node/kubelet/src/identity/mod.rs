@@ -17,6 +17,7 @@ mod csr;
 mod deadline;
 mod kubeconfig;
 mod pair;
+mod pending;
 mod rotation;
 pub mod serving;
 
@@ -32,6 +33,8 @@ use crate::{
 
 /// File name of the client certificate and its key, within the certificate directory.
 pub const CLIENT_PAIR: &str = "kubelet-client-current.pem";
+/// The key of the request for it that is under way; upstream's name, too.
+const PENDING_CLIENT_KEY: &str = "kubelet-client.key.tmp";
 
 /// Why the node has no identity. The program cannot go on; every message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -129,5 +132,6 @@ fn rotation_of(
         );
         return Ok(None);
     }
-    Rotation::of_client(ours, &config.node_name, connection.clone()).map(Some)
+    let bootstrap = config.bootstrap_kubeconfig.clone().filter(|path| is_set(path));
+    Rotation::of_client(ours, &config.node_name, connection.clone(), bootstrap).map(Some)
 }

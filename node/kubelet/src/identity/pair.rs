@@ -9,6 +9,7 @@ use std::{
 };
 
 use jiff::Timestamp;
+use rcgen::PublicKeyData as _;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _};
@@ -126,6 +127,13 @@ impl Pair {
             })
             .collect();
         names.iter().all(|name| covered.contains(name))
+    }
+
+    /// Whether the certificate is for this key.
+    pub(super) fn is_of(&self, key: &rcgen::KeyPair) -> bool {
+        let Some(leaf) = self.chain.first() else { return false };
+        let parsed = x509_parser::certificate::X509Certificate::from_der(leaf);
+        parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
     }
 
     /// Writes both into one file, certificate first, for this user alone. A reader sees the old pair or the

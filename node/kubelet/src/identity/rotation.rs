@@ -3,18 +3,21 @@
 use std::{path::PathBuf, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use rcgen::KeyPair;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    CertificateRequestError, Connection, IdentityError,
+    CertificateRequestError, Connection, IdentityError, PENDING_CLIENT_KEY,
     csr::{self, Purpose},
+    kubeconfig,
     pair::Pair,
+    pending::PendingKey,
 };
 use crate::retry::{self, Backoff};
 
 /// How long one request may take.
 pub(super) const WAIT: Duration = Duration::from_mins(15);
+/// The least time between two certificates: where clocks disagree, or lives are very short, each is due at once.
+pub(super) const APART: Duration = Duration::from_secs(10);
 /// The longest sleep: a clock that was set meanwhile is noticed after it.
 const LONGEST_SLEEP: Duration = Duration::from_mins(10);
 
@@ -52,6 +55,8 @@ pub struct Rotation {
     file: PathBuf,
     node_name: String,
     connection: Connection,
+    /// Credentials to ask with once the certificate has expired.
+    bootstrap: Option<PathBuf>,
     current: Pair,
 }
 
@@ -60,14 +65,15 @@ impl Rotation {
         file: PathBuf,
         node_name: &str,
         connection: Connection,
+        bootstrap: Option<PathBuf>,
     ) -> Result<Self, IdentityError> {
         let current = Pair::read(&file, &file)?;
-        Ok(Self { file, node_name: node_name.to_owned(), connection, current })
+        Ok(Self { file, node_name: node_name.to_owned(), connection, bootstrap, current })
     }
 
-    /// Renews until cancelled. Failures are logged and tried again; when the certificate has expired
-    /// meanwhile, the API server takes no request any more, and a restart of the node with its bootstrap
-    /// credentials is the way out, which the log says.
+    /// Renews until cancelled. Failures are logged and tried again; when the certificate has expired meanwhile, the API
+    /// server takes no request with it any more, and the bootstrap credentials are asked with, where there are any, as
+    /// after a restart.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut backoff = backoff();
         loop {
@@ -76,7 +82,12 @@ impl Rotation {
                 return;
             }
             match self.renew(&cancel).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    if !retry::sleep(APART, &cancel).await {
+                        return;
+                    }
+                }
                 Err(IdentityError::Request(CertificateRequestError::Cancelled)) => return,
                 Err(err) => {
                     if self.current.is_valid(Timestamp::now()) {
@@ -84,7 +95,9 @@ impl Rotation {
                     } else {
                         tracing::error!(
                             error = %err, expired = %validity.1,
-                            "the client certificate has expired; restart the node with --bootstrap-kubeconfig",
+                            "the client certificate has expired and cannot be renewed: see that the credentials in \
+                             --bootstrap-kubeconfig are good, and restart the node where it was started without; trying \
+                             again",
                         );
                     }
                     if !retry::sleep(backoff.next(), &cancel).await {
@@ -96,11 +109,19 @@ impl Rotation {
     }
 
     async fn renew(&mut self, cancel: &CancellationToken) -> Result<(), IdentityError> {
-        let key = KeyPair::generate().map_err(CertificateRequestError::Make)?;
-        let client = self.connection.client();
-        let pair = csr::obtain(&client, &self.node_name, &Purpose::Client, &key, WAIT, cancel).await?;
-        pair.store(&self.file).map_err(|source| IdentityError::Io { path: self.file.clone(), source })?;
+        let key_file = self.file.with_file_name(PENDING_CLIENT_KEY);
+        let pending = PendingKey::open(key_file.clone(), Some(&self.current))?;
+        let client = match &self.bootstrap {
+            Some(bootstrap) if !self.current.is_valid(Timestamp::now()) => {
+                Connection::new(kubeconfig::load(bootstrap).await?.access)?.client()
+            }
+            _ => self.connection.client(),
+        };
+        let answer =
+            csr::obtain(&client, &self.node_name, &Purpose::Client, pending.key(), WAIT, cancel).await;
+        let pair = pending.settle(answer, &self.file)?;
         self.connection.replace_certificate(&pair);
+        PendingKey::remove(&key_file)?;
         let until = pair.validity().map(|(_, until)| until.to_string()).unwrap_or_default();
         tracing::info!(until, "renewed the client certificate");
         self.current = pair;

@@ -5,6 +5,8 @@
 //!    No controller approves these requests by itself; until somebody does, handshakes fail;
 //! 3. otherwise self-signed, made once and kept, which an API server without
 //!    `--kubelet-certificate-authority` accepts.
+//!
+//! The second and third are made out to the node's names and addresses, and replaced when those change.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,13 +21,15 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     CertificateRequestError, Connection, IdentityError,
     csr::{self, Purpose},
     pair::Pair,
-    rotation::{self, renew_at, sleep_until},
+    pending::PendingKey,
+    rotation::{self, APART, renew_at, sleep_until},
 };
 use crate::{
     config::{Config, is_set},
@@ -34,6 +38,8 @@ use crate::{
 
 /// The pair that the cluster signed, within the certificate directory.
 const REQUESTED_PAIR: &str = "kubelet-server-current.pem";
+/// The key of the request for it that is under way.
+const PENDING_KEY: &str = "kubelet-server.key.tmp";
 /// The self-signed pair.
 const SELF_SIGNED_CERTIFICATE: &str = "kubelet.crt";
 const SELF_SIGNED_KEY: &str = "kubelet.key";
@@ -73,20 +79,14 @@ pub struct Upkeep {
     source: CertificateSource,
 }
 
+/// The node's host name and addresses, as they are now.
+pub type ServingNames = watch::Receiver<Vec<String>>;
+
 #[derive(Debug)]
 enum CertificateSource {
-    Files {
-        certificate: PathBuf,
-        key: PathBuf,
-    },
-    Requested {
-        file: PathBuf,
-        node_name: String,
-        names: Vec<String>,
-        connection: Connection,
-        current: Option<Pair>,
-    },
-    SelfSigned,
+    Files { certificate: PathBuf, key: PathBuf },
+    Requested(ServingRequest),
+    SelfSigned(SelfSigned),
 }
 
 /// Finds or makes the certificate for `names`: the node's host name and addresses. `connection` leads to
@@ -97,7 +97,7 @@ enum CertificateSource {
 /// meet.
 pub fn prepare(
     config: &Config,
-    names: &[String],
+    names: ServingNames,
     connection: &Connection,
 ) -> Result<(Arc<Serving>, Upkeep), IdentityError> {
     let serving = Arc::new(Serving::default());
@@ -112,22 +112,27 @@ pub fn prepare(
         let file = config.cert_dir.join(REQUESTED_PAIR);
         let current = Pair::read(&file, &file)
             .ok()
-            .filter(|pair| pair.is_valid(Timestamp::now()) && pair.covers(names));
+            .filter(|pair| pair.is_valid(Timestamp::now()) && pair.covers(&names.borrow()));
         if let Some(pair) = &current {
             set(pair, &file)?;
         }
-        CertificateSource::Requested {
+        CertificateSource::Requested(ServingRequest {
+            key_file: config.cert_dir.join(PENDING_KEY),
             file,
             node_name: config.node_name.clone(),
-            names: names.to_vec(),
+            names,
             connection: connection.clone(),
             current,
-        }
+        })
     } else {
-        let (certificate, key) =
-            (config.cert_dir.join(SELF_SIGNED_CERTIFICATE), config.cert_dir.join(SELF_SIGNED_KEY));
-        set(&self_signed(&certificate, &key, &config.node_name, names)?, &certificate)?;
-        CertificateSource::SelfSigned
+        let own = SelfSigned {
+            certificate: config.cert_dir.join(SELF_SIGNED_CERTIFICATE),
+            key: config.cert_dir.join(SELF_SIGNED_KEY),
+            node_name: config.node_name.clone(),
+            names,
+        };
+        set(&own.pair()?, &own.certificate)?;
+        CertificateSource::SelfSigned(own)
     };
     let upkeep = Upkeep { serving: Arc::clone(&serving), source };
     Ok((serving, upkeep))
@@ -138,15 +143,11 @@ impl Upkeep {
     pub async fn run(self, cancel: CancellationToken) {
         let serving = self.serving;
         match self.source {
-            CertificateSource::SelfSigned => {}
+            CertificateSource::SelfSigned(own) => own.follow(&serving, &cancel).await,
             CertificateSource::Files { certificate, key } => {
                 reload(&serving, &certificate, &key, &cancel).await
             }
-            CertificateSource::Requested { file, node_name, names, connection, current } => {
-                let client = connection.client();
-                let request = Request { file, node_name, purpose: Purpose::Serving(names), client };
-                request.renew(&serving, current, &cancel).await;
-            }
+            CertificateSource::Requested(request) => request.renew(&serving, &cancel).await,
         }
     }
 }
@@ -176,30 +177,53 @@ async fn reload(serving: &Serving, certificate: &Path, key: &Path, cancel: &Canc
 }
 
 /// A certificate that the cluster signs.
-struct Request {
+#[derive(Debug)]
+struct ServingRequest {
     file: PathBuf,
+    key_file: PathBuf,
     node_name: String,
-    purpose: Purpose,
-    client: Client,
+    names: ServingNames,
+    connection: Connection,
+    current: Option<Pair>,
 }
 
-impl Request {
-    async fn renew(&self, serving: &Serving, mut current: Option<Pair>, cancel: &CancellationToken) {
-        let mut backoff = rotation::backoff();
+/// Why a request has ended.
+enum Requested {
+    Answered(Result<Pair, IdentityError>),
+    /// Other names are wanted meanwhile.
+    Outdated,
+}
+
+impl ServingRequest {
+    async fn renew(mut self, serving: &Serving, cancel: &CancellationToken) {
+        let (mut backoff, client) = (rotation::backoff(), self.connection.client());
         loop {
-            let validity = current.as_ref().and_then(|pair| pair.validity().ok());
-            if let Some(validity) = validity
-                && !sleep_until(renew_at(validity, rand::random()), cancel).await
-            {
-                return;
-            }
-            match self.obtain(serving, cancel).await {
-                Ok(pair) => {
-                    backoff.reset();
-                    current = Some(pair);
+            let names = self.names.borrow_and_update().clone();
+            let validity = self.current.as_ref().filter(|pair| pair.covers(&names));
+            let validity = validity.and_then(|pair| pair.validity().ok());
+            if let Some(validity) = validity {
+                tokio::select! {
+                    in_time = sleep_until(renew_at(validity, rand::random()), cancel) => if !in_time {
+                        return;
+                    },
+                    () = changed(&mut self.names) => continue,
                 }
-                Err(IdentityError::Request(CertificateRequestError::Cancelled)) => return,
-                Err(err) => {
+            }
+            match self.obtain(&client, serving, names, cancel).await {
+                Requested::Outdated => {
+                    tracing::info!("the node's addresses have changed; asking for another certificate")
+                }
+                Requested::Answered(Ok(pair)) => {
+                    backoff.reset();
+                    self.current = Some(pair);
+                    if !retry::sleep(APART, cancel).await {
+                        return;
+                    }
+                }
+                Requested::Answered(Err(IdentityError::Request(CertificateRequestError::Cancelled))) => {
+                    return;
+                }
+                Requested::Answered(Err(err)) => {
                     tracing::warn!(error = %err, "no serving certificate from the cluster; trying again");
                     if !retry::sleep(backoff.next(), cancel).await {
                         return;
@@ -209,13 +233,66 @@ impl Request {
         }
     }
 
-    async fn obtain(&self, serving: &Serving, cancel: &CancellationToken) -> Result<Pair, IdentityError> {
-        let key = KeyPair::generate().map_err(CertificateRequestError::Make)?;
-        let pair =
-            csr::obtain(&self.client, &self.node_name, &self.purpose, &key, rotation::WAIT, cancel).await?;
-        pair.store(&self.file).map_err(|source| IdentityError::Io { path: self.file.clone(), source })?;
-        serving.set(&pair).map_err(|source| IdentityError::Pair { path: self.file.clone(), source })?;
-        Ok(pair)
+    async fn obtain(
+        &mut self,
+        client: &Client,
+        serving: &Serving,
+        names: Vec<String>,
+        cancel: &CancellationToken,
+    ) -> Requested {
+        let pending = match PendingKey::open(self.key_file.clone(), self.current.as_ref()) {
+            Ok(pending) => pending,
+            Err(error) => return Requested::Answered(Err(error)),
+        };
+        let purpose = Purpose::Serving(names);
+        let answer = tokio::select! {
+            answer = csr::obtain(client, &self.node_name, &purpose, pending.key(), rotation::WAIT, cancel) => answer,
+            () = changed(&mut self.names) => return Requested::Outdated,
+        };
+        Requested::Answered(pending.settle(answer, &self.file).and_then(|pair| {
+            serving.set(&pair).map_err(|source| IdentityError::Pair { path: self.file.clone(), source })?;
+            PendingKey::remove(&self.key_file)?;
+            Ok(pair)
+        }))
+    }
+}
+
+/// Waits until the names change; for ever, when nobody can change them any more.
+async fn changed(names: &mut ServingNames) {
+    if names.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// A certificate that this node signs.
+#[derive(Debug)]
+struct SelfSigned {
+    certificate: PathBuf,
+    key: PathBuf,
+    node_name: String,
+    names: ServingNames,
+}
+
+impl SelfSigned {
+    fn pair(&self) -> Result<Pair, IdentityError> {
+        self_signed(&self.certificate, &self.key, &self.node_name, &self.names.borrow())
+    }
+
+    async fn follow(mut self, serving: &Serving, cancel: &CancellationToken) {
+        let mut backoff = rotation::backoff();
+        while cancel.run_until_cancelled(changed(&mut self.names)).await.is_some() {
+            self.names.mark_unchanged();
+            while let Err(error) = self.pair().and_then(|pair| {
+                let path = self.certificate.clone();
+                serving.set(&pair).map_err(|source| IdentityError::Pair { path, source })
+            }) {
+                tracing::warn!(%error, "no serving certificate for the node's new addresses; trying again");
+                if !retry::sleep(backoff.next(), cancel).await {
+                    return;
+                }
+            }
+            backoff.reset();
+        }
     }
 }
 
@@ -265,5 +342,26 @@ mod tests {
         let moved = vec!["edge".to_owned(), "10.0.0.2".to_owned()];
         let second = self_signed(&certificate, &key, "edge", &moved).unwrap();
         assert_ne!(second.chain, first.chain, "another address needs another certificate");
+    }
+
+    /// Who connects after a change of addresses sees a certificate that names them.
+    #[tokio::test]
+    async fn a_change_of_addresses_changes_the_self_signed_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = crate::config::Flags { root_dir: Some(dir.path().to_owned()), ..Default::default() };
+        let (config, _) = Config::resolve("", &flags, "edge").unwrap();
+        let connection = Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
+        let (addresses, names) = watch::channel(vec!["edge".to_owned(), "10.0.0.1".to_owned()]);
+        let (serving, upkeep) = prepare(&config, names, &connection).unwrap();
+        let shown = || serving.current.read().unwrap().clone().unwrap().cert.clone();
+        let before = shown();
+        let cancel = CancellationToken::new();
+        let task = tokio::spawn(upkeep.run(cancel.clone()));
+        addresses.send(vec!["edge".to_owned(), "10.0.0.2".to_owned()]).unwrap();
+        while shown() == before {
+            tokio::task::yield_now().await;
+        }
+        cancel.cancel();
+        task.await.unwrap();
     }
 }

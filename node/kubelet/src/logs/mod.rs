@@ -7,14 +7,14 @@
 //!
 //! The provider writes the files, in the [CRI
 //! format](https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md) and
-//! under the kubelet's own layout, so that log collectors find what they know. The convenience links of
-//! `/var/log/containers` are not made: they need a root-owned directory of the host, and collectors that
-//! matter read the pod directories too.
+//! under the kubelet's own layout, so that log collectors find what they know. Compressing, removing and linking
+//! them is the business of `pods::log_files`.
 //!
 //! Reading never holds more than a block and one line in memory, whatever the size of the file.
 
 pub mod cri;
 mod format;
+mod names;
 mod options;
 mod reader;
 mod select;
@@ -22,6 +22,7 @@ mod tail;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::names::{FileKind, LogFileName};
 pub use self::{
     options::{LogReadOptions, OptionsError},
     reader::stream,

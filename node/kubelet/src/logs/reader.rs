@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::{fs::File, io::AsyncReadExt as _, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::{LogReadOptions, format::Formatter, tail};
+use super::{FileKind, LogFileName, LogReadOptions, format::Formatter, tail};
 
 /// How often a followed file is looked at for more.
 const POLL: Duration = Duration::from_millis(100);
@@ -27,7 +27,8 @@ const QUEUE: usize = 4;
 /// Reads the log at `path` as `options` say, as chunks for a client.
 ///
 /// Without `follow` it ends at what was the end of the file when it began. With it, it goes on until
-/// `is_running` says no and all that was written has been read; it finds the file again when it is rotated.
+/// `is_running` says no and all that was written has been read. When the file is rotated, however often meanwhile, it
+/// goes on with the one that was begun after it, as long as that is there and not compressed.
 /// Dropping the stream ends the reading.
 ///
 /// # Errors
@@ -170,7 +171,7 @@ impl<F: Fn() -> bool> Reader<F> {
             self.skipping = false;
             return Ok(());
         }
-        if let Some(successor) = replaced(&self.file, &self.path).await? {
+        if let Some(successor) = successor(&self.file, &self.path).await? {
             self.successor = Some(successor);
             return Ok(());
         }
@@ -185,24 +186,63 @@ impl<F: Fn() -> bool> Reader<F> {
     }
 }
 
-/// The file that is now at `path`, when it is another than `file`.
-async fn replaced(file: &File, path: &Path) -> io::Result<Option<File>> {
-    let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+/// The file that was begun after `file`, when there is now another than it at `path`. A reader that is slower than
+/// the writer finds it among those that have been rotated away; where its own is no longer there, the oldest is next.
+async fn successor(file: &File, path: &Path) -> io::Result<Option<File>> {
     let there = match tokio::fs::symlink_metadata(path).await {
         Ok(there) => there,
         // Between the renaming of the old file and the making of the new one.
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(err),
     };
-    if id(&there) == id(&file.metadata().await?) {
+    let present = id(&file.metadata().await?);
+    if id(&there) == present {
         return Ok(None);
     }
     let path = path.to_owned();
-    match tokio::task::spawn_blocking(move || open(&path)).await.map_err(io::Error::other)? {
+    let found = tokio::task::spawn_blocking(move || {
+        let mut later = rotated(&path)?;
+        if let Some(place) = later.iter().position(|(_, other)| *other == present) {
+            later.drain(..=place);
+        }
+        let next = later.into_iter().next().map_or(path, |(path, _)| path);
+        open(&next)
+    });
+    match found.await.map_err(io::Error::other)? {
         Ok(successor) => Ok(Some(File::from_std(successor))),
+        // Renamed or removed meanwhile: it is looked for again.
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(err) => Err(err),
     }
+}
+
+/// Which file it is, whatever its name.
+type FileId = (u64, u64);
+
+fn id(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
+
+/// The files that have been rotated away from `path` and are not compressed, oldest first.
+fn rotated(path: &Path) -> io::Result<Vec<(PathBuf, FileId)>> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let attempt = LogFileName::parse(name).map(|name| name.attempt);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(LogFileName::parse) else { continue };
+        let is_rotated = name.kind == FileKind::Plain && !name.stamp.is_empty();
+        if is_rotated && Some(name.attempt) == attempt {
+            // One that is gone meanwhile is no successor.
+            let Ok(metadata) = entry.metadata() else { continue };
+            found.push((name.stamp.to_owned(), entry.path(), id(&metadata)));
+        }
+    }
+    found.sort();
+    Ok(found.into_iter().map(|(_, path, id)| (path, id)).collect())
 }
 
 /// Opens a log file. Whoever can put a link in its place would have us show what it leads to.
@@ -211,187 +251,4 @@ fn open(path: &Path) -> io::Result<std::fs::File> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::Write as _,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-        },
-    };
-
-    use futures::StreamExt as _;
-
-    use super::*;
-
-    /// A log file, and the container that writes it.
-    struct Log {
-        dir: tempfile::TempDir,
-        running: Arc<AtomicBool>,
-    }
-
-    impl Log {
-        fn new(content: &str) -> Self {
-            let log = Self { dir: tempfile::tempdir().unwrap(), running: Arc::new(AtomicBool::new(true)) };
-            log.write(content);
-            log
-        }
-
-        fn path(&self) -> PathBuf {
-            self.dir.path().join("0.log")
-        }
-
-        fn write(&self, content: &str) {
-            let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.path()).unwrap();
-            file.write_all(content.as_bytes()).unwrap();
-        }
-
-        fn rotate(&self) {
-            std::fs::rename(self.path(), self.dir.path().join("0.log.1")).unwrap();
-        }
-
-        fn stop(&self) {
-            self.running.store(false, Ordering::SeqCst);
-        }
-
-        async fn stream(&self, options: LogReadOptions) -> ReceiverStream<io::Result<Bytes>> {
-            let running = Arc::clone(&self.running);
-            stream(self.path(), &options, move || running.load(Ordering::SeqCst)).await.unwrap()
-        }
-
-        async fn read(&self, options: LogReadOptions) -> String {
-            let chunks: Vec<_> = self.stream(options).await.collect().await;
-            String::from_utf8(chunks.into_iter().map(Result::unwrap).collect::<Vec<_>>().concat()).unwrap()
-        }
-    }
-
-    fn lines(range: std::ops::Range<u32>) -> String {
-        range.map(|n| format!("2026-01-02T00:00:00.{n:09}Z stdout F line {n}\n")).collect()
-    }
-
-    fn printed(range: std::ops::Range<u32>) -> String {
-        range.map(|n| format!("line {n}\n")).collect()
-    }
-
-    /// Reads until the given text has come, and nothing else.
-    async fn expect(stream: &mut ReceiverStream<io::Result<Bytes>>, expected: &str) {
-        let mut seen = String::new();
-        while seen.len() < expected.len() {
-            let chunk = stream.next().await.expect("the stream ended").unwrap();
-            seen.push_str(std::str::from_utf8(&chunk).unwrap());
-        }
-        assert_eq!(seen, expected);
-    }
-
-    #[tokio::test]
-    async fn reads_a_file_of_many_blocks() {
-        let log = Log::new(&lines(0..5000));
-        assert_eq!(log.read(LogReadOptions::default()).await, printed(0..5000));
-    }
-
-    #[tokio::test]
-    async fn reads_the_tail() {
-        let log = Log::new(&lines(0..5000));
-        for (count, range) in [(0, 0..0), (1, 4999..5000), (3000, 2000..5000), (9000, 0..5000)] {
-            let options = LogReadOptions { tail_lines: Some(count), ..LogReadOptions::default() };
-            assert_eq!(log.read(options).await, printed(range), "{count}");
-        }
-    }
-
-    #[tokio::test]
-    async fn prints_an_unfinished_line() {
-        let log = Log::new("2026-01-02T00:00:00Z stdout F one\n2026-01-02T00:00:00Z stdout P tw");
-        assert_eq!(log.read(LogReadOptions::default()).await, "one\ntw");
-    }
-
-    #[tokio::test]
-    async fn a_limit_ends_even_a_follow() {
-        let log = Log::new(&lines(0..10));
-        let options = LogReadOptions { follow: true, limit_bytes: Some(9), ..LogReadOptions::default() };
-        assert_eq!(log.read(options).await, "line 0\nli");
-    }
-
-    #[tokio::test]
-    async fn leaves_out_a_line_without_end() {
-        let log = Log::new(&format!("{}{}\n{}", lines(0..1), "x".repeat(2 * MAX_LINE), lines(1..2)));
-        assert_eq!(log.read(LogReadOptions::default()).await, printed(0..2));
-    }
-
-    #[tokio::test]
-    async fn follows_until_the_container_stops() {
-        let log = Log::new(&lines(0..2));
-        let mut stream = log
-            .stream(LogReadOptions { follow: true, tail_lines: Some(1), ..LogReadOptions::default() })
-            .await;
-        expect(&mut stream, &printed(1..2)).await;
-        log.write(&lines(2..3));
-        expect(&mut stream, &printed(2..3)).await;
-        log.stop();
-        log.write(&lines(3..4));
-        // Written after the stop was ordered, or before: whoever wins, the stream ends.
-        let rest: Vec<_> = stream.collect().await;
-        assert!(rest.len() <= 1, "{rest:?}");
-    }
-
-    #[tokio::test]
-    async fn follows_across_a_rotation() {
-        let log = Log::new(&lines(0..1));
-        let mut stream = log.stream(LogReadOptions { follow: true, ..LogReadOptions::default() }).await;
-        expect(&mut stream, &printed(0..1)).await;
-        log.write(&lines(1..2));
-        log.rotate();
-        log.write(&lines(2..3));
-        expect(&mut stream, &printed(1..3)).await;
-        log.stop();
-        assert!(stream.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn following_what_has_stopped_ends_at_once() {
-        let log = Log::new(&lines(0..3));
-        log.stop();
-        assert_eq!(
-            log.read(LogReadOptions { follow: true, ..LogReadOptions::default() }).await,
-            printed(0..3)
-        );
-    }
-
-    #[tokio::test]
-    async fn a_client_that_leaves_ends_the_reading() {
-        let log = Log::new(&lines(0..1));
-        let mut stream = log.stream(LogReadOptions { follow: true, ..LogReadOptions::default() }).await;
-        expect(&mut stream, &printed(0..1)).await;
-        drop(stream);
-        // The task held the only other reference to the flag.
-        while Arc::strong_count(&log.running) > 1 {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// A link that is planted in the place of a log, or of one that is followed, shows nothing of what it leads to.
-    #[tokio::test]
-    async fn a_link_is_no_log() {
-        let log = Log::new(&lines(0..1));
-        let secret = log.dir.path().join("secret");
-        std::fs::write(&secret, lines(7..8)).unwrap();
-        let mut stream = log.stream(LogReadOptions { follow: true, ..LogReadOptions::default() }).await;
-        expect(&mut stream, &printed(0..1)).await;
-        log.rotate();
-        std::os::unix::fs::symlink(&secret, log.path()).unwrap();
-        let end = stream.next().await.unwrap().unwrap_err().to_string();
-        assert!(end.contains("symbolic link"), "{end}");
-        for options in
-            [LogReadOptions::default(), LogReadOptions { follow: true, ..LogReadOptions::default() }]
-        {
-            let error = super::stream(log.path(), &options, || true).await.unwrap_err().to_string();
-            assert!(error.contains("symbolic link"), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_missing_file_is_an_error() {
-        let err =
-            stream("/does/not/exist.log".into(), &LogReadOptions::default(), || true).await.unwrap_err();
-        assert_eq!(err.kind(), io::ErrorKind::NotFound);
-    }
-}
+mod tests;

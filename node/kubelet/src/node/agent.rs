@@ -35,8 +35,8 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct NodeParts {
     /// The effective configuration.
     pub config: Config,
-    /// Addresses from [`super::address::find`].
-    pub addresses: Vec<IpAddr>,
+    /// Addresses from [`super::address::find`], as they are now.
+    pub addresses: watch::Receiver<Vec<IpAddr>>,
     /// The port that the HTTPS server listens on.
     pub port: u16,
     /// The way to the API server.
@@ -100,7 +100,7 @@ impl NodeAgent {
         let machine = Machine::read(&config.root_dir);
         let fixed = Fixed {
             config: config.clone(),
-            addresses: addresses.clone(),
+            addresses: addresses.borrow().clone(),
             port: *port,
             runtime_version: runtime.version(),
             runtime_handlers: runtime.handlers(),
@@ -133,10 +133,13 @@ impl NodeAgent {
         );
         let watching =
             watch_own(connection.client(), name, self.node.clone(), recorder.clone(), cancel.clone());
+        let present = addresses.borrow().clone();
+        let fixed = Fixed { config, addresses: present, port, runtime_version, runtime_handlers };
         let status = StatusLoop {
             client: heartbeats,
             connection,
-            fixed: Arc::new(Fixed { config, addresses, port, runtime_version, runtime_handlers }),
+            fixed: Arc::new(fixed),
+            addresses,
             runtime,
             recorder,
             problems: self.problems,

@@ -1,6 +1,7 @@
 //! The loop that registers the Node and keeps its status true.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,6 +40,8 @@ pub(super) struct StatusLoop {
     pub(super) client: Client,
     pub(super) connection: Connection,
     pub(super) fixed: Arc<Fixed>,
+    /// The machine's addresses as they are now, which `fixed` is brought up to date with.
+    pub(super) addresses: watch::Receiver<Vec<IpAddr>>,
     pub(super) runtime: Arc<dyn Runtime>,
     pub(super) recorder: Recorder,
     pub(super) problems: watch::Receiver<Problems>,
@@ -61,6 +64,9 @@ impl StatusLoop {
             let current = changes.borrow_and_update().clone();
             self.problems.mark_unchanged();
             self.pressure.mark_unchanged();
+            if *self.addresses.borrow_and_update() != self.fixed.addresses {
+                Arc::make_mut(&mut self.fixed).addresses = self.addresses.borrow().clone();
+            }
             let done = match &current {
                 None => cancel.run_until_cancelled(self.register(&api)).await,
                 Some(node) => cancel.run_until_cancelled(self.report(&api, node, &mut next_report)).await,
@@ -88,6 +94,7 @@ impl StatusLoop {
                 // Readiness is told at once, and so is what runs short.
                 Ok(()) = self.problems.changed() => {}
                 Ok(()) = self.pressure.changed() => {}
+                Ok(()) = self.addresses.changed() => {}
                 // So is that the Node is gone.
                 Ok(_) = changes.wait_for(|node| node.is_none() && current.is_some()) => {}
             }

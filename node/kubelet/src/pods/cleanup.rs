@@ -33,7 +33,10 @@ async fn try_to_remove(shared: &Arc<Shared>, uid: &str, logs: Option<PathBuf>) -
         shared.volumes.remove(&shared.records, &uid)?;
         // Of this node's pods alone: other nodes may write their logs to the same place.
         let logs = logs.map_or_else(|| logs::dirs_of(&shared.logs_dir, &uid), |dir| vec![dir]);
-        logs.iter().try_for_each(|dir| kubewasm_trees::remove(dir))?;
+        for dir in logs {
+            shared.log_links.remove_pod(&dir);
+            kubewasm_trees::remove(&dir)?;
+        }
         shared.records.remove(&uid)
     };
     let removed = tokio::task::spawn_blocking(remove).await.map_err(|error| error.to_string())?;

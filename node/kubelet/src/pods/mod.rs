@@ -34,6 +34,7 @@ pub mod image_access;
 mod index;
 mod launch;
 pub mod lifecycle;
+pub mod log_files;
 pub mod manager;
 mod objects;
 mod panics;
@@ -63,6 +64,7 @@ pub use self::{
     host_ports::HostPorts,
     image_access::ImageAccess,
     index::PodIndex,
+    log_files::{LogKeeper, LogLinks},
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
     records::Records,

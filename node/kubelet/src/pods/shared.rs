@@ -16,6 +16,7 @@ use super::{
     image_access::ImageAccess,
     index::PodIndex,
     lifecycle::{ContainerKind, LifecycleLimits, Note, Spec},
+    log_files::LogLinks,
     probe_metrics::ProbeMetrics,
     reason::EventReason,
     records::Records,
@@ -53,6 +54,8 @@ pub struct Shared {
     pub node: watch::Receiver<NodeFacts>,
     /// Where logs are written.
     pub logs_dir: PathBuf,
+    /// The links to them that log collectors go by.
+    pub log_links: LogLinks,
     /// The node's own registry credentials.
     pub node_credentials: NodeCredentials,
     /// With what images were pulled; `None` lets every pod use what is here.

@@ -17,6 +17,8 @@ mod authn;
 mod authz;
 mod connections;
 mod container_logs;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod gate;
 mod health;
 mod listener;
@@ -24,10 +26,12 @@ mod metrics;
 mod reply;
 mod reviews;
 mod routes;
+mod system_logs;
 mod tls;
 mod tokens;
 mod user;
 mod x509;
+mod zpages;
 
 use std::{io, net::SocketAddr, sync::Arc};
 

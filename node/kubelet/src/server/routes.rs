@@ -1,19 +1,23 @@
 //! Paths, and what answers them. Who comes here has passed the gate.
 
-use std::{convert::Infallible, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, sync::Arc};
 
 use http::{HeaderMap, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use warp::{
     Filter, Rejection, Reply as _,
-    filters::{BoxedFilter, path::FullPath},
+    filters::{
+        BoxedFilter,
+        path::{FullPath, Tail},
+    },
     reply::Response,
 };
 
-use super::{Pods, container_logs, health, metrics::Metrics, reply::text};
+use super::{Pods, container_logs, health, metrics::Metrics, reply::text, system_logs::SystemLogs, zpages};
 use crate::config::{Config, KubeletConfiguration};
 
-/// Paths that `enableDebuggingHandlers: false` closes.
+/// Paths that `enableDebuggingHandlers: false` closes, and says so.
 const DEBUGGING: [&str; 8] = [
     "/run/",
     "/exec/",
@@ -25,17 +29,32 @@ const DEBUGGING: [&str; 8] = [
     "/logs/",
 ];
 
+/// Paths that there are none of then.
+const DEBUGGING_UNTOLD: [&str; 3] = ["/configz", "/flagz", "/statusz"];
+
 /// What the handlers work with.
 pub(super) struct ServerState {
     configuration: KubeletConfiguration,
     logs_dir: PathBuf,
+    pub(super) system_logs: SystemLogs,
+    flags: BTreeMap<String, String>,
+    started: Timestamp,
     pods: Arc<dyn Pods>,
     pub(super) metrics: Metrics,
 }
 
 impl ServerState {
     pub(super) fn new(config: &Config, pods: Arc<dyn Pods>) -> Self {
+        let kubelet = &config.kubelet;
+        let system_logs = SystemLogs::new(
+            config.system_logs_dir.clone(),
+            kubelet.enable_system_log_handler,
+            kubelet.enable_system_log_query,
+        );
         Self {
+            system_logs,
+            flags: config.shown_flags.clone(),
+            started: Timestamp::now(),
             configuration: config.kubelet.clone(),
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             metrics: Metrics::new(&config.node_name, Arc::clone(&pods)),
@@ -59,6 +78,8 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
     let debugging = warp::path::full().and_then(move |path: FullPath| async move {
         if closed && DEBUGGING.iter().any(|prefix| path.as_str().starts_with(prefix)) {
             Ok(text(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.\n"))
+        } else if closed && DEBUGGING_UNTOLD.contains(&path.as_str().trim_end_matches('/')) {
+            Ok(not_found())
         } else {
             Err(warp::reject())
         }
@@ -85,9 +106,21 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .and(warp::get())
         .and(with.clone())
         .map(|state: Arc<ServerState>| running_pods(&state));
-    let configz = warp::path!("configz").and(warp::get()).and(with).map(|state: Arc<ServerState>| {
+    let configz = warp::path!("configz").and(warp::get()).and(with.clone()).map(|state: Arc<ServerState>| {
         warp::reply::json(&json!({ "kubeletconfig": state.configuration })).into_response()
     });
+    let statusz =
+        warp::path!("statusz").and(warp::get()).and(warp::header::headers_cloned()).and(with.clone()).map(
+            |headers: HeaderMap, state: Arc<ServerState>| {
+                zpages::statusz(state.started, Timestamp::now(), &headers)
+            },
+        );
+    let flagz = warp::path!("flagz")
+        .and(warp::get())
+        .and(warp::header::headers_cloned())
+        .and(with)
+        .map(|headers: HeaderMap, state: Arc<ServerState>| zpages::flagz(&state.flags, &headers));
+    let system_logs = system_log_routes(Arc::clone(&state));
     let unsupported = warp::path::param::<String>().and(warp::path::tail()).and_then(
         |first: String, _| async move {
             match first.as_str() {
@@ -112,6 +145,12 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .or(running)
         .unify()
         .or(configz)
+        .unify()
+        .or(statusz)
+        .unify()
+        .or(flagz)
+        .unify()
+        .or(system_logs)
         .unify()
         .or(unsupported)
         .unify()
@@ -138,6 +177,32 @@ fn health_routes(
     )
 }
 
+fn system_log_routes(
+    state: Arc<ServerState>,
+) -> impl Filter<Extract = (Response,), Error = Rejection> + Clone + Send + Sync + 'static {
+    let closed = {
+        let is_enabled = state.system_logs.is_enabled();
+        move || async move {
+            match is_enabled {
+                true => Err(warp::reject()),
+                false => Ok(text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n")),
+            }
+        }
+    };
+    let below = warp::path("logs");
+    let shown =
+        below.and(warp::get()).and(warp::path::tail()).and(warp::path::full()).and(warp::query::<Query>());
+    let shown = shown.then(move |_: Tail, path: FullPath, query: Query| {
+        let state = Arc::clone(&state);
+        async move {
+            // What follows the segment, its slash included: a directory has one at its end.
+            let path = path.as_str().strip_prefix("/logs").unwrap_or_default();
+            state.system_logs.answer(path, &query).await
+        }
+    });
+    below.and(warp::path::tail()).and_then(move |_: Tail| closed()).or(shown).unify()
+}
+
 /// No route took the request.
 async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
     Ok(if rejection.find::<warp::reject::MethodNotAllowed>().is_some() {
@@ -145,8 +210,12 @@ async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
     } else if rejection.find::<warp::reject::InvalidQuery>().is_some() {
         text(StatusCode::BAD_REQUEST, r#"{"message": "Unable to decode query."}"#)
     } else {
-        text(StatusCode::NOT_FOUND, "404 page not found\n")
+        not_found()
     })
+}
+
+fn not_found() -> Response {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 /// All pods as they are known here.

@@ -40,11 +40,17 @@ impl Authority {
 
     /// A certificate for a caller.
     fn client(&self, name: &str, group: &str) -> Identity {
+        self.client_until(name, group, 4096)
+    }
+
+    /// One that is good until that year.
+    fn client_until(&self, name: &str, group: &str, year: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationName, group);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.0).unwrap();
         (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
     }
@@ -186,7 +192,10 @@ impl Running {
             root_dir: Some(dir.path().join("root")),
             ..Flags::default()
         };
-        let (config, _) = Config::resolve(&file, &flags, "edge").unwrap();
+        let (mut config, _) = Config::resolve(&file, &flags, "edge").unwrap();
+        config.system_logs_dir = dir.path().join("system-logs");
+        config.shown_flags = [("node-ip".to_owned(), "10.0.0.1".to_owned())].into();
+        std::fs::create_dir(&config.system_logs_dir).unwrap();
         let reviewer = SharedReviewer::default();
         let pods = Arc::new(FakePods::default());
         let (mut ports, reviews) = (Ports::bind(&config).unwrap(), api_server(Arc::clone(&reviewer)));
@@ -292,10 +301,12 @@ async fn read(response: Response<hyper::body::Incoming>) -> (StatusCode, String)
 fn serving(config: &Config) -> Arc<Serving> {
     let connection =
         crate::identity::Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    crate::identity::serving::prepare(config, &["edge".to_owned()], &connection).unwrap().0
+    let names = tokio::sync::watch::channel(vec!["edge".to_owned()]).1;
+    crate::identity::serving::prepare(config, names, &connection).unwrap().0
 }
 
 mod floods;
+mod permissions;
 
 const SECURE: &str = "authentication: {x509: {clientCAFile: FILE}}\nmaxPods: 110\n";
 

@@ -242,8 +242,7 @@ fn rotated_files(dir: &OwnedFd, name: &OsStr) -> io::Result<Vec<OsString>> {
     for entry in Dir::new(readable)? {
         let entry = entry?;
         let other = entry.file_name().to_bytes();
-        let stamp = other.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
-        if stamp.and_then(|stamp| parse_stamp(std::str::from_utf8(stamp).ok()?)).is_some() {
+        if stamp_of(name, OsStr::from_bytes(other)).is_some() {
             found.push(OsStr::from_bytes(other).to_owned());
         }
     }
@@ -254,10 +253,8 @@ fn rotated_files(dir: &OwnedFd, name: &OsStr) -> io::Result<Vec<OsString>> {
 /// The name for a file that is rotated now. Names have seconds; a log that is rotated more often runs ahead
 /// of the clock rather than over a file that is there.
 fn rotated_name(name: &OsStr, last: Option<&OsString>, now: Timestamp) -> OsString {
-    let after_last = last
-        .and_then(|last| Path::new(last).extension())
-        .and_then(|stamp| parse_stamp(stamp.to_str()?))
-        .and_then(|stamp| stamp.checked_add(1.second()).ok());
+    let after_last =
+        last.and_then(|last| stamp_of(name, last)).and_then(|stamp| stamp.checked_add(1.second()).ok());
     let now = TimeZone::UTC.to_datetime(now);
     let at = after_last.map_or(now, |after_last| now.max(after_last));
     let mut name = name.to_owned();
@@ -266,6 +263,13 @@ fn rotated_name(name: &OsStr, last: Option<&OsString>, now: Timestamp) -> OsStri
 }
 
 const STAMP: &str = "%Y%m%d-%H%M%S";
+const COMPRESSED: &[u8] = b".gz";
+
+/// When a file was rotated that has this name, if it is one of the log's. The agent may have compressed it.
+fn stamp_of(name: &OsStr, rotated: &OsStr) -> Option<jiff::civil::DateTime> {
+    let stamp = rotated.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b".")?;
+    parse_stamp(std::str::from_utf8(stamp.strip_suffix(COMPRESSED).unwrap_or(stamp)).ok()?)
+}
 
 fn parse_stamp(text: &str) -> Option<jiff::civil::DateTime> {
     jiff::civil::DateTime::strptime(STAMP, text).ok()
@@ -338,6 +342,24 @@ mod tests {
         );
         assert_eq!(texts(&path), ["stdout F line 4"]);
         assert_eq!(texts(&dir.path().join("3.log.20260102-150409")), ["stdout F line 3"]);
+    }
+
+    /// The agent compresses what was rotated: it counts all the same.
+    #[test]
+    fn compressed_files_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        for second in ["01", "02", "09"] {
+            std::fs::write(dir.path().join(format!("0.log.20260102-1504{second}.gz")), "compressed").unwrap();
+        }
+        std::fs::write(dir.path().join("0.log.20260102-150403.tmp"), "unfinished").unwrap();
+        let mut log = open_log(&path, LogOptions { max_size: 10, max_files: 3 }).unwrap();
+        log.append(&out("line 0\n"), at(0));
+        log.append(&out("line 1\n"), at(0));
+        assert_eq!(
+            names(dir.path()),
+            ["0.log", "0.log.20260102-150403.tmp", "0.log.20260102-150409.gz", "0.log.20260102-150410"]
+        );
     }
 
     #[test]

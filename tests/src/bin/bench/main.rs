@@ -11,7 +11,7 @@
 //! ```
 //!
 //! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; `images`: what it takes to bring
-//! a module to a node; and `network`: connections, Services and addresses.
+//! a module to a node; `network`: connections, Services and addresses; and `logs`: what it takes to follow guests that talk.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -25,6 +25,7 @@ mod guest;
 mod http;
 mod images;
 mod isolation;
+mod logs;
 mod machine;
 mod memory;
 mod network;
@@ -67,6 +68,7 @@ use self::{
     http::Http,
     images::{Images, Site},
     isolation::Isolated,
+    logs::Logs,
     machine::Machine,
     memory::Memory,
     network::Network,
@@ -93,6 +95,9 @@ const IMAGES_NODE: &str = "bench-images";
 
 /// Node on which serving HTTP is measured.
 const HTTP_NODE: &str = "bench-http";
+
+/// Node on which following logs is measured.
+const LOGS_NODE: &str = "bench-logs";
 
 /// Node on which the network is measured: one whose pods have addresses of their own.
 const NETWORK_NODE: &str = "bench-network";
@@ -160,6 +165,10 @@ struct Args {
     /// Measure the network alone.
     #[arg(long)]
     only_network: bool,
+
+    /// Measure logs alone.
+    #[arg(long)]
+    only_logs: bool,
 }
 
 #[tokio::main]
@@ -202,6 +211,11 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}", measured.as_ref().map(report::network).unwrap_or_default());
         return Ok(());
     }
+    if args.only_logs {
+        let measured = with_logs(&home, measure_logs_alone(&home).await)?;
+        println!("\n{}", logs::table(&measured));
+        return Ok(());
+    }
     let report = with_logs(&home, measure(&home, args).await)?;
     let json = serde_json::to_string_pretty(&report).context("cannot encode the report")?;
     let out = args.out.clone().unwrap_or_else(|| guests::repository().join("target/bench.json"));
@@ -239,6 +253,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let images = measure_images(home, &cluster, &registry).await?;
     let http = measure_http(home, &cluster, &registry, args).await?;
     let network = measure_network(home, &cluster, &registry, args).await?;
+    let logs = measure_logs(home, &cluster, &image).await?;
     Ok(Report {
         machine: Machine::look(),
         versions,
@@ -251,7 +266,23 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
         images,
         http,
         network,
+        logs,
     })
+}
+
+async fn measure_logs_alone(home: &Home) -> Result<Logs> {
+    let cluster = Cluster::start(home).await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    let guest = Content::program("actor", guests::guest("actor.c").await?);
+    let image = registry.push("actor:v1", &guest).await?.tagged;
+    measure_logs(home, &cluster, &image).await
+}
+
+async fn measure_logs(home: &Home, cluster: &Cluster, image: &str) -> Result<Logs> {
+    let options = Options::default().config("containerLogMaxSize", json!(logs::MAX_SIZE));
+    let node = start_node(home, cluster, LOGS_NODE, 2 * SPARE_PODS, options).await?;
+    logs::measure(cluster, &node, image).await
 }
 
 async fn measure_images_alone(home: &Home) -> Result<Images> {

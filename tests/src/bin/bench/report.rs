@@ -16,6 +16,7 @@ use crate::{
     http::Http,
     images::Images,
     isolation::Isolated,
+    logs::{self, Logs},
     machine::Machine,
     memory::Memory,
     network::Network,
@@ -48,6 +49,8 @@ pub(crate) struct Report {
     pub(crate) http: Http,
     /// What the network costs, where it could be measured.
     pub(crate) network: Option<Network>,
+    /// What following logs takes.
+    pub(crate) logs: Logs,
 }
 
 /// The programs that took part.
@@ -77,7 +80,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -88,7 +91,8 @@ pub(crate) fn text(report: &Report) -> String {
         cpu(&report.cpu),
         images(&report.images),
         http(&report.http),
-        report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default()
+        report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default(),
+        logs::table(&report.logs)
     )
 }
 

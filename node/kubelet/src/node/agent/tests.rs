@@ -202,7 +202,7 @@ async fn start(server: &ApiServer) -> Running {
     let (sink, events) = mpsc::channel(100);
     let (agent, handle) = NodeAgent::new(NodeParts {
         config,
-        addresses: vec![[10, 0, 0, 1].into()],
+        addresses: watch::channel(vec![[10, 0, 0, 1].into()]).1,
         port: 41_000,
         connection: server.listen().await,
         runtime: Arc::new(NoRuntime),

@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     events::{Occurrence, Recorder},
     pods::{
-        NodeFacts, PodAddresses, PodIndex, ProbeMetrics, Records,
+        LogLinks, NodeFacts, PodAddresses, PodIndex, ProbeMetrics, Records,
         addresses::pool::AddressPool,
         api::{ApiError, ObjectFollower, Objects, PodApi},
         clock,
@@ -362,6 +362,7 @@ impl World {
             policies: crate::policies::Policies::off(),
             node: facts,
             logs_dir: root.path().join("logs"),
+            log_links: LogLinks::off(),
             node_credentials: NodeCredentials::default(),
             image_access: None,
             limits: LifecycleLimits::default(),

@@ -19,6 +19,7 @@ use crate::{
         handlers::Attempt,
         launch::{self, Launch},
         lifecycle::{Action, Note, ProbeKind, Trouble},
+        log_files::LinkedLog,
         panics::caught,
         pull::{ImageSource, PullPolicy},
         reason::{EventReason, WaitingReason},
@@ -138,7 +139,7 @@ impl PodTask {
         };
         let called_off = CancellationToken::new();
         self.starting.insert(name.clone(), called_off.clone());
-        let id = container_id(&self.name.uid, &name, attempt);
+        let (id, pod_name) = (container_id(&self.name.uid, &name, attempt), self.name.clone());
         self.spawn("a start", failed, async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
@@ -168,6 +169,13 @@ impl PodTask {
             };
             match &result {
                 Ok(_) => {
+                    shared.log_links.add(&LinkedLog {
+                        namespace: &pod_name.namespace,
+                        pod: &pod_name.name,
+                        uid: &pod_name.uid,
+                        container: &name,
+                        attempt,
+                    });
                     note(EventReason::Created, "Container created");
                     note(EventReason::Started, "Container started");
                 }
