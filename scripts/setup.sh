@@ -26,6 +26,7 @@ has docker-registry || missing+=(docker-registry)                   # serves the
 has buildah || missing+=(buildah)                                   # builds container images as users do
 has clang || missing+=(clang)                                       # compiles guests
 has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
+has promtool || missing+=(prometheus)                               # reads nodes as monitoring does, and checks what they say
 has nft || missing+=(nftables)                                      # masquerades what pods send
 has dnsmasq || missing+=(dnsmasq-base)                              # answers guests' questions about names
 has tinyproxy || missing+=(tinyproxy-bin)                           # leads guests' requests on
@@ -68,17 +69,19 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 say "installing the Debian packages ${missing[*]} with ${sudo[*]:+sudo }apt-get ..."
 
-# docker-registry's package starts a service of its own on port 5000, which nobody here needs.
-service=
-if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
-  service=docker-registry.service
-  "${sudo[@]}" systemctl mask --quiet "$service"
-fi
+# The packages of docker-registry and prometheus start services of their own, which nobody here needs.
+services=()
+for package in docker-registry prometheus; do
+  if [[ " ${missing[*]} " == *" $package "* ]] && [ -d /run/systemd/system ]; then
+    services+=("$package.service")
+    "${sudo[@]}" systemctl mask --quiet "$package.service"
+  fi
+done
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2
-if [ -n "$service" ]; then
+for service in "${services[@]}"; do
   "${sudo[@]}" systemctl unmask --quiet "$service"
   "${sudo[@]}" systemctl disable --quiet "$service"
   say "the service $service, which came with its package, stays disabled."
-fi
+done
 say "done."

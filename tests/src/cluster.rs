@@ -299,6 +299,13 @@ impl Cluster {
             .arg(flag("controllers", "*,bootstrapsigner,tokencleaner"))
             .arg(flag("secure-port", self.ports.controller_manager))
             .args(["--bind-address=127.0.0.1", "--leader-elect=false", "--allocate-node-cidrs"])
+            // An autoscaler looks every 15 s otherwise, and takes minutes to come down.
+            .args([
+                "--horizontal-pod-autoscaler-sync-period=3s",
+                "--horizontal-pod-autoscaler-initial-readiness-delay=1s",
+            ])
+            .args(["--horizontal-pod-autoscaler-cpu-initialization-period=1s"])
+            .arg("--horizontal-pod-autoscaler-downscale-stabilization=5s")
             .args(["--use-service-account-credentials", "--kube-api-qps=200", "--kube-api-burst=400"]);
         if let Some(duration) = &self.options.signing_duration {
             command.arg(flag("cluster-signing-duration", duration));
@@ -405,6 +412,15 @@ async fn start_apiserver(
         .arg(flag("kubelet-client-certificate", pki.kubelet_client.certificate.display()))
         .arg(flag("kubelet-client-key", pki.kubelet_client.key.display()))
         .arg(flag("kubelet-preferred-address-types", "InternalIP"))
+        .arg(flag("requestheader-client-ca-file", pki.ca.certificate.display()))
+        .arg(flag("requestheader-allowed-names", pki::FRONT_PROXY))
+        .arg(flag("proxy-client-cert-file", pki.front_proxy.certificate.display()))
+        .arg(flag("proxy-client-key-file", pki.front_proxy.key.display()))
+        .args([
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+        ])
+        .args(["--requestheader-extra-headers-prefix=X-Remote-Extra-", "--enable-aggregator-routing"])
         .arg(flag("service-account-issuer", "https://kubernetes.default.svc.cluster.local"))
         .arg(flag("service-account-key-file", pki.service_account.certificate.display()))
         .arg(flag("service-account-signing-key-file", pki.service_account.key.display()))

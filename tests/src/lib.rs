@@ -24,8 +24,10 @@
 pub mod beside;
 pub mod certificates;
 pub mod cluster;
+pub mod documented;
 pub mod guests;
 pub mod home;
+pub mod metrics_server;
 pub mod node;
 pub mod ports;
 pub mod process;

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::api::{
@@ -24,11 +24,13 @@ use crate::{
     config::Config,
     events::{EventLimits, Recorder},
     eviction::{EvictionDesk, Watcher, WatcherParts},
+    held_metrics::Held,
     http_metrics::HttpMetrics,
     identity::{self, Connection, IdentityError, Rotation, serving},
     mirror::Mirror,
     network_readiness::NetworkReadiness,
     node::{self, address},
+    node_metrics::NodeMetrics,
     pod_ranges,
     pods::{
         HostPorts, ImageAccess, LogKeeper, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager,
@@ -50,10 +52,14 @@ use crate::{
     server::{self, Ports, Server},
     services::{Follower, FollowerParts, ServicesMode},
     static_pods::{FileSource, Mirrors},
+    stats::{NodeStats, StatsParts},
 };
 
 /// Pod updates that may wait for the manager.
 const UPDATES: usize = 1024;
+
+/// How long a measurement of what a pod has written is good for: upstream's default of `volumeStatsAggPeriod`.
+const STORAGE_PERIOD: Duration = Duration::from_mins(1);
 
 /// Why the node does not start. Every message is meant for the user as it is.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +147,9 @@ pub struct Agent {
     http: HttpMetrics,
     addresses: watch::Sender<Vec<IpAddr>>,
     names: watch::Sender<Vec<String>>,
+    stats: NodeStats,
+    /// When it was begun to put the node together.
+    begun: Instant,
 }
 
 impl Agent {
@@ -154,6 +163,7 @@ impl Agent {
         runtime: Arc<dyn Runtime>,
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
+        let begun = Instant::now();
         check_root(&config.root_dir)?;
         config.kubelet.pod_logs_dir = real_logs_dir(&config.kubelet.pod_logs_dir);
         let unusable = |source| AgentError::Root { path: config.root_dir.clone(), source };
@@ -175,12 +185,24 @@ impl Agent {
         let (serving, upkeep) = serving::prepare(&config, serving_names, &connection)?;
         let index = PodIndex::default();
         let probes = ProbeMetrics::default();
-        let mut server = Server::new(&config, ports, serving, client.clone(), Arc::new(index.clone()))?;
-        server.register_metrics(|registry| probes.register(registry));
+        let mut server = Server::new(
+            &config,
+            ports,
+            Arc::clone(&serving) as Arc<_>,
+            client.clone(),
+            Arc::new(index.clone()),
+        )?;
+        server.register_probe_metrics(|registry| probes.register(registry));
+        let metrics = NodeMetrics::default();
         let refusals = RefusalMetrics::default();
         server.register_metrics(|registry| refusals.register(registry));
         let http = HttpMetrics::default();
-        server.register_metrics(|registry| http.register(registry));
+        server.register_metrics(|registry| {
+            http.register(registry);
+            metrics.register(registry);
+            connection.metrics().register(registry);
+            runtime.register_metrics(registry);
+        });
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
@@ -246,7 +268,29 @@ impl Agent {
                 crash_backoff_max: config.kubelet.crash_loop_back_off.max_container_restart_period,
             },
             probes,
+            metrics,
             desk,
+        });
+        let stats = NodeStats::new(StatsParts {
+            node_name: config.node_name.clone(),
+            runtime: Arc::clone(&shared.runtime),
+            index: shared.index.clone(),
+            records: shared.records.clone(),
+            volumes: Arc::clone(&shared.volumes),
+            logs_dir: shared.logs_dir.clone(),
+            root_dir: config.root_dir.clone(),
+            storage_period: STORAGE_PERIOD,
+        });
+        server.serve_stats(stats.clone());
+        let held = Held {
+            index: shared.index.clone(),
+            volumes: Arc::clone(&shared.volumes),
+            connection: connection.clone(),
+            serving,
+        };
+        server.register_metrics(|registry| {
+            held.volumes.mounted().register(registry);
+            registry.register_collector(Box::new(held));
         });
         let claims = StorageClaims {
             index: shared.index.clone(),
@@ -279,6 +323,8 @@ impl Agent {
             http,
             addresses: present_addresses,
             names,
+            stats,
+            begun,
         })
     }
 
@@ -290,6 +336,7 @@ impl Agent {
 
     /// Runs until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
+        let (prepared, running) = (self.begun.elapsed(), Instant::now());
         let tasks = TaskTracker::new();
         if let Some(rotation) = self.rotation {
             tasks.spawn(rotation.run(cancel.clone()));
@@ -345,6 +392,8 @@ impl Agent {
         tasks.spawn(stop_at(cancel.clone(), failures.run()));
         let http = self.http.follow(Arc::clone(&runtime), self.shared.index.clone());
         tasks.spawn(stop_at(cancel.clone(), http));
+        tasks.spawn(stop_at(cancel.clone(), self.stats.follow()));
+        let metrics = self.shared.metrics.clone();
         let client = self.connection.client();
         if let Some(keeper) = policies::Keeper::new(&self.shared.policies, client, runtime, recorder) {
             tasks.spawn(stop_at(cancel.clone(), keeper.run()));
@@ -362,6 +411,7 @@ impl Agent {
         let is_registered = registered.wait_for(Option::is_some);
         if cancel.run_until_cancelled(is_registered).await.is_some_and(|node| node.is_ok()) {
             tracing::info!(node = name, "the node is registered");
+            metrics.registered(prepared, running.elapsed());
             let node = self.handle.node();
             refresh(&node, &self.facts, learn);
             refresh(&node, &self.view, view);

@@ -30,6 +30,7 @@ use std::{
 use async_trait::async_trait;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -181,6 +182,9 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     async fn stats(&self) -> Vec<ContainerStats> {
         Vec::new()
     }
+
+    /// Shows what the provider counts of itself among the node's metrics.
+    fn register_metrics(&self, _registry: &mut Registry) {}
 
     /// Pods can have addresses of their own.
     fn has_pod_network(&self) -> bool {

@@ -12,6 +12,8 @@ pub struct Disk {
     pub capacity: u64,
     /// Bytes that unprivileged users may still write.
     pub available: u64,
+    /// Bytes that nothing is in, those that are kept for the system included.
+    pub free: u64,
     /// Inodes; 0 where the file system does not count them.
     pub inodes: u64,
     /// Inodes that are free.
@@ -29,6 +31,7 @@ impl Disk {
         Ok(Self {
             capacity: stat.f_blocks.saturating_mul(stat.f_frsize),
             available: stat.f_bavail.saturating_mul(stat.f_frsize),
+            free: stat.f_bfree.saturating_mul(stat.f_frsize),
             inodes: stat.f_files,
             inodes_free: stat.f_favail,
         })

@@ -16,6 +16,7 @@ use kubewasm_kubelet::{
     agent,
     events::{Level, Occurrence, Recorder},
     eviction::EvictionDesk,
+    node_metrics::NodeMetrics,
     pods::{
         HostPorts, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
         Update, Volumes,
@@ -150,6 +151,7 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
         image_access: None,
         limits: LifecycleLimits::default(),
         probes: ProbeMetrics::default(),
+        metrics: NodeMetrics::default(),
         desk: EvictionDesk::default(),
     });
 

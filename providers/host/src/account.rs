@@ -28,6 +28,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Time for which it was held back by its limit; of several guests at a time, the sum.
     pub throttled: Duration,
+    /// How often a guest of it was made to let others go on.
+    pub yields: u64,
     /// Bytes that it has now: linear memories and tables at their present size, touched or not, and what the
     /// host holds for it.
     pub memory_bytes: u64,
@@ -40,6 +42,7 @@ pub struct Account {
     opened: Instant,
     cpu: Mutex<Cpu>,
     memory: AtomicU64,
+    yields: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -72,14 +75,25 @@ impl Account {
             used: Duration::ZERO,
             throttled: Duration::ZERO,
         };
-        Self { limits, opened: Instant::now(), cpu: Mutex::new(cpu), memory: AtomicU64::new(0) }
+        Self {
+            limits,
+            opened: Instant::now(),
+            cpu: Mutex::new(cpu),
+            memory: AtomicU64::new(0),
+            yields: AtomicU64::new(0),
+        }
     }
 
     /// What is used now.
     #[must_use]
     pub fn usage(&self) -> Usage {
         let cpu = self.cpu();
-        Usage { cpu: cpu.used, throttled: cpu.throttled, memory_bytes: self.memory.load(Ordering::Relaxed) }
+        Usage {
+            cpu: cpu.used,
+            throttled: cpu.throttled,
+            yields: self.yields.load(Ordering::Relaxed),
+            memory_bytes: self.memory.load(Ordering::Relaxed),
+        }
     }
 
     /// What may be used.
@@ -121,6 +135,11 @@ impl Account {
     pub(super) fn was_parked(&self, time: Duration) {
         let mut cpu = self.cpu();
         cpu.throttled = cpu.throttled.saturating_add(time);
+    }
+
+    /// A guest of it has let others go on at a tick.
+    pub(super) fn has_yielded(&self) {
+        self.yields.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How long its guests must pause; nothing when they may run.

@@ -22,6 +22,7 @@
 mod began;
 mod budget;
 mod crowd;
+mod instantiations;
 mod queue;
 mod share;
 mod turn;
@@ -29,6 +30,7 @@ mod turn;
 pub(super) use began::TurnStart;
 pub(super) use budget::CpuBudget;
 pub(super) use crowd::{Crowd, Pace};
+pub use instantiations::{INSTANTIATION_BUCKETS_MICROS, InstantiationStats};
 pub(super) use queue::Arrival;
 pub(super) use share::Weight;
 pub(super) use turn::{Scheduler, Turns};

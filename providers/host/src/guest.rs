@@ -1,6 +1,6 @@
 //! A guest, from its first instruction to its end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use crate::{
     account::{self, Account},
@@ -44,6 +44,11 @@ impl Guest {
     }
 
     async fn enter(&mut self, phase: &mut GuestPhase) -> wasmtime::Result<i32> {
+        let (begun, scheduler) = (Instant::now(), Arc::clone(&self.scheduler));
+        let made = |phase: &mut GuestPhase| {
+            scheduler.instantiations().took(begun.elapsed());
+            *phase = GuestPhase::Run;
+        };
         let store = &mut self.store;
         match &self.loaded.entry {
             EntryPoint::Core(pre) => {
@@ -51,19 +56,19 @@ impl Guest {
                 state.core_sockets.begin(state.guest_sockets.guard())?;
                 let instance = pre.instantiate_async(&mut *store).await?;
                 let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
-                *phase = GuestPhase::Run;
+                made(phase);
                 start.call_async(store, ()).await?;
                 Ok(0)
             }
             EntryPoint::Component(pre) => {
                 let command = pre.instantiate_async(&mut *store).await?;
-                *phase = GuestPhase::Run;
+                made(phase);
                 let result = command.wasi_cli_run().call_run(store).await?;
                 Ok(i32::from(result.is_err()))
             }
             EntryPoint::ComponentP3(pre) => {
                 let command = pre.instantiate_async(&mut *store).await?;
-                *phase = GuestPhase::Run;
+                made(phase);
                 let result = store
                     .run_concurrent(async |store| command.wasi_cli_run().call_run(store).await)
                     .await??;

@@ -26,7 +26,8 @@ use crate::{
     bounds::Bounds,
     cache::{self, LoadError, Loaded},
     common::{self, Common},
-    cpu, engine, errno,
+    cpu::{self, InstantiationStats},
+    engine, errno,
     guest::Guest,
     kind::{Generation, ModuleKind},
     listen::{self, OpenListener},
@@ -331,12 +332,18 @@ impl Host {
             table.set_max_capacity(bounds.concurrent);
         }
         store.set_epoch_deadline(1);
-        let began = Arc::<cpu::TurnStart>::default();
+        let began = Arc::new(cpu::TurnStart::new(Arc::clone(account)));
         let of_turn = Arc::clone(&began);
         store.epoch_deadline_callback(move |_| Ok(of_turn.at_tick()));
         let (account, scheduler) = (Arc::clone(account), Arc::clone(&self.scheduler));
         let stack_advice = self.options.stack_advice;
         Guest { store, loaded, account, scheduler, began, stack_advice, _held: held }
+    }
+
+    /// How long the instances took that were made.
+    #[must_use]
+    pub fn instantiations(&self) -> InstantiationStats {
+        self.scheduler.instantiations().stats()
     }
 
     pub(crate) fn scheduler(&self) -> &Arc<cpu::Scheduler> {

@@ -65,7 +65,7 @@ mod text;
 
 pub use account::{Account, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};
-pub use cpu::CpuShare;
+pub use cpu::{CpuShare, INSTANTIATION_BUCKETS_MICROS, InstantiationStats};
 pub use guest::Guest;
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
 pub use kind::{Generation, ModuleKind, UnknownKind};

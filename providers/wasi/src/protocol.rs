@@ -10,7 +10,7 @@ use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Usage,
+    InstantiationStats, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -165,6 +165,7 @@ impl From<&InstanceStats> for wire::InstanceStats {
             cpu_nanos: nanos(stats.usage.cpu),
             throttled_nanos: nanos(stats.usage.throttled),
             memory_bytes: stats.usage.memory_bytes,
+            yields: stats.usage.yields,
             http: stats.http.as_ref().map(Into::into),
         }
     }
@@ -182,9 +183,27 @@ impl TryFrom<wire::InstanceStats> for InstanceStats {
                 cpu: Duration::from_nanos(stats.cpu_nanos),
                 throttled: Duration::from_nanos(stats.throttled_nanos),
                 memory_bytes: stats.memory_bytes,
+                yields: stats.yields,
             },
             http: stats.http.map(Into::into),
         })
+    }
+}
+
+impl From<&InstantiationStats> for wire::InstantiationStats {
+    fn from(stats: &InstantiationStats) -> Self {
+        Self {
+            duration_nanos: u64::try_from(stats.duration.as_nanos()).unwrap_or(u64::MAX),
+            buckets: stats.buckets.into(),
+        }
+    }
+}
+
+impl From<wire::InstantiationStats> for InstantiationStats {
+    fn from(stats: wire::InstantiationStats) -> Self {
+        let mut own = Self { duration: Duration::from_nanos(stats.duration_nanos), ..Self::default() };
+        own.buckets.iter_mut().zip(stats.buckets).for_each(|(own, count)| *own = count);
+        own
     }
 }
 
@@ -236,6 +255,7 @@ mod tests {
             usage: Usage {
                 cpu: Duration::new(3600, 1),
                 throttled: Duration::from_millis(7),
+                yields: 8,
                 memory_bytes: 64 << 20,
             },
             http: Some(kubewasm_host::http::HttpStats {

@@ -13,6 +13,7 @@
 pub(crate) mod annotations;
 mod compiler;
 mod convert;
+mod metrics;
 mod network;
 mod preparing;
 mod sandbox;
@@ -48,6 +49,7 @@ use kubewasm_kubelet::runtime::{
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -61,6 +63,7 @@ use crate::{
 };
 use annotations::Wishes;
 pub use compiler::StoreCompiler;
+use metrics::{MeasuredCompiler, ProviderMetrics};
 use preparing::Preparing;
 
 /// Between the digests of a container's images in its label.
@@ -156,6 +159,7 @@ pub struct WasiRuntime {
     store: Store,
     compiler: StoreCompiler,
     supervisor: Supervisor,
+    metrics: ProviderMetrics,
     allow_paths: bool,
     denied_networks: DeniedNetworks,
     http_proxy: Option<Arc<HttpProxy>>,
@@ -221,6 +225,7 @@ impl WasiRuntime {
             store: options.store,
             compiler,
             supervisor,
+            metrics: ProviderMetrics::default(),
             allow_paths: options.allow_paths,
             denied_networks: options.denied_networks,
             http_proxy: options.http_proxy,
@@ -320,10 +325,10 @@ impl WasiRuntime {
             spec.argv.first().ok_or_else(|| StartError::Config("the container has no command".into()))?;
         let module = self.store.module(&image, argv0).await.map_err(convert::module_error)?;
         // Those of a namespace wait for each other.
-        let compiled = self
-            .store
-            .precompiled(Some(&image.reference), &module, &self.compiler, &spec.pod_namespace)
-            .await;
+        let compiler = MeasuredCompiler::new(&self.compiler, &self.metrics);
+        let compiled =
+            self.store.precompiled(Some(&image.reference), &module, &compiler, &spec.pod_namespace).await;
+        self.metrics.looked_up(compiler.was_asked());
         let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
@@ -387,7 +392,11 @@ impl Runtime for WasiRuntime {
     }
 
     async fn image(&self, image: &str) -> Result<Option<Image>, ImageError> {
-        match self.find(image).await {
+        let found = self.find(image).await;
+        if !matches!(found, Ok(None)) {
+            self.metrics.verdict(&found);
+        }
+        match found {
             Ok(found) => Ok(found.map(convert::image)),
             // A file that cannot be taken in: it is not here, and `pull` says why.
             Err(ImageError::Pull(_)) => Ok(None),
@@ -402,8 +411,9 @@ impl Runtime for WasiRuntime {
             return Ok(self.find(image).await?.map(convert::image).ok_or_else(missing)?.into());
         }
         let credentials: Vec<_> = credentials.iter().map(convert::credential).collect();
-        let fetched = self.store.pull(&name, &credentials, None).await;
-        let Fetched { image, credential } = fetched.map_err(convert::pull_error)?;
+        let fetched = self.store.pull(&name, &credentials, None).await.map_err(convert::pull_error);
+        self.metrics.verdict(&fetched);
+        let Fetched { image, credential } = fetched?;
         Ok(PulledImage { image: convert::image(image), credential })
     }
 
@@ -585,6 +595,10 @@ impl Runtime for WasiRuntime {
 
     fn set_services(&self, services: &Arc<ServiceTable>) {
         self.supervisor.set_services(services);
+    }
+
+    fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry, self.supervisor.tally());
     }
 
     async fn stats(&self) -> Vec<ContainerStats> {

@@ -34,6 +34,7 @@ mod requests;
 mod start;
 mod stats;
 mod tables;
+mod tally;
 mod view;
 mod wake;
 mod watch;
@@ -67,6 +68,7 @@ use crate::{
 };
 pub use claims::{Claim, ClaimError};
 pub use error::GroupError;
+pub(crate) use tally::WorkerTally;
 pub use view::Sighting;
 
 use claims::Claims;
@@ -329,6 +331,7 @@ impl Supervisor {
             mounter: Mounter::default(),
             network,
             tables: Arc::default(),
+            tally: Arc::default(),
         });
         let life = CancellationToken::new();
         let supervisor = Self {
@@ -363,6 +366,11 @@ impl Supervisor {
     /// stays.
     pub(crate) async fn kill_workers(&self, base: &str) -> Result<(), SupervisorError> {
         network::kill(&self.common.options.dir, base).await
+    }
+
+    /// What is counted of workers.
+    pub(crate) fn tally(&self) -> Arc<WorkerTally> {
+        Arc::clone(&self.common.tally)
     }
 
     /// The network of pods that have addresses of their own.

@@ -34,6 +34,8 @@ pub struct Pki {
     pub ca: Pair,
     /// What the API server shows its clients.
     pub apiserver: Pair,
+    /// Who the API server is to API servers behind it: [`FRONT_PROXY`].
+    pub front_proxy: Pair,
     /// Who the API server is to a kubelet: [`KUBELET_CLIENT`].
     pub kubelet_client: Pair,
     /// Member of `system:masters`.
@@ -50,6 +52,9 @@ pub struct Pki {
 
 /// User name of the API server towards kubelets, kubeadm's choice.
 pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+
+/// User name of the API server towards API servers behind it, kubeadm's choice.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 
 /// Makes all keys and certificates in `folder`. They are valid for a year, because the demo's may stay
 /// for long.
@@ -80,6 +85,7 @@ pub fn make(folder: &Path, apiserver_addresses: &[IpAddr]) -> Result<Pki> {
             apiserver_addresses,
             &server,
         )?,
+        front_proxy: client("front-proxy-client", FRONT_PROXY, None)?,
         kubelet_client: client("kubelet-client", KUBELET_CLIENT, None)?,
         admin: client("admin", "kubernetes-admin", Some("system:masters"))?,
         controller_manager: client("controller-manager", "system:kube-controller-manager", None)?,

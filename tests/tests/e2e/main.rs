@@ -11,6 +11,7 @@
 mod access;
 mod addresses;
 mod admission;
+mod autoscaling;
 mod bad_input;
 mod buildah;
 mod callers;
@@ -42,6 +43,7 @@ mod listeners;
 mod logs;
 mod long_logs;
 mod module_command;
+mod monitoring;
 mod names;
 mod notice;
 mod outage;

@@ -15,6 +15,8 @@ use super::pressure::Pressure;
 pub struct EvictionOrder {
     /// Message of status and Event.
     pub message: String,
+    /// What it was decided by, as upstream's `kubelet_evictions` names it.
+    pub signal: &'static str,
     /// What is left of the pod's grace.
     pub grace: Duration,
     /// The node had to, rather than the pod has done something that it may not: condition `DisruptionTarget`.
@@ -102,8 +104,12 @@ mod tests {
     #[tokio::test]
     async fn an_order_reaches_its_pod_and_nobody_when_that_is_gone() {
         let desk = EvictionDesk::default();
-        let order =
-            EvictionOrder { message: "why".to_owned(), grace: Duration::from_secs(1), disrupts: true };
+        let order = EvictionOrder {
+            message: "why".to_owned(),
+            signal: "memory.available",
+            grace: Duration::from_secs(1),
+            disrupts: true,
+        };
         assert!(!desk.evict("a", order.clone()));
         let mut orders = desk.orders("a");
         let _others = desk.orders("b");

@@ -3,22 +3,25 @@
 
 use super::candidate::{Candidate, PodUsage};
 
-/// What to say of a pod that is beyond its limit, or one of whose containers is; in upstream's order.
-pub(crate) fn excess(pod: &Candidate, usage: &PodUsage) -> Option<String> {
+/// By which signal a pod has to go that is beyond its limit, or one of whose containers is, and what to say of it; in
+/// upstream's order.
+pub(crate) fn excess(pod: &Candidate, usage: &PodUsage) -> Option<(&'static str, String)> {
     if let Some(limit) = pod.limit.as_ref().filter(|limit| usage.total().bytes > limit.bytes) {
-        return Some(format!(
+        let message = format!(
             "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
             limit.text
-        ));
+        );
+        return Some(("ephemeralpodfs.limit", message));
     }
     pod.containers.iter().find_map(|container| {
         let limit = container.limit.as_ref()?;
         let used = usage.containers.get(&container.name)?;
         (used.bytes > limit.bytes).then(|| {
-            format!(
+            let message = format!(
                 "Container {} exceeded its local ephemeral storage limit \"{}\". ",
                 container.name, limit.text
-            )
+            );
+            ("ephemeralcontainerfs.limit", message)
         })
     })
 }
@@ -71,7 +74,8 @@ mod tests {
             ((1, 1, 4), Some(of_pod), 0),
         ] {
             let usage = usage(used.0, used.1, used.2);
-            assert_eq!(excess(&pod, &usage).as_deref(), expected, "{used:?}");
+            let found = excess(&pod, &usage).map(|(_, message)| message);
+            assert_eq!(found.as_deref(), expected, "{used:?}");
             assert_eq!(slack(&pod, &usage), Some(left), "{used:?}");
         }
     }

@@ -224,8 +224,9 @@ impl Watcher {
     fn evict_beyond_limits(&self, measured: &[Measured]) -> bool {
         let mut any = false;
         for (pod, usage) in measured.iter().filter(|(pod, _)| !pod.critical) {
-            if let Some(message) = usage.as_ref().and_then(|usage| limits::excess(pod, usage)) {
-                any |= self.evict(pod, EvictionOrder { message, grace: IMMEDIATELY, disrupts: false });
+            if let Some((signal, message)) = usage.as_ref().and_then(|usage| limits::excess(pod, usage)) {
+                any |=
+                    self.evict(pod, EvictionOrder { message, signal, grace: IMMEDIATELY, disrupts: false });
             }
         }
         any
@@ -259,7 +260,10 @@ impl Watcher {
         for candidate in measured.iter().filter(|(pod, _)| !pod.critical) {
             let grace = first.soft.map_or(IMMEDIATELY, |_| self.longest_grace.min(candidate.0.grace));
             let message = ranking::message(candidate, short, met, &seen);
-            if self.evict(&candidate.0, EvictionOrder { message, grace, disrupts: true }) {
+            if self.evict(
+                &candidate.0,
+                EvictionOrder { message, signal: first.signal.as_str(), grace, disrupts: true },
+            ) {
                 self.await_end(&candidate.0, met).await;
                 return pace::SHORTEST;
             }

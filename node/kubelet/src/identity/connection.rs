@@ -10,7 +10,9 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{Request, Response};
+use jiff::Timestamp;
 use kube::{Client, client::Body};
+use rustls_pki_types::pem::PemObject as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -18,7 +20,8 @@ use tower::Service;
 use super::{
     IdentityError,
     deadline::{self, LimitedBody},
-    pair::Pair,
+    pair::{self, Pair},
+    request_metrics::ApiRequestMetrics,
 };
 
 /// The way to the API server. Clones share the credentials.
@@ -30,6 +33,7 @@ use super::{
 #[derive(Clone)]
 pub struct Connection {
     state: Arc<RwLock<ConnectionState>>,
+    metrics: ApiRequestMetrics,
 }
 
 struct ConnectionState {
@@ -58,7 +62,7 @@ impl Connection {
         // Building the service reads every certificate; only this is wanted of it here.
         kube::client::ClientBuilder::try_from(access.clone()).map_err(IdentityError::Client)?;
         let state = ConnectionState { access, generation: 0, replaced: CancellationToken::new() };
-        Ok(Self { state: Arc::new(RwLock::new(state)) })
+        Ok(Self { state: Arc::new(RwLock::new(state)), metrics: ApiRequestMetrics::default() })
     }
 
     /// A client for everything that may take its time: watches, pods. A request fails when it takes much longer than
@@ -79,7 +83,34 @@ impl Connection {
 
     fn with_timeout(&self, timeout: Option<Duration>) -> Client {
         let namespace = self.read(|state| state.access.default_namespace.clone());
-        Client::new(Switching { state: Arc::clone(&self.state), timeout, current: None }, namespace)
+        let host = self.read(|state| state.access.cluster_url.authority().map(ToString::to_string));
+        let switching = Switching {
+            state: Arc::clone(&self.state),
+            timeout,
+            current: None,
+            metrics: self.metrics.clone(),
+            host: host.unwrap_or_default(),
+        };
+        Client::new(switching, namespace)
+    }
+
+    /// What is counted of the requests of all clients.
+    #[must_use]
+    pub fn metrics(&self) -> &ApiRequestMetrics {
+        &self.metrics
+    }
+
+    /// When the certificate that clients show at present expires; `None` where they show none. Reads it from its file,
+    /// where it is in one.
+    #[must_use]
+    pub fn certificate_expiry(&self) -> Option<Timestamp> {
+        let auth = self.read(|state| state.access.auth_info.clone());
+        let pem = match (&auth.client_certificate_data, &auth.client_certificate) {
+            (Some(data), _) => STANDARD.decode(data).ok()?,
+            (None, Some(file)) => std::fs::read(file).ok()?,
+            (None, None) => return None,
+        };
+        pair::expiry(&rustls_pki_types::CertificateDer::from_pem_slice(&pem).ok()?)
     }
 
     /// Makes every client open new connections, for when the old ones seem dead.
@@ -119,6 +150,8 @@ struct Switching {
     state: Arc<RwLock<ConnectionState>>,
     timeout: Option<Duration>,
     current: Option<(u64, Client)>,
+    metrics: ApiRequestMetrics,
+    host: String,
 }
 
 impl Switching {
@@ -174,9 +207,14 @@ impl Service<Request<Body>> for Switching {
         let limit = deadline::limit(request.uri(), answer);
         let is_watch = deadline::is_watch(request.uri());
         let state = Arc::clone(&self.state);
+        let (metrics, host, method) = (self.metrics.clone(), self.host.clone(), request.method().clone());
         Box::pin(async move {
             let (generation, client, replaced) = current?;
-            let Ok(sent) = tokio::time::timeout_at(begun + answer, client.send(request)).await else {
+            let sent = tokio::time::timeout_at(begun + answer, client.send(request)).await;
+            let code =
+                sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|head| head.status().as_u16());
+            metrics.answered(&method, &host, code, begun.elapsed());
+            let Ok(sent) = sent else {
                 leave(&state, generation);
                 return Err(kube::Error::Service(deadline::expired(answer).into()));
             };

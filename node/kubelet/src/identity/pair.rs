@@ -143,6 +143,12 @@ impl Pair {
     }
 }
 
+/// Until when a certificate is good.
+pub(super) fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
+}
+
 /// Writes a file for this user alone, atomically, and makes its directory when it is missing.
 pub(super) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     if let Some(dir) = path.parent() {

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     CertificateRequestError, Connection, IdentityError,
     csr::{self, Purpose},
-    pair::Pair,
+    pair::{self, Pair},
     pending::PendingKey,
     rotation::{self, APART, renew_at, sleep_until},
 };
@@ -57,6 +57,15 @@ impl Serving {
         let certified = pair.certified()?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(certified);
         Ok(())
+    }
+}
+
+impl Serving {
+    /// When the certificate of now expires; `None` where there is none.
+    #[must_use]
+    pub fn certificate_expiry(&self) -> Option<Timestamp> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone()?;
+        pair::expiry(current.cert.first()?)
     }
 }
 
@@ -320,7 +329,7 @@ fn self_signed(
     let pair = Pair::from_pem(signed.pem().as_bytes(), new_key.serialize_pem().as_bytes())
         .map_err(|source| IdentityError::Pair { path: certificate.to_path_buf(), source })?;
     for (path, text) in [(key, pair.key_pem()), (certificate, pair.certificate_pem())] {
-        super::pair::write_private(path, text.as_bytes())
+        pair::write_private(path, text.as_bytes())
             .map_err(|source| IdentityError::Io { path: path.to_path_buf(), source })?;
     }
     tracing::info!("made a self-signed serving certificate in {}", certificate.display());

@@ -82,7 +82,13 @@ mod tests {
             cpus: 4,
             memory: 8 << 30,
             memory_available: 4 << 30,
-            disk: Disk { capacity: 100 << 30, available: 50 << 30, inodes: 1000, inodes_free: 500 },
+            disk: Disk {
+                capacity: 100 << 30,
+                available: 50 << 30,
+                free: 50 << 30,
+                inodes: 1000,
+                inodes_free: 500,
+            },
             ..Machine::default()
         }
     }

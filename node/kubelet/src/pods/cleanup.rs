@@ -62,7 +62,8 @@ pub(super) async fn release_addresses(shared: &Shared, uid: &str) -> Result<(), 
 /// # Errors
 /// What the provider says: there may be something of it, and the pod's addresses may be taken.
 pub(super) async fn tear_down_sandbox(shared: &Shared, uid: &str) -> Result<(), String> {
-    shared.runtime.tear_down_sandbox(uid).await.map_err(|error| error.to_string())
+    let work = shared.runtime.tear_down_sandbox(uid);
+    shared.metrics.operation("remove_podsandbox", work).await.map_err(|error| error.to_string())
 }
 
 /// What an Event says of a network that could not be taken away: the kubelet's words.

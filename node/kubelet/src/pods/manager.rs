@@ -243,11 +243,11 @@ impl PodManager {
     fn begin_task(&mut self, uid: String, handle: &PodHandle, delay: Duration) {
         let (shared, pod, wake) =
             (Arc::clone(&self.shared), Arc::clone(&handle.pod), Arc::clone(&handle.wake));
-        let (desired, rejection) = (handle.desired.subscribe(), handle.rejection.clone());
+        let (desired, rejection, seen) = (handle.desired.subscribe(), handle.rejection.clone(), handle.begun);
         let task = async move {
             tokio::time::sleep(delay).await;
             // What is remembered of the pod is read from disk.
-            let take_up = move || PodTask::new(shared, pod, desired, wake, rejection);
+            let take_up = move || PodTask::new(shared, pod, desired, wake, rejection, seen);
             match tokio::task::spawn_blocking(take_up).await {
                 Ok(task) => task.run().await,
                 Err(error) => match error.try_into_panic() {

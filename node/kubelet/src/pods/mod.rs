@@ -64,6 +64,7 @@ pub use self::{
     host_ports::HostPorts,
     image_access::ImageAccess,
     index::PodIndex,
+    lifecycle::spec::is_static,
     log_files::{LogKeeper, LogLinks},
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,

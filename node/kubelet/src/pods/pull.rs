@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     duration,
+    node_metrics::NodeMetrics,
     registry_auth::NodeCredentials,
     runtime::{Image, ImageError, PulledImage, Runtime},
 };
@@ -54,6 +55,7 @@ pub(super) struct ImageSource<'a> {
     pub(super) access: Option<&'a ImageAccess>,
     /// What the node itself has; asked when a registry is.
     pub(super) node: &'a NodeCredentials,
+    pub(super) metrics: &'a NodeMetrics,
 }
 
 impl ImageSource<'_> {
@@ -105,8 +107,9 @@ impl ImageSource<'_> {
         }
         note(false, EventReason::Pulling, format!("Pulling image \"{image}\""));
         let begun = Instant::now();
-        match self.fetch(image, credentials).await {
+        match self.metrics.operation("pull_image", self.fetch(image, credentials)).await {
             Ok(pulled) => {
+                self.metrics.image_pulled(pulled.size_bytes, begun.elapsed());
                 let took = duration::format_millis(begun.elapsed());
                 let message = format!(
                     "Successfully pulled image \"{image}\" in {took} ({took} including waiting). Image size: {} bytes.",

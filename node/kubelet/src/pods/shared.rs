@@ -23,8 +23,8 @@ use super::{
     volumes::Volumes,
 };
 use crate::{
-    events::Recorder, eviction::EvictionDesk, policies::Policies, registry_auth::NodeCredentials,
-    runtime::Runtime,
+    events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, policies::Policies,
+    registry_auth::NodeCredentials, runtime::Runtime,
 };
 
 /// What all pod tasks share.
@@ -64,6 +64,8 @@ pub struct Shared {
     pub limits: LifecycleLimits,
     /// What came of probes.
     pub probes: ProbeMetrics,
+    /// What is counted of the work for pods.
+    pub metrics: NodeMetrics,
     /// What the node runs short of, and which pods have to go for it.
     pub desk: EvictionDesk,
 }

@@ -22,10 +22,15 @@ mod network;
 mod outcome;
 mod report;
 pub(crate) mod sandbox;
+mod start_clock;
 mod storage;
 mod strays;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodStatus};
 use tokio::{
@@ -39,6 +44,7 @@ use journal::Journal;
 use outcome::{Spawned, TaskOutcome};
 use report::Finalize;
 use sandbox::Sandbox;
+use start_clock::StartClock;
 use storage::Storage;
 use strays::Strays;
 
@@ -48,9 +54,9 @@ use super::{
     container_id::container_id,
     ephemeral,
     handlers::Ongoing,
-    lifecycle::{EndingCause, Moment, Note, Now, PodName, PodState, PodTurn, Spec, Stage},
+    lifecycle::{ContainerKind, EndingCause, Moment, Note, Now, PodName, PodState, PodTurn, Spec, Stage},
     publisher::Publisher,
-    reason::EventReason,
+    reason::{EventReason, TerminatedReason},
     shared::{Shared, tell},
     status, termination,
 };
@@ -107,6 +113,11 @@ pub(super) struct PodTask {
     following: Following,
     ongoing: Ongoing,
     publisher: Publisher,
+    /// Since when the API server does not have the newest status.
+    unpublished_since: Option<Instant>,
+    start_clock: StartClock,
+    /// Why the pod is looked at, by upstream's names.
+    sync: &'static str,
     status: Option<PodStatus>,
     finalize: Finalize,
     storage: Storage,
@@ -128,7 +139,9 @@ impl PodTask {
         mut desired: watch::Receiver<Desired>,
         wake: Arc<Notify>,
         rejection: Option<Rejection>,
+        seen: Instant,
     ) -> Self {
+        shared.metrics.pod_taken_up(seen.elapsed());
         let now = clock::now();
         let (pod, object, gone) = match desired.borrow_and_update().clone() {
             Desired::Pod { pod, object } => (pod, object, false),
@@ -146,6 +159,7 @@ impl PodTask {
             tracing::error!(pod = %name, %error, "cannot read the pod's record; going by its status");
             None
         });
+        let start_clock = StartClock::new(seen, record.is_some());
         let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
         state.resume(
@@ -156,6 +170,7 @@ impl PodTask {
             now,
         );
         if let Some(rejection) = rejection {
+            shared.metrics.rejected(&rejection.reason);
             shared.recorder.warning(&reference, &rejection.reason, rejection.message.clone());
             state.record_verdict(rejection.verdict(), now);
         }
@@ -188,6 +203,9 @@ impl PodTask {
             following: Following::default(),
             ongoing: Ongoing::default(),
             publisher: Publisher::default(),
+            unpublished_since: None,
+            start_clock,
+            sync: "create",
             status: None,
             finalize: Finalize::No,
             told_of_network: None,
@@ -199,6 +217,7 @@ impl PodTask {
     pub(super) async fn run(mut self) {
         loop {
             let now = clock::now();
+            let begun = Instant::now();
             let unclear = self.look(now).await;
             let mut wake_at = now.steady.after(if unclear { LOOK_AGAIN } else { RESYNC });
             if let Some(at) = self.turn(now).await {
@@ -206,6 +225,9 @@ impl PodTask {
             }
             self.follow_objects();
             self.publish(now);
+            let why = if self.state.ending.is_some() { "kill" } else { self.sync };
+            self.shared.metrics.pod_synced(why, begun.elapsed());
+            self.sync = "sync";
             if self.state.is_over() {
                 self.shared.probes.forget(&self.name, &self.spec);
             }
@@ -297,6 +319,7 @@ impl PodTask {
     }
 
     fn take_desired(&mut self) {
+        self.sync = "update";
         let desired = self.desired.borrow_and_update().clone();
         match desired {
             Desired::Pod { pod, object } => {
@@ -348,6 +371,10 @@ impl PodTask {
             };
             self.state.record_observation(&name, &presence, message, now);
             if self.state.container(&name).running().is_none() {
+                if let Presence::Known(ContainerState::Exited(exit)) = &presence {
+                    let (kind, reason) = (self.container_type(&name), TerminatedReason::of(exit));
+                    self.shared.metrics.container_terminated(kind, exit.exit_code, &reason.to_string());
+                }
                 self.ongoing.end(&id);
                 self.ended.push((name, attempt));
             }
@@ -365,6 +392,15 @@ impl PodTask {
             tracing::error!(pod = %self.name, container = name, %error, "the termination message could not be read");
             None
         })
+    }
+
+    /// What kind of container it is, as metrics have it.
+    fn container_type(&self, name: &str) -> &'static str {
+        match self.spec.container(name).map(|container| container.kind) {
+            Some(ContainerKind::Init | ContainerKind::Sidecar) => "init_container",
+            Some(ContainerKind::Ephemeral) => "ephemeral_container",
+            Some(ContainerKind::Regular) | None => "container",
+        }
     }
 
     fn container(&self, name: &str) -> Option<Container> {

@@ -17,6 +17,8 @@ pub struct ContainerStats {
     pub cpu: Duration,
     /// Time for which its limit held it back since it started; never falls.
     pub throttled: Duration,
+    /// How often a guest of it was made to let others go on since it started; never falls.
+    pub yields: u64,
     /// Bytes that it has now, on the account that its memory limit is for.
     pub memory_bytes: u64,
 }

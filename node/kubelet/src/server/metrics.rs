@@ -1,12 +1,12 @@
-//! `/metrics`: what the node tells monitoring about itself.
+//! `/metrics` and `/metrics/probes`: what the node tells monitoring about itself.
 
-use std::{fs, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::HeaderMap;
 use k8s_openapi::api::core::v1::Pod;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text},
+    encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{
         MetricType, TypedMetric,
         counter::ConstCounter,
@@ -15,17 +15,23 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use warp::reply::{Reply as _, Response};
+use warp::reply::Response;
 
-use super::{Pods, reply};
+use super::{Pods, requests::RequestMetrics};
+use crate::{
+    exposition::{self, Format},
+    node::KUBELET_VERSION,
+    pods::{is_static, status::is_terminal},
+    stats::{NodeStats, ProcessTimes, booted_at, kibibytes},
+};
 
-/// Ticks per second in `/proc/*/stat`: what Linux shows to user space, on every architecture.
-const TICKS: f64 = 100.0;
-
-/// All metrics of the node.
+/// All metrics of the node that are kept, rather than measured when they are asked for.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
+    probes: Registry,
+    /// Requests to this server.
+    pub(super) requests: RequestMetrics,
 }
 
 impl Metrics {
@@ -35,32 +41,39 @@ impl Metrics {
         name.get_or_create(&[("node", node_name.to_owned())]).set(1);
         registry.register("kubelet_node_name", "The node's name. The count is always 1", name);
         registry.register_collector(Box::new(PodCounts(pods)));
+        registry.register_collector(Box::new(Build));
         registry.register_collector(Box::new(Process));
-        Self { registry }
+        let requests = RequestMetrics::default();
+        requests.register(&mut registry);
+        Self { registry, probes: Registry::default(), requests }
     }
 
     pub(super) fn registry(&mut self) -> &mut Registry {
         &mut self.registry
     }
 
-    /// The metrics as text, in the format that the scraper prefers.
-    pub(super) fn answer(&self, headers: &HeaderMap) -> Response {
-        let mut body = String::new();
-        if text::encode(&mut body, &self.registry).is_err() {
-            return reply::text(StatusCode::INTERNAL_SERVER_ERROR, "a metric could not be written\n");
-        }
-        let accepts_open_metrics = headers.get_all(header::ACCEPT).iter().any(|accept| {
-            accept.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text"))
-        });
-        // The older format reads the newer's end mark as a comment.
-        let format = if accepts_open_metrics {
-            "application/openmetrics-text; version=1.0.0; charset=utf-8"
-        } else {
-            "text/plain; version=0.0.4; charset=utf-8"
+    pub(super) fn probes(&mut self) -> &mut Registry {
+        &mut self.probes
+    }
+
+    /// The metrics as text, in the format that the scraper prefers; those of pods come after the others.
+    pub(super) async fn answer(&self, stats: Option<&NodeStats>, headers: &HeaderMap) -> Response {
+        let format = Format::of(headers);
+        let of_pods = match stats {
+            Some(stats) => stats.of_pods().await,
+            None => Vec::new(),
         };
-        let mut response = body.into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format));
-        response
+        let text = exposition::registry(&self.registry, format).and_then(|own| {
+            let own = own.strip_suffix("# EOF\n").unwrap_or(&own).to_owned();
+            Ok(own + &exposition::families(&of_pods, format)?)
+        });
+        exposition::answer(text, format, headers)
+    }
+
+    /// The metrics of probes as text.
+    pub(super) fn answer_probes(&self, headers: &HeaderMap) -> Response {
+        let format = Format::of(headers);
+        exposition::answer(exposition::registry(&self.probes, format), format, headers)
     }
 }
 
@@ -71,6 +84,25 @@ fn encode<M: EncodeMetric + TypedMetric>(
     metric: &M,
 ) -> std::fmt::Result {
     metric.encode(encoder.encode_descriptor(name, help, None, M::TYPE)?)
+}
+
+fn gauge(count: usize) -> ConstGauge<i64> {
+    ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX))
+}
+
+/// A family of gauges with one label.
+fn gauges<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    counts: impl IntoIterator<Item = (&'a str, usize)>,
+) -> std::fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (value, count) in counts {
+        gauge(count).encode(family.encode_family(&[(label, value)])?)?;
+    }
+    Ok(())
 }
 
 /// Pods and containers, counted when asked for.
@@ -84,34 +116,72 @@ impl std::fmt::Debug for PodCounts {
 
 impl Collector for PodCounts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let encoder = &mut encoder;
         let pods = self.0.pods();
-        let running = pods.iter().map(|pod| running_containers(pod)).filter(|count| *count > 0).count();
-        let containers: usize = pods.iter().map(|pod| running_containers(pod)).sum();
-        let gauge = |count: usize| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        let states = BTreeMap::from([("running", 0), ("exited", 0), ("created", 0)]);
+        let containers = pods.iter().flat_map(|pod| states_of(pod)).fold(states, |mut counts, state| {
+            *counts.entry(state).or_default() += 1;
+            counts
+        });
+        let running = pods.iter().filter(|pod| states_of(pod).any(|state| state == "running")).count();
         encode(
-            &mut encoder,
+            encoder,
             "kubelet_running_pods",
             "Number of pods that have a running container",
             &gauge(running),
         )?;
-        let mut family = encoder.encode_descriptor(
-            "kubelet_running_containers",
-            "Number of containers currently running",
-            None,
-            MetricType::Gauge,
-        )?;
-        gauge(containers).encode(family.encode_family(&[("container_state", "running")])?)
+        let help = "Number of containers, by what has become of the newest attempt to run them";
+        gauges(encoder, "kubelet_running_containers", help, "container_state", containers)?;
+
+        let (of_files, of_api): (Vec<_>, Vec<_>) = pods.iter().partition(|pod| is_static(pod));
+        let active = |pods: &[&Arc<Pod>]| pods.iter().filter(|pod| !is_terminal(pod.status.as_ref())).count();
+        let by_source = |api, files| [("", api), ("true", files)];
+        let help = "The number of pods the kubelet is being instructed to run. static is true if the pod is not from the apiserver";
+        gauges(encoder, "kubelet_desired_pods", help, "static", by_source(of_api.len(), of_files.len()))?;
+        let help = "The number of pods the kubelet considers active and which are being considered when admitting new pods. \
+                    static is true if the pod is not from the apiserver";
+        let counts = by_source(active(&of_api), active(&of_files));
+        gauges(encoder, "kubelet_active_pods", help, "static", counts)?;
+        let help = "The number of mirror pods the kubelet will try to create (one per admitted static pod)";
+        encode(encoder, "kubelet_mirror_pods", help, &gauge(active(&of_files)))
     }
 }
 
-fn running_containers(pod: &Pod) -> usize {
-    let Some(status) = &pod.status else { return 0 };
-    [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|status| status.state.as_ref().is_some_and(|state| state.running.is_some()))
-        .count()
+/// What has become of each container of a pod, by upstream's names.
+fn states_of(pod: &Pod) -> impl Iterator<Item = &'static str> {
+    let lists = pod.status.iter().flat_map(|status| {
+        [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses]
+    });
+    lists.flatten().flatten().filter_map(|status| {
+        let state = status.state.as_ref()?;
+        if state.running.is_some() {
+            Some("running")
+        } else if state.terminated.is_some() {
+            Some("exited")
+        } else {
+            state.waiting.as_ref().map(|_| "created")
+        }
+    })
+}
+
+/// What this program is.
+#[derive(Debug)]
+struct Build;
+
+impl Collector for Build {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let help = "A metric with a constant '1' value labeled by the version of Kubernetes whose kubelet this node is like, and \
+                    by what it was built for";
+        let mut family = encoder.encode_descriptor("kubernetes_build_info", help, None, MetricType::Gauge)?;
+        let mut numbers = KUBELET_VERSION.trim_start_matches('v').split('.');
+        let labels = [
+            ("git_version", KUBELET_VERSION),
+            ("major", numbers.next().unwrap_or_default()),
+            ("minor", numbers.next().unwrap_or_default()),
+            ("platform", &format!("linux/{}", std::env::consts::ARCH)),
+        ];
+        gauge(1).encode(family.encode_family(&labels)?)
+    }
 }
 
 /// This process, read from `/proc` when asked for. What cannot be read is left out.
@@ -120,75 +190,36 @@ struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let encoder = &mut encoder;
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let stat = Stat::parse(&read("/proc/self/stat"));
-        if let Some(Stat { cpu_seconds, started_after_boot }) = stat {
+        let count = |count: u64| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        if let Some(process) = ProcessTimes::parse(&read("/proc/self/stat")) {
             let help = "Total user and system CPU time spent in seconds";
-            encode(&mut encoder, "process_cpu_seconds", help, &ConstCounter::new(cpu_seconds))?;
-            if let Some(boot) = number_after(&read("/proc/stat"), "btime ") {
+            encode(encoder, "process_cpu_seconds", help, &ConstCounter::new(process.cpu.as_secs_f64()))?;
+            if let Some(boot) = booted_at(&read("/proc/stat")) {
                 let help = "Start time of the process since unix epoch in seconds";
-                encode(
-                    &mut encoder,
-                    "process_start_time_seconds",
-                    help,
-                    &ConstGauge::new(boot + started_after_boot),
-                )?;
+                let boot = boot.as_duration().as_secs_f64();
+                let start = ConstGauge::new(boot + process.started_after_boot.as_secs_f64());
+                encode(encoder, "process_start_time_seconds", help, &start)?;
             }
+            let help = "Virtual memory size in bytes";
+            encode(encoder, "process_virtual_memory_bytes", help, &count(process.virtual_bytes))?;
+            encode(encoder, "kubewasm_process_threads", "Threads of the agent", &count(process.threads))?;
         }
-        if let Some(kibibytes) = number_after(&read("/proc/self/status"), "VmRSS:") {
-            let help = "Resident memory size in bytes";
-            encode(
-                &mut encoder,
-                "process_resident_memory_bytes",
-                help,
-                &ConstGauge::new(kibibytes * 1024.0),
-            )?;
+        if let Some(bytes) = kibibytes(&read("/proc/self/status"), "VmRSS") {
+            encode(encoder, "process_resident_memory_bytes", "Resident memory size in bytes", &count(bytes))?;
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            let count = i64::try_from(open.count()).unwrap_or(i64::MAX);
-            encode(
-                &mut encoder,
-                "process_open_fds",
-                "Number of open file descriptors",
-                &ConstGauge::new(count),
-            )?;
+            encode(encoder, "process_open_fds", "Number of open file descriptors", &gauge(open.count()))?;
+        }
+        let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        if let Some(limit) = limits.current {
+            encode(encoder, "process_max_fds", "Maximum number of open file descriptors", &count(limit))?;
+        }
+        if let Ok(tokio) = tokio::runtime::Handle::try_current() {
+            let help = "Tasks of the agent that have not ended";
+            encode(encoder, "kubewasm_agent_tasks", help, &gauge(tokio.metrics().num_alive_tasks()))?;
         }
         Ok(())
-    }
-}
-
-#[derive(Debug, PartialEq)]
-struct Stat {
-    cpu_seconds: f64,
-    started_after_boot: f64,
-}
-
-impl Stat {
-    /// Reads `/proc/self/stat`. The second field, a name, may hold anything; what follows its last
-    /// parenthesis are numbers.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, numbers) = text.rsplit_once(')')?;
-        let fields: Vec<&str> = numbers.split_whitespace().collect();
-        let seconds = |index: usize| fields.get(index)?.parse::<f64>().ok().map(|ticks| ticks / TICKS);
-        // Fields 14 (user), 15 (system) and 22 (start) of the whole line.
-        Some(Self { cpu_seconds: seconds(11)? + seconds(12)?, started_after_boot: seconds(19)? })
-    }
-}
-
-/// The first number behind a line's beginning.
-fn number_after(text: &str, beginning: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(beginning))?.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_the_times_of_a_process() {
-        let text = "7 (a) name) S 1 7 7 0 -1 4194560 1 2 3 4 150 50 0 0 20 0 9 0 12345 0 0";
-        assert_eq!(Stat::parse(text), Some(Stat { cpu_seconds: 2.0, started_after_boot: 123.45 }));
-        assert_eq!(Stat::parse("nonsense"), None);
-        assert_eq!(number_after("x 1\nbtime 17\n", "btime "), Some(17.0));
     }
 }

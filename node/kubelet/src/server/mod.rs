@@ -23,9 +23,11 @@ mod gate;
 mod health;
 mod listener;
 mod metrics;
-mod reply;
+pub(crate) mod reply;
+mod requests;
 mod reviews;
 mod routes;
+mod stats;
 mod system_logs;
 mod tls;
 mod tokens;
@@ -43,7 +45,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{gate::Gate, listener::Listener, routes::ServerState};
-use crate::config::Config;
+use crate::{config::Config, stats::NodeStats};
 
 /// What the server shows of the node's pods.
 pub trait Pods: Send + Sync + 'static {
@@ -179,6 +181,16 @@ impl Server {
     /// Adds metrics to what `/metrics` shows, before the server runs.
     pub fn register_metrics(&mut self, register: impl FnOnce(&mut Registry)) {
         register(self.state.metrics.registry());
+    }
+
+    /// Adds metrics to what `/metrics/probes` shows, before the server runs.
+    pub fn register_probe_metrics(&mut self, register: impl FnOnce(&mut Registry)) {
+        register(self.state.metrics.probes());
+    }
+
+    /// What the paths of numbers are answered from, before the server runs.
+    pub fn serve_stats(&mut self, stats: NodeStats) {
+        self.state.set_stats(stats);
     }
 
     /// Serves until cancelled; answers that are under way get a moment to end.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, sync::Arc};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use warp::{
@@ -14,8 +14,14 @@ use warp::{
     reply::Response,
 };
 
-use super::{Pods, container_logs, health, metrics::Metrics, reply::text, system_logs::SystemLogs, zpages};
-use crate::config::{Config, KubeletConfiguration};
+use super::{
+    Pods, container_logs, health, metrics::Metrics, reply::text, requests::RequestInFlight, stats,
+    system_logs::SystemLogs, zpages,
+};
+use crate::{
+    config::{Config, KubeletConfiguration},
+    stats::NodeStats,
+};
 
 /// Paths that `enableDebuggingHandlers: false` closes, and says so.
 const DEBUGGING: [&str; 8] = [
@@ -41,6 +47,7 @@ pub(super) struct ServerState {
     started: Timestamp,
     pods: Arc<dyn Pods>,
     pub(super) metrics: Metrics,
+    stats: Option<NodeStats>,
 }
 
 impl ServerState {
@@ -59,7 +66,16 @@ impl ServerState {
             logs_dir: config.kubelet.pod_logs_dir.clone(),
             metrics: Metrics::new(&config.node_name, Arc::clone(&pods)),
             pods,
+            stats: None,
         }
+    }
+
+    pub(super) fn set_stats(&mut self, stats: NodeStats) {
+        self.stats = Some(stats);
+    }
+
+    pub(super) fn stats(&self) -> Option<&NodeStats> {
+        self.stats.as_ref()
     }
 }
 
@@ -95,11 +111,8 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
                 container_logs::answer(pods, &state.logs_dir, (&namespace, &pod, &container), &query).await
             },
         );
-    let metrics = warp::path!("metrics")
-        .and(warp::get())
-        .and(warp::header::headers_cloned())
-        .and(with.clone())
-        .map(|headers: HeaderMap, state: Arc<ServerState>| state.metrics.answer(&headers));
+    let numbers = stats::routes(&state);
+    let requests = state.metrics.requests.clone();
     let pods =
         warp::path!("pods").and(warp::get()).and(with.clone()).map(|state: Arc<ServerState>| pods(&state));
     let running = warp::path!("runningpods")
@@ -133,12 +146,15 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         },
     );
 
-    debugging
+    let counted = warp::method()
+        .and(warp::path::full())
+        .map(move |method: Method, path: FullPath| requests.begin(&method, path.as_str()));
+    let answers = debugging
         .or(health_routes(state))
         .unify()
         .or(logs)
         .unify()
-        .or(metrics)
+        .or(numbers)
         .unify()
         .or(pods)
         .unify()
@@ -155,7 +171,13 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .or(unsupported)
         .unify()
         .recover(rejected)
-        .unify()
+        .unify();
+    counted
+        .and(answers)
+        .map(|request: RequestInFlight, response| {
+            drop(request);
+            response
+        })
         .boxed()
 }
 

@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use super::{
     began::TurnStart,
     crowd::Crowd,
+    instantiations::Instantiations,
     queue::{self, QueueAnswer, QueuePlace, TurnQueue},
 };
 use crate::{account::Account, clock};
@@ -26,12 +27,19 @@ pub(crate) struct Scheduler {
     queue: Mutex<TurnQueue<Waker>>,
     /// Who waits, for those who tick.
     crowd: Arc<Crowd>,
+    instantiations: Instantiations,
 }
 
 impl Scheduler {
     /// As many turns as this many threads can use at a time.
     pub(crate) fn new(turns: usize, crowd: Arc<Crowd>) -> Self {
-        Self { queue: Mutex::new(TurnQueue::new(turns)), crowd }
+        let queue = Mutex::new(TurnQueue::new(turns));
+        Self { queue, crowd, instantiations: Instantiations::default() }
+    }
+
+    /// What is counted of the instances that were made.
+    pub(crate) fn instantiations(&self) -> &Instantiations {
+        &self.instantiations
     }
 
     /// Who waits for a turn.
@@ -229,6 +237,11 @@ mod tests {
         Arc::new(Account::new(GuestLimits { memory_bytes: MEMORY, cpu }))
     }
 
+    fn in_turns<F: Future>(work: F, scheduler: Arc<Scheduler>, account: Arc<Account>) -> Turns<F> {
+        let began = Arc::new(TurnStart::new(Arc::clone(&account)));
+        Turns::new(work, scheduler, account, began)
+    }
+
     /// Computes for this long and lets others have a turn, again and again.
     async fn spin(turn: Duration) {
         loop {
@@ -244,8 +257,7 @@ mod tests {
     async fn the_account_has_the_time_that_was_used() {
         let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
         let account = account(CpuShare::default());
-        let guest =
-            Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account), Arc::default());
+        let guest = in_turns(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account));
         let before = clock::thread_time();
         assert!(tokio::time::timeout(Duration::from_millis(200), guest).await.is_err());
         let used = clock::thread_time() - before;
@@ -256,53 +268,41 @@ mod tests {
     #[tokio::test]
     async fn a_guest_that_waits_for_an_event_gives_its_turn_back() {
         let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
-        let waits = Turns::new(
-            std::future::pending::<()>(),
-            Arc::clone(&scheduler),
-            account(CpuShare::default()),
-            Arc::default(),
-        );
+        let waits =
+            in_turns(std::future::pending::<()>(), Arc::clone(&scheduler), account(CpuShare::default()));
         let waits = tokio::spawn(waits);
         tokio::task::yield_now().await;
-        Turns::new(async {}, scheduler, account(CpuShare::default()), Arc::default()).await;
+        in_turns(async {}, scheduler, account(CpuShare::default())).await;
         waits.abort();
     }
 
     #[tokio::test]
     async fn a_turn_is_not_lost_with_its_owner() {
         let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
-        let turns = || {
-            Turns::new(
-                spin(Duration::from_millis(1)),
-                Arc::clone(&scheduler),
-                account(CpuShare::default()),
-                Arc::default(),
-            )
-        };
+        let turns =
+            || in_turns(spin(Duration::from_millis(1)), Arc::clone(&scheduler), account(CpuShare::default()));
         // Each is dropped somewhere: with its turn, in the line, or never polled.
         let mut guests: Vec<_> = (0..5).map(|_| Box::pin(turns())).collect();
         for guest in guests.iter_mut().take(4) {
             assert!(futures::poll!(guest.as_mut()).is_pending());
         }
         drop(guests);
-        Turns::new(async {}, Arc::clone(&scheduler), account(CpuShare::default()), Arc::default()).await;
+        in_turns(async {}, Arc::clone(&scheduler), account(CpuShare::default())).await;
 
-        let panics = Turns::new(
+        let panics = in_turns(
             async { panic!("a guest that panics") },
             Arc::clone(&scheduler),
             account(CpuShare::default()),
-            Arc::default(),
         );
         assert!(tokio::spawn(panics).await.unwrap_err().is_panic());
-        Turns::new(async {}, scheduler, account(CpuShare::default()), Arc::default()).await;
+        in_turns(async {}, scheduler, account(CpuShare::default())).await;
     }
 
     #[tokio::test]
     async fn a_limit_parks_the_guest_and_says_for_how_long() {
         let scheduler = Arc::new(Scheduler::new(1, Arc::default()));
         let account = account(CpuShare { limit_millis: 100, request_millis: 100 });
-        let guest =
-            Turns::new(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account), Arc::default());
+        let guest = in_turns(spin(Duration::from_millis(1)), scheduler, Arc::clone(&account));
         let started = Instant::now();
         // However little a busy machine gives it: it comes to its limit again and again.
         let parked = async {

@@ -195,6 +195,7 @@ impl Served {
         };
         let guest = self.host.guest(Arc::clone(&self.loaded), setup, &self.common, Vec::new(), held);
         let Guest { mut store, began, _held, .. } = guest;
+        let begun = Instant::now();
         let made = match &self.loaded.entry {
             EntryPoint::Http(pre) => {
                 let began = Arc::clone(&began);
@@ -210,6 +211,7 @@ impl Served {
         };
         match made {
             Ok(handler) => {
+                self.host.scheduler().instantiations().took(begun.elapsed());
                 let _counted = self.metrics.instances.one_more();
                 let made = Instant::now();
                 let instance = HttpInstance { store, handler, began, made, requests: 0, _counted, _held };

@@ -164,7 +164,8 @@ impl Served {
 
     pub(super) fn in_turns<F: Future>(&self, work: F) -> cpu::Turns<F> {
         let (scheduler, account) = (Arc::clone(self.host.scheduler()), Arc::clone(self.account()));
-        cpu::Turns::new(work, scheduler, account, Arc::default())
+        let began = Arc::new(cpu::TurnStart::new(Arc::clone(&account)));
+        cpu::Turns::new(work, scheduler, account, began)
     }
 
     /// Waits until nothing of the container's is under way.

@@ -209,8 +209,8 @@ fn container_state(instance: Instance) -> ContainerState {
 }
 
 pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
-    let InstanceStats { id, pod_uid, at, usage: Usage { cpu, throttled, memory_bytes }, .. } = stats;
-    ContainerStats { id, pod_uid, at, cpu, throttled, memory_bytes }
+    let InstanceStats { id, pod_uid, at, usage: Usage { cpu, throttled, yields, memory_bytes }, .. } = stats;
+    ContainerStats { id, pod_uid, at, cpu, throttled, yields, memory_bytes }
 }
 
 /// What a container has answered, if it serves HTTP.

@@ -25,6 +25,7 @@ use super::{
     process::{self, Started},
     replace,
     tables::Tables,
+    tally::WorkerTally,
     view::View,
 };
 use crate::{
@@ -48,6 +49,8 @@ pub(super) struct Common {
     pub(super) network: Option<PodNetwork>,
     /// What workers know of the network.
     pub(super) tables: Arc<Tables>,
+    /// What is counted of workers.
+    pub(super) tally: Arc<WorkerTally>,
 }
 
 /// One group of instances that share a worker.
@@ -135,7 +138,7 @@ impl Group {
 
     async fn find(&self, place: Option<&InstancePlace>) -> Result<Client, GroupError> {
         let mut state = self.state.lock().await;
-        if let Some(client) = state.living() {
+        if let Some(client) = state.living(&self.common.tally) {
             if let Some(place) = place {
                 self.limit(&mut state, place).await;
             }
@@ -180,6 +183,7 @@ impl Group {
             network::enter(self.common.network.as_ref(), &self.name, place.namespace.as_deref()).await?;
         let started = process::spawn(&self.socket(), &self.common.options, namespace.as_deref())
             .map_err(|source| GroupError::Spawn { group: self.name.clone(), source })?;
+        self.common.tally.started();
         tracing::debug!(group = %self.name, pid = started.pid, "started a worker");
         if let Some(pid) = started.pid {
             self.enter_cgroup(state, pid, Some(limit_of(place))).await;
@@ -201,6 +205,7 @@ impl Group {
         let meeting = Meeting { group: &self.name, options, view, claims, kills, tables, look: &self.look };
         let met = meeting.meet(started).await;
         if met.is_err() {
+            self.common.tally.died();
             state.backoff.died(Duration::ZERO, Instant::now());
         }
         // Also of one that hosts nothing: it is not needed.
@@ -284,7 +289,7 @@ impl Group {
         if !self.is_idle() {
             return false;
         }
-        if let Some(mut client) = state.living() {
+        if let Some(mut client) = state.living(&self.common.tally) {
             let request = wire::ShutdownRequest { grace_millis: 0, only_if_empty: true };
             let request = client.worker.shutdown(request);
             match tokio::time::timeout(CALL, request).await {
@@ -333,9 +338,10 @@ fn limit_of(place: &InstancePlace) -> Limit {
 
 impl GroupState {
     /// The worker that is linked, if it lives. One that has died is taken note of.
-    fn living(&mut self) -> Option<Client> {
+    fn living(&mut self, tally: &WorkerTally) -> Option<Client> {
         let link = self.link.as_ref()?;
         let Some(died) = link.client.died.get().copied() else { return Some(link.client.clone()) };
+        tally.died();
         self.backoff.died(died.saturating_duration_since(link.since), died);
         self.link = None;
         self.cgroup = None;

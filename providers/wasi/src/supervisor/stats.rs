@@ -29,7 +29,13 @@ impl Supervisor {
             let stats = answer.instances.into_iter();
             stats.filter_map(|stats| readable(&group, stats)).collect::<Vec<_>>()
         };
-        self.ask_stats().await.into_iter().flat_map(of_group).collect()
+        let mut answers = self.ask_stats().await;
+        for (group, answer) in &mut answers {
+            if let Some(instantiations) = answer.instantiations.take() {
+                self.common.tally.has_made(group, instantiations.into());
+            }
+        }
+        answers.into_iter().flat_map(of_group).collect()
     }
 
     /// What was refused of pods' traffic. That of a worker that does not answer is missing.

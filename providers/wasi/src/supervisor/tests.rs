@@ -87,6 +87,7 @@ impl worker_server::Worker for Says {
         Ok(Response::new(wire::StatsResponse {
             instances: self.stats.clone(),
             refusals: self.refusals.clone(),
+            instantiations: None,
         }))
     }
 

@@ -15,8 +15,8 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Firewall, GuestLimits, Host, HttpConnections, LoadError, Loaded, Output, PodPorts,
-    PrepareError, Refusals, Setup, capacity,
+    Account, Capture, Firewall, GuestLimits, Host, HttpConnections, InstantiationStats, LoadError, Loaded,
+    Output, PodPorts, PrepareError, Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     http::{
         CertificateOutcome, FailureSink, HttpMonitor, HttpServing, InvalidCertificate, RequestFailures,
@@ -457,6 +457,11 @@ impl Hosting {
             http: running.http.as_ref().map(HttpMonitor::stats),
         };
         self.0.table.all_running().into_iter().map(stats).collect()
+    }
+
+    /// How long the instances took that were made.
+    pub(super) fn instantiations(&self) -> InstantiationStats {
+        self.0.host.instantiations()
     }
 
     /// What was refused of pods' traffic.

@@ -166,7 +166,8 @@ impl worker_server::Worker for Service {
             let Refusals { ingress, egress, last } = refusals;
             wire::PodRefusals { pod_uid, ingress, egress, last }
         });
-        Ok(Response::new(wire::StatsResponse { instances, refusals: refusals.collect() }))
+        let instantiations = Some((&self.hosting.instantiations()).into());
+        Ok(Response::new(wire::StatsResponse { instances, refusals: refusals.collect(), instantiations }))
     }
 
     async fn set_network(

@@ -367,6 +367,7 @@ impl World {
             image_access: None,
             limits: LifecycleLimits::default(),
             probes: ProbeMetrics::default(),
+            metrics: crate::node_metrics::NodeMetrics::default(),
             desk: crate::eviction::EvictionDesk::default(),
         };
         let (board, shown) = watch::channel(Board::default());

@@ -94,7 +94,9 @@ async fn an_image_whose_signature_is_missing_is_pulled_again_unless_it_must_not_
     ] {
         let runtime = Unsigned { in_registry, ..Unsigned::default() };
         let notes = Mutex::new(Vec::new());
-        let source = ImageSource { runtime: &runtime, access: None, node: &NodeCredentials::default() };
+        let metrics = &NodeMetrics::default();
+        let source =
+            ImageSource { runtime: &runtime, access: None, node: &NodeCredentials::default(), metrics };
         let tell = |note: Note| notes.lock().unwrap().push(note.message);
         let outcome = source.pull("main", "r.io/app:v1", policy, &PodCredentials::default(), tell).await;
         assert_eq!(runtime.pulls.load(Ordering::Relaxed), pulls, "{policy:?}");

@@ -37,7 +37,8 @@ impl PodTask {
         let uid = self.name.uid.clone();
         self.spawn("the removal of an ended container", |_| TaskOutcome::Done, async move {
             let id = container_id(&uid, &container, attempt);
-            if let Err(error) = shared.runtime.remove(&id).await {
+            let removal = shared.runtime.remove(&id);
+            if let Err(error) = shared.metrics.operation("remove_container", removal).await {
                 tracing::debug!(container = id, %error, "an ended container could not be removed");
                 return TaskOutcome::Done;
             }
@@ -55,7 +56,8 @@ impl PodTask {
     pub(super) fn remove_stray(&mut self, id: String) {
         let shared = Arc::clone(&self.shared);
         self.spawn("the removal of an ended container", |_| TaskOutcome::Done, async move {
-            if let Err(error) = shared.runtime.remove(&id).await {
+            let removal = shared.runtime.remove(&id);
+            if let Err(error) = shared.metrics.operation("remove_container", removal).await {
                 tracing::debug!(container = id, %error, "an ended container could not be removed");
             }
             TaskOutcome::Done
@@ -91,16 +93,19 @@ impl PodTask {
         let (name, places) = (container.clone(), self.places());
         let failed = {
             let container = container.clone();
-            move |panic| TaskOutcome::Pulled { container, result: Err(panicked(panic)) }
+            let begun = Instant::now();
+            move |panic| TaskOutcome::Pulled { container, result: Err(panicked(panic)), begun }
         };
         let handle = self.spawn("a pull", failed, async move {
             // Nothing of a pod begins before its volumes are there, as upstream has it.
             places.await;
+            let begun = Instant::now();
             let note = |note: Note| tell(&shared.recorder, &reference, &spec, &note);
             let source = ImageSource {
                 runtime: shared.runtime.as_ref(),
                 access: shared.image_access.as_ref(),
                 node: &shared.node_credentials,
+                metrics: &shared.metrics,
             };
             let result = async {
                 for (image, policy) in volume_images(&pod, &container) {
@@ -111,7 +116,7 @@ impl PodTask {
                 source.pull(&container, &image, policy, &credentials, note).await
             };
             let result = result.await;
-            TaskOutcome::Pulled { container, result }
+            TaskOutcome::Pulled { container, result, begun }
         });
         self.pulls.insert(name, handle);
     }
@@ -140,6 +145,7 @@ impl PodTask {
         let called_off = CancellationToken::new();
         self.starting.insert(name.clone(), called_off.clone());
         let (id, pod_name) = (container_id(&self.name.uid, &name, attempt), self.name.clone());
+        let kind = self.container_type(&name);
         self.spawn("a start", failed, async move {
             let node = shared.node.borrow().clone();
             let launch = Launch {
@@ -153,7 +159,8 @@ impl PodTask {
                 records: &shared.records,
             };
             let volumes = (shared.volumes.as_ref(), &places.await);
-            let mut start = pin!(launch.start(&pod, &container, &image, attempt, volumes, &called_off));
+            let start = launch.start(&pod, &container, &image, attempt, volumes, &called_off);
+            let mut start = pin!(shared.metrics.operation("start_container", start));
             let result = tokio::select! {
                 biased;
                 result = &mut start => result,
@@ -167,6 +174,10 @@ impl PodTask {
                 let note = Note { container, warning: false, reason, message };
                 tell(&shared.recorder, &reference, &spec, &note);
             };
+            if result.is_ok() || !called_off.is_cancelled() {
+                let code = result.as_ref().map(drop).map_err(|trouble| trouble.reason.to_string());
+                shared.metrics.container_started(kind, code);
+            }
             match &result {
                 Ok(_) => {
                     shared.log_links.add(&LinkedLog {
@@ -264,7 +275,8 @@ impl PodTask {
             // A provider that cannot be reached either comes back or is found to be gone, and its
             // containers with it; this task is then ended with its pod.
             let stop = || async {
-                match caught(shared.runtime.stop(&id, grace)).await {
+                let stopping = shared.runtime.stop(&id, grace);
+                match caught(shared.metrics.operation("stop_container", stopping)).await {
                     Ok(stopped) => stopped.map_err(|error| error.to_string()),
                     Err(panic) => Err(panic),
                 }

@@ -1,6 +1,6 @@
 //! What comes back from what a task has spawned, and how it is taken in.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -34,6 +34,7 @@ pub(super) enum TaskOutcome {
     Pulled {
         container: String,
         result: Result<Image, Trouble>,
+        begun: Instant,
     },
     Started {
         container: String,
@@ -112,8 +113,9 @@ impl PodTask {
     fn record(&mut self, outcome: TaskOutcome) {
         let now = clock::now();
         match outcome {
-            TaskOutcome::Pulled { container, result } => {
+            TaskOutcome::Pulled { container, result, begun } => {
                 self.pulls.remove(&container);
+                self.start_clock.pulled(begun, Instant::now());
                 self.state.record_pull(&container, result, now);
             }
             TaskOutcome::Started { container, result } => {
@@ -145,7 +147,10 @@ impl PodTask {
             },
             // The mirror that it was written to is not the one of now.
             TaskOutcome::Published { uid, .. } if uid.as_deref() != self.object_uid() => {}
-            TaskOutcome::Published { result: Ok(pod), .. } => self.publisher.succeeded(&pod),
+            TaskOutcome::Published { result: Ok(pod), .. } => {
+                self.publisher.succeeded(&pod);
+                self.note_settled();
+            }
             TaskOutcome::Published { result: Err(ApiError::Gone), .. } => {
                 // The source will say so too; until then there is nobody to tell.
                 self.publisher.failed(now.steady);

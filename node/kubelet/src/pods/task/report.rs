@@ -1,6 +1,9 @@
 //! What a task tells the world: the status, in the pod index and in the API, and the final DELETE.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{PodTask, TaskOutcome, uid};
 use crate::pods::{
@@ -48,6 +51,10 @@ impl PodTask {
         }
         if self.status.as_ref() != Some(&status) {
             self.shared.index.put(&self.name.uid, Arc::new(index::shown(&self.pod, &status)));
+            self.unpublished_since.get_or_insert_with(Instant::now);
+        }
+        if let Some(times) = self.start_clock.observe(&self.pod, &status, (Instant::now(), now.wall)) {
+            self.shared.metrics.pod_started(times);
         }
         if !self.is_gone()
             && let Some(object) = self.object.clone()
@@ -65,6 +72,14 @@ impl PodTask {
             });
         }
         self.status = Some(status);
+    }
+
+    /// A status was written: if it is the newest one, the API server is up to date.
+    pub(super) fn note_settled(&mut self) {
+        let is_settled = self.status.as_ref().is_some_and(|status| self.publisher.is_settled(status));
+        if let Some(since) = self.unpublished_since.take_if(|_| is_settled) {
+            self.shared.metrics.status_synced(since.elapsed());
+        }
     }
 
     /// Lets go of a deleted pod once its volumes are gone and its last status is in the API; returns when to try again.

@@ -66,7 +66,10 @@ impl PodTask {
             let node_dns = shared.volumes.node_dns().unwrap_or_default();
             let (dns, _) = Dns::of(&pod, settings, &node_dns);
             TaskOutcome::SandboxSetUp(match sandbox::of(&pod, dns) {
-                Ok(sandbox) => shared.runtime.set_up_sandbox(&sandbox).await,
+                Ok(sandbox) => {
+                    let work = shared.runtime.set_up_sandbox(&sandbox);
+                    shared.metrics.operation("run_podsandbox", work).await
+                }
                 Err(message) => Err(SandboxError::Failed(message.into())),
             })
         });

@@ -77,7 +77,7 @@ impl Storage {
         match self {
             Self::Kept(keeper) => {
                 let message = keeper.excess().await;
-                EvictionOrder { message, grace: EVICTED_GRACE, disrupts: false }
+                EvictionOrder { message, signal: "emptydirfs.limit", grace: EVICTED_GRACE, disrupts: false }
             }
             Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
         }
@@ -108,7 +108,8 @@ impl PodTask {
 
     /// The pod has to go: it has taken more than it may, or the node runs short.
     pub(super) fn evict(&mut self, order: EvictionOrder) {
-        let EvictionOrder { message, grace, disrupts } = order;
+        let EvictionOrder { message, signal, grace, disrupts } = order;
+        self.shared.metrics.evicted(signal);
         let reason = PodReason::Evicted.to_string();
         self.shared.recorder.warning(&self.reference, &reason, message.clone());
         let verdict = Verdict { reason, message, grace: Some(grace), disrupts };

@@ -26,6 +26,7 @@ mod empty_dir;
 mod host_path;
 mod keeper;
 mod memory;
+mod mounted;
 mod mountinfo;
 mod payload;
 pub(super) mod plan;
@@ -44,13 +45,17 @@ use std::{
 
 use k8s_openapi::api::core::v1::Pod;
 
+pub(crate) use self::mounted::{MountedVolumes, desired};
 pub use self::{host_path::AllowedHostPaths, memory::Memory, protected::ProtectedPaths};
 pub(super) use self::{
     keeper::{Keeper, KeeperParts},
     resolve::{env_files, make_mount_points, mounts},
 };
 use super::{api::Cluster, files::resolv_conf, objects::ObjectSource, records::Records};
-use crate::runtime::Mount;
+use crate::{
+    runtime::Mount,
+    stats::storage::{VolumeDir, volume_dirs},
+};
 
 /// What the volumes and files of all pods of a node are made with.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +75,7 @@ pub struct VolumeSettings {
 pub struct Volumes {
     settings: VolumeSettings,
     objects: Option<Arc<dyn ObjectSource>>,
+    mounted: MountedVolumes,
 }
 
 /// Where volumes are, by name.
@@ -88,23 +94,28 @@ impl Volumes {
     /// Volumes of a node of a cluster.
     #[must_use]
     pub fn new(cluster: &Cluster, settings: VolumeSettings) -> Self {
-        Self { settings, objects: Some(cluster.object_source()) }
+        Self { settings, objects: Some(cluster.object_source()), mounted: MountedVolumes::default() }
     }
 
     /// Volumes of pods that no cluster knows.
     #[must_use]
     pub fn alone(settings: VolumeSettings) -> Self {
-        Self { settings, objects: None }
+        Self { settings, objects: None, mounted: MountedVolumes::default() }
     }
 
     /// Volumes made from these objects, for tests.
     #[cfg(test)]
     pub(super) fn with(objects: Arc<dyn ObjectSource>, settings: VolumeSettings) -> Self {
-        Self { settings, objects: Some(objects) }
+        Self { settings, objects: Some(objects), mounted: MountedVolumes::default() }
     }
 
     pub(super) fn settings(&self) -> &VolumeSettings {
         &self.settings
+    }
+
+    /// Which volumes are set up, and how long that took.
+    pub(crate) fn mounted(&self) -> &MountedVolumes {
+        &self.mounted
     }
 
     /// There are objects to make volumes from.
@@ -142,6 +153,15 @@ impl Volumes {
         volume_dir(root, plugin, name)
     }
 
+    /// The volumes of a pod that are directories of this node, claims included. Blocking.
+    pub(crate) fn dirs(&self, records: &Records, uid: &str) -> Vec<VolumeDir> {
+        let memory = self.settings.memory.as_ref().map(|memory| volume_dirs(&memory.pod_dir(uid), true));
+        let claims = self.mounted.claims(uid).into_iter();
+        let claims = claims.map(|(name, path)| VolumeDir { name, path, in_memory: false });
+        let own = volume_dirs(&disk(records, uid), false).into_iter().chain(memory.unwrap_or_default());
+        own.chain(claims).collect()
+    }
+
     /// Removes all volumes of a pod; nothing of it may run any more. What its hostPath volumes and claims
     /// point to is not touched: it was never below the pod's folders. Blocking.
     ///
@@ -153,6 +173,7 @@ impl Volumes {
             memory::unmount_below(&dir)?;
             kubewasm_trees::remove(&dir)?;
         }
+        self.mounted.forget(uid);
         Ok(())
     }
 

@@ -74,6 +74,7 @@ impl VolumeSlot {
         let now = Instant::now();
         self.sweep(now);
         let is_due = self.error.as_ref().is_none_or(|(_, until)| *until <= now);
+        let begun = std::time::Instant::now();
         let made = match &self.source {
             VolumeSource::Projected(projected) => {
                 let dir = self.dir(pod, parts, projected.plugin, projected.secret);
@@ -96,6 +97,11 @@ impl VolumeSlot {
             // It is not given a slot.
             VolumeSource::Unsupported(kind) => Err(format!("volumes of type {kind} cannot be mounted")),
         };
+        if self.place.is_none() {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let place = made.as_ref().map_err(|_| ());
+            parts.volumes.mounted().note(uid, &self.name, &self.source, place, begun.elapsed());
+        }
         match made {
             Ok(place) => {
                 self.place = Some(place);
