@@ -28,6 +28,11 @@ setup: ## Install the Debian packages that tests and demo need (only missing one
 build: ## Build the kubewasm program, as target/debug/kubewasm
 	cargo build --workspace --bins
 
+.PHONY: man
+man: ## Write the manual pages of kubewasm to target/man/man1
+	cargo build --workspace --bins
+	target/debug/kubewasm man target/man/man1
+
 .PHONY: demo
 demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm and demos/http-hello on it
 	@target/debug/kubewasm-demo up

@@ -24,6 +24,8 @@ pub mod eviction;
 mod explain;
 mod exposition;
 mod held_metrics;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod http_metrics;
 pub mod identity;
 pub mod logs;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{approver, complete, log, module, node, processes, run};
+use crate::{approver, complete, doctor, log, manual, module, node, processes, run};
 
 /// A Kubernetes node whose containers are WebAssembly.
 #[derive(Debug, Parser)]
@@ -15,7 +15,7 @@ struct Cli {
     v: u8,
 
     /// How to log.
-    #[arg(long, global = true, value_enum, default_value_t = log::Format::Text)]
+    #[arg(long, alias = "logging-format", global = true, value_enum, default_value_t = log::Format::Text)]
     log_format: log::Format,
 
     #[command(subcommand)]
@@ -28,12 +28,17 @@ enum Command {
     Node(Box<node::NodeArgs>),
     /// Approve the certificates of nodes that run as pods of the cluster.
     Approver(approver::ApproverArgs),
-    /// Run one pod from a file, without any cluster.
+    /// Run one pod from files, without any cluster.
     Run(run::RunArgs),
+    /// Say what this machine can and cannot do as a node with these flags, and what to do about it.
+    Doctor(Box<doctor::DoctorArgs>),
     /// Pull, push, list, inspect, remove and compile modules.
     Module(module::ModuleArgs),
     /// Print completions for a shell.
     Completions(complete::CompletionArgs),
+    /// Write manual pages.
+    #[command(name = "man")]
+    Manual(manual::ManualArgs),
     /// Host guests for a node. Started by `kubewasm node` and `kubewasm run`.
     #[command(hide = true)]
     Worker(processes::WorkerArgs),
@@ -55,8 +60,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Node(args) => node::main(*args),
         Command::Approver(args) => approver::main(args),
         Command::Run(args) => run::main(args),
+        Command::Doctor(args) => doctor::main(*args),
         Command::Module(args) => module::main(args),
         Command::Completions(args) => complete::main(&args),
+        Command::Manual(args) => manual::main(&args),
         Command::Worker(args) => processes::worker(args),
         Command::Mounter(args) => processes::mounter(args),
         Command::Compile(args) => Ok(processes::compile(&args)),

@@ -1,12 +1,17 @@
 //! The `kubewasm` program. See `kubewasm --help`.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod approver;
 mod cli;
 mod complete;
+mod doctor;
 mod folder;
 mod home;
+mod kubelet_flags;
 mod log;
 mod manifest;
+mod manual;
 mod module;
 mod network_mode;
 mod node;

@@ -1,48 +1,217 @@
-//! Reading a pod from a file.
+//! Reading a pod, and the ConfigMaps and Secrets that it refers to, from files.
 
-use std::path::{Path, PathBuf};
+mod publish;
+mod references;
 
-use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::Pod;
-use serde::Deserialize as _;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_yaml_ng::{Deserializer, Value};
+
+pub(crate) use self::publish::{Publish, apply as publish};
 
 /// Files larger than the largest object that a cluster takes are refused.
 const LIMIT: u64 = 3 * 1024 * 1024;
+/// Files that a folder may have.
+const MAX_FILES: usize = 256;
+/// The name by which standard input is asked for.
+const STANDARD_INPUT: &str = "-";
 
-/// Reads the one pod that the file holds, as YAML or JSON, and fills in what a cluster would: a namespace
-/// and a UID. Images that are paths are taken from the file's own folder.
-///
-/// # Errors
-/// What is wrong with the file, with the line where there is one.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Pod> {
-    let size = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
-    if size > LIMIT {
-        bail!("{}: {size} bytes are too much for a pod; the limit is {LIMIT}", path.display());
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut pod = parse(&text).with_context(|| path.display().to_string())?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
-    resolve_images(&mut pod, &folder);
-    Ok(pod)
+/// What is run.
+#[derive(Debug, Default)]
+pub(crate) struct Manifest {
+    /// The pod, with the namespace and the UID that a cluster would have given it.
+    pub(crate) pod: Pod,
+    /// ConfigMaps of its namespace, by name.
+    pub(crate) config_maps: BTreeMap<String, ConfigMap>,
+    /// Secrets of its namespace, by name, with `stringData` in `data`.
+    pub(crate) secrets: BTreeMap<String, Secret>,
 }
 
-fn parse(text: &str) -> anyhow::Result<Pod> {
-    let mut documents = serde_yaml_ng::Deserializer::from_str(text);
-    let document = documents.next().context("the file is empty; it should hold a Pod")?;
-    let value = serde_yaml_ng::Value::deserialize(document)?;
-    if value.is_null() {
-        bail!("the file is empty; it should hold a Pod");
+/// Reads the one pod that these files, folders of files, or standard input (`-`) hold, as YAML or JSON, with its objects.
+/// Images that are paths are taken from the folder of the pod's file, or, of standard input, from this process' own.
+///
+/// # Errors
+/// What is wrong, with the file, the document in it, and the line where there is one.
+pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Manifest> {
+    let mut found = Found::default();
+    for path in paths {
+        if path.as_os_str() == STANDARD_INPUT {
+            let text = bounded(std::io::stdin().lock()).context("cannot read standard input")?;
+            found.take("standard input", Path::new("."), &text)?;
+            continue;
+        }
+        for file in files(path)? {
+            let name = file.display().to_string();
+            let opened = std::fs::File::open(&file).with_context(|| format!("cannot read {name}"))?;
+            let text = bounded(opened).with_context(|| format!("cannot read {name}"))?;
+            let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            found.take(&name, folder, &text)?;
+        }
     }
-    let kind = value.get("kind").and_then(|k| k.as_str()).unwrap_or("nothing that says its kind");
-    if kind != "Pod" {
-        bail!("the file holds {kind}; `kubewasm run` takes a Pod (apiVersion: v1, kind: Pod)");
+    let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    found.settle(&names.join(", "))
+}
+
+/// The file itself, or the manifests of a folder in the order of their names. Folders in it are not looked into.
+fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
     }
-    if documents.next().is_some() {
-        bail!("the file holds more than one document; `kubewasm run` takes a single Pod");
+    let entries = std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let file = entry.with_context(|| format!("cannot read {}", path.display()))?.path();
+        let is_manifest = file.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if is_manifest && file.is_file() {
+            files.push(file);
+        }
     }
-    // Read again from the text, because only then do errors say on which line they are.
-    let mut pod: Pod = serde_yaml_ng::from_str(text)?;
+    if files.is_empty() {
+        bail!("{} holds no file that ends in .yaml, .yml or .json", path.display());
+    }
+    if files.len() > MAX_FILES {
+        bail!("{} holds {} manifests; {MAX_FILES} is the limit", path.display(), files.len());
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn bounded(from: impl std::io::Read) -> anyhow::Result<String> {
+    let mut text = String::new();
+    from.take(LIMIT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > LIMIT {
+        bail!("it is too large for a pod and its objects: the limit is {LIMIT} bytes");
+    }
+    Ok(text)
+}
+
+/// An object, and where it was.
+#[derive(Debug)]
+struct Located<K> {
+    object: K,
+    place: String,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    pod: Option<Located<Pod>>,
+    config_maps: Vec<Located<ConfigMap>>,
+    secrets: Vec<Located<Secret>>,
+}
+
+impl Found {
+    /// Takes all documents of a text.
+    fn take(&mut self, file: &str, folder: &Path, text: &str) -> anyhow::Result<()> {
+        let mut kinds = Vec::new();
+        for document in Deserializer::from_str(text) {
+            let value = Value::deserialize(document).with_context(|| place(file, kinds.len(), usize::MAX))?;
+            kinds.push((!value.is_null()).then(|| {
+                value.get("kind").and_then(Value::as_str).unwrap_or("nothing that says its kind").to_owned()
+            }));
+        }
+        // Read again, because only from the text do errors say on which line they are.
+        for (index, (document, kind)) in Deserializer::from_str(text).zip(&kinds).enumerate() {
+            let place = place(file, index, kinds.len());
+            match kind.as_deref() {
+                None => {}
+                Some("Pod") => self.take_pod(document, place, folder)?,
+                Some("ConfigMap") => {
+                    let object = decoded(document).with_context(|| place.clone())?;
+                    self.config_maps.push(Located { object, place });
+                }
+                Some("Secret") => {
+                    // The text of the error may be that of the secret.
+                    let object = decoded(document).map_err(|error| {
+                        let line = error.location().map(|at| format!(" (line {})", at.line())).unwrap_or_default();
+                        anyhow!("{place}: this is not a Secret as the API has them{line}: data holds base64, stringData text")
+                    })?;
+                    self.secrets.push(Located { object, place });
+                }
+                Some(kind) => bail!(
+                    "{place}: it holds {kind}; `kubewasm run` takes a Pod (apiVersion: v1, kind: Pod), ConfigMaps and \
+                     Secrets"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_pod(&mut self, document: Deserializer<'_>, place: String, folder: &Path) -> anyhow::Result<()> {
+        let mut object: Pod = decoded(document).with_context(|| place.clone())?;
+        check(&object).with_context(|| place.clone())?;
+        if let Some(before) = &self.pod {
+            bail!("{place}: a second Pod, after that of {}; `kubewasm run` takes a single one", before.place);
+        }
+        let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+        resolve_images(&mut object, &folder);
+        self.pod = Some(Located { object, place });
+        Ok(())
+    }
+
+    /// Puts everything into the pod's namespace, and looks whether all that the pod cannot do without is there.
+    fn settle(self, files: &str) -> anyhow::Result<Manifest> {
+        let Some(Located { object: mut pod, place }) = self.pod else {
+            bail!("{files}: there is no Pod (apiVersion: v1, kind: Pod)");
+        };
+        let meta = &mut pod.metadata;
+        let namespace = meta.namespace.get_or_insert_with(|| "default".to_owned()).clone();
+        meta.uid = Some(random_uid()?);
+        let config_maps = by_name(self.config_maps, &namespace)?;
+        let mut secrets = by_name(self.secrets, &namespace)?;
+        for secret in secrets.values_mut() {
+            let texts = secret.string_data.take().unwrap_or_default();
+            let bytes =
+                texts.into_iter().map(|(key, text)| (key, k8s_openapi::ByteString(text.into_bytes())));
+            secret.data.get_or_insert_default().extend(bytes);
+        }
+        let manifest = Manifest { pod, config_maps, secrets };
+        references::check(&manifest).with_context(|| place)?;
+        Ok(manifest)
+    }
+}
+
+/// Where a document is; a file with a single one needs no number.
+fn place(file: &str, index: usize, of: usize) -> String {
+    if of == 1 { file.to_owned() } else { format!("{file}, document {}", index + 1) }
+}
+
+fn decoded<K: DeserializeOwned>(document: Deserializer<'_>) -> Result<K, serde_yaml_ng::Error> {
+    K::deserialize(document)
+}
+
+/// The objects of a namespace. One that does not say its namespace is meant for the pod's.
+fn by_name<K: kube::Resource>(
+    found: Vec<Located<K>>,
+    namespace: &str,
+) -> anyhow::Result<BTreeMap<String, K>> {
+    let mut objects = BTreeMap::new();
+    let mut places = BTreeMap::new();
+    for Located { object, place } in found {
+        let meta = object.meta();
+        let name = meta.name.clone().filter(|name| !name.is_empty());
+        let name = name.with_context(|| format!("{place}: it has no metadata.name"))?;
+        if meta.namespace.as_deref().is_some_and(|other| other != namespace) {
+            continue;
+        }
+        match places.entry(name.clone()) {
+            Entry::Occupied(before) => {
+                bail!("{place}: a second object of the name {name:?}, after that of {}", before.get())
+            }
+            Entry::Vacant(entry) => _ = entry.insert(place),
+        }
+        objects.insert(name, object);
+    }
+    Ok(objects)
+}
+
+fn check(pod: &Pod) -> anyhow::Result<()> {
     let spec = pod.spec.as_ref().context("the Pod has no spec")?;
     if spec.containers.is_empty() {
         bail!("the Pod has no containers");
@@ -52,13 +221,10 @@ fn parse(text: &str) -> anyhow::Result<Pod> {
             bail!("container {:?} has no image", container.name);
         }
     }
-    let meta = &mut pod.metadata;
-    if meta.name.as_deref().unwrap_or_default().is_empty() {
+    if pod.metadata.name.as_deref().unwrap_or_default().is_empty() {
         bail!("the Pod has no metadata.name");
     }
-    meta.namespace.get_or_insert_with(|| "default".to_owned());
-    meta.uid = Some(random_uid()?);
-    Ok(pod)
+    Ok(())
 }
 
 fn random_uid() -> anyhow::Result<String> {
@@ -83,42 +249,4 @@ fn is_path(image: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n    image: ./c.wasm\n";
-
-    #[test]
-    fn a_pod_gets_a_namespace_a_uid_and_absolute_paths() {
-        let mut pod = parse(POD).unwrap();
-        assert_eq!(pod.metadata.namespace.as_deref(), Some("default"));
-        assert_eq!(pod.metadata.uid.as_deref().map(str::len), Some(36));
-        resolve_images(&mut pod, Path::new("/demo"));
-        assert_eq!(pod.spec.unwrap().containers.first().unwrap().image.as_deref(), Some("/demo/c.wasm"));
-    }
-
-    #[test]
-    fn what_is_no_pod_is_named() {
-        let table = [
-            ("", "the file is empty"),
-            ("kind: Deployment\n", "the file holds Deployment"),
-            ("a: 1\n", "nothing that says its kind"),
-            ("kind: Pod\nmetadata: {name: p}\n", "no spec"),
-            ("kind: Pod\nmetadata: {name: p}\nspec: {containers: []}\n", "no containers"),
-            ("kind: Pod\nmetadata: {}\nspec: {containers: [{name: c, image: i}]}\n", "no metadata.name"),
-            (
-                "kind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: c}]}\n",
-                "container \"c\" has no image",
-            ),
-            ("kind: Pod\nmetadata: [\n", "line 3"),
-            ("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - name: c\n    args: 7\n", "line 6"),
-        ];
-        for (text, expected) in table {
-            let error = format!("{:#}", parse(text).unwrap_err());
-            assert!(error.contains(expected), "{text:?} gives {error:?}");
-        }
-        let two = format!("{POD}---\n{POD}");
-        assert!(format!("{:#}", parse(&two).unwrap_err()).contains("more than one document"));
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ pub(crate) enum NetworkMode {
 }
 
 /// What it takes for pods to have addresses of their own.
-const NEEDS: &str =
+pub(crate) const NEEDS: &str =
     "run the node as root, or with CAP_NET_ADMIN, CAP_SYS_ADMIN and a /proc/sys that can be written to";
 
 /// Tells of servers that pods with addresses of their own do not reach.

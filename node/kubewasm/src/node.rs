@@ -18,6 +18,7 @@ use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    kubelet_flags::KubeletFlagArgs,
     network_mode::{NetworkMode, NetworkPolicyMode},
     outgoing_proxy::ProxyArgs,
     resolvers::Resolvers,
@@ -39,6 +40,14 @@ pub(crate) struct NodeArgs {
     /// A KubeletConfiguration (kubelet.config.k8s.io/v1beta1). Flags go before it.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// A folder whose *.conf files are laid over --config, in the order of their names: maps merge, lists replace.
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+
+    /// `external` where a cloud controller looks after nodes: the Node waits for it, and has the addresses that it sets.
+    #[arg(long, value_name = "external")]
+    cloud_provider: Option<String>,
 
     /// Name of the node [default: the host's name].
     #[arg(long, value_name = "NAME")]
@@ -125,7 +134,7 @@ pub(crate) struct NodeArgs {
     /// process has the rights for it and the Node is given a podCIDR; `cni`, those that the CNI plugins of --cni-conf-dir
     /// give them.
     #[arg(long, value_name = "auto|pod|cni|host", default_value_t)]
-    network: NetworkMode,
+    pub(crate) network: NetworkMode,
 
     /// Where the configuration of CNI plugins is, for --network=cni: the first .conflist, .conf or .json by name.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
@@ -179,6 +188,9 @@ pub(crate) struct NodeArgs {
     /// [default: none must].
     #[arg(long, value_name = "FILE")]
     image_signature_policy: Option<PathBuf>,
+
+    #[command(flatten)]
+    kubelet: KubeletFlagArgs,
 }
 
 /// Runs the node until SIGTERM or Ctrl-C. Containers go on.
@@ -235,9 +247,13 @@ fn memory(text: &str) -> Result<u64, String> {
     }
 }
 
-fn flags(args: NodeArgs) -> Flags {
+/// The part of the command line that is configuration.
+pub(crate) fn flags(args: NodeArgs) -> Flags {
     Flags {
         config: args.config,
+        config_dir: args.config_dir,
+        cloud_provider: args.cloud_provider,
+        kubelet: args.kubelet.into_given(),
         kubeconfig: args.kubeconfig,
         bootstrap_kubeconfig: args.bootstrap_kubeconfig,
         hostname_override: args.hostname_override,

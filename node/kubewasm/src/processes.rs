@@ -1,6 +1,6 @@
 //! The processes that a node starts of this same program.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::CStr, path::PathBuf, process::ExitCode};
 
 use kubewasm_host::compile::{self, ChildOptions};
 use kubewasm_wasi::{
@@ -48,8 +48,16 @@ pub(crate) struct WorkerArgs {
     check: bool,
 }
 
+/// Names the process in the columns of `ps` and `top` that show no command line, which would say `exe`.
+fn name_process(name: &CStr) {
+    if let Err(error) = rustix::thread::set_name(name) {
+        tracing::debug!(%error, "this process keeps its name");
+    }
+}
+
 /// Hosts guests until told to stop.
 pub(crate) fn worker(args: WorkerArgs) -> anyhow::Result<ExitCode> {
+    name_process(c"kubewasm-worker");
     let mut options = worker::WorkerOptions::new(args.socket);
     options.with_parent = args.with_parent;
     options.hidden = args.hidden;
@@ -86,6 +94,7 @@ pub(crate) struct MounterArgs {
 
 /// Makes the files of containers for the agent at standard input.
 pub(crate) fn mounter(args: MounterArgs) -> anyhow::Result<ExitCode> {
+    name_process(c"kubewasm-mounts");
     let MounterArgs { dir, no_mounts, confinement } = args;
     mounter::run(&MounterOptions { dir, no_mounts, confinement })?;
     Ok(ExitCode::SUCCESS)
@@ -105,6 +114,7 @@ pub(crate) struct CompileArgs {
 /// Compiles one module, from standard input to standard output. What is wrong with it is said as it is: it becomes a
 /// container's message.
 pub(crate) fn compile(args: &CompileArgs) -> ExitCode {
+    name_process(c"kubewasm-compil");
     let CompileArgs { confined, check } = *args;
     match compile::child_main(ChildOptions { confined, check }) {
         Ok(()) => ExitCode::SUCCESS,

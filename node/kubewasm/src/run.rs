@@ -1,4 +1,4 @@
-//! `kubewasm run`: one pod from a file, with no cluster.
+//! `kubewasm run`: one pod from files, with no cluster.
 //!
 //! From the pod's task down it is the code of a node: the same lifecycle, the same workers, the same logs.
 //! Only the API server is missing; statuses go to this program, which watches them to know when to end.
@@ -20,7 +20,7 @@ use kubewasm_kubelet::{
     pods::{
         HostPorts, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
         Update, Volumes,
-        api::Alone,
+        api::{Alone, LocalObjects},
         files::resolv_conf,
         lifecycle::LifecycleLimits,
         status::is_terminal,
@@ -34,7 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     folder::Folder,
-    home, manifest,
+    home,
+    manifest::{self, Manifest, Publish},
     runtime::{self, ImageSettings},
     terminal,
 };
@@ -48,10 +49,18 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Arguments of `kubewasm run`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArgs {
-    /// The file that holds the Pod. Its images may be paths to .wasm files (./hello.wasm), taken from the
-    /// file's folder.
-    #[arg(value_name = "POD.YAML")]
-    file: PathBuf,
+    /// The files that hold the Pod and the ConfigMaps and Secrets that it refers to, folders of such files, or - for
+    /// standard input. Images may be paths to .wasm files (./hello.wasm), taken from the folder of the Pod's file.
+    #[arg(value_name = "POD.YAML|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+
+    /// A port of this machine that leads to one of the pod, on the loopback unless an address is named. May be repeated.
+    #[arg(short, long, value_name = "[[ADDRESS:]PORT:]CONTAINER-PORT[/udp]")]
+    publish: Vec<Publish>,
+
+    /// Each containerPort without a hostPort gets one on the loopback, of the same number.
+    #[arg(short = 'P', long)]
+    publish_all: bool,
 
     /// Where modules are kept between runs [default: kubewasm in the user's cache folder].
     #[arg(long, value_name = "DIR")]
@@ -78,12 +87,15 @@ pub(crate) struct RunArgs {
 
 /// Runs the pod to its end, or until Ctrl-C.
 pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let pod = manifest::read(&args.file)?;
+    let mut manifest = manifest::read(&args.files)?;
+    manifest::publish(&mut manifest.pod, &args.publish, args.publish_all)?;
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    tokio.block_on(run(pod, args))
+    tokio.block_on(run(manifest, args))
 }
 
-async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
+async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
+    let Manifest { mut pod, config_maps, secrets } = manifest;
+    let objects = LocalObjects::new(config_maps, secrets);
     // Another part of the program may have chosen already; both choices are fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let root = args.root_dir.map_or_else(home::default_root, Ok)?;
@@ -120,18 +132,19 @@ async fn run(mut pod: Pod, args: RunArgs) -> anyhow::Result<ExitCode> {
 
     let (sink, events) = mpsc::channel(EVENTS);
     let printer = tokio::spawn(print_events(events, args.events));
-    let (api, mut statuses) = Alone::new();
+    let (api, mut statuses) = Alone::new(objects.clone());
     let logs_dir = state.path().join("logs");
     let records = Records::open(state.path()).context("cannot make a folder for the pod")?;
     let (_node, node) = watch::channel(facts());
-    let volumes = Volumes::alone(volumes::VolumeSettings {
+    let volumes = volumes::VolumeSettings {
         allowed_host_paths: AllowedHostPaths::new(args.allow_host_path, protected)
             .map_err(|message| anyhow::anyhow!(message))?,
         dns: resolv_conf::DnsSettings { alone: true, ..resolv_conf::DnsSettings::default() },
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         // What runs for a while in the foreground mounts nothing on the machine.
         memory: None,
-    });
+    };
+    let volumes = Volumes::alone(volumes, objects);
     let shared = Arc::new(Shared {
         runtime: Arc::clone(&runtime) as Arc<dyn kubewasm_kubelet::runtime::Runtime>,
         api: Arc::new(api),

@@ -2,15 +2,17 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::Path,
     process::{Output, Stdio},
 };
 
-use kubewasm_tests::{guests, node, registry::image::Content};
+use kubewasm_tests::{guests, node, ports, registry::image::Content, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::TcpStream,
     process::Command,
 };
 
@@ -42,6 +44,29 @@ async fn an_interrupt_ends_it() {
     kill_process(pid, Signal::INT).unwrap();
     let status = tokio::time::timeout(SOON, child.wait()).await.expect("an end").unwrap();
     assert!(!status.success(), "{status}");
+}
+
+/// Who looks for workers and the mounter finds them by name.
+#[tokio::test]
+async fn processes_go_by_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pod(folder.path(), json!(["tick", "100"])).await;
+    let mut child = command(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    tokio::time::timeout(SOON, lines.next_line()).await.expect("a first line").unwrap();
+    let own = folder.path().display().to_string();
+    let named = |entry: fs::DirEntry| {
+        let line =
+            fs::read_to_string(entry.path().join("cmdline")).ok().filter(|line| line.contains(&own))?;
+        let short = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let mut words = line.split('\0');
+        Some(format!("{} {} ({})", words.next()?, words.next()?, short.trim()))
+    };
+    let mut found: Vec<_> = fs::read_dir("/proc").unwrap().filter_map(|entry| named(entry.ok()?)).collect();
+    found.sort();
+    found.dedup();
+    assert_eq!(found, ["kubewasm mounter (kubewasm-mounts)", "kubewasm worker (kubewasm-worker)"]);
+    child.kill().await.unwrap();
 }
 
 /// What a run that was killed has left is removed by the next one.
@@ -146,8 +171,6 @@ async fn volumes_of_this_machine_are_mounted() {
 async fn volumes_of_a_cluster_are_refused_by_name() {
     let token = json!({ "sources": [{ "serviceAccountToken": { "path": "token" } }] });
     for (volume, part) in [
-        (json!({ "configMap": { "name": "c" } }), "it takes a ConfigMap, and there is no cluster here"),
-        (json!({ "secret": { "secretName": "s" } }), "it takes a Secret, and there is no cluster here"),
         (json!({ "projected": token }), "it takes a token of a ServiceAccount"),
         (json!({ "persistentVolumeClaim": { "claimName": "c" } }), "it takes a PersistentVolumeClaim"),
         (json!({ "nfs": { "server": "192.0.2.1", "path": "/" } }), "volumes of type nfs"),
@@ -175,6 +198,69 @@ async fn volumes_of_a_cluster_are_refused_by_name() {
     }
 }
 
+/// A folder of manifests is a pod with its objects: they are in its environment and its volumes.
+#[tokio::test]
+async fn objects_beside_the_pod_are_its_environment_and_its_volumes() {
+    let folder = tempfile::tempdir().unwrap();
+    let container = json!({
+        "args": ["env", "cat", "/etc/app/file"],
+        "env": [
+            { "name": "GREETING", "valueFrom": { "configMapKeyRef": { "name": "settings", "key": "greeting" } } },
+            { "name": "TOKEN", "valueFrom": { "secretKeyRef": { "name": "token", "key": "value" } } },
+        ],
+        "volumeMounts": [{ "name": "v", "mountPath": "/etc/app" }],
+    });
+    let volumes = json!([{ "name": "v", "configMap": { "name": "settings" } }]);
+    write_pod_with(folder.path(), container, volumes).await;
+    let objects = "kind: ConfigMap\nmetadata: {name: settings}\ndata: {greeting: hello, file: \"of the volume\\n\"}\n\
+                   ---\nkind: Secret\nmetadata: {name: token}\nstringData: {value: t0ken}\n";
+    fs::write(folder.path().join("objects.yaml"), objects).unwrap();
+    let mut all = command_with(folder.path(), &["."]);
+    let output = tokio::time::timeout(SOON, all.output()).await.expect("an end").unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["GREETING=hello", "TOKEN=t0ken", "of the volume"] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+
+    let output = run(folder.path()).await;
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr
+            .contains("pod.yaml: the Pod refers to the ConfigMap \"settings\", the Secret \"token\", which"),
+        "{stderr}"
+    );
+}
+
+/// A pod from standard input, whose port of the machine leads to the guest's.
+#[tokio::test]
+async fn a_published_port_leads_to_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    write_pod(folder.path(), json!(["say", "unused"])).await;
+    let module = guests::guest("http-0.2.c").await.unwrap();
+    fs::write(folder.path().join("hello.wasm"), module).unwrap();
+    let pod = "{kind: Pod, metadata: {name: web}, spec: {containers: [{name: web, image: ./hello.wasm, \
+               ports: [{containerPort: 8080}]}]}}";
+    let port = ports::free().unwrap();
+    let mut command = command_with(folder.path(), &["-", "-p", &format!("{port}:8080")]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(pod.as_bytes()).await.unwrap();
+    wait::until("the guest to answer", SOON, async || {
+        let mut client =
+            TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| error.to_string())?;
+        client.write_all(b"GET / HTTP/1.0\r\nhost: test\r\n\r\n").await.map_err(|error| error.to_string())?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.map_err(|error| error.to_string())?;
+        if answer.ends_with("hello\n") { Ok(()) } else { Err(answer) }
+    })
+    .await
+    .unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    tokio::time::timeout(SOON, child.wait()).await.expect("an end").unwrap();
+}
+
 /// Writes a pod that runs the actor guest from a file beside it.
 async fn write_pod(folder: &Path, args: Value) {
     write_pod_with(folder, json!({ "args": args }), json!([])).await;
@@ -196,9 +282,14 @@ async fn write_pod_with(folder: &Path, mut container: Value, volumes: Value) {
 
 /// The command in `folder`, which also gets what it leaves behind when it is killed.
 fn command(folder: &Path) -> Command {
+    command_with(folder, &["pod.yaml"])
+}
+
+fn command_with(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(node::program().unwrap());
     command
-        .args(["run", "pod.yaml", "--root-dir=root"])
+        .args(["run", "--root-dir=root"])
+        .args(arguments)
         .current_dir(folder)
         .env("TMPDIR", folder)
         .kill_on_drop(true);

@@ -1,5 +1,5 @@
-//! Strict reading of a KubeletConfiguration: a misspelt field is an error that names it and its line,
-//! and a field that does nothing here is reported, once.
+//! Strict reading of one KubeletConfiguration: a misspelt field is an error that names it and its line, and a field that
+//! does nothing here is reported, once.
 
 use serde::{
     Deserialize,
@@ -7,14 +7,97 @@ use serde::{
         DeserializeSeed, Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess, Visitor, value,
     },
 };
+use serde_json::{Map, Value};
+use serde_yaml_ng::Value as Yaml;
 
-use super::file::{API_VERSION, KIND, KubeletConfiguration, WITHOUT_EFFECT};
+use super::{
+    file::{API_VERSION, KIND, KubeletConfiguration},
+    without_effect::{WITHOUT_EFFECT, WithoutEffect},
+};
 
 /// A configuration as it was read, with the fields in it that have no effect.
 #[derive(Debug)]
 pub(super) struct Decoded {
     pub(super) configuration: KubeletConfiguration,
     pub(super) without_effect: Vec<&'static str>,
+}
+
+/// What one file says, and no default for what it does not say.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    /// Its fields, in the form in which `/configz` shows them; null for a field that goes back to its default.
+    pub(super) fields: Map<String, Value>,
+    /// Those that have no effect.
+    pub(super) without_effect: Vec<&'static str>,
+}
+
+/// Reads one file of several that are laid over each other. With `must_say_kind`, it has to say what it is.
+///
+/// # Errors
+/// As those of [`decode`].
+pub(super) fn document(text: &str, must_say_kind: bool) -> Result<Document, String> {
+    let raw: Yaml = serde_yaml_ng::from_str(text).map_err(|err| explain(&err))?;
+    let raw = match raw {
+        Yaml::Mapping(_) | Yaml::Null => raw,
+        _ => return Err("this is no KubeletConfiguration: it must be fields and their values".to_owned()),
+    };
+    if must_say_kind && ["apiVersion", "kind"].iter().any(|name| raw.get(*name).is_none_or(Yaml::is_null)) {
+        return Err(format!(
+            "it must say what it is: begin it with `apiVersion: {API_VERSION}` and `kind: {KIND}`"
+        ));
+    }
+    let decoded = if has_nulls(&raw) {
+        let said = serde_yaml_ng::to_string(&without_nulls(&raw)).map_err(|err| err.to_string())?;
+        // The lines are those of another text.
+        decode(&said).map_err(|message| match message.split_once(": ") {
+            Some((line, rest)) if line.starts_with("line ") => rest.to_owned(),
+            _ => message,
+        })?
+    } else {
+        decode(text)?
+    };
+    let mut without_effect = decoded.without_effect;
+    without_effect.retain(|name| !raw.get(*name).is_none_or(Yaml::is_null));
+    let mut effective = decoded.configuration.effective();
+    // Not shown, and needed to be refused.
+    let headers = &decoded.configuration.without_effect.static_pod_url_header;
+    if !headers.is_empty() {
+        effective["staticPodURLHeader"] = serde_json::json!(headers);
+    }
+    let fields = match said(&raw, effective) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    Ok(Document { fields, without_effect })
+}
+
+/// The part of `value` that `raw` names. Leaves are taken from `value`, where they have the types of their fields.
+fn said(raw: &Yaml, value: Value) -> Value {
+    match (raw, value) {
+        (Yaml::Null, _) => Value::Null,
+        (Yaml::Mapping(names), Value::Object(mut fields)) => {
+            let part = names.iter().filter_map(|(name, inner)| {
+                let name = name.as_str()?;
+                Some((name.to_owned(), said(inner, fields.remove(name).unwrap_or(Value::Null))))
+            });
+            Value::Object(part.collect())
+        }
+        (_, value) => value,
+    }
+}
+
+fn has_nulls(value: &Yaml) -> bool {
+    value.as_mapping().is_some_and(|fields| fields.values().any(|inner| inner.is_null() || has_nulls(inner)))
+}
+
+fn without_nulls(value: &Yaml) -> Yaml {
+    match value {
+        Yaml::Mapping(fields) => {
+            let kept = fields.iter().filter(|(_, inner)| !inner.is_null());
+            Yaml::Mapping(kept.map(|(name, inner)| (name.clone(), without_nulls(inner))).collect())
+        }
+        other => other.clone(),
+    }
 }
 
 /// Reads YAML (or JSON, which is YAML).
@@ -25,13 +108,29 @@ pub(super) fn decode(text: &str) -> Result<Decoded, String> {
     if text.trim().is_empty() {
         return Ok(Decoded { configuration: KubeletConfiguration::default(), without_effect: Vec::new() });
     }
-    let decoded =
+    let mut decoded =
         Decoded::deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|err| explain(&err))?;
+    if !decoded.without_effect.is_empty() {
+        decoded.configuration.without_effect =
+            WithoutEffect::deserialize(serde_yaml_ng::Deserializer::from_str(text))
+                .map_err(|err| explain(&err))?;
+    }
     let KubeletConfiguration { api_version, kind, .. } = &decoded.configuration;
     if api_version != API_VERSION || kind != KIND {
         return Err(format!("this is {kind:?} of {api_version:?}; expected {KIND:?} of {API_VERSION:?}"));
     }
     Ok(decoded)
+}
+
+/// Reads what layers have come to.
+pub(super) fn from_fields(mut fields: Map<String, Value>) -> Result<KubeletConfiguration, String> {
+    let without_effect: WithoutEffect =
+        serde_json::from_value(Value::Object(fields.clone())).map_err(|err| err.to_string())?;
+    fields.retain(|name, _| !WITHOUT_EFFECT.contains(&name.as_str()));
+    let mut configuration: KubeletConfiguration =
+        serde_json::from_value(Value::Object(fields)).map_err(|err| err.to_string())?;
+    configuration.without_effect = without_effect;
+    Ok(configuration)
 }
 
 /// serde's message without the list of all the fields there are, and with the line in front.
@@ -209,8 +308,56 @@ mod tests {
     }
 
     #[test]
+    fn every_field_without_effect_has_a_type_and_every_type_a_name() {
+        let all = WithoutEffect {
+            max_parallel_image_pulls: Some(1),
+            single_process_oom_kill: Some(true),
+            tracing: Some(crate::config::without_effect::Tracing::default()),
+            user_namespaces: Some(crate::config::without_effect::UserNamespaces::default()),
+            ..WithoutEffect::default()
+        };
+        let Value::Object(fields) = serde_json::to_value(all).unwrap() else { panic!("it has fields") };
+        let typed: Vec<_> = fields.keys().map(String::as_str).chain(["staticPodURLHeader"]).collect();
+        let difference = |of: &[&str], from: &[&str]| {
+            of.iter().filter(|name| !from.contains(name)).map(|name| (*name).to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(difference(&typed, WITHOUT_EFFECT), Vec::<String>::new());
+        assert_eq!(difference(WITHOUT_EFFECT, &typed), Vec::<String>::new());
+    }
+
+    #[test]
+    fn fields_without_effect_have_types_too() {
+        for (body, expected) in [
+            ("oomScoreAdj: low\n", "line 3: oomScoreAdj: invalid type"),
+            ("memorySwap:\n  swapBehaviour: NoSwap\n", "memorySwap: unknown field `swapBehaviour`"),
+            ("logging:\n  verbosity: many\n", "logging.verbosity: invalid type"),
+        ] {
+            let message = decode(&format!("{HEAD}{body}")).expect_err(body);
+            assert!(message.contains(expected), "{body:?}: {message:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_has_what_it_says_and_nothing_else() {
+        let text = format!(
+            "{HEAD}maxPods: 7\nkubeReserved: {{cpu: 1}}\nauthentication: {{x509: {{clientCAFile: /ca}}}}\n\
+             clusterDNS: [10.0.0.1]\nsyncFrequency: 90s\nevictionHard: {{nodefs.available: null}}\nhairpinMode: null\n"
+        );
+        let document = document(&text, true).unwrap();
+        assert_eq!(
+            Value::Object(document.fields),
+            serde_json::json!({
+                "apiVersion": API_VERSION, "kind": KIND, "maxPods": 7, "kubeReserved": { "cpu": "1" },
+                "authentication": { "x509": { "clientCAFile": "/ca" } }, "clusterDNS": ["10.0.0.1"],
+                "syncFrequency": "1m30s", "evictionHard": { "nodefs.available": null }, "hairpinMode": null,
+            })
+        );
+        assert_eq!(document.without_effect, Vec::<&str>::new());
+    }
+
+    #[test]
     fn what_configz_shows_can_be_read_again() {
-        let shown = serde_json::to_string(&KubeletConfiguration::default()).unwrap();
+        let shown = KubeletConfiguration::default().effective().to_string();
         assert_eq!(decode(&shown).unwrap().configuration, KubeletConfiguration::default());
     }
 }

@@ -2,8 +2,8 @@
 //! [`KubeletConfiguration`](https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/) with
 //! the defaults of upstream.
 //!
-//! A field is here when something in this program reads it. What upstream has beyond that stands in
-//! [`WITHOUT_EFFECT`]: such a field is accepted, and the user is told once that it does nothing here.
+//! A field is here when something in this program reads it. What upstream has beyond that is in
+//! [`WithoutEffect`]: such a field is accepted, and the user is told once that it does nothing here.
 
 use std::{
     collections::BTreeMap,
@@ -14,82 +14,10 @@ use std::{
 
 use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::without_effect::WithoutEffect;
 use crate::{duration, pods::image_access::verification::ImagePullCredentialsVerificationPolicy};
-
-/// Fields of `kubelet.config.k8s.io/v1beta1` that are accepted and do nothing.
-pub(super) const WITHOUT_EFFECT: &[&str] = &[
-    "cgroupDriver",
-    "cgroupRoot",
-    "cgroupsPerQOS",
-    "configMapAndSecretChangeDetectionStrategy",
-    "containerRuntimeEndpoint",
-    "contentType",
-    "cpuCFSQuota",
-    "cpuCFSQuotaPeriod",
-    "cpuManagerPolicy",
-    "cpuManagerPolicyOptions",
-    "cpuManagerReconcilePeriod",
-    "enableContentionProfiling",
-    "enableControllerAttachDetach",
-    "enableDebugFlagsHandler",
-    "enableProfilingHandler",
-    "enforceNodeAllocatable",
-    "failCgroupV1",
-    "failSwapOn",
-    "featureGates",
-    "hairpinMode",
-    "httpCheckFrequency",
-    "imagePullServiceAccountTokenPolicy",
-    "imageServiceEndpoint",
-    "iptablesDropBit",
-    "iptablesMasqueradeBit",
-    "kernelMemcgNotification",
-    "kubeAPIBurst",
-    "kubeAPIQPS",
-    "kubeReservedCgroup",
-    "kubeletCgroups",
-    "localStorageCapacityIsolation",
-    "logging",
-    "makeIPTablesUtilChains",
-    "maxOpenFiles",
-    "maxParallelImagePulls",
-    "memoryManagerPolicy",
-    "memorySwap",
-    "memoryThrottlingFactor",
-    "mergeDefaultEvictionSettings",
-    "oomScoreAdj",
-    "podPidsLimit",
-    "protectKernelDefaults",
-    "qosReserved",
-    "readOnlyPort",
-    "registryBurst",
-    "registryPullQPS",
-    "reservedMemory",
-    "reservedSystemCPUs",
-    "runtimeRequestTimeout",
-    "seccompDefault",
-    "serializeImagePulls",
-    "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
-    "singleProcessOOMKill",
-    "staticPodURL",
-    "staticPodURLHeader",
-    "streamingConnectionIdleTimeout",
-    "systemCgroups",
-    "systemReservedCgroup",
-    "tlsCipherSuites",
-    "tlsCurvePreferences",
-    "topologyManagerPolicy",
-    "topologyManagerPolicyOptions",
-    "topologyManagerScope",
-    "tracing",
-    "userNamespaces",
-    "volumePluginDir",
-    "volumeStatsAggPeriod",
-];
 
 /// What a `--config` file may say, with upstream's defaults for what it does not.
 ///
@@ -151,6 +79,8 @@ pub struct KubeletConfiguration {
     /// What must be left, by signal: less of it is pressure, and costs pods their place at once. Those of memory
     /// and of the root directory are subtracted from what pods may have.
     pub eviction_hard: BTreeMap<String, String>,
+    /// Signals that [`Self::eviction_hard`] does not name keep their defaults.
+    pub merge_default_eviction_settings: bool,
     /// The same for pressure that has to last as long as [`Self::eviction_soft_grace_period`] says.
     pub eviction_soft: BTreeMap<String, String>,
     /// How long, by signal, as durations.
@@ -233,11 +163,32 @@ pub struct KubeletConfiguration {
     /// How often rotated log files are looked for.
     #[serde(with = "duration")]
     pub container_log_monitor_interval: Duration,
+
+    /// What else was said.
+    #[serde(skip)]
+    pub without_effect: WithoutEffect,
+}
+
+impl KubeletConfiguration {
+    /// The whole object, as `/configz` shows it: with the defaults, and with what has no effect.
+    #[must_use]
+    pub fn effective(&self) -> Value {
+        let mut object = encoded(&self.without_effect);
+        object.extend(encoded(self));
+        Value::Object(object)
+    }
+}
+
+/// A struct whose fields JSON can hold.
+fn encoded(fields: &impl Serialize) -> serde_json::Map<String, Value> {
+    match serde_json::to_value(fields) {
+        Ok(Value::Object(object)) => object,
+        Ok(_) | Err(_) => serde_json::Map::new(),
+    }
 }
 
 impl Default for KubeletConfiguration {
     fn default() -> Self {
-        let threshold = |(signal, value): (&str, &str)| (signal.to_owned(), value.to_owned());
         Self {
             api_version: API_VERSION.to_owned(),
             kind: KIND.to_owned(),
@@ -262,15 +213,8 @@ impl Default for KubeletConfiguration {
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
-            eviction_hard: [
-                ("memory.available", "100Mi"),
-                ("nodefs.available", "10%"),
-                ("nodefs.inodesFree", "5%"),
-                ("imagefs.available", "15%"),
-                ("imagefs.inodesFree", "5%"),
-            ]
-            .map(threshold)
-            .into(),
+            eviction_hard: default_eviction_hard(),
+            merge_default_eviction_settings: false,
             eviction_soft: BTreeMap::new(),
             eviction_soft_grace_period: BTreeMap::new(),
             eviction_minimum_reclaim: BTreeMap::new(),
@@ -303,8 +247,22 @@ impl Default for KubeletConfiguration {
             container_log_max_files: 5,
             container_log_max_workers: 1,
             container_log_monitor_interval: Duration::from_secs(10),
+            without_effect: WithoutEffect::default(),
         }
     }
+}
+
+/// Hard thresholds where nobody has set any.
+pub(super) fn default_eviction_hard() -> BTreeMap<String, String> {
+    [
+        ("memory.available", "100Mi"),
+        ("nodefs.available", "10%"),
+        ("nodefs.inodesFree", "5%"),
+        ("imagefs.available", "15%"),
+        ("imagefs.inodesFree", "5%"),
+    ]
+    .map(|(signal, value)| (signal.to_owned(), value.to_owned()))
+    .into()
 }
 
 pub(super) const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";

@@ -1,20 +1,23 @@
 //! What the node was told: the `--config` file, the flags, and the machine's name, made into one value.
 //!
 //! ```text
-//! --config file ─ decode (strict) ─► KubeletConfiguration ─┐
-//! command line ─────────────────────► Flags ───────────────┼─ Config::resolve ─► Config + warnings
-//! uname ────────────────────────────► hostname ────────────┘
+//! --config file, --config-dir ─ layers (strict) ─► KubeletConfiguration ─┐
+//! command line ───────────────────────────────────► Flags ───────────────┼─ Config::resolve ─► Config + warnings
+//! uname ──────────────────────────────────────────► hostname ────────────┘
 //! ```
 //!
-//! Flags win over the file, as in the kubelet. The binary owns the command line and fills in [`Flags`];
+//! Flags win over drop-ins, and drop-ins over the file, as in the kubelet. The binary owns the command line and fills in [`Flags`];
 //! nothing else in the crate reads arguments or environment. [`Config`] does not change while the node
 //! runs; what may change under it (certificates, the CA bundle) is read again from the files it names.
 
 mod decode;
 mod file;
+pub mod flags;
 pub mod labels;
+mod layers;
 mod secrets;
 pub(crate) mod thresholds;
+mod without_effect;
 
 use std::{
     collections::BTreeMap,
@@ -26,11 +29,19 @@ use std::{
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 
+use self::{
+    flags::GivenFlag,
+    layers::{ConfigFile, Layered},
+};
+
 pub use self::file::{
     AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 pub use self::secrets::{HOME_REGISTRY_CONFIG, IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
+pub use self::without_effect::{
+    Logging, MemorySwap, PriorityGracePeriod, ReservedMemory, Tracing, UserNamespaces, WithoutEffect,
+};
 
 use crate::{
     duration, pod_ranges,
@@ -50,6 +61,9 @@ pub const DEFAULT_ROOT_DIR: &str = "/var/lib/kubewasm";
 
 /// Value of the label and the taints `kubernetes.io/arch` by which Wasm nodes are known.
 pub const ARCHITECTURE: &str = "wasm32-wasi";
+
+/// Taint of a node that a cloud controller has not looked at yet; it takes it off.
+const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 
 /// Why there is no configuration. The program cannot start; every message says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +94,12 @@ pub enum ConfigError {
 pub struct Flags {
     /// `--config`
     pub config: Option<PathBuf>,
+    /// `--config-dir`
+    pub config_dir: Option<PathBuf>,
+    /// `--cloud-provider`: nothing, or `external`.
+    pub cloud_provider: Option<String>,
+    /// The kubelet's flags that are aliases of fields, and those that do nothing here.
+    pub kubelet: Vec<GivenFlag>,
     /// `--kubeconfig`
     pub kubeconfig: Option<PathBuf>,
     /// `--bootstrap-kubeconfig`
@@ -145,6 +165,8 @@ pub struct Config {
     pub node_labels: BTreeMap<String, String>,
     /// Value of the label `kubernetes.io/os`.
     pub node_os: String,
+    /// A cloud controller looks after the Node: `--cloud-provider=external`.
+    pub has_cloud_controller: bool,
     /// Root of everything the node keeps on disk.
     pub root_dir: PathBuf,
     /// Where certificates and keys are kept.
@@ -184,7 +206,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the `--config` file that `flags` may name, and puts everything together. The texts beside
+    /// Reads the files that `--config` and `--config-dir` may name, and puts everything together. The texts beside
     /// the result are warnings for the user, one per matter.
     ///
     /// # Errors
@@ -192,12 +214,10 @@ impl Config {
     pub fn load(flags: &Flags) -> Result<(Self, Vec<String>), ConfigError> {
         let uname = rustix::system::uname();
         let hostname = uname.nodename().to_string_lossy();
-        let text = match &flags.config {
-            Some(path) => std::fs::read_to_string(path)
-                .map_err(|source| ConfigError::Read { path: path.clone(), source })?,
-            None => String::new(),
-        };
-        let (mut config, warnings) = Self::resolve(&text, flags, &hostname)?;
+        let main = flags.config.as_deref().map(layers::read).transpose()?;
+        let drop_ins =
+            flags.config_dir.as_deref().map(layers::read_drop_ins).transpose()?.unwrap_or_default();
+        let (mut config, warnings) = Self::from_files(main.as_ref(), &drop_ins, flags, &hostname)?;
         if let (Some(file), Some(bin_dir)) =
             (&config.credential_provider_config, &flags.image_credential_provider_bin_dir)
         {
@@ -219,20 +239,26 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], never [`ConfigError::Read`].
     pub fn resolve(file: &str, flags: &Flags, hostname: &str) -> Result<(Self, Vec<String>), ConfigError> {
-        let path = flags.config.clone().unwrap_or_default();
-        let decoded =
-            decode::decode(file).map_err(|message| ConfigError::Decode { path: path.clone(), message })?;
-        let warnings: Vec<String> = decoded
-            .without_effect
-            .iter()
-            .map(|field| {
-                format!("{}: field {field:?} is known but has no effect on a Wasm node", path.display())
-            })
-            .collect();
+        let main = ConfigFile { path: flags.config.clone().unwrap_or_default(), text: file.to_owned() };
+        Self::from_files(Some(&main), &[], flags, hostname)
+    }
 
-        let mut kubelet = decoded.configuration;
-        fold_flags(&mut kubelet, flags)?;
-        check(&kubelet)?;
+    fn from_files(
+        main: Option<&ConfigFile>,
+        drop_ins: &[ConfigFile],
+        flags: &Flags,
+        hostname: &str,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut layered = layers::lay(main, drop_ins, &flags.kubelet)?;
+        fold_flags(&mut layered.configuration, flags)?;
+        check(&layered.configuration)
+            .and_then(|()| without_effect::check(&layered.configuration.without_effect))
+            .map_err(|message| layered.blame(message))?;
+        let allowed_sysctls = SysctlAllowlist::new(&layered.configuration.allowed_unsafe_sysctls)
+            .map_err(|message| layered.blame(format!("allowedUnsafeSysctls: {message}")))?;
+        let pod_ranges = pod_ranges::read(&layered.configuration.pod_cidr)
+            .map_err(|message| layered.blame(format!("podCIDR: {message}")))?;
+        let Layered { configuration: mut kubelet, warnings, .. } = layered;
 
         // Workers have another working directory.
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -280,12 +306,12 @@ impl Config {
             node_ip: flags.node_ip.clone(),
             node_labels,
             node_os,
+            has_cloud_controller: has_cloud_controller(flags.cloud_provider.as_deref())?,
             cert_dir,
             root_dir,
             allowed_host_paths: AllowedHostPaths::new(flags.allow_host_path.clone(), protected)
                 .map_err(ConfigError::Invalid)?,
-            allowed_sysctls: SysctlAllowlist::new(&kubelet.allowed_unsafe_sysctls)
-                .map_err(|message| ConfigError::Invalid(format!("allowedUnsafeSysctls: {message}")))?,
+            allowed_sysctls,
             image_verification: ImageVerification::new(
                 kubelet.image_pull_credentials_verification_policy,
                 &kubelet.preloaded_images_verification_allowlist,
@@ -299,8 +325,7 @@ impl Config {
             requires_pod_network: flags.requires_pod_network,
             services: flags.services,
             enforces_network_policies: !flags.ignores_network_policies,
-            pod_ranges: pod_ranges::read(&kubelet.pod_cidr)
-                .map_err(|message| ConfigError::Invalid(format!("podCIDR: {message}")))?,
+            pod_ranges,
             kubelet,
         };
         Ok((config, warnings))
@@ -310,7 +335,7 @@ impl Config {
     /// nodes keep off pods that were not made for them.
     #[must_use]
     pub fn taints(&self) -> Vec<Taint> {
-        self.kubelet.register_with_taints.clone().unwrap_or_else(|| {
+        let mut taints = self.kubelet.register_with_taints.clone().unwrap_or_else(|| {
             ["NoSchedule", "NoExecute"]
                 .map(|effect| Taint {
                     key: "kubernetes.io/arch".to_owned(),
@@ -319,7 +344,16 @@ impl Config {
                     time_added: None,
                 })
                 .into()
-        })
+        });
+        if self.has_cloud_controller {
+            taints.push(Taint {
+                key: UNINITIALIZED.to_owned(),
+                value: Some("true".to_owned()),
+                effect: "NoSchedule".to_owned(),
+                time_added: None,
+            });
+        }
+        taints
     }
 
     /// Bytes at which a container's log file is rotated.
@@ -367,46 +401,29 @@ fn fold_flags(kubelet: &mut KubeletConfiguration, flags: &Flags) -> Result<(), C
     if let Some(taints) = &flags.register_with_taints {
         kubelet.register_with_taints = Some(labels::parse_taints(taints).map_err(ConfigError::Invalid)?);
     }
-    // Upstream reads zero as "not set" for these; kubeadm writes them so.
-    let defaults = KubeletConfiguration::default();
-    for (value, default) in [
-        (&mut kubelet.node_status_update_frequency, defaults.node_status_update_frequency),
-        (&mut kubelet.node_status_report_frequency, defaults.node_status_report_frequency),
-        (&mut kubelet.sync_frequency, defaults.sync_frequency),
-        (&mut kubelet.file_check_frequency, defaults.file_check_frequency),
-        (&mut kubelet.authentication.webhook.cache_ttl, defaults.authentication.webhook.cache_ttl),
-        (
-            &mut kubelet.authorization.webhook.cache_authorized_ttl,
-            defaults.authorization.webhook.cache_authorized_ttl,
-        ),
-        (
-            &mut kubelet.authorization.webhook.cache_unauthorized_ttl,
-            defaults.authorization.webhook.cache_unauthorized_ttl,
-        ),
-        (
-            &mut kubelet.crash_loop_back_off.max_container_restart_period,
-            defaults.crash_loop_back_off.max_container_restart_period,
-        ),
-        (&mut kubelet.eviction_pressure_transition_period, defaults.eviction_pressure_transition_period),
-        (&mut kubelet.image_minimum_gc_age, defaults.image_minimum_gc_age),
-        (&mut kubelet.container_log_monitor_interval, defaults.container_log_monitor_interval),
-    ] {
-        if value.is_zero() {
-            *value = default;
-        }
-    }
     Ok(())
 }
 
+fn has_cloud_controller(provider: Option<&str>) -> Result<bool, ConfigError> {
+    match provider {
+        None | Some("") => Ok(false),
+        Some("external") => Ok(true),
+        Some(other) => Err(ConfigError::Invalid(format!(
+            "--cloud-provider={other}: there are no providers inside of nodes any more; give \"external\", where a cloud \
+             controller looks after nodes, or nothing"
+        ))),
+    }
+}
+
 /// Everything about single fields that types do not say.
-fn check(kubelet: &KubeletConfiguration) -> Result<(), ConfigError> {
-    let invalid = |message: String| Err(ConfigError::Invalid(message));
+fn check(kubelet: &KubeletConfiguration) -> Result<(), String> {
+    let invalid = Err;
     let within = |name: &str, value: Duration, least: Duration, most: Duration| {
         if (least..=most).contains(&value) {
             return Ok(());
         }
         let (value, least, most) = (duration::format(value), duration::format(least), duration::format(most));
-        Err(ConfigError::Invalid(format!("{name} is {value}; it must be from {least} to {most}")))
+        Err(format!("{name} is {value}; it must be from {least} to {most}"))
     };
     const DAY: Duration = Duration::from_hours(24);
     const SECOND: Duration = Duration::from_secs(1);
@@ -454,7 +471,7 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), ConfigError> {
             }
         }
     }
-    thresholds::thresholds(kubelet).map_err(ConfigError::Invalid)?;
+    thresholds::thresholds(kubelet)?;
     let (high, low) = (kubelet.image_gc_high_threshold_percent, kubelet.image_gc_low_threshold_percent);
     if high > 100 || low >= high {
         return invalid(format!(
@@ -493,6 +510,24 @@ fn check_node_ip(addresses: &[IpAddr]) -> Result<(), ConfigError> {
             "--node-ip takes one address, or one of each family separated by a comma".to_owned(),
         )),
     }
+}
+
+/// Reads a configuration for a fuzzer. A file that is taken is taken again as `/configz` shows it, and means the same.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn read_layers(file: &str, drop_in: &str, flags: &[(&str, &str)]) {
+    let layer = |text: &str| ConfigFile { path: "fuzzed".into(), text: text.to_owned() };
+    let kubelet = flags
+        .iter()
+        .map(|(name, value)| GivenFlag { name: (*name).to_owned(), values: vec![(*value).to_owned()] });
+    let flags = Flags { kubelet: kubelet.collect(), ..Flags::default() };
+    let drop_ins = if drop_in.is_empty() { Vec::new() } else { vec![layer(drop_in)] };
+    let Ok((config, _)) = Config::from_files(Some(&layer(file)), &drop_ins, &flags, "edge") else { return };
+    if !drop_ins.is_empty() || !flags.kubelet.is_empty() {
+        return;
+    }
+    let shown = config.kubelet.effective().to_string();
+    let again = Config::resolve(&shown, &Flags::default(), "edge").map(|(config, _)| config.kubelet);
+    assert_eq!(again.ok(), Some(config.kubelet), "{shown}");
 }
 
 /// Whether a path field says anything.

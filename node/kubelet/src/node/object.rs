@@ -25,6 +25,9 @@ pub const KUBELET_VERSION: &str = concat!("v1.36.3+kubewasm.", env!("CARGO_PKG_V
 /// Tells the attach/detach controller that volumes of this node are its business.
 pub(super) const ATTACH_DETACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 
+/// Tells a cloud controller which of the machine's addresses the node was given.
+const PROVIDED_NODE_IP: &str = "alpha.kubernetes.io/provided-node-ip";
+
 /// What this node can do that not every kubelet can. The scheduler keeps pods that need it from nodes that
 /// do not say that they have it; sorted, as the API wants it. See
 /// <https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/>.
@@ -76,7 +79,7 @@ pub(super) fn node(fixed: &Fixed, observed: &Observed) -> Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
             labels: Some(labels(config)),
-            annotations: Some(BTreeMap::from([(ATTACH_DETACH.to_owned(), "true".to_owned())])),
+            annotations: Some(annotations(config)),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {
@@ -85,6 +88,24 @@ pub(super) fn node(fixed: &Fixed, observed: &Observed) -> Node {
             ..NodeSpec::default()
         }),
         status: Some(status(fixed, observed, &[])),
+    }
+}
+
+fn annotations(config: &Config) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([(ATTACH_DETACH.to_owned(), "true".to_owned())]);
+    if config.has_cloud_controller && !config.node_ip.is_empty() {
+        let addresses: Vec<_> = config.node_ip.iter().map(ToString::to_string).collect();
+        annotations.insert(PROVIDED_NODE_IP.to_owned(), addresses.join(","));
+    }
+    annotations
+}
+
+/// Takes the addresses out of what is wanted of `current`, where a cloud controller has set those that it has.
+pub(super) fn leave_addresses_of_cloud(wanted: &mut NodeStatus, fixed: &Fixed, current: &Node) {
+    let has_some =
+        current.status.as_ref().and_then(|status| status.addresses.as_ref()).is_some_and(|a| !a.is_empty());
+    if fixed.config.has_cloud_controller && has_some {
+        wanted.addresses = None;
     }
 }
 
@@ -241,6 +262,36 @@ pub(super) mod tests {
             ("wasi", "wasi")
         );
         assert_eq!(node.spec.unwrap().taints, None);
+    }
+
+    #[test]
+    fn a_cloud_controller_is_waited_for_and_keeps_its_addresses() {
+        let flags = Flags {
+            cloud_provider: Some("external".to_owned()),
+            node_ip: vec![[10, 0, 0, 1].into()],
+            register_with_taints: Some(String::new()),
+            ..Flags::default()
+        };
+        let of_cloud = fixed(&flags);
+        let node = node(&of_cloud, &observed());
+        assert_eq!(
+            serde_json::to_value(&node.spec.as_ref().unwrap().taints).unwrap(),
+            json!([{ "key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule" }])
+        );
+        assert_eq!(
+            node.metadata.annotations.as_ref().unwrap()["alpha.kubernetes.io/provided-node-ip"],
+            "10.0.0.1"
+        );
+
+        let mut wanted = status(&of_cloud, &observed(), &[]);
+        leave_addresses_of_cloud(&mut wanted, &of_cloud, &Node::default());
+        assert!(wanted.addresses.is_some(), "nobody has set any yet");
+        leave_addresses_of_cloud(&mut wanted, &of_cloud, &node);
+        assert_eq!(wanted.addresses, None);
+        let usual = fixed(&Flags::default());
+        let mut ours = status(&usual, &observed(), &[]);
+        leave_addresses_of_cloud(&mut ours, &usual, &node);
+        assert!(ours.addresses.is_some());
     }
 
     #[test]

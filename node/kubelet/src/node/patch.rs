@@ -46,7 +46,8 @@ pub(super) fn patch(current: &Node, labels: &BTreeMap<String, String>, wanted: &
             status.insert(field.to_owned(), json!(wrong));
         }
     }
-    if is.addresses != wanted.addresses {
+    // Those that a cloud controller has set are its business, and not among what is wanted.
+    if wanted.addresses.is_some() && is.addresses != wanted.addresses {
         // The list's merge key is the type, and two families share one: it can only be replaced as a whole.
         let mut addresses = vec![json!({ "$patch": "replace" })];
         addresses.extend(wanted.addresses.iter().flatten().map(|address| json!(address)));

@@ -67,7 +67,8 @@ pub(super) async fn register(
         return Err(RegisterError::Taken { theirs });
     }
     let before = found.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let wanted = object::status(fixed, observed, before);
+    let mut wanted = object::status(fixed, observed, before);
+    object::leave_addresses_of_cloud(&mut wanted, fixed, &found);
     let patch = patch::patch(&found, &object::own_labels(&fixed.config), &wanted);
     let node = api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch.body)).await?;
     Ok(Registered { node, found: Some(found) })

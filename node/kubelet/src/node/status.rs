@@ -132,7 +132,8 @@ impl StatusLoop {
     ) -> Result<(), RegisterError> {
         let observed = self.observe().await;
         let before = conditions(current);
-        let wanted = object::status(&self.fixed, &observed, before);
+        let mut wanted = object::status(&self.fixed, &observed, before);
+        object::leave_addresses_of_cloud(&mut wanted, &self.fixed, current);
         let patch = patch::patch(current, &object::own_labels(&self.fixed.config), &wanted);
         if !patch.differs && Instant::now() < *next_report {
             return Ok(());

@@ -18,7 +18,10 @@ use kube::{
 
 use tokio::sync::watch;
 
-pub use super::{api_error::ApiError, objects::ObjectFollower};
+pub use super::{
+    api_error::ApiError,
+    objects::{LocalObjects, ObjectFollower},
+};
 use super::{
     environment::References,
     objects::{ClusterObjects, ObjectSource},
@@ -179,14 +182,15 @@ impl PodApi for Cluster {
 #[derive(Debug)]
 pub struct Alone {
     statuses: watch::Sender<PodStatus>,
+    objects: LocalObjects,
 }
 
 impl Alone {
-    /// Also returns a receiver of the newest status.
+    /// A pod's surroundings, with the objects that it may refer to. Also returns a receiver of the newest status.
     #[must_use]
-    pub fn new() -> (Self, watch::Receiver<PodStatus>) {
+    pub fn new(objects: LocalObjects) -> (Self, watch::Receiver<PodStatus>) {
         let (statuses, receiver) = watch::channel(PodStatus::default());
-        (Self { statuses }, receiver)
+        (Self { statuses, objects }, receiver)
     }
 }
 
@@ -201,9 +205,8 @@ impl PodApi for Alone {
         Ok(())
     }
 
-    /// Without an API server no object exists.
-    async fn objects(&self, _: &str, _: &References) -> Result<Objects, ApiError> {
-        Ok(Objects::default())
+    async fn objects(&self, _: &str, references: &References) -> Result<Objects, ApiError> {
+        Ok(self.objects.of(references))
     }
 
     fn services(&self) -> Option<Vec<Arc<Service>>> {

@@ -120,7 +120,7 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .and(with.clone())
         .map(|state: Arc<ServerState>| running_pods(&state));
     let configz = warp::path!("configz").and(warp::get()).and(with.clone()).map(|state: Arc<ServerState>| {
-        warp::reply::json(&json!({ "kubeletconfig": state.configuration })).into_response()
+        warp::reply::json(&json!({ "kubeletconfig": state.configuration.effective() })).into_response()
     });
     let statusz =
         warp::path!("statusz").and(warp::get()).and(warp::header::headers_cloned()).and(with.clone()).map(

@@ -21,7 +21,7 @@ use crate::{
     pods::{
         LogLinks, NodeFacts, PodAddresses, PodIndex, ProbeMetrics, Records,
         addresses::pool::AddressPool,
-        api::{ApiError, ObjectFollower, Objects, PodApi},
+        api::{ApiError, LocalObjects, ObjectFollower, Objects, PodApi},
         clock,
         container_id::container_id,
         environment::References,
@@ -351,10 +351,10 @@ impl World {
             api: Arc::clone(&api) as Arc<dyn PodApi>,
             recorder: Recorder::local(sink),
             records: records.clone(),
-            volumes: Arc::new(Volumes::alone(VolumeSettings {
-                memory: memory.clone(),
-                ..VolumeSettings::default()
-            })),
+            volumes: Arc::new(Volumes::alone(
+                VolumeSettings { memory: memory.clone(), ..VolumeSettings::default() },
+                LocalObjects::default(),
+            )),
             index: PodIndex::default(),
             admission: None,
             addresses,

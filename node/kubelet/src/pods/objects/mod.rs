@@ -11,6 +11,7 @@
 //! never change.
 
 mod follower;
+mod local;
 mod table;
 mod trust_bundle;
 mod watching;
@@ -31,8 +32,8 @@ use kube::{
     api::{ListParams, PostParams},
 };
 
-pub use self::follower::ObjectFollower;
 pub(super) use self::follower::any_change;
+pub use self::{follower::ObjectFollower, local::LocalObjects};
 use self::{table::ObjectTable, watching::watch_object};
 pub(super) use self::{
     table::{Known, Subscription},

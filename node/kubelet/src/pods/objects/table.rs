@@ -70,7 +70,7 @@ impl<K> Drop for WatchedObject<K> {
 /// Follows one object for as long as it lives.
 pub(in crate::pods) struct Subscription<K> {
     known: watch::Receiver<Known<K>>,
-    /// Holds a reference count of the shared watch, which ends with the last one; `None` in tests.
+    /// Holds a reference count of the shared watch, which ends with the last one; `None` where there is none.
     _entry: Option<Arc<WatchedObject<K>>>,
 }
 
@@ -133,6 +133,11 @@ impl<K> Subscription<K> {
                 return Err(ApiError::Later(trouble));
             }
         }
+    }
+
+    /// One of what never changes.
+    pub(super) fn constant(known: Known<K>) -> Self {
+        Self { known: watch::channel(known).1, _entry: None }
     }
 
     /// One that nobody else shares, for tests.

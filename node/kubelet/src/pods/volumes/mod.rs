@@ -51,7 +51,12 @@ pub(super) use self::{
     keeper::{Keeper, KeeperParts},
     resolve::{env_files, make_mount_points, mounts},
 };
-use super::{api::Cluster, files::resolv_conf, objects::ObjectSource, records::Records};
+use super::{
+    api::Cluster,
+    files::resolv_conf,
+    objects::{LocalObjects, ObjectSource},
+    records::Records,
+};
 use crate::{
     runtime::Mount,
     stats::storage::{VolumeDir, volume_dirs},
@@ -74,7 +79,8 @@ pub struct VolumeSettings {
 #[derive(Debug)]
 pub struct Volumes {
     settings: VolumeSettings,
-    objects: Option<Arc<dyn ObjectSource>>,
+    objects: Arc<dyn ObjectSource>,
+    has_cluster: bool,
     mounted: MountedVolumes,
 }
 
@@ -94,19 +100,29 @@ impl Volumes {
     /// Volumes of a node of a cluster.
     #[must_use]
     pub fn new(cluster: &Cluster, settings: VolumeSettings) -> Self {
-        Self { settings, objects: Some(cluster.object_source()), mounted: MountedVolumes::default() }
+        Self {
+            settings,
+            objects: cluster.object_source(),
+            has_cluster: true,
+            mounted: MountedVolumes::default(),
+        }
     }
 
-    /// Volumes of pods that no cluster knows.
+    /// Volumes of pods that no cluster knows, with the config maps and secrets that they may be made from.
     #[must_use]
-    pub fn alone(settings: VolumeSettings) -> Self {
-        Self { settings, objects: None, mounted: MountedVolumes::default() }
+    pub fn alone(settings: VolumeSettings, objects: LocalObjects) -> Self {
+        Self {
+            settings,
+            objects: Arc::new(objects),
+            has_cluster: false,
+            mounted: MountedVolumes::default(),
+        }
     }
 
     /// Volumes made from these objects, for tests.
     #[cfg(test)]
     pub(super) fn with(objects: Arc<dyn ObjectSource>, settings: VolumeSettings) -> Self {
-        Self { settings, objects: Some(objects), mounted: MountedVolumes::default() }
+        Self { settings, objects, has_cluster: true, mounted: MountedVolumes::default() }
     }
 
     pub(super) fn settings(&self) -> &VolumeSettings {
@@ -118,9 +134,9 @@ impl Volumes {
         &self.mounted
     }
 
-    /// There are objects to make volumes from.
+    /// There are claims, tokens and trust bundles to make volumes from.
     pub(super) fn has_cluster(&self) -> bool {
-        self.objects.is_some()
+        self.has_cluster
     }
 
     /// True for a path that is in a volume which the node has made for this pod.

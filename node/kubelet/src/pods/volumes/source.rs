@@ -120,8 +120,6 @@ impl Projected {
         }
         let needs = |source: &VolumeProjection| {
             let kinds = [
-                (source.config_map.is_some(), "a ConfigMap"),
-                (source.secret.is_some(), "a Secret"),
                 (source.service_account_token.is_some(), "a token of a ServiceAccount"),
                 (source.cluster_trust_bundle.is_some(), "a ClusterTrustBundle"),
             ];
@@ -234,7 +232,7 @@ mod tests {
             (json!({"hostPath": {"path": "/etc"}}), true, Some("--allow-host-path")),
             (token.clone(), true, None),
             (token, false, Some("ServiceAccount")),
-            (json!({"configMap": {"name": "c"}}), false, Some("ConfigMap")),
+            (json!({"configMap": {"name": "c"}}), false, None),
             (json!({"persistentVolumeClaim": {"claimName": "c"}}), false, Some("PersistentVolumeClaim")),
             (json!({"persistentVolumeClaim": {"claimName": "c"}}), true, None),
             (certificate, true, Some("podCertificate")),

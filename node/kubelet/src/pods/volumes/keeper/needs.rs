@@ -38,7 +38,7 @@ const TRUST_REFRESH: Duration = Duration::from_secs(60);
 type Read<K> = BTreeMap<String, Result<Option<Arc<K>>, String>>;
 
 pub(super) struct Needs {
-    objects: Option<Arc<dyn ObjectSource>>,
+    objects: Arc<dyn ObjectSource>,
     config_maps: BTreeMap<String, Subscription<ConfigMap>>,
     secrets: BTreeMap<String, Subscription<Secret>>,
     tokens: BTreeMap<TokenKey, Renewal>,
@@ -70,7 +70,7 @@ pub(super) enum Missing {
 impl Needs {
     pub(super) fn new(volumes: &Volumes) -> Self {
         Self {
-            objects: volumes.objects.clone(),
+            objects: Arc::clone(&volumes.objects),
             config_maps: BTreeMap::new(),
             secrets: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -82,7 +82,7 @@ impl Needs {
     /// Follows what the environments of the pod's containers are made from. They are read when a container
     /// starts, and whoever reads them then finds what this has kept up to date.
     pub(super) fn follow_environment(&mut self, pod: &Pod) {
-        let Some(objects) = self.objects.clone() else { return };
+        let objects = Arc::clone(&self.objects);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let references = References::of_pod(pod);
         for name in references.config_maps {
@@ -97,9 +97,8 @@ impl Needs {
 
     /// Follows what a volume is made from.
     pub(super) fn follow(&mut self, pod: &Pod, source: &VolumeSource) {
-        let (Some(objects), VolumeSource::Projected(projected)) = (self.objects.clone(), source) else {
-            return;
-        };
+        let VolumeSource::Projected(projected) = source else { return };
+        let objects = Arc::clone(&self.objects);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let now = Instant::now();
         for source in &projected.sources {
@@ -127,7 +126,7 @@ impl Needs {
 
     /// Renews what is due.
     pub(super) async fn refresh(&mut self, pod: &Pod) {
-        let Some(objects) = self.objects.clone() else { return };
+        let objects = Arc::clone(&self.objects);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref());
         let account = account.filter(|name| !name.is_empty()).unwrap_or("default");

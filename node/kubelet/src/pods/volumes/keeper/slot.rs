@@ -244,8 +244,7 @@ async fn of_claim(
         ApiError::Gone => "not found".to_owned(),
         ApiError::Later(message) => message,
     };
-    let objects: &dyn ObjectSource =
-        parts.volumes.objects.as_deref().ok_or_else(|| wrong("there is no cluster".to_owned()))?;
+    let objects: &dyn ObjectSource = parts.volumes.objects.as_ref();
     let claim = objects.claim(namespace, name).await;
     let claim = claim
         .map_err(unread)
