@@ -27,6 +27,7 @@ has buildah || missing+=(buildah)                                   # builds con
 has clang || missing+=(clang)                                       # compiles guests
 has mkfs.ext4 || missing+=(e2fsprogs)                               # a disk with blocks that are kept for root
 has promtool || missing+=(prometheus)                               # reads nodes as monitoring does, and checks what they say
+has dbus-daemon || missing+=(dbus-daemon)                           # tells nodes of shutdowns
 has nft || missing+=(nftables)                                      # masquerades what pods send
 has dnsmasq || missing+=(dnsmasq-base)                              # answers guests' questions about names
 has tinyproxy || missing+=(tinyproxy-bin)                           # leads guests' requests on

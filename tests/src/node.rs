@@ -51,10 +51,18 @@ pub fn program() -> Result<PathBuf> {
 pub struct Options {
     flags: Vec<String>,
     config: BTreeMap<String, Value>,
+    env: BTreeMap<String, String>,
     bootstrap_kubeconfig: Option<PathBuf>,
 }
 
 impl Options {
+    /// One more variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
     /// Other credentials to ask for a certificate with than the bootstrap token.
     #[must_use]
     pub fn bootstrap_kubeconfig(mut self, file: PathBuf) -> Self {
@@ -89,6 +97,7 @@ pub struct Node {
     port: u16,
     health_port: u16,
     arguments: Vec<String>,
+    env: BTreeMap<String, String>,
     log: PathBuf,
     process: Option<Process>,
     left: bool,
@@ -130,6 +139,7 @@ impl Node {
             port,
             health_port,
             arguments,
+            env: options.env.clone(),
             log: home.log(name),
             root,
             process: None,
@@ -145,7 +155,7 @@ impl Node {
     /// See [`Node::start`].
     pub async fn start_again(&mut self) -> Result<()> {
         let mut command = Command::new(program()?);
-        command.args(&self.arguments);
+        command.args(&self.arguments).envs(&self.env);
         let mut process = Process::start(&self.name, &mut command, &self.log)?;
         let port = self.health_port;
         process

@@ -30,11 +30,12 @@ use crate::{
     mirror::Mirror,
     network_readiness::NetworkReadiness,
     node::{self, address},
+    node_health::NodeHealth,
     node_metrics::NodeMetrics,
     pod_ranges,
     pods::{
         HostPorts, ImageAccess, LogKeeper, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager,
-        ProbeMetrics, Records, RequestFailureWatch, Shared, StorageClaims, Volumes,
+        ProbeMetrics, Records, RequestFailureWatch, ResizeMetrics, Shared, StorageClaims, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -51,6 +52,7 @@ use crate::{
     runtime::{Runtime, ServiceTable},
     server::{self, Ports, Server},
     services::{Follower, FollowerParts, ServicesMode},
+    shutdown::{ShutdownManager, ShutdownMetrics, ShutdownParts},
     static_pods::{FileSource, Mirrors},
     stats::{NodeStats, StatsParts},
 };
@@ -144,6 +146,8 @@ pub struct Agent {
     services_follower: Follower,
     runtime_classes: Mirror<RuntimeClass>,
     refusals: RefusalMetrics,
+    resizes: ResizeMetrics,
+    shutdowns: ShutdownMetrics,
     http: HttpMetrics,
     addresses: watch::Sender<Vec<IpAddr>>,
     names: watch::Sender<Vec<String>>,
@@ -196,6 +200,8 @@ impl Agent {
         let metrics = NodeMetrics::default();
         let refusals = RefusalMetrics::default();
         server.register_metrics(|registry| refusals.register(registry));
+        let resizes = ResizeMetrics::default();
+        server.register_metrics(|registry| resizes.register(registry));
         let http = HttpMetrics::default();
         server.register_metrics(|registry| {
             http.register(registry);
@@ -203,6 +209,9 @@ impl Agent {
             connection.metrics().register(registry);
             runtime.register_metrics(registry);
         });
+
+        let shutdowns = ShutdownMetrics::open(&config.root_dir);
+        server.register_metrics(|registry| shutdowns.register(registry));
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
@@ -320,6 +329,8 @@ impl Agent {
             services_follower,
             runtime_classes,
             refusals,
+            resizes,
+            shutdowns,
             http,
             addresses: present_addresses,
             names,
@@ -350,6 +361,13 @@ impl Agent {
             let readiness = NetworkReadiness::new(Arc::clone(&self.shared.runtime), self.handle.clone());
             tasks.spawn(stop_at(cancel.clone(), readiness.run()));
         }
+        let health = NodeHealth {
+            root_dir: self.config.root_dir.clone(),
+            runtime: Arc::clone(&self.shared.runtime),
+            index: self.shared.index.clone(),
+            node: self.handle.clone(),
+        };
+        tasks.spawn(stop_at(cancel.clone(), health.run()));
         tasks.spawn(self.node.run(cancel.clone()));
         tasks.spawn(stop_at(cancel.clone(), self.services.run(self.connection.client())));
         tasks.spawn(stop_at(cancel.clone(), self.runtime_classes.run(self.connection.client())));
@@ -398,7 +416,20 @@ impl Agent {
         if let Some(keeper) = policies::Keeper::new(&self.shared.policies, client, runtime, recorder) {
             tasks.spawn(stop_at(cancel.clone(), keeper.run()));
         }
-        tasks.spawn(PodManager::new(self.shared).with_static_pods(board).run(receiver, cancel.clone()));
+        if !self.config.shutdown_periods.is_empty() {
+            let shutdown = ShutdownManager::new(ShutdownParts {
+                periods: self.config.shutdown_periods.clone(),
+                node_name: self.config.node_name.clone(),
+                node: self.handle.clone(),
+                recorder: self.shared.recorder.clone(),
+                index: self.shared.index.clone(),
+                desk: self.shared.desk.clone(),
+                metrics: self.shutdowns,
+            });
+            tasks.spawn(stop_at(cancel.clone(), shutdown.run()));
+        }
+        let manager = PodManager::new(self.shared).with_static_pods(board).with_resize_metrics(self.resizes);
+        tasks.spawn(manager.run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));
         let name = self.config.node_name;

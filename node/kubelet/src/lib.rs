@@ -6,6 +6,7 @@
 //!                                      │                                  └─ lifecycle::step (pure), status::of (pure)
 //!                                      ├─► static_pods  files ─► pods::manager, and their mirrors in the API
 //!                                      ├─► eviction watches the disk, removes images, sends pods away
+//!                                      ├─► shutdown delays the machine's end until pods have ended
 //!                                      ├─► events   tells people
 //!                                      ├─► policies follows NetworkPolicies, and tells the runtime what they allow
 //! API server ──► server (HTTPS) ───────┴─► logs     reads what the containers wrote
@@ -23,9 +24,9 @@ pub mod events;
 pub mod eviction;
 mod explain;
 mod exposition;
-mod held_metrics;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod held_metrics;
 pub mod http_metrics;
 pub mod identity;
 pub mod logs;
@@ -33,6 +34,7 @@ mod lru;
 mod mirror;
 mod network_readiness;
 pub mod node;
+pub mod node_health;
 pub mod node_metrics;
 mod pod_ranges;
 pub mod pods;
@@ -43,6 +45,7 @@ pub mod retry;
 pub mod runtime;
 pub mod server;
 pub mod services;
+pub mod shutdown;
 pub mod static_pods;
 pub mod stats;
 mod supply;

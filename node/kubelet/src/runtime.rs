@@ -13,6 +13,7 @@
 mod image;
 mod network;
 mod objects;
+mod resize;
 mod sandbox;
 mod service_table;
 mod stats;
@@ -37,6 +38,7 @@ use tokio::sync::mpsc;
 pub use image::{Credential, Image, ImageError, ImageUse, PulledImage};
 pub use network::{ExposedPort, HostPort, HostPortProtocol, NetworkRefusals, NetworkRules};
 pub use objects::{ObjectContents, ObjectNames, ObjectUpdate, SecretContent, UpdateError};
+pub use resize::{ContainerLimits, ResizeError};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
 pub use stats::{ContainerStats, FailedRequests, HttpContainerStats};
@@ -52,6 +54,12 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// them. A pod with another handler does not start.
     fn handlers(&self) -> Vec<String> {
         vec![String::new()]
+    }
+
+    /// What keeps containers from being run at present, whichever they are; for people. May never return, where what it looks
+    /// at is stuck.
+    async fn problem(&self) -> Option<String> {
+        None
     }
 
     /// The image as it is in the local store, without asking a registry.
@@ -135,6 +143,17 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// [`UpdateError`]; the container has what it had before.
     async fn update_objects(&self, _update: &ObjectUpdate) -> Result<(), UpdateError> {
         Ok(())
+    }
+
+    /// Gives the container `name` of this id other limits while it runs. Level-triggered: it may have them already, and one
+    /// that has ended is fine.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; it goes on with the limits that it had.
+    async fn resize(&self, _id: &str, _name: &str, _limits: ContainerLimits) -> Result<(), ResizeError> {
+        Err(ResizeError::Unsupported(
+            "this provider does not change limits of containers that run".to_owned(),
+        ))
     }
 
     /// Calls off a start whose future somebody still awaits, if it has not come so far that its guest may run: it

@@ -38,21 +38,34 @@ pub struct Usage {
 /// The account of one container.
 #[derive(Debug)]
 pub struct Account {
-    limits: GuestLimits,
     opened: Instant,
     cpu: Mutex<Cpu>,
+    /// Bytes that are used.
     memory: AtomicU64,
     yields: AtomicU64,
+    /// Bytes that may be used.
+    memory_limit: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Cpu {
+    share: CpuShare,
     weight: Weight,
     budget: CpuBudget,
     /// Virtual nanoseconds; places it in the line for turns.
     age: u128,
     used: Duration,
     throttled: Duration,
+}
+
+/// A memory limit is below what is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a memory limit of {limit} bytes is below the {used} bytes that are used")]
+pub struct BelowUse {
+    /// Bytes that are used.
+    pub used: u64,
+    /// Bytes that would have been the limit.
+    pub limit: u64,
 }
 
 /// There is not as much memory left as was asked for: with it, so many bytes would be used.
@@ -69,6 +82,7 @@ impl Account {
     #[must_use]
     pub fn new(limits: GuestLimits) -> Self {
         let cpu = Cpu {
+            share: limits.cpu,
             weight: Weight::of_request(limits.cpu.request_millis),
             budget: CpuBudget::of_limit(limits.cpu.limit_millis),
             age: 0,
@@ -76,10 +90,10 @@ impl Account {
             throttled: Duration::ZERO,
         };
         Self {
-            limits,
             opened: Instant::now(),
             cpu: Mutex::new(cpu),
             memory: AtomicU64::new(0),
+            memory_limit: AtomicU64::new(limits.memory_bytes),
             yields: AtomicU64::new(0),
         }
     }
@@ -99,16 +113,38 @@ impl Account {
     /// What may be used.
     #[must_use]
     pub fn limits(&self) -> GuestLimits {
-        self.limits
+        GuestLimits { memory_bytes: self.memory_limit.load(Ordering::Relaxed), cpu: self.cpu().share }
+    }
+
+    /// Changes what may be used, while guests run: growth of memory and turns are decided by it from now on. Processor time
+    /// that was overdrawn is paid back at the new rate.
+    ///
+    /// # Errors
+    /// [`BelowUse`] when more memory than that is used; nothing is changed.
+    pub fn resize(&self, limits: GuestLimits) -> Result<(), BelowUse> {
+        // Whoever takes memory reads the limit after what is used, so that what was granted by the old one is seen here.
+        let before = self.memory_limit.swap(limits.memory_bytes, Ordering::SeqCst);
+        let used = self.memory.load(Ordering::SeqCst);
+        if used > limits.memory_bytes && limits.memory_bytes < before {
+            self.memory_limit.store(before, Ordering::SeqCst);
+            return Err(BelowUse { used, limit: limits.memory_bytes });
+        }
+        let mut cpu = self.cpu();
+        if cpu.share != limits.cpu {
+            cpu.share = limits.cpu;
+            cpu.weight = Weight::of_request(limits.cpu.request_millis);
+            cpu.budget.set_limit(limits.cpu.limit_millis);
+        }
+        Ok(())
     }
 
     /// Takes memory, if the limit allows it. It is the caller's to give back.
     pub(super) fn take_memory(&self, bytes: u64) -> Result<(), Exceeded> {
-        let limit = self.limits.memory_bytes;
-        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
-        match self.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+        let limit = || self.memory_limit.load(Ordering::SeqCst);
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit());
+        match self.memory.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fits) {
             Ok(_) => Ok(()),
-            Err(used) => Err(Exceeded { wanted: used.saturating_add(bytes), limit }),
+            Err(used) => Err(Exceeded { wanted: used.saturating_add(bytes), limit: limit() }),
         }
     }
 
@@ -197,6 +233,27 @@ mod tests {
         drop(held);
         assert_eq!(account.usage().memory_bytes, 400);
         assert!(account.hold(u64::MAX).is_err(), "no overflow");
+    }
+
+    #[test]
+    fn limits_change_while_memory_is_used_and_never_to_less_than_that() {
+        let account = account(1000);
+        account.take_memory(800).unwrap();
+        let limits = |memory_bytes| GuestLimits { memory_bytes, cpu: CpuShare::default() };
+        assert_eq!(account.resize(limits(799)), Err(BelowUse { used: 800, limit: 799 }));
+        account.take_memory(200).unwrap();
+        account.resize(limits(2000)).unwrap();
+        account.take_memory(1000).unwrap();
+        account.give_memory(1900);
+        account.resize(limits(100)).unwrap();
+        assert_eq!(account.take_memory(1), Err(Exceeded { wanted: 101, limit: 100 }));
+        let share = CpuShare { limit_millis: 500, request_millis: 1000 };
+        account.resize(GuestLimits { memory_bytes: 100, cpu: share }).unwrap();
+        assert_eq!(account.limits(), GuestLimits { memory_bytes: 100, cpu: share });
+        account.charge(Duration::from_millis(100));
+        assert!(account.pause().is_some(), "it is held back by the limit that it has now");
+        account.resize(limits(100)).unwrap();
+        assert_eq!(account.pause(), None, "and by none when it has none");
     }
 
     #[test]

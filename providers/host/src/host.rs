@@ -22,7 +22,7 @@ use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{WasiCtxBuilder, WasiView, p2};
 
 use crate::{
-    account::{Account, GuestLimits, HeldMemory},
+    account::{Account, BelowUse, GuestLimits, HeldMemory},
     bounds::Bounds,
     cache::{self, LoadError, Loaded},
     common::{self, Common},
@@ -238,11 +238,23 @@ impl Host {
     /// default.
     #[must_use]
     pub fn account(&self, limits: GuestLimits) -> Arc<Account> {
+        Arc::new(Account::new(self.with_default(limits)))
+    }
+
+    /// Changes the limits of an account, whose guests go on. A memory limit of 0 is the host's default.
+    ///
+    /// # Errors
+    /// [`BelowUse`] when more memory than that is used; the limits stay.
+    pub fn resize(&self, account: &Account, limits: GuestLimits) -> Result<(), BelowUse> {
+        account.resize(self.with_default(limits))
+    }
+
+    fn with_default(&self, limits: GuestLimits) -> GuestLimits {
         let memory_bytes = match limits.memory_bytes {
             0 => self.options.default_memory_limit,
             limit => limit,
         };
-        Arc::new(Account::new(GuestLimits { memory_bytes, ..limits }))
+        GuestLimits { memory_bytes, ..limits }
     }
 
     /// Makes a guest, which does not run yet.

@@ -63,7 +63,7 @@ mod stdin;
 mod stdio;
 mod text;
 
-pub use account::{Account, GuestLimits, Usage};
+pub use account::{Account, BelowUse, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};
 pub use cpu::{CpuShare, INSTANTIATION_BUCKETS_MICROS, InstantiationStats};
 pub use guest::Guest;

@@ -118,6 +118,12 @@ pub fn domain_of(group: &str) -> Option<&str> {
     base.starts_with(OWN_NETWORK).then_some(base)
 }
 
+/// The worker of this group hosts one pod alone, whatever its name was cut to.
+#[must_use]
+pub fn is_of_one_pod(group: &str) -> bool {
+    ["pod-", "net-p", "cni-"].iter().any(|kind| group.starts_with(kind))
+}
+
 /// `kind-text`; a text that is too long, or that is no plain name, is cut and followed by its digest. No
 /// plain name has a `~`, so the two never meet.
 fn name(kind: &str, text: &str) -> String {
@@ -201,6 +207,20 @@ mod tests {
                 assert_eq!(name, expected);
             }
         }
+    }
+
+    #[test]
+    fn a_group_tells_whether_it_is_of_one_pod() {
+        for namespace in ["default", "pod", "p", "net-pod-a", &"p".repeat(60)] {
+            for (isolation, expected) in
+                [(Isolation::Namespace, false), (Isolation::Node, false), (Isolation::Pod, true)]
+            {
+                assert_eq!(is_of_one_pod(&isolation.group(namespace, UID, &age())), expected, "{namespace}");
+                let group = isolation.network_group(namespace, UID, &age());
+                assert_eq!(is_of_one_pod(&group), expected, "{group}");
+            }
+        }
+        assert!(is_of_one_pod(&sandbox_group(UID, &age())));
     }
 
     #[test]

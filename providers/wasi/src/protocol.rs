@@ -3,6 +3,7 @@
 mod exposed;
 mod http;
 mod instance_spec;
+mod resize;
 mod rules;
 mod tables;
 
@@ -52,6 +53,8 @@ impl Versions {
     pub(crate) const LISTENS: u32 = 5;
     /// The first version in which a worker takes certificates.
     pub(crate) const CERTIFICATES: u32 = 5;
+    /// The first version in which limits of instances that run can be changed.
+    pub(crate) const RESIZE: u32 = 5;
 
     /// The newest version that both speak.
     #[must_use]

@@ -41,11 +41,15 @@ use kubewasm_host::{
     engine::{self, EngineError},
     program::Program,
 };
-use kubewasm_kubelet::runtime::{
-    ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd, ExecError, ExecIo,
-    FailedRequests, HostPort, HttpContainerStats, Image, ImageError, ImageUse, NetworkRefusals, NetworkRules,
-    ObjectNames, ObjectUpdate, PodSandbox, Presence, PulledImage, Runtime, RuntimeError, SandboxAddresses,
-    SandboxError, ServiceTable, StartError, UpdateError,
+use kubewasm_kubelet::{
+    node_health::unwritable,
+    runtime::{
+        ContainerLimits, ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd,
+        ExecError, ExecIo, FailedRequests, HostPort, HttpContainerStats, Image, ImageError, ImageUse,
+        NetworkRefusals, NetworkRules, ObjectNames, ObjectUpdate, PodSandbox, Presence, PulledImage,
+        ResizeError, Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
+        UpdateError,
+    },
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
 use kubewasm_network::Loopback;
@@ -391,6 +395,12 @@ impl Runtime for WasiRuntime {
         ["", isolation::HANDLER, isolation::HANDLER_ISOLATED].map(str::to_owned).to_vec()
     }
 
+    async fn problem(&self) -> Option<String> {
+        let modules = self.store.root().to_owned();
+        let look = move || unwritable("modules", &modules);
+        tokio::task::spawn_blocking(look).await.unwrap_or(None)
+    }
+
     async fn image(&self, image: &str) -> Result<Option<Image>, ImageError> {
         let found = self.find(image).await;
         if !matches!(found, Ok(None)) {
@@ -488,6 +498,11 @@ impl Runtime for WasiRuntime {
         let Some(certificate) = certificate else { return Ok(()) };
         let set = self.supervisor.set_certificate(id, &certificate).await;
         set.map_err(|error| UpdateError::Runtime(RuntimeError(error.into())))
+    }
+
+    async fn resize(&self, id: &str, name: &str, limits: ContainerLimits) -> Result<(), ResizeError> {
+        let resized = self.supervisor.resize(id, convert::instance_limits(limits)).await;
+        resized.map_err(|failure| convert::resize_error(name, failure))
     }
 
     fn call_off(&self, id: &str) {

@@ -141,6 +141,29 @@ impl fmt::Debug for InstanceSpec {
     }
 }
 
+/// What of an instance's limits can change while it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstanceLimits {
+    /// As [`InstanceSpec::memory_limit_bytes`].
+    pub memory_limit_bytes: u64,
+    /// As [`MemoryVolumes::pod_limit_bytes`].
+    pub pod_memory_limit_bytes: u64,
+    /// As [`InstanceSpec::cpu`].
+    pub cpu: CpuShare,
+}
+
+impl InstanceLimits {
+    /// Those that an instance is started with.
+    #[must_use]
+    pub fn of(spec: &InstanceSpec) -> Self {
+        Self {
+            memory_limit_bytes: spec.memory_limit_bytes,
+            pod_memory_limit_bytes: spec.memory_volumes.pod_limit_bytes,
+            cpu: spec.cpu,
+        }
+    }
+}
+
 /// Volumes in memory, which count with the memory of the instances that may fill them. The default is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryVolumes {

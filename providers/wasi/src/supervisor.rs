@@ -31,6 +31,7 @@ mod network;
 mod process;
 mod replace;
 mod requests;
+mod resize;
 mod start;
 mod stats;
 mod tables;
@@ -68,6 +69,7 @@ use crate::{
 };
 pub use claims::{Claim, ClaimError};
 pub use error::GroupError;
+pub use resize::ResizeFailure;
 pub(crate) use tally::WorkerTally;
 pub use view::Sighting;
 

@@ -17,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::without_effect::WithoutEffect;
-use crate::{duration, pods::image_access::verification::ImagePullCredentialsVerificationPolicy};
+use crate::{
+    duration, pods::image_access::verification::ImagePullCredentialsVerificationPolicy,
+    shutdown::plan::ShutdownGracePeriodByPodPriority,
+};
 
 /// What a `--config` file may say, with upstream's defaults for what it does not.
 ///
@@ -134,6 +137,15 @@ pub struct KubeletConfiguration {
     /// Images that it need not show any for, where the policy is the one that has a list.
     pub preloaded_images_verification_allowlist: Vec<String>,
 
+    /// How long a shutdown of the machine is delayed for its pods to end; zero is not at all.
+    #[serde(with = "duration")]
+    pub shutdown_grace_period: Duration,
+    /// The part of it that is kept for critical pods, which end last.
+    #[serde(with = "duration")]
+    pub shutdown_grace_period_critical_pods: Duration,
+    /// The same by priority, in the place of both.
+    pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGracePeriodByPodPriority>,
+
     /// How often every pod is looked at without a reason.
     #[serde(with = "duration")]
     pub sync_frequency: Duration,
@@ -235,6 +247,9 @@ impl Default for KubeletConfiguration {
             event_burst: 100,
             image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy::default(),
             preloaded_images_verification_allowlist: Vec::new(),
+            shutdown_grace_period: Duration::ZERO,
+            shutdown_grace_period_critical_pods: Duration::ZERO,
+            shutdown_grace_period_by_pod_priority: Vec::new(),
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),

@@ -54,6 +54,7 @@ use crate::{
     quantity,
     registry_auth::CredentialProviders,
     services::ServicesMode,
+    shutdown::{self, plan::ShutdownPeriod},
 };
 
 /// Where the node keeps everything when it is not told otherwise.
@@ -193,6 +194,8 @@ pub struct Config {
     pub services: ServicesMode,
     /// NetworkPolicies hold for pods with addresses of their own.
     pub enforces_network_policies: bool,
+    /// What pods are given when the machine is shut down, ascending by priority; empty where it does not wait for them.
+    pub shutdown_periods: Vec<ShutdownPeriod>,
     /// `podCIDR`, read.
     pub pod_ranges: Vec<IpNet>,
     /// `config.json` files with credentials for registries; the first one that exists counts.
@@ -325,6 +328,7 @@ impl Config {
             requires_pod_network: flags.requires_pod_network,
             services: flags.services,
             enforces_network_policies: !flags.ignores_network_policies,
+            shutdown_periods: shutdown::plan::periods(&kubelet).map_err(ConfigError::Invalid)?,
             pod_ranges,
             kubelet,
         };

@@ -65,9 +65,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "seccompDefault",
     "serializeImagePulls",
     "showHiddenMetricsForVersion",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodByPodPriority",
-    "shutdownGracePeriodCriticalPods",
     "singleProcessOOMKill",
     "staticPodURL",
     "staticPodURLHeader",
@@ -156,11 +153,6 @@ pub struct WithoutEffect {
     pub seccomp_default: bool,
     pub serialize_image_pulls: bool,
     pub show_hidden_metrics_for_version: String,
-    #[serde(with = "duration")]
-    pub shutdown_grace_period: Duration,
-    pub shutdown_grace_period_by_pod_priority: Vec<PriorityGracePeriod>,
-    #[serde(with = "duration")]
-    pub shutdown_grace_period_critical_pods: Duration,
     #[serde(rename = "singleProcessOOMKill", skip_serializing_if = "Option::is_none")]
     pub single_process_oom_kill: Option<bool>,
     #[serde(rename = "staticPodURL")]
@@ -241,9 +233,6 @@ impl Default for WithoutEffect {
             seccomp_default: false,
             serialize_image_pulls: true,
             show_hidden_metrics_for_version: String::new(),
-            shutdown_grace_period: Duration::ZERO,
-            shutdown_grace_period_by_pod_priority: Vec::new(),
-            shutdown_grace_period_critical_pods: Duration::ZERO,
             single_process_oom_kill: None,
             static_pod_url: String::new(),
             static_pod_url_header: BTreeMap::new(),
@@ -306,15 +295,6 @@ pub struct MemorySwap {
 pub struct ReservedMemory {
     pub numa_node: i32,
     pub limits: BTreeMap<String, String>,
-}
-
-/// Time that pods of a priority, or of a higher one, have to end when the machine shuts down.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs, reason = "upstream documents what nothing here reads")]
-pub struct PriorityGracePeriod {
-    pub priority: i32,
-    pub shutdown_grace_period_seconds: u64,
 }
 
 /// Where upstream's kubelet sends its traces.
@@ -405,31 +385,6 @@ pub(super) fn check(fields: &WithoutEffect) -> Result<(), String> {
     let period = &fields.volume_stats_agg_period;
     duration::parse(period.strip_prefix('-').unwrap_or(period))
         .map_err(|message| format!("volumeStatsAggPeriod: {message}"))?;
-    check_shutdown(fields)
-}
-
-fn check_shutdown(fields: &WithoutEffect) -> Result<(), String> {
-    let (all, critical) = (fields.shutdown_grace_period, fields.shutdown_grace_period_critical_pods);
-    for (field, period) in [("shutdownGracePeriod", all), ("shutdownGracePeriodCriticalPods", critical)] {
-        if !period.is_zero() && period < Duration::from_secs(1) {
-            let period = duration::format(period);
-            return Err(format!("{field} is {period}; it must be 0s, or at least 1s"));
-        }
-    }
-    if critical > all {
-        return Err(format!(
-            "shutdownGracePeriodCriticalPods is {}, and a part of shutdownGracePeriod, which is {}: give that as much, or \
-             more",
-            duration::format(critical),
-            duration::format(all)
-        ));
-    }
-    if !fields.shutdown_grace_period_by_pod_priority.is_empty() && !all.is_zero() {
-        return Err(
-            "shutdownGracePeriodByPodPriority and shutdownGracePeriod cannot both be set: leave out one"
-                .to_owned(),
-        );
-    }
     Ok(())
 }
 

@@ -1,18 +1,24 @@
-//! Between the watcher of the node's disk and the pods: what the node runs short of, and who has to go.
+//! Between those who look after the node and the pods: what the node runs short of, whether it goes down, and who has to go.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::sync::watch;
 
 use super::pressure::Pressure;
+use crate::pods::reason::PodReason;
 
 /// Why a pod has to go, and how fast.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EvictionOrder {
+    /// Reason of the status.
+    pub reason: PodReason,
     /// Message of status and Event.
     pub message: String,
     /// What it was decided by, as upstream's `kubelet_evictions` names it.
@@ -32,6 +38,7 @@ pub struct EvictionDesk {
 #[derive(Debug, Default)]
 struct DeskShared {
     pressure: watch::Sender<Pressure>,
+    shutting_down: AtomicBool,
     orders: Mutex<HashMap<String, watch::Sender<Option<EvictionOrder>>>>,
 }
 
@@ -44,6 +51,16 @@ impl EvictionDesk {
 
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
         self.shared.pressure.send_if_modified(|present| std::mem::replace(present, pressure) != pressure);
+    }
+
+    /// The machine is about to go down: no pod is taken any more.
+    #[must_use]
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared.shutting_down.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_shutting_down(&self, shutting_down: bool) {
+        self.shared.shutting_down.store(shutting_down, Ordering::Relaxed);
     }
 
     /// Orders for the pod of this UID, for the one task that looks after it.
@@ -105,6 +122,7 @@ mod tests {
     async fn an_order_reaches_its_pod_and_nobody_when_that_is_gone() {
         let desk = EvictionDesk::default();
         let order = EvictionOrder {
+            reason: PodReason::Evicted,
             message: "why".to_owned(),
             signal: "memory.available",
             grace: Duration::from_secs(1),

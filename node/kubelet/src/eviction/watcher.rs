@@ -25,6 +25,7 @@ use crate::{
         thresholds::{self, Signal, Threshold},
     },
     events::{Recorder, node_reference},
+    pods::reason::PodReason,
     runtime::Runtime,
     supply::{Disk, MemoryInfo},
 };
@@ -225,8 +226,16 @@ impl Watcher {
         let mut any = false;
         for (pod, usage) in measured.iter().filter(|(pod, _)| !pod.critical) {
             if let Some((signal, message)) = usage.as_ref().and_then(|usage| limits::excess(pod, usage)) {
-                any |=
-                    self.evict(pod, EvictionOrder { message, signal, grace: IMMEDIATELY, disrupts: false });
+                any |= self.evict(
+                    pod,
+                    EvictionOrder {
+                        reason: PodReason::Evicted,
+                        message,
+                        signal,
+                        grace: IMMEDIATELY,
+                        disrupts: false,
+                    },
+                );
             }
         }
         any
@@ -262,7 +271,13 @@ impl Watcher {
             let message = ranking::message(candidate, short, met, &seen);
             if self.evict(
                 &candidate.0,
-                EvictionOrder { message, signal: first.signal.as_str(), grace, disrupts: true },
+                EvictionOrder {
+                    reason: PodReason::Evicted,
+                    message,
+                    signal: first.signal.as_str(),
+                    grace,
+                    disrupts: true,
+                },
             ) {
                 self.await_end(&candidate.0, met).await;
                 return pace::SHORTEST;

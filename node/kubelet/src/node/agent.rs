@@ -74,12 +74,12 @@ impl NodeHandle {
 
     /// Tells what keeps the node from being ready, or with `None` that it no longer does. `source` is who
     /// says so; each source has one problem at a time. The text stands in the condition `Ready`, which is
-    /// sent at once.
-    pub fn set_problem(&self, source: &'static str, problem: Option<String>) {
+    /// sent at once. True when that is news.
+    pub fn set_problem(&self, source: &'static str, problem: Option<String>) -> bool {
         self.problems.send_if_modified(|problems| match problem {
             Some(problem) => problems.insert(source, problem.clone()) != Some(problem),
             None => problems.remove(source).is_some(),
-        });
+        })
     }
 }
 

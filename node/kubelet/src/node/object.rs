@@ -31,7 +31,11 @@ const PROVIDED_NODE_IP: &str = "alpha.kubernetes.io/provided-node-ip";
 /// What this node can do that not every kubelet can. The scheduler keeps pods that need it from nodes that
 /// do not say that they have it; sorted, as the API wants it. See
 /// <https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/>.
-const FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+const FEATURES: [&str; 3] = [
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+];
 
 /// Labels that the node corrects on an object that is there already, when it has a value for them.
 const OWN_LABELS: [&str; 11] = [
@@ -245,7 +249,7 @@ pub(super) mod tests {
         assert_eq!(status["nodeInfo"]["containerRuntimeVersion"], "wasmtime://48.0.8");
         assert_eq!(status["nodeInfo"]["kubeletVersion"], KUBELET_VERSION);
         assert_eq!(status["conditions"][3]["type"], "Ready");
-        assert_eq!(status["declaredFeatures"], json!(["RestartAllContainersOnContainerExits"]));
+        assert_eq!(status["declaredFeatures"], json!(FEATURES));
     }
 
     #[test]

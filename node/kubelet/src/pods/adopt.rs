@@ -51,6 +51,7 @@ pub(super) fn state_of(pod: &Pod, now: Now) -> PodState {
             .then(|| Some(Verdict::new(status.reason.as_ref()?, status.message.as_ref()?)))
             .flatten(),
         containers,
+        ..PodState::default()
     }
 }
 
@@ -77,6 +78,7 @@ fn record_of(pod: &Pod, status: &ContainerStatus, now: Now) -> Option<ContainerR
                 post_start: Hook::Done,
                 stop: None,
                 probes: Probes::default(),
+                resize: None,
             })
         }
         None => Stage::Idle,

@@ -11,9 +11,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    admission::resources::memory_limit,
     api::PodApi,
     container_id::container_id,
+    container_resources::ContainerResources,
     environment::{self, EnvironmentSources, NodeFacts, References},
     files::{self, PodFiles, names::Names, resolv_conf::Dns},
     host_ports,
@@ -27,7 +27,6 @@ use super::{
 use crate::{
     logs,
     policies::Policies,
-    quantity,
     runtime::{ContainerSpec, Image, Mount, NameFiles, ObjectContents, Runtime, TcpPort},
 };
 
@@ -244,6 +243,7 @@ impl Launch<'_> {
             env.push(("PWD".to_owned(), dir.clone()));
         }
         let spec = pod.spec.as_ref();
+        let limits = ContainerResources::of(pod, container).limits;
         Ok(ContainerSpec {
             id: container_id(&uid, &container.name, attempt),
             log_path: logs::file(self.logs_dir, &namespace, &name, &uid, &container.name, attempt),
@@ -253,7 +253,7 @@ impl Launch<'_> {
             pod_name: name,
             name: container.name.clone(),
             runtime_handler: String::new(),
-            pod_memory_limit_bytes: memory_limit(pod).unwrap_or(0),
+            pod_memory_limit_bytes: limits.pod_memory_limit_bytes,
             image: image.reference.clone(),
             argv,
             env,
@@ -272,9 +272,9 @@ impl Launch<'_> {
             name_files: None,
             stdin: container.stdin.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
-            memory_limit_bytes: resource(container, true, "memory", quantity::units),
-            cpu_limit_millis: resource(container, true, "cpu", quantity::millis),
-            cpu_request_millis: resource(container, false, "cpu", quantity::millis),
+            memory_limit_bytes: limits.memory_limit_bytes,
+            cpu_limit_millis: limits.cpu_limit_millis,
+            cpu_request_millis: limits.cpu_request_millis,
         })
     }
 }
@@ -315,18 +315,6 @@ fn drop_old_logs(newest: &Path, attempt: u32) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
-}
-
-/// A limit or request, 0 where there is none. What the API server let through is a quantity.
-fn resource(
-    container: &Container,
-    limit: bool,
-    name: &str,
-    read: fn(&str) -> Result<u64, quantity::QuantityError>,
-) -> u64 {
-    let resources = container.resources.as_ref();
-    let map = resources.and_then(|r| if limit { r.limits.as_ref() } else { r.requests.as_ref() });
-    map.and_then(|m| m.get(name)).and_then(|q| read(&q.0).ok()).unwrap_or(0)
 }
 
 /// The ports of TCP of a container, each once: one that is named twice has its first name.

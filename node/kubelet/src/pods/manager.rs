@@ -18,19 +18,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod resizes;
+
+use resizes::RetryTrigger;
+
 use super::{
-    admission::{
-        self, Rejection,
-        resources::{self, Amounts},
-    },
+    admission::{self, Amounts, Rejection, resources},
+    allocation::Allocation,
     board::{Board, FullName, is_mirror},
     cleanup::remove_pod,
     lifecycle::spec::is_static,
     panics::{self, caught},
     reason::EventReason,
+    resize_metrics::ResizeMetrics,
     shared::Shared,
     status::is_terminal,
-    task::{self, Desired, PodTask},
+    task::{self, Desired, PodTask, ResizeDecision},
 };
 use crate::retry::Backoff;
 
@@ -68,7 +71,14 @@ pub enum Update {
 }
 
 struct PodHandle {
+    /// As its source has it.
+    wanted: Arc<Pod>,
+    /// As it runs: with what it was given.
     pod: Arc<Pod>,
+    allocation: Allocation,
+    resize: ResizeDecision,
+    /// Since when a resize waits.
+    resize_waits: Option<Instant>,
     /// Its source does not have it any more.
     gone: bool,
     /// What it takes of the node, as long as it is not over.
@@ -105,6 +115,7 @@ pub struct PodManager {
     unsynced: HashSet<PodSource>,
     /// Static pods and their mirrors; `None` where there are none.
     board: Option<watch::Sender<Board>>,
+    resize_metrics: ResizeMetrics,
 }
 
 impl std::fmt::Debug for PodManager {
@@ -125,6 +136,7 @@ impl PodManager {
             waiting: BTreeMap::new(),
             unsynced: HashSet::from([PodSource::Api]),
             board: None,
+            resize_metrics: ResizeMetrics::default(),
         }
     }
 
@@ -136,6 +148,12 @@ impl PodManager {
         self
     }
 
+    /// Counts resizes on `metrics`.
+    #[must_use]
+    pub fn with_resize_metrics(self, metrics: ResizeMetrics) -> Self {
+        Self { resize_metrics: metrics, ..self }
+    }
+
     /// Runs until `cancel`, or until the source ends. The tasks end with it; containers do not.
     pub async fn run(mut self, mut updates: mpsc::Receiver<Update>, cancel: CancellationToken) {
         let mut wakeups = self.shared.runtime.wakeups();
@@ -144,7 +162,7 @@ impl PodManager {
             self.shared.index.come_round(Instant::now());
             tokio::select! {
                 () = cancel.cancelled() => break,
-                _ = rounds.tick() => {}
+                _ = rounds.tick() => self.retry_resizes(RetryTrigger::Periodic),
                 update = updates.recv() => match update {
                     Some(update) => self.update(update).await,
                     None => break,
@@ -184,6 +202,7 @@ impl PodManager {
                 if self.unsynced.is_empty() {
                     self.shared.index.set_all_known();
                     self.show(Board::set_complete);
+                    self.retry_resizes(RetryTrigger::PodsAdded);
                     self.remove_orphans().await;
                 }
             }
@@ -196,15 +215,16 @@ impl PodManager {
             self.set_mirror(pod);
             return;
         }
-        let object = self.object_of(&pod);
         if let Some(handle) = self.handles.get_mut(&uid).filter(|handle| !handle.gone) {
-            handle.pod = Arc::clone(&pod);
-            handle.desired.send_replace(Desired::Pod { pod: Arc::clone(&pod), object });
+            self.resize_metrics.request(&handle.wanted, &pod);
+            handle.wanted = Arc::clone(&pod);
+            self.settle_resize(&uid, RetryTrigger::PodUpdated);
+            self.retry_resizes(RetryTrigger::PodUpdated);
         } else if self.must_wait(&uid, &pod) {
             self.waiting.insert(uid, pod);
             return;
         } else {
-            self.begin(uid, &pod, object);
+            self.begin(uid, &pod);
         }
         if is_static(&pod) {
             self.show(|board| board.put_pod(pod));
@@ -221,13 +241,22 @@ impl PodManager {
             || (is_static(pod) && self.handles.values().any(has_name))
     }
 
-    fn begin(&mut self, uid: String, pod: &Arc<Pod>, object: Option<Arc<Pod>>) {
+    fn begin(&mut self, uid: String, wanted: &Arc<Pod>) {
+        let object = self.object_of(wanted);
+        let allocation = self.allocation_of(&uid, wanted);
+        let pod = &allocation.applied_to(wanted);
         let rejection = self.admit(&uid, pod).err();
-        let (desired, _) = watch::channel(Desired::Pod { pod: Arc::clone(pod), object });
+        let resize = ResizeDecision::NotYet;
+        let (desired, _) =
+            watch::channel(Desired::Pod { pod: Arc::clone(pod), object, resize: resize.clone() });
         // With the status that its source has, until the task has computed one.
         self.shared.index.put(&uid, Arc::clone(pod));
         let handle = PodHandle {
+            wanted: Arc::clone(wanted),
             pod: Arc::clone(pod),
+            allocation,
+            resize,
+            resize_waits: None,
             gone: false,
             footprint: resources::footprint(pod),
             desired,
@@ -237,7 +266,8 @@ impl PodManager {
             begun: Instant::now(),
         };
         self.begin_task(uid.clone(), &handle, Duration::ZERO);
-        self.handles.insert(uid, handle);
+        self.handles.insert(uid.clone(), handle);
+        self.settle_resize(&uid, RetryTrigger::PodsAdded);
     }
 
     fn begin_task(&mut self, uid: String, handle: &PodHandle, delay: Duration) {
@@ -289,7 +319,9 @@ impl PodManager {
         let handle =
             pod.metadata.uid.as_ref().and_then(|uid| self.handles.get(uid)).filter(|handle| !handle.gone);
         if let Some(handle) = handle {
-            handle.desired.send_replace(Desired::Pod { pod: Arc::clone(pod), object: self.object_of(pod) });
+            let resize = ResizeDecision::Settled;
+            let object = self.object_of(pod);
+            handle.desired.send_replace(Desired::Pod { pod: Arc::clone(pod), object, resize });
         }
     }
 
@@ -307,11 +339,16 @@ impl PodManager {
             return Ok(());
         }
         admission::admit_under(pod, *self.shared.desk.pressure().borrow())?;
-        let taken =
-            self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)));
+        let taken = self.taken();
         let mut used = Amounts::new();
         taken.clone().for_each(|(_, handle)| resources::add(&mut used, &handle.footprint));
-        admission::admit(pod, &view.borrow(), &used, taken.map(|(_, handle)| &*handle.pod))
+        admission::admit(pod, &view.borrow(), &used, taken.map(|(_, handle)| &*handle.pod))?;
+        if self.shared.desk.is_shutting_down() { Err(admission::node_shuts_down()) } else { Ok(()) }
+    }
+
+    /// The pods that take room on the node: those that are not over.
+    fn taken(&self) -> impl Iterator<Item = (&String, &PodHandle)> + Clone {
+        self.handles.iter().filter(|(uid, _)| !self.shared.index.get(uid).is_some_and(|p| is_over(&p)))
     }
 
     fn gone(&mut self, uid: &str) {
@@ -338,6 +375,7 @@ impl PodManager {
                 self.removing.remove(&uid);
             }
         }
+        self.retry_resizes(RetryTrigger::PodsRemoved);
         // Nothing is left of it; those that have waited for it have another try.
         for pod in std::mem::take(&mut self.waiting).into_values() {
             self.set(pod);

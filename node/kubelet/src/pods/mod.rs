@@ -18,12 +18,14 @@
 pub(crate) mod addresses;
 pub mod admission;
 mod adopt;
+mod allocation;
 pub mod api;
 mod api_error;
 pub mod board;
 mod cleanup;
 pub(crate) mod clock;
 pub mod container_id;
+mod container_resources;
 mod credentials;
 pub mod environment;
 mod ephemeral;
@@ -47,6 +49,7 @@ mod records;
 mod refusal;
 mod request_failures;
 mod reserve;
+mod resize_metrics;
 mod sandbox;
 mod shared;
 pub(crate) mod sidecar;
@@ -69,6 +72,7 @@ pub use self::{
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
     records::Records,
+    resize_metrics::ResizeMetrics,
     shared::Shared,
     storage_claims::StorageClaims,
     volumes::Volumes,

@@ -19,7 +19,9 @@ const RETRIES: RetryDelays = RetryDelays::new(Duration::from_millis(500), Durati
 const HOLD: Duration = Duration::from_millis(100);
 
 /// Conditions that are the node's to set.
-const OWNED: [&str; 6] = [
+const OWNED: [&str; 8] = [
+    "PodResizePending",
+    "PodResizeInProgress",
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
@@ -136,6 +138,8 @@ fn owned(status: &PodStatus) -> PodStatus {
         pod_ip: status.pod_ip.clone(),
         start_time: status.start_time.clone(),
         observed_generation: status.observed_generation,
+        resources: status.resources.clone(),
+        allocated_resources: status.allocated_resources.clone(),
         ..PodStatus::default()
     }
 }

@@ -99,6 +99,10 @@ reasons! {
         DeadlineExceeded,
         /// It took more of the node's disk than it may.
         Evicted,
+        /// The machine was shut down.
+        Terminated,
+        /// The machine was being shut down when it came.
+        NodeShutdown,
         /// Its selector or affinity is for other nodes.
         NodeAffinity,
         /// It names another node.
@@ -133,6 +137,12 @@ reasons! {
         RestartAllContainersStarted,
         /// The node ends the pod for its own sake.
         TerminationByKubelet,
+        /// A resize waits for room on the node.
+        Deferred,
+        /// A resize cannot be done on this node.
+        Infeasible,
+        /// Containers could not be given what a resize has brought their pod.
+        Error,
     }
 }
 
@@ -176,6 +186,16 @@ reasons! {
         FailedUpdate,
         /// Requests to a container that serves HTTP have failed.
         RequestFailed,
+        /// The node has agreed to a resize of the pod.
+        ResizeStarted,
+        /// All containers have what the pod was resized to.
+        ResizeCompleted,
+        /// A resize waits for room on the node.
+        ResizeDeferred,
+        /// A resize cannot be done on this node.
+        ResizeInfeasible,
+        /// Containers could not be given what a resize has brought their pod.
+        ResizeError,
         /// A probe has failed, or could not be carried out.
         Unhealthy,
         /// A probe has succeeded in a way that is worth a look.

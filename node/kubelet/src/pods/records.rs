@@ -20,6 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    allocation::Allocation,
     lifecycle::{Now, PodState},
     reserve::Reserve,
 };
@@ -124,6 +125,17 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a pod was given, if that is noted down.
+    #[must_use]
+    pub fn allocation(&self, uid: &str) -> Option<Allocation> {
+        #[derive(Deserialize)]
+        struct Allocated {
+            allocation: Option<Allocation>,
+        }
+        let bytes = fs::read(self.dir(uid).join("state.json")).ok()?;
+        serde_json::from_slice::<Allocated>(&bytes).ok()?.allocation
     }
 
     /// Remembers a pod. `must` takes from the room that is kept for it where the disk is full.

@@ -9,6 +9,9 @@ const CLEARED: [&str; 2] = ["reason", "message"];
 /// Lists that the API server would merge by address instead of replacing them.
 const REPLACED: [&str; 2] = ["hostIPs", "podIPs"];
 
+/// Conditions of this node's that come and go: what the API server still has of them is taken out.
+const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// The body of a PATCH of `pods/status` for the pod as the API has it. It holds the UID, so that it can
 /// never reach another pod of the same name; conditions of other owners are left alone, because the API
 /// server merges them by type.
@@ -38,12 +41,39 @@ pub(super) fn of(pod: &Pod, status: &PodStatus) -> Result<Value, serde_json::Err
             }
         }
     }
+    let has = |list: Option<&Value>, kind: &str| {
+        list.and_then(Value::as_array).is_some_and(|list| list.iter().any(|c| c["type"] == kind))
+    };
+    let over = PASSING
+        .iter()
+        .filter(|kind| has(present.get("conditions"), kind) && !has(value.get("conditions"), kind));
+    let over: Vec<_> = over.map(|kind| json!({"$patch": "delete", "type": kind})).collect();
+    if let Some(conditions) = value.get_mut("conditions").and_then(Value::as_array_mut) {
+        conditions.extend(over);
+    }
     Ok(json!({"metadata": {"uid": pod.metadata.uid}, "status": value}))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_of_a_resize_go_with_it() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "status": {"conditions": [
+            {"type": "PodResizePending", "status": "True"},
+            {"type": "PodResizeInProgress", "status": "True"},
+            {"type": "example.com/other", "status": "True"},
+        ]}}))
+        .unwrap();
+        let status = json!({"conditions": [{"type": "PodResizeInProgress", "status": "True"}]});
+        let patch = of(&pod, &serde_json::from_value(status).unwrap()).unwrap();
+        let expected = json!([
+            {"type": "PodResizeInProgress", "status": "True", "reason": null, "message": null},
+            {"$patch": "delete", "type": "PodResizePending"},
+        ]);
+        assert_eq!(patch["status"]["conditions"], expected);
+    }
 
     #[test]
     fn what_does_not_apply_any_more_is_taken_out() {

@@ -12,7 +12,7 @@
 //! exit, the outcome of an action) is taken in at once; the provider keeps an exit until it is on disk.
 //!
 //! `actions` begins what the lifecycle asks for, `following` keeps providers up to date with objects, `outcome` takes in what has come of it, `storage` sees to the
-//! volumes, `sandbox` to a network of the pod's own, and `report` tells the world. All are parts of [`PodTask`]; nothing else has hold of it. `journal`
+//! volumes, `sandbox` to a network of the pod's own, `resize` to what containers are given while they run, and `report` tells the world. All are parts of [`PodTask`]; nothing else has hold of it. `journal`
 //! writes the record, `strays` ends what runs and should not.
 
 mod actions;
@@ -21,6 +21,7 @@ mod journal;
 mod network;
 mod outcome;
 mod report;
+mod resize;
 pub(crate) mod sandbox;
 mod start_clock;
 mod storage;
@@ -50,11 +51,16 @@ use strays::Strays;
 
 use super::{
     admission::Rejection,
-    adopt, cleanup, clock,
+    adopt,
+    allocation::Allocation,
+    cleanup, clock,
     container_id::container_id,
     ephemeral,
     handlers::Ongoing,
-    lifecycle::{ContainerKind, EndingCause, Moment, Note, Now, PodName, PodState, PodTurn, Spec, Stage},
+    lifecycle::{
+        ContainerKind, EndingCause, Moment, Note, Now, PodName, PodState, PodTurn, Spec, Stage,
+        resize::PendingResize,
+    },
     publisher::Publisher,
     reason::{EventReason, TerminatedReason},
     shared::{Shared, tell},
@@ -79,11 +85,22 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// What a pod should be.
 #[derive(Clone, Debug)]
 pub(super) enum Desired {
-    /// As its source has it; `object` is what its status is written to: the pod itself, or the mirror of a
+    /// As its source has it, but for its resources, which are what it was given; `object` is what its status is written to: the pod itself, or the mirror of a
     /// static pod, while there is one.
-    Pod { pod: Arc<Pod>, object: Option<Arc<Pod>> },
+    Pod { pod: Arc<Pod>, object: Option<Arc<Pod>>, resize: ResizeDecision },
     /// Its source does not have it any more.
     Gone,
+}
+
+/// What has come of it that a pod asks for other resources than it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ResizeDecision {
+    /// It does not, or has been given them.
+    Settled,
+    /// It waits.
+    Pending(PendingResize),
+    /// Nothing yet: not all pods of the node are known.
+    NotYet,
 }
 
 pub(super) struct PodTask {
@@ -143,9 +160,9 @@ impl PodTask {
     ) -> Self {
         shared.metrics.pod_taken_up(seen.elapsed());
         let now = clock::now();
-        let (pod, object, gone) = match desired.borrow_and_update().clone() {
-            Desired::Pod { pod, object } => (pod, object, false),
-            Desired::Gone => (pod, None, true),
+        let (pod, object, resize, gone) = match desired.borrow_and_update().clone() {
+            Desired::Pod { pod, object, resize } => (pod, object, resize, false),
+            Desired::Gone => (pod, None, ResizeDecision::NotYet, true),
         };
         let meta = &pod.metadata;
         let name = PodName {
@@ -162,6 +179,9 @@ impl PodTask {
         let start_clock = StartClock::new(seen, record.is_some());
         let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
+        if spec.is_static {
+            state.begin_after_shutdown();
+        }
         state.resume(
             &spec,
             shared.limits,
@@ -177,8 +197,9 @@ impl PodTask {
         if gone {
             state.record_vanished(now);
         }
+        state.record_allocation(Allocation::of(&pod), pod.metadata.generation);
         let storage = if foreign { Storage::Gone } else { Storage::begin(&shared, &pod, &reference, &state) };
-        Self {
+        let mut task = Self {
             journal: Journal::new(shared.records.clone(), name.uid.clone()),
             on_disk: false,
             save_backoff: Backoff::new(FIRST_SAVE_DELAY, LONGEST_SAVE_DELAY),
@@ -210,7 +231,9 @@ impl PodTask {
             finalize: Finalize::No,
             told_of_network: None,
             foreign,
-        }
+        };
+        task.take_resize(resize);
+        task
     }
 
     /// Runs until the pod is gone from its source and nothing is left of it.
@@ -322,7 +345,7 @@ impl PodTask {
         self.sync = "update";
         let desired = self.desired.borrow_and_update().clone();
         match desired {
-            Desired::Pod { pod, object } => {
+            Desired::Pod { pod, object, resize } => {
                 if uid(object.as_deref()) != self.object_uid() {
                     // Another mirror has been told nothing yet.
                     self.publisher = Publisher::default();
@@ -330,6 +353,8 @@ impl PodTask {
                 self.spec = Spec::of(&pod);
                 self.storage.update(&pod);
                 (self.pod, self.object) = (pod, object);
+                self.state.record_allocation(Allocation::of(&self.pod), self.pod.metadata.generation);
+                self.take_resize(resize);
             }
             Desired::Gone => self.state.record_vanished(clock::now()),
         }

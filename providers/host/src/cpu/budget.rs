@@ -28,11 +28,20 @@ pub(crate) struct CpuBudget {
 impl CpuBudget {
     /// A budget for a limit in thousandths of a core, 0 for none. The first period begins at 0.
     pub(crate) fn of_limit(millis: u64) -> Self {
-        let quota = (millis > 0).then(|| {
-            let millis = u32::try_from(millis).unwrap_or(u32::MAX);
-            (PERIOD / 1000).saturating_mul(millis).max(LEAST)
-        });
+        let quota = quota(millis);
         Self { quota, left: quota.unwrap_or_default(), debt: Duration::ZERO, began: Duration::ZERO }
+    }
+
+    /// Another limit holds from now on. Debt stays, as far as the new limit knows so much of it.
+    pub(crate) fn set_limit(&mut self, millis: u64) {
+        let was_limited = self.quota.is_some();
+        self.quota = quota(millis);
+        let Some(quota) = self.quota else {
+            (self.left, self.debt) = (Duration::ZERO, Duration::ZERO);
+            return;
+        };
+        self.left = if was_limited { self.left.min(quota) } else { quota };
+        self.debt = self.debt.min(quota.saturating_mul(DEBT_PERIODS));
     }
 
     /// Takes processor time out of the budget.
@@ -71,6 +80,14 @@ impl CpuBudget {
         self.left = pay.saturating_sub(self.debt).min(quota);
         self.debt = self.debt.saturating_sub(pay);
     }
+}
+
+/// Processor time for each period, by a limit in thousandths of a core.
+fn quota(millis: u64) -> Option<Duration> {
+    (millis > 0).then(|| {
+        let millis = u32::try_from(millis).unwrap_or(u32::MAX);
+        (PERIOD / 1000).saturating_mul(millis).max(LEAST)
+    })
 }
 
 #[cfg(test)]

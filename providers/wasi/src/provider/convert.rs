@@ -12,9 +12,9 @@ use kubewasm_host::{
     exit, http::DURATION_BUCKETS_MILLIS,
 };
 use kubewasm_kubelet::runtime::{
-    ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit, ExitReason,
-    HostPort, HostPortProtocol, HttpContainerStats, Image, ImageError, ImageUse, Presence, StartError,
-    TcpPort,
+    ContainerLimits, ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit,
+    ExitReason, HostPort, HostPortProtocol, HttpContainerStats, Image, ImageError, ImageUse, Presence,
+    ResizeError, RuntimeError, StartError, TcpPort,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
@@ -22,8 +22,8 @@ use kubewasm_rules::Protocol;
 
 use crate::{
     instance::{End, Instance, InstanceStats},
-    spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec},
-    supervisor::{self, Sighting, SupervisorError},
+    spec::{InstanceLimits, InstanceSpec, MemoryVolumes, Mount, RootSpec},
+    supervisor::{self, ResizeFailure, Sighting, SupervisorError},
 };
 
 /// Environment variable by which a container asks to be told when it is to end.
@@ -244,6 +244,24 @@ pub(super) fn exec_error(id: &str, error: SupervisorError) -> ExecError {
     match error {
         SupervisorError::NotRunning(_) => ExecError::NotRunning(id.to_owned()),
         error => ExecError::Failed(error.into()),
+    }
+}
+
+pub(super) fn instance_limits(limits: ContainerLimits) -> InstanceLimits {
+    InstanceLimits {
+        memory_limit_bytes: limits.memory_limit_bytes,
+        pod_memory_limit_bytes: limits.pod_memory_limit_bytes,
+        cpu: CpuShare { limit_millis: limits.cpu_limit_millis, request_millis: limits.cpu_request_millis },
+    }
+}
+
+pub(super) fn resize_error(container: &str, failure: ResizeFailure) -> ResizeError {
+    match failure {
+        ResizeFailure::BelowUse { of_pod, limit, used } => {
+            ResizeError::BelowUse { container: (!of_pod).then(|| container.to_owned()), limit, used }
+        }
+        ResizeFailure::Old => ResizeError::Unsupported(failure.to_string()),
+        ResizeFailure::Supervisor(error) => ResizeError::Runtime(RuntimeError(error.into())),
     }
 }
 

@@ -140,7 +140,7 @@ impl Group {
         let mut state = self.state.lock().await;
         if let Some(client) = state.living(&self.common.tally) {
             if let Some(place) = place {
-                self.limit(&mut state, place).await;
+                self.limit(&mut state, limit_of(place)).await;
             }
             return Ok(client);
         }
@@ -249,9 +249,29 @@ impl Group {
         }
     }
 
+    /// Changes what the only pod of this group may have, while `resize` tells its worker: what is more is given before, and
+    /// what is less is taken when the worker has agreed, because the kernel would end it for what it has.
+    pub(super) async fn around_resize<T, E>(
+        &self,
+        memory_limit: Option<u64>,
+        resize: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let limit = memory_limit.map(|bytes| bytes.saturating_add(OF_A_WORKER));
+        let is_more = |known: Limit| known.is_some_and(|known| limit.is_none_or(|limit| limit > known));
+        {
+            let mut state = self.state.lock().await;
+            if state.cgroup.as_ref().and_then(|own| own.limit).is_some_and(is_more) {
+                self.limit(&mut state, limit).await;
+            }
+        }
+        let resized = resize.await?;
+        let mut state = self.state.lock().await;
+        self.limit(&mut state, limit).await;
+        Ok(resized)
+    }
+
     /// Keeps the limit of the worker's cgroup up to date: pods can be resized.
-    async fn limit(&self, state: &mut GroupState, place: &InstancePlace) {
-        let limit = limit_of(place);
+    async fn limit(&self, state: &mut GroupState, limit: Limit) {
         let Some(own) = state.cgroup.as_mut().filter(|own| own.limit != Some(limit)) else { return };
         own.limit = Some(limit);
         let cgroup = own.cgroup.clone();

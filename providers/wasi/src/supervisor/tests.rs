@@ -39,6 +39,10 @@ struct Says {
     certificates: Arc<Mutex<Vec<(String, String, wire::TlsCertificate)>>>,
     /// What it says of them, one after the other.
     outcomes: Arc<Mutex<VecDeque<wire::SetCertificateOutcome>>>,
+    /// The limits that it was sent.
+    resizes: Arc<Mutex<Vec<wire::ResizeRequest>>>,
+    /// What it says of them, one after the other.
+    resized: Arc<Mutex<VecDeque<wire::ResizeResponse>>>,
     /// The pods that listen, and where.
     listens: Vec<(String, String)>,
 }
@@ -127,6 +131,16 @@ impl worker_server::Worker for Says {
         let outcome = self.outcomes.lock().unwrap().pop_front();
         let outcome = outcome.unwrap_or(wire::SetCertificateOutcome::Applied);
         Ok(Response::new(wire::SetCertificateResponse { outcome: outcome.into() }))
+    }
+
+    async fn resize(
+        &self,
+        request: Request<wire::ResizeRequest>,
+    ) -> Result<Response<wire::ResizeResponse>, Status> {
+        self.resizes.lock().unwrap().push(request.into_inner());
+        let answer = self.resized.lock().unwrap().pop_front();
+        let applied = wire::ResizeOutcome::Applied.into();
+        Ok(Response::new(answer.unwrap_or(wire::ResizeResponse { outcome: applied, ..Default::default() })))
     }
 
     async fn shutdown(

@@ -69,35 +69,67 @@ pub(super) fn look(volume: &OwnedFd) -> rustix::io::Result<VolumeUse> {
     Ok(VolumeUse { device: found.st_dev, bytes })
 }
 
-/// Why the instance `id` has to end, of all that run of its pod; `pod_limit` is in bytes, 0 for none.
-pub(super) fn excess(id: &str, pod: &[Holder], pod_limit: u64) -> Option<String> {
-    let holder = pod.iter().find(|holder| holder.id == id)?;
-    let mut volumes: BTreeMap<u64, (u64, Vec<&Holder>)> = BTreeMap::new();
-    for holder in pod {
-        for volume in &holder.volumes {
-            let (bytes, holders) = volumes.entry(volume.device).or_default();
-            *bytes = volume.bytes.max(*bytes);
-            if !holders.contains(&holder) {
-                holders.push(holder);
+/// What an instance and its pod have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PodUse<'a> {
+    holder: &'a Holder,
+    /// Bytes in volumes that this instance alone may fill.
+    own_volumes: u64,
+    /// Bytes in all volumes of the pod.
+    volumes: u64,
+    /// Bytes on the accounts of all instances of the pod.
+    memory: u64,
+}
+
+impl<'a> PodUse<'a> {
+    /// What the instance `id` has, of all that run of its pod.
+    pub(super) fn of(id: &str, pod: &'a [Holder]) -> Option<Self> {
+        let holder = pod.iter().find(|holder| holder.id == id)?;
+        let mut volumes: BTreeMap<u64, (u64, Vec<&Holder>)> = BTreeMap::new();
+        for holder in pod {
+            for volume in &holder.volumes {
+                let (bytes, holders) = volumes.entry(volume.device).or_default();
+                *bytes = volume.bytes.max(*bytes);
+                if !holders.contains(&holder) {
+                    holders.push(holder);
+                }
             }
         }
+        let is_own = |holders: &[&Holder]| holders.iter().all(|other| other.id == id);
+        let own_volumes =
+            volumes.values().filter(|(_, holders)| is_own(holders)).map(|(bytes, _)| bytes).sum();
+        Some(Self {
+            holder,
+            own_volumes,
+            volumes: volumes.values().map(|(bytes, _)| bytes).sum(),
+            memory: pod.iter().map(|holder| holder.memory).sum(),
+        })
     }
-    let own: u64 = volumes
-        .values()
-        .filter(|(_, holders)| holders.iter().all(|other| other.id == id))
-        .map(|(bytes, _)| bytes)
-        .sum();
-    if holder.limit > 0 && own > 0 && holder.memory.saturating_add(own) > holder.limit {
-        return Some(describe("the limit", holder.limit, holder.memory, own));
+
+    /// Bytes that count against the limit of the instance.
+    pub(super) fn of_instance(&self) -> u64 {
+        self.holder.memory.saturating_add(self.own_volumes)
     }
-    let filled: u64 = volumes.values().map(|(bytes, _)| bytes).sum();
-    let memory: u64 = pod.iter().map(|holder| holder.memory).sum();
-    if pod_limit == 0 || filled == 0 || memory.saturating_add(filled) <= pod_limit {
+
+    /// Bytes that count against the limit of the pod.
+    pub(super) fn of_pod(&self) -> u64 {
+        self.memory.saturating_add(self.volumes)
+    }
+}
+
+/// Why the instance `id` has to end, of all that run of its pod; `pod_limit` is in bytes, 0 for none.
+pub(super) fn excess(id: &str, pod: &[Holder], pod_limit: u64) -> Option<String> {
+    let used = PodUse::of(id, pod)?;
+    let PodUse { holder, own_volumes, volumes, memory } = used;
+    if holder.limit > 0 && own_volumes > 0 && used.of_instance() > holder.limit {
+        return Some(describe("the limit", holder.limit, holder.memory, own_volumes));
+    }
+    if pod_limit == 0 || volumes == 0 || used.of_pod() <= pod_limit {
         return None;
     }
     let fillers = pod.iter().filter(|holder| holder.volumes.iter().any(|volume| volume.bytes > 0));
     let most = fillers.max_by_key(|holder| (holder.memory, &holder.id))?;
-    (most.id == id).then(|| describe("the limit of the pod", pod_limit, memory, filled))
+    (most.id == id).then(|| describe("the limit of the pod", pod_limit, memory, volumes))
 }
 
 fn describe(whose: &str, limit: u64, memory: u64, volumes: u64) -> String {

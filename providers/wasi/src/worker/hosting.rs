@@ -2,6 +2,7 @@
 
 mod ending;
 mod pod_wide;
+mod resize;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
+pub(super) use self::resize::Resized;
 use self::{pod_wide::PodWide, serving::Work};
 use super::{
     charge::{self, Holder},
@@ -41,7 +43,7 @@ use crate::{
     instance::{Instance, InstanceStats},
     logs::{Log, LogOptions, LogPlace},
     protocol::WireError,
-    spec::InstanceSpec,
+    spec::{InstanceLimits, InstanceSpec},
 };
 
 /// Most execs at a time in one worker.
@@ -135,6 +137,8 @@ struct HostingInner {
     tables: Mutex<()>,
     /// Held while a certificate is changed.
     certificates: Mutex<()>,
+    /// Held while limits are changed.
+    resizes: Mutex<()>,
     /// Requests that have failed and that no agent was told of.
     failures: RequestFailures,
 }
@@ -157,6 +161,8 @@ struct HostedInstance {
     loaded: Arc<Loaded>,
     root: Arc<Root>,
     account: Arc<Account>,
+    /// Its limits, which may be others than those in `spec`.
+    limits: Arc<Mutex<InstanceLimits>>,
     /// Of a container that serves HTTP.
     http: Option<HttpMonitor>,
     /// Volumes in memory that it may fill, open.
@@ -236,6 +242,7 @@ impl Hosting {
             http_connections: PodWide::default(),
             tables: Mutex::default(),
             certificates: Mutex::default(),
+            resizes: Mutex::default(),
             failures: RequestFailures::default(),
         }))
     }
@@ -386,6 +393,7 @@ impl Hosting {
         let (stop, stopped) = watch::channel(None);
         let ended = CancellationToken::new();
         let running = HostedInstance {
+            limits: Arc::new(Mutex::new(InstanceLimits::of(&spec))),
             spec,
             loaded,
             root: Arc::clone(&root),
@@ -437,13 +445,18 @@ impl Hosting {
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
-            let all = self.0.table.all_running().into_iter();
-            let pod: Vec<Holder> =
-                all.filter(|other| other.spec.pod_uid == spec.pod_uid).map(|other| other.holder()).collect();
-            if let Some(message) = charge::excess(&spec.id, &pod, spec.memory_volumes.pod_limit_bytes) {
+            let Some(own) = self.0.table.running(&spec.id) else { continue };
+            let pod = self.holders(&spec.pod_uid);
+            if let Some(message) = charge::excess(&spec.id, &pod, own.limits().pod_memory_limit_bytes) {
                 return message;
             }
         }
+    }
+
+    /// The instances that run of a pod, with what they have.
+    fn holders(&self, pod_uid: &str) -> Vec<Holder> {
+        let all = self.0.table.all_running().into_iter();
+        all.filter(|running| running.spec.pod_uid == pod_uid).map(|running| running.holder()).collect()
     }
 
     /// What the instances that run have used.
@@ -578,7 +591,7 @@ impl HostedInstance {
         Holder {
             id: self.spec.id.clone(),
             memory: self.account.usage().memory_bytes,
-            limit: self.spec.memory_limit_bytes,
+            limit: self.limits().memory_limit_bytes,
             volumes: volumes.collect(),
         }
     }

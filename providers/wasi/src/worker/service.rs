@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    hosting::{Hosting, HostingError, SetTables},
+    hosting::{Hosting, HostingError, Resized, SetTables},
     table::{Change, Picture},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         IncomingUpdate, Versions, WireError,
         wire::{self, watch_event::Event, worker_server},
     },
-    spec::InstanceSpec,
+    spec::{InstanceLimits, InstanceSpec},
 };
 
 /// Events on their way to a watcher.
@@ -208,6 +208,24 @@ impl worker_server::Worker for Service {
         let set = set.map_err(|error| Status::internal(error.to_string()))?;
         let outcome = set.map_or(wire::SetCertificateOutcome::Stale, Into::into);
         Ok(Response::new(wire::SetCertificateResponse { outcome: outcome.into() }))
+    }
+
+    async fn resize(
+        &self,
+        request: Request<wire::ResizeRequest>,
+    ) -> Result<Response<wire::ResizeResponse>, Status> {
+        let request = request.into_inner();
+        let limits = InstanceLimits::from(&request);
+        let resized = self.hosting.resize(&request.session, &request.id, limits);
+        let (outcome, below) = match resized {
+            Resized::Applied => (wire::ResizeOutcome::Applied, None),
+            Resized::NotRunning => (wire::ResizeOutcome::NotRunning, None),
+            Resized::BelowUse(below) => (wire::ResizeOutcome::BelowUse, Some(below)),
+            Resized::PodBelowUse(below) => (wire::ResizeOutcome::PodBelowUse, Some(below)),
+            Resized::Stale => (wire::ResizeOutcome::Stale, None),
+        };
+        let (used_bytes, limit_bytes) = below.map_or((0, 0), |below| (below.used, below.limit));
+        Ok(Response::new(wire::ResizeResponse { outcome: outcome.into(), used_bytes, limit_bytes }))
     }
 
     async fn shutdown(

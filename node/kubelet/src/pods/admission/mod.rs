@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
-use self::{resources::Amounts, sysctls::SysctlAllowlist};
+pub use self::resources::Amounts;
+use self::sysctls::SysctlAllowlist;
 use super::{
     lifecycle::{Verdict, spec::is_static},
     reason::PodReason,
@@ -117,6 +118,45 @@ pub fn admit<'a>(
     Ok(())
 }
 
+/// Why a pod does not get the resources that it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResizeRefusal {
+    /// The node could not give them if it were empty.
+    pub is_infeasible: bool,
+    /// Message of the condition.
+    pub message: String,
+}
+
+/// Whether there is room on the node for the `grown` resources of a pod that runs already, beside what the others have.
+///
+/// # Errors
+/// [`ResizeRefusal`].
+pub fn admit_resize(pod: &Pod, node: &NodeView, used: &Amounts, grown: &[&str]) -> Result<(), ResizeRefusal> {
+    let wanted = resources::requests(pod);
+    for name in grown {
+        let requested = wanted.get(*name).copied().unwrap_or(0);
+        let Some(capacity) = node.allocatable.get(*name).copied() else { continue };
+        if requested > capacity {
+            let message = format!(
+                "Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"
+            );
+            return Err(ResizeRefusal { is_infeasible: true, message });
+        }
+        let used = used.get(*name).copied().unwrap_or(0);
+        if used.saturating_add(requested) > capacity {
+            let message = lack(name, requested, used, capacity);
+            return Err(ResizeRefusal { is_infeasible: false, message });
+        }
+    }
+    Ok(())
+}
+
+fn lack(name: &str, requested: u64, used: u64, capacity: u64) -> String {
+    format!(
+        "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
+    )
+}
+
 /// Whether a node under `pressure` takes `pod`, after `Admit` of upstream's `pkg/kubelet/eviction/eviction_manager.go`.
 ///
 /// # Errors
@@ -128,6 +168,12 @@ pub fn admit_under(pod: &Pod, pressure: Pressure) -> Result<(), Rejection> {
         return Ok(());
     }
     Err(Rejection::new(PodReason::Evicted.as_str(), format!("The node had condition: {told}. ")))
+}
+
+/// Why a node takes no pod whose machine is about to go down.
+#[must_use]
+pub fn node_shuts_down() -> Rejection {
+    Rejection::new(PodReason::NodeShutdown.as_str(), "Pod was rejected as the node is shutting down.")
 }
 
 /// The taint of a node whose memory runs short.
@@ -187,12 +233,7 @@ fn admit_resources(pod: &Pod, node: &NodeView, used: &Amounts) -> Result<(), Rej
         let Some(capacity) = node.allocatable.get(name).copied() else { continue };
         let used = used.get(name).copied().unwrap_or(0);
         if requested > 0 && used.saturating_add(requested) > capacity {
-            return Err(Rejection::new(
-                &format!("OutOf{name}"),
-                format!(
-                    "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-                ),
-            ));
+            return Err(Rejection::new(&format!("OutOf{name}"), lack(name, requested, used, capacity)));
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{clock::Moment, probe::ProbeKind};
-use crate::pods::reason::EventReason;
+use crate::pods::{container_resources::ContainerResources, reason::EventReason};
 
 /// The outcome of one [`step`](super::step).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -55,6 +55,15 @@ pub enum Action {
         container: String,
         /// Which one.
         kind: ProbeKind,
+    },
+    /// Give a running attempt other limits; then `record_resized`.
+    Resize {
+        /// Container name.
+        container: String,
+        /// Number of the attempt.
+        attempt: u32,
+        /// What it is to have.
+        wanted: ContainerResources,
     },
     /// Ask an attempt to end within `grace`.
     Stop {

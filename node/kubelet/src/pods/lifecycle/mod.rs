@@ -23,6 +23,7 @@ pub mod action;
 pub mod backoff;
 pub mod clock;
 pub mod probe;
+pub mod resize;
 mod resume;
 mod run;
 pub mod spec;
@@ -108,6 +109,7 @@ pub fn step(pod: &PodName, spec: &Spec, state: &mut PodState, limits: LifecycleL
     }
     if state.ending.is_none() {
         run::run(pod, spec, state, limits, now.steady, &mut step);
+        resize::advance(spec, state, now.steady, &mut step);
     }
     if state.ending.is_some() {
         stop::end(spec, state, now.steady, &mut step);

@@ -233,6 +233,8 @@ mod tests {
             name: "c".into(),
             image: "i".into(),
             kind: ContainerKind::Regular,
+            resources: Default::default(),
+            restarts_for: Default::default(),
             restart: Restart { rules: vec![], policy: RestartPolicy::Always },
             post_start: false,
             pre_stop: false,

@@ -12,12 +12,29 @@ use super::{
     spec::{Container, Spec},
     state::{ContainerRecord, Hook, PodState, Running, Stage},
 };
-use crate::runtime::{ContainerState, Presence};
+use crate::{
+    pods::reason::PodReason,
+    runtime::{ContainerState, Presence},
+};
 
 impl PodState {
     /// Puts what an agent has remembered that read its clocks as `then` onto the clock of this one.
     pub fn translate(&mut self, then: Now, now: Now) {
         self.map(&|moment| now.translate(then, moment));
+    }
+
+    /// A static pod that has ended with its machine runs again with it, as upstream's does: nobody makes another. Its containers
+    /// go on counting their restarts.
+    pub fn begin_after_shutdown(&mut self) {
+        let terminated = PodReason::Terminated.as_str();
+        if !self.is_over() || self.verdict.as_ref().is_none_or(|verdict| verdict.reason != terminated) {
+            return;
+        }
+        (self.ending, self.verdict) = (None, None);
+        (self.addresses, self.host_ports) = (Vec::new(), Vec::new());
+        (self.initialized, self.began) = (false, None);
+        self.round += 1;
+        self.containers.values_mut().for_each(|record| record.stage = Stage::Idle);
     }
 
     fn map(&mut self, translate: &impl Fn(Moment) -> Moment) {

@@ -6,11 +6,15 @@ use super::{
     backoff::BackoffRecord,
     clock::Moment,
     probe::ProbeKind,
+    resize,
     spec::{AfterExit, Container, ContainerKind, RestartPolicy, Spec},
     state::{ContainerRecord, EndingCause, Hook, PodState, Running, Stage},
     stop,
 };
-use crate::pods::reason::{EventReason, WaitingReason};
+use crate::pods::{
+    container_resources::ContainerResources,
+    reason::{EventReason, WaitingReason},
+};
 
 /// How long a failed pull is shown as such before it is shown as a back-off.
 const ERROR_SHOWN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -145,6 +149,7 @@ impl Run<'_> {
         let now = self.now;
         let round = self.state.round;
         let record = self.state.container(&container.name);
+        let is_another = is_another(record, container);
         match &mut record.stage {
             Stage::Idle => {
                 if record.ended(round).is_some_and(|f| container.after(f) == AfterExit::Stay) {
@@ -153,8 +158,7 @@ impl Run<'_> {
                 let Some(ended) = record.finished.last().map(|f| f.ended) else {
                     return self.pull(container);
                 };
-                if record.spec_image != container.image {
-                    // A delay belongs to a container with an image; another image starts afresh.
+                if is_another {
                     record.crash = BackoffRecord::default();
                 }
                 let maximum = self.limits.crash_backoff_max;
@@ -176,7 +180,7 @@ impl Run<'_> {
                 }
             }
             Stage::BackOff { until } => {
-                if record.spec_image != container.image {
+                if is_another {
                     record.crash = BackoffRecord::default();
                 } else if *until > now {
                     self.step.wake(*until);
@@ -215,6 +219,7 @@ impl Run<'_> {
             Stage::Pulled if record.spec_image != container.image => self.pull(container),
             Stage::Pulled => {
                 let attempt = record.attempts;
+                record.given = Some(container.resources.clone());
                 record.attempts += 1;
                 record.stage = Stage::Starting;
                 self.step.push(Action::Start { container: container.name.clone(), attempt });
@@ -250,13 +255,17 @@ impl Run<'_> {
         let now = self.now;
         let Some(record) = self.state.containers.get_mut(&container.name) else { return };
         let attempt = record.newest_attempt();
-        let image_changed = record.spec_image != container.image;
+        let changed = [
+            (record.spec_image != container.image).then_some(StopReason::ImageChanged),
+            resize::asks_for_restart(container, record).then_some(StopReason::Resized),
+        ];
         let Stage::Running(running) = &mut record.stage else { return };
         if running.stop.is_none() {
-            let Some(reason) = StopReason::of(container, running, image_changed) else { return };
+            let changed = changed.into_iter().flatten().next();
+            let Some(reason) = StopReason::of(container, running, changed) else { return };
             let own = match reason {
                 StopReason::ProbeFailed(kind) => kind.of(container).and_then(|p| p.grace),
-                StopReason::ImageChanged | StopReason::PostStartFailed => None,
+                StopReason::ImageChanged | StopReason::Resized | StopReason::PostStartFailed => None,
             };
             if let Some(message) = reason.message(container) {
                 self.step.event(Some(&container.name), EventReason::Killing, message);
@@ -314,22 +323,30 @@ impl Run<'_> {
     }
 }
 
+/// A delay belongs to a container with an image and its resources; with others it starts afresh.
+fn is_another(record: &ContainerRecord, container: &Container) -> bool {
+    let resources = &container.resources;
+    let has_same = |given: &ContainerResources| given.has_cpu_of(resources) && given.has_memory_of(resources);
+    record.spec_image != container.image || record.given.as_ref().is_some_and(|given| !has_same(given))
+}
+
 /// Why a running container is stopped while its pod goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StopReason {
     ImageChanged,
+    Resized,
     ProbeFailed(ProbeKind),
     PostStartFailed,
 }
 
 impl StopReason {
-    /// An init container that runs already is left alone by a change of its image.
-    fn of(container: &Container, running: &Running, image_changed: bool) -> Option<Self> {
+    /// An init container that runs already is left alone by what changes of its specification.
+    fn of(container: &Container, running: &Running, changed: Option<Self>) -> Option<Self> {
         if running.post_start == Hook::Failed {
             return Some(Self::PostStartFailed);
         }
-        if image_changed && container.kind != ContainerKind::Init {
-            return Some(Self::ImageChanged);
+        if container.kind != ContainerKind::Init && changed.is_some() {
+            return changed;
         }
         running.probes.failed(container).map(Self::ProbeFailed)
     }
@@ -338,6 +355,7 @@ impl StopReason {
     fn message(self, container: &Container) -> Option<String> {
         let what = match self {
             Self::PostStartFailed => return None,
+            Self::Resized => return Some(format!("Container {} resize requires restart", container.name)),
             Self::ImageChanged => "definition changed",
             Self::ProbeFailed(ProbeKind::Startup) => "failed startup probe",
             Self::ProbeFailed(ProbeKind::Readiness | ProbeKind::Liveness) => "failed liveness probe",
@@ -359,7 +377,7 @@ impl StopReason {
     /// exit by itself.
     fn starts_again(self, container: &Container) -> bool {
         match self {
-            Self::ImageChanged => true,
+            Self::ImageChanged | Self::Resized => true,
             Self::ProbeFailed(_) => container.restart.policy != RestartPolicy::Never,
             Self::PostStartFailed => false,
         }

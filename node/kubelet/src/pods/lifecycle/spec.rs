@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, Pod};
 
 use super::state::Finished;
-use crate::pods::{ephemeral::plain, sidecar};
+use crate::pods::{container_resources::ContainerResources, ephemeral::plain, sidecar};
 
 /// Annotation that names the source of a pod that does not come from the API server.
 pub const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
@@ -43,6 +43,10 @@ pub struct Container {
     pub image: String,
     /// Its part in the pod.
     pub kind: ContainerKind,
+    /// What it is to have of memory and processors.
+    pub resources: ContainerResources,
+    /// Resources whose change asks for a restart of it.
+    pub restarts_for: RestartsFor,
     /// When it is restarted after it has ended.
     pub restart: Restart,
     /// It has a postStart hook.
@@ -55,6 +59,15 @@ pub struct Container {
     pub readiness: Option<Probe>,
     /// Liveness probe.
     pub liveness: Option<Probe>,
+}
+
+/// Resources with the `resizePolicy` `RestartContainer`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestartsFor {
+    /// Of the processors.
+    pub cpu: bool,
+    /// Of memory.
+    pub memory: bool,
 }
 
 /// The part that a container plays in its pod.
@@ -171,6 +184,7 @@ impl Spec {
                 .map(|c| {
                     let sidecar = sidecar::is_sidecar(c.restart_policy.as_deref());
                     Container::of(
+                        pod,
                         c,
                         if sidecar { ContainerKind::Sidecar } else { ContainerKind::Init },
                         init_policy,
@@ -180,13 +194,13 @@ impl Spec {
             containers: spec
                 .containers
                 .iter()
-                .map(|c| Container::of(c, ContainerKind::Regular, restart_policy))
+                .map(|c| Container::of(pod, c, ContainerKind::Regular, restart_policy))
                 .collect(),
             ephemeral: spec
                 .ephemeral_containers
                 .iter()
                 .flatten()
-                .map(|c| Container::of(&plain(c), ContainerKind::Ephemeral, RestartPolicy::Never))
+                .map(|c| Container::of(pod, &plain(c), ContainerKind::Ephemeral, RestartPolicy::Never))
                 .collect(),
             restart_policy,
             grace,
@@ -239,7 +253,7 @@ impl Container {
         }
     }
 
-    fn of(c: &core::Container, kind: ContainerKind, inherited: RestartPolicy) -> Self {
+    fn of(pod: &Pod, c: &core::Container, kind: ContainerKind, inherited: RestartPolicy) -> Self {
         let rules = c
             .restart_policy_rules
             .iter()
@@ -254,7 +268,13 @@ impl Container {
             })
             .collect();
         let lifecycle = c.lifecycle.as_ref();
+        let restarts_for = |resource: &str| {
+            let policy = c.resize_policy.iter().flatten().find(|policy| policy.resource_name == resource);
+            policy.is_some_and(|policy| policy.restart_policy == "RestartContainer")
+        };
         Self {
+            resources: ContainerResources::of(pod, c),
+            restarts_for: RestartsFor { cpu: restarts_for("cpu"), memory: restarts_for("memory") },
             name: c.name.clone(),
             image: c.image.clone().unwrap_or_default(),
             kind,

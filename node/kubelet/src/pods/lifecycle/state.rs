@@ -13,10 +13,11 @@ use super::{
     backoff::BackoffRecord,
     clock::{Moment, Now},
     probe::{ProbeKind, Probes},
+    resize::{ResizeState, ResizeTry},
     spec::Spec,
 };
 use crate::{
-    pods::reason::WaitingReason,
+    pods::{allocation::Allocation, container_resources::ContainerResources, reason::WaitingReason},
     runtime::{ContainerState, Exit, ExitReason, HostPort, Image, Presence},
 };
 
@@ -44,6 +45,16 @@ pub struct PodState {
     pub ending: Option<Ending>,
     /// Phase `Failed` for a reason of the pod rather than of a container; never unset.
     pub verdict: Option<Verdict>,
+    /// What the pod was given; nothing as long as the node has not taken it, and in records of agents that gave nothing
+    /// else than was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<Allocation>,
+    /// Where its resize is.
+    #[serde(default)]
+    pub resize: ResizeState,
+    /// The node has agreed to a resize, and people have not been told so.
+    #[serde(skip)]
+    pub resize_begins: bool,
     /// What is remembered of each container that the lifecycle has come to.
     pub containers: BTreeMap<String, ContainerRecord>,
 }
@@ -104,6 +115,9 @@ impl Verdict {
 pub struct ContainerRecord {
     /// Where it is now.
     pub stage: Stage,
+    /// What the newest attempt was given of memory and processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<ContainerResources>,
     /// Attempts that were started so far; the newest has number `attempts - 1`.
     pub attempts: u32,
     /// `image` of the spec when the newest attempt began.
@@ -200,6 +214,9 @@ pub struct Running {
     pub stop: Option<Stop>,
     /// Results of its probes.
     pub probes: Probes,
+    /// New limits that it is being given.
+    #[serde(skip)]
+    pub resize: Option<ResizeTry>,
 }
 
 /// Where a hook is.
@@ -293,15 +310,18 @@ impl ContainerRecord {
 }
 
 impl PodState {
-    /// The part that is remembered over a restart of the agent: all but the bookkeeping of probes.
+    /// The part that is remembered over a restart of the agent: all but the bookkeeping of probes and what is asked of
+    /// the provider any number of times.
     #[must_use]
     pub fn durable(&self) -> Self {
         let mut state = self.clone();
         for record in state.containers.values_mut() {
             if let Stage::Running(running) = &mut record.stage {
                 running.probes.forget_tallies();
+                running.resize = None;
             }
         }
+        state.resize_begins = false;
         state
     }
 
@@ -500,6 +520,7 @@ impl ContainerRecord {
             post_start: if post_start { Hook::Due } else { Hook::Done },
             stop: None,
             probes: Probes::default(),
+            resize: None,
         });
     }
 }

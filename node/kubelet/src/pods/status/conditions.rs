@@ -9,7 +9,12 @@ use super::{
     seconds,
 };
 use crate::pods::{
-    lifecycle::{ContainerKind, PodState, Spec, restarts_all, spec::Container},
+    lifecycle::{
+        ContainerKind, PodState, Spec,
+        resize::{PendingResize, ResizeInProgress},
+        restarts_all,
+        spec::Container,
+    },
     reason::ConditionReason,
 };
 
@@ -19,11 +24,17 @@ struct ComputedCondition {
     status: bool,
     reason: Option<ConditionReason>,
     message: String,
+    /// Of the pod that it is about, where that is not the present one.
+    generation: Option<i64>,
 }
 
 impl ComputedCondition {
     fn new(kind: &'static str, status: bool) -> Self {
-        Self { kind, status, reason: None, message: String::new() }
+        Self { kind, status, reason: None, message: String::new(), generation: None }
+    }
+
+    fn of_generation(self, generation: Option<i64>) -> Self {
+        Self { generation, ..self }
     }
 
     fn because(self, reason: impl Into<Option<ConditionReason>>, message: String) -> Self {
@@ -43,7 +54,10 @@ pub(super) fn of(
     // A pod that the node has given up takes no traffic, also while its containers are being stopped.
     let given_up = if state.verdict.is_some() { Phase::Failed } else { phase };
     let containers_ready = containers_ready(spec, state, given_up);
+    let resize = (!phase.is_terminal()).then_some(&state.resize);
     let conditions = [
+        resize.and_then(|resize| resize.pending.as_ref()).map(resize_pending),
+        resize.and_then(|resize| resize.in_progress.as_ref()).map(resize_in_progress),
         Some(ComputedCondition::new(
             "PodReadyToStartContainers",
             !state.addresses.is_empty() && (state.ending.is_none() || !state.all_stopped()),
@@ -75,10 +89,24 @@ pub(super) fn of(
                 message: (!condition.message.is_empty()).then_some(condition.message),
                 last_probe_time: None,
                 last_transition_time: Some(since),
-                observed_generation: pod.metadata.generation,
+                observed_generation: condition.generation.or(pod.metadata.generation),
             }
         })
         .collect()
+}
+
+fn resize_pending(pending: &PendingResize) -> ComputedCondition {
+    let reason = if pending.is_infeasible { ConditionReason::Infeasible } else { ConditionReason::Deferred };
+    let condition = ComputedCondition::new("PodResizePending", true).because(reason, pending.message.clone());
+    condition.of_generation(pending.generation)
+}
+
+fn resize_in_progress(progress: &ResizeInProgress) -> ComputedCondition {
+    let condition = ComputedCondition::new("PodResizeInProgress", true).of_generation(progress.generation);
+    match &progress.error {
+        Some(error) => condition.because(ConditionReason::Error, error.clone()),
+        None => condition,
+    }
 }
 
 /// Whether the whole pod is on its way to be started again in place; only where a rule may ask for it.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    Pod, VolumeMountStatus,
+    Pod, ResourceRequirements, VolumeMountStatus,
 };
 
 use super::{
@@ -64,6 +64,8 @@ impl Statuses<'_> {
             image_id,
             container_id: attempt.map(|n| self.id(&container.name, n)),
             volume_mounts: volume_mounts(pod, &container.name),
+            allocated_resources: attempt.and_then(|_| container.resources.requirements.requests.clone()),
+            resources: attempt.and_then(|_| resources(container, record)),
             ..ContainerStatus::default()
         }
     }
@@ -162,6 +164,15 @@ impl Statuses<'_> {
         };
         waiting(reason, message.to_owned())
     }
+}
+
+/// What a container has, if it runs, and what it will have, if it does not.
+fn resources(container: &Container, record: &ContainerRecord) -> Option<ResourceRequirements> {
+    if container.kind == ContainerKind::Ephemeral {
+        return None;
+    }
+    let given = record.given.as_ref().filter(|_| record.is_active());
+    Some(given.unwrap_or(&container.resources).requirements.clone())
 }
 
 fn waiting(reason: WaitingReason, message: String) -> ContainerState {

@@ -7,6 +7,7 @@ mod conditions;
 mod containers;
 mod phase;
 mod readiness;
+mod resources;
 #[cfg(test)]
 mod tests;
 
@@ -68,6 +69,8 @@ pub fn of(
         pod_ips: has_ips.then(|| state.addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         start_time: state.start_time.map(seconds),
         observed_generation: pod.metadata.generation,
+        resources: resources::of_pod(pod, state),
+        allocated_resources: resources::allocated(pod),
         qos_class: pod.status.as_ref().and_then(|s| s.qos_class.clone()),
         ..PodStatus::default()
     }

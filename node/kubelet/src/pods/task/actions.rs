@@ -77,6 +77,7 @@ impl PodTask {
             Action::PostStart { container } => self.post_start(container),
             Action::PreStop { container, within } => self.pre_stop(container, within),
             Action::Probe { container, kind } => self.probe(container, kind),
+            Action::Resize { container, attempt, wanted } => self.resize(container, attempt, wanted),
             Action::Stop { container, attempt, grace } => self.stop(&container, attempt, grace),
         }
     }

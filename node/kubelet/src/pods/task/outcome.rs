@@ -15,6 +15,7 @@ use crate::{
         api::ApiError,
         clock,
         container_id::container_id,
+        container_resources::ContainerResources,
         lifecycle::{ProbeKind, Trouble},
         panics::caught,
         reason::WaitingReason,
@@ -54,6 +55,13 @@ pub(super) enum TaskOutcome {
     PreStopped {
         container: String,
         attempt: u32,
+    },
+    /// An error is for people.
+    Resized {
+        container: String,
+        attempt: u32,
+        wanted: ContainerResources,
+        result: Result<(), String>,
     },
     /// No success either way: it could not be carried out.
     Probed {
@@ -138,6 +146,9 @@ impl PodTask {
                 self.state.record_post_start(&container, attempt, result);
             }
             TaskOutcome::PreStopped { container, attempt } => self.state.record_pre_stop(&container, attempt),
+            TaskOutcome::Resized { container, attempt, wanted, result } => {
+                self.record_resized(&container, attempt, wanted, result);
+            }
             TaskOutcome::Probed { container, attempt, kind, success, took } => match success {
                 Some(success) => {
                     self.shared.probes.record(&self.name, &container, kind, success, took);

@@ -77,7 +77,13 @@ impl Storage {
         match self {
             Self::Kept(keeper) => {
                 let message = keeper.excess().await;
-                EvictionOrder { message, signal: "emptydirfs.limit", grace: EVICTED_GRACE, disrupts: false }
+                EvictionOrder {
+                    reason: PodReason::Evicted,
+                    message,
+                    signal: "emptydirfs.limit",
+                    grace: EVICTED_GRACE,
+                    disrupts: false,
+                }
             }
             Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
         }
@@ -108,11 +114,13 @@ impl PodTask {
 
     /// The pod has to go: it has taken more than it may, or the node runs short.
     pub(super) fn evict(&mut self, order: EvictionOrder) {
-        let EvictionOrder { message, signal, grace, disrupts } = order;
-        self.shared.metrics.evicted(signal);
-        let reason = PodReason::Evicted.to_string();
-        self.shared.recorder.warning(&self.reference, &reason, message.clone());
-        let verdict = Verdict { reason, message, grace: Some(grace), disrupts };
+        let EvictionOrder { reason, message, signal, grace, disrupts } = order;
+        // Of the end of the machine, the Event of the node tells, and it is no eviction.
+        if reason != PodReason::Terminated {
+            self.shared.metrics.evicted(signal);
+            self.shared.recorder.warning(&self.reference, reason.as_str(), message.clone());
+        }
+        let verdict = Verdict { reason: reason.to_string(), message, grace: Some(grace), disrupts };
         self.state.record_verdict(verdict, clock::now());
     }
 

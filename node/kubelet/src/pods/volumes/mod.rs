@@ -111,12 +111,7 @@ impl Volumes {
     /// Volumes of pods that no cluster knows, with the config maps and secrets that they may be made from.
     #[must_use]
     pub fn alone(settings: VolumeSettings, objects: LocalObjects) -> Self {
-        Self {
-            settings,
-            objects: Arc::new(objects),
-            has_cluster: false,
-            mounted: MountedVolumes::default(),
-        }
+        Self { settings, objects: Arc::new(objects), has_cluster: false, mounted: MountedVolumes::default() }
     }
 
     /// Volumes made from these objects, for tests.

@@ -1,8 +1,9 @@
-use kubewasm_host::http::ServerCertificate;
+use kubewasm_host::{CpuShare, http::ServerCertificate};
 use kubewasm_kubelet::runtime::FailedRequests;
 
 use super::*;
 use crate::protocol::wire::SetCertificateOutcome::{Applied, NotServed, Stale, Unchanged, Unspecified};
+use crate::spec::InstanceLimits;
 
 fn certificate() -> ServerCertificate {
     let key = rcgen::KeyPair::generate().unwrap();
@@ -49,6 +50,55 @@ async fn a_certificate_is_sent_until_it_is_known_what_has_come_of_it() {
         agent.set_certificate(id, &certificate).await.unwrap();
     }
     assert_eq!((sent(&other), sent(&old)), (0, 0));
+}
+
+/// New limits go to the worker that hosts the instance, in the present session, until that has said what has come of them.
+#[tokio::test]
+async fn limits_are_sent_until_it_is_known_what_has_come_of_them() {
+    use wire::ResizeOutcome::{Applied, BelowUse, NotRunning, PodBelowUse, Stale, Unspecified};
+
+    let dir = tempfile::tempdir().unwrap();
+    let says = |ids: &[&str]| Says {
+        events: picture(ids.iter().map(|id| Event::Changed(instance(id, None)))),
+        ..Says::default()
+    };
+    let one = says(&["a"]);
+    let before = Versions { min: Versions::RESIZE - 1, max: Versions::RESIZE - 1 };
+    let old = Says { versions: Some(before), ..says(&["c"]) };
+    let _one = worker(dir.path(), "one", &["a"], one.clone());
+    let _old = worker(dir.path(), "old", &["c"], old.clone());
+    let agent = tables::agent(dir.path()).await;
+    let sent = |says: &Says| says.resizes.lock().unwrap().len();
+    let limits = InstanceLimits {
+        memory_limit_bytes: 1,
+        pod_memory_limit_bytes: 2,
+        cpu: CpuShare { limit_millis: 3, request_millis: 4 },
+    };
+    for (outcomes, calls, expected) in [
+        (&[Applied][..], 1, "Ok(())"),
+        (&[NotRunning], 1, "Ok(())"),
+        (&[Stale, Stale, Applied], 3, "Ok(())"),
+        (&[BelowUse], 1, "Err(BelowUse { of_pod: false, limit: 8, used: 9 })"),
+        (&[PodBelowUse], 1, "Err(BelowUse { of_pod: true, limit: 8, used: 9 })"),
+        (&[Unspecified], 1, "Err(Supervisor("),
+        (&[Stale; 9], 4, "Err(Supervisor("),
+    ] {
+        let before = sent(&one);
+        let answer = |outcome: &wire::ResizeOutcome| wire::ResizeResponse {
+            outcome: (*outcome).into(),
+            used_bytes: 9,
+            limit_bytes: 8,
+        };
+        *one.resized.lock().unwrap() = outcomes.iter().map(answer).collect();
+        let resized = format!("{:?}", agent.resize("a", limits).await);
+        assert!(resized.starts_with(expected), "{outcomes:?}: {resized}");
+        assert_eq!(sent(&one) - before, calls, "{outcomes:?}");
+    }
+    let carried = one.resizes.lock().unwrap()[0].clone();
+    assert_eq!((carried.id.as_str(), InstanceLimits::from(&carried)), ("a", limits));
+    agent.resize("unknown", limits).await.unwrap();
+    assert!(matches!(agent.resize("c", limits).await, Err(ResizeFailure::Old)));
+    assert_eq!(sent(&old), 0);
 }
 
 /// A worker tells of its own instances; whose they are is not for it to say.

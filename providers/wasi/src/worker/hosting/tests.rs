@@ -163,6 +163,7 @@ async fn a_grace_is_shortened_and_never_lengthened() {
     let root = Arc::new(bench.given(&spec).root);
     let account = bench.hosting.0.account(&spec);
     let running = HostedInstance {
+        limits: Arc::default(),
         spec,
         loaded,
         root,
@@ -211,4 +212,32 @@ async fn certificates_are_those_of_the_present_session() {
     ] {
         assert_eq!(bench.hosting.set_certificate(session, id, &certificate).unwrap(), expected, "{id}");
     }
+}
+
+/// Limits are those of the present session's newest word, and never below what is used.
+#[tokio::test]
+async fn limits_of_an_instance_change_while_it_runs() {
+    let bench = Bench::new(9);
+    bench.hosting.begin_session("2".into());
+    bench.start_in(InstanceSpec { memory_limit_bytes: 8 << 20, ..bench.spins("a") }, "2").await.unwrap();
+    let used = bench.hosting.stats()[0].usage.memory_bytes;
+    let limits = |memory_limit_bytes, pod_memory_limit_bytes| InstanceLimits {
+        memory_limit_bytes,
+        pod_memory_limit_bytes,
+        cpu: kubewasm_host::CpuShare { limit_millis: 100, request_millis: 10 },
+    };
+    let below = |limit| kubewasm_host::BelowUse { used, limit };
+    for (session, id, wanted, expected) in [
+        ("1", "a", limits(4 << 20, 0), Resized::Stale),
+        ("2", "unknown", limits(4 << 20, 0), Resized::NotRunning),
+        ("2", "a", limits(used - 1, 0), Resized::BelowUse(below(used - 1))),
+        ("2", "a", limits(4 << 20, used - 1), Resized::PodBelowUse(below(used - 1))),
+        ("2", "a", limits(used, used), Resized::Applied),
+        ("2", "a", limits(0, 0), Resized::Applied),
+    ] {
+        assert_eq!(bench.hosting.resize(session, id, wanted), expected, "{session} {id} {wanted:?}");
+    }
+    let running = bench.hosting.0.table.running("a").unwrap();
+    let has = running.account.limits();
+    assert_eq!((has.memory_bytes, has.cpu), (kubewasm_host::DEFAULT_MEMORY_LIMIT, limits(0, 0).cpu));
 }

@@ -182,6 +182,12 @@ impl Checks {
                     in_order(spec, state, container, clocks.steady, running);
                 }
             }
+            Action::Resize { container, attempt, .. } => {
+                let record = state.containers.get(container).unwrap();
+                assert_eq!(record.newest_attempt(), *attempt);
+                let stop = record.running().map(|running| &running.stop);
+                assert_eq!(stop, Some(&None), "{action:?} of a container that is stopped");
+            }
             Action::Probe { container, kind } => {
                 let (attempt, running) = up(state, container);
                 let goes_on = state.ending.is_none() && running.stop.is_none();

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    super::{EndingCause, Now, PodState, Verdict, spec::RestartPolicy},
+    super::{
+        Action, EndingCause, LifecycleLimits, Now, PodName, PodState, Stage, Verdict, spec::RestartPolicy,
+        step,
+    },
     find, pod,
     script::{Deed, Run, Script, exits},
     secs,
@@ -279,4 +282,30 @@ fn a_stronger_cause_overtakes_a_weaker_one() {
             assert_eq!((ending.cause, ending.since), (causes[first.max(second)], beginning().steady));
         }
     }
+}
+
+/// Whatever else has ended a pod, it stays ended; what its machine has ended begins again with that, if nobody makes another.
+#[test]
+fn a_static_pod_begins_again_after_a_shutdown_and_only_then() {
+    for (reason, begins) in [("Terminated", true), ("Evicted", false)] {
+        let spec = pod(RestartPolicy::Always, &["i", "a"]);
+        let world = World::new(spec.clone()).with("i", exits_at_once()).run(10);
+        let mut state = world.state.clone();
+        state.record_verdict(Verdict::new(reason, "why"), world.clocks());
+        state.begin_after_shutdown();
+        assert!(state.verdict.is_some(), "it has not ended yet");
+        state.container("a").stage = Stage::Idle;
+        assert!(state.is_over());
+        state.begin_after_shutdown();
+        assert_eq!(state.is_over(), !begins, "{reason}");
+        let name = PodName { name: "p".into(), namespace: "ns".into(), uid: "u".into() };
+        let step = step(&name, &spec, &mut state, LifecycleLimits::default(), world.clocks());
+        let pulls = |action: &Action| matches!(action, Action::Pull { container, .. } if container == "i");
+        assert_eq!(step.actions.iter().any(pulls), begins, "{reason}: {step:?}");
+        assert_eq!(state.container("a").attempts, 1, "it goes on counting");
+    }
+}
+
+fn exits_at_once() -> Script {
+    Script { runs: vec![exits(0, 0)], ..Script::default() }
 }

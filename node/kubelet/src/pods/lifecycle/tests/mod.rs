@@ -19,6 +19,7 @@ mod order;
 mod presence;
 mod properties;
 mod reading;
+mod resizes;
 mod restarts;
 mod saving;
 mod scenario;
@@ -41,6 +42,8 @@ fn container(name: &str, kind: ContainerKind, policy: RestartPolicy) -> Containe
         name: name.to_owned(),
         image: format!("{name}:v1"),
         kind,
+        resources: Default::default(),
+        restarts_for: Default::default(),
         restart: Restart { rules: vec![], policy },
         post_start: false,
         pre_stop: false,

@@ -355,6 +355,11 @@ impl World {
                     self.later(delay, Happening::PreStopped { name: container, attempt });
                 }
             }
+            Action::Resize { container, attempt, wanted } => {
+                self.note(format_args!("resize {container}#{attempt}"));
+                let now = self.clocks();
+                assert_eq!(self.state.record_resized(&container, attempt, wanted, Ok(()), now), None);
+            }
             Action::Probe { container, kind } => {
                 let attempt = self.state.container(&container).newest_attempt();
                 self.later(Duration::from_millis(10), Happening::Probed { name: container, attempt, kind });

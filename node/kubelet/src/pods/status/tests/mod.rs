@@ -111,6 +111,7 @@ fn running(codes: &[i32]) -> ContainerRecord {
         post_start: Hook::Done,
         stop: None,
         probes: Probes::default(),
+        resize: None,
     });
     record
 }
