@@ -328,6 +328,12 @@ mod tests {
         fs::write(&inside, "").unwrap();
         let mut mine = start(&inside);
         let mut stranger = start(other.path());
+        // A process is there a moment before its command line is.
+        let there = async || match all_under(home.path()).unwrap()[..] {
+            [] => Err("no process".to_owned()),
+            [_, ..] => Ok(()),
+        };
+        crate::wait::until("the process below the folder", Duration::from_secs(10), there).await.unwrap();
         end_all_under(home.path(), Duration::from_secs(10)).await.unwrap();
         assert!(!mine.await_end(Duration::from_secs(10)).await.unwrap().success());
         assert_eq!(stranger.ended().unwrap(), None);

@@ -39,9 +39,7 @@ pub use self::file::{
     KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
 };
 pub use self::secrets::{HOME_REGISTRY_CONFIG, IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
-pub use self::without_effect::{
-    Logging, MemorySwap, PriorityGracePeriod, ReservedMemory, Tracing, UserNamespaces, WithoutEffect,
-};
+pub use self::without_effect::{Logging, MemorySwap, ReservedMemory, Tracing, UserNamespaces, WithoutEffect};
 
 use crate::{
     duration, pod_ranges,

@@ -21,8 +21,8 @@ pub struct EvictionOrder {
     pub reason: PodReason,
     /// Message of status and Event.
     pub message: String,
-    /// What it was decided by, as upstream's `kubelet_evictions` names it.
-    pub signal: &'static str,
+    /// What it was decided by, as upstream's `kubelet_evictions` names it; the end of the machine is no eviction.
+    pub signal: Option<&'static str>,
     /// What is left of the pod's grace.
     pub grace: Duration,
     /// The node had to, rather than the pod has done something that it may not: condition `DisruptionTarget`.
@@ -124,7 +124,7 @@ mod tests {
         let order = EvictionOrder {
             reason: PodReason::Evicted,
             message: "why".to_owned(),
-            signal: "memory.available",
+            signal: Some("memory.available"),
             grace: Duration::from_secs(1),
             disrupts: true,
         };

@@ -231,7 +231,7 @@ impl Watcher {
                     EvictionOrder {
                         reason: PodReason::Evicted,
                         message,
-                        signal,
+                        signal: Some(signal),
                         grace: IMMEDIATELY,
                         disrupts: false,
                     },
@@ -274,7 +274,7 @@ impl Watcher {
                 EvictionOrder {
                     reason: PodReason::Evicted,
                     message,
-                    signal: first.signal.as_str(),
+                    signal: Some(first.signal.as_str()),
                     grace,
                     disrupts: true,
                 },

@@ -143,6 +143,7 @@ impl ShutdownManager {
                 let order = EvictionOrder {
                     reason: PodReason::Terminated,
                     message: MESSAGE.to_owned(),
+                    signal: None,
                     grace: period.grace.min(plan::grace(pod)),
                     disrupts: true,
                 };

@@ -207,7 +207,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::pods::volumes::VolumeSettings;
+    use crate::pods::{api::LocalObjects, volumes::VolumeSettings};
 
     fn pod() -> Arc<Pod> {
         let pod = json!({
@@ -221,7 +221,7 @@ mod tests {
     async fn containers_have_files_and_logs_and_volumes_a_file_system() {
         let root = tempfile::tempdir().unwrap();
         let records = Records::open(root.path()).unwrap();
-        let volumes = Arc::new(Volumes::alone(VolumeSettings::default()));
+        let volumes = Arc::new(Volumes::alone(VolumeSettings::default(), LocalObjects::default()));
         let file = |path: PathBuf| {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, vec![1; 1 << 20]).unwrap();

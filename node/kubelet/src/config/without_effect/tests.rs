@@ -80,12 +80,6 @@ fn bad_values_are_refused_though_they_would_have_no_effect() {
         ("maxParallelImagePulls: 2\nserializeImagePulls: true", "maxParallelImagePulls above 1"),
         ("memoryThrottlingFactor: 1.5", "memoryThrottlingFactor is 1.5"),
         ("volumeStatsAggPeriod: often", "volumeStatsAggPeriod: \"often\" is not a duration"),
-        ("shutdownGracePeriod: 500ms", "shutdownGracePeriod is 500ms; it must be 0s, or at least 1s"),
-        ("shutdownGracePeriodCriticalPods: 10s", "shutdownGracePeriodCriticalPods is 10s, and a part of"),
-        (
-            "shutdownGracePeriod: 10s\nshutdownGracePeriodByPodPriority: [{priority: 1, shutdownGracePeriodSeconds: 1}]",
-            "cannot both be set",
-        ),
     ] {
         let message = Config::resolve(file, &Flags::default(), "edge").expect_err(file).to_string();
         assert!(message.contains(expected) && !message.contains("secret"), "{file}: {message}");

@@ -80,7 +80,7 @@ impl Storage {
                 EvictionOrder {
                     reason: PodReason::Evicted,
                     message,
-                    signal: "emptydirfs.limit",
+                    signal: Some("emptydirfs.limit"),
                     grace: EVICTED_GRACE,
                     disrupts: false,
                 }
@@ -115,8 +115,8 @@ impl PodTask {
     /// The pod has to go: it has taken more than it may, or the node runs short.
     pub(super) fn evict(&mut self, order: EvictionOrder) {
         let EvictionOrder { reason, message, signal, grace, disrupts } = order;
-        // Of the end of the machine, the Event of the node tells, and it is no eviction.
-        if reason != PodReason::Terminated {
+        // Of the end of the machine, the Event of the node tells.
+        if let Some(signal) = signal {
             self.shared.metrics.evicted(signal);
             self.shared.recorder.warning(&self.reference, reason.as_str(), message.clone());
         }

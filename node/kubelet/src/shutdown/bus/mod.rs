@@ -1,7 +1,7 @@
 //! A client of D-Bus, as small as an inhibitor needs it: calls with texts, what they return, signals, and descriptors.
 //!
 //! Kept libraries for D-Bus change what others of this program's dependencies are built with, or bring an executor of their own;
-//! see `docs/decisions/0040-graceful-shutdown.md`.
+//! see `docs/decisions/0039-graceful-shutdown.md`.
 
 mod message;
 #[cfg(test)]
