@@ -93,7 +93,7 @@ SCRIPT
 chmod 0755 "$tree"/DEBIAN/{postinst,prerm,postrm}
 find "$tree" -type d -exec chmod 0755 {} +
 package=$out/kubewasm_${version}_$architecture.deb
-dpkg-deb --root-owner-group --build "$tree" "$package" >/dev/null
+dpkg-deb -Zxz -z3 --root-owner-group --build "$tree" "$package" >/dev/null
 
 id=$(readelf -n "$program" | awk '/Build ID:/ {print $3}')
 [ -n "$id" ] || die "$program has no build ID, by which its symbols are found"
@@ -113,6 +113,6 @@ Description: debug symbols for kubewasm
  What debuggers and profilers need to name the functions of kubewasm.
 CONTROL
 find "$symbols" -type d -exec chmod 0755 {} +
-dpkg-deb --root-owner-group --build "$symbols" "$out/kubewasm-dbgsym_${version}_$architecture.deb" >/dev/null
+dpkg-deb -Zxz -z3 --root-owner-group --build "$symbols" "$out/kubewasm-dbgsym_${version}_$architecture.deb" >/dev/null
 say "$package and kubewasm-dbgsym"
 printf '%s\n' "$package"

@@ -333,7 +333,7 @@ mod tests {
             [] => Err("no process".to_owned()),
             [_, ..] => Ok(()),
         };
-        crate::wait::until("the process below the folder", Duration::from_secs(10), there).await.unwrap();
+        wait::until("the process below the folder", Duration::from_secs(10), there).await.unwrap();
         end_all_under(home.path(), Duration::from_secs(10)).await.unwrap();
         assert!(!mine.await_end(Duration::from_secs(10)).await.unwrap().success());
         assert_eq!(stranger.ended().unwrap(), None);
