@@ -48,4 +48,4 @@ pub mod services;
 pub mod shutdown;
 pub mod static_pods;
 pub mod stats;
-mod supply;
+pub mod supply;

@@ -3,11 +3,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Client, Config};
 use kubewasm_approver::Scope;
+use kubewasm_kubelet::identity::read_kubeconfig;
 use tokio_util::sync::CancellationToken;
 
 use crate::signals;
@@ -43,13 +41,7 @@ async fn run(args: ApproverArgs) -> anyhow::Result<ExitCode> {
     let cancel = CancellationToken::new();
     signals::stop(&cancel)?;
     let config = match &args.kubeconfig {
-        Some(file) => {
-            let read = Kubeconfig::read_from(file)
-                .with_context(|| format!("cannot read the kubeconfig {}", file.display()))?;
-            Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("cannot use the kubeconfig {}", file.display()))?
-        }
+        Some(file) => read_kubeconfig(file).await?,
         None => Config::incluster().context(
             "this is no pod of a cluster with a service account; name credentials with --kubeconfig",
         )?,

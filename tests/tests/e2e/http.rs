@@ -27,26 +27,32 @@ async fn get(ip: IpAddr, path: &str) -> Option<String> {
     Some(answer)
 }
 
+/// A pod of this name that serves HTTP on the node's address, at the port that is returned.
+pub(crate) async fn serve_http(pods: &Pods, name: &str) -> u16 {
+    let content = Content::program("http", guests::guest("http-0.2.c").await.unwrap());
+    let image = suite().await.registry.push(&format!("http:{name}"), &content).await.unwrap().tagged;
+    let port = ports::free().unwrap();
+    let spec = json!({
+        "hostNetwork": true,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [{
+            "name": "main",
+            "image": image,
+            "ports": [{ "containerPort": port }],
+            "readinessProbe": { "httpGet": { "port": port, "path": "/" }, "periodSeconds": 1 },
+        }],
+    });
+    pods.create(name, spec).await;
+    pods.until(name, "ready", |pod: &Pod| is(pod, "Ready")).await;
+    port
+}
+
 /// A request whose guest traps is an answer, a metric and an Event: the pod goes on, and so do its other requests.
 #[tokio::test]
 async fn a_guest_that_traps_is_an_event_and_its_pod_goes_on() {
     with_temp_ns(async |client, ns| {
         let pods = Pods::new(&client, ns);
-        let content = Content::program("http", guests::guest("http-0.2.c").await.unwrap());
-        let image = suite().await.registry.push("http:traps", &content).await.unwrap().tagged;
-        let port = ports::free().unwrap();
-        let spec = json!({
-            "hostNetwork": true,
-            "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "main",
-                "image": image,
-                "ports": [{ "containerPort": port }],
-                "readinessProbe": { "httpGet": { "port": port, "path": "/" }, "periodSeconds": 1 },
-            }],
-        });
-        pods.create("traps", spec).await;
-        pods.until("traps", "ready", |pod: &Pod| is(pod, "Ready")).await;
+        let port = serve_http(&pods, "traps").await;
         let asked = async |path: &str| {
             let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
             client.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();

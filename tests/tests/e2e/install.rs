@@ -46,11 +46,16 @@ fn said(command: &mut Command) -> Output {
     output
 }
 
+/// The objects of a stream of YAML.
+fn documents(yaml: &str) -> impl Iterator<Item = Value> {
+    serde_yaml_ng::Deserializer::from_str(yaml)
+        .map(|document| <Value as serde::Deserialize>::deserialize(document).unwrap())
+        .filter(|object| !object.is_null())
+}
+
 /// The objects of a stream of YAML, by kind and name.
 fn objects(yaml: &str) -> BTreeMap<(String, String), Value> {
-    let documents = serde_yaml_ng::Deserializer::from_str(yaml)
-        .map(|document| <Value as serde::Deserialize>::deserialize(document).unwrap());
-    let named = documents.filter(|object| !object.is_null()).map(|mut object| {
+    let named = documents(yaml).map(|mut object| {
         let of = |field: &Value| field.as_str().unwrap_or_default().to_owned();
         let key = (of(&object["kind"]), of(&object["metadata"]["name"]));
         // Files are compared by what they say.
@@ -66,10 +71,8 @@ fn objects(yaml: &str) -> BTreeMap<(String, String), Value> {
 
 /// What of the manifests concerns this node alone: other tests have the cluster's classes, and nodes that may not read Services.
 fn own_objects(yaml: &str) -> Value {
-    let documents = serde_yaml_ng::Deserializer::from_str(yaml)
-        .map(|document| <Value as serde::Deserialize>::deserialize(document).unwrap());
     let shared = ["kubewasm-services", "kubewasm-network-policies", "wasm", "wasm-isolated"];
-    let own = documents
+    let own = documents(yaml)
         .filter(|object| object["metadata"]["name"].as_str().is_some_and(|name| !shared.contains(&name)));
     json!({ "apiVersion": "v1", "kind": "List", "items": own.collect::<Vec<_>>() })
 }

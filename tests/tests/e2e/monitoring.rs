@@ -2,12 +2,10 @@
 
 use std::{fs, net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, Config};
 use kubewasm_tests::{
     documented, guests, ports,
     process::{self, Process},
-    registry::image::Content,
     wait,
 };
 use serde_json::{Value, json};
@@ -18,7 +16,8 @@ use tokio::{
 
 use crate::{
     access,
-    pods::{Pods, is, running},
+    http::serve_http,
+    pods::{Pods, running},
     suite::{NODE, SOON, suite, with_temp_ns},
 };
 
@@ -48,7 +47,7 @@ async fn prometheus_reads_the_node_and_the_dashboards_have_data() {
         }] });
         pods.create("busy", busy).await;
         pods.act("ended", &["exit", "3"]).await;
-        let port = serve_http(&pods).await;
+        let port = serve_http(&pods, "web").await;
         pods.until("busy", "running", running).await;
         let _load = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(ask_for_ever(port)));
 
@@ -85,26 +84,6 @@ async fn alerts_are_valid_and_fire_when_they_should() {
     {
         process::run(Path::new("promtool"), &arguments).await.unwrap();
     }
-}
-
-/// A pod that serves HTTP, on the port that is returned.
-async fn serve_http(pods: &Pods) -> u16 {
-    let content = Content::program("http", guests::guest("http-0.2.c").await.unwrap());
-    let image = suite().await.registry.push("http:monitored", &content).await.unwrap().tagged;
-    let port = ports::free().unwrap();
-    let spec = json!({
-        "hostNetwork": true,
-        "terminationGracePeriodSeconds": 1,
-        "containers": [{
-            "name": "main",
-            "image": image,
-            "ports": [{ "containerPort": port }],
-            "readinessProbe": { "httpGet": { "port": port, "path": "/" }, "periodSeconds": 1 },
-        }],
-    });
-    pods.create("web", spec).await;
-    pods.until("web", "ready", |pod: &Pod| is(pod, "Ready")).await;
-    port
 }
 
 /// Asks for what is there, and now and then for what makes the guest trap.

@@ -16,18 +16,25 @@ pub(super) struct LoadedKubeconfig {
     pub(super) pair_file: Option<PathBuf>,
 }
 
-/// Reads a kubeconfig, and the certificate that it names.
-pub(super) async fn load(path: &Path) -> Result<LoadedKubeconfig, IdentityError> {
+/// Reads what a kubeconfig gives access to. What is wrong in it may be next to its secrets: errors tell no value of the file.
+///
+/// # Errors
+/// [`IdentityError::Io`] and [`IdentityError::Kubeconfig`].
+pub async fn read_kubeconfig(path: &Path) -> Result<kube::Config, IdentityError> {
     let refused = |message: String| IdentityError::Kubeconfig { path: path.to_path_buf(), message };
     let text = std::fs::read_to_string(path)
         .map_err(|source| IdentityError::Io { path: path.to_path_buf(), source })?;
     check(&text).map_err(refused)?;
     // Reading it again resolves relative paths in it.
     let kubeconfig = Kubeconfig::read_from(path).map_err(|_| refused("it is not a kubeconfig".to_owned()))?;
-    let mut access = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .map_err(|err| refused(err.to_string()))?;
+        .map_err(|err| refused(err.to_string()))
+}
 
+/// Reads a kubeconfig, and the certificate that it names.
+pub(super) async fn load(path: &Path) -> Result<LoadedKubeconfig, IdentityError> {
+    let mut access = read_kubeconfig(path).await?;
     let auth = &access.auth_info;
     let files = auth.client_certificate.as_deref().zip(auth.client_key.as_deref());
     let Some((certificate, key)) = files.filter(|_| auth.client_certificate_data.is_none()) else {

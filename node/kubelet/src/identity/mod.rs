@@ -26,7 +26,10 @@ use std::path::{Path, PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::{connection::Connection, csr::CertificateRequestError, pair::PairError, rotation::Rotation};
+pub use self::{
+    connection::Connection, csr::CertificateRequestError, kubeconfig::read_kubeconfig, pair::PairError,
+    rotation::Rotation,
+};
 use crate::{
     config::{self, is_set},
     explain::explain,

@@ -10,13 +10,8 @@ use k8s_openapi::api::{
         FieldSelectorAttributes, ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
     },
 };
-use kube::{
-    Api, Client,
-    api::PostParams,
-    client::Body,
-    config::{KubeConfigOptions, Kubeconfig},
-};
-use kubewasm_kubelet::config::Config;
+use kube::{Api, Client, api::PostParams, client::Body};
+use kubewasm_kubelet::{config::Config, identity::read_kubeconfig};
 
 use super::finding::Finding;
 
@@ -124,15 +119,7 @@ async fn credentials(config: &Config) -> Result<(Client, String, bool), Finding>
         (None, None) => (None, false),
     };
     let mut access = match &file {
-        Some(file) => {
-            let shown = file.display();
-            // What is wrong in it may be next to its secrets.
-            let read =
-                Kubeconfig::read_from(file).map_err(|_| failed(format!("{shown} is not a kubeconfig")))?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default())
-                .await
-                .map_err(|error| failed(format!("{shown}: {error}")))?
-        }
+        Some(file) => read_kubeconfig(file).await.map_err(|error| failed(error.to_string()))?,
         None => match (&config.kubeconfig, kube::Config::incluster()) {
             (None, Ok(access)) => access,
             (Some(file), _) => return Err(failed(format!("{} is not there", file.display()))),

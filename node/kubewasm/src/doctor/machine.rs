@@ -10,7 +10,7 @@ use std::{
 };
 
 use kubewasm_host::{capacity, program::Program};
-use kubewasm_kubelet::config::Config;
+use kubewasm_kubelet::{config::Config, supply::Disk};
 use kubewasm_network::PodNetwork;
 use kubewasm_wasi::{confine::Confinement, mounter::MounterOptions, worker::WorkerOptions};
 use tokio::process::Command;
@@ -100,16 +100,15 @@ fn root(root: &Path) -> Finding {
 fn disk(root: &Path) -> Finding {
     const CHECK: &str = "disk";
     let existing = root.ancestors().find(|dir| dir.exists()).unwrap_or(root);
-    let stat = match rustix::fs::statvfs(existing) {
-        Ok(stat) => stat,
+    let disk = match Disk::of(existing) {
+        Ok(disk) => disk,
         Err(error) => {
             let message = format!("{} cannot be measured: {error}", existing.display());
             return Finding::warning(CHECK, message, "look with `df`");
         }
     };
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let percent =
-        free.saturating_mul(100).checked_div(stat.f_blocks.saturating_mul(stat.f_frsize)).unwrap_or(0);
+    let free = disk.available;
+    let percent = free.saturating_mul(100).checked_div(disk.capacity).unwrap_or(0);
     let message = format!("{} MiB free at {}, {percent} %", free >> 20, existing.display());
     if free < LEAST_ROOM {
         return Finding::failed(CHECK, message, "make room, or choose another disk with --root-dir");
