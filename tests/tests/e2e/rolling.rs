@@ -159,11 +159,11 @@ impl<'a> Stage<'a> {
         self.pods.api().list(&ListParams::default().labels("app=web")).await.unwrap().items
     }
 
-    /// The agent of the first node dies, and is started again when the servers have been asked without it.
-    async fn agent_dies(&mut self, load: &Load) {
-        self.nodes[0].kill().unwrap();
+    /// The agent of a node dies, and is started again when the servers have been asked without it.
+    async fn agent_dies(&mut self, node: usize, load: &Load) {
+        self.nodes[node].kill().unwrap();
         load.goes_on().await;
-        self.nodes[0].start_again().await.unwrap();
+        self.nodes[node].start_again().await.unwrap();
     }
 
     async fn clear(self) {
@@ -227,7 +227,7 @@ async fn updates_and_scaling_lose_no_request() {
         stage.update("third", 0).await;
         for count in 1..=3 {
             stage.begins("third", count).await;
-            stage.agent_dies(&load).await;
+            stage.agent_dies(0, &load).await;
         }
         stage.pods.all_gone("version=second").await;
         load.goes_on().await;
@@ -237,7 +237,7 @@ async fn updates_and_scaling_lose_no_request() {
         stage.has_servers(5).await;
         stage.patch(json!({ "spec": { "replicas": 1 } })).await;
         stage.end_begins(4).await;
-        stage.agent_dies(&load).await;
+        stage.agent_dies(0, &load).await;
         stage.has_servers(1).await;
         load.goes_on().await;
         let counted = load.end().await;
@@ -252,14 +252,14 @@ async fn updates_and_scaling_lose_no_request() {
     .await;
 }
 
-/// Two nodes are drained in turn, as far as a PodDisruptionBudget lets them.
+/// Two nodes are drained in turn, as far as a PodDisruptionBudget lets them; the agent of each dies while its first server ends.
 #[tokio::test]
 async fn a_drain_loses_no_request() {
     if !is_possible() {
         return;
     }
     with_temp_ns(async |client, ns| {
-        let stage = Stage::set(&client, ns, &["drained-node", "other-drained-node"], "").await;
+        let mut stage = Stage::set(&client, ns, &["drained-node", "other-drained-node"], "").await;
         let budgets = Api::<PodDisruptionBudget>::namespaced(client.clone(), ns);
         let budget = json!({
             "metadata": { "name": "web" },
@@ -269,17 +269,24 @@ async fn a_drain_loses_no_request() {
         budgets.create(&PostParams::default(), &budget).await.unwrap();
         let load = stage.load().await;
         let cluster = &suite().await.cluster;
-        for node in &stage.nodes {
-            cluster.kubectl(&["drain", node.name(), "--timeout=90s"]).await.unwrap();
+        for node in 0..stage.nodes.len() {
+            let name = stage.nodes[node].name().to_owned();
+            let drain = cluster.kubectl(&["drain", &name, "--timeout=90s"]);
+            let dies = async {
+                stage.end_begins(1).await;
+                stage.agent_dies(node, &load).await;
+            };
+            let (drained, ()) = tokio::join!(drain, dies);
+            drained.unwrap();
             let left = stage.servers().await;
-            let is_here = |pod: &&Pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some(node.name());
+            let is_here = |pod: &&Pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some(&name);
             assert_eq!(left.iter().filter(is_here).map(|pod| pod.name_any()).collect::<Vec<_>>(), [""; 0]);
             stage.has_servers(3).await;
             load.goes_on().await;
-            load.lost_nothing(&format!("the drain of {}", node.name()));
+            load.lost_nothing(&format!("the drain of {name}"));
             let uncordoned = Patch::Merge(json!({ "spec": { "unschedulable": null } }));
             let nodes = Api::<NodeObject>::all(client.clone());
-            nodes.patch(node.name(), &PatchParams::default(), &uncordoned).await.unwrap();
+            nodes.patch(&name, &PatchParams::default(), &uncordoned).await.unwrap();
         }
         load.end().await.lost_nothing("two drains");
         stage.clear().await;

@@ -2,7 +2,7 @@
 //!
 //! An entry is about the addresses that a guest connects to, before a Service has chosen an endpoint for them. A name is
 //! enforced where it is looked up: what was answered is allowed for as long as the answer counts. Where the list has
-//! names, others are not looked up: a question is a message to whoever answers it.
+//! names, others are not looked up, and where it is empty, none is: a question is a message to whoever answers it.
 
 use std::{
     collections::HashMap,
@@ -202,9 +202,10 @@ impl NameGrants {
         Self { list, granted: Mutex::default() }
     }
 
-    /// Whether a name may be looked up.
+    /// Whether a name may be looked up: any where networks alone are listed, and none where nothing is.
     pub(crate) fn may_look_up(&self, name: &str) -> bool {
-        !self.list.has_names || self.list.ports_of(name).next().is_some()
+        let has_networks_alone = !self.list.has_names && !self.list.entries.is_empty();
+        has_networks_alone || self.list.ports_of(name).next().is_some()
     }
 
     /// A look-up was answered: the addresses of a name on the list may be reached for as long as the answer counts.
@@ -361,6 +362,7 @@ mod tests {
         assert!(grants.may_look_up("anything.example"), "no names are listed");
         let nothing = NameGrants::new("".parse().unwrap());
         assert!(!nothing.may_reach(at("192.0.2.1:1")));
+        assert!(!nothing.may_look_up("anything.example"), "a question is a message");
     }
 
     #[test]
