@@ -3,11 +3,12 @@
 //! ```text
 //!   guest ─write─► guest stream ─push─► [queue::Log] ─► blocking thread: [format] ─► [file] ─write(2)─► disk
 //!                       ▲                                                              │
-//!                       └──────────────── ready again when it is in the file ◄─────────┘
+//!                       └────────── waits while half a write is on its way ◄────────────┘
 //! ```
 //!
-//! A guest's write returns when its bytes are in the file, at most [`kubewasm_host::LARGEST_WRITE`] bytes at a time: that is
-//! the back-pressure, and nothing else is buffered but the unfinished line of each stream. One queue takes
+//! A guest goes on while what it wrote is on its way to the file, as long as that is less than half of
+//! [`kubewasm_host::LARGEST_WRITE`]: that is the back-pressure, as that of a pipe, and nothing else is buffered but the
+//! unfinished line of each stream. A worker that is killed takes what is on its way with it. One queue takes
 //! both streams, so that their order is kept. The file is written by a blocking thread that exists only
 //! while there is something to write, and its processor time is the guest's: a disk that hangs holds up the guests that print, and nobody else.
 //! A disk that is full loses output, says so once there is room, and the guest goes on.

@@ -14,9 +14,11 @@ use tokio::{runtime::Handle, sync::Notify};
 
 use super::file::{LogFile, LogOptions, LogPlace};
 
-/// Bytes that the queue holds at most. A guest that has written is not asked for more until the queue is empty, so that
-/// one write is in it; more than that, because a component can hold several handles of
-/// one stream, each with its own leave to write.
+/// Bytes on their way to the file with which a guest may still write: while half of a write is, it waits. Until then it goes on
+/// while a thread writes what it has written, so that one that writes a line at a time does not wait for each.
+const PLENTY: usize = LARGEST_WRITE / 2;
+/// Bytes on their way at most. More than a guest is given leave for, because a component can hold several handles of one
+/// stream, each with its own leave to write.
 const QUEUE_LIMIT: usize = 5 * LARGEST_WRITE;
 
 /// How long the end of a guest waits for its last output; a disk that hangs for longer loses it.
@@ -35,8 +37,8 @@ pub struct Log {
 
 struct SharedQueue {
     queue: Mutex<LogQueue>,
-    /// Notified whenever the queue has become empty and all of it is in the file.
-    idle: Notify,
+    /// Notified whenever something of it has come into the file.
+    progress: Notify,
     /// Held by the one thread that writes.
     file: Mutex<LogFile>,
     meter: Meter,
@@ -51,7 +53,7 @@ impl fmt::Debug for SharedQueue {
 #[derive(Debug, Default)]
 struct LogQueue {
     items: Vec<Item>,
-    /// Bytes that the items take.
+    /// Bytes that the items take, and those that are being written.
     cost: usize,
     /// A thread is on its way to the queue, or writing.
     busy: bool,
@@ -70,7 +72,7 @@ impl Log {
     /// Those of opening the file.
     pub fn open(place: LogPlace, options: LogOptions, runtime: &Handle, meter: Meter) -> io::Result<Self> {
         let file = Mutex::new(LogFile::open(place, options)?);
-        let shared = SharedQueue { queue: Mutex::default(), idle: Notify::new(), file, meter };
+        let shared = SharedQueue { queue: Mutex::default(), progress: Notify::new(), file, meter };
         Ok(Self { shared: Arc::new(shared), runtime: runtime.clone() })
     }
 
@@ -81,13 +83,17 @@ impl Log {
 
     /// Waits until all that was pushed is in the file, or lost with it.
     pub async fn written(&self) {
+        self.until(|queue| !queue.busy).await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&LogQueue) -> bool) {
         loop {
-            let mut idle = std::pin::pin!(self.shared.idle.notified());
-            idle.as_mut().enable();
-            if !self.queue().busy {
+            let mut progress = std::pin::pin!(self.shared.progress.notified());
+            progress.as_mut().enable();
+            if is_so(&self.queue()) {
                 return;
             }
-            idle.await;
+            progress.await;
         }
     }
 
@@ -126,9 +132,9 @@ impl Output for Log {
         LARGEST_WRITE as u64
     }
 
-    /// A whole write when all that was pushed is in the file, else nothing.
+    /// What makes a whole write of what is on its way, unless that is half of one already.
     fn room(&self) -> usize {
-        if self.queue().busy { 0 } else { LARGEST_WRITE }
+        self.queue().room()
     }
 
     fn push(&self, stream: Stream, bytes: Bytes) -> bool {
@@ -143,24 +149,29 @@ impl Output for Log {
     }
 
     fn ready(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.written())
+        Box::pin(self.until(|queue| queue.room() > 0))
+    }
+}
+
+impl LogQueue {
+    fn room(&self) -> usize {
+        if self.cost < PLENTY { LARGEST_WRITE - self.cost } else { 0 }
     }
 }
 
 impl SharedQueue {
     /// Writes until the queue is empty.
     fn write_out(&self) {
-        let started = clock::thread_time();
+        let mut accounted = clock::thread_time();
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let items = {
+            let (items, cost) = {
                 let mut queue = self.queue();
                 if queue.items.is_empty() {
                     queue.busy = false;
                     break;
                 }
-                queue.cost = 0;
-                std::mem::take(&mut queue.items)
+                (std::mem::take(&mut queue.items), queue.cost)
             };
             let now = Timestamp::now();
             let mut batch = Vec::with_capacity(items.len());
@@ -174,11 +185,18 @@ impl SharedQueue {
                 }
             }
             file.append(&batch, now);
+            // Before the guest goes on, so that it cannot outrun its account.
+            let time = clock::thread_time();
+            (self.meter)(time.saturating_sub(accounted));
+            accounted = time;
+            let mut queue = self.queue();
+            // What is on its way now has come since, and counts.
+            queue.cost = queue.cost.saturating_sub(cost);
+            drop(queue);
+            self.progress.notify_waiters();
         }
         drop(file);
-        // Before the guest goes on, so that it cannot outrun its account.
-        (self.meter)(clock::thread_time().saturating_sub(started));
-        self.idle.notify_waiters();
+        self.progress.notify_waiters();
     }
 
     fn queue(&self) -> MutexGuard<'_, LogQueue> {
@@ -223,15 +241,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_ready_is_in_the_file() {
+    async fn what_is_written_is_in_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         let log = open(&path);
         for n in 1..=50 {
-            log.ready().await;
             assert_eq!(log.room(), LARGEST_WRITE);
             assert!(log.push(Stream::Stdout, Bytes::from_static(b"line\n")));
-            log.ready().await;
+            log.written().await;
             assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), n);
         }
     }
@@ -248,8 +265,28 @@ mod tests {
         let log = Log::open(LogPlace::at(&path).unwrap(), LogOptions::default(), &Handle::current(), meter)
             .unwrap();
         assert!(log.push(Stream::Stdout, Bytes::from_static(b"line\n")));
-        log.ready().await;
+        log.written().await;
         assert!(*told.lock().unwrap() > Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_guest_goes_on_until_half_a_write_is_on_its_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir.path().join("0.log"));
+        let hanging = log.shared.file.lock().unwrap();
+        let mut pushed = 0;
+        while log.room() > 0 {
+            assert!(log.room() >= PLENTY, "leave is given for no less");
+            assert!(log.push(Stream::Stdout, Bytes::from_static(b"a line\n")));
+            pushed += 1;
+        }
+        assert_eq!(pushed, PLENTY.div_ceil(7 + size_of::<Item>()));
+        let ready = log.ready();
+        drop(hanging);
+        ready.await;
+        assert!(log.room() > 0);
+        log.written().await;
+        assert_eq!(log.room(), LARGEST_WRITE);
     }
 
     #[tokio::test]
@@ -264,7 +301,7 @@ mod tests {
         }
         assert_eq!(taken, 4 * LARGEST_WRITE);
         drop(hanging);
-        log.ready().await;
+        log.written().await;
         assert_eq!(log.room(), LARGEST_WRITE);
     }
 }

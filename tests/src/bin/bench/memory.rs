@@ -17,8 +17,9 @@ use crate::{
     procfs::{self, Footprint},
 };
 
-/// Time for all pods of a measurement to run.
+/// Time for all pods of a measurement to run, however few they are, and for each of them besides.
 const MANY: Duration = Duration::from_secs(180);
+const EACH: Duration = Duration::from_millis(200);
 
 /// How long the processes are watched at a time. Processor time is counted in hundredths of a second, so
 /// this is good for a tenth of a percent of a core.
@@ -64,7 +65,8 @@ pub(crate) async fn measure(pods: &Pods, node: &Node, sizes: &[usize]) -> Result
     for size in std::iter::once(0).chain(sizes.iter().copied()) {
         let step = Step::begin(&format!("memory with {size} idle pods"));
         pods.create_all(name, node.name(), there..size).await?;
-        observer.running(size, MANY).await?;
+        let patience = MANY + EACH * u32::try_from(size).unwrap_or(u32::MAX);
+        observer.running(size, patience).await?;
         there = there.max(size);
         pods.settle().await?;
         measured.push(look(node, size).await?);
