@@ -271,7 +271,8 @@ async fn a_drain_loses_no_request() {
         let cluster = &suite().await.cluster;
         for node in 0..stage.nodes.len() {
             let name = stage.nodes[node].name().to_owned();
-            let drain = cluster.kubectl(&["drain", &name, "--timeout=90s"]);
+            let arguments = ["drain", &name, "--timeout=90s"];
+            let drain = cluster.kubectl(&arguments);
             let dies = async {
                 stage.end_begins(1).await;
                 stage.agent_dies(node, &load).await;
