@@ -53,9 +53,18 @@ pub struct Options {
     config: BTreeMap<String, Value>,
     env: BTreeMap<String, String>,
     bootstrap_kubeconfig: Option<PathBuf>,
+    meminfo: Option<PathBuf>,
 }
 
 impl Options {
+    /// The node reads this file in the place of `/proc/meminfo`: it is mounted there in a mount namespace of the node's own, as
+    /// lxcfs does it for containers. Takes root.
+    #[must_use]
+    pub fn meminfo(mut self, file: PathBuf) -> Self {
+        self.meminfo = Some(file);
+        self
+    }
+
     /// One more variable of its environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -98,6 +107,7 @@ pub struct Node {
     health_port: u16,
     arguments: Vec<String>,
     env: BTreeMap<String, String>,
+    meminfo: Option<PathBuf>,
     log: PathBuf,
     process: Option<Process>,
     left: bool,
@@ -140,6 +150,7 @@ impl Node {
             health_port,
             arguments,
             env: options.env.clone(),
+            meminfo: options.meminfo.clone(),
             log: home.log(name),
             root,
             process: None,
@@ -154,7 +165,16 @@ impl Node {
     /// # Errors
     /// See [`Node::start`].
     pub async fn start_again(&mut self) -> Result<()> {
-        let mut command = Command::new(program()?);
+        let program = program()?;
+        let mut command = match &self.meminfo {
+            None => Command::new(program),
+            Some(file) => {
+                let script = r#"mount --bind "$0" /proc/meminfo && exec "$@""#;
+                let mut command = Command::new("unshare");
+                command.args(["--mount", "sh", "-c", script]).arg(file).arg(program);
+                command
+            }
+        };
         command.args(&self.arguments).envs(&self.env);
         let mut process = Process::start(&self.name, &mut command, &self.log)?;
         let port = self.health_port;

@@ -34,8 +34,8 @@ use crate::{
     node_metrics::NodeMetrics,
     pod_ranges,
     pods::{
-        HostPorts, ImageAccess, LogKeeper, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager,
-        ProbeMetrics, Records, RequestFailureWatch, ResizeMetrics, Shared, StorageClaims, Volumes,
+        EvictionCandidates, HostPorts, ImageAccess, LogKeeper, LogLinks, NodeFacts, PodAddresses, PodIndex,
+        PodManager, ProbeMetrics, Records, RequestFailureWatch, ResizeMetrics, Shared, Volumes,
         admission::{
             NodeView,
             resources::{self, Amounts},
@@ -207,6 +207,7 @@ impl Agent {
             http.register(registry);
             metrics.register(registry);
             connection.metrics().register(registry);
+            connection.renewals().register(registry);
             runtime.register_metrics(registry);
         });
 
@@ -301,7 +302,7 @@ impl Agent {
             held.volumes.mounted().register(registry);
             registry.register_collector(Box::new(held));
         });
-        let claims = StorageClaims {
+        let claims = EvictionCandidates {
             index: shared.index.clone(),
             records: shared.records.clone(),
             logs_dir: shared.logs_dir.clone(),
@@ -312,6 +313,7 @@ impl Agent {
             recorder: shared.recorder.clone(),
             desk: shared.desk.clone(),
             pods: Arc::new(claims),
+            stats: stats.clone(),
         });
         Ok(Self {
             config,

@@ -36,6 +36,11 @@ const OPERATION: [f64; 14] = [
     745.058_06,
 ];
 
+const RESIZE_MILLISECONDS: [f64; 14] = [
+    10.0, 50.0, 100.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0, 30_000.0, 60_000.0, 120_000.0,
+    300_000.0, 600_000.0,
+];
+
 /// Sizes of images, in bytes, from which on a label holds.
 const IMAGE_SIZES: [(u64, &str); 12] = [
     (0, "0-10MB"),
@@ -88,6 +93,14 @@ struct EvictionSignal {
     eviction_signal: &'static str,
 }
 
+/// `true` for pods that are not of the API server, and else empty.
+type StaticLabel = [(&'static str, &'static str); 1];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Success {
+    success: &'static str,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: String,
@@ -106,6 +119,10 @@ pub struct NodeMetrics {
     pod_start_total: Histogram,
     status_sync: Histogram,
     started_pods: Counter,
+    failed_pod_starts: Counter,
+    restarted_pods: Counters<StaticLabel>,
+    resizes: Histograms<Success>,
+    http_fallbacks: Counter,
     started_containers: Counters<OfContainer>,
     failed_starts: Counters<FailedStart>,
     terminated: Counters<Termination>,
@@ -131,6 +148,10 @@ impl Default for NodeMetrics {
             pod_start_total: Histogram::new(POD_START),
             status_sync: Histogram::new(STATUS_SYNC),
             started_pods: Counter::default(),
+            failed_pod_starts: Counter::default(),
+            restarted_pods: Family::default(),
+            resizes: Family::new_with_constructor(|| Histogram::new(RESIZE_MILLISECONDS)),
+            http_fallbacks: Counter::default(),
             started_containers: Family::default(),
             failed_starts: Family::default(),
             terminated: Family::default(),
@@ -196,6 +217,27 @@ impl NodeMetrics {
             &self.status_sync,
         );
         add("kubelet_started_pods", "Cumulative number of pods started", &self.started_pods);
+        add(
+            "kubelet_started_pods_errors",
+            "Cumulative number of errors when starting pods",
+            &self.failed_pod_starts,
+        );
+        add(
+            "kubelet_restarted_pods",
+            "Number of pods that have been restarted because they were deleted and recreated with the same UID while the \
+             kubelet was watching them (common for static pods, extremely uncommon for API pods)",
+            &self.restarted_pods,
+        );
+        add(
+            "kubelet_pod_resize_duration_milliseconds",
+            "Duration in milliseconds to actuate a pod resize",
+            &self.resizes,
+        );
+        add(
+            "kubelet_lifecycle_handler_http_fallbacks",
+            "The number of times lifecycle handlers successfully fell back to http from https",
+            &self.http_fallbacks,
+        );
         add(
             "kubelet_started_containers",
             "Cumulative number of containers started",
@@ -266,6 +308,27 @@ impl NodeMetrics {
         self.pod_start.observe(since_seen.as_secs_f64());
         self.pod_start_total.observe(since_created.as_secs_f64());
         self.pod_start_sli.observe(since_created.saturating_sub(apart).as_secs_f64());
+    }
+
+    /// The network of a pod could not be made, so that nothing of it can start.
+    pub(crate) fn pod_not_started(&self) {
+        self.failed_pod_starts.inc();
+    }
+
+    /// A pod has come back under the UID that it had, and is begun anew.
+    pub(crate) fn pod_restarted(&self, is_static: bool) {
+        self.restarted_pods.get_or_create(&[("static", if is_static { "true" } else { "" })]).inc();
+    }
+
+    /// A container was given other limits, or could not be.
+    pub(crate) fn resized(&self, success: bool, took: Duration) {
+        let label = Success { success: if success { "true" } else { "false" } };
+        self.resizes.get_or_create(&label).observe(took.as_secs_f64() * 1000.0);
+    }
+
+    /// A hook by HTTPS was answered in plain HTTP.
+    pub(crate) fn hook_fell_back(&self) {
+        self.http_fallbacks.inc();
     }
 
     /// The API server has a status that had changed so long before.
@@ -360,6 +423,13 @@ mod tests {
             apart: second * 2,
         });
         metrics.registered(second, second * 2);
+        metrics.pod_restarted(true);
+        metrics.pod_restarted(false);
+        metrics.pod_not_started();
+        metrics.hook_fell_back();
+        metrics.resized(true, Duration::from_millis(20));
+        metrics.resized(false, second);
+        metrics.evicted("memory.available");
         let text = exposition::registry(&registry, Format::Classic).unwrap();
         for line in [
             "kubelet_runtime_operations_total{operation_type=\"start_container\"} 2",
@@ -373,6 +443,13 @@ mod tests {
             "kubelet_pod_start_sli_duration_seconds_sum 2.0",
             "kubelet_pod_start_total_duration_seconds_sum 4.0",
             "kubelet_node_startup_duration_seconds 3.0",
+            "kubelet_restarted_pods_total{static=\"true\"} 1",
+            "kubelet_restarted_pods_total{static=\"\"} 1",
+            "kubelet_started_pods_errors_total 1",
+            "kubelet_lifecycle_handler_http_fallbacks_total 1",
+            "kubelet_pod_resize_duration_milliseconds_bucket{le=\"50.0\",success=\"true\"} 1",
+            "kubelet_pod_resize_duration_milliseconds_sum{success=\"false\"} 1000.0",
+            "kubelet_evictions{eviction_signal=\"memory.available\"} 1",
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
         }

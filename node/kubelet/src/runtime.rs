@@ -41,7 +41,7 @@ pub use objects::{ObjectContents, ObjectNames, ObjectUpdate, SecretContent, Upda
 pub use resize::{ContainerLimits, ResizeError};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
-pub use stats::{ContainerStats, FailedRequests, HttpContainerStats};
+pub use stats::{ContainerStats, ContainerTraffic, FailedRequests, HttpContainerStats};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::cpu::{Arrival, CpuBudget, CpuShare, Weight};
-use crate::engine::TICK;
+use crate::{
+    engine::TICK,
+    traffic::{Traffic, TrafficUsage},
+};
 
 /// What a container may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Usage {
     /// Bytes that it has now: linear memories and tables at their present size, touched or not, and what the
     /// host holds for it.
     pub memory_bytes: u64,
+    /// What has gone through its sockets since it started.
+    pub traffic: TrafficUsage,
 }
 
 /// The account of one container.
@@ -45,6 +50,7 @@ pub struct Account {
     yields: AtomicU64,
     /// Bytes that may be used.
     memory_limit: AtomicU64,
+    traffic: Arc<Traffic>,
 }
 
 #[derive(Debug)]
@@ -95,7 +101,14 @@ impl Account {
             memory: AtomicU64::new(0),
             memory_limit: AtomicU64::new(limits.memory_bytes),
             yields: AtomicU64::new(0),
+            traffic: Arc::default(),
         }
+    }
+
+    /// Where the container's sockets are counted.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// What is used now.
@@ -107,6 +120,7 @@ impl Account {
             throttled: cpu.throttled,
             yields: self.yields.load(Ordering::Relaxed),
             memory_bytes: self.memory.load(Ordering::Relaxed),
+            traffic: self.traffic.usage(),
         }
     }
 

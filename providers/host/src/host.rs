@@ -332,7 +332,7 @@ impl Host {
             has_volumes: setup.has_volumes,
             lookups,
             guest_sockets,
-            core_sockets: CoreSockets::new(listeners),
+            core_sockets: CoreSockets::new(listeners, account.traffic()),
             http: GuestHttp::new(setup.http_connections.map_or_else(Arc::default, Arc::clone), way),
             plugins: States::new(&self.options.plugins, &setup),
         };

@@ -62,6 +62,7 @@ mod state;
 mod stdin;
 mod stdio;
 mod text;
+mod traffic;
 
 pub use account::{Account, BelowUse, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};
@@ -84,6 +85,7 @@ pub use plugin::{AnyPlugin, Plugin, PluginState};
 pub use setup::{Preopen, PrepareError, Setup};
 pub use stack::Stack;
 pub use state::GuestState;
+pub use traffic::{Traffic, TrafficUsage};
 
 /// Version of wasmtime that guests run on: part of the runtime version that a node reports.
 pub const WASMTIME_VERSION: &str = "48.0.8";

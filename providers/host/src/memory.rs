@@ -45,6 +45,11 @@ impl MemoryGuard {
         Self { account, taken: 0, refused: None }
     }
 
+    /// Whose account it is.
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// Bytes that the instance has.
     pub(super) fn taken(&self) -> u64 {
         self.taken

@@ -1,10 +1,12 @@
 //! What a store holds besides the guest itself.
 
+use std::sync::Arc;
+
 use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
 
 use crate::{
     bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, outgoing::GuestHttp,
-    plugin::States, preview1::sockets::CoreSockets, sockets::GuestSockets,
+    plugin::States, preview1::sockets::CoreSockets, sockets::GuestSockets, traffic::Traffic,
 };
 
 /// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
@@ -26,6 +28,13 @@ pub struct GuestState {
     pub(crate) core_sockets: CoreSockets,
     pub(crate) http: GuestHttp,
     pub(crate) plugins: States,
+}
+
+impl GuestState {
+    /// Where what goes through its sockets is counted.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        self.memory.account().traffic()
+    }
 }
 
 impl std::fmt::Debug for GuestState {

@@ -11,7 +11,7 @@ use std::{fmt, time::Duration};
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    InstantiationStats, Usage,
+    InstantiationStats, TrafficUsage, Usage,
     exit::{Exit, ExitReason},
 };
 
@@ -169,6 +169,9 @@ impl From<&InstanceStats> for wire::InstanceStats {
             throttled_nanos: nanos(stats.usage.throttled),
             memory_bytes: stats.usage.memory_bytes,
             yields: stats.usage.yields,
+            received_bytes: stats.usage.traffic.received_bytes,
+            sent_bytes: stats.usage.traffic.sent_bytes,
+            has_uncounted_traffic: stats.usage.traffic.has_uncounted,
             http: stats.http.as_ref().map(Into::into),
         }
     }
@@ -187,6 +190,11 @@ impl TryFrom<wire::InstanceStats> for InstanceStats {
                 throttled: Duration::from_nanos(stats.throttled_nanos),
                 memory_bytes: stats.memory_bytes,
                 yields: stats.yields,
+                traffic: TrafficUsage {
+                    received_bytes: stats.received_bytes,
+                    sent_bytes: stats.sent_bytes,
+                    has_uncounted: stats.has_uncounted_traffic,
+                },
             },
             http: stats.http.map(Into::into),
         })
@@ -260,6 +268,7 @@ mod tests {
                 throttled: Duration::from_millis(7),
                 yields: 8,
                 memory_bytes: 64 << 20,
+                traffic: TrafficUsage { received_bytes: 9, sent_bytes: 10, has_uncounted: true },
             },
             http: Some(kubewasm_host::http::HttpStats {
                 answers: [0, 3, 0, 1, 2],

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Event, Node as NodeObject, Pod};
-use kube::{Api, Client, api::ListParams};
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
 use kubewasm_tests::{
     guests,
     node::{Node, Options},
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     hostile::lease_age,
     pods::{Pods, is, running},
+    pressure::{await_node_event, await_pressure, evicted, is_target},
     suite::{NODE, SOON, own_node, suite, with_temp_ns},
 };
 
@@ -35,46 +36,6 @@ async fn node_with_disk(name: &str, mebibytes: u32, options: &Options) -> Option
         return None;
     }
     Some(own_node(name, options).await)
-}
-
-/// Waits until the node's condition `DiskPressure` has this status.
-async fn await_pressure(client: &Client, node: &str, status: &str) {
-    let nodes: Api<NodeObject> = Api::all(client.clone());
-    let has = |node: &NodeObject| {
-        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        conditions.into_iter().any(|c| {
-            let (reason, message) = match status {
-                "True" => ("KubeletHasDiskPressure", "kubelet has disk pressure"),
-                _ => ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            };
-            c.type_ == "DiskPressure"
-                && c.status == status
-                && c.reason.as_deref() == Some(reason)
-                && c.message.as_deref() == Some(message)
-        })
-    };
-    let what = format!("DiskPressure {status}");
-    wait::object(nodes, node, &what, SOON, |node| node.is_some_and(has)).await.unwrap();
-}
-
-/// Waits for an Event about a Node.
-async fn await_node_event(client: &Client, node: &str, reason: &str, message: &str) {
-    let events: Api<Event> = Api::namespaced(client.clone(), "default");
-    let about = ListParams::default().fields(&format!("involvedObject.name={node},reason={reason}"));
-    wait::until(&format!("the event {reason}"), SOON, async || {
-        let seen = events.list(&about).await.map_err(|error| error.to_string())?.items;
-        let messages: Vec<_> = seen.into_iter().filter_map(|event| event.message).collect();
-        if messages.iter().any(|told| told.contains(message)) { Ok(()) } else { Err(format!("{messages:?}")) }
-    })
-    .await
-    .unwrap();
-}
-
-/// Checks that a pod was evicted, and returns what it was told.
-fn evicted(pod: &Pod) -> &str {
-    let status = pod.status.as_ref().unwrap();
-    assert_eq!(status.reason.as_deref(), Some("Evicted"), "{status:?}");
-    status.message.as_deref().unwrap()
 }
 
 /// A guest that writes until there is no room, again and again, loses its place; the node tells of it while it
@@ -102,7 +63,7 @@ async fn a_guest_that_fills_the_disk_goes_and_nobody_else() {
         let flood: Vec<String> =
             (0..1000).flat_map(|n| ["try", "flood", &format!("/{n}"), "1000"].map(str::to_owned)).collect();
         pods.create("fills", bound(&flood.iter().map(String::as_str).collect::<Vec<_>>())).await;
-        await_pressure(&client, node.name(), "True").await;
+        await_pressure(&client, node.name(), "Disk", "True").await;
         pods.create("late", bound(&["say", "hello"])).await;
 
         let pod = pods.phase("fills", "Failed").await;
@@ -115,13 +76,7 @@ async fn a_guest_that_fills_the_disk_goes_and_nobody_else() {
             told.contains("Container main was using ") && told.contains(", request is 0, has larger"),
             "{told}"
         );
-        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let target = conditions.into_iter().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
-        assert_eq!(
-            (target.status.as_str(), target.reason.as_deref()),
-            ("True", Some("TerminationByKubelet"))
-        );
-        assert_eq!(target.message.as_deref(), Some(told));
+        is_target(&pod, told);
         pods.event("fills", "eviction", |event| event.reason.as_deref() == Some("Evicted")).await;
         let pod = pods.phase("late", "Failed").await;
         assert_eq!(evicted(&pod), "Pod was rejected: The node had condition: [DiskPressure]. ");
@@ -145,7 +100,7 @@ async fn a_guest_that_fills_the_disk_goes_and_nobody_else() {
         let age = lease_age(&client, node.name()).await;
         assert!(age < Duration::from_secs(8), "the lease is {age:?} old");
 
-        await_pressure(&client, node.name(), "False").await;
+        await_pressure(&client, node.name(), "Disk", "False").await;
         pods.create("after", bound(&["write", "/file", "x", "say", "hello"])).await;
         pods.phase("after", "Succeeded").await;
         assert!(running(&pods.api().get("behaves").await.unwrap()), "the pod that behaves is still there");

@@ -54,6 +54,7 @@ mod outgoing;
 mod pod_files;
 mod pods;
 mod policies;
+mod pressure;
 mod probes;
 mod reasons;
 mod registration;

@@ -21,7 +21,8 @@ use crate::{
     suite::{NODE, SOON, suite, with_temp_ns},
 };
 
-const PATHS: [&str; 4] = ["/metrics", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes"];
+const PATHS: [&str; 5] =
+    ["/metrics", "/metrics/resource", "/metrics/cadvisor", "/metrics/probes", "/metrics/slis"];
 /// How often Prometheus asks.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// What Grafana would make of its variables.

@@ -84,7 +84,7 @@ impl Correlator {
     }
 
     pub(super) fn observe(&mut self, occurrence: &Occurrence, now: Timestamp) -> Correlated {
-        let Occurrence { about, level, reason, message } = occurrence;
+        let Occurrence { about, level, reason, message, annotations: _ } = occurrence;
         let object = [&about.kind, &about.namespace, &about.name, &about.uid, &about.api_version]
             .map(Option::as_deref);
         let object_key = self.hasher.hash_one((object, level.as_str()));
@@ -162,7 +162,7 @@ fn seconds_between(earlier: Timestamp, later: Timestamp) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
 
     use super::{
         super::{Level, node_reference},
@@ -175,6 +175,7 @@ mod tests {
             level: Level::Normal,
             reason: reason.to_owned(),
             message: message.to_owned(),
+            annotations: BTreeMap::new(),
         }
     }
 

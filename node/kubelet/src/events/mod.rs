@@ -14,6 +14,8 @@
 mod correlator;
 mod recorder;
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ObjectReference;
 
 pub use self::recorder::{EventLimits, Recorder};
@@ -29,6 +31,8 @@ pub struct Occurrence {
     pub reason: String,
     /// A sentence for people, at most 1024 characters.
     pub message: String,
+    /// Annotations of the Event, for programs.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// The two types of events that Kubernetes knows.

@@ -1,6 +1,9 @@
 //! The handle by which everyone records events, and the task that sends them.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -67,15 +70,33 @@ impl Recorder {
 
     /// Records that something happened as it should.
     pub fn normal(&self, about: &ObjectReference, reason: &str, message: impl Into<String>) {
-        self.record(about, Level::Normal, reason, message.into());
+        self.record(about, Level::Normal, reason, message.into(), BTreeMap::new());
     }
 
     /// Records that something is wrong.
     pub fn warning(&self, about: &ObjectReference, reason: &str, message: impl Into<String>) {
-        self.record(about, Level::Warning, reason, message.into());
+        self.record(about, Level::Warning, reason, message.into(), BTreeMap::new());
     }
 
-    fn record(&self, about: &ObjectReference, level: Level, reason: &str, mut message: String) {
+    /// Records that something is wrong, and tells programs more of it by annotations of the Event.
+    pub fn annotated_warning(
+        &self,
+        about: &ObjectReference,
+        reason: &str,
+        message: impl Into<String>,
+        annotations: BTreeMap<String, String>,
+    ) {
+        self.record(about, Level::Warning, reason, message.into(), annotations);
+    }
+
+    fn record(
+        &self,
+        about: &ObjectReference,
+        level: Level,
+        reason: &str,
+        mut message: String,
+        annotations: BTreeMap<String, String>,
+    ) {
         if let Some((end, _)) = message.char_indices().nth(MESSAGE_LIMIT) {
             message.truncate(end);
         }
@@ -87,7 +108,8 @@ impl Recorder {
             reason,
             "event: {message}"
         );
-        let occurrence = Occurrence { about: about.clone(), level, reason: reason.to_owned(), message };
+        let occurrence =
+            Occurrence { about: about.clone(), level, reason: reason.to_owned(), message, annotations };
         if self.queue.try_send(occurrence).is_err() {
             tracing::warn!(name = about.name.as_deref(), reason, "event dropped: too many wait to be sent");
         }
@@ -179,6 +201,7 @@ impl Sender {
             metadata: ObjectMeta {
                 name: Some(sending.name.clone()),
                 namespace: Some(namespace.to_owned()),
+                annotations: Some(occurrence.annotations.clone()).filter(|all| !all.is_empty()),
                 ..ObjectMeta::default()
             },
             involved_object: occurrence.about.clone(),
@@ -310,6 +333,17 @@ mod tests {
         assert_eq!(serve(&mut server, 500).await.2["reason"], "A");
         assert_eq!(serve(&mut server, 403).await.2["reason"], "A");
         assert_eq!(serve(&mut server, 200).await.2["reason"], "B");
+    }
+
+    #[tokio::test]
+    async fn programs_find_more_in_annotations() {
+        let (recorder, mut server) = recorder();
+        let annotations = BTreeMap::from([("starved_resource".to_owned(), "memory".to_owned())]);
+        recorder.annotated_warning(&node_reference("n"), "Evicted", "x", annotations);
+        recorder.warning(&node_reference("n"), "Other", "y");
+        let told = serve(&mut server, 200).await.2;
+        assert_eq!(told["metadata"]["annotations"], json!({ "starved_resource": "memory" }));
+        assert_eq!(serve(&mut server, 200).await.2["metadata"]["annotations"], Value::Null);
     }
 
     #[tokio::test]

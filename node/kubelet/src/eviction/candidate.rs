@@ -15,36 +15,50 @@ pub struct Candidate {
     pub critical: bool,
     /// `spec.terminationGracePeriodSeconds`.
     pub grace: Duration,
+    /// One of its containers runs, as far as its status says.
+    pub runs: bool,
     /// Bytes of ephemeral storage that the pod asks for in all.
-    pub request: u64,
-    /// What it may have in all.
-    pub limit: Option<StorageLimit>,
+    pub storage_request: u64,
+    /// What it may have of ephemeral storage in all.
+    pub storage_limit: Option<StatedAmount>,
+    /// Bytes of memory that the pod asks for in all.
+    pub memory_request: u64,
+    /// What it asks for of memory as a whole, beside what its containers do: `spec.resources`.
+    pub memory_request_as_a_whole: Option<StatedAmount>,
     /// Its containers.
-    pub containers: Vec<ContainerStorage>,
+    pub containers: Vec<ContainerClaims>,
     /// Directories of its volumes on disk.
     pub volumes: Vec<PathBuf>,
 }
 
-/// A limit of ephemeral storage.
+/// An amount of a resource that a pod has in its specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StorageLimit {
+pub struct StatedAmount {
     /// Bytes.
     pub bytes: u64,
     /// As messages write it.
     pub text: String,
 }
 
+impl Default for StatedAmount {
+    fn default() -> Self {
+        Self { bytes: 0, text: "0".to_owned() }
+    }
+}
+
 /// A container as eviction sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ContainerStorage {
+pub struct ContainerClaims {
     /// Its name.
     pub name: String,
-    /// Bytes that it asks for.
-    pub request: u64,
-    /// Its request as messages write it.
-    pub request_text: String,
-    /// What it may have.
-    pub limit: Option<StorageLimit>,
+    /// It was added to a pod that ran already. It cannot ask for anything, and is not blamed for that.
+    pub is_ephemeral: bool,
+    /// What it asks for of ephemeral storage.
+    pub storage_request: StatedAmount,
+    /// What it may have of ephemeral storage.
+    pub storage_limit: Option<StatedAmount>,
+    /// What it asks for of memory.
+    pub memory_request: StatedAmount,
     /// Directory of what it writes outside its volumes.
     pub written: PathBuf,
     /// Directory of its logs.
@@ -55,7 +69,8 @@ impl Candidate {
     /// Something bounds what it may write.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.limit.is_some() || self.containers.iter().any(|container| container.limit.is_some())
+        self.storage_limit.is_some()
+            || self.containers.iter().any(|container| container.storage_limit.is_some())
     }
 }
 
@@ -81,17 +96,34 @@ impl DiskUsage {
 
 /// What a pod takes on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodUsage {
+pub struct PodDiskUsage {
     /// What its containers have written outside volumes, and their logs, by name.
     pub containers: BTreeMap<String, DiskUsage>,
     /// Its volumes.
     pub volumes: DiskUsage,
 }
 
-impl PodUsage {
+impl PodDiskUsage {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> DiskUsage {
         self.containers.values().fold(self.volumes, |sum, usage| sum.plus(*usage))
+    }
+}
+
+/// What a pod takes of memory, by the accounts of its containers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodMemoryUsage {
+    /// Bytes of its containers that run, by name.
+    pub containers: BTreeMap<String, u64>,
+    /// Bytes that are in its volumes of medium Memory.
+    pub volumes: u64,
+}
+
+impl PodMemoryUsage {
+    /// Bytes in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.containers.values().fold(self.volumes, |sum, bytes| sum.saturating_add(*bytes))
     }
 }

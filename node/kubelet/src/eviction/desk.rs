@@ -1,7 +1,7 @@
 //! Between those who look after the node and the pods: what the node runs short of, whether it goes down, and who has to go.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,6 +21,8 @@ pub struct EvictionOrder {
     pub reason: PodReason,
     /// Message of status and Event.
     pub message: String,
+    /// Annotations of the Event: what the message says, for programs.
+    pub annotations: BTreeMap<String, String>,
     /// What it was decided by, as upstream's `kubelet_evictions` names it; the end of the machine is no eviction.
     pub signal: Option<&'static str>,
     /// What is left of the pod's grace.
@@ -124,6 +126,7 @@ mod tests {
         let order = EvictionOrder {
             reason: PodReason::Evicted,
             message: "why".to_owned(),
+            annotations: BTreeMap::new(),
             signal: Some("memory.available"),
             grace: Duration::from_secs(1),
             disrupts: true,

@@ -1,12 +1,12 @@
 //! Pods that have written more than they may, after `localStorageEviction` of upstream's
 //! `pkg/kubelet/eviction/eviction_manager.go`. Pure.
 
-use super::candidate::{Candidate, PodUsage};
+use super::candidate::{Candidate, PodDiskUsage};
 
 /// By which signal a pod has to go that is beyond its limit, or one of whose containers is, and what to say of it; in
 /// upstream's order.
-pub(crate) fn excess(pod: &Candidate, usage: &PodUsage) -> Option<(&'static str, String)> {
-    if let Some(limit) = pod.limit.as_ref().filter(|limit| usage.total().bytes > limit.bytes) {
+pub(crate) fn excess(pod: &Candidate, usage: &PodDiskUsage) -> Option<(&'static str, String)> {
+    if let Some(limit) = pod.storage_limit.as_ref().filter(|limit| usage.total().bytes > limit.bytes) {
         let message = format!(
             "Pod ephemeral local storage usage exceeds the total limit of containers {}. ",
             limit.text
@@ -14,7 +14,7 @@ pub(crate) fn excess(pod: &Candidate, usage: &PodUsage) -> Option<(&'static str,
         return Some(("ephemeralpodfs.limit", message));
     }
     pod.containers.iter().find_map(|container| {
-        let limit = container.limit.as_ref()?;
+        let limit = container.storage_limit.as_ref()?;
         let used = usage.containers.get(&container.name)?;
         (used.bytes > limit.bytes).then(|| {
             let message = format!(
@@ -27,11 +27,11 @@ pub(crate) fn excess(pod: &Candidate, usage: &PodUsage) -> Option<(&'static str,
 }
 
 /// Bytes that the pod may still write before it is beyond a limit; `None` without any.
-pub(crate) fn slack(pod: &Candidate, usage: &PodUsage) -> Option<u64> {
-    let of_pod = pod.limit.as_ref().map(|limit| limit.bytes.saturating_sub(usage.total().bytes));
+pub(crate) fn slack(pod: &Candidate, usage: &PodDiskUsage) -> Option<u64> {
+    let of_pod = pod.storage_limit.as_ref().map(|limit| limit.bytes.saturating_sub(usage.total().bytes));
     let of_containers = pod.containers.iter().filter_map(|container| {
         let used = usage.containers.get(&container.name).copied().unwrap_or_default();
-        Some(container.limit.as_ref()?.bytes.saturating_sub(used.bytes))
+        Some(container.storage_limit.as_ref()?.bytes.saturating_sub(used.bytes))
     });
     of_containers.chain(of_pod).min()
 }
@@ -39,19 +39,19 @@ pub(crate) fn slack(pod: &Candidate, usage: &PodUsage) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eviction::candidate::{ContainerStorage, DiskUsage, StorageLimit};
+    use crate::eviction::candidate::{ContainerClaims, DiskUsage, StatedAmount};
 
-    fn limit(mebibytes: u64) -> StorageLimit {
-        StorageLimit { bytes: mebibytes << 20, text: format!("{mebibytes}Mi") }
+    fn limit(mebibytes: u64) -> StatedAmount {
+        StatedAmount { bytes: mebibytes << 20, text: format!("{mebibytes}Mi") }
     }
 
-    fn container(name: &str, limit: Option<StorageLimit>) -> ContainerStorage {
-        ContainerStorage { name: name.to_owned(), limit, ..ContainerStorage::default() }
+    fn container(name: &str, limit: Option<StatedAmount>) -> ContainerClaims {
+        ContainerClaims { name: name.to_owned(), storage_limit: limit, ..ContainerClaims::default() }
     }
 
-    fn usage(a: u64, b: u64, volumes: u64) -> PodUsage {
+    fn usage(a: u64, b: u64, volumes: u64) -> PodDiskUsage {
         let disk = |mebibytes: u64| DiskUsage { bytes: mebibytes << 20, inodes: 1 };
-        PodUsage {
+        PodDiskUsage {
             containers: [("a".to_owned(), disk(a)), ("b".to_owned(), disk(b))].into(),
             volumes: disk(volumes),
         }
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn the_pods_sum_counts_first_and_then_each_container() {
         let pod = Candidate {
-            limit: Some(limit(5)),
+            storage_limit: Some(limit(5)),
             containers: vec![container("a", Some(limit(2))), container("b", Some(limit(3)))],
             ..Candidate::default()
         };

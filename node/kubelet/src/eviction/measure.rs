@@ -5,10 +5,10 @@ use std::{collections::HashMap, fs, io, path::Path, time::Duration};
 use futures::StreamExt as _;
 use tokio::task::JoinHandle;
 
-use super::{
-    candidate::{Candidate, DiskUsage, PodUsage},
-    ranking::Measured,
-};
+use super::candidate::{Candidate, DiskUsage, PodDiskUsage};
+
+/// A pod with what it takes on disk; nothing where that could not be measured in time.
+pub(crate) type Measured = (Candidate, Option<PodDiskUsage>);
 
 /// How long the measurement of one pod is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const AT_ONCE: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Measuring {
     /// Measurements that took longer than they were waited for, by UID.
-    slow: HashMap<String, JoinHandle<PodUsage>>,
+    slow: HashMap<String, JoinHandle<PodDiskUsage>>,
 }
 
 impl Measuring {
@@ -28,7 +28,7 @@ impl Measuring {
     pub(crate) async fn measure(&mut self, pods: Vec<Candidate>) -> Vec<Measured> {
         let mut slow = std::mem::take(&mut self.slow);
         let begun: Vec<_> = pods.into_iter().map(|pod| (slow.remove(&pod.uid), pod)).collect();
-        let measure = |(begun, candidate): (Option<JoinHandle<PodUsage>>, Candidate)| async move {
+        let measure = |(begun, candidate): (Option<JoinHandle<PodDiskUsage>>, Candidate)| async move {
             let copy = candidate.clone();
             let mut handle = begun.unwrap_or_else(|| tokio::task::spawn_blocking(move || pod(&copy)));
             match tokio::time::timeout(PATIENCE, &mut handle).await {
@@ -38,20 +38,23 @@ impl Measuring {
         };
         let measured: Vec<_> =
             futures::stream::iter(begun).map(measure).buffer_unordered(AT_ONCE).collect().await;
-        let keep =
-            |(candidate, usage, handle): (Candidate, Option<PodUsage>, Option<JoinHandle<PodUsage>>)| {
-                if let Some(handle) = handle {
-                    tracing::warn!(pod = candidate.name, "the files of a pod take long to measure");
-                    self.slow.insert(candidate.uid.clone(), handle);
-                }
-                (candidate, usage)
-            };
+        let keep = |(candidate, usage, handle): (
+            Candidate,
+            Option<PodDiskUsage>,
+            Option<JoinHandle<PodDiskUsage>>,
+        )| {
+            if let Some(handle) = handle {
+                tracing::warn!(pod = candidate.name, "the files of a pod take long to measure");
+                self.slow.insert(candidate.uid.clone(), handle);
+            }
+            (candidate, usage)
+        };
         measured.into_iter().map(keep).collect()
     }
 }
 
 /// Measures a pod. What cannot be read counts nothing, and is told. Blocking.
-fn pod(pod: &Candidate) -> PodUsage {
+fn pod(pod: &Candidate) -> PodDiskUsage {
     let of = |dir: &Path| {
         tree(dir).unwrap_or_else(|error| {
             tracing::warn!(pod = pod.name, dir = %dir.display(), %error, "cannot measure what a pod has written");
@@ -59,7 +62,7 @@ fn pod(pod: &Candidate) -> PodUsage {
         })
     };
     let containers = pod.containers.iter();
-    PodUsage {
+    PodDiskUsage {
         containers: containers.map(|c| (c.name.clone(), of(&c.written).plus(of(&c.logs)))).collect(),
         volumes: pod.volumes.iter().fold(DiskUsage::default(), |sum, dir| sum.plus(of(dir))),
     }
@@ -83,7 +86,7 @@ fn tree(dir: &Path) -> io::Result<DiskUsage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eviction::candidate::ContainerStorage;
+    use crate::eviction::candidate::ContainerClaims;
 
     #[tokio::test]
     async fn containers_have_what_they_write_and_their_logs_and_the_pod_its_volumes() {
@@ -96,14 +99,14 @@ mod tests {
         file("written/0/upper/file");
         file("logs/0.log");
         file("volumes/v/file");
-        let container = ContainerStorage {
+        let container = ContainerClaims {
             name: "a".to_owned(),
             written: dir.path().join("written"),
             logs: dir.path().join("logs"),
-            ..ContainerStorage::default()
+            ..ContainerClaims::default()
         };
-        let missing = ContainerStorage { name: "b".to_owned(), logs: "/missing".into(), ..container.clone() };
-        let missing = ContainerStorage { written: "/missing".into(), ..missing };
+        let missing = ContainerClaims { name: "b".to_owned(), logs: "/missing".into(), ..container.clone() };
+        let missing = ContainerClaims { written: "/missing".into(), ..missing };
         let pod = Candidate {
             containers: vec![container, missing],
             volumes: vec![dir.path().join("volumes")],

@@ -1,5 +1,5 @@
-//! How often the node's disk is looked at. Looking is one system call, so that it can be often; the less room there
-//! is, the more often it is. Pure.
+//! How often the node's disk and memory are looked at. Looking is a few system calls, so that it can be often; the less
+//! room there is, the more often it is. Pure.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
 /// Between two measurements of pods at the least, while nothing is wrong.
 pub(crate) const LEAST_BETWEEN_MEASUREMENTS: Duration = Duration::from_secs(1);
 
-/// How fast a disk may be filled: faster than guests were seen to write to the page cache.
+/// How fast a disk or the memory may be filled: faster than guests were seen to write to the page cache.
 const BYTES_PER_SECOND: u64 = 2 << 30;
 
 /// How fast inodes may be used up.

@@ -84,11 +84,15 @@ impl PressureTracker {
             self.since.get(index).is_some_and(|since| now.saturating_duration_since(*since) >= grace)
         };
         self.met = crossed.into_iter().filter(lasted).collect();
+        let mut met: Vec<Threshold> =
+            self.met.iter().filter_map(|index| self.thresholds.get(*index).copied()).collect();
+        // Memory before all else, be its threshold a soft one.
+        met.sort_by_key(|threshold| resource(threshold.signal) != Some(Resource::Memory));
         let pressure = Pressure {
             memory: self.seen.contains_key(&PressureCondition::Memory),
             disk: self.seen.contains_key(&PressureCondition::Disk),
         };
-        (pressure, self.met.iter().filter_map(|index| self.thresholds.get(*index).copied()).collect())
+        (pressure, met)
     }
 
     /// When something changes without a new observation: a grace or a condition is over.
@@ -99,8 +103,8 @@ impl PressureTracker {
         graces.chain(conditions).min()
     }
 
-    /// The least room, in bytes and in inodes, above any threshold that pods are evicted for. `None` where nothing is
-    /// observed.
+    /// The least room above any threshold that pods are evicted for: in bytes, of memory or of a disk, and in inodes.
+    /// `None` where nothing is observed.
     pub(crate) fn headroom(&self, seen: &Observations) -> (Option<u64>, Option<u64>) {
         let room = |of: Resource| {
             let thresholds = self.thresholds.iter().filter(|t| resource(t.signal) == Some(of));
@@ -110,7 +114,8 @@ impl PressureTracker {
             });
             rooms.min()
         };
-        (room(Resource::EphemeralStorage), room(Resource::Inodes))
+        let bytes = [room(Resource::Memory), room(Resource::EphemeralStorage)];
+        (bytes.into_iter().flatten().min(), room(Resource::Inodes))
     }
 }
 
@@ -193,6 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn memory_goes_before_the_disk_and_each_has_its_condition() {
+        let soft = Threshold { soft: Some(Duration::ZERO), ..hard(Signal::MemoryAvailable, 20) };
+        let mut tracker = PressureTracker::new(vec![hard(Signal::NodefsAvailable, 10), soft], TRANSITION);
+        let mut seen = left(5);
+        seen.insert(Signal::MemoryAvailable, Observation { available: 15, capacity: 100 });
+        let (pressure, met) = tracker.observe(&seen, Instant::now());
+        assert_eq!(pressure, Pressure { memory: true, disk: true });
+        let signals: Vec<_> = met.iter().map(|threshold| threshold.signal).collect();
+        assert_eq!(signals, [Signal::MemoryAvailable, Signal::NodefsAvailable]);
+        assert_eq!(pressure.told().as_deref(), Some("[MemoryPressure DiskPressure]"));
+    }
+
+    #[test]
     fn what_is_not_observed_is_no_pressure() {
         let mut tracker = PressureTracker::new(vec![hard(Signal::ImagefsInodesFree, 5)], TRANSITION);
         assert_eq!(tracker.observe(&left(0), Instant::now()), (Pressure::default(), Vec::new()));
@@ -207,6 +225,9 @@ mod tests {
         assert_eq!(tracker.headroom(&seen), (Some(30), None));
         seen.insert(Signal::ImagefsAvailable, Observation { available: 16, capacity: 100 });
         assert_eq!(tracker.headroom(&seen), (Some(1), None));
+        let tracker = PressureTracker::new(vec![hard(Signal::MemoryAvailable, 10)], TRANSITION);
+        seen.insert(Signal::MemoryAvailable, Observation { available: 17, capacity: 100 });
+        assert_eq!(tracker.headroom(&seen), (Some(7), None));
     }
 
     proptest! {

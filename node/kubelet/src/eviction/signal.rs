@@ -5,6 +5,8 @@ use crate::config::thresholds::Signal;
 /// What runs short, and what pods are compared by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resource {
+    /// Bytes of memory.
+    Memory,
     /// Bytes on disk.
     EphemeralStorage,
     /// Files, directories and links.
@@ -15,6 +17,7 @@ impl Resource {
     /// As messages name it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Memory => "memory",
             Self::EphemeralStorage => "ephemeral-storage",
             Self::Inodes => "inodes",
         }
@@ -30,14 +33,13 @@ pub(crate) enum PressureCondition {
     Disk,
 }
 
-/// The resource that pods are evicted for; `None` for what costs no pod its place here. A worker bounds the memory of
-/// its guests itself.
+/// The resource that pods are evicted for; `None` for what costs no pod its place here.
 pub(crate) fn resource(signal: Signal) -> Option<Resource> {
     match signal {
+        Signal::MemoryAvailable => Some(Resource::Memory),
         Signal::NodefsAvailable | Signal::ImagefsAvailable => Some(Resource::EphemeralStorage),
         Signal::NodefsInodesFree | Signal::ImagefsInodesFree => Some(Resource::Inodes),
-        Signal::MemoryAvailable
-        | Signal::AllocatableMemoryAvailable
+        Signal::AllocatableMemoryAvailable
         | Signal::ContainerfsAvailable
         | Signal::ContainerfsInodesFree
         | Signal::PidAvailable => None,
@@ -46,8 +48,8 @@ pub(crate) fn resource(signal: Signal) -> Option<Resource> {
 
 /// The condition that the node tells of.
 pub(crate) fn condition(signal: Signal) -> Option<PressureCondition> {
-    match signal {
-        Signal::MemoryAvailable => Some(PressureCondition::Memory),
-        _ => resource(signal).map(|_| PressureCondition::Disk),
-    }
+    Some(match resource(signal)? {
+        Resource::Memory => PressureCondition::Memory,
+        Resource::EphemeralStorage | Resource::Inodes => PressureCondition::Disk,
+    })
 }

@@ -1,41 +1,37 @@
-//! Looks at the node's disk, and sees to it that it does not fill up. The edge around the pure parts of this module.
+//! Looks at the node's memory and disk, and sees to it that they do not run out. The edge around the pure parts of this module.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    candidate::{Candidate, PodUsage},
+    candidate::Candidate,
     collector::ImageCollector,
     desk::{EvictionDesk, EvictionOrder},
     images::ImagePolicy,
     limits,
-    measure::{self, Measuring},
+    measure::{Measured, Measuring},
     pace,
-    pressure::{Observation, Observations, PressureTracker, is_crossed},
-    ranking::{self, Measured},
-    signal::resource,
+    pressure::{Observation, Observations, PressureTracker},
+    signal::{Resource, resource},
 };
 use crate::{
     config::{
         Config,
         thresholds::{self, Signal, Threshold},
     },
-    events::{Recorder, node_reference},
+    events::Recorder,
     pods::reason::PodReason,
     runtime::Runtime,
+    stats::NodeStats,
     supply::{Disk, MemoryInfo},
 };
 
 /// What is left of the grace of a pod that is evicted for a hard threshold or its own limit; upstream's number.
-const IMMEDIATELY: Duration = Duration::from_secs(1);
-
-/// How long an evicted pod is waited for before the next one is; upstream's numbers.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-const WAIT_STEP: Duration = Duration::from_millis(100);
+pub(super) const IMMEDIATELY: Duration = Duration::from_secs(1);
 
 /// How often images are looked through for those that are too old; upstream's number.
 const IMAGE_ROUND: Duration = Duration::from_mins(5);
@@ -44,6 +40,9 @@ const IMAGE_ROUND: Duration = Duration::from_mins(5);
 pub trait CandidateSource: std::fmt::Debug + Send + Sync + 'static {
     /// All pods that have not ended.
     fn candidates(&self) -> Vec<Candidate>;
+
+    /// Those of them of which something bounds what they may write. Asked for at every look.
+    fn limited(&self) -> Vec<Candidate>;
 
     /// Images that these pods name, for containers and for volumes; `None` while not all pods are known.
     fn wanted_images(&self) -> Option<BTreeSet<String>>;
@@ -65,19 +64,22 @@ pub struct WatcherParts {
     pub desk: EvictionDesk,
     /// Which pods there are.
     pub pods: Arc<dyn CandidateSource>,
+    /// Knows what they take of memory.
+    pub stats: NodeStats,
 }
 
-/// Watches the disk of the node and of its pods. Made by [`Watcher::new`], driven by [`Watcher::run`].
+/// Watches the memory and the disk of the node and of its pods. Made by [`Watcher::new`], driven by [`Watcher::run`].
 #[derive(Debug)]
 pub struct Watcher {
     root_dir: PathBuf,
-    node_name: String,
-    longest_grace: Duration,
-    recorder: Recorder,
+    pub(super) node_name: String,
+    pub(super) longest_grace: Duration,
+    pub(super) recorder: Recorder,
     desk: EvictionDesk,
-    pods: Arc<dyn CandidateSource>,
+    pub(super) pods: Arc<dyn CandidateSource>,
+    pub(super) stats: NodeStats,
     tracker: PressureTracker,
-    images: ImageCollector,
+    pub(super) images: ImageCollector,
     images_due: Instant,
     measuring: Measuring,
     measured: LastMeasured,
@@ -97,7 +99,7 @@ impl Watcher {
     /// Puts the watcher together.
     #[must_use]
     pub fn new(parts: WatcherParts) -> Self {
-        let WatcherParts { config, runtime, recorder, desk, pods } = parts;
+        let WatcherParts { config, runtime, recorder, desk, pods, stats } = parts;
         let kubelet = &config.kubelet;
         // A configuration that has been resolved has none that are wrong.
         let thresholds = thresholds::thresholds(kubelet).unwrap_or_default();
@@ -122,6 +124,7 @@ impl Watcher {
             recorder,
             desk,
             pods,
+            stats,
             images,
             images_due: Instant::now(),
             measuring: Measuring::default(),
@@ -143,17 +146,22 @@ impl Watcher {
         let now = Instant::now();
         let (pressure, met) = self.tracker.observe(&seen, now);
         self.desk.set_pressure(pressure);
-        let met: Vec<Threshold> = met.into_iter().filter(|t| resource(t.signal).is_some()).collect();
+        let (of_memory, of_disk): (Vec<Threshold>, Vec<Threshold>) = met
+            .into_iter()
+            .filter(|threshold| resource(threshold.signal).is_some())
+            .partition(|threshold| resource(threshold.signal) == Some(Resource::Memory));
 
-        let candidates = self.pods.candidates();
-        if !met.is_empty() {
-            let measured = self.measure(candidates, &seen, now).await;
+        if !of_memory.is_empty() && self.relieve_memory(&of_memory).await {
+            return pace::SHORTEST;
+        }
+        if !of_disk.is_empty() {
+            let measured = self.measure(self.pods.candidates(), &seen, now).await;
             if self.evict_beyond_limits(&measured) {
                 return pace::SHORTEST;
             }
-            return self.reclaim(&met, measured).await;
+            return self.reclaim(&of_disk, measured).await;
         }
-        let limited: Vec<Candidate> = candidates.into_iter().filter(Candidate::is_limited).collect();
+        let limited = self.pods.limited();
         if limited.is_empty() {
             self.measured = LastMeasured::default();
         } else if self.is_measurement_due(&seen, now) {
@@ -165,7 +173,8 @@ impl Watcher {
             self.images.collect(&wanted).await;
             self.images_due = Instant::now() + IMAGE_ROUND;
         }
-        self.pause(&seen, now)
+        // Pressure for which there was nobody to evict is looked at at leisure.
+        if of_memory.is_empty() { self.pause(&seen, now) } else { pace::LONGEST }
     }
 
     fn pause(&self, seen: &Observations, now: Instant) -> Duration {
@@ -176,7 +185,7 @@ impl Watcher {
         deadline.map_or(next, |deadline| next.min(deadline.max(pace::SHORTEST)))
     }
 
-    async fn observe(&self) -> (Observations, Disk) {
+    pub(super) async fn observe(&self) -> (Observations, Disk) {
         let (root, images) = (self.root_dir.clone(), self.images.dir.clone());
         let look = move || {
             let read = |dir: &PathBuf| {
@@ -188,7 +197,7 @@ impl Watcher {
             let memory = MemoryInfo::read();
             let (nodefs, imagefs) = (read(&root), read(&images));
             let seen = [
-                (Signal::MemoryAvailable, memory.available, memory.total),
+                (Signal::MemoryAvailable, memory.available(), memory.total),
                 (Signal::NodefsAvailable, nodefs.available, nodefs.capacity),
                 (Signal::NodefsInodesFree, nodefs.inodes_free, nodefs.inodes),
                 (Signal::ImagefsAvailable, imagefs.available, imagefs.capacity),
@@ -231,6 +240,7 @@ impl Watcher {
                     EvictionOrder {
                         reason: PodReason::Evicted,
                         message,
+                        annotations: BTreeMap::new(),
                         signal: Some(signal),
                         grace: IMMEDIATELY,
                         disrupts: false,
@@ -241,85 +251,14 @@ impl Watcher {
         any
     }
 
-    /// Frees what a threshold asks for: files and images that nobody uses first, then the place of one pod.
-    async fn reclaim(&mut self, met: &[Threshold], mut measured: Vec<Measured>) -> Duration {
-        let Some((first, short)) = met.first().and_then(|t| Some((*t, resource(t.signal)?))) else {
-            return pace::LONGEST;
-        };
-        let message = format!("Attempting to reclaim {}", short.as_str());
-        self.recorder.warning(&node_reference(&self.node_name), "EvictionThresholdMet", message);
-
-        let pods = Arc::clone(&self.pods);
-        if let Err(error) = tokio::task::spawn_blocking(move || pods.remove_dead_files()).await {
-            tracing::error!(%error, "the removal of ended containers' files has panicked");
-        }
-        if let Some(wanted) = self.pods.wanted_images() {
-            self.images.remove_all_unused(&wanted).await;
-        }
-        let (seen, _) = self.observe().await;
-        if !met.iter().any(|threshold| is_crossed(threshold, &seen, true)) {
-            return pace::SHORTEST;
-        }
-
-        if self.has_images_apart(&first, &seen) {
-            // What pods have written takes nothing of the images' file system.
-            measured.iter_mut().for_each(|(_, usage)| *usage = Some(PodUsage::default()));
-        }
-        ranking::rank(&mut measured, short);
-        for candidate in measured.iter().filter(|(pod, _)| !pod.critical) {
-            let grace = first.soft.map_or(IMMEDIATELY, |_| self.longest_grace.min(candidate.0.grace));
-            let message = ranking::message(candidate, short, met, &seen);
-            if self.evict(
-                &candidate.0,
-                EvictionOrder {
-                    reason: PodReason::Evicted,
-                    message,
-                    signal: Some(first.signal.as_str()),
-                    grace,
-                    disrupts: true,
-                },
-            ) {
-                self.await_end(&candidate.0, met).await;
-                return pace::SHORTEST;
-            }
-        }
-        tracing::warn!(resource = short.as_str(), "the node runs short, and there is no pod left to evict");
-        pace::LONGEST
-    }
-
-    /// A signal of the images, and they are not on the file system that pods write to.
-    fn has_images_apart(&self, threshold: &Threshold, seen: &Observations) -> bool {
-        let is_images = matches!(threshold.signal, Signal::ImagefsAvailable | Signal::ImagefsInodesFree);
-        let capacity = |signal| seen.get(&signal).map(|observed: &Observation| observed.capacity);
-        is_images && capacity(Signal::ImagefsAvailable) != capacity(Signal::NodefsAvailable)
-    }
-
-    fn evict(&self, pod: &Candidate, order: EvictionOrder) -> bool {
+    /// Orders a pod to go; false where nobody can carry it out, or it has been ordered already.
+    pub(super) fn evict(&self, pod: &Candidate, order: EvictionOrder) -> bool {
         let message = order.message.clone();
         let evicted = self.desk.evict(&pod.uid, order);
         if evicted {
             tracing::warn!(pod = pod.name, message, "evicting a pod");
         }
         evicted
-    }
-
-    /// Waits until an evicted pod has ended and its files are gone, or the node no longer runs short.
-    async fn await_end(&self, pod: &Candidate, met: &[Threshold]) {
-        let begun = Instant::now();
-        while begun.elapsed() < LONGEST_WAIT {
-            tokio::time::sleep(WAIT_STEP).await;
-            let ended = !self.pods.candidates().iter().any(|other| other.uid == pod.uid);
-            if !ended {
-                continue;
-            }
-            let (seen, _) = self.observe().await;
-            let candidate = pod.clone();
-            let has_files = tokio::task::spawn_blocking(move || measure::has_files(&candidate)).await;
-            if !has_files.unwrap_or(false) || !met.iter().any(|threshold| is_crossed(threshold, &seen, true))
-            {
-                return;
-            }
-        }
     }
 }
 

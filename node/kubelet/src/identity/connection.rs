@@ -21,6 +21,7 @@ use super::{
     IdentityError,
     deadline::{self, LimitedBody},
     pair::{self, Pair},
+    renewal_metrics::RenewalMetrics,
     request_metrics::ApiRequestMetrics,
 };
 
@@ -34,6 +35,7 @@ use super::{
 pub struct Connection {
     state: Arc<RwLock<ConnectionState>>,
     metrics: ApiRequestMetrics,
+    renewals: RenewalMetrics,
 }
 
 struct ConnectionState {
@@ -62,7 +64,11 @@ impl Connection {
         // Building the service reads every certificate; only this is wanted of it here.
         kube::client::ClientBuilder::try_from(access.clone()).map_err(IdentityError::Client)?;
         let state = ConnectionState { access, generation: 0, replaced: CancellationToken::new() };
-        Ok(Self { state: Arc::new(RwLock::new(state)), metrics: ApiRequestMetrics::default() })
+        Ok(Self {
+            state: Arc::new(RwLock::new(state)),
+            metrics: ApiRequestMetrics::default(),
+            renewals: RenewalMetrics::default(),
+        })
     }
 
     /// A client for everything that may take its time: watches, pods. A request fails when it takes much longer than
@@ -98,6 +104,12 @@ impl Connection {
     #[must_use]
     pub fn metrics(&self) -> &ApiRequestMetrics {
         &self.metrics
+    }
+
+    /// What has come of renewals of the node's certificates.
+    #[must_use]
+    pub fn renewals(&self) -> &RenewalMetrics {
+        &self.renewals
     }
 
     /// When the certificate that clients show at present expires; `None` where they show none. Reads it from its file,

@@ -18,6 +18,7 @@ mod deadline;
 mod kubeconfig;
 mod pair;
 mod pending;
+mod renewal_metrics;
 mod request_metrics;
 mod rotation;
 pub mod serving;

@@ -90,6 +90,7 @@ impl Rotation {
                 }
                 Err(IdentityError::Request(CertificateRequestError::Cancelled)) => return,
                 Err(err) => {
+                    self.connection.renewals().client_failed();
                     if self.current.is_valid(Timestamp::now()) {
                         tracing::warn!(error = %err, expires = %validity.1, "cannot renew the client certificate; trying again");
                     } else {

@@ -224,7 +224,9 @@ impl ServingRequest {
                 }
                 Requested::Answered(Ok(pair)) => {
                     backoff.reset();
-                    self.current = Some(pair);
+                    if let Some(old) = self.current.replace(pair) {
+                        self.connection.renewals().serving_replaced(&old, Timestamp::now());
+                    }
                     if !retry::sleep(APART, cancel).await {
                         return;
                     }
@@ -233,6 +235,7 @@ impl ServingRequest {
                     return;
                 }
                 Requested::Answered(Err(err)) => {
+                    self.connection.renewals().serving_failed();
                     tracing::warn!(error = %err, "no serving certificate from the cluster; trying again");
                     if !retry::sleep(backoff.next(), cancel).await {
                         return;

@@ -12,8 +12,6 @@ pub struct Machine {
     pub cpus: u64,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes of memory that could be had without swapping.
-    pub memory_available: u64,
     /// Bytes of swap.
     pub swap: u64,
     /// The file system of the root directory.
@@ -40,8 +38,7 @@ impl Machine {
         Self {
             cpus: std::thread::available_parallelism().map_or(0, |count| count.get() as u64),
             memory: memory.total,
-            memory_available: memory.available,
-            swap: memory.swap,
+            swap: memory.swap_total,
             disk: read_disk(root_dir),
             machine_id: text("/etc/machine-id"),
             system_uuid: [text("/sys/class/dmi/id/product_uuid"), text("/etc/machine-id")]

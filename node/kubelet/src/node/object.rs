@@ -204,13 +204,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn observed() -> Observed {
-        let machine = Machine {
-            cpus: 2,
-            memory: 1 << 30,
-            memory_available: 1 << 30,
-            boot_id: "b1".to_owned(),
-            ..Machine::default()
-        };
+        let machine = Machine { cpus: 2, memory: 1 << 30, boot_id: "b1".to_owned(), ..Machine::default() };
         Observed {
             machine,
             images: Vec::new(),

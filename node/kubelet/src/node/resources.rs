@@ -81,7 +81,6 @@ mod tests {
         Machine {
             cpus: 4,
             memory: 8 << 30,
-            memory_available: 4 << 30,
             disk: Disk {
                 capacity: 100 << 30,
                 available: 50 << 30,

@@ -366,6 +366,9 @@ impl PodManager {
             EndedTask::Pod(uid) => {
                 let Some(handle) = self.handles.remove(&uid) else { return };
                 self.show(|board| board.remove_pod(&handle.pod));
+                if let Some(again) = self.waiting.get(&uid) {
+                    self.shared.metrics.pod_restarted(is_static(again));
+                }
             }
             EndedTask::Panicked { uid, panic } => {
                 self.take_up_again(uid, &panic);

@@ -29,6 +29,7 @@ mod container_resources;
 mod credentials;
 pub mod environment;
 mod ephemeral;
+mod eviction_candidates;
 pub mod files;
 mod handlers;
 mod host_ports;
@@ -56,7 +57,6 @@ pub(crate) mod sidecar;
 pub mod source;
 pub mod status;
 mod status_patch;
-mod storage_claims;
 pub(crate) mod task;
 mod termination;
 pub mod volumes;
@@ -64,6 +64,7 @@ pub mod volumes;
 pub use self::{
     addresses::PodAddresses,
     environment::NodeFacts,
+    eviction_candidates::EvictionCandidates,
     host_ports::HostPorts,
     image_access::ImageAccess,
     index::PodIndex,
@@ -74,7 +75,6 @@ pub use self::{
     records::Records,
     resize_metrics::ResizeMetrics,
     shared::Shared,
-    storage_claims::StorageClaims,
     volumes::Volumes,
 };
 pub(crate) use self::{request_failures::RequestFailureWatch, task::reference as pod_reference};

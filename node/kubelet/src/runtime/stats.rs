@@ -21,6 +21,31 @@ pub struct ContainerStats {
     pub yields: u64,
     /// Bytes that it has now, on the account that its memory limit is for.
     pub memory_bytes: u64,
+    /// What has gone through its sockets.
+    pub traffic: ContainerTraffic,
+}
+
+/// What has gone through the sockets of a container since it started, without headers; never falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerTraffic {
+    /// Bytes that it has read.
+    pub received_bytes: u64,
+    /// Bytes that it has written.
+    pub sent_bytes: u64,
+    /// Some of it was not counted, so that there is more than this.
+    pub has_uncounted: bool,
+}
+
+impl ContainerTraffic {
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            received_bytes: self.received_bytes.saturating_add(other.received_bytes),
+            sent_bytes: self.sent_bytes.saturating_add(other.sent_bytes),
+            has_uncounted: self.has_uncounted || other.has_uncounted,
+        }
+    }
 }
 
 /// What a container that serves HTTP has answered since it started, and what it has now.

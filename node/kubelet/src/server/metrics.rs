@@ -1,4 +1,4 @@
-//! `/metrics` and `/metrics/probes`: what the node tells monitoring about itself.
+//! `/metrics`, `/metrics/probes` and `/metrics/slis`: what the node tells monitoring about itself.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 use warp::reply::Response;
 
-use super::{Pods, requests::RequestMetrics};
+use super::{Pods, features::Features, requests::RequestMetrics, slis::HealthMetrics};
 use crate::{
     exposition::{self, Format},
     node::KUBELET_VERSION,
@@ -30,8 +30,11 @@ use crate::{
 pub(super) struct Metrics {
     registry: Registry,
     probes: Registry,
+    slis: Registry,
     /// Requests to this server.
     pub(super) requests: RequestMetrics,
+    /// What health checks have found.
+    pub(super) health: HealthMetrics,
 }
 
 impl Metrics {
@@ -42,10 +45,13 @@ impl Metrics {
         registry.register("kubelet_node_name", "The node's name. The count is always 1", name);
         registry.register_collector(Box::new(PodCounts(pods)));
         registry.register_collector(Box::new(Build));
+        registry.register_collector(Box::new(Features));
         registry.register_collector(Box::new(Process));
         let requests = RequestMetrics::default();
         requests.register(&mut registry);
-        Self { registry, probes: Registry::default(), requests }
+        let (health, mut slis) = (HealthMetrics::default(), Registry::default());
+        health.register(&mut slis);
+        Self { registry, probes: Registry::default(), slis, requests, health }
     }
 
     pub(super) fn registry(&mut self) -> &mut Registry {
@@ -74,6 +80,12 @@ impl Metrics {
     pub(super) fn answer_probes(&self, headers: &HeaderMap) -> Response {
         let format = Format::of(headers);
         exposition::answer(exposition::registry(&self.probes, format), format, headers)
+    }
+
+    /// What health checks have found, as text.
+    pub(super) fn answer_slis(&self, headers: &HeaderMap) -> Response {
+        let format = Format::of(headers);
+        exposition::answer(exposition::registry(&self.slis, format), format, headers)
     }
 }
 
@@ -143,8 +155,19 @@ impl Collector for PodCounts {
         let counts = by_source(active(&of_api), active(&of_files));
         gauges(encoder, "kubelet_active_pods", help, "static", counts)?;
         let help = "The number of mirror pods the kubelet will try to create (one per admitted static pod)";
-        encode(encoder, "kubelet_mirror_pods", help, &gauge(active(&of_files)))
+        encode(encoder, "kubelet_mirror_pods", help, &gauge(active(&of_files)))?;
+        let resizing = pods.iter().filter(|pod| is_resizing(pod)).count();
+        let help = "Number of in-progress resizes for pods";
+        encode(encoder, "kubelet_pod_in_progress_resizes", help, &gauge(resizing))
     }
+}
+
+/// A resize of the pod is under way, or has failed and is tried again.
+fn is_resizing(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "PodResizeInProgress" && condition.status == "True")
 }
 
 /// What has become of each container of a pod, by upstream's names.

@@ -17,6 +17,7 @@ mod authn;
 mod authz;
 mod connections;
 mod container_logs;
+mod features;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod gate;
@@ -27,6 +28,7 @@ pub(crate) mod reply;
 mod requests;
 mod reviews;
 mod routes;
+mod slis;
 mod stats;
 mod system_logs;
 mod tls;

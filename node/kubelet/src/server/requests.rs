@@ -13,10 +13,11 @@ use prometheus_client::{
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Paths that have a label of their own; all others share one, so that no caller makes up labels.
-const PATHS: [&str; 22] = [
+const PATHS: [&str; 23] = [
     "metrics/cadvisor",
     "metrics/probes",
     "metrics/resource",
+    "metrics/slis",
     "metrics",
     "stats/summary",
     "stats",

@@ -193,7 +193,7 @@ fn health_routes(
     let one = warp::path!("healthz" / String).map(Some);
     whole.or(one).unify().and(warp::get()).and(warp::query::<Query>()).and_then(
         move |check: Option<String>, query: Query| {
-            let answer = health::answer(state.pods.as_ref(), check.as_deref(), &query);
+            let answer = health::answer(state.pods.as_ref(), &state.metrics.health, check.as_deref(), &query);
             async move { answer.ok_or_else(warp::reject) }
         },
     )
@@ -258,7 +258,12 @@ fn pods(state: &ServerState) -> Response {
 fn running_pods(state: &ServerState) -> Response {
     let items = state.pods.pods().into_iter().filter_map(|pod| {
         let status = pod.status.as_ref()?;
-        let running: Vec<&str> = [&status.init_container_statuses, &status.container_statuses]
+        let statuses = [
+            &status.init_container_statuses,
+            &status.container_statuses,
+            &status.ephemeral_container_statuses,
+        ];
+        let running: Vec<&str> = statuses
             .into_iter()
             .flatten()
             .flatten()
@@ -266,13 +271,13 @@ fn running_pods(state: &ServerState) -> Response {
             .map(|status| status.name.as_str())
             .collect();
         let spec = pod.spec.as_ref()?;
-        let containers: Vec<Value> = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-            .filter(|container| running.contains(&container.name.as_str()))
-            .map(|container| json!({ "name": container.name, "image": container.image, "resources": {} }))
+        let plain = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let plain = plain.map(|container| (&container.name, &container.image));
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
+        let containers: Vec<Value> = plain
+            .chain(ephemeral.map(|container| (&container.name, &container.image)))
+            .filter(|(name, _)| running.contains(&name.as_str()))
+            .map(|(name, image)| json!({ "name": name, "image": image, "resources": {} }))
             .collect();
         let metadata = &pod.metadata;
         (!containers.is_empty()).then(|| {

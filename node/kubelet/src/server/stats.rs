@@ -34,6 +34,9 @@ pub(super) fn routes(state: &Arc<ServerState>) -> BoxedFilter<(Response,)> {
     let probes = warp::path!("metrics" / "probes")
         .and(scraped.clone())
         .map(|headers: HeaderMap, state: Arc<ServerState>| state.metrics.answer_probes(&headers));
+    let slis = warp::path!("metrics" / "slis")
+        .and(scraped.clone())
+        .map(|headers: HeaderMap, state: Arc<ServerState>| state.metrics.answer_slis(&headers));
     let resource = warp::path!("metrics" / "resource").and(scraped.clone()).then(
         async |headers: HeaderMap, state: Arc<ServerState>| match state.stats() {
             Some(stats) => families(&stats.resource().await, &headers),
@@ -46,7 +49,18 @@ pub(super) fn routes(state: &Arc<ServerState>) -> BoxedFilter<(Response,)> {
             None => no_stats(),
         },
     );
-    summary.or(metrics).unify().or(probes).unify().or(resource).unify().or(cadvisor).unify().boxed()
+    summary
+        .or(metrics)
+        .unify()
+        .or(probes)
+        .unify()
+        .or(slis)
+        .unify()
+        .or(resource)
+        .unify()
+        .or(cadvisor)
+        .unify()
+        .boxed()
 }
 
 async fn summary(state: &ServerState, query: &Query) -> Response {

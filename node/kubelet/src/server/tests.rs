@@ -459,6 +459,51 @@ async fn health_is_told_in_detail_when_it_fails() {
     assert_eq!(server.health("/healthz").await, (StatusCode::INTERNAL_SERVER_ERROR, failed.to_owned()));
     assert_eq!(server.health("/healthz?exclude=syncloop").await, ok("ok"));
     assert_eq!(server.get_allowed("/healthz").await.0, StatusCode::INTERNAL_SERVER_ERROR);
+    let unknown = "warn: some health checks cannot be excluded: no matches for \"etcd\", \"x\"\n";
+    let (_, told) = server.health("/healthz?verbose&exclude=x&exclude=etcd&exclude=syncloop").await;
+    assert_eq!(
+        told,
+        format!("[+]ping ok\n[+]log ok\n[+]syncloop excluded: ok\n{unknown}healthz check passed\n")
+    );
+}
+
+/// Each look at all checks counts, whoever looks; one that is left out does not.
+#[tokio::test]
+async fn what_health_checks_have_found_is_counted() {
+    let server = Running::start(SECURE);
+    server.health("/healthz").await;
+    server.health("/healthz/ping").await;
+    *server.pods.trouble.lock().unwrap() = Some("stuck".to_owned());
+    server.health("/healthz").await;
+    server.health("/healthz?exclude=syncloop").await;
+    let (_, text) = server.get_allowed("/metrics/slis").await;
+    for line in [
+        "# TYPE kubernetes_healthcheck gauge",
+        "kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1",
+        "kubernetes_healthcheck{name=\"syncloop\",type=\"healthz\"} 0",
+        "kubernetes_healthchecks_total{name=\"ping\",type=\"healthz\",status=\"success\"} 3",
+        "kubernetes_healthchecks_total{name=\"syncloop\",type=\"healthz\",status=\"success\"} 1",
+        "kubernetes_healthchecks_total{name=\"syncloop\",type=\"healthz\",status=\"error\"} 1",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn monitoring_learns_which_features_there_are_and_what_is_resized() {
+    let server = Running::start(SECURE);
+    let mut resizing = pod(&json!({ "running": {} }));
+    let condition = json!([{ "type": "PodResizeInProgress", "status": "True" }]);
+    resizing.status.as_mut().unwrap().conditions = serde_json::from_value(condition).unwrap();
+    server.pods.pods.lock().unwrap().extend([Arc::new(resizing), Arc::new(pod(&json!({ "running": {} })))]);
+    let (_, text) = server.get_allowed("/metrics").await;
+    for line in [
+        "kubernetes_feature_enabled{name=\"SidecarContainers\",stage=\"\"} 1",
+        "kubernetes_feature_enabled{name=\"ContainerCheckpoint\",stage=\"BETA\"} 0",
+        "kubelet_pod_in_progress_resizes 1",
+    ] {
+        assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
+    }
 }
 
 fn pod(state: &Value) -> Pod {

@@ -15,6 +15,7 @@ mod metrics;
 pub mod plan;
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -143,6 +144,7 @@ impl ShutdownManager {
                 let order = EvictionOrder {
                     reason: PodReason::Terminated,
                     message: MESSAGE.to_owned(),
+                    annotations: BTreeMap::new(),
                     signal: None,
                     grace: period.grace.min(plan::grace(pod)),
                     disrupts: true,

@@ -2,7 +2,8 @@
 //!
 //! Dashboards tell containers by `container!=""` and `image!=""`; the sums of a pod have neither. There is no row for what a
 //! guest does not have: no page cache, no resident set of its own, no periods of a quota (it is held back to the
-//! microsecond, not by periods), no devices, no interface of one pod.
+//! microsecond, not by periods), no devices, no packets: what
+//! goes through the sockets of guests is counted in bytes.
 
 use super::{
     as_f64,
@@ -59,6 +60,9 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
         Gauge,
         "Number of bytes that are consumed by the container on this filesystem",
     );
+    let traffic = |name, help| Family::new(name, Counter, help);
+    let mut received = traffic("container_network_receive_bytes_total", "Cumulative count of bytes received");
+    let mut sent = traffic("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted");
     for pod in &usage.pods {
         for container in &pod.containers {
             let labels = labels(pod, Some(container));
@@ -74,6 +78,11 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
         }
         let labels = labels(pod, None);
         cpu.add(&with(&labels, ("cpu", "total")), seconds(pod.cpu), Some(pod.at()));
+        if let Some(counted) = pod.counted_traffic() {
+            let labels = with(&labels, ("interface", PodUsage::INTERFACE));
+            received.add(&labels, as_f64(counted.received_bytes), Some(pod.at()));
+            sent.add(&labels, as_f64(counted.sent_bytes), Some(pod.at()));
+        }
         for (family, (name, ..)) in families.iter_mut().zip(ROWS) {
             if matches!(name, "container_memory_working_set_bytes" | "container_memory_usage_bytes") {
                 family.add(&labels, as_f64(pod.memory()), Some(pod.at()));
@@ -89,6 +98,8 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
     families.extend([
         cpu,
         written,
+        received,
+        sent,
         machine("machine_cpu_cores", "Number of logical CPU cores", as_f64(processors)),
         machine(
             "machine_memory_bytes",

@@ -4,9 +4,8 @@ use std::{collections::HashMap, fs, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::usage::{
-    CpuUsage, Interface, MachineUsage, MemoryUsage, Pressure, ProcessUsage, Processes, Stall, Traffic,
-};
+use super::usage::{CpuUsage, Interface, MachineUsage, Pressure, ProcessUsage, Processes, Stall, Traffic};
+use crate::supply::MemoryInfo;
 
 /// Ticks per second in `/proc/stat` and `/proc/*/stat`: what Linux shows to user space, on every architecture.
 const TICKS: u64 = 100;
@@ -28,7 +27,7 @@ pub(super) fn machine() -> MachineUsage {
         booted_at: booted_at(&stat),
         processors: std::thread::available_parallelism().map_or(1, usize::from),
         cpu: CpuUsage { used: busy(&stat), nano_cores: None },
-        memory: parse_memory(&read("/proc/meminfo")),
+        memory: MemoryInfo::parse(&read("/proc/meminfo")),
         cpu_pressure: pressure("cpu"),
         memory_pressure: pressure("memory"),
         io_pressure: pressure("io"),
@@ -97,18 +96,6 @@ fn busy(stat: &str) -> Duration {
     ticks([0, 1, 2, 5, 6, 7].iter().filter_map(|index| fields.get(*index)).sum())
 }
 
-fn parse_memory(text: &str) -> MemoryUsage {
-    let field = |name: &str| kibibytes(text, name).unwrap_or(0);
-    MemoryUsage {
-        total: field("MemTotal"),
-        available: field("MemAvailable"),
-        free: field("MemFree"),
-        anonymous: field("AnonPages"),
-        swap_total: field("SwapTotal"),
-        swap_free: field("SwapFree"),
-    }
-}
-
 fn parse_pressure(text: &str) -> Option<Pressure> {
     let stall = |kind: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
@@ -161,11 +148,6 @@ mod tests {
         let stat = "cpu  100 10 20 1000 500 3 4 5 60 70\ncpu0 1 1 1 1\nbtime 17\n";
         assert_eq!(busy(stat), Duration::from_millis(1420));
         assert_eq!(booted_at(stat).unwrap().as_second(), 17);
-        let memory = parse_memory(
-            "MemTotal:  4 kB\nMemFree: 1 kB\nMemAvailable: 2 kB\nSwapTotal: 8 kB\nSwapFree: 7 kB\n",
-        );
-        assert_eq!((memory.total, memory.free, memory.available), (4096, 1024, 2048));
-        assert_eq!((memory.swap_total, memory.swap_free, memory.anonymous), (8192, 7168, 0));
         let pressure = parse_pressure("some avg10=1.50 avg60=0.20 avg300=0.00 total=17\n").unwrap();
         assert_eq!((pressure.some.avg10, pressure.some.total_nanos), (1.5, 17_000));
         assert_eq!(pressure.full, Stall::default());

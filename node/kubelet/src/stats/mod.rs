@@ -37,6 +37,7 @@ use self::{
     usage::{NodeDisks, NodeUsage, PodUsage, Written},
 };
 use crate::{
+    eviction::PodMemoryUsage,
     exposition::{Family, Kind},
     pods::{PodIndex, Records, Volumes},
     runtime::Runtime,
@@ -148,12 +149,31 @@ impl NodeStats {
         families
     }
 
+    /// What each pod takes of memory now, by UID; pods of which nobody says anything are missing. Providers are asked,
+    /// whoever has asked a moment ago: a pod that has just been started is not to be taken for one that nobody knows.
+    pub(crate) async fn memory(&self) -> HashMap<String, PodMemoryUsage> {
+        let usage = self.look(&mut *self.seen.lock().await).await;
+        let (storage, pods) = (self.storage.clone(), self.index.pods());
+        let volumes = tokio::task::spawn_blocking(move || storage.in_memory(&pods)).await;
+        let mut volumes = volumes.unwrap_or_default();
+        let of = |pod: PodUsage| {
+            let containers = pod.containers.into_iter().map(|container| (container.name, container.memory));
+            let volumes = volumes.remove(&pod.uid).unwrap_or(0);
+            (pod.uid, PodMemoryUsage { containers: containers.collect(), volumes })
+        };
+        usage.pods.into_iter().map(of).collect()
+    }
+
     /// What is used now, or was a moment ago.
     async fn usage(&self) -> NodeUsage {
         let mut seen = self.seen.lock().await;
         if seen.at.is_some_and(|at| at.elapsed() < FRESH) {
             return seen.usage.clone();
         }
+        self.look(&mut seen).await
+    }
+
+    async fn look(&self, seen: &mut Seen) -> NodeUsage {
         let stats = self.runtime.stats().await;
         let kernel = tokio::task::spawn_blocking(|| (machine::machine(), machine::agent())).await;
         let (mut machine, mut agent) = kernel.unwrap_or_default();

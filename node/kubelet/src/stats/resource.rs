@@ -33,7 +33,7 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
     let machine = &usage.machine;
     let memory = &machine.memory;
     node_cpu.add(&[], seconds(machine.cpu), Some(machine.at));
-    node_memory.add(&[], as_f64(memory.total.saturating_sub(memory.available)), Some(machine.at));
+    node_memory.add(&[], as_f64(memory.working_set), Some(machine.at));
     node_swap.add(&[], as_f64(memory.swap_total.saturating_sub(memory.swap_free)), Some(machine.at));
     for pod in &usage.pods {
         for container in &pod.containers {

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, EphemeralContainer, Pod, ResourceRequirements};
 
 use super::usage::{ContainerUsage, CpuUsage, PodUsage};
-use crate::{quantity, runtime::ContainerStats};
+use crate::{
+    quantity,
+    runtime::{ContainerStats, ContainerTraffic},
+};
 
 /// How far apart two looks are of which a rate is made.
 const RATE_WINDOW: Duration = Duration::from_secs(8);
@@ -53,6 +56,8 @@ struct Known {
 struct Tally {
     /// What containers have used that have ended.
     ended: Duration,
+    /// What has gone through their sockets.
+    ended_traffic: ContainerTraffic,
     rate: Rate,
 }
 
@@ -85,10 +90,11 @@ impl Sampler {
         for pod in pods.iter().map(AsRef::as_ref) {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
             let mut containers = Vec::new();
-            let mut used = Duration::ZERO;
+            let (mut used, mut traffic) = (Duration::ZERO, ContainerTraffic::default());
             for (status, started_at) in running(pod) {
                 let Some(known) = id(status).and_then(|id| left.remove(id)) else { continue };
                 used = used.saturating_add(known.cpu.used);
+                traffic = traffic.plus(known.stats.traffic);
                 if Duration::try_from(now.duration_since(known.stats.at)).unwrap_or_default() <= STALE {
                     containers.push(container(pod, status, started_at, &known));
                 }
@@ -96,7 +102,11 @@ impl Sampler {
             }
             let mut tally = tallies.remove(&uid).unwrap_or_default();
             let ended = left.extract_if(|_, known| known.stats.pod_uid == uid);
-            tally.ended = ended.fold(tally.ended, |sum, (_, known)| sum.saturating_add(known.cpu.used));
+            for (_, known) in ended {
+                tally.ended = tally.ended.saturating_add(known.cpu.used);
+                tally.ended_traffic = tally.ended_traffic.plus(known.stats.traffic);
+            }
+            let traffic = traffic.plus(tally.ended_traffic);
             let cpu = tally.rate.observe(now, tally.ended.saturating_add(used));
             self.pods.insert(uid.clone(), tally);
             if containers.is_empty() {
@@ -107,6 +117,7 @@ impl Sampler {
                 namespace: pod.metadata.namespace.clone().unwrap_or_default(),
                 name: pod.metadata.name.clone().unwrap_or_default(),
                 uid,
+                traffic,
                 started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
                 cpu,
                 containers,
@@ -198,6 +209,7 @@ mod tests {
             throttled: Duration::ZERO,
             yields: 0,
             memory_bytes: 100,
+            traffic: ContainerTraffic { received_bytes: 10, sent_bytes: 1, has_uncounted: false },
         }
     }
 
@@ -244,6 +256,8 @@ mod tests {
         sampler.take_in(vec![stats("c", 10, Duration::from_secs(1)), stats("b", 10, Duration::from_secs(1))]);
         let (pods, all) = sampler.usage(&[pod(&["c", "b"])], at(10));
         assert_eq!((pods[0].cpu.used, pods[0].memory()), (Duration::from_secs(5), 200));
+        let traffic = ContainerTraffic { received_bytes: 30, sent_bytes: 3, has_uncounted: false };
+        assert_eq!(pods[0].traffic, traffic, "one has ended, and two run");
         assert_eq!(all.used, Duration::from_secs(5));
         let none: [Arc<Pod>; 0] = [];
         let (pods, all) = sampler.usage(&none, at(20));

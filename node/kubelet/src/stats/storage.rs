@@ -79,6 +79,12 @@ impl StorageMeter {
         self.lock().iter().filter_map(known).collect()
     }
 
+    /// Bytes that are in volumes of medium Memory of these pods, by UID. Blocking.
+    pub(super) fn in_memory(&self, pods: &[Arc<Pod>]) -> HashMap<String, u64> {
+        let of = |pod: &Arc<Pod>| Some((pod.metadata.uid.clone()?, self.volumes.bytes_in_memory(pod)));
+        pods.iter().filter_map(of).filter(|(_, bytes)| *bytes > 0).collect()
+    }
+
     /// Begins to measure those whose measurement is old.
     fn begin(&self, pods: &[Arc<Pod>], now: Instant) -> Vec<tokio::task::JoinHandle<()>> {
         let mut measured = self.lock();

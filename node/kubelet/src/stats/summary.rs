@@ -60,6 +60,8 @@ struct PodSummary {
     containers: Vec<ContainerSummary>,
     cpu: CpuSummary,
     memory: MemorySummary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<NetworkSummary>,
     #[serde(rename = "volume", skip_serializing_if = "Vec::is_empty")]
     volumes: Vec<VolumeSummary>,
     #[serde(rename = "ephemeral-storage", skip_serializing_if = "Option::is_none")]
@@ -144,9 +146,11 @@ struct NetworkSummary {
 struct InterfaceSummary {
     name: String,
     rx_bytes: u64,
-    rx_errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rx_errors: Option<u64>,
     tx_bytes: u64,
-    tx_errors: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tx_errors: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -215,7 +219,7 @@ impl Summary {
         let disks = usage.disks.as_ref().filter(|_| !only_cpu_and_memory);
         Self {
             node: node(usage, disks, only_cpu_and_memory),
-            pods: usage.pods.iter().map(|pod| pod_summary(pod, disks)).collect(),
+            pods: usage.pods.iter().map(|pod| pod_summary(pod, disks, !only_cpu_and_memory)).collect(),
         }
     }
 }
@@ -249,9 +253,9 @@ fn node(usage: &NodeUsage, disks: Option<&NodeDisks>, only_cpu_and_memory: bool)
         cpu: CpuSummary { psi: psi(machine.cpu_pressure), ..cpu(machine.cpu, at) },
         memory: MemorySummary {
             time: Seconds(at),
-            available_bytes: Some(memory.available),
-            usage_bytes: memory.total.saturating_sub(memory.free),
-            working_set_bytes: memory.total.saturating_sub(memory.available),
+            available_bytes: Some(memory.available()),
+            usage_bytes: memory.used,
+            working_set_bytes: memory.working_set,
             rss_bytes: Some(memory.anonymous),
             psi: psi(machine.memory_pressure),
         },
@@ -279,7 +283,7 @@ fn node(usage: &NodeUsage, disks: Option<&NodeDisks>, only_cpu_and_memory: bool)
     }
 }
 
-fn pod_summary(pod: &PodUsage, disks: Option<&NodeDisks>) -> PodSummary {
+fn pod_summary(pod: &PodUsage, disks: Option<&NodeDisks>, whole: bool) -> PodSummary {
     let at = pod.at();
     let limits = pod.containers.iter().map(|container| container.memory_limit);
     // A pod has a limit where all of its containers have one.
@@ -296,6 +300,7 @@ fn pod_summary(pod: &PodUsage, disks: Option<&NodeDisks>) -> PodSummary {
         containers: pod.containers.iter().map(|container| container_summary(container, storage)).collect(),
         cpu: cpu(pod.cpu, at),
         memory: limited(pod.memory(), limit, at),
+        network: if whole { pod_network(pod, at) } else { None },
         volumes: storage.map_or_else(Vec::new, |(storage, _)| {
             storage.volumes.iter().map(|volume| volume_summary(volume, pod, storage.at)).collect()
         }),
@@ -368,9 +373,9 @@ fn network(machine: &MachineUsage) -> NetworkSummary {
     let interface = |interface: &Interface| InterfaceSummary {
         name: interface.name.clone(),
         rx_bytes: interface.received.bytes,
-        rx_errors: interface.received.errors,
+        rx_errors: Some(interface.received.errors),
         tx_bytes: interface.sent.bytes,
-        tx_errors: interface.sent.errors,
+        tx_errors: Some(interface.sent.errors),
     };
     let is_default = |interface: &&Interface| Some(&interface.name) == machine.default_interface.as_ref();
     NetworkSummary {
@@ -378,6 +383,19 @@ fn network(machine: &MachineUsage) -> NetworkSummary {
         default: machine.interfaces.iter().find(is_default).map(interface),
         interfaces: machine.interfaces.iter().map(interface).collect(),
     }
+}
+
+/// Of a pod, errors are the kernel's matter and not known.
+fn pod_network(pod: &PodUsage, at: Timestamp) -> Option<NetworkSummary> {
+    let traffic = pod.counted_traffic()?;
+    let interface = || InterfaceSummary {
+        name: PodUsage::INTERFACE.to_owned(),
+        rx_bytes: traffic.received_bytes,
+        rx_errors: None,
+        tx_bytes: traffic.sent_bytes,
+        tx_errors: None,
+    };
+    Some(NetworkSummary { time: Seconds(at), default: Some(interface()), interfaces: vec![interface()] })
 }
 
 fn of_disk(disk: &Disk) -> Written {

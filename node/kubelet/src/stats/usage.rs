@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::supply::Disk;
+use crate::{
+    runtime::ContainerTraffic,
+    supply::{Disk, MemoryInfo},
+};
 
 /// The node and all of its pods.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +30,7 @@ pub(crate) struct MachineUsage {
     pub(crate) booted_at: Option<Timestamp>,
     pub(crate) processors: usize,
     pub(crate) cpu: CpuUsage,
-    pub(crate) memory: MemoryUsage,
+    pub(crate) memory: MemoryInfo,
     pub(crate) cpu_pressure: Option<Pressure>,
     pub(crate) memory_pressure: Option<Pressure>,
     pub(crate) io_pressure: Option<Pressure>,
@@ -43,17 +46,6 @@ pub(crate) struct CpuUsage {
     pub(crate) used: Duration,
     /// Billionths of a core; unknown until it was looked at twice.
     pub(crate) nano_cores: Option<u64>,
-}
-
-/// The machine's memory, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct MemoryUsage {
-    pub(crate) total: u64,
-    pub(crate) available: u64,
-    pub(crate) free: u64,
-    pub(crate) anonymous: u64,
-    pub(crate) swap_total: u64,
-    pub(crate) swap_free: u64,
 }
 
 /// For how long tasks have waited for something, as the kernel tells it.
@@ -142,12 +134,22 @@ pub(crate) struct PodUsage {
     pub(crate) started_at: Option<Timestamp>,
     /// Of all of its containers, those that have ended included; it never falls.
     pub(crate) cpu: CpuUsage,
+    /// What has gone through its sockets, those of containers that have ended included; it never falls.
+    pub(crate) traffic: ContainerTraffic,
     /// Those that run.
     pub(crate) containers: Vec<ContainerUsage>,
     pub(crate) storage: Option<PodStorage>,
 }
 
 impl PodUsage {
+    /// The name by which a pod's traffic is told: what a network plugin usually calls its interface.
+    pub(crate) const INTERFACE: &str = "eth0";
+
+    /// What has gone through its sockets, where all of it is known.
+    pub(crate) fn counted_traffic(&self) -> Option<ContainerTraffic> {
+        Some(self.traffic).filter(|traffic| !traffic.has_uncounted)
+    }
+
     /// Bytes of all containers.
     pub(crate) fn memory(&self) -> u64 {
         self.containers.iter().map(|container| container.memory).fold(0, u64::saturating_add)

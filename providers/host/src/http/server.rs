@@ -25,6 +25,7 @@ use super::{
 use crate::{
     exit::{CODE_START_FAILED, Exit, ExitReason},
     listen::OpenListener,
+    traffic::Counted,
 };
 
 /// Bytes that are counted for each connection: buffers of hyper's, and its task.
@@ -191,7 +192,10 @@ impl Acceptor {
         let (serving, ends) = (Arc::clone(served), self.ends.clone());
         served.spawn(async move {
             match &serving.tls {
-                None => connection::serve(Arc::clone(&serving), stream, peer.ip(), ends).await,
+                None => {
+                    let stream = Counted::new(stream, serving.account().traffic());
+                    connection::serve(Arc::clone(&serving), stream, peer.ip(), ends).await;
+                }
                 Some(tls) => {
                     if let Some(stream) = tls.handshake(&serving, stream, &ends).await {
                         connection::serve(Arc::clone(&serving), stream, peer.ip(), ends).await;

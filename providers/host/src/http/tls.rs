@@ -20,6 +20,7 @@ use super::{
     connection::LATE,
     served::Served,
 };
+use crate::traffic::{Counted, Traffic};
 
 /// Bytes that wait to be sent or read, each way: the largest record of TLS.
 const BUFFER: usize = 16 << 10;
@@ -109,14 +110,14 @@ impl ServerTls {
         served: &Served,
         stream: TcpStream,
         ends: &CancellationToken,
-    ) -> Option<TlsStream<TcpStream>> {
+    ) -> Option<TlsStream<Counted<TcpStream>>> {
         let peer = stream.peer_addr();
         let too_late = async {
             ends.cancelled().await;
             sleep(LATE).await;
         };
         let made = tokio::select! {
-            made = timeout(served.settings.header_timeout, accept(self.config(), stream)) => {
+            made = timeout(served.settings.header_timeout, accept(self.config(), stream, served.account().traffic())) => {
                 made.unwrap_or(Err(NoHandshake::TooSlow))
             }
             () = too_late => Err(NoHandshake::TooSlow),
@@ -136,7 +137,8 @@ impl ServerTls {
 async fn accept(
     config: Arc<ServerConfig>,
     mut stream: TcpStream,
-) -> Result<TlsStream<TcpStream>, NoHandshake> {
+    traffic: &Arc<Traffic>,
+) -> Result<TlsStream<Counted<TcpStream>>, NoHandshake> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Err(NoHandshake::Silent);
@@ -152,5 +154,5 @@ async fn accept(
         return Err(NoHandshake::Plain);
     }
     let with_bounds = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(BUFFER));
-    Ok(TlsAcceptor::from(config).accept_with(stream, with_bounds).await?)
+    Ok(TlsAcceptor::from(config).accept_with(Counted::new(stream, traffic), with_bounds).await?)
 }

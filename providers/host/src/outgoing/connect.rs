@@ -30,6 +30,7 @@ use crate::{
     network::{Network, guard::Guard},
     setup::Setup,
     sockets::{GuestSockets, NodeSockets, Pod},
+    traffic::Counted,
 };
 
 /// Addresses of a name that are tried.
@@ -96,8 +97,8 @@ pub(super) struct Proxied {
 /// A connection that was made.
 #[derive(Debug)]
 pub(super) enum Opened {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Counted<TcpStream>),
+    Tls(Box<TlsStream<Counted<TcpStream>>>),
 }
 
 impl OutgoingHost {
@@ -189,6 +190,7 @@ impl OutgoingWay {
         };
         // What is written is meant to be sent; where that cannot be said, it is sent all the same.
         let _ = stream.set_nodelay(true);
+        let stream = Counted::new(stream, self.account.traffic());
         let Security::Tls(_) = origin.security else { return Ok((Opened::Plain(stream), route)) };
         let stream = match &route.proxied {
             Some(proxied) => {

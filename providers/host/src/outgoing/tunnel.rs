@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use wasmtime_wasi_http::Error;
 
 use super::{error, proxy::HttpProxy, request::Origin};
+use crate::traffic::Counted;
 
 /// Bytes of the head of what a proxy answers.
 const HEAD: usize = 16 << 10;
@@ -54,7 +55,11 @@ impl ProxyTrouble {
 ///
 /// # Errors
 /// What its guest is told.
-pub(super) async fn open(stream: TcpStream, proxy: &HttpProxy, origin: &Origin) -> Result<TcpStream, Error> {
+pub(super) async fn open(
+    stream: Counted<TcpStream>,
+    proxy: &HttpProxy,
+    origin: &Origin,
+) -> Result<Counted<TcpStream>, Error> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD).max_headers(FIELDS);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(of_proxy)?;
@@ -76,7 +81,7 @@ pub(super) async fn open(stream: TcpStream, proxy: &HttpProxy, origin: &Origin) 
         }
     };
     let upgraded = driven(asking, connection.with_upgrades()).await?.await.map_err(of_proxy)?;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| Error::HttpUpgradeFailed)?;
+    let parts = upgraded.downcast::<TokioIo<Counted<TcpStream>>>().map_err(|_| Error::HttpUpgradeFailed)?;
     // The client speaks first in TLS: whoever is behind the tunnel does something else.
     if !parts.read_buf.is_empty() {
         return Err(Error::TlsProtocolError);

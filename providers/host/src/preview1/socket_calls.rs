@@ -197,6 +197,10 @@ async fn read(
             break;
         }
     }
+    // What was only looked at comes again.
+    if !flags.contains(RecvFlags::PEEK) {
+        socket.traffic.received(size);
+    }
     Ok(size)
 }
 
@@ -210,6 +214,7 @@ async fn fd_write(
     let (stream, wait) = (stream(socket)?, !socket.nonblocking);
     let mut bytes = Bytes::of(memory)?;
     let sent = send(stream, bytes.buffer(list, count)?, wait).await.map_err(|error| code(&error))?;
+    socket.traffic.sent(sent);
     bytes.put_size(result, sent)
 }
 

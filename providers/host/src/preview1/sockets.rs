@@ -22,6 +22,7 @@ use tokio::{
 use crate::{
     listen::OpenListener,
     network::{guard::Guard, node_ports::NodePort, ports::OpenPort},
+    traffic::Traffic,
 };
 
 /// The sockets of one guest, by the numbers of their descriptors.
@@ -30,6 +31,7 @@ pub(crate) struct CoreSockets {
     sockets: BTreeMap<i32, CoreSocket>,
     /// From before its first instruction until it runs: sockets belong to the executor on which they are waited for.
     opened: Vec<OpenListener>,
+    traffic: Arc<Traffic>,
 }
 
 /// A socket, and how its guest wants to be answered.
@@ -38,6 +40,8 @@ pub(super) struct CoreSocket {
     pub(super) kind: SocketKind,
     /// Calls answer EAGAIN where they would wait.
     pub(super) nonblocking: bool,
+    /// Where its bytes are counted.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 #[derive(Debug)]
@@ -70,8 +74,8 @@ pub(super) struct Readiness {
 
 impl CoreSockets {
     /// Those of a guest that has these from its start, whose descriptors come first after the standard streams.
-    pub(crate) fn new(opened: Vec<OpenListener>) -> Self {
-        Self { sockets: BTreeMap::new(), opened }
+    pub(crate) fn new(opened: Vec<OpenListener>, traffic: &Arc<Traffic>) -> Self {
+        Self { sockets: BTreeMap::new(), opened, traffic: Arc::clone(traffic) }
     }
 
     /// Makes the sockets ready to be waited for, within the executor that the guest runs on.
@@ -83,7 +87,8 @@ impl CoreSockets {
             let guard = Arc::clone(guard);
             let listener = Listener { _known: (ports, node_ports), sockets, first: 0, waiting: None, guard };
             let kind = SocketKind::Listener(listener);
-            self.sockets.insert(fd, CoreSocket { kind, nonblocking: false });
+            let traffic = Arc::clone(&self.traffic);
+            self.sockets.insert(fd, CoreSocket { kind, nonblocking: false, traffic });
         }
         Ok(())
     }
@@ -101,7 +106,8 @@ impl CoreSockets {
     }
 
     pub(super) fn insert(&mut self, fd: i32, stream: TcpStream, nonblocking: bool) {
-        self.sockets.insert(fd, CoreSocket { kind: SocketKind::Stream(stream), nonblocking });
+        let (kind, traffic) = (SocketKind::Stream(stream), Arc::clone(&self.traffic));
+        self.sockets.insert(fd, CoreSocket { kind, nonblocking, traffic });
     }
 
     /// Closes a socket, if it is one.

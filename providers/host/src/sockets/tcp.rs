@@ -1,6 +1,6 @@
 //! TCP.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use wasmtime::{
     StoreContextMut,
@@ -8,21 +8,24 @@ use wasmtime::{
 };
 use wasmtime_wasi::{
     p2::{
-        Network, SocketResult, TcpSocket,
+        DynInputStream, DynOutputStream, Network, SocketResult, TcpSocket,
         bindings::sockets::{
             network::{ErrorCode, IpSocketAddress},
             tcp::HostTcpSocket as _,
         },
+        pipe::{ClosedInputStream, ClosedOutputStream},
     },
     sockets::WasiSocketsView as _,
 };
 
 use super::{Binding, again, answer, node, routes::Connection};
-use crate::state::GuestState;
+use crate::{state::GuestState, traffic::Counted};
 
 const INTERFACE: &str = "wasi:sockets/tcp@0.2.12";
 
 type Socket = Resource<TcpSocket>;
+type Input = Resource<DynInputStream>;
+type Output = Resource<DynOutputStream>;
 
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     let mut tcp = linker.instance(INTERFACE)?;
@@ -42,6 +45,18 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         |mut store: StoreContextMut<'_, GuestState>,
          (socket, network, address): (Socket, Resource<Network>, IpSocketAddress)| {
             Box::new(async move { answer(start_connect(store.data_mut(), socket, network, address).await) })
+        },
+    )?;
+    tcp.func_wrap(
+        "[method]tcp-socket.finish-connect",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            answer(finish_connect(store.data_mut(), socket))
+        },
+    )?;
+    tcp.func_wrap(
+        "[method]tcp-socket.accept",
+        |mut store: StoreContextMut<'_, GuestState>, (socket,): (Socket,)| {
+            answer(accept(store.data_mut(), socket))
         },
     )?;
     tcp.func_wrap_async(
@@ -103,6 +118,30 @@ async fn start_connect(
     state.sockets().start_connect(socket, network, to.into())?;
     known.lock().remote = Some(wanted);
     Ok(())
+}
+
+fn finish_connect(state: &mut GuestState, socket: Socket) -> SocketResult<(Input, Output)> {
+    let streams = state.sockets().finish_connect(socket)?;
+    count(state, streams)
+}
+
+fn accept(state: &mut GuestState, socket: Socket) -> SocketResult<(Socket, Input, Output)> {
+    let (accepted, input, output) = state.sockets().accept(socket)?;
+    let (input, output) = count(state, (input, output))?;
+    Ok((accepted, input, output))
+}
+
+/// Has the bytes of a connection counted.
+fn count(state: &mut GuestState, (input, output): (Input, Output)) -> SocketResult<(Input, Output)> {
+    let traffic = Arc::clone(state.traffic());
+    let table = state.sockets().table;
+    let stream = table.get_mut(&input)?;
+    let counted = Counted::new(std::mem::replace(stream, Box::new(ClosedInputStream)), &traffic);
+    *stream = Box::new(counted);
+    let stream = table.get_mut(&output)?;
+    let counted = Counted::new(std::mem::replace(stream, Box::new(ClosedOutputStream)), &traffic);
+    *stream = Box::new(counted);
+    Ok((input, output))
 }
 
 async fn start_listen(state: &mut GuestState, socket: Socket) -> SocketResult<()> {

@@ -82,14 +82,23 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     udp.func_wrap(
         "[method]incoming-datagram-stream.receive",
         |mut store: StoreContextMut<'_, GuestState>, (stream, most): (Incoming, u64)| {
-            answer(receive(store.data_mut(), stream, most))
+            let state = store.data_mut();
+            let received = receive(state, stream, most);
+            let bytes = |datagrams: &Vec<IncomingDatagram>| datagrams.iter().map(|d| d.data.len()).sum();
+            state.traffic().received(received.as_ref().map_or(0, bytes));
+            answer(received)
         },
     )?;
     udp.func_wrap(
         "[method]outgoing-datagram-stream.send",
         |mut store: StoreContextMut<'_, GuestState>,
          (stream, datagrams): (Outgoing, Vec<OutgoingDatagram>)| {
-            answer(send(store.data_mut(), stream, datagrams))
+            let state = store.data_mut();
+            let sizes: Vec<usize> = datagrams.iter().map(|datagram| datagram.data.len()).collect();
+            let sent = send(state, stream, datagrams);
+            let count = sent.as_ref().map_or(0, |count| usize::try_from(*count).unwrap_or(usize::MAX));
+            state.traffic().sent(sizes.into_iter().take(count).sum());
+            answer(sent)
         },
     )
 }

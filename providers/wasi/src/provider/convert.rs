@@ -8,13 +8,13 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    CpuShare, ExposedPort, ExposedPorts, ListenPort, ModuleKind, NameFiles, Network, PodAddresses, Usage,
-    exit, http::DURATION_BUCKETS_MILLIS,
+    CpuShare, ExposedPort, ExposedPorts, ListenPort, ModuleKind, NameFiles, Network, PodAddresses,
+    TrafficUsage, Usage, exit, http::DURATION_BUCKETS_MILLIS,
 };
 use kubewasm_kubelet::runtime::{
-    ContainerLimits, ContainerSpec, ContainerState, ContainerStats, Credential, ExecEnd, ExecError, Exit,
-    ExitReason, HostPort, HostPortProtocol, HttpContainerStats, Image, ImageError, ImageUse, Presence,
-    ResizeError, RuntimeError, StartError, TcpPort,
+    ContainerLimits, ContainerSpec, ContainerState, ContainerStats, ContainerTraffic, Credential, ExecEnd,
+    ExecError, Exit, ExitReason, HostPort, HostPortProtocol, HttpContainerStats, Image, ImageError, ImageUse,
+    Presence, ResizeError, RuntimeError, StartError, TcpPort,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
@@ -209,8 +209,11 @@ fn container_state(instance: Instance) -> ContainerState {
 }
 
 pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
-    let InstanceStats { id, pod_uid, at, usage: Usage { cpu, throttled, yields, memory_bytes }, .. } = stats;
-    ContainerStats { id, pod_uid, at, cpu, throttled, yields, memory_bytes }
+    let InstanceStats { id, pod_uid, at, usage, .. } = stats;
+    let Usage { cpu, throttled, yields, memory_bytes, traffic } = usage;
+    let TrafficUsage { received_bytes, sent_bytes, has_uncounted } = traffic;
+    let traffic = ContainerTraffic { received_bytes, sent_bytes, has_uncounted };
+    ContainerStats { id, pod_uid, at, cpu, throttled, yields, memory_bytes, traffic }
 }
 
 /// What a container has answered, if it serves HTTP.

@@ -12,6 +12,7 @@ mod rules;
 mod services;
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;
 mod world;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -182,3 +182,43 @@ fn ports_of_the_node_are_one_pods() {
         assert_eq!(refused, conflict, "{one:?} {other:?}");
     }
 }
+
+/// Under memory pressure alone, who asks for nothing is not taken, but for who says that it can live with that; under
+/// pressure of the disk, nobody is. The node's own pods always are.
+#[test]
+fn a_node_under_pressure_takes_who_helps_it_or_asks_for_what_it_needs() {
+    let memory = Pressure { memory: true, disk: false };
+    let disk = Pressure { memory: false, disk: true };
+    let both = Pressure { memory: true, disk: true };
+    let told = |what: &str| Some(format!("The node had condition: [{what}]. "));
+    let tolerating = |key: &str| json!({"tolerations": [{"key": key, "operator": "Exists"}]});
+    let limited =
+        json!({"containers": [{"name": "c", "image": "i", "resources": {"limits": {"memory": "1Mi"}}}]});
+    let stored = json!({
+        "containers": [{"name": "c", "image": "i", "resources": {"requests": {"ephemeral-storage": "1Mi"}}}]
+    });
+    let cases = [
+        (json!({}), Pressure::default(), None),
+        (json!({}), memory, told("MemoryPressure")),
+        (json!({}), disk, told("DiskPressure")),
+        (json!({}), both, told("MemoryPressure DiskPressure")),
+        (asking("1m"), memory, None),
+        (limited, memory, None),
+        (stored, memory, told("MemoryPressure")),
+        (asking("1m"), both, told("MemoryPressure DiskPressure")),
+        (tolerating("node.kubernetes.io/memory-pressure"), memory, None),
+        (tolerating("node.kubernetes.io/memory-pressure"), both, told("MemoryPressure DiskPressure")),
+        (tolerating("node.kubernetes.io/disk-pressure"), disk, told("DiskPressure")),
+        (json!({"priority": 1_999_999_999}), memory, told("MemoryPressure")),
+        (json!({"priority": 2_000_000_000}), both, None),
+    ];
+    for (more, pressure, expected) in cases {
+        let refusal = admit_under(&pod(more.clone()), pressure).err();
+        let reason = refusal.as_ref().map(|refusal| refusal.reason.as_str());
+        assert_eq!(reason, expected.as_ref().map(|_| "Evicted"), "{more} {pressure:?}");
+        assert_eq!(refusal.map(|refusal| refusal.message), expected, "{more} {pressure:?}");
+    }
+    let mut own = pod(json!({}));
+    own.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+    assert_eq!(admit_under(&own, both), Ok(()));
+}

@@ -207,6 +207,7 @@ impl PodTask {
         let id = container_id(&self.name.uid, name, number);
         let (recorder, reference, spec) =
             (self.shared.recorder.clone(), self.reference.clone(), self.spec.clone());
+        let metrics = self.shared.metrics.clone();
         Attempt {
             runtime: Arc::clone(&self.shared.runtime),
             addresses: self.state.addresses.clone(),
@@ -216,7 +217,12 @@ impl PodTask {
             container,
             number,
             id,
-            tell: Box::new(move |note| tell(&recorder, &reference, &spec, &note)),
+            tell: Box::new(move |note| {
+                if note.reason == EventReason::LifecycleHTTPFallback {
+                    metrics.hook_fell_back();
+                }
+                tell(&recorder, &reference, &spec, &note);
+            }),
         }
     }
 

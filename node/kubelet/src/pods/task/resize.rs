@@ -1,6 +1,6 @@
 //! Resources that change while a pod runs: what is decided about them elsewhere, and the asking of the provider.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{PodTask, ResizeDecision, TaskOutcome, tell};
 use crate::{
@@ -47,7 +47,9 @@ impl PodTask {
             move |panic| TaskOutcome::Resized { container, attempt, wanted, result: Err(panic) }
         };
         self.spawn("a resize", failed, async move {
+            let begun = Instant::now();
             let resized = shared.runtime.resize(&id, &container, wanted.limits).await;
+            shared.metrics.resized(resized.is_ok(), begun.elapsed());
             let result = resized.map_err(|error| match error {
                 below @ ResizeError::BelowUse { .. } => format!("cannot decrease memory limits: {below}"),
                 other => other.to_string(),

@@ -85,6 +85,9 @@ impl PodTask {
 
     /// Takes in what has come of it.
     pub(super) fn record_sandbox(&mut self, result: Result<SandboxAddresses, SandboxError>, now: Moment) {
+        if matches!(result, Err(SandboxError::Failed(_))) {
+            self.shared.metrics.pod_not_started();
+        }
         let (reason, message, pause) = match result {
             Ok(SandboxAddresses { addresses, was_lost }) => {
                 if was_lost {

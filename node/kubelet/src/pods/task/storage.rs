@@ -1,6 +1,6 @@
 //! The volumes of a task's pod: set up before anything starts, gone before the pod is.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
@@ -80,6 +80,7 @@ impl Storage {
                 EvictionOrder {
                     reason: PodReason::Evicted,
                     message,
+                    annotations: BTreeMap::new(),
                     signal: Some("emptydirfs.limit"),
                     grace: EVICTED_GRACE,
                     disrupts: false,
@@ -114,11 +115,12 @@ impl PodTask {
 
     /// The pod has to go: it has taken more than it may, or the node runs short.
     pub(super) fn evict(&mut self, order: EvictionOrder) {
-        let EvictionOrder { reason, message, signal, grace, disrupts } = order;
+        let EvictionOrder { reason, message, annotations, signal, grace, disrupts } = order;
         // Of the end of the machine, the Event of the node tells.
         if let Some(signal) = signal {
             self.shared.metrics.evicted(signal);
-            self.shared.recorder.warning(&self.reference, reason.as_str(), message.clone());
+            let recorder = &self.shared.recorder;
+            recorder.annotated_warning(&self.reference, reason.as_str(), message.clone(), annotations);
         }
         let verdict = Verdict { reason: reason.to_string(), message, grace: Some(grace), disrupts };
         self.state.record_verdict(verdict, clock::now());

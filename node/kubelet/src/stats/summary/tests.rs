@@ -4,9 +4,13 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::exposition::{self, Format};
-use crate::stats::{
-    cadvisor, resource,
-    usage::{ContainerStorage, MemoryUsage, Processes, Traffic},
+use crate::{
+    runtime::ContainerTraffic,
+    stats::{
+        cadvisor, resource,
+        usage::{ContainerStorage, Processes, Traffic},
+    },
+    supply::MemoryInfo,
 };
 
 fn at(second: i64) -> Timestamp {
@@ -56,10 +60,10 @@ fn usage() -> NodeUsage {
             booted_at: Some(at(-1000)),
             processors: 2,
             cpu: cpu(9000, None),
-            memory: MemoryUsage {
+            memory: MemoryInfo {
                 total: 1000,
-                available: 600,
-                free: 500,
+                used: 500,
+                working_set: 400,
                 anonymous: 300,
                 swap_total: 20,
                 swap_free: 15,
@@ -75,6 +79,7 @@ fn usage() -> NodeUsage {
             uid: "u".to_owned(),
             started_at: Some(at(-101)),
             cpu: cpu(2500, None),
+            traffic: ContainerTraffic { received_bytes: 70, sent_bytes: 8, has_uncounted: false },
             containers: vec![container],
             storage: Some(storage),
         }],
@@ -110,6 +115,11 @@ fn the_whole_summary_has_upstreams_fields() {
         (&json!(10), &json!(20))
     );
     assert_eq!(pod["ephemeral-storage"]["usedBytes"], 35, "without memory and claims");
+    let eth0 = json!({"name": "eth0", "rxBytes": 70, "txBytes": 8});
+    let mut network = eth0.clone();
+    network["time"] = "2023-11-14T22:13:21Z".into();
+    network["interfaces"] = json!([eth0]);
+    assert_eq!(pod["network"], network);
     assert_eq!(pod["volume"][0]["name"], "v");
     assert_eq!(pod["volume"][2]["pvcRef"], json!({"name": "data", "namespace": "ns"}));
     let node = &summary["node"];
@@ -169,6 +179,8 @@ fn cadvisors_rows_tell_containers_from_pods() {
         format!("container_cpu_usage_seconds_total{{{container},cpu=\"total\"}} 1.5 1700000001000"),
         format!("container_cpu_usage_seconds_total{{{pod},cpu=\"total\"}} 2.5 1700000001000"),
         format!("container_memory_working_set_bytes{{{pod}}} 100 1700000001000"),
+        format!("container_network_receive_bytes_total{{{pod},interface=\"eth0\"}} 70 1700000001000"),
+        format!("container_network_transmit_bytes_total{{{pod},interface=\"eth0\"}} 8 1700000001000"),
         format!("container_spec_cpu_quota{{{container}}} 25000 1700000001000"),
         format!("container_spec_cpu_shares{{{container}}} 102 1700000001000"),
         format!("container_fs_usage_bytes{{{container},device=\"\"}} 10"),
@@ -177,4 +189,15 @@ fn cadvisors_rows_tell_containers_from_pods() {
         assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
     }
     assert!(!text.contains(&format!("container_start_time_seconds{{{pod}")), "a pod has none");
+}
+
+/// Less than there was would be taken for all there was.
+#[test]
+fn traffic_that_is_not_counted_as_a_whole_is_not_told() {
+    let mut usage = usage();
+    usage.pods[0].traffic.has_uncounted = true;
+    let summary = serde_json::to_value(Summary::of(&usage, false)).unwrap();
+    assert_eq!(summary["pods"][0]["network"], Value::Null);
+    let text = exposition::families(&cadvisor::families(&usage), Format::Classic).unwrap();
+    assert!(!text.contains("container_network_receive_bytes_total{"), "{text}");
 }

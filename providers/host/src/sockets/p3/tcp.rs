@@ -108,6 +108,7 @@ async fn connect(accessor: &Accessor<GuestState>, socket: Socket, wanted: Socket
     WasiSockets::connect(&view(accessor), socket, to.into()).await?;
     // Nobody drops it meanwhile: it is lent to this call.
     accessor.with(|mut access| {
+        access.data_mut().traffic().is_not_counted();
         if let Some(known) = access.data_mut().guest_sockets.get(rep) {
             known.lock().remote = Some(wanted);
         }
@@ -136,6 +137,7 @@ async fn listen(
     socket: Socket,
 ) -> SocketResult<StreamReader<Resource<TcpSocket>>> {
     let state = store.data_mut();
+    state.traffic().is_not_counted();
     let Some(pod) = state.guest_sockets.pod() else {
         return listen_in_node(store, socket).await;
     };

@@ -188,10 +188,12 @@ async fn send(
         let place = place.map_err(|_| ErrorCode::OutOfMemory)?;
         SocketResult::Ok((route(state, &socket, wanted)?, place))
     })?;
+    let size = data.len();
     WasiSockets::send(&view(accessor), again(&socket), data, to.map(Into::into)).await?;
     drop(place);
     accessor.with(|mut access| {
         let state = access.data_mut();
+        state.traffic().sent(size);
         if let Some(pod) = state.guest_sockets.pod() {
             renumber(state, &pod, &socket);
         }
@@ -221,9 +223,10 @@ async fn receive(
     accessor: &Accessor<GuestState>,
     socket: Socket,
 ) -> SocketResult<(Vec<u8>, IpSocketAddress)> {
-    let (pod, known) = accessor.with(|mut access| {
-        let sockets = &mut access.data_mut().guest_sockets;
-        (sockets.pod(), sockets.known(socket.rep()))
+    let (pod, known, traffic) = accessor.with(|mut access| {
+        let state = access.data_mut();
+        let traffic = Arc::clone(state.traffic());
+        (state.guest_sockets.pod(), state.guest_sockets.known(socket.rep()), traffic)
     });
     let _turn = known.receiving.lock().await;
     let view = view(accessor);
@@ -235,6 +238,7 @@ async fn receive(
             None => known.wanted_of(from).unwrap_or(from),
         };
         if known.expects(shown) {
+            traffic.received(data.len());
             return Ok((data, shown.into()));
         }
     }

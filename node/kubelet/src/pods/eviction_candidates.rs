@@ -1,9 +1,10 @@
-//! The pods of this node as eviction sees them: what they ask for of the disk, and where they write.
+//! The pods of this node as eviction sees them: what they ask for of memory and of the disk, and where they write.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,18 +20,19 @@ use super::{
     status::is_terminal,
 };
 use crate::{
-    eviction::{Candidate, CandidateSource, ContainerStorage, StorageLimit},
+    eviction::{Candidate, CandidateSource, ContainerClaims, StatedAmount},
     logs, quantity,
 };
 
-const RESOURCE: &str = "ephemeral-storage";
+const STORAGE: &str = "ephemeral-storage";
+const MEMORY: &str = "memory";
 
 /// Grace of a pod that says nothing; the API server's default.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
-/// What the pods of this node take of its disk.
+/// The pods of this node that may be told to go.
 #[derive(Clone, Debug)]
-pub struct StorageClaims {
+pub struct EvictionCandidates {
     /// Which pods there are.
     pub index: PodIndex,
     /// Where they write.
@@ -39,10 +41,19 @@ pub struct StorageClaims {
     pub logs_dir: PathBuf,
 }
 
-impl CandidateSource for StorageClaims {
+impl CandidateSource for EvictionCandidates {
     fn candidates(&self) -> Vec<Candidate> {
         let pods = self.index.pods();
         pods.iter().filter(|pod| !is_terminal(pod.status.as_ref())).map(|pod| self.candidate(pod)).collect()
+    }
+
+    fn limited(&self) -> Vec<Candidate> {
+        let may_be = |pod: &&Arc<Pod>| {
+            let mut containers = containers(pod).into_iter();
+            containers.any(|(_, resources, _)| stated(resources, STORAGE, |r| r.limits.as_ref()).is_some())
+                && !is_terminal(pod.status.as_ref())
+        };
+        self.index.pods().iter().filter(may_be).map(|pod| self.candidate(pod)).collect()
     }
 
     fn wanted_images(&self) -> Option<BTreeSet<String>> {
@@ -66,7 +77,7 @@ impl CandidateSource for StorageClaims {
     }
 }
 
-impl StorageClaims {
+impl EvictionCandidates {
     fn candidate(&self, pod: &Pod) -> Candidate {
         let meta = &pod.metadata;
         let uid = meta.uid.as_deref().unwrap_or_default();
@@ -75,30 +86,37 @@ impl StorageClaims {
         let spec = pod.spec.as_ref();
         let seconds = spec.and_then(|s| s.termination_grace_period_seconds);
         let logs = logs::pod_dir(&self.logs_dir, namespace, name, uid);
-        let containers = containers(pod).into_iter().map(|(name, resources)| {
-            let request = limit_of(resources, |r| r.requests.as_ref());
-            ContainerStorage {
-                request: request.as_ref().map_or(0, |request| request.bytes),
-                request_text: request.map_or_else(|| "0".to_owned(), |request| request.text),
-                limit: limit_of(resources, |r| r.limits.as_ref()),
+        let claims =
+            |(name, resources, is_ephemeral): (&str, Option<&ResourceRequirements>, bool)| ContainerClaims {
+                is_ephemeral,
+                storage_request: stated(resources, STORAGE, |r| r.requests.as_ref()).unwrap_or_default(),
+                storage_limit: stated(resources, STORAGE, |r| r.limits.as_ref()),
+                memory_request: stated(resources, MEMORY, |r| r.requests.as_ref()).unwrap_or_default(),
                 written: self.records.container_dir(uid, name),
                 logs: logs.join(name),
                 name: name.to_owned(),
-            }
-        });
-        let containers: Vec<ContainerStorage> = containers.collect();
-        let is_limited = containers.iter().any(|container| container.limit.is_some());
-        let binary =
-            containers.iter().find_map(|c| c.limit.as_ref()).is_none_or(|l| quantity::is_binary(&l.text));
-        let limit = resources::limits(pod).get(RESOURCE).copied().filter(|_| is_limited);
+            };
+        let containers: Vec<ContainerClaims> = containers(pod).into_iter().map(claims).collect();
+        let limits = containers.iter().filter_map(|container| container.storage_limit.as_ref());
+        let is_limited = limits.clone().next().is_some();
+        let binary = limits.clone().next().is_none_or(|limit| quantity::is_binary(&limit.text));
+        let limit = resources::limits(pod).get(STORAGE).copied().filter(|_| is_limited);
+        let requests = resources::requests(pod);
+        let requested = |name: &str| requests.get(name).copied().unwrap_or(0);
         Candidate {
             uid: uid.to_owned(),
             name: format!("{namespace}/{name}"),
             priority: spec.and_then(|s| s.priority).unwrap_or(0),
             critical: is_critical(pod),
             grace: seconds.and_then(|s| u64::try_from(s).ok()).map_or(DEFAULT_GRACE, Duration::from_secs),
-            request: resources::requests(pod).get(RESOURCE).copied().unwrap_or(0),
-            limit: limit.map(|bytes| StorageLimit { bytes, text: quantity::canonical(bytes, binary) }),
+            runs: pod.status.iter().flat_map(statuses).any(is_running),
+            storage_request: requested(STORAGE),
+            storage_limit: limit
+                .map(|bytes| StatedAmount { bytes, text: quantity::canonical(bytes, binary) }),
+            memory_request: requested(MEMORY),
+            memory_request_as_a_whole: stated(spec.and_then(|s| s.resources.as_ref()), MEMORY, |r| {
+                r.requests.as_ref()
+            }),
             containers,
             volumes: vec![self.records.dir(uid).join("volumes")],
         }
@@ -133,12 +151,13 @@ fn numbered(dir: &Path) -> impl Iterator<Item = (PathBuf, u32)> {
     })
 }
 
-fn containers(pod: &Pod) -> Vec<(&str, Option<&ResourceRequirements>)> {
+/// The containers of a pod: their names, what they ask for, and whether they are ephemeral.
+fn containers(pod: &Pod) -> Vec<(&str, Option<&ResourceRequirements>, bool)> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let containers = containers.map(|c: &Container| (c.name.as_str(), c.resources.as_ref()));
+    let containers = containers.map(|c: &Container| (c.name.as_str(), c.resources.as_ref(), false));
     let ephemeral =
-        spec.ephemeral_containers.iter().flatten().map(|c| (c.name.as_str(), c.resources.as_ref()));
+        spec.ephemeral_containers.iter().flatten().map(|c| (c.name.as_str(), c.resources.as_ref(), true));
     containers.chain(ephemeral).collect()
 }
 
@@ -156,40 +175,50 @@ fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten())
 }
 
-fn limit_of(
+fn is_running(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
+/// What is asked for, or allowed, of a resource.
+fn stated(
     resources: Option<&ResourceRequirements>,
+    name: &str,
     select: impl Fn(&ResourceRequirements) -> Option<&BTreeMap<String, Quantity>>,
-) -> Option<StorageLimit> {
-    let text = &select(resources?)?.get(RESOURCE)?.0;
+) -> Option<StatedAmount> {
+    let text = &select(resources?)?.get(name)?.0;
     let bytes = quantity::units(text).ok()?;
-    Some(StorageLimit { bytes, text: quantity::canonical(bytes, quantity::is_binary(text)) })
+    Some(StatedAmount { bytes, text: quantity::canonical(bytes, quantity::is_binary(text)) })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
 
-    fn claims(root: &Path, pod: serde_json::Value) -> StorageClaims {
+    fn claims(root: &Path, pod: serde_json::Value) -> EvictionCandidates {
         let index = PodIndex::default();
         index.set_all_known();
         index.put("u", Arc::new(serde_json::from_value(pod).unwrap()));
-        StorageClaims { index, records: Records::open(root).unwrap(), logs_dir: root.join("logs") }
+        EvictionCandidates { index, records: Records::open(root).unwrap(), logs_dir: root.join("logs") }
     }
 
     #[test]
     fn a_pod_is_what_its_containers_ask_for() {
         let root = tempfile::tempdir().unwrap();
-        let resources = |request: &str, limit: &str| json!({"requests": {"ephemeral-storage": request}, "limits": {"ephemeral-storage": limit}});
+        let resources = |request: &str, limit: &str| {
+            json!({
+                "requests": {"ephemeral-storage": request, "memory": "1536Ki"},
+                "limits": {"ephemeral-storage": limit},
+            })
+        };
         let claims = claims(
             root.path(),
             json!({
                 "metadata": {"namespace": "ns", "name": "p", "uid": "u"},
                 "spec": {
                     "priority": 7,
+                    "resources": {"requests": {"memory": "8Mi"}},
                     "terminationGracePeriodSeconds": 5,
                     "containers": [
                         {"name": "a", "image": "r.io/a", "resources": resources("1Mi", "2048Ki")},
@@ -197,28 +226,47 @@ mod tests {
                         {"name": "c"},
                     ],
                     "initContainers": [{"name": "i", "image": "r.io/i"}],
+                    "ephemeralContainers": [{"name": "e", "image": "r.io/e"}],
                     "volumes": [{"name": "v", "image": {"reference": "r.io/v"}}],
                 },
+                "status": {"containerStatuses": [{
+                    "name": "a", "restartCount": 0, "image": "", "imageID": "", "ready": true, "state": {"running": {}},
+                }]},
             }),
         );
         let pod = claims.candidates().pop().unwrap();
         assert_eq!(
-            (pod.name.as_str(), pod.priority, pod.grace.as_secs(), pod.request),
+            (pod.name.as_str(), pod.priority, pod.grace.as_secs(), pod.storage_request),
             ("ns/p", 7, 5, 1 << 20)
         );
-        assert_eq!(pod.limit, Some(StorageLimit { bytes: 3 << 20, text: "3Mi".to_owned() }));
+        assert_eq!((pod.memory_request, pod.runs), (8 << 20, true));
+        let whole = pod.memory_request_as_a_whole.as_ref().unwrap();
+        assert_eq!((whole.bytes, whole.text.as_str()), (8 << 20, "8Mi"));
+        assert_eq!(pod.storage_limit, Some(StatedAmount { bytes: 3 << 20, text: "3Mi".to_owned() }));
         let containers: Vec<_> = pod
             .containers
             .iter()
-            .map(|c| (c.name.as_str(), c.request_text.as_str(), c.limit.as_ref().map(|l| l.text.as_str())))
+            .map(|c| {
+                let limit = c.storage_limit.as_ref().map(|l| l.text.as_str());
+                (c.name.as_str(), c.storage_request.text.as_str(), limit, c.memory_request.text.as_str())
+            })
             .collect();
         assert_eq!(
             containers,
-            [("a", "1Mi", Some("2Mi")), ("b", "0", Some("1Mi")), ("c", "0", None), ("i", "0", None)]
+            [
+                ("a", "1Mi", Some("2Mi"), "1536Ki"),
+                ("b", "0", Some("1Mi"), "1536Ki"),
+                ("c", "0", None, "0"),
+                ("i", "0", None, "0"),
+                ("e", "0", None, "0"),
+            ]
         );
         assert!(pod.is_limited() && !pod.critical);
+        assert_eq!(claims.limited().len(), 1);
         let wanted: Vec<String> = claims.wanted_images().unwrap().into_iter().collect();
-        assert_eq!(wanted, ["r.io/a", "r.io/b", "r.io/i", "r.io/v"]);
+        assert_eq!(wanted, ["r.io/a", "r.io/b", "r.io/e", "r.io/i", "r.io/v"]);
+        let ephemeral = pod.containers.iter().filter(|c| c.is_ephemeral).map(|c| c.name.as_str());
+        assert_eq!(ephemeral.collect::<Vec<_>>(), ["e"]);
     }
 
     #[test]
