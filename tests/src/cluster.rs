@@ -233,6 +233,14 @@ impl Cluster {
         audit::requests(&audit_log(&self.folder), namespace)
     }
 
+    /// For which collections the user of a node has asked the API server: pods, services and runtime classes, oldest first.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn collections_of_node(&self, name: &str) -> Result<Vec<audit::CollectionRequest>> {
+        audit::collections(&audit_log(&self.folder), &format!("system:node:{name}"))
+    }
+
     /// Takes the API server away, as in an outage.
     ///
     /// # Errors

@@ -3,23 +3,26 @@
 //! [`Agent::new`] does all that can fail; [`Agent::run`] then only serves, until it is cancelled. Cancelling
 //! it ends the agent and nothing else: containers go on, and the Node stays registered.
 
-use std::{
-    io,
-    net::IpAddr,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod addresses;
+mod derived;
+mod folders;
+
+use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
+    core::v1::{Pod, Service},
     node::v1::RuntimeClass,
 };
 use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::folders::check_root;
+use self::{
+    addresses::follow_addresses,
+    derived::{derive, keep, learn, refresh, view},
+    folders::{log_links, real_logs_dir},
+};
 use crate::{
     config::Config,
     events::{EventLimits, Recorder},
@@ -34,12 +37,9 @@ use crate::{
     node_metrics::NodeMetrics,
     pod_ranges,
     pods::{
-        EvictionCandidates, HostPorts, ImageAccess, LogKeeper, LogLinks, NodeFacts, PodAddresses, PodIndex,
-        PodManager, ProbeMetrics, Records, RequestFailureWatch, ResizeMetrics, Shared, Volumes,
-        admission::{
-            NodeView,
-            resources::{self, Amounts},
-        },
+        EvictionCandidates, HostPorts, ImageAccess, LogKeeper, NodeFacts, PodAddresses, PodIndex, PodManager,
+        ProbeMetrics, PullLimit, Records, RequestFailureWatch, ResizeMetrics, Shared, Volumes,
+        admission::NodeView,
         api::Cluster,
         board::Board,
         files::resolv_conf,
@@ -55,13 +55,11 @@ use crate::{
     shutdown::{ShutdownManager, ShutdownMetrics, ShutdownParts},
     static_pods::{FileSource, Mirrors},
     stats::{NodeStats, StatsParts},
+    traces::{TraceEndpoint, TraceExporter, TraceMetrics, Tracer},
 };
 
 /// Pod updates that may wait for the manager.
 const UPDATES: usize = 1024;
-
-/// How long a measurement of what a pod has written is good for: upstream's default of `volumeStatsAggPeriod`.
-const STORAGE_PERIOD: Duration = Duration::from_mins(1);
 
 /// Why the node does not start. Every message is meant for the user as it is.
 #[derive(Debug, thiserror::Error)]
@@ -80,52 +78,12 @@ pub enum AgentError {
     /// The node has no address.
     #[error(transparent)]
     Address(#[from] address::NodeAddressError),
+    /// Traces cannot be sent where the configuration says.
+    #[error("tracing.endpoint: {0}")]
+    Traces(String),
     /// The HTTPS API cannot be served.
     #[error(transparent)]
     Server(#[from] server::ServerError),
-}
-
-/// Checks that the node can keep its state below `root`, before anything else is begun, and that nobody else can
-/// look into it: it is made with mode 0700, and one that others may enter is closed to them.
-///
-/// # Errors
-/// [`AgentError::Root`].
-pub fn check_root(root: &Path) -> Result<(), AgentError> {
-    let usable = || {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
-        let mode = std::fs::metadata(root)?.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            tracing::warn!(
-                root = %root.display(),
-                "the root directory was open to other users (mode {mode:04o}); it has mode 0700 now"
-            );
-            std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o700))?;
-        }
-        // Of a name of its own: several programs may begin at once.
-        tempfile::Builder::new().prefix(".writable").tempfile_in(root)?.close()
-    };
-    usable().map_err(|source| AgentError::Root { path: root.to_path_buf(), source })
-}
-
-/// The directory of logs without links: log files are opened without following any. One that cannot be made is told of
-/// by the containers whose logs would be in it.
-fn real_logs_dir(dir: &Path) -> PathBuf {
-    std::fs::create_dir_all(dir).and_then(|()| dir.canonicalize()).unwrap_or_else(|error| {
-        tracing::warn!(dir = %dir.display(), %error, "the directory for the logs of containers cannot be used");
-        dir.to_owned()
-    })
-}
-
-/// The links that log collectors go by. Where they cannot be made, the node goes without, and says so.
-fn log_links(config: &Config) -> LogLinks {
-    let Some(dir) = &config.container_logs_dir else { return LogLinks::off() };
-    LogLinks::open(dir, &config.kubelet.pod_logs_dir).unwrap_or_else(|error| {
-        tracing::warn!(
-            dir = %dir.display(), %error,
-            "no links to the logs of containers are made; another directory is chosen with --container-logs-dir"
-        );
-        LogLinks::off()
-    })
 }
 
 /// A node, ready to run.
@@ -150,8 +108,8 @@ pub struct Agent {
     shutdowns: ShutdownMetrics,
     http: HttpMetrics,
     addresses: watch::Sender<Vec<IpAddr>>,
-    names: watch::Sender<Vec<String>>,
     stats: NodeStats,
+    traces: Option<TraceExporter>,
     /// When it was begun to put the node together.
     begun: Instant,
 }
@@ -181,12 +139,12 @@ impl Agent {
         let addresses = address::find(&config.node_ip, &config.hostname)?;
         let ports = Ports::bind(&config)?;
         image_access.settle(runtime.as_ref()).await;
-        let (connection, rotation) = identity::establish(&config, cancel).await?;
+        let (tracer, traces, trace_metrics) = open_traces(&config)?;
+        let (connection, rotation) = identity::establish(&config, &tracer, cancel).await?;
         let client = connection.client();
 
         let (present_addresses, node_addresses) = watch::channel(addresses.clone());
-        let (names, serving_names) = watch::channel(serving_names(&config.hostname, &addresses));
-        let (serving, upkeep) = serving::prepare(&config, serving_names, &connection)?;
+        let (serving, upkeep) = serving::prepare(&config, node_addresses.clone(), &connection)?;
         let index = PodIndex::default();
         let probes = ProbeMetrics::default();
         let mut server = Server::new(
@@ -197,6 +155,7 @@ impl Agent {
             Arc::new(index.clone()),
         )?;
         server.register_probe_metrics(|registry| probes.register(registry));
+        server.trace(tracer.clone());
         let metrics = NodeMetrics::default();
         let refusals = RefusalMetrics::default();
         server.register_metrics(|registry| refusals.register(registry));
@@ -207,6 +166,7 @@ impl Agent {
             http.register(registry);
             metrics.register(registry);
             connection.metrics().register(registry);
+            trace_metrics.register(registry);
             connection.renewals().register(registry);
             runtime.register_metrics(registry);
         });
@@ -216,7 +176,7 @@ impl Agent {
 
         let limits =
             EventLimits { per_second: config.kubelet.event_record_qps, burst: config.kubelet.event_burst };
-        let recorder = Recorder::new(client.clone(), &config.node_name, limits);
+        let recorder = Recorder::new(connection.unlimited_client(), &config.node_name, limits);
         let desk = EvictionDesk::default();
         let (node, handle) = node::NodeAgent::new(node::NodeParts {
             config: config.clone(),
@@ -279,6 +239,8 @@ impl Agent {
             },
             probes,
             metrics,
+            pull_limit: PullLimit::new(config.kubelet.registry_pull_qps, config.kubelet.registry_burst),
+            tracer,
             desk,
         });
         let stats = NodeStats::new(StatsParts {
@@ -289,7 +251,7 @@ impl Agent {
             volumes: Arc::clone(&shared.volumes),
             logs_dir: shared.logs_dir.clone(),
             root_dir: config.root_dir.clone(),
-            storage_period: STORAGE_PERIOD,
+            storage_period: config.kubelet.volume_stats_period(),
         });
         server.serve_stats(stats.clone());
         let held = Held {
@@ -335,8 +297,8 @@ impl Agent {
             shutdowns,
             http,
             addresses: present_addresses,
-            names,
             stats,
+            traces,
             begun,
         })
     }
@@ -355,7 +317,10 @@ impl Agent {
             tasks.spawn(rotation.run(cancel.clone()));
         }
         tasks.spawn(self.upkeep.run(cancel.clone()));
-        let follower = follow_addresses(self.config.clone(), self.addresses, self.names, self.facts.clone());
+        if let Some(traces) = self.traces {
+            tasks.spawn(traces.run(cancel.clone()));
+        }
+        let follower = follow_addresses(self.config.clone(), self.addresses, self.facts.clone());
         tasks.spawn(stop_at(cancel.clone(), follower));
         tasks.spawn(self.server.run(cancel.clone()));
         let expected = self.node.expected();
@@ -461,35 +426,17 @@ impl Agent {
     }
 }
 
-/// What a serving certificate is made out to.
-fn serving_names(hostname: &str, addresses: &[IpAddr]) -> Vec<String> {
-    std::iter::once(hostname.to_owned()).chain(addresses.iter().map(IpAddr::to_string)).collect()
-}
-
-/// Looks whether the machine has another address, as after a new lease of DHCP, and tells the Node's status, the serving
-/// certificate and pods that begin. Where none is found, the last one stays; one that was asked for stays anyway.
-async fn follow_addresses(
-    config: Config,
-    addresses: watch::Sender<Vec<IpAddr>>,
-    names: watch::Sender<Vec<String>>,
-    facts: watch::Sender<NodeFacts>,
-) {
-    if config.node_ip.iter().any(|address| !address.is_unspecified()) {
-        return;
-    }
-    loop {
-        tokio::time::sleep(config.kubelet.node_status_update_frequency).await;
-        let (wanted, hostname) = (config.node_ip.clone(), config.hostname.clone());
-        let found = tokio::task::spawn_blocking(move || address::find(&wanted, &hostname)).await;
-        let Ok(Ok(found)) = found else { continue };
-        if found == *addresses.borrow() {
-            continue;
-        }
-        tracing::info!(addresses = ?found, "the node's address has changed");
-        names.send_replace(serving_names(&config.hostname, &found));
-        facts.send_modify(|facts| facts.host_ips.clone_from(&found));
-        addresses.send_replace(found);
-    }
+/// What records traces, and what sends them where the configuration says.
+fn open_traces(config: &Config) -> Result<(Tracer, Option<TraceExporter>, TraceMetrics), AgentError> {
+    let metrics = TraceMetrics::default();
+    let Some(tracing) = &config.kubelet.tracing else { return Ok((Tracer::off(), None, metrics)) };
+    let endpoint = TraceEndpoint::parse(tracing.endpoint.as_deref()).map_err(AgentError::Traces)?;
+    // Upstream's, by which its dashboards find a node.
+    let resource = vec![("service.name", "kubelet".to_owned()), ("host.name", config.hostname.clone())];
+    let samples = tracing.sampling_rate_per_million.unwrap_or(0);
+    let opened = TraceExporter::open(endpoint, samples, resource, metrics.clone());
+    let (tracer, exporter) = opened.map_err(|error| AgentError::Traces(error.to_string()))?;
+    Ok((tracer, Some(exporter), metrics))
 }
 
 /// Keeps the runtime's table of Services up to date, where pods have addresses of their own.
@@ -506,38 +453,6 @@ async fn follow_services(mode: ServicesMode, follower: Follower, client: Client,
 
 async fn stop_at(cancel: CancellationToken, task: impl Future<Output = ()>) {
     cancel.run_until_cancelled(task).await;
-}
-
-/// Keeps what is derived from the Node as the API server has it.
-async fn keep<T: PartialEq>(
-    mut node: watch::Receiver<Option<Arc<Node>>>,
-    kept: watch::Sender<T>,
-    from: impl Fn(&Node, &T) -> T,
-) {
-    while node.changed().await.is_ok() {
-        refresh(&node, &kept, &from);
-    }
-}
-
-/// Derives it anew from the Node as it is now.
-fn refresh<T: PartialEq>(
-    node: &watch::Receiver<Option<Arc<Node>>>,
-    kept: &watch::Sender<T>,
-    from: impl Fn(&Node, &T) -> T,
-) {
-    if let Some(node) = node.borrow().clone() {
-        derive(&node, kept, from);
-    }
-}
-
-/// Derives it from this Node.
-fn derive<T: PartialEq>(node: &Node, kept: &watch::Sender<T>, from: impl Fn(&Node, &T) -> T) {
-    kept.send_if_modified(|kept| {
-        let new = from(node, kept);
-        let changed = *kept != new;
-        *kept = new;
-        changed
-    });
 }
 
 /// What volumes are made with. Before the first worker starts, for it has to see what is mounted here.
@@ -561,33 +476,6 @@ fn volume_settings(config: &Config) -> volumes::VolumeSettings {
     }
 }
 
-/// What pods may learn of the node.
-fn learn(node: &Node, facts: &NodeFacts) -> NodeFacts {
-    let allocatable = allocatable(node);
-    let get = |name: &str| allocatable.get(name).copied().unwrap_or(0);
-    NodeFacts {
-        cpu_millis: get("cpu"),
-        memory_bytes: get("memory"),
-        storage_bytes: get("ephemeral-storage"),
-        ..facts.clone()
-    }
-}
-
-/// What decides which pods are taken.
-fn view(node: &Node, view: &NodeView) -> NodeView {
-    NodeView {
-        name: node.metadata.name.clone().unwrap_or_default(),
-        labels: node.metadata.labels.clone().unwrap_or_default(),
-        taints: node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default(),
-        allocatable: allocatable(node),
-        sysctls: view.sysctls.clone(),
-    }
-}
-
-fn allocatable(node: &Node) -> Amounts {
-    resources::amounts(node.status.as_ref().and_then(|s| s.allocatable.as_ref()))
-}
-
 impl server::Pods for PodIndex {
     fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         Self::pod(self, namespace, name)
@@ -603,44 +491,5 @@ impl server::Pods for PodIndex {
 
     fn healthy(&self) -> Result<(), String> {
         self.looked_after(Instant::now())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_root_directory_is_its_owners_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        let made = dir.path().join("made/deep");
-        check_root(&made).unwrap();
-        assert_eq!(mode(&made), 0o700);
-        for open in [0o755, 0o777, 0o710, 0o701] {
-            let root = dir.path().join(format!("{open:o}"));
-            std::fs::create_dir(&root).unwrap();
-            std::fs::set_permissions(&root, std::fs::Permissions::from_mode(open)).unwrap();
-            check_root(&root).unwrap();
-            assert_eq!(mode(&root), 0o700, "{open:o}");
-        }
-        let file = dir.path().join("file");
-        std::fs::write(&file, "").unwrap();
-        let error = check_root(&file).unwrap_err().to_string();
-        assert!(error.contains("choose another with --root-dir"), "{error}");
-    }
-
-    /// A node, and `kubewasm module` beside it.
-    #[test]
-    fn several_programs_may_begin_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let begin = || (0..200).try_for_each(|_| check_root(dir.path()));
-        std::thread::scope(|scope| {
-            let programs = [(); 4].map(|()| scope.spawn(begin));
-            for program in programs {
-                program.join().unwrap().unwrap();
-            }
-        });
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn explain_watch(error: &watcher::Error) -> String {
 }
 
 /// The error and its causes, without those that repeat what was said before.
-fn causes(error: &dyn Error) -> String {
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod agent;
+mod collection;
 pub mod config;
 mod duration;
 pub mod events;
@@ -40,6 +41,7 @@ mod pod_ranges;
 pub mod pods;
 pub mod policies;
 pub mod quantity;
+mod rate;
 pub mod registry_auth;
 pub mod retry;
 pub mod runtime;
@@ -49,3 +51,4 @@ pub mod shutdown;
 pub mod static_pods;
 pub mod stats;
 pub mod supply;
+pub mod traces;

@@ -14,7 +14,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::explain::explain_watch;
+use crate::{collection::watch_collection, explain::explain_watch};
 
 /// The reading side. Clones are the same.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ where
     /// Follows the watch for ever. It is retried with back-off after an interruption, and the objects read before stay.
     pub(crate) async fn run(self, client: Client) {
         let Self { writer, ready } = self;
-        let stream = watcher(Api::<K>::all(client), watcher::Config::default())
+        let stream = watch_collection(Api::<K>::all(client), watcher::Config::default())
             .default_backoff()
             .modify(|object| object.meta_mut().managed_fields = None);
         let mut stream = std::pin::pin!(reflector::reflector(writer, stream));

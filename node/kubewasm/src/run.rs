@@ -18,8 +18,8 @@ use kubewasm_kubelet::{
     eviction::EvictionDesk,
     node_metrics::NodeMetrics,
     pods::{
-        HostPorts, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, Records, Shared,
-        Update, Volumes,
+        HostPorts, LogLinks, NodeFacts, PodAddresses, PodIndex, PodManager, ProbeMetrics, PullLimit, Records,
+        Shared, Update, Volumes,
         api::{Alone, LocalObjects},
         files::resolv_conf,
         lifecycle::LifecycleLimits,
@@ -27,6 +27,7 @@ use kubewasm_kubelet::{
         volumes::{self, AllowedHostPaths, ProtectedPaths},
     },
     policies::Policies,
+    traces::Tracer,
 };
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio::sync::{mpsc, watch};
@@ -165,6 +166,8 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
         limits: LifecycleLimits::default(),
         probes: ProbeMetrics::default(),
         metrics: NodeMetrics::default(),
+        pull_limit: PullLimit::default(),
+        tracer: Tracer::off(),
         desk: EvictionDesk::default(),
     });
 

@@ -5,6 +5,7 @@ mod http;
 mod instance_spec;
 mod resize;
 mod rules;
+pub(crate) mod spans;
 mod tables;
 
 use std::{fmt, time::Duration};

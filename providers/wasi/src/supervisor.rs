@@ -49,7 +49,10 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{DEFAULT_MEMORY_LIMIT, program::Program};
-use kubewasm_kubelet::runtime::{NetworkRules, ServiceTable};
+use kubewasm_kubelet::{
+    runtime::{NetworkRules, ServiceTable},
+    traces,
+};
 use kubewasm_network::{NetworkError, PodNetwork};
 use kubewasm_rules::Addresses;
 use tokio::sync::{mpsc, oneshot};
@@ -427,6 +430,7 @@ impl Supervisor {
             start.common.claims.take(&start.spec.id, claim).await?;
             start.run().await
         };
+        let start = traces::within(traces::current(), start);
         let started = tokio::spawn(self.life.clone().run_until_cancelled_owned(start)).await;
         started.ok().flatten().unwrap_or(Err(SupervisorError::GivenUp))
     }

@@ -17,13 +17,33 @@ pub struct Request {
     pub is_over: bool,
 }
 
+/// A request for all objects of a kind, or for those that a selector names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionRequest {
+    /// `list` or `watch`.
+    pub verb: String,
+    /// The kind, as `pods`.
+    pub resource: String,
+    /// What was asked for, with its parameters.
+    pub uri: String,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Entry {
     stage: String,
     verb: String,
+    #[serde(rename = "requestURI", default)]
+    uri: String,
+    #[serde(default)]
+    user: User,
     object_ref: Option<Reference>,
     response_status: Option<Status>,
+}
+
+#[derive(Default, Deserialize)]
+struct User {
+    username: String,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +58,7 @@ struct Reference {
     name: Option<String>,
 }
 
-/// Writes the policy: requests of nodes for config maps and secrets, without what is in them.
+/// Writes the policy: requests of nodes for config maps and secrets, without what is in them, and for collections.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -52,6 +72,15 @@ pub(super) fn write_policy(path: &Path) -> Result<()> {
                 "level": "Metadata",
                 "userGroups": ["system:nodes"],
                 "resources": [{ "group": "", "resources": ["configmaps", "secrets"] }],
+            },
+            {
+                "level": "Metadata",
+                "userGroups": ["system:nodes"],
+                "verbs": ["list", "watch"],
+                "resources": [
+                    { "group": "", "resources": ["pods", "services"] },
+                    { "group": "node.k8s.io", "resources": ["runtimeclasses"] },
+                ],
             },
             { "level": "None" },
         ],
@@ -78,6 +107,23 @@ pub(super) fn requests(path: &Path, namespace: &str) -> Result<Vec<Request>> {
             object: format!("{}/{}", object.resource, object.name.unwrap_or_default()),
             is_over: entry.stage == "ResponseComplete",
         })
+    });
+    Ok(requests.collect())
+}
+
+/// The requests of `user` in the log at `path` for collections that were begun, oldest first.
+///
+/// # Errors
+/// When the log cannot be read.
+pub(super) fn collections(path: &Path, user: &str) -> Result<Vec<CollectionRequest>> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+    let requests = entries.filter_map(|entry| {
+        let Entry { stage, verb, uri, user: User { username }, object_ref, .. } = entry;
+        let object = object_ref.filter(|object| object.name.is_none() && username == user)?;
+        // Of a watch, there is another when it is over.
+        let is_first = verb != "watch" || stage == "ResponseStarted";
+        is_first.then_some(CollectionRequest { verb, resource: object.resource, uri })
     });
     Ok(requests.collect())
 }

@@ -1,5 +1,5 @@
-//! A log collector of others, beside a node: the OpenTelemetry Collector, reading what its documentation says that one
-//! reads on a Kubernetes node.
+//! A collector of others, beside a node: the OpenTelemetry Collector, reading the logs that its documentation says that one
+//! reads on a Kubernetes node, or taking in traces.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,6 @@ pub(crate) struct CollectedLine {
 impl Collector {
     /// Starts one that collects the logs of a node's pods into `folder`.
     pub(crate) async fn start(node: &Node, folder: &Path) -> Self {
-        let program = programs::build("tools/otelcol/build.sh").await.unwrap().join("otelcol");
         let receiver = |include: PathBuf, origin: bool| {
             json!({
                 "include": [include],
@@ -56,8 +55,27 @@ impl Collector {
                 "pipelines": { "logs/pods": pipeline("pods"), "logs/links": pipeline("links") },
             },
         });
+        Self::run(folder, &config).await
+    }
+
+    /// Starts one that takes in traces on a port of the loopback.
+    pub(crate) async fn of_traces(folder: &Path, port: u16) -> Self {
+        let endpoint = format!("127.0.0.1:{port}");
+        let config = json!({
+            "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": endpoint } } } },
+            "exporters": { "file": { "path": folder.join("traces"), "flush_interval": "100ms" } },
+            "service": {
+                "telemetry": { "metrics": { "level": "none" } },
+                "pipelines": { "traces": { "receivers": ["otlp"], "exporters": ["file"] } },
+            },
+        });
+        Self::run(folder, &config).await
+    }
+
+    async fn run(folder: &Path, config: &Value) -> Self {
+        let program = programs::build("tools/otelcol/build.sh").await.unwrap().join("otelcol");
         let file = folder.join("collector.yaml");
-        fs::write(&file, serde_json::to_string_pretty(&config).unwrap()).unwrap();
+        fs::write(&file, serde_json::to_string_pretty(config).unwrap()).unwrap();
         let log = fs::File::create(folder.join("collector.log")).unwrap();
         let process = Command::new(program)
             .arg(format!("--config=file:{}", file.display()))
@@ -71,10 +89,18 @@ impl Collector {
 
     /// All lines that came one of the ways, in the order in which they came.
     pub(crate) fn lines(&self, way: &str) -> Vec<CollectedLine> {
-        let text = fs::read_to_string(self.folder.join(way)).unwrap_or_default();
+        self.batches(way).iter().flat_map(lines).collect()
+    }
+
+    /// All spans that came.
+    pub(crate) fn spans(&self) -> Vec<CollectedSpan> {
+        self.batches("traces").iter().flat_map(spans).collect()
+    }
+
+    fn batches(&self, file: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.folder.join(file)).unwrap_or_default();
         // The last line may be on its way.
-        let batches = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        batches.flat_map(|batch| lines(&batch)).collect()
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     /// What the collector has to say.
@@ -91,8 +117,45 @@ impl Drop for Collector {
     }
 }
 
+/// A span as it was collected.
+#[derive(Clone, Debug)]
+pub(crate) struct CollectedSpan {
+    pub(crate) trace: String,
+    pub(crate) id: String,
+    /// Empty where it is the first of its trace.
+    pub(crate) parent: String,
+    pub(crate) name: String,
+    /// With those of what it is about.
+    pub(crate) attributes: BTreeMap<String, String>,
+    /// It has failed.
+    pub(crate) error: Option<String>,
+}
+
+fn all(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or_default()
+}
+
+fn spans(batch: &Value) -> Vec<CollectedSpan> {
+    let mut found = Vec::new();
+    for resource in all(&batch["resourceSpans"]) {
+        let of = attributes(&resource["resource"]["attributes"]);
+        for span in all(&resource["scopeSpans"]).iter().flat_map(|scope| all(&scope["spans"])) {
+            let text = |field: &str| span[field].as_str().unwrap_or_default().to_owned();
+            let failed = span["status"]["code"] == 2;
+            found.push(CollectedSpan {
+                trace: text("traceId"),
+                id: text("spanId"),
+                parent: text("parentSpanId"),
+                name: text("name"),
+                attributes: attributes(&span["attributes"]).into_iter().chain(of.clone()).collect(),
+                error: failed.then(|| span["status"]["message"].as_str().unwrap_or_default().to_owned()),
+            });
+        }
+    }
+    found
+}
+
 fn lines(batch: &Value) -> Vec<CollectedLine> {
-    let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut found = Vec::new();
     for resource in all(&batch["resourceLogs"]) {
         let of = attributes(&resource["resource"]["attributes"]);

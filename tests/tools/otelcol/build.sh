@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts a log collector of others (the OpenTelemetry Collector, with no more in it than what reads containers' logs and what writes
-# them to a file) into a cache folder, and prints that folder's path, alone. It takes some minutes.
+# Puts a collector of others (the OpenTelemetry Collector, with no more in it than what reads containers' logs, what takes in
+# traces and what writes both to a file) into a cache folder, and prints that folder's path, alone. It takes some minutes.
 . "$(dirname "${BASH_SOURCE[0]}")/../go-tool.sh"
 
 go_module kubewasm.dev/tests/tools/otelcol

@@ -312,7 +312,6 @@ mod tests {
         let all = WithoutEffect {
             max_parallel_image_pulls: Some(1),
             single_process_oom_kill: Some(true),
-            tracing: Some(crate::config::without_effect::Tracing::default()),
             user_namespaces: Some(crate::config::without_effect::UserNamespaces::default()),
             ..WithoutEffect::default()
         };

@@ -55,6 +55,8 @@ pub struct KubeletConfiguration {
     pub tls_private_key_file: PathBuf,
     /// `VersionTLS12` or `VersionTLS13`; empty is 1.2.
     pub tls_min_version: String,
+    /// Cipher suites of TLS 1.2 by their names in Go, in no order; empty is all that are here.
+    pub tls_cipher_suites: Vec<String>,
     /// Ask the cluster for the serving certificate instead of signing it ourselves.
     #[serde(rename = "serverTLSBootstrap")]
     pub server_tls_bootstrap: bool,
@@ -126,12 +128,23 @@ pub struct KubeletConfiguration {
     pub node_status_max_images: i32,
     /// How long the node's lease holds, in seconds; it is renewed four times in that time.
     pub node_lease_duration_seconds: u32,
+    /// Requests to the API server per second, heartbeats and Events apart. Absent, there is no limit; 0 is client-go's.
+    #[serde(rename = "kubeAPIQPS", skip_serializing_if = "Option::is_none")]
+    pub kube_api_qps: Option<u32>,
+    /// Requests to the API server at once, where there is a limit.
+    #[serde(rename = "kubeAPIBurst")]
+    pub kube_api_burst: u32,
     /// Events per second that may be sent; 0 is no limit.
     #[serde(rename = "eventRecordQPS")]
     pub event_record_qps: u32,
     /// Events that may be sent at once.
     pub event_burst: u32,
 
+    /// Pulls per second for which a registry is asked. Absent or 0, there is no limit.
+    #[serde(rename = "registryPullQPS", skip_serializing_if = "Option::is_none")]
+    pub registry_pull_qps: Option<u32>,
+    /// Pulls at once, where there is a limit.
+    pub registry_burst: u32,
     /// Which images that are here a pod has to show credentials for.
     pub image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy,
     /// Images that it need not show any for, where the policy is the one that has a list.
@@ -146,6 +159,12 @@ pub struct KubeletConfiguration {
     /// The same by priority, in the place of both.
     pub shutdown_grace_period_by_pod_priority: Vec<ShutdownGracePeriodByPodPriority>,
 
+    /// Where traces are sent. Absent, nobody records any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<TracingConfiguration>,
+
+    /// How long a measurement of what pods have written is good for; below zero, nothing is measured.
+    pub volume_stats_agg_period: String,
     /// How often every pod is looked at without a reason.
     #[serde(with = "duration")]
     pub sync_frequency: Duration,
@@ -182,6 +201,13 @@ pub struct KubeletConfiguration {
 }
 
 impl KubeletConfiguration {
+    /// How long a measurement of what pods have written is good for; `None` measures nothing.
+    #[must_use]
+    pub fn volume_stats_period(&self) -> Option<Duration> {
+        let period = &self.volume_stats_agg_period;
+        duration::parse(period).ok().filter(|period| !period.is_zero())
+    }
+
     /// The whole object, as `/configz` shows it: with the defaults, and with what has no effect.
     #[must_use]
     pub fn effective(&self) -> Value {
@@ -215,6 +241,7 @@ impl Default for KubeletConfiguration {
             tls_cert_file: PathBuf::new(),
             tls_private_key_file: PathBuf::new(),
             tls_min_version: String::new(),
+            tls_cipher_suites: Vec::new(),
             server_tls_bootstrap: false,
             rotate_certificates: false,
             authentication: Authentication::default(),
@@ -243,13 +270,19 @@ impl Default for KubeletConfiguration {
             node_status_report_frequency: Duration::from_mins(5),
             node_status_max_images: 50,
             node_lease_duration_seconds: 40,
+            kube_api_qps: None,
+            kube_api_burst: 100,
             event_record_qps: 50,
             event_burst: 100,
+            registry_pull_qps: None,
+            registry_burst: 10,
             image_pull_credentials_verification_policy: ImagePullCredentialsVerificationPolicy::default(),
             preloaded_images_verification_allowlist: Vec::new(),
             shutdown_grace_period: Duration::ZERO,
             shutdown_grace_period_critical_pods: Duration::ZERO,
             shutdown_grace_period_by_pod_priority: Vec::new(),
+            tracing: None,
+            volume_stats_agg_period: "1m0s".to_owned(),
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),
@@ -366,6 +399,19 @@ impl Default for WebhookAuthorization {
     fn default() -> Self {
         Self { cache_authorized_ttl: Duration::from_mins(5), cache_unauthorized_ttl: Duration::from_secs(30) }
     }
+}
+
+/// Where traces are sent, and which.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct TracingConfiguration {
+    /// A collector that takes in OTLP over gRPC, `localhost:4317` where nothing is said; the connection is not encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Of a million traces that begin here, so many are recorded; none where nothing is said. Those of callers are as
+    /// they have decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampling_rate_per_million: Option<u32>,
 }
 
 /// Waiting of crashing containers.

@@ -36,10 +36,11 @@ use self::{
 
 pub use self::file::{
     AnonymousAuthentication, Authentication, Authorization, AuthorizationMode, CrashLoopBackOff,
-    KubeletConfiguration, WebhookAuthentication, WebhookAuthorization, X509Authentication,
+    KubeletConfiguration, TracingConfiguration, WebhookAuthentication, WebhookAuthorization,
+    X509Authentication,
 };
 pub use self::secrets::{HOME_REGISTRY_CONFIG, IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
-pub use self::without_effect::{Logging, MemorySwap, ReservedMemory, Tracing, UserNamespaces, WithoutEffect};
+pub use self::without_effect::{Logging, MemorySwap, ReservedMemory, UserNamespaces, WithoutEffect};
 
 use crate::{
     duration, pod_ranges,
@@ -51,8 +52,10 @@ use crate::{
     },
     quantity,
     registry_auth::CredentialProviders,
+    server::cipher_suites,
     services::ServicesMode,
     shutdown::{self, plan::ShutdownPeriod},
+    traces::TraceEndpoint,
 };
 
 /// Where the node keeps everything when it is not told otherwise.
@@ -495,6 +498,12 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), String> {
     if is_set(&kubelet.tls_cert_file) != is_set(&kubelet.tls_private_key_file) {
         return invalid("tlsCertFile and tlsPrivateKeyFile go together: set both, or neither".to_owned());
     }
+    check_tracing(kubelet.tracing.as_ref())?;
+    let period = &kubelet.volume_stats_agg_period;
+    duration::parse(period.strip_prefix('-').unwrap_or(period))
+        .map_err(|message| format!("volumeStatsAggPeriod: {message}"))?;
+    cipher_suites::read(&kubelet.tls_cipher_suites, &kubelet.tls_min_version)
+        .map_err(|message| format!("tlsCipherSuites: {message}"))?;
     if !["", "VersionTLS12", "VersionTLS13"].contains(&kubelet.tls_min_version.as_str()) {
         return invalid(format!(
             "tlsMinVersion is {:?}; it must be VersionTLS12 or VersionTLS13",
@@ -502,6 +511,17 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+fn check_tracing(tracing: Option<&TracingConfiguration>) -> Result<(), String> {
+    const MILLION: u32 = 1_000_000;
+    let Some(TracingConfiguration { endpoint, sampling_rate_per_million }) = tracing else { return Ok(()) };
+    if let Some(rate) = sampling_rate_per_million.filter(|rate| *rate > MILLION) {
+        return Err(format!("tracing.samplingRatePerMillion is {rate}; it must be from 0 to {MILLION}"));
+    }
+    TraceEndpoint::parse(endpoint.as_deref())
+        .map(drop)
+        .map_err(|message| format!("tracing.endpoint: {message}"))
 }
 
 fn check_node_ip(addresses: &[IpAddr]) -> Result<(), ConfigError> {

@@ -98,6 +98,14 @@ fn every_refusal_says_what_and_why() {
         ("preloadedImagesVerificationAllowlist: [r.io/app]", "NeverVerifyAllowlistedImages alone"),
         ("tlsCertFile: /x", "tlsCertFile and tlsPrivateKeyFile"),
         ("tlsMinVersion: VersionTLS10", "tlsMinVersion"),
+        ("tlsCipherSuites: [TLS_NULL]", "tlsCipherSuites: cipher suite TLS_NULL not supported"),
+        ("tracing: {samplingRatePerMillion: 1000001}", "tracing.samplingRatePerMillion is 1000001"),
+        ("tracing: {samplingRatePerMillion: -1}", "tracing.samplingRatePerMillion"),
+        ("tracing: {endpoint: \"http://collector:4317\"}", "tracing.endpoint: "),
+        ("tracing: {endpiont: x}", "unknown field `endpiont`"),
+        ("kubeAPIQPS: -1", "kubeAPIQPS"),
+        ("registryPullQPS: -1", "registryPullQPS"),
+        ("volumeStatsAggPeriod: often", "volumeStatsAggPeriod: \"often\" is not a duration"),
         ("registerWithTaints: [{key: x, effect: Sometimes}]", "registerWithTaints: effect \"Sometimes\""),
         ("crashLoopBackOff: {maxContainerRestartPeriod: 1h}", "must be from 1s to 5m0s"),
         ("nodeStatusUpdateFrequency: 10ms", "nodeStatusUpdateFrequency is 10ms"),
@@ -124,4 +132,33 @@ fn an_unreadable_file_is_named() {
     let flags = Flags { config: Some("/does/not/exist.yaml".into()), ..Flags::default() };
     let message = Config::load(&flags).unwrap_err().to_string();
     assert!(message.starts_with("cannot read the configuration file /does/not/exist.yaml:"), "{message}");
+}
+
+#[test]
+fn limits_hold_where_they_are_given_and_are_not_shown_where_there_are_none() {
+    let kubelet = |file: &str| resolve(file, &Flags::default()).unwrap().0.kubelet;
+    let (none, shown) = (kubelet(""), kubelet("").effective());
+    assert_eq!((none.kube_api_qps, none.registry_pull_qps, none.event_record_qps), (None, None, 50));
+    assert!(
+        shown.get("kubeAPIQPS").is_none()
+            && shown.get("registryPullQPS").is_none()
+            && shown.get("tracing").is_none()
+    );
+    let given =
+        kubelet("kubeAPIQPS: 0\nregistryPullQPS: 5\nkubeAPIBurst: 0\ntracing: {samplingRatePerMillion: 7}");
+    assert_eq!((given.kube_api_qps, given.registry_pull_qps, given.kube_api_burst), (Some(0), Some(5), 100));
+    assert_eq!(given.effective()["tracing"], serde_json::json!({ "samplingRatePerMillion": 7 }));
+}
+
+#[test]
+fn what_pods_have_written_is_measured_unless_the_period_is_below_zero() {
+    for (file, expected) in [
+        ("", Some(60)),
+        ("volumeStatsAggPeriod: 5m", Some(300)),
+        ("volumeStatsAggPeriod: 0s", Some(60)),
+        ("volumeStatsAggPeriod: -1s", None),
+    ] {
+        let period = resolve(file, &Flags::default()).unwrap().0.kubelet.volume_stats_period();
+        assert_eq!(period.map(|period| period.as_secs()), expected, "{file}");
+    }
 }

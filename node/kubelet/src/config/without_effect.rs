@@ -38,8 +38,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "iptablesDropBit",
     "iptablesMasqueradeBit",
     "kernelMemcgNotification",
-    "kubeAPIBurst",
-    "kubeAPIQPS",
     "kubeReservedCgroup",
     "kubeletCgroups",
     "localStorageCapacityIsolation",
@@ -56,8 +54,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
-    "registryBurst",
-    "registryPullQPS",
     "reservedMemory",
     "reservedSystemCPUs",
     "runOnce",
@@ -71,15 +67,12 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "streamingConnectionIdleTimeout",
     "systemCgroups",
     "systemReservedCgroup",
-    "tlsCipherSuites",
     "tlsCurvePreferences",
     "topologyManagerPolicy",
     "topologyManagerPolicyOptions",
     "topologyManagerScope",
-    "tracing",
     "userNamespaces",
     "volumePluginDir",
-    "volumeStatsAggPeriod",
 ];
 
 /// What a configuration says that means nothing here, with upstream's defaults for what it does not say.
@@ -119,10 +112,6 @@ pub struct WithoutEffect {
     pub iptables_drop_bit: u32,
     pub iptables_masquerade_bit: u32,
     pub kernel_memcg_notification: bool,
-    #[serde(rename = "kubeAPIBurst")]
-    pub kube_api_burst: u32,
-    #[serde(rename = "kubeAPIQPS")]
-    pub kube_api_qps: u32,
     pub kube_reserved_cgroup: String,
     pub kubelet_cgroups: String,
     pub local_storage_capacity_isolation: bool,
@@ -141,9 +130,6 @@ pub struct WithoutEffect {
     pub protect_kernel_defaults: bool,
     pub qos_reserved: BTreeMap<String, String>,
     pub read_only_port: u16,
-    pub registry_burst: u32,
-    #[serde(rename = "registryPullQPS")]
-    pub registry_pull_qps: u32,
     pub reserved_memory: Vec<ReservedMemory>,
     #[serde(rename = "reservedSystemCPUs")]
     pub reserved_system_cpus: String,
@@ -164,18 +150,13 @@ pub struct WithoutEffect {
     pub streaming_connection_idle_timeout: Duration,
     pub system_cgroups: String,
     pub system_reserved_cgroup: String,
-    pub tls_cipher_suites: Vec<String>,
     pub tls_curve_preferences: Vec<i32>,
     pub topology_manager_policy: String,
     pub topology_manager_policy_options: BTreeMap<String, String>,
     pub topology_manager_scope: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tracing: Option<Tracing>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub user_namespaces: Option<UserNamespaces>,
     pub volume_plugin_dir: String,
-    /// A duration that may be negative.
-    pub volume_stats_agg_period: String,
 }
 
 impl Default for WithoutEffect {
@@ -206,8 +187,6 @@ impl Default for WithoutEffect {
             iptables_drop_bit: 15,
             iptables_masquerade_bit: 14,
             kernel_memcg_notification: false,
-            kube_api_burst: 100,
-            kube_api_qps: 50,
             kube_reserved_cgroup: String::new(),
             kubelet_cgroups: String::new(),
             local_storage_capacity_isolation: true,
@@ -224,8 +203,6 @@ impl Default for WithoutEffect {
             protect_kernel_defaults: false,
             qos_reserved: BTreeMap::new(),
             read_only_port: 0,
-            registry_burst: 10,
-            registry_pull_qps: 5,
             reserved_memory: Vec::new(),
             reserved_system_cpus: String::new(),
             run_once: false,
@@ -239,15 +216,12 @@ impl Default for WithoutEffect {
             streaming_connection_idle_timeout: Duration::from_hours(4),
             system_cgroups: String::new(),
             system_reserved_cgroup: String::new(),
-            tls_cipher_suites: Vec::new(),
             tls_curve_preferences: Vec::new(),
             topology_manager_policy: "none".to_owned(),
             topology_manager_policy_options: BTreeMap::new(),
             topology_manager_scope: "container".to_owned(),
-            tracing: None,
             user_namespaces: None,
             volume_plugin_dir: "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/".to_owned(),
-            volume_stats_agg_period: "1m0s".to_owned(),
         }
     }
 }
@@ -295,17 +269,6 @@ pub struct MemorySwap {
 pub struct ReservedMemory {
     pub numa_node: i32,
     pub limits: BTreeMap<String, String>,
-}
-
-/// Where upstream's kubelet sends its traces.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
-#[allow(missing_docs, reason = "upstream documents what nothing here reads")]
-pub struct Tracing {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sampling_rate_per_million: Option<u32>,
 }
 
 /// How many ids pods have in user namespaces elsewhere.
@@ -382,9 +345,6 @@ pub(super) fn check(fields: &WithoutEffect) -> Result<(), String> {
             fields.memory_throttling_factor
         ));
     }
-    let period = &fields.volume_stats_agg_period;
-    duration::parse(period.strip_prefix('-').unwrap_or(period))
-        .map_err(|message| format!("volumeStatsAggPeriod: {message}"))?;
     Ok(())
 }
 

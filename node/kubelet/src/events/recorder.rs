@@ -21,7 +21,7 @@ use super::{
     Level, Occurrence,
     correlator::{Correlated, Correlator, Sending},
 };
-use crate::explain::explain;
+use crate::{explain::explain, rate::TokenBucket};
 
 /// Events that may wait to be sent.
 const QUEUE: usize = 1000;
@@ -58,7 +58,7 @@ impl Recorder {
         let (queue, occurrences) = mpsc::channel(QUEUE);
         let sender =
             Sender { client, node_name: node_name.to_owned(), correlator: Correlator::new(), retry: RETRY };
-        tokio::spawn(sender.run(occurrences, SendBudget::new(limits)));
+        tokio::spawn(sender.run(occurrences, TokenBucket::new(limits.per_second, limits.burst)));
         Self { queue }
     }
 
@@ -124,15 +124,15 @@ struct Sender {
 }
 
 impl Sender {
-    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, mut budget: SendBudget) {
+    async fn run(mut self, mut occurrences: mpsc::Receiver<Occurrence>, budget: Option<TokenBucket>) {
         while let Some(occurrence) = occurrences.recv().await {
             let verdict = self.correlator.observe(&occurrence, Timestamp::now());
             if verdict == Correlated::Drop {
                 tracing::debug!(reason = occurrence.reason, "event dropped: too many about this object");
                 continue;
             }
-            if let Some(wait) = budget.take(Instant::now()) {
-                tokio::time::sleep(wait).await;
+            if let Some(budget) = &budget {
+                tokio::time::sleep(budget.take(Instant::now())).await;
             }
             self.deliver(&occurrence, verdict).await;
         }
@@ -223,32 +223,6 @@ impl Sender {
     }
 }
 
-/// A token bucket over all events of the node.
-#[derive(Debug)]
-struct SendBudget {
-    limits: EventLimits,
-    left: f64,
-    at: Instant,
-}
-
-impl SendBudget {
-    fn new(limits: EventLimits) -> Self {
-        Self { limits, left: f64::from(limits.burst.max(1)), at: Instant::now() }
-    }
-
-    /// Takes one token; `Some` says how long to wait before it may be used.
-    fn take(&mut self, now: Instant) -> Option<Duration> {
-        if self.limits.per_second == 0 {
-            return None;
-        }
-        let rate = f64::from(self.limits.per_second);
-        let refilled = self.left + rate * now.saturating_duration_since(self.at).as_secs_f64();
-        self.left = refilled.min(f64::from(self.limits.burst.max(1))) - 1.0;
-        self.at = now;
-        (self.left < 0.0).then(|| Duration::from_secs_f64(-self.left / rate))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::{Method, Request, Response};
@@ -271,7 +245,7 @@ mod tests {
             correlator: Correlator::new(),
             retry: Duration::from_millis(1),
         };
-        tokio::spawn(sender.run(occurrences, SendBudget::new(EventLimits { per_second: 0, burst: 1 })));
+        tokio::spawn(sender.run(occurrences, None));
         (Recorder { queue }, handle)
     }
 
@@ -355,16 +329,5 @@ mod tests {
         assert_eq!(occurrences.recv().await.unwrap().message, "ä".repeat(1024));
         drop(recorder);
         assert_eq!(occurrences.recv().await, None);
-    }
-
-    #[test]
-    fn the_budget_lets_a_burst_through_and_then_a_rate() {
-        let mut budget = SendBudget::new(EventLimits { per_second: 10, burst: 2 });
-        let start = budget.at;
-        assert_eq!(budget.take(start), None);
-        assert_eq!(budget.take(start), None);
-        assert_eq!(budget.take(start), Some(Duration::from_millis(100)));
-        assert_eq!(budget.take(start + Duration::from_secs(60)), None);
-        assert_eq!(SendBudget::new(EventLimits { per_second: 0, burst: 0 }).take(start), None);
     }
 }

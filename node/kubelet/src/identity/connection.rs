@@ -24,6 +24,12 @@ use super::{
     renewal_metrics::RenewalMetrics,
     request_metrics::ApiRequestMetrics,
 };
+use crate::{
+    collection::consistent,
+    explain::explain,
+    rate::TokenBucket,
+    traces::{self, SpanKind, Tracer},
+};
 
 /// The way to the API server. Clones share the credentials.
 ///
@@ -36,6 +42,8 @@ pub struct Connection {
     state: Arc<RwLock<ConnectionState>>,
     metrics: ApiRequestMetrics,
     renewals: RenewalMetrics,
+    limit: Option<Arc<TokenBucket>>,
+    tracer: Tracer,
 }
 
 struct ConnectionState {
@@ -68,26 +76,48 @@ impl Connection {
             state: Arc::new(RwLock::new(state)),
             metrics: ApiRequestMetrics::default(),
             renewals: RenewalMetrics::default(),
+            limit: None,
+            tracer: Tracer::off(),
         })
+    }
+
+    /// Has clients that are made from now on wait where they ask for more than so much (`kubeAPIQPS`, `kubeAPIBurst`), all
+    /// together; 0 is no limit.
+    #[must_use]
+    pub fn limited(self, per_second: u32, burst: u32) -> Self {
+        Self { limit: TokenBucket::new(per_second, burst).map(Arc::new), ..self }
+    }
+
+    /// Has requests of clients that are made from now on traced.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// A client for everything that may take its time: watches, pods. A request fails when it takes much longer than
     /// an API server that works would take for it.
     ///
-    /// Must be called within a tokio runtime, as must be the next.
+    /// Must be called within a tokio runtime, as must be the next two.
     #[must_use]
     pub fn client(&self) -> Client {
-        self.with_timeout(None)
+        self.make(None, self.limit.clone())
+    }
+
+    /// A client that does not wait for others: for what has a pace of its own (Events), or is rare and must not wait
+    /// (certificates).
+    #[must_use]
+    pub fn unlimited_client(&self) -> Client {
+        self.make(None, None)
     }
 
     /// A client whose requests fail after `timeout` without an answer, for heartbeats. It has its own
-    /// connections, so that a heartbeat never waits behind other traffic.
+    /// connections, so that a heartbeat never waits behind other traffic, and no limit.
     #[must_use]
     pub fn client_with_timeout(&self, timeout: Duration) -> Client {
-        self.with_timeout(Some(timeout))
+        self.make(Some(timeout), None)
     }
 
-    fn with_timeout(&self, timeout: Option<Duration>) -> Client {
+    fn make(&self, timeout: Option<Duration>, limit: Option<Arc<TokenBucket>>) -> Client {
         let namespace = self.read(|state| state.access.default_namespace.clone());
         let host = self.read(|state| state.access.cluster_url.authority().map(ToString::to_string));
         let switching = Switching {
@@ -96,6 +126,8 @@ impl Connection {
             current: None,
             metrics: self.metrics.clone(),
             host: host.unwrap_or_default(),
+            limit,
+            tracer: self.tracer.clone(),
         };
         Client::new(switching, namespace)
     }
@@ -164,6 +196,8 @@ struct Switching {
     current: Option<(u64, Client)>,
     metrics: ApiRequestMetrics,
     host: String,
+    limit: Option<Arc<TokenBucket>>,
+    tracer: Tracer,
 }
 
 impl Switching {
@@ -212,7 +246,7 @@ impl Service<Request<Body>> for Switching {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let begun = Instant::now();
+        let mut request = consistent(request);
         let current = self.current();
         // The client's own timeouts are per read; this one is for the answer as a whole.
         let answer = self.timeout.unwrap_or(deadline::ANSWER);
@@ -220,16 +254,30 @@ impl Service<Request<Body>> for Switching {
         let is_watch = deadline::is_watch(request.uri());
         let state = Arc::clone(&self.state);
         let (metrics, host, method) = (self.metrics.clone(), self.host.clone(), request.method().clone());
+        let (bucket, tracer) = (self.limit.clone(), self.tracer.clone());
         Box::pin(async move {
             let (generation, client, replaced) = current?;
+            if let Some(bucket) = bucket {
+                let wait = bucket.take(Instant::now().into_std());
+                metrics.waited(&method, &host, wait);
+                tokio::time::sleep(wait).await;
+            }
+            let begun = Instant::now();
+            let mut span = traces::requests::sending(&tracer, &mut request, &host);
             let sent = tokio::time::timeout_at(begun + answer, client.send(request)).await;
-            let code =
-                sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|head| head.status().as_u16());
-            metrics.answered(&method, &host, code, begun.elapsed());
+            let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(Response::status);
+            metrics.answered(&method, &host, status.map(|status| status.as_u16()), begun.elapsed());
+            if let Some(status) = status {
+                traces::requests::answered(&mut span, status, SpanKind::Client);
+            }
             let Ok(sent) = sent else {
                 leave(&state, generation);
-                return Err(kube::Error::Service(deadline::expired(answer).into()));
+                let expired = deadline::expired(answer);
+                span.fail(&expired.to_string());
+                return Err(kube::Error::Service(expired.into()));
             };
+            span.note(&sent.as_ref().map(drop).map_err(explain));
+            drop(span);
             let on_expiry: Box<dyn FnOnce() + Send + Unpin> = Box::new(move || leave(&state, generation));
             let ending = is_watch.then_some(replaced);
             Ok(sent?.map(|body| LimitedBody::new(body, begun, limit, on_expiry).ending_at(ending)))
@@ -308,6 +356,39 @@ mod tests {
         connection.reset();
         nodes.get("n").await.unwrap();
         assert_eq!(*connections.borrow(), 2);
+    }
+
+    /// `kubeAPIQPS`: what is asked for beyond it waits for its turn, and heartbeats and what is rare do not.
+    #[tokio::test]
+    async fn requests_beyond_the_limit_wait_and_heartbeats_do_not() {
+        let (access, _connections) = api_server(Answers::Whole).await;
+        let connection = Connection::new(access).unwrap().limited(1, 1);
+        // All that there is for the next hour is taken.
+        let now = Instant::now().into_std();
+        let bucket = connection.limit.as_ref().unwrap();
+        assert!((0..3600).map(|_| bucket.take(now)).max() > Some(Duration::from_mins(59)));
+        let get = async |client: Client| Api::<Node>::all(client).get("n").await.unwrap();
+        let mut limited = Box::pin(get(connection.client()));
+        let timeout = Duration::from_secs(60);
+        for other in [connection.client_with_timeout(timeout), connection.unlimited_client()] {
+            tokio::select! {
+                biased;
+                _ = &mut limited => panic!("it did not wait"),
+                _ = get(other) => {}
+            }
+        }
+        let mut registry = prometheus_client::registry::Registry::default();
+        connection.metrics().register(&mut registry);
+        let waited = || {
+            let text = crate::exposition::registry(&registry, crate::exposition::Format::Classic).unwrap();
+            let name = "rest_client_rate_limiter_duration_seconds_count{";
+            text.lines().filter(|line| line.starts_with(name)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        while waited().is_empty() {
+            assert!(futures::poll!(&mut limited).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(matches!(&waited()[..], [line] if line.ends_with(" 1")), "{:?}", waited());
     }
 
     #[tokio::test]

@@ -34,6 +34,7 @@ pub use self::{
 use crate::{
     config::{self, is_set},
     explain::explain,
+    traces::Tracer,
 };
 
 /// File name of the client certificate and its key, within the certificate directory.
@@ -96,6 +97,7 @@ pub enum IdentityError {
 /// [`IdentityError`]; each message is meant for the user as it is.
 pub async fn establish(
     config: &config::Config,
+    tracer: &Tracer,
     cancel: &CancellationToken,
 ) -> Result<(Connection, Option<Rotation>), IdentityError> {
     // Another part of the program may have chosen already; both choices are fine.
@@ -106,7 +108,7 @@ pub async fn establish(
             return Err(IdentityError::NoCredentials);
         }
         let access = kube::Config::incluster().map_err(IdentityError::InCluster)?;
-        return Ok((Connection::new(access)?, None));
+        return Ok((settled(Connection::new(access)?, config, tracer), None));
     };
 
     if let Some(bootstrap) = config.bootstrap_kubeconfig.as_deref().filter(|path| is_set(path))
@@ -115,9 +117,19 @@ pub async fn establish(
         bootstrap::run(bootstrap, path, &config.cert_dir, &config.node_name, cancel).await?;
     }
     let loaded = kubeconfig::load(path).await?;
-    let connection = Connection::new(loaded.access)?;
+    let connection = settled(Connection::new(loaded.access)?, config, tracer);
     let rotation = rotation_of(config, loaded.pair_file.as_deref(), &connection)?;
     Ok((connection, rotation))
+}
+
+/// client-go's own limits, which hold where the configuration says 0.
+const CLIENT_QPS: u32 = 5;
+
+/// The connection with what the configuration says of its clients.
+fn settled(connection: Connection, config: &config::Config, tracer: &Tracer) -> Connection {
+    let kubelet = &config.kubelet;
+    let per_second = kubelet.kube_api_qps.map_or(0, |qps| if qps == 0 { CLIENT_QPS } else { qps });
+    connection.limited(per_second, kubelet.kube_api_burst).traced(tracer.clone())
 }
 
 fn rotation_of(

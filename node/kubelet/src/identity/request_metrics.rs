@@ -10,6 +10,7 @@ use prometheus_client::{
 
 /// Seconds; those of client-go.
 const BUCKETS: [f64; 11] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0];
+const WAITS: [f64; 12] = [0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
@@ -29,6 +30,7 @@ struct Asked {
 pub struct ApiRequestMetrics {
     requests: Family<Answered, Counter>,
     durations: Family<Asked, Histogram, fn() -> Histogram>,
+    waits: Family<Asked, Histogram, fn() -> Histogram>,
 }
 
 impl Default for ApiRequestMetrics {
@@ -36,6 +38,7 @@ impl Default for ApiRequestMetrics {
         Self {
             requests: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            waits: Family::new_with_constructor(|| Histogram::new(WAITS)),
         }
     }
 }
@@ -47,6 +50,14 @@ impl ApiRequestMetrics {
         registry.register("rest_client_requests", help, self.requests.clone());
         let help = "Request latency in seconds. Broken down by verb, and host";
         registry.register("rest_client_request_duration_seconds", help, self.durations.clone());
+        let help = "Client side rate limiter latency in seconds. Broken down by verb, and host";
+        registry.register("rest_client_rate_limiter_duration_seconds", help, self.waits.clone());
+    }
+
+    /// A request has waited so long for the limit of its client.
+    pub(super) fn waited(&self, method: &http::Method, host: &str, took: Duration) {
+        let asked = Asked { verb: method.to_string(), host: host.to_owned() };
+        self.waits.get_or_create(&asked).observe(took.as_secs_f64());
     }
 
     /// A request was answered with this status; without one, it was not answered.

@@ -116,7 +116,7 @@ impl Rotation {
             Some(bootstrap) if !self.current.is_valid(Timestamp::now()) => {
                 Connection::new(kubeconfig::load(bootstrap).await?.access)?.client()
             }
-            _ => self.connection.client(),
+            _ => self.connection.unlimited_client(),
         };
         let answer =
             csr::obtain(&client, &self.node_name, &Purpose::Client, pending.key(), WAIT, cancel).await;

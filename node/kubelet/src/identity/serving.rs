@@ -9,6 +9,7 @@
 //! The second and third are made out to the node's names and addresses, and replaced when those change.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
@@ -88,8 +89,27 @@ pub struct Upkeep {
     source: CertificateSource,
 }
 
-/// The node's host name and addresses, as they are now.
-pub type ServingNames = watch::Receiver<Vec<String>>;
+/// What a certificate is made out to: the node's host name, and the addresses that it has.
+#[derive(Clone, Debug)]
+struct ServingNames {
+    hostname: String,
+    addresses: watch::Receiver<Vec<IpAddr>>,
+}
+
+impl ServingNames {
+    /// As they are now; [`Self::changed`] tells of what comes after.
+    fn now(&mut self) -> Vec<String> {
+        let addresses = self.addresses.borrow_and_update();
+        std::iter::once(self.hostname.clone()).chain(addresses.iter().map(IpAddr::to_string)).collect()
+    }
+
+    /// Waits until they change; for ever, when nobody can change them any more.
+    async fn changed(&mut self) {
+        if self.addresses.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
 
 #[derive(Debug)]
 enum CertificateSource {
@@ -98,17 +118,18 @@ enum CertificateSource {
     SelfSigned(SelfSigned),
 }
 
-/// Finds or makes the certificate for `names`: the node's host name and addresses. `connection` leads to
-/// whom to ask with `serverTLSBootstrap`.
+/// Finds or makes the certificate for the node's host name and its `addresses`. `connection` leads to whom to ask with
+/// `serverTLSBootstrap`.
 ///
 /// # Errors
 /// [`IdentityError::Io`] and [`IdentityError::Pair`] when files cannot be used, and what making a key may
 /// meet.
 pub fn prepare(
     config: &Config,
-    names: ServingNames,
+    addresses: watch::Receiver<Vec<IpAddr>>,
     connection: &Connection,
 ) -> Result<(Arc<Serving>, Upkeep), IdentityError> {
+    let mut names = ServingNames { hostname: config.hostname.clone(), addresses };
     let serving = Arc::new(Serving::default());
     let set = |pair: &Pair, path: &Path| {
         serving.set(pair).map_err(|source| IdentityError::Pair { path: path.to_path_buf(), source })
@@ -119,9 +140,10 @@ pub fn prepare(
         CertificateSource::Files { certificate: certificate.clone(), key: key.clone() }
     } else if config.kubelet.server_tls_bootstrap {
         let file = config.cert_dir.join(REQUESTED_PAIR);
+        let wanted = names.now();
         let current = Pair::read(&file, &file)
             .ok()
-            .filter(|pair| pair.is_valid(Timestamp::now()) && pair.covers(&names.borrow()));
+            .filter(|pair| pair.is_valid(Timestamp::now()) && pair.covers(&wanted));
         if let Some(pair) = &current {
             set(pair, &file)?;
         }
@@ -134,7 +156,7 @@ pub fn prepare(
             current,
         })
     } else {
-        let own = SelfSigned {
+        let mut own = SelfSigned {
             certificate: config.cert_dir.join(SELF_SIGNED_CERTIFICATE),
             key: config.cert_dir.join(SELF_SIGNED_KEY),
             node_name: config.node_name.clone(),
@@ -205,9 +227,9 @@ enum Requested {
 
 impl ServingRequest {
     async fn renew(mut self, serving: &Serving, cancel: &CancellationToken) {
-        let (mut backoff, client) = (rotation::backoff(), self.connection.client());
+        let (mut backoff, client) = (rotation::backoff(), self.connection.unlimited_client());
         loop {
-            let names = self.names.borrow_and_update().clone();
+            let names = self.names.now();
             let validity = self.current.as_ref().filter(|pair| pair.covers(&names));
             let validity = validity.and_then(|pair| pair.validity().ok());
             if let Some(validity) = validity {
@@ -215,7 +237,7 @@ impl ServingRequest {
                     in_time = sleep_until(renew_at(validity, rand::random()), cancel) => if !in_time {
                         return;
                     },
-                    () = changed(&mut self.names) => continue,
+                    () = self.names.changed() => continue,
                 }
             }
             match self.obtain(&client, serving, names, cancel).await {
@@ -259,20 +281,13 @@ impl ServingRequest {
         let purpose = Purpose::Serving(names);
         let answer = tokio::select! {
             answer = csr::obtain(client, &self.node_name, &purpose, pending.key(), rotation::WAIT, cancel) => answer,
-            () = changed(&mut self.names) => return Requested::Outdated,
+            () = self.names.changed() => return Requested::Outdated,
         };
         Requested::Answered(pending.settle(answer, &self.file).and_then(|pair| {
             serving.set(&pair).map_err(|source| IdentityError::Pair { path: self.file.clone(), source })?;
             PendingKey::remove(&self.key_file)?;
             Ok(pair)
         }))
-    }
-}
-
-/// Waits until the names change; for ever, when nobody can change them any more.
-async fn changed(names: &mut ServingNames) {
-    if names.changed().await.is_err() {
-        std::future::pending().await
     }
 }
 
@@ -286,14 +301,13 @@ struct SelfSigned {
 }
 
 impl SelfSigned {
-    fn pair(&self) -> Result<Pair, IdentityError> {
-        self_signed(&self.certificate, &self.key, &self.node_name, &self.names.borrow())
+    fn pair(&mut self) -> Result<Pair, IdentityError> {
+        self_signed(&self.certificate, &self.key, &self.node_name, &self.names.now())
     }
 
     async fn follow(mut self, serving: &Serving, cancel: &CancellationToken) {
         let mut backoff = rotation::backoff();
-        while cancel.run_until_cancelled(changed(&mut self.names)).await.is_some() {
-            self.names.mark_unchanged();
+        while cancel.run_until_cancelled(self.names.changed()).await.is_some() {
             while let Err(error) = self.pair().and_then(|pair| {
                 let path = self.certificate.clone();
                 serving.set(&pair).map_err(|source| IdentityError::Pair { path, source })
@@ -363,13 +377,13 @@ mod tests {
         let flags = crate::config::Flags { root_dir: Some(dir.path().to_owned()), ..Default::default() };
         let (config, _) = Config::resolve("", &flags, "edge").unwrap();
         let connection = Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-        let (addresses, names) = watch::channel(vec!["edge".to_owned(), "10.0.0.1".to_owned()]);
-        let (serving, upkeep) = prepare(&config, names, &connection).unwrap();
+        let (addresses, present) = watch::channel(vec![IpAddr::from([10, 0, 0, 1])]);
+        let (serving, upkeep) = prepare(&config, present, &connection).unwrap();
         let shown = || serving.current.read().unwrap().clone().unwrap().cert.clone();
         let before = shown();
         let cancel = CancellationToken::new();
         let task = tokio::spawn(upkeep.run(cancel.clone()));
-        addresses.send(vec!["edge".to_owned(), "10.0.0.2".to_owned()]).unwrap();
+        addresses.send(vec![IpAddr::from([10, 0, 0, 2])]).unwrap();
         while shown() == before {
             tokio::task::yield_now().await;
         }

@@ -11,8 +11,9 @@ use k8s_openapi::api::{
     node::v1::RuntimeClass,
 };
 use kube::{
-    Api, Client,
+    Client, Resource as _,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
+    core::Request,
     runtime::reflector::ObjectRef,
 };
 
@@ -27,7 +28,7 @@ use super::{
     objects::{ClusterObjects, ObjectSource},
     status_patch,
 };
-use crate::mirror::Mirrored;
+use crate::{mirror::Mirrored, traces::requests::carrying};
 
 /// The cluster as a pod task sees it.
 #[async_trait]
@@ -117,29 +118,33 @@ impl Cluster {
     pub(super) fn object_source(&self) -> Arc<dyn ObjectSource> {
         Arc::clone(&self.objects) as Arc<dyn ObjectSource>
     }
+}
 
-    fn pods(&self, pod: &Pod) -> (Api<Pod>, String) {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-        (Api::namespaced(self.client.clone(), namespace), pod.metadata.name.clone().unwrap_or_default())
-    }
+/// What requests about the pods of a pod's namespace begin with, and its name.
+fn pods_of(pod: &Pod) -> (Request, String) {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    (Request::new(Pod::url_path(&(), Some(namespace))), pod.metadata.name.clone().unwrap_or_default())
 }
 
 #[async_trait]
 impl PodApi for Cluster {
     async fn publish(&self, pod: &Pod, status: &PodStatus) -> Result<Pod, ApiError> {
-        let (api, name) = self.pods(pod);
+        let (pods, name) = pods_of(pod);
         let patch = status_patch::of(pod, status).map_err(|error| ApiError::Later(error.to_string()))?;
-        Ok(api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await?)
+        let (params, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        let request = pods.patch_subresource("status", &name, &params, &patch);
+        Ok(self.client.request(carrying(request.map_err(kube::Error::BuildRequest)?)).await?)
     }
 
     async fn finalize(&self, pod: &Pod) -> Result<(), ApiError> {
-        let (api, name) = self.pods(pod);
+        let (pods, name) = pods_of(pod);
         let params = DeleteParams {
             grace_period_seconds: Some(0),
             preconditions: Some(Preconditions { uid: pod.metadata.uid.clone(), resource_version: None }),
             ..DeleteParams::default()
         };
-        api.delete(&name, &params).await?;
+        let request = pods.delete(&name, &params).map_err(kube::Error::BuildRequest)?;
+        self.client.request_status::<Pod>(carrying(request)).await?;
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::watch;
 
 /// Pods by UID. Written by the pod tasks, each its own; read by the HTTPS server.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ pub struct PodIndex {
     all_known: Arc<AtomicBool>,
     /// When the manager's loop last began an iteration.
     round: Arc<RwLock<Option<Instant>>>,
+    changes: Arc<watch::Sender<()>>,
 }
 
 /// For how long the manager may be busy with one thing: upstream's bound of its sync loop.
@@ -27,6 +29,12 @@ impl PodIndex {
     /// Puts in a pod with its newest status.
     pub(crate) fn put(&self, uid: &str, pod: Arc<Pod>) {
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), pod);
+        self.changes.send_replace(());
+    }
+
+    /// Told of every change from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Every source has told of all its pods, and they are in here.
@@ -63,6 +71,7 @@ impl PodIndex {
     /// Takes a pod out.
     pub(super) fn remove(&self, uid: &str) {
         self.pods.write().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        self.changes.send_replace(());
     }
 
     /// The pod of that UID.
@@ -102,6 +111,19 @@ pub(super) fn shown(pod: &Pod, computed: &PodStatus) -> Pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn changes_are_told_of() {
+        let index = PodIndex::default();
+        index.put("u", Arc::default());
+        let mut changes = index.changes();
+        assert!(!changes.has_changed().unwrap(), "that was before");
+        index.put("u", Arc::default());
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        index.remove("u");
+        assert!(changes.has_changed().unwrap());
+    }
 
     #[test]
     fn a_manager_that_is_stuck_is_noticed() {

@@ -72,6 +72,7 @@ pub use self::{
     log_files::{LogKeeper, LogLinks},
     manager::{PodManager, Update},
     probe_metrics::ProbeMetrics,
+    pull::PullLimit,
     records::Records,
     resize_metrics::ResizeMetrics,
     shared::Shared,

@@ -11,8 +11,10 @@ use super::{
 use crate::{
     duration,
     node_metrics::NodeMetrics,
+    rate::TokenBucket,
     registry_auth::NodeCredentials,
     runtime::{Image, ImageError, PulledImage, Runtime},
+    traces::{self, SpanKind},
 };
 
 /// `imagePullPolicy`.
@@ -56,6 +58,24 @@ pub(super) struct ImageSource<'a> {
     /// What the node itself has; asked when a registry is.
     pub(super) node: &'a NodeCredentials,
     pub(super) metrics: &'a NodeMetrics,
+    pub(super) limit: &'a PullLimit,
+}
+
+/// How often registries are asked: `registryPullQPS` and `registryBurst`. The default is as often as it is needed.
+#[derive(Debug, Default)]
+pub struct PullLimit(Option<TokenBucket>);
+
+impl PullLimit {
+    /// So many pulls a second, and so many at once; without the first, or with 0, there is no limit.
+    #[must_use]
+    pub fn new(per_second: Option<u32>, burst: u32) -> Self {
+        Self(TokenBucket::new(per_second.unwrap_or(0), burst))
+    }
+
+    /// Does not wait, as upstream: a pull that is refused is tried again like one that failed.
+    fn allows(&self) -> bool {
+        self.0.as_ref().is_none_or(|bucket| bucket.try_take(Instant::now()))
+    }
 }
 
 impl ImageSource<'_> {
@@ -107,7 +127,7 @@ impl ImageSource<'_> {
         }
         note(false, EventReason::Pulling, format!("Pulling image \"{image}\""));
         let begun = Instant::now();
-        match self.metrics.operation("pull_image", self.fetch(image, credentials)).await {
+        match self.metrics.operation("pull_image", self.fetch_traced(container, image, credentials)).await {
             Ok(pulled) => {
                 self.metrics.image_pulled(pulled.size_bytes, begun.elapsed());
                 let took = duration::format_millis(begun.elapsed());
@@ -147,11 +167,32 @@ impl ImageSource<'_> {
         })
     }
 
+    /// [`Self::fetch`], with its time on record.
+    async fn fetch_traced(
+        &self,
+        container: &str,
+        image: &str,
+        pod: &PodCredentials,
+    ) -> Result<Image, ImageError> {
+        let mut span = traces::child("pullImage", SpanKind::Internal);
+        span.set("k8s.container.name", container);
+        span.set("container.image.name", image);
+        let pulled = traces::within(span.place(), self.fetch(image, pod)).await;
+        span.note(&pulled);
+        if let Ok(image) = &pulled {
+            span.set("container.image.id", image.id.as_str());
+        }
+        pulled
+    }
+
     /// Has the registry asked for the image, and records with what it has given it.
     ///
     /// A pull secret that is there and cannot be used is an error and no reason to try without: what is missing then
     /// would be reported as something else.
     async fn fetch(&self, image: &str, pod: &PodCredentials) -> Result<Image, ImageError> {
+        if !self.limit.allows() {
+            return Err(ImageError::Pull("pull QPS exceeded".into()));
+        }
         if let Some(problem) = pod.problems.first() {
             return Err(ImageError::Pull(problem.clone().into()));
         }

@@ -18,13 +18,14 @@ use super::{
     lifecycle::{ContainerKind, LifecycleLimits, Note, Spec},
     log_files::LogLinks,
     probe_metrics::ProbeMetrics,
+    pull::PullLimit,
     reason::EventReason,
     records::Records,
     volumes::Volumes,
 };
 use crate::{
     events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, policies::Policies,
-    registry_auth::NodeCredentials, runtime::Runtime,
+    registry_auth::NodeCredentials, runtime::Runtime, traces::Tracer,
 };
 
 /// What all pod tasks share.
@@ -66,6 +67,10 @@ pub struct Shared {
     pub probes: ProbeMetrics,
     /// What is counted of the work for pods.
     pub metrics: NodeMetrics,
+    /// How often registries are asked for images.
+    pub pull_limit: PullLimit,
+    /// Records where the time of starts goes.
+    pub tracer: Tracer,
     /// What the node runs short of, and which pods have to go for it.
     pub desk: EvictionDesk,
 }

@@ -14,13 +14,13 @@ use super::{
     lifecycle::spec::CONFIG_SOURCE_ANNOTATION,
     manager::{PodSource, Update},
 };
-use crate::explain::explain_watch;
+use crate::{collection::watch_collection, explain::explain_watch};
 
 /// Mirrors the pods that are bound to `node` into `updates`, until nobody listens. Interruptions are
 /// ridden out: the list is taken again and told as a whole. Among them are the mirrors of static pods.
 pub async fn api_server(client: Client, node: &str, updates: mpsc::Sender<Update>) {
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
-    let stream = watcher(Api::<Pod>::all(client), config).default_backoff().modify(|pod| {
+    let stream = watch_collection(Api::<Pod>::all(client), config).default_backoff().modify(|pod| {
         pod.metadata.managed_fields = None;
         own_up(pod);
     });

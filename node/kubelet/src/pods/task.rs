@@ -26,6 +26,7 @@ pub(crate) mod sandbox;
 mod start_clock;
 mod storage;
 mod strays;
+mod sync_trace;
 
 use std::{
     collections::HashMap,
@@ -48,6 +49,7 @@ use sandbox::Sandbox;
 use start_clock::StartClock;
 use storage::Storage;
 use strays::Strays;
+use sync_trace::SyncTrace;
 
 use super::{
     admission::Rejection,
@@ -133,6 +135,7 @@ pub(super) struct PodTask {
     /// Since when the API server does not have the newest status.
     unpublished_since: Option<Instant>,
     start_clock: StartClock,
+    trace: SyncTrace,
     /// Why the pod is looked at, by upstream's names.
     sync: &'static str,
     status: Option<PodStatus>,
@@ -177,6 +180,7 @@ impl PodTask {
             None
         });
         let start_clock = StartClock::new(seen, record.is_some());
+        let trace = SyncTrace::new(shared.tracer.clone(), &name, seen, record.is_some());
         let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
         if spec.is_static {
@@ -226,6 +230,7 @@ impl PodTask {
             publisher: Publisher::default(),
             unpublished_since: None,
             start_clock,
+            trace,
             sync: "create",
             status: None,
             finalize: Finalize::No,
@@ -248,6 +253,7 @@ impl PodTask {
             }
             self.follow_objects();
             self.publish(now);
+            self.settle_trace();
             let why = if self.state.ending.is_some() { "kill" } else { self.sync };
             self.shared.metrics.pod_synced(why, begun.elapsed());
             self.sync = "sync";

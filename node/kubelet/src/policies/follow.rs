@@ -16,7 +16,7 @@ use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::{ApiResource, Object},
     core::PartialObjectMeta,
-    runtime::watcher::{self, Event, watcher},
+    runtime::watcher::{self, Event},
 };
 use serde::Deserialize;
 use tokio::sync::Notify;
@@ -26,7 +26,9 @@ use super::{
     policy::{Labels, Policy},
     world::{NamedPort, PeerPod, PodScope},
 };
-use crate::{explain::explain_watch, pods::sidecar::is_sidecar, retry::Backoff};
+use crate::{
+    collection::watch_collection, explain::explain_watch, pods::sidecar::is_sidecar, retry::Backoff,
+};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -182,14 +184,14 @@ impl<T: Clone + PartialEq> FollowedTable<T> {
 
 /// All NetworkPolicies.
 pub(super) fn policies(client: Client, changed: Arc<Notify>) -> Followed<Arc<Policy>> {
-    let stream = watcher(Api::<NetworkPolicy>::all(client), watcher::Config::default());
+    let stream = watch_collection(Api::<NetworkPolicy>::all(client), watcher::Config::default());
     follow(stream, "NetworkPolicies".to_owned(), |policy| Some(Arc::new(Policy::of(policy))), changed)
 }
 
 /// The labels of all namespaces.
 pub(super) fn namespaces(client: Client, changed: Arc<Notify>) -> Followed<Labels> {
     let api = Api::<PartialObjectMeta<Namespace>>::all(client);
-    let stream = watcher(api, watcher::Config::default());
+    let stream = watch_collection(api, watcher::Config::default());
     let read = |namespace: &PartialObjectMeta<Namespace>| Some(namespace.labels().clone());
     follow(stream, "namespaces".to_owned(), read, changed)
 }
@@ -248,7 +250,7 @@ pub(super) fn pods(client: Client, scope: &PodScope, changed: Arc<Notify>) -> Fo
     if !scope.selector.is_empty() {
         config = config.labels(&scope.selector);
     }
-    follow(watcher(api, config), scope.to_string(), peer, changed)
+    follow(watch_collection(api, config), scope.to_string(), peer, changed)
 }
 
 /// `None` for a pod that has no address of its own, or none any more.

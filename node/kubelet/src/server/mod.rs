@@ -15,6 +15,7 @@
 mod attributes;
 mod authn;
 mod authz;
+pub(crate) mod cipher_suites;
 mod connections;
 mod container_logs;
 mod features;
@@ -47,7 +48,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{gate::Gate, listener::Listener, routes::ServerState};
-use crate::{config::Config, stats::NodeStats};
+use crate::{config::Config, stats::NodeStats, traces::Tracer};
 
 /// What the server shows of the node's pods.
 pub trait Pods: Send + Sync + 'static {
@@ -157,8 +158,10 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let kubelet = &config.kubelet;
         let gate = Gate::new(config, reviews)?;
+        let suites = cipher_suites::read(&kubelet.tls_cipher_suites, &kubelet.tls_min_version)
+            .map_err(|message| ServerError::Tls(rustls::Error::General(message)))?;
         let acceptor =
-            TlsAcceptor::from(Arc::new(tls::server_config(&kubelet.tls_min_version, certificate)?));
+            TlsAcceptor::from(Arc::new(tls::server_config(&kubelet.tls_min_version, suites, certificate)?));
         Ok(Self {
             port: ports.https.as_ref().map_or(kubelet.port, |https| https.address().port()),
             ports,
@@ -193,6 +196,11 @@ impl Server {
     /// What the paths of numbers are answered from, before the server runs.
     pub fn serve_stats(&mut self, stats: NodeStats) {
         self.state.set_stats(stats);
+    }
+
+    /// What records requests, before the server runs.
+    pub fn trace(&mut self, tracer: Tracer) {
+        self.state.set_tracer(tracer);
     }
 
     /// Serves until cancelled; answers that are under way get a moment to end.

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use http::Method;
+use http::{HeaderMap, Method, StatusCode};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
+
+use crate::traces::{self, Span, SpanKind, Tracer};
 
 /// Seconds, by which durations are told apart; upstream's.
 const BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -100,12 +102,22 @@ impl RequestMetrics {
         registry.register("kubelet_http_inflight_requests", help, self.in_flight.clone());
     }
 
-    /// A request has come.
-    pub(super) fn begin(&self, method: &Method, path: &str) -> RequestInFlight {
+    /// A request has come, and belongs to the trace that its caller says.
+    pub(super) fn begin(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        tracer: &Tracer,
+    ) -> RequestInFlight {
         let request = Request::of(method, path);
         self.requests.get_or_create(&request).inc();
         self.in_flight.get_or_create(&request).inc();
-        RequestInFlight { metrics: self.clone(), request, begun: Instant::now() }
+        let route = route(request.path);
+        let mut span = traces::requests::receiving(tracer, headers, route);
+        span.set("http.request.method", request.method);
+        span.set("http.route", route);
+        RequestInFlight { metrics: self.clone(), request, begun: Instant::now(), span }
     }
 }
 
@@ -115,6 +127,39 @@ pub(super) struct RequestInFlight {
     metrics: RequestMetrics,
     request: Request,
     begun: Instant,
+    span: Span,
+}
+
+impl RequestInFlight {
+    /// It was answered; what is left is the sending of that.
+    pub(super) fn answered(mut self, status: StatusCode) {
+        traces::requests::answered(&mut self.span, status, SpanKind::Server);
+    }
+}
+
+/// What a request's span is called: the kubelet's route, without what a caller makes up.
+fn route(path: &'static str) -> &'static str {
+    match path {
+        "metrics/cadvisor" => "/metrics/cadvisor",
+        "metrics/probes" => "/metrics/probes",
+        "metrics/resource" => "/metrics/resource",
+        "metrics" => "/metrics",
+        "stats/summary" => "/stats/summary",
+        "stats" => "/stats",
+        "healthz" => "/healthz",
+        "pods" => "/pods",
+        "runningpods" => "/runningpods/",
+        "configz" => "/configz",
+        "containerLogs" => "/containerLogs/{podNamespace}/{podID}/{containerName}",
+        "exec" => "/exec/{podNamespace}/{podID}/{containerName}",
+        "attach" => "/attach/{podNamespace}/{podID}/{containerName}",
+        "portForward" => "/portForward/{podNamespace}/{podID}",
+        "run" => "/run/{podNamespace}/{podID}/{containerName}",
+        "logs" => "/logs/{logpath:*}",
+        "flagz" => "/flagz",
+        "statusz" => "/statusz",
+        _ => "route not found",
+    }
 }
 
 impl Drop for RequestInFlight {
@@ -134,9 +179,10 @@ mod tests {
     fn requests_are_counted_by_what_they_ask_for_and_not_by_what_a_caller_makes_up() {
         let (metrics, mut registry) = (RequestMetrics::default(), Registry::default());
         metrics.register(&mut registry);
-        let held = metrics.begin(&Method::GET, "/containerLogs/ns/pod/container");
+        let begin = |path: &str| metrics.begin(&Method::GET, path, &HeaderMap::new(), &Tracer::off());
+        let held = begin("/containerLogs/ns/pod/container");
         for path in ["/metrics", "/metrics/cadvisor", "/made/up", "/made/up/too", "/metricsx"] {
-            drop(metrics.begin(&Method::GET, path));
+            drop(begin(path));
         }
         let text = exposition::registry(&registry, Format::Classic).unwrap();
         let labels = |path: &str, long: bool| {
@@ -152,5 +198,28 @@ mod tests {
             assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
         }
         drop(held);
+    }
+
+    #[test]
+    fn a_request_is_a_part_of_what_its_caller_does_and_is_called_by_its_route() {
+        let caller = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let (tracer, kept) = Tracer::keeping();
+        let metrics = RequestMetrics::default();
+        let mut headers = HeaderMap::new();
+        metrics.begin(&Method::GET, "/pods", &headers, &tracer).answered(StatusCode::OK);
+        assert_eq!(kept.take(), [], "nobody records it");
+        headers.insert(traces::TRACEPARENT, caller.parse().unwrap());
+        let request = metrics.begin(&Method::GET, "/containerLogs/ns/p/secret", &headers, &tracer);
+        request.answered(StatusCode::INTERNAL_SERVER_ERROR);
+        let spans = kept.take();
+        let [span] = &spans[..] else { panic!("{spans:?}") };
+        let parent = traces::SpanContext::parse(caller).unwrap();
+        assert_eq!((span.context, span.parent), (parent.at(span.context.span_id()), Some(parent.span_id())));
+        assert_eq!(span.name, "/containerLogs/{podNamespace}/{podID}/{containerName}");
+        assert!(span.attributes.contains(&("http.response.status_code", 500_i64.into())), "{span:?}");
+        assert_eq!(span.error.as_deref(), Some("Internal Server Error"));
+        headers.append(traces::TRACEPARENT, caller.parse().unwrap());
+        metrics.begin(&Method::GET, "/pods", &headers, &tracer).answered(StatusCode::OK);
+        assert_eq!(kept.take(), [], "of two callers, none is believed");
     }
 }

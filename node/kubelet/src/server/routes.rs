@@ -21,6 +21,7 @@ use super::{
 use crate::{
     config::{Config, KubeletConfiguration},
     stats::NodeStats,
+    traces::Tracer,
 };
 
 /// Paths that `enableDebuggingHandlers: false` closes, and says so.
@@ -48,6 +49,7 @@ pub(super) struct ServerState {
     pods: Arc<dyn Pods>,
     pub(super) metrics: Metrics,
     stats: Option<NodeStats>,
+    tracer: Tracer,
 }
 
 impl ServerState {
@@ -67,7 +69,12 @@ impl ServerState {
             metrics: Metrics::new(&config.node_name, Arc::clone(&pods)),
             pods,
             stats: None,
+            tracer: Tracer::off(),
         }
+    }
+
+    pub(super) fn set_tracer(&mut self, tracer: Tracer) {
+        self.tracer = tracer;
     }
 
     pub(super) fn set_stats(&mut self, stats: NodeStats) {
@@ -112,7 +119,7 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
             },
         );
     let numbers = stats::routes(&state);
-    let requests = state.metrics.requests.clone();
+    let (requests, tracer) = (state.metrics.requests.clone(), state.tracer.clone());
     let pods =
         warp::path!("pods").and(warp::get()).and(with.clone()).map(|state: Arc<ServerState>| pods(&state));
     let running = warp::path!("runningpods")
@@ -146,9 +153,11 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         },
     );
 
-    let counted = warp::method()
-        .and(warp::path::full())
-        .map(move |method: Method, path: FullPath| requests.begin(&method, path.as_str()));
+    let counted = warp::method().and(warp::path::full()).and(warp::header::headers_cloned()).map(
+        move |method: Method, path: FullPath, headers: HeaderMap| {
+            requests.begin(&method, path.as_str(), &headers, &tracer)
+        },
+    );
     let answers = debugging
         .or(health_routes(state))
         .unify()
@@ -174,8 +183,8 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .unify();
     counted
         .and(answers)
-        .map(|request: RequestInFlight, response| {
-            drop(request);
+        .map(|request: RequestInFlight, response: Response| {
+            request.answered(response.status());
             response
         })
         .boxed()

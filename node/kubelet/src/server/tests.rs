@@ -301,8 +301,8 @@ async fn read(response: Response<hyper::body::Incoming>) -> (StatusCode, String)
 fn serving(config: &Config) -> Arc<Serving> {
     let connection =
         crate::identity::Connection::new(kube::Config::new("http://127.0.0.1:1".parse().unwrap())).unwrap();
-    let names = tokio::sync::watch::channel(vec!["edge".to_owned()]).1;
-    crate::identity::serving::prepare(config, names, &connection).unwrap().0
+    let addresses = tokio::sync::watch::channel(Vec::new()).1;
+    crate::identity::serving::prepare(config, addresses, &connection).unwrap().0
 }
 
 mod floods;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme, SupportedCipherSuite,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     server::{
@@ -16,12 +16,13 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::ServerError;
 
-/// TLS 1.2 and 1.3, or 1.3 alone; HTTP/2 and HTTP/1.1.
+/// TLS 1.2 and 1.3, or 1.3 alone, with these suites; HTTP/2 and HTTP/1.1.
 pub(super) fn server_config(
     min_version: &str,
+    cipher_suites: Vec<SupportedCipherSuite>,
     certificate: Arc<dyn ResolvesServerCert>,
 ) -> Result<ServerConfig, ServerError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(CryptoProvider { cipher_suites, ..rustls::crypto::ring::default_provider() });
     let versions: &[&rustls::SupportedProtocolVersion] = if min_version == "VersionTLS13" {
         &[&rustls::version::TLS13]
     } else {

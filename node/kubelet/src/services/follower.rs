@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{Viewpoint, slices::Slices, table::TableMaker};
-use crate::{explain::explain_watch, mirror::Mirrored, runtime::ServiceTable};
+use crate::{collection::watch_collection, explain::explain_watch, mirror::Mirrored, runtime::ServiceTable};
 
 /// Changes come in groups: what comes within this of the first is told with it.
 const GATHER: Duration = Duration::from_millis(100);
@@ -62,7 +62,8 @@ impl Follower {
     /// refusal.
     pub(crate) async fn run(self, client: Client, tell: impl FnMut(&Arc<ServiceTable>)) {
         let slices = Api::<EndpointSlice>::all(client);
-        let events = watcher(slices, watcher::Config::default().labels(SELECTOR)).default_backoff();
+        let config = watcher::Config::default().labels(SELECTOR);
+        let events = watch_collection(slices, config).default_backoff();
         self.follow(events, tell).await;
     }
 

@@ -40,8 +40,6 @@ use crate::{
 /// How soon the bus is looked for again, at first and at last.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LATEST_RETRY: Duration = Duration::from_secs(60);
-/// Between two looks at whether pods have ended.
-const LOOK: Duration = Duration::from_millis(100);
 /// What the last statuses are given to reach the API server before the machine goes down, at the most.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Who says in the Node's condition that it is not ready.
@@ -139,6 +137,7 @@ impl ShutdownManager {
                 "the machine shuts down: pods end"
             );
             let until = Instant::now() + period.grace;
+            let mut changes = self.parts.index.changes();
             for pod in &pods {
                 let Some(uid) = &pod.metadata.uid else { continue };
                 let order = EvictionOrder {
@@ -151,9 +150,11 @@ impl ShutdownManager {
                 };
                 self.parts.desk.evict(uid, order);
             }
-            while pods.iter().any(|pod| self.is_active(pod)) && Instant::now() < until {
-                tokio::time::sleep(LOOK).await;
-            }
+            let all_have_ended = async {
+                while pods.iter().any(|pod| self.is_active(pod)) && changes.changed().await.is_ok() {}
+            };
+            // Either way the next ones are due.
+            let _ = tokio::time::timeout_at(until.into(), all_have_ended).await;
             last = Some(until);
         }
         // Nobody waits for longer than pods were given.

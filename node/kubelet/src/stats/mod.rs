@@ -66,8 +66,8 @@ pub struct StatsParts {
     pub logs_dir: PathBuf,
     /// Where the node keeps all else.
     pub root_dir: PathBuf,
-    /// How long a measurement of what a pod has written is good for (`volumeStatsAggPeriod`).
-    pub storage_period: Duration,
+    /// How long a measurement of what a pod has written is good for (`volumeStatsAggPeriod`); `None` measures nothing.
+    pub storage_period: Option<Duration>,
 }
 
 /// The statistics of a node. Clones share what was seen.

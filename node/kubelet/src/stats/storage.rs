@@ -30,8 +30,8 @@ pub(super) struct StorageMeter {
     records: Records,
     volumes: Arc<Volumes>,
     logs_dir: PathBuf,
-    /// How long a measurement is good for.
-    lasts: Duration,
+    /// How long a measurement is good for; `None` measures nothing.
+    lasts: Option<Duration>,
     slots: Arc<Semaphore>,
     measured: Arc<Mutex<HashMap<String, Measurement>>>,
 }
@@ -53,7 +53,12 @@ struct PodDirs {
 }
 
 impl StorageMeter {
-    pub(super) fn new(records: Records, volumes: Arc<Volumes>, logs_dir: PathBuf, lasts: Duration) -> Self {
+    pub(super) fn new(
+        records: Records,
+        volumes: Arc<Volumes>,
+        logs_dir: PathBuf,
+        lasts: Option<Duration>,
+    ) -> Self {
         Self {
             records,
             volumes,
@@ -87,6 +92,7 @@ impl StorageMeter {
 
     /// Begins to measure those whose measurement is old.
     fn begin(&self, pods: &[Arc<Pod>], now: Instant) -> Vec<tokio::task::JoinHandle<()>> {
+        let Some(lasts) = self.lasts else { return Vec::new() };
         let mut measured = self.lock();
         let is_here = |uid: &String| pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid));
         if measured.len() > pods.len() {
@@ -97,7 +103,7 @@ impl StorageMeter {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
             let known = measured.get(&uid);
             let is_fresh = known.is_some_and(|known| {
-                known.is_busy || (known.storage.is_some() && now.duration_since(known.begun) < self.lasts)
+                known.is_busy || (known.storage.is_some() && now.duration_since(known.begun) < lasts)
             });
             if is_fresh {
                 continue;
@@ -235,8 +241,12 @@ mod tests {
         file(records.container_dir("u", "a").join("0/upper/file"));
         file(root.path().join("logs/ns_p_u/a/0.log"));
         file(records.dir("u").join("volumes/kubernetes.io~empty-dir/v/file"));
-        let meter =
-            StorageMeter::new(records.clone(), volumes, root.path().join("logs"), Duration::from_secs(60));
+        let meter = StorageMeter::new(
+            records.clone(),
+            volumes,
+            root.path().join("logs"),
+            Some(Duration::from_secs(60)),
+        );
         let found = meter.of(&[pod()]).await;
         let storage = &found["u"];
         let mebibytes = |written: Written| written.bytes >> 20;
@@ -251,5 +261,9 @@ mod tests {
         assert_eq!(mebibytes(meter.of(&[pod()]).await["u"].ephemeral()), 3, "it was measured just now");
         assert!(meter.begin(&[pod()], Instant::now() + Duration::from_secs(60)).len() == 1, "not for ever");
         assert!(meter.of(&[]).await.is_empty());
+
+        let off =
+            StorageMeter::new(records.clone(), Arc::clone(&meter.volumes), root.path().join("logs"), None);
+        assert!(off.of(&[pod()]).await.is_empty(), "it is turned off");
     }
 }

@@ -12,7 +12,10 @@ use std::{
 
 use async_trait::async_trait;
 use kubewasm_host::INSTANTIATION_BUCKETS_MICROS;
-use kubewasm_kubelet::runtime::ImageError;
+use kubewasm_kubelet::{
+    runtime::ImageError,
+    traces::{self, SpanKind},
+};
 use kubewasm_modules::{Compiler, Facts, PrecompileError};
 use prometheus_client::{
     collector::Collector,
@@ -110,7 +113,9 @@ impl Compiler for MeasuredCompiler<'_> {
     async fn compile(&self, module: &Path, out: &Path) -> Result<Facts, PrecompileError> {
         self.was_asked.store(true, Ordering::Relaxed);
         let begun = Instant::now();
+        let mut span = traces::child("compileModule", SpanKind::Internal);
         let compiled = self.compiler.compile(module, out).await;
+        span.note(&compiled);
         let result = match &compiled {
             Ok(_) => "ok",
             Err(PrecompileError::Invalid(_)) => "invalid",

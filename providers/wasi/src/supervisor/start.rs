@@ -20,6 +20,7 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::exit::Exit;
+use kubewasm_kubelet::traces::{self, SpanKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,7 +31,12 @@ use super::{
     network,
     view::Dead,
 };
-use crate::{instance::Instance, protocol::wire, spec::InstanceSpec, worker};
+use crate::{
+    instance::Instance,
+    protocol::{spans, wire},
+    spec::InstanceSpec,
+    worker,
+};
 
 /// Between two attempts to get an answer out of a worker that lives; longer and longer.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -190,7 +196,11 @@ impl Start {
 
     /// Asks, and waits for the answer for as long as the connection lives.
     async fn ask(&self, client: &mut Client, session: String) -> Answer {
-        let request = wire::StartRequest { spec: Some((&self.spec).into()), session };
+        let mut span = traces::child("kubewasm.worker.v1.Worker/Start", SpanKind::Client);
+        span.set("rpc.system", "grpc");
+        let recorded = span.place().filter(|place| place.context().is_sampled());
+        let traceparent = recorded.as_ref().map(|place| place.context().to_string()).unwrap_or_default();
+        let request = wire::StartRequest { spec: Some((&self.spec).into()), session, traceparent };
         let asked = client.worker.start(request);
         tokio::pin!(asked);
         let answer = match tokio::time::timeout(CALL, &mut asked).await {
@@ -201,9 +211,19 @@ impl Start {
             }
         };
         match answer {
-            Ok(answer) => read(&self.spec.id, answer.into_inner()),
+            Ok(answer) => {
+                let mut answer = answer.into_inner();
+                let told = std::mem::take(&mut answer.spans);
+                if let Some(place) = recorded {
+                    place.adopt(spans::told(told, &place, client.pid));
+                }
+                read(&self.spec.id, answer)
+            }
             // What the worker has to say is in its message.
-            Err(status) => Answer::Lost(status),
+            Err(status) => {
+                span.fail(status.message());
+                Answer::Lost(status)
+            }
         }
     }
 
@@ -260,7 +280,7 @@ impl Start {
 
 /// What a worker's answer to the start of an id says.
 fn read(id: &str, answer: wire::StartResponse) -> Answer {
-    let wire::StartResponse { instance, failure } = answer;
+    let wire::StartResponse { instance, failure, spans: _ } = answer;
     if let Some(failure) = failure {
         let (kind, text) = (failure.kind(), failure.message);
         return match kind {
@@ -286,12 +306,12 @@ mod tests {
 
     fn instance(id: &str) -> wire::StartResponse {
         let instance = wire::Instance { id: id.into(), started_at: 1, ..wire::Instance::default() };
-        wire::StartResponse { instance: Some(instance), failure: None }
+        wire::StartResponse { instance: Some(instance), ..wire::StartResponse::default() }
     }
 
     fn failure(kind: wire::StartFailureKind) -> wire::StartResponse {
         let failure = wire::StartFailure { kind: kind.into(), message: "why".into() };
-        wire::StartResponse { instance: None, failure: Some(failure) }
+        wire::StartResponse { failure: Some(failure), ..wire::StartResponse::default() }
     }
 
     /// Only what says what came of the start is an answer. Another instance's is none.

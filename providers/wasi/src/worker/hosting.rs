@@ -25,6 +25,7 @@ use kubewasm_host::{
     },
     network::{OutOfStep, TablesUpdate},
 };
+use kubewasm_kubelet::traces::{self, SpanKind};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, watch},
@@ -320,11 +321,11 @@ impl Hosting {
         };
         // In a task of its own: a caller who hangs up midway leaves a whole instance, or none.
         let claimed = Claimed { hosting: self.clone(), id: spec.id.clone() };
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(traces::within(traces::current(), async move {
             let result = claimed.hosting.start_claimed(spec, &signals).await;
             drop(claimed);
             result
-        });
+        }));
         task.await.unwrap_or(Err(HostingError::Fault))
     }
 
@@ -334,10 +335,13 @@ impl Hosting {
         signals: &StartSignals,
     ) -> Result<Instance, HostingError> {
         let inner = &self.0;
+        let load = traces::child("loadModule", SpanKind::Internal);
         let loaded = tokio::select! {
             loaded = inner.host.load(&spec.module, spec.kind, spec.stack) => loaded?,
             () = signals.given_up.cancelled() => return Err(HostingError::GivenUp),
         };
+        drop(load);
+        let _prepare = traces::child("prepareInstance", SpanKind::Internal);
         let account = inner.account(&spec);
         let meter = {
             let account = Arc::clone(&account);

@@ -7,6 +7,7 @@ use kubewasm_host::{
     LoadError, PrepareError, Refusals,
     http::{FailureCount, ServerCertificate},
 };
+use kubewasm_kubelet::traces::{self, Span, SpanContext, SpanKind, Tracer};
 use tokio::{
     sync::{broadcast::error::RecvError, mpsc},
     time::Instant,
@@ -81,25 +82,32 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::StartRequest>,
     ) -> Result<Response<wire::StartResponse>, Status> {
-        let wire::StartRequest { spec, session } = request.into_inner();
+        let wire::StartRequest { spec, session, traceparent } = request.into_inner();
+        let (tracer, kept) = Tracer::keeping();
+        let caller = SpanContext::parse(&traceparent).filter(SpanContext::is_sampled);
+        let mut span = match caller {
+            Some(_) => tracer.continuing(caller, "kubewasm.worker.v1.Worker/Start", SpanKind::Server),
+            None => Span::none(),
+        };
         let result = match InstanceSpec::try_from(spec.unwrap_or_default()) {
             Ok(spec) => {
                 let name = spec.name.clone();
-                let result = self.hosting.start(spec, &session).await;
+                let result = traces::within(span.place(), self.hosting.start(spec, &session)).await;
                 result.inspect_err(|error| tracing::info!(name, %error, "an instance did not start"))
             }
             Err(error) => Err(HostingError::Spec(error)),
         };
-        match result {
-            Ok(instance) => {
-                Ok(Response::new(wire::StartResponse { instance: Some((&instance).into()), failure: None }))
-            }
+        span.note(&result);
+        drop(span);
+        let spans = kept.take().iter().map(Into::into).collect();
+        Ok(Response::new(match result {
+            Ok(instance) => wire::StartResponse { instance: Some((&instance).into()), failure: None, spans },
             Err(error) => {
                 let failure =
                     wire::StartFailure { kind: failure_kind(&error).into(), message: error.to_string() };
-                Ok(Response::new(wire::StartResponse { instance: None, failure: Some(failure) }))
+                wire::StartResponse { instance: None, failure: Some(failure), spans }
             }
-        }
+        }))
     }
 
     async fn stop(

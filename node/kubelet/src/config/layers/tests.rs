@@ -125,19 +125,19 @@ fn who_has_set_a_field_is_blamed_for_it() {
     let layered = lay(
         Some(&file("main.yaml", "maxPods: 1\nport: 1\n")),
         &[file("10.conf", "port: 2\n")],
-        &[given("kube-api-qps", "1")],
+        &[given("oom-score-adj", "1")],
     )
     .unwrap();
     for (message, blamed) in [
         ("maxPods is 1; no", "main.yaml: maxPods"),
         ("port: no", "10.conf: port"),
-        ("kubeAPIQPS.x is 1", "--kube-api-qps: kubeAPIQPS"),
+        ("oomScoreAdj.x is 1", "--oom-score-adj: oomScoreAdj"),
         ("syncFrequency", "syncFrequency"),
     ] {
         let text = layered.blame(message.to_owned()).to_string();
         assert!(text.starts_with(blamed), "{text}");
     }
-    assert_eq!(layered.warnings, ["--kube-api-qps is known but has no effect on a Wasm node"]);
+    assert_eq!(layered.warnings, ["--oom-score-adj is known but has no effect on a Wasm node"]);
 }
 
 #[test]

@@ -368,6 +368,8 @@ impl World {
             limits: LifecycleLimits::default(),
             probes: ProbeMetrics::default(),
             metrics: crate::node_metrics::NodeMetrics::default(),
+            pull_limit: Default::default(),
+            tracer: Default::default(),
             desk: crate::eviction::EvictionDesk::default(),
         };
         let (board, shown) = watch::channel(Board::default());

@@ -95,8 +95,13 @@ async fn an_image_whose_signature_is_missing_is_pulled_again_unless_it_must_not_
         let runtime = Unsigned { in_registry, ..Unsigned::default() };
         let notes = Mutex::new(Vec::new());
         let metrics = &NodeMetrics::default();
-        let source =
-            ImageSource { runtime: &runtime, access: None, node: &NodeCredentials::default(), metrics };
+        let source = ImageSource {
+            runtime: &runtime,
+            access: None,
+            node: &NodeCredentials::default(),
+            metrics,
+            limit: &PullLimit::default(),
+        };
         let tell = |note: Note| notes.lock().unwrap().push(note.message);
         let outcome = source.pull("main", "r.io/app:v1", policy, &PodCredentials::default(), tell).await;
         assert_eq!(runtime.pulls.load(Ordering::Relaxed), pulls, "{policy:?}");
@@ -111,5 +116,34 @@ async fn an_image_whose_signature_is_missing_is_pulled_again_unless_it_must_not_
         assert_eq!(trouble.message, expected);
         let last = notes.lock().unwrap().last().cloned();
         assert_eq!(last.as_deref(), Some("Error: SignatureValidationFailed"));
+    }
+}
+
+/// `registryPullQPS`: a registry is not asked, and the pull fails in the words of upstream. What is here is used.
+#[tokio::test]
+async fn pulls_beyond_the_limit_fail() {
+    let runtime = Unsigned { in_registry: true, ..Unsigned::default() };
+    let (metrics, node) = (NodeMetrics::default(), NodeCredentials::default());
+    // Within this test nobody gets a second one.
+    let limit = PullLimit::new(Some(1), 1);
+    let source =
+        ImageSource { runtime: &runtime, access: None, node: &node, metrics: &metrics, limit: &limit };
+    let notes = Mutex::new(Vec::new());
+    let pull = async || {
+        let tell = |note: Note| notes.lock().unwrap().push(note.message);
+        source.pull("main", "r.io/app:v1", PullPolicy::Always, &PodCredentials::default(), tell).await
+    };
+    pull().await.unwrap();
+    let trouble = pull().await.unwrap_err();
+    assert_eq!(
+        (trouble.reason, trouble.message.as_str()),
+        (WaitingReason::ErrImagePull, "pull QPS exceeded")
+    );
+    assert_eq!(runtime.pulls.load(Ordering::Relaxed), 1, "the registry was not asked");
+    let notes = notes.into_inner().unwrap();
+    let refused = "Failed to pull image \"r.io/app:v1\": pull QPS exceeded".to_owned();
+    assert!(notes.contains(&refused), "{notes:?}");
+    for none in [PullLimit::default(), PullLimit::new(Some(0), 1), PullLimit::new(None, 1)] {
+        assert!((0..100).all(|_| none.allows()), "no limit");
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     },
     retry::Backoff,
     runtime::Presence,
+    traces::{Span, SpanKind, within},
 };
 
 impl PodTask {
@@ -92,6 +93,7 @@ impl PodTask {
         let policy = self.container(&container).and_then(|c| c.image_pull_policy);
         let policy = PullPolicy::of(policy.as_deref(), &image);
         let (name, places) = (container.clone(), self.places());
+        let trace = self.trace.place(&self.name);
         let failed = {
             let container = container.clone();
             let begun = Instant::now();
@@ -107,8 +109,9 @@ impl PodTask {
                 access: shared.image_access.as_ref(),
                 node: &shared.node_credentials,
                 metrics: &shared.metrics,
+                limit: &shared.pull_limit,
             };
-            let result = async {
+            let pulls = async {
                 for (image, policy) in volume_images(&pod, &container) {
                     let credentials = shared.credentials(&pod, &image, note).await;
                     source.pull(&container, &image, policy, &credentials, note).await?;
@@ -116,7 +119,7 @@ impl PodTask {
                 let credentials = shared.credentials(&pod, &image, note).await;
                 source.pull(&container, &image, policy, &credentials, note).await
             };
-            let result = result.await;
+            let result = within(trace, Box::pin(pulls)).await;
             TaskOutcome::Pulled { container, result, begun }
         });
         self.pulls.insert(name, handle);
@@ -147,7 +150,12 @@ impl PodTask {
         self.starting.insert(name.clone(), called_off.clone());
         let (id, pod_name) = (container_id(&self.name.uid, &name, attempt), self.name.clone());
         let kind = self.container_type(&name);
+        let trace = self.trace.place(&self.name);
         self.spawn("a start", failed, async move {
+            let mut span =
+                trace.map_or_else(Span::none, |trace| trace.child("startContainer", SpanKind::Internal));
+            span.set("k8s.container.name", name.as_str());
+            span.set("k8s.container.restart_count", i64::from(attempt));
             let node = shared.node.borrow().clone();
             let launch = Launch {
                 runtime: shared.runtime.as_ref(),
@@ -161,6 +169,7 @@ impl PodTask {
             };
             let volumes = (shared.volumes.as_ref(), &places.await);
             let start = launch.start(&pod, &container, &image, attempt, volumes, &called_off);
+            let start = within(span.place(), Box::pin(start));
             let mut start = pin!(shared.metrics.operation("start_container", start));
             let result = tokio::select! {
                 biased;
@@ -170,6 +179,8 @@ impl PodTask {
                     start.await
                 }
             };
+            span.note(&result.as_ref().map(drop).map_err(|trouble| &trouble.message));
+            drop(span);
             let note = |reason, message: &str| {
                 let (container, message) = (Some(name.clone()), message.to_owned());
                 let note = Note { container, warning: false, reason, message };

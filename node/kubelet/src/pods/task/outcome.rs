@@ -118,18 +118,26 @@ impl PodTask {
         }
     }
 
+    fn trace_failure(&mut self, trouble: Option<&Trouble>) {
+        if let Some(Trouble { reason, message }) = trouble {
+            self.trace.fail(&format!("{reason}: {message}"));
+        }
+    }
+
     fn record(&mut self, outcome: TaskOutcome) {
         let now = clock::now();
         match outcome {
             TaskOutcome::Pulled { container, result, begun } => {
                 self.pulls.remove(&container);
                 self.start_clock.pulled(begun, Instant::now());
+                self.trace_failure(result.as_ref().err());
                 self.state.record_pull(&container, result, now);
             }
             TaskOutcome::Started { container, result } => {
                 self.starting.remove(&container);
-                if result.is_err() {
+                if let Err(trouble) = &result {
                     self.doubt_sandbox();
+                    self.trace_failure(Some(trouble));
                 }
                 self.state.record_start(&self.spec, &container, result, now);
             }

@@ -6,11 +6,14 @@ use std::{
 };
 
 use super::{PodTask, TaskOutcome, uid};
-use crate::pods::{
-    api::ApiError,
-    index,
-    lifecycle::{Moment, Now},
-    status,
+use crate::{
+    pods::{
+        api::ApiError,
+        index,
+        lifecycle::{Moment, Now},
+        status,
+    },
+    traces::within,
 };
 
 /// How long a failed final DELETE waits.
@@ -55,6 +58,7 @@ impl PodTask {
         }
         if let Some(times) = self.start_clock.observe(&self.pod, &status, (Instant::now(), now.wall)) {
             self.shared.metrics.pod_started(times);
+            self.trace.started();
         }
         if !self.is_gone()
             && let Some(object) = self.object.clone()
@@ -66,12 +70,25 @@ impl PodTask {
                 let uid = to.clone();
                 move |panic| TaskOutcome::Published { uid, result: Err(ApiError::Later(panic)) }
             };
+            let trace = self.trace.current();
             self.spawn("the writing of a status", failed, async move {
-                let result = shared.api.publish(&object, &status).await.map(Box::new);
+                let result = within(trace, shared.api.publish(&object, &status)).await.map(Box::new);
                 TaskOutcome::Published { uid: to, result }
             });
         }
         self.status = Some(status);
+    }
+
+    /// Ends the trace that the task is in, if nothing belongs to it any more.
+    pub(super) fn settle_trace(&mut self) {
+        if self.state.ending.is_some() || self.foreign {
+            return self.trace.end();
+        }
+        let is_told = match &self.object {
+            Some(_) => self.status.as_ref().is_some_and(|status| self.publisher.is_settled(status)),
+            None => true,
+        };
+        self.trace.settle(!self.pulls.is_empty() || !self.starting.is_empty(), is_told);
     }
 
     /// A status was written: if it is the newest one, the API server is up to date.

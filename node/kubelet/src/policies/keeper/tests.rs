@@ -78,7 +78,7 @@ impl Runtime for RulesTaker {
     }
 }
 
-/// An API server with objects by path. What is not there is forbidden; a watch is silent.
+/// An API server with objects by path, and without streaming lists. What is not there is forbidden; a watch is silent.
 #[derive(Clone, Debug, Default)]
 struct ApiServer {
     objects: BTreeMap<&'static str, Value>,
@@ -88,6 +88,11 @@ struct ApiServer {
 impl ApiServer {
     fn answer(&self, request: &Request<Body>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
         let query = request.uri().query().unwrap_or_default();
+        if query.contains("sendInitialEvents=true") {
+            let body = json!({"status": "Failure", "message": "no", "reason": "Invalid", "code": 422});
+            let body = Full::new(Bytes::from(body.to_string())).boxed_unsync();
+            return Response::builder().status(422).body(body).unwrap();
+        }
         if query.contains("watch=true") {
             let silence = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
             return Response::new(StreamBody::new(silence).boxed_unsync());

@@ -173,7 +173,7 @@ fn values_of_the_environment_and_credentials_of_proxies_stay_out_of_debug_texts(
     let credentials = Some("me:swordfish".parse().unwrap());
     let proxy = HttpProxy::new("http://proxy.example:3128", credentials, Vec::new()).unwrap();
     spec.http_proxy = Some(Arc::new(proxy));
-    let start = wire::StartRequest { spec: Some((&spec).into()), session: String::new() };
+    let start = wire::StartRequest { spec: Some((&spec).into()), ..wire::StartRequest::default() };
     for text in [format!("{spec:?}"), format!("{start:?}")] {
         assert!(text.contains("PASSWORD") && text.contains("proxy.example"), "{text}");
         assert!(!text.contains("hunter2") && !text.contains("swordfish"), "{text}");
