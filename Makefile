@@ -14,6 +14,9 @@ CARGO_DENY_VERSION := 0.20.2
 CACHE := $(or $(KUBEWASM_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubewasm)
 CARGO_DENY := $(CACHE)/tools/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 
+# Plugins are a workspace of their own, for another target. Their tests run here, with what they are built with beside them.
+PLUGINS := --workspace --locked --manifest-path demos/plugins/Cargo.toml --target-dir $(CACHE)/guests/rust
+
 .PHONY: help
 help: ## Show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,19 +64,21 @@ test-tools: setup
 .PHONY: unit
 unit: test-build test-tools ## Tests that need no cluster
 	cargo test --workspace --lib --bins --test '[!e]*'
+	cargo test $(PLUGINS) --lib --bins
 
 .PHONY: e2e
 e2e: test-build test-tools ## End-to-end tests on a real control plane (E2E=name for some of them)
 	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak
-soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, a gigabyte through a guest, 600 kills in the middle of store work, thousands of random lives (some 20 minutes)
+soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, a gigabyte through a guest, 600 kills in the middle of store work, a watch of a plugin for longer than one lasts, thousands of random lives (some 35 minutes)
 	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=200 cargo test --workspace --test e2e -- storm
 	KUBEWASM_TEST_PODS=1000 cargo test --workspace --test e2e -- many_pods_have_addresses
 	KUBEWASM_TEST_SPINNERS=1000 cargo test --workspace --test e2e -- many_pods_that_compute
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test hostile -- --test-threads=1
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test floods -- large_body
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test registry -- crashes
+	KUBEWASM_TEST_SIZE=full cargo test --workspace --test e2e -- podwatch_follows
 	PROPTEST_CASES=4000 cargo test --workspace --lib -- lifecycle::tests::properties
 
 .PHONY: fuzz
@@ -104,10 +109,12 @@ kind-demo: ## A cluster of kind (Kubernetes in Docker) with a Wasm node in it (d
 .PHONY: fmt-check
 fmt-check:
 	cargo fmt --all --check
+	cargo fmt --all --check --manifest-path demos/plugins/Cargo.toml
 
 .PHONY: clippy
 clippy:
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy $(PLUGINS) --all-targets -- -D warnings
 
 .PHONY: features
 features: ## Check that programs and tests are built with the same features of all dependencies

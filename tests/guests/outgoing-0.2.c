@@ -4,8 +4,9 @@
 //   <address>: refused 6
 //
 // The number is the position of the error in wasi:http's error-code; the text is the first line of the body. An argument like
-// +65536 makes of the next request a POST with so many bytes. The program has no libc; its imports are those of
-// outgoing-0.2.wat, as the canonical ABI has them.
+// +65536 makes of the next request a POST with so many bytes. One like <https://... has the body printed as it comes, and
+// nothing else; one like ~terces says how often its reverse, secret, is in the memory of the program. Flags are for others. The
+// program has no libc; its imports are those of outgoing-0.2.wat, as the canonical ABI has them.
 
 #define LINE 4096
 #include "component.h"
@@ -157,6 +158,49 @@ static void say_body(Line *line, int32_t response) {
     }
 }
 
+// Prints a body as it comes.
+static void follow(int32_t out, List address) {
+    Checked future;
+    Answer answer;
+    handle(request_for(address), 0, 0, &future);
+    if (future.failed) {
+        return;
+    }
+    pollable_block(future_subscribe(future.handle));
+    future_get(future.handle, &answer);
+    if (!answer.is_some || answer.failed || answer.checked.failed) {
+        return;
+    }
+    Handle body, stream, written;
+    response_consume(answer.checked.handle, &body);
+    body_stream(body.handle, &stream);
+    for (;;) {
+        Piece piece;
+        read_stream(stream.handle, 4096, &piece);
+        if (piece.failed) {
+            break;
+        }
+        write_stream(out, piece.bytes.data, piece.bytes.size, &written);
+    }
+}
+
+// How often the reverse of a text is in the memory of this program.
+static uint64_t count_reversed(List text) {
+    // The compiler is not to know that it is 0, from where nothing may be read in C.
+    static volatile size_t start;
+    const uint8_t *memory = (const uint8_t *)start;
+    uint64_t count = 0;
+    size_t end = __builtin_wasm_memory_size(0) << 16;
+    for (size_t at = 1; at + text.size <= end; at++) {
+        size_t n = 0;
+        while (n < text.size && memory[at + n] == text.data[text.size - 1 - n]) {
+            n++;
+        }
+        count += n == text.size;
+    }
+    return count;
+}
+
 static void ask(Line *line, List address, uint64_t size) {
     int32_t request = request_for(address);
     if (!request) {
@@ -208,9 +252,22 @@ EXPORT("run") int32_t run(void) {
             }
             continue;
         }
+        if (begins(argument, "<")) {
+            follow(out, without(argument, 1));
+            continue;
+        }
+        if (begins(argument, "-")) {
+            continue;
+        }
         Line line;
         Handle written;
         line.size = 0;
+        if (begins(argument, "~")) {
+            say_number(&line, count_reversed(without(argument, 1)), 10);
+            say(&line, " found\n");
+            write_stream(out, line.text, line.size, &written);
+            continue;
+        }
         for (size_t c = 0; c < argument.size; c++) {
             say_char(&line, (char)argument.data[c]);
         }

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "plugin")]
+use crate::plugin;
 use crate::{approver, complete, doctor, log, manual, module, node, processes, run};
 
 /// A Kubernetes node whose containers are WebAssembly.
@@ -34,6 +36,9 @@ enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     /// Pull, push, list, inspect, remove and compile modules.
     Module(module::ModuleArgs),
+    /// Pull and run kubectl plugins that are WebAssembly.
+    #[cfg(feature = "plugin")]
+    Plugin(plugin::PluginArgs),
     /// Print completions for a shell.
     Completions(complete::CompletionArgs),
     /// Write manual pages.
@@ -51,8 +56,13 @@ enum Command {
 }
 
 /// Runs the program. Exit codes: 0 is success, 1 a failure that was said, 2 a command line that was not
-/// understood; those of `kubewasm run` follow the pod, and `kubewasm module` has some of its own.
+/// understood; those of `kubewasm run` follow the pod, and `kubewasm module` has some of its own. Under the name of a kubectl
+/// plugin, it is that plugin.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(feature = "plugin")]
+    if let Some(started) = plugin::started_as() {
+        return plugin::run_started(&started);
+    }
     complete::answer();
     let cli = Cli::parse();
     log::init(cli.v, cli.log_format);
@@ -62,6 +72,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Doctor(args) => doctor::main(*args),
         Command::Module(args) => module::main(args),
+        #[cfg(feature = "plugin")]
+        Command::Plugin(args) => plugin::main(args),
         Command::Completions(args) => complete::main(&args),
         Command::Manual(args) => manual::main(&args),
         Command::Worker(args) => processes::worker(args),

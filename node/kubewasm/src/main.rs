@@ -16,6 +16,8 @@ mod module;
 mod network_mode;
 mod node;
 mod outgoing_proxy;
+#[cfg(feature = "plugin")]
+mod plugin;
 mod processes;
 mod resolvers;
 mod run;

@@ -58,6 +58,8 @@ pub(crate) struct Manifest {
     artifact_type: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
     layers: Vec<Descriptor>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// The manifests of one image for several platforms.

@@ -1,7 +1,7 @@
 //! The store: names, images, and who uses them.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Weak},
@@ -17,6 +17,7 @@ use crate::{
     fetch::Transfers,
     image::{Image, ImageKind, ImageName},
     layout::Layout,
+    manifest::{self, Document},
     options::{StoreOptions, cores},
     pull::Flights,
     record::{self, Name, Record},
@@ -135,6 +136,29 @@ impl Store {
     #[must_use]
     pub fn rootfs(&self, image: &Image) -> Option<PathBuf> {
         (image.kind == ImageKind::Filesystem).then(|| self.inner.layout.rootfs(&image.manifest))
+    }
+
+    /// What whoever made an image has noted beside it: the annotations of its manifest. A module that is a file has none.
+    ///
+    /// # Errors
+    /// [`StoreError::Absent`] when the image has been removed in the meantime, [`StoreError::Io`] when the store cannot be
+    /// read.
+    pub fn annotations(&self, image: &Image) -> Result<BTreeMap<String, String>, StoreError> {
+        if matches!(image.kind, ImageKind::Module { module } if module == image.manifest) {
+            return Ok(BTreeMap::new());
+        }
+        let path = self.inner.layout.blob(&image.manifest);
+        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => StoreError::Absent { image: image.reference.to_string() },
+            _ => StoreError::io("read", &path)(error),
+        })?;
+        // It was read before it was kept.
+        match manifest::parse(&bytes) {
+            Ok(Document::Manifest(manifest)) => Ok(manifest.annotations),
+            Ok(Document::Index(_)) | Err(_) => {
+                Err(StoreError::io("read", &path)(std::io::ErrorKind::InvalidData.into()))
+            }
+        }
     }
 
     /// Keeps `image` from being removed, by this process and by others, until the result is dropped.

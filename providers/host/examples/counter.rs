@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use kubewasm_host::{
-    Capture, CpuShare, DeniedNetworks, GuestLimits, GuestState, Host, HostOptions, Network, Output, Plugin,
-    PluginState, Setup, Stack, compile,
+    Capture, CpuShare, DeniedNetworks, GuestLimits, GuestState, Host, HostOptions, Input, Network, Output,
+    Plugin, PluginState, Setup, Stack, compile,
 };
 use wasmtime::{StoreContextMut, component::Linker};
 
@@ -91,10 +91,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             http_connections: None,
             authorities: None,
             http_proxy: None,
+            http_sender: None,
             name_files: None,
             listen_ports: &[],
             output: &output,
             terminal: false,
+            input: Input::Nothing,
             account: &account,
             notice: None,
         },

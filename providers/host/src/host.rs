@@ -44,7 +44,7 @@ use crate::{
     plugin::{AnyPlugin, States},
     pool::Allocation,
     preview1::{self, sockets::CoreSockets},
-    setup::{PrepareError, Setup},
+    setup::{Input, PrepareError, Setup},
     sockets::{self, GuestSockets, NodeSockets, Pod},
     stack::Stack,
     state::GuestState,
@@ -122,7 +122,7 @@ impl Linked {
     ) -> Result<Self, HostError> {
         let engine = engine::ticking(generation, stack, allocation, crowd)?;
         let link_error = |error: wasmtime::Error| HostError::Link(format!("{error:#}"));
-        let core = preview1::linker(&engine).map_err(link_error)?;
+        let mut core = preview1::linker(&engine).map_err(link_error)?;
         let mut component = component::Linker::new(&engine);
         p2::add_to_linker_async(&mut component).map_err(link_error)?;
         component.allow_shadowing(true);
@@ -139,7 +139,9 @@ impl Linked {
             }
         }
         for (index, plugin) in plugins.iter().enumerate() {
-            plugin.link_as(index, &mut component).map_err(|error| HostError::Plugin {
+            let linked =
+                plugin.link_as(index, &mut component).and_then(|()| plugin.link_core_as(index, &mut core));
+            linked.map_err(|error| HostError::Plugin {
                 plugin: format!("{plugin:?}"),
                 reason: format!("{error:#}"),
             })?;
@@ -300,14 +302,16 @@ impl Host {
         listeners: Vec<OpenListener>,
         held: HeldMemory,
     ) -> Guest {
-        let Setup { argv, env, working_dir, preopens, output, terminal, account, notice, .. } = setup;
+        let Setup { argv, env, working_dir, preopens, output, terminal, account, input, notice, .. } = setup;
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(env).max_random_size(bounds.random);
         wasi.stdout(stdio::GuestStream::stdout(output, terminal));
         wasi.stderr(stdio::GuestStream::stderr(output, terminal));
-        if let Some(notice) = notice {
-            wasi.stdin(stdin::Notice(notice.clone()));
+        match (input, notice) {
+            (Input::Process, _) => drop(wasi.inherit_stdin()),
+            (Input::Nothing, Some(notice)) => drop(wasi.stdin(stdin::Notice(notice.clone()))),
+            (Input::Nothing, None) => {}
         }
         if let Some(dir) = working_dir {
             wasi.initial_cwd(dir);
@@ -333,7 +337,11 @@ impl Host {
             lookups,
             guest_sockets,
             core_sockets: CoreSockets::new(listeners, account.traffic()),
-            http: GuestHttp::new(setup.http_connections.map_or_else(Arc::default, Arc::clone), way),
+            http: GuestHttp::new(
+                setup.http_connections.map_or_else(Arc::default, Arc::clone),
+                way,
+                setup.http_sender.map(Arc::clone),
+            ),
             plugins: States::new(&self.options.plugins, &setup),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);

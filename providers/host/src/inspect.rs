@@ -102,6 +102,8 @@ const ENTRIES: [(&str, &str, ModuleKind); 4] = [
 const RELEASED: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
 
 const WASI_0_1: &str = "wasi_snapshot_preview1";
+/// What core modules import besides, of hosts that have it: where it is not there is found when they are linked.
+const OF_EMBEDDERS: [&str; 1] = ["wasi-outbound-http"];
 /// Most exports that an error names.
 const NAMED_EXPORTS: usize = 8;
 /// Longest name from a module that an error repeats, in bytes.
@@ -190,7 +192,8 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
                 for import in imports.into_imports() {
                     let import = import?;
                     imported.add(import.module);
-                    if import.module != WASI_0_1 && refused.is_none() {
+                    let is_known = import.module == WASI_0_1 || OF_EMBEDDERS.contains(&import.module);
+                    if !is_known && refused.is_none() {
                         refused = Some(refused_import(import.module, import.name, is_shared(&import.ty)));
                     }
                 }

@@ -77,15 +77,17 @@ pub use network::{
     InvalidEgress, Network, NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,
 };
 pub use outgoing::{
-    HttpConnections, HttpProxy, InvalidAuthorities, InvalidHttpProxy, PastProxy, PrivateAuthorities,
-    ProxyCredentials,
+    HttpConnections, HttpOutcome, HttpProxy, HttpSender, InvalidAuthorities, InvalidHttpProxy, PastProxy,
+    PrivateAuthorities, ProxyCredentials,
 };
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
 pub use plugin::{AnyPlugin, Plugin, PluginState};
-pub use setup::{Preopen, PrepareError, Setup};
+pub use setup::{Input, Preopen, PrepareError, Setup};
 pub use stack::Stack;
 pub use state::GuestState;
 pub use traffic::{Traffic, TrafficUsage};
+/// The types of `wasi:http` that an [`HttpSender`] speaks.
+pub use wasmtime_wasi_http::{Error as HttpError, RequestOptions as HttpOptions, WasiBody};
 
 /// Version of wasmtime that guests run on: part of the runtime version that a node reports.
 pub const WASMTIME_VERSION: &str = "48.0.8";

@@ -29,6 +29,7 @@ mod handshake;
 mod pool;
 mod proxy;
 mod request;
+mod sender;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls;
@@ -44,6 +45,7 @@ use wasmtime_wasi_http::{
 pub(crate) use connect::{OutgoingHost, OutgoingWay};
 pub use pool::HttpConnections;
 pub use proxy::{HttpProxy, InvalidHttpProxy, PastProxy, ProxyCredentials};
+pub use sender::{HttpOutcome, HttpSender};
 pub use tls::{InvalidAuthorities, PrivateAuthorities};
 
 use crate::state::GuestState;
@@ -70,6 +72,8 @@ pub(crate) struct GuestHttp {
 struct OutgoingHttp {
     connections: Arc<HttpConnections>,
     way: Arc<OutgoingWay>,
+    /// Whoever sends them in the place of this host.
+    sender: Option<Arc<dyn HttpSender>>,
 }
 
 /// How long what may take.
@@ -94,9 +98,13 @@ impl Deadlines {
 }
 
 impl GuestHttp {
-    /// A guest's, with the connections of its pod.
-    pub(crate) fn new(connections: Arc<HttpConnections>, way: OutgoingWay) -> Self {
-        let outgoing = OutgoingHttp { connections, way: Arc::new(way) };
+    /// A guest's, with the connections of its pod, or with somebody who sends what it asks for.
+    pub(crate) fn new(
+        connections: Arc<HttpConnections>,
+        way: OutgoingWay,
+        sender: Option<Arc<dyn HttpSender>>,
+    ) -> Self {
+        let outgoing = OutgoingHttp { connections, way: Arc::new(way), sender };
         Self { context: WasiHttpCtx::default(), outgoing }
     }
 }
@@ -113,6 +121,11 @@ impl WasiHttpHooks for OutgoingHttp {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let (connections, way) = (Arc::clone(&self.connections), Arc::clone(&self.way));
         let account = Arc::clone(&way.account);
+        if let Some(sender) = &self.sender {
+            let sending = sender.send(request, options.unwrap_or_default());
+            let sending = async move { Ok((sending.await?, Box::new(std::future::ready(Ok(()))) as Done)) };
+            return Box::new(drive::Metered::new(sending, account));
+        }
         let sending = async move {
             let response = exchange::send(&connections, &way, request, Deadlines::of(options)).await?;
             // Connections are driven elsewhere: there is nothing left to do.

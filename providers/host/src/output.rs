@@ -37,6 +37,13 @@ pub trait Output: fmt::Debug + Send + Sync + 'static {
 
     /// Is done when there is room again.
     fn ready(&self) -> BoxFuture<'_, ()>;
+
+    /// Whether a guest is told that this stream is a terminal. `None`: as [`Setup::terminal`](crate::Setup::terminal) says of
+    /// both.
+    fn is_terminal(&self, stream: Stream) -> Option<bool> {
+        let _ = stream;
+        None
+    }
 }
 
 /// The first bytes of a guest's output, both streams as they came. What is beyond the limit is dropped.

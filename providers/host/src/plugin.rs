@@ -21,6 +21,19 @@ pub trait Plugin: fmt::Debug + Send + Sync + 'static {
     /// What the linker says; the host is then not made.
     fn link(&self, linker: &mut Linker<GuestState>, state: PluginState<Self::State>) -> wasmtime::Result<()>;
 
+    /// Defines functions for core modules of WASI 0.1, where there are any.
+    ///
+    /// # Errors
+    /// As for [`Plugin::link`].
+    fn link_core(
+        &self,
+        linker: &mut wasmtime::Linker<GuestState>,
+        state: PluginState<Self::State>,
+    ) -> wasmtime::Result<()> {
+        let _ = (linker, state);
+        Ok(())
+    }
+
     /// The state of a guest that is being made.
     fn state(&self, setup: &Setup<'_>) -> Self::State;
 }
@@ -65,6 +78,12 @@ pub trait AnyPlugin: fmt::Debug + Send + Sync + 'static {
     /// As there.
     fn link_as(&self, index: usize, linker: &mut Linker<GuestState>) -> wasmtime::Result<()>;
 
+    /// [`Plugin::link_core`], for the same.
+    ///
+    /// # Errors
+    /// As there.
+    fn link_core_as(&self, index: usize, linker: &mut wasmtime::Linker<GuestState>) -> wasmtime::Result<()>;
+
     /// [`Plugin::state`].
     fn any_state(&self, setup: &Setup<'_>) -> Box<dyn Any + Send>;
 }
@@ -72,6 +91,10 @@ pub trait AnyPlugin: fmt::Debug + Send + Sync + 'static {
 impl<P: Plugin> AnyPlugin for P {
     fn link_as(&self, index: usize, linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         self.link(linker, PluginState { index, state: PhantomData })
+    }
+
+    fn link_core_as(&self, index: usize, linker: &mut wasmtime::Linker<GuestState>) -> wasmtime::Result<()> {
+        self.link_core(linker, PluginState { index, state: PhantomData })
     }
 
     fn any_state(&self, setup: &Setup<'_>) -> Box<dyn Any + Send> {

@@ -10,7 +10,7 @@ use crate::{
     listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
-    outgoing::{HttpConnections, HttpProxy, PrivateAuthorities},
+    outgoing::{HttpConnections, HttpProxy, HttpSender, PrivateAuthorities},
     output::Output,
 };
 
@@ -43,6 +43,8 @@ pub struct Setup<'a> {
     pub authorities: Option<&'a Arc<PrivateAuthorities>>,
     /// What its requests for HTTP go through, as far as they do not go past it. `None`: they go where they are to.
     pub http_proxy: Option<&'a Arc<HttpProxy>>,
+    /// Who sends its requests for HTTP in the place of the host, which then asks nobody else about them.
+    pub http_sender: Option<&'a Arc<dyn HttpSender>>,
     /// What its look-ups of names go by. `None`: by the host's [`Resolver`](crate::Resolver).
     pub name_files: Option<&'a Arc<NameFiles>>,
     /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, and its network
@@ -50,13 +52,26 @@ pub struct Setup<'a> {
     pub listen_ports: &'a [ListenPort],
     /// Where its output goes.
     pub output: &'a Arc<dyn Output>,
-    /// Its output streams say that they are terminals. Programs in C hold back their lines otherwise, and some
-    /// programs colour theirs.
+    /// Its output streams say that they are terminals, where [`Output::is_terminal`] says nothing of its own. Programs in C
+    /// hold back their lines otherwise, and some programs colour theirs.
     pub terminal: bool,
+    /// What it reads at its standard input.
+    pub input: Input,
     /// What it uses goes on this account, and its limits are this account's.
     pub account: &'a Arc<Account>,
-    /// Its standard input ends when this is cancelled; without it, it is at its end from the start.
+    /// Its standard input, if there is nothing else at it, ends when this is cancelled; without it, it is at its end from the
+    /// start.
     pub notice: Option<&'a CancellationToken>,
+}
+
+/// What a guest reads at its standard input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing ever comes.
+    #[default]
+    Nothing,
+    /// What comes at this process' own, for a host with one guest. It is read when the guest wants to read.
+    Process,
 }
 
 /// A directory that a guest is given.

@@ -27,11 +27,16 @@ pub(super) struct GuestStream {
 
 impl GuestStream {
     pub(super) fn stdout(output: &Arc<dyn Output>, terminal: bool) -> Self {
-        Self { output: Arc::clone(output), stream: Stream::Stdout, terminal }
+        Self::new(output, Stream::Stdout, terminal)
     }
 
     pub(super) fn stderr(output: &Arc<dyn Output>, terminal: bool) -> Self {
-        Self { output: Arc::clone(output), stream: Stream::Stderr, terminal }
+        Self::new(output, Stream::Stderr, terminal)
+    }
+
+    fn new(output: &Arc<dyn Output>, stream: Stream, terminal: bool) -> Self {
+        let terminal = output.is_terminal(stream).unwrap_or(terminal);
+        Self { output: Arc::clone(output), stream, terminal }
     }
 }
 

@@ -52,6 +52,7 @@ mod names;
 mod notice;
 mod outage;
 mod outgoing;
+mod plugins;
 mod pod_files;
 mod pods;
 mod policies;

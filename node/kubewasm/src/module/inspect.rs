@@ -114,7 +114,7 @@ async fn module_of(store: &Store, image: &Image, command: Option<&str>) -> anyho
 }
 
 /// `command`, or what the image starts.
-pub(super) fn command_of<'a>(image: &'a Image, command: Option<&'a str>) -> anyhow::Result<&'a str> {
+pub(crate) fn command_of<'a>(image: &'a Image, command: Option<&'a str>) -> anyhow::Result<&'a str> {
     let starts = image.entrypoint.first().or(image.cmd.first()).map(String::as_str);
     command.or(starts).with_context(|| {
         format!("{} says of no file that it starts it; name one with --command", image.reference)

@@ -4,10 +4,10 @@
 //! What is printed for people is a matter of taste; what `-o json` prints ([`shapes`]) is documented and stays.
 
 pub(crate) mod candidates;
-mod inspect;
+pub(crate) mod inspect;
 mod list;
 mod precompile;
-mod progress;
+pub(crate) mod progress;
 mod pull;
 mod push;
 mod remove;
@@ -15,7 +15,7 @@ mod shapes;
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -54,6 +54,13 @@ struct CommonArgs {
     #[arg(long, global = true, value_name = "DIR")]
     root_dir: Option<PathBuf>,
 
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Where modules come from, and how to say what came of it.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct StoreArgs {
     /// How to say what came of it.
     #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
     output: OutputFormat,
@@ -73,12 +80,13 @@ struct CommonArgs {
 
     /// Which images of registries must be signed, and by whom: a file in YAML or JSON [default: none must].
     #[arg(long, global = true, value_name = "FILE")]
-    image_signature_policy: Option<PathBuf>,
+    pub(crate) image_signature_policy: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
     /// For people.
+    #[default]
     Text,
     /// One JSON object, for programs.
     Json,
@@ -111,7 +119,8 @@ pub(crate) fn main(args: ModuleArgs) -> anyhow::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let ModuleArgs { common, command } = args;
     let outcome = tokio.block_on(async {
-        let session = ModuleSession::open(common)?;
+        let root = common.root_dir.map_or_else(home::default_root, Ok)?;
+        let session = ModuleSession::open(&root, common.store)?;
         match command {
             ModuleCommand::Pull(args) => pull::run(&session, &args).await,
             ModuleCommand::Push(args) => push::run(&session, &args).await,
@@ -132,7 +141,7 @@ pub(crate) fn main(args: ModuleArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// An error with its causes, but for those that it has told itself.
-fn text(error: &anyhow::Error) -> String {
+pub(crate) fn text(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -142,7 +151,7 @@ fn text(error: &anyhow::Error) -> String {
     text
 }
 
-fn exit_code(error: &anyhow::Error) -> u8 {
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(PullError { reason, .. }) = error.downcast_ref() {
         return match reason {
             PullFailure::NotFound(_) => NOT_THERE,
@@ -158,15 +167,15 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// What every command works with.
-struct ModuleSession {
-    store: Store,
+pub(crate) struct ModuleSession {
+    pub(crate) store: Store,
     output: OutputFormat,
 }
 
 impl ModuleSession {
-    fn open(args: CommonArgs) -> anyhow::Result<Self> {
-        let root = args.root_dir.map_or_else(home::default_root, Ok)?;
-        agent::check_root(&root)?;
+    /// Opens the store below `root`.
+    pub(crate) fn open(root: &Path, args: StoreArgs) -> anyhow::Result<Self> {
+        agent::check_root(root)?;
         let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
         let options = StoreOptions {
             insecure_registries: args.insecure_registry,
@@ -189,7 +198,7 @@ impl ModuleSession {
     }
 
     /// Says the result: `value` to programs, what `text` writes to people.
-    fn say(
+    pub(crate) fn say(
         &self,
         value: &impl Serialize,
         text: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
@@ -208,13 +217,13 @@ impl ModuleSession {
         }
     }
 
-    fn is_for_people(&self) -> bool {
+    pub(crate) fn is_for_people(&self) -> bool {
         self.output == OutputFormat::Text
     }
 }
 
 /// What this user has for the registry of an image.
-async fn credentials(image: &ImageName) -> Vec<Credential> {
+pub(crate) async fn credentials(image: &ImageName) -> Vec<Credential> {
     let found = home::credentials().for_image(&image.to_string()).await;
     let plain =
         |c: kubewasm_kubelet::runtime::Credential| Credential { username: c.username, password: c.password };
@@ -222,7 +231,7 @@ async fn credentials(image: &ImageName) -> Vec<Credential> {
 }
 
 /// The error of a transfer; for one that was refused, with what a user of this command can do.
-fn refused(error: PullError, image: &ImageName, credentials: usize) -> anyhow::Error {
+pub(crate) fn refused(error: PullError, image: &ImageName, credentials: usize) -> anyhow::Error {
     let denied = matches!(error.reason, PullFailure::Denied(_));
     let error = anyhow::Error::new(error);
     let (true, ImageName::Reference(reference)) = (denied, image) else { return error };

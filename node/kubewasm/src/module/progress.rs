@@ -6,10 +6,10 @@ use kubewasm_modules::PullProgress;
 use super::ModuleSession;
 
 /// A bar that counts bytes; it vanishes when it is dropped, and is none where nobody looks.
-pub(super) struct TransferBar(ProgressBar);
+pub(crate) struct TransferBar(ProgressBar);
 
 impl TransferBar {
-    pub(super) fn new(session: &ModuleSession, what: String) -> Self {
+    pub(crate) fn new(session: &ModuleSession, what: String) -> Self {
         // Draws nothing unless standard error is a terminal.
         let target =
             if session.is_for_people() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -19,7 +19,7 @@ impl TransferBar {
         Self(bar)
     }
 
-    pub(super) fn update(&self, state: PullProgress) {
+    pub(crate) fn update(&self, state: PullProgress) {
         self.0.set_length(state.total_bytes);
         self.0.set_position(state.done_bytes);
     }
@@ -32,10 +32,10 @@ impl Drop for TransferBar {
 }
 
 /// The same for work whose length nobody knows.
-pub(super) struct Spinner(ProgressBar);
+pub(crate) struct Spinner(ProgressBar);
 
 impl Spinner {
-    pub(super) fn new(session: &ModuleSession, what: String) -> Self {
+    pub(crate) fn new(session: &ModuleSession, what: String) -> Self {
         let target =
             if session.is_for_people() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target).with_message(what);

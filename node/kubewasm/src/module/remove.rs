@@ -53,8 +53,9 @@ pub(super) fn prune(session: &ModuleSession, args: &PruneArgs) -> anyhow::Result
     let since =
         args.unused_for.map_or(Some(now), |span| now.checked_sub(span)).unwrap_or(SystemTime::UNIX_EPOCH);
     let mut removed = Vec::new();
+    let kept = kept();
     for used in session.store.uses()? {
-        if used.held || used.last_used_at > since {
+        if used.held || used.last_used_at > since || kept.contains(&used.image.digest) {
             continue;
         }
         // A pod may have begun to use it since it was listed.
@@ -63,6 +64,14 @@ pub(super) fn prune(session: &ModuleSession, args: &PruneArgs) -> anyhow::Result
         }
     }
     say(session, removed)
+}
+
+/// Images that are there for something else than containers: kubectl plugins.
+fn kept() -> Vec<kubewasm_modules::Digest> {
+    #[cfg(feature = "plugin")]
+    return crate::plugin::digests();
+    #[cfg(not(feature = "plugin"))]
+    Vec::new()
 }
 
 fn say(session: &ModuleSession, removed: Vec<ImageShape>) -> anyhow::Result<()> {

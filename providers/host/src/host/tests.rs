@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Capture, CpuShare, DeniedNetworks, LARGEST_WRITE, Network, Output, Preopen, Stream,
+    Capture, CpuShare, DeniedNetworks, Input, LARGEST_WRITE, Network, Output, Preopen, Stream,
     exit::{Exit, ExitReason},
     inspect,
 };
@@ -165,10 +165,12 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
         http_connections: None,
         authorities: None,
         http_proxy: None,
+        http_sender: None,
         name_files: None,
         listen_ports: &[],
         output,
         terminal: spec.terminal,
+        input: Input::Nothing,
         account,
         notice: None,
     }

@@ -30,9 +30,9 @@ use crate::{
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
     outcome::Overflow,
-    outgoing::{HttpConnections, HttpProxy, PrivateAuthorities},
+    outgoing::{HttpConnections, HttpProxy, HttpSender, PrivateAuthorities},
     output::{Output, Stream},
-    setup::{Preopen, Setup},
+    setup::{Input, Preopen, Setup},
 };
 
 /// What the requests of one container have in common.
@@ -202,6 +202,7 @@ pub(super) struct OwnedSetup {
     http_connections: Option<Arc<HttpConnections>>,
     authorities: Option<Arc<PrivateAuthorities>>,
     http_proxy: Option<Arc<HttpProxy>>,
+    http_sender: Option<Arc<dyn HttpSender>>,
     pub(super) output: Arc<dyn Output>,
     terminal: bool,
     account: Arc<Account>,
@@ -224,6 +225,7 @@ impl From<&Setup<'_>> for OwnedSetup {
             http_connections: setup.http_connections.cloned(),
             authorities: setup.authorities.cloned(),
             http_proxy: setup.http_proxy.cloned(),
+            http_sender: setup.http_sender.cloned(),
             output: Arc::clone(setup.output),
             terminal: setup.terminal,
             account: Arc::clone(setup.account),
@@ -249,9 +251,11 @@ impl OwnedSetup {
             http_connections: self.http_connections.as_ref(),
             authorities: self.authorities.as_ref(),
             http_proxy: self.http_proxy.as_ref(),
+            http_sender: self.http_sender.as_ref(),
             listen_ports: &[],
             output: &self.output,
             terminal: self.terminal,
+            input: Input::Nothing,
             account: &self.account,
             notice: None,
         }

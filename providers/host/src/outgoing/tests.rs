@@ -4,6 +4,7 @@ mod connections;
 mod failures;
 mod proxies;
 mod rules;
+mod senders;
 pub(crate) mod server;
 mod tls;
 
@@ -23,8 +24,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::{Deadlines, HttpConnections, HttpProxy, OutgoingHost, OutgoingWay, PrivateAuthorities, exchange};
 use crate::{
-    Account, Capture, CpuShare, DeniedNetworks, EgressList, Firewall, GuestLimits, Network, Output, Resolver,
-    Setup,
+    Account, Capture, CpuShare, DeniedNetworks, EgressList, Firewall, GuestLimits, Input, Network, Output,
+    Resolver, Setup,
     lookup::Lookups,
     network::{NetworkTables, PodPorts, egress::NameGrants, guard::Guard},
     sockets::{GuestSockets, NodeSockets, Pod},
@@ -130,10 +131,12 @@ impl GuestOf {
             http_connections: Some(connections),
             authorities: self.authorities.as_ref(),
             http_proxy: self.proxy.as_ref(),
+            http_sender: None,
             name_files: None,
             listen_ports: &[],
             output: &output,
             terminal: true,
+            input: Input::Nothing,
             account: &account,
             notice: None,
         };

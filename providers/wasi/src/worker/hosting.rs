@@ -16,8 +16,8 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Firewall, GuestLimits, Host, HttpConnections, InstantiationStats, LoadError, Loaded,
-    Output, PodPorts, PrepareError, Refusals, Setup, capacity,
+    Account, Capture, Firewall, GuestLimits, Host, HttpConnections, Input, InstantiationStats, LoadError,
+    Loaded, Output, PodPorts, PrepareError, Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     http::{
         CertificateOutcome, FailureSink, HttpMonitor, HttpServing, InvalidCertificate, RequestFailures,
@@ -218,10 +218,12 @@ fn setup<'a>(
         http_connections: Some(&pod.http_connections),
         authorities: spec.authorities.as_ref(),
         http_proxy: spec.http_proxy.as_ref(),
+        http_sender: None,
         listen_ports: &[],
         name_files: spec.name_files.as_ref(),
         output,
         terminal: spec.terminal,
+        input: Input::Nothing,
         account,
         notice: None,
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use kubewasm_host::{
-    Account, Capture, CpuShare, DeniedNetworks, GuestLimits, Host, HostOptions, ListenPort, ModuleKind,
-    Network, Output, PrepareError, Setup, Stack, engine,
+    Account, Capture, CpuShare, DeniedNetworks, GuestLimits, Host, HostOptions, Input, ListenPort,
+    ModuleKind, Network, Output, PrepareError, Setup, Stack, engine,
     exit::Exit,
     http::{CertificateOutcome, HttpMonitor, HttpServing, HttpSettings, HttpStats, ServerCertificate},
     inspect,
@@ -73,9 +73,11 @@ fn setup<'a>(output: &'a Arc<dyn Output>, account: &'a Arc<Account>) -> Setup<'a
         http_connections: None,
         authorities: None,
         http_proxy: None,
+        http_sender: None,
         listen_ports: &[],
         output,
         terminal: false,
+        input: Input::Nothing,
         account,
         notice: None,
     }
