@@ -1,4 +1,4 @@
-//! Components of WASI 0.2 from Rust crates: libraries that serve, and programs.
+//! Components of WASI 0.2 from Rust crates, libraries that serve and programs; and programs of WASI 0.1.
 //!
 //! A crate is compiled for wasm32-wasip1, and what comes of it is made a component, as the target wasm32-wasip2 does by itself.
 //! The compiler is that of the repository where it has the target's standard library, or else Debian's, which builds that
@@ -46,6 +46,8 @@ enum GuestKind {
     Library,
     /// It has a `main`.
     Program,
+    /// The same, as the module of WASI 0.1 that it is at first.
+    Module,
 }
 
 impl GuestKind {
@@ -53,14 +55,16 @@ impl GuestKind {
     fn start(self) -> &'static str {
         match self {
             Self::Library => "crt1-reactor.o",
-            Self::Program => "crt1-command.o",
+            Self::Program | Self::Module => "crt1-command.o",
         }
     }
 
-    fn adapter(self) -> &'static [u8] {
+    /// What makes a component of it.
+    fn adapter(self) -> Option<&'static [u8]> {
         match self {
-            Self::Library => WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-            Self::Program => WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+            Self::Library => Some(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER),
+            Self::Program => Some(WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER),
+            Self::Module => None,
         }
     }
 }
@@ -73,6 +77,16 @@ pub async fn component(folder: &str) -> Result<Vec<u8>> {
     let source = repository().join(folder);
     let package = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
     build(GuestCrate { source: &source, package: &package, kind: GuestKind::Library, is_locked: true }).await
+}
+
+/// Builds the program of a crate in a folder of the repository, and returns it as a module of WASI 0.1.
+///
+/// # Errors
+/// See [`component`].
+pub async fn module(folder: &str) -> Result<Vec<u8>> {
+    let source = repository().join(folder);
+    let package = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    build(GuestCrate { source: &source, package: &package, kind: GuestKind::Module, is_locked: true }).await
 }
 
 /// Builds one of `demos/plugins`.
@@ -100,8 +114,11 @@ async fn build(guest: GuestCrate<'_>) -> Result<Vec<u8>> {
         let module = compile(&guest, &kept.join("rust")).await?;
         let module = fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
         let part = part_of(&component)?;
-        let encoded = encode(&module, guest.kind)
-            .with_context(|| format!("cannot make a component of {}", guest.package))?;
+        let encoded = match guest.kind.adapter() {
+            Some(adapter) => encode(&module, adapter)
+                .with_context(|| format!("cannot make a component of {}", guest.package))?,
+            None => module,
+        };
         fs::write(part.path(), encoded).context("cannot write a component")?;
         keep(part, &component)?;
     }
@@ -163,7 +180,7 @@ async fn compile(guest: &GuestCrate<'_>, target: &Path) -> Result<PathBuf> {
     })?;
     let package = match guest.kind {
         GuestKind::Library => guest.package.replace('-', "_"),
-        GuestKind::Program => guest.package.to_owned(),
+        GuestKind::Program | GuestKind::Module => guest.package.to_owned(),
     };
     Ok(target.join(TARGET).join("release").join(format!("{package}.wasm")))
 }
@@ -194,9 +211,9 @@ fn debian(kind: GuestKind) -> Command {
     command
 }
 
-fn encode(module: &[u8], kind: GuestKind) -> Result<Vec<u8>> {
+fn encode(module: &[u8], adapter: &[u8]) -> Result<Vec<u8>> {
     let encoder = ComponentEncoder::default().validate(true).module(module)?;
-    encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, kind.adapter())?.encode()
+    encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter)?.encode()
 }
 
 #[cfg(test)]

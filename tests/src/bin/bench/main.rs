@@ -11,7 +11,8 @@
 //! ```
 //!
 //! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; `images`: what it takes to bring
-//! a module to a node; `network`: connections, Services and addresses; and `logs`: what it takes to follow guests that talk.
+//! a module to a node; `network`: connections, Services and addresses; `logs`: what it takes to follow guests
+//! that talk; and `plugins`: what a kubectl plugin takes.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -31,6 +32,7 @@ mod memory;
 mod network;
 mod observer;
 mod peer;
+mod plugins;
 mod pods;
 mod processes;
 mod procfs;
@@ -73,6 +75,7 @@ use self::{
     memory::Memory,
     network::Network,
     peer::Peer,
+    plugins::Plugins,
     pods::Pods,
     report::{Peers, Report, Versions},
     starts::{Sizes, Starts},
@@ -169,6 +172,14 @@ struct Args {
     /// Measure logs alone.
     #[arg(long)]
     only_logs: bool,
+
+    /// Measure kubectl plugins alone.
+    #[arg(long)]
+    only_plugins: bool,
+
+    /// Measure idle pods alone.
+    #[arg(long)]
+    only_idle: bool,
 }
 
 #[tokio::main]
@@ -216,6 +227,16 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}", logs::table(&measured));
         return Ok(());
     }
+    if args.only_plugins {
+        let measured = with_logs(&home, measure_plugins_alone(&home).await)?;
+        println!("\n{}", plugins::table(&measured));
+        return Ok(());
+    }
+    if args.only_idle {
+        let measured = with_logs(&home, measure_memory_alone(&home, args).await)?;
+        println!("\n{}", report::memory(&measured));
+        return Ok(());
+    }
     let report = with_logs(&home, measure(&home, args).await)?;
     let json = serde_json::to_string_pretty(&report).context("cannot encode the report")?;
     let out = args.out.clone().unwrap_or_else(|| guests::repository().join("target/bench.json"));
@@ -254,6 +275,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let http = measure_http(home, &cluster, &registry, args).await?;
     let network = measure_network(home, &cluster, &registry, args).await?;
     let logs = measure_logs(home, &cluster, &image).await?;
+    let plugins = plugins::measure(&cluster).await?;
     Ok(Report {
         machine: Machine::look(),
         versions,
@@ -267,6 +289,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
         http,
         network,
         logs,
+        plugins,
     })
 }
 
@@ -283,6 +306,20 @@ async fn measure_logs(home: &Home, cluster: &Cluster, image: &str) -> Result<Log
     let options = Options::default().config("containerLogMaxSize", json!(logs::MAX_SIZE));
     let node = start_node(home, cluster, LOGS_NODE, 2 * SPARE_PODS, options).await?;
     logs::measure(cluster, &node, image).await
+}
+
+async fn measure_plugins_alone(home: &Home) -> Result<Plugins> {
+    plugins::measure(&Cluster::start(home).await?).await
+}
+
+async fn measure_memory_alone(home: &Home, args: &Args) -> Result<Vec<Memory>> {
+    let cluster = Cluster::start(home).await?;
+    let mut registry = Registry::open(home, "registry")?;
+    registry.start().await?;
+    let guest = Content::program("actor", guests::guest("actor.c").await?);
+    let image = registry.push("actor:v1", &guest).await?.tagged;
+    let pods = Pods::new(&cluster.client().await?, &image);
+    measure_memory(home, &cluster, &pods, args).await
 }
 
 async fn measure_images_alone(home: &Home) -> Result<Images> {

@@ -20,6 +20,7 @@ use crate::{
     machine::Machine,
     memory::Memory,
     network::Network,
+    plugins::{self, Plugins},
     starts::Starts,
     table::{Table, number},
 };
@@ -51,6 +52,8 @@ pub(crate) struct Report {
     pub(crate) network: Option<Network>,
     /// What following logs takes.
     pub(crate) logs: Logs,
+    /// What kubectl plugins take.
+    pub(crate) plugins: Plugins,
 }
 
 /// The programs that took part.
@@ -80,7 +83,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -92,7 +95,8 @@ pub(crate) fn text(report: &Report) -> String {
         images(&report.images),
         http(&report.http),
         report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default(),
-        logs::table(&report.logs)
+        logs::table(&report.logs),
+        plugins::table(&report.plugins)
     )
 }
 
@@ -200,7 +204,7 @@ fn churn(churn: &Peers<Vec<Churn>>) -> Table {
     table
 }
 
-fn memory(levels: &[Memory]) -> Table {
+pub(crate) fn memory(levels: &[Memory]) -> Table {
     // From the second level on, so that what the first pod brings (a worker, the module) does not count as
     // the price of every pod.
     let slope = match levels {
