@@ -6,6 +6,8 @@ use clap::{Parser, Subcommand};
 
 #[cfg(feature = "plugin")]
 use crate::plugin;
+#[cfg(feature = "policy")]
+use crate::policy;
 use crate::{approver, complete, doctor, log, manual, module, node, processes, run};
 
 /// A Kubernetes node whose containers are WebAssembly.
@@ -39,6 +41,9 @@ enum Command {
     /// Pull and run kubectl plugins that are WebAssembly.
     #[cfg(feature = "plugin")]
     Plugin(plugin::PluginArgs),
+    /// Run, inspect and annotate admission policies that are WebAssembly.
+    #[cfg(feature = "policy")]
+    Policy(policy::PolicyArgs),
     /// Print completions for a shell.
     Completions(complete::CompletionArgs),
     /// Write manual pages.
@@ -74,6 +79,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Module(args) => module::main(args),
         #[cfg(feature = "plugin")]
         Command::Plugin(args) => plugin::main(args),
+        #[cfg(feature = "policy")]
+        Command::Policy(args) => policy::main(args),
         Command::Completions(args) => complete::main(&args),
         Command::Manual(args) => manual::main(&args),
         Command::Worker(args) => processes::worker(args),

@@ -18,6 +18,8 @@ mod node;
 mod outgoing_proxy;
 #[cfg(feature = "plugin")]
 mod plugin;
+#[cfg(feature = "policy")]
+mod policy;
 mod processes;
 mod resolvers;
 mod run;

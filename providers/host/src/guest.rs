@@ -29,6 +29,11 @@ impl std::fmt::Debug for Guest {
 }
 
 impl Guest {
+    /// Its state, for whoever gives the plugins of its host what they are to have for it.
+    pub fn state_mut(&mut self) -> &mut GuestState {
+        self.store.data_mut()
+    }
+
     /// Runs the guest to its end, in its turns. Dropping the future ends the guest.
     pub async fn run(self) -> Exit {
         let (scheduler, account) = (Arc::clone(&self.scheduler), Arc::clone(&self.account));

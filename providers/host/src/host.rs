@@ -310,6 +310,7 @@ impl Host {
         wasi.stderr(stdio::GuestStream::stderr(output, terminal));
         match (input, notice) {
             (Input::Process, _) => drop(wasi.inherit_stdin()),
+            (Input::From(source), _) => drop(wasi.stdin(stdin::GuestInput::new(source))),
             (Input::Nothing, Some(notice)) => drop(wasi.stdin(stdin::Notice(notice.clone()))),
             (Input::Nothing, None) => {}
         }

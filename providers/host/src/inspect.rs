@@ -102,14 +102,18 @@ const ENTRIES: [(&str, &str, ModuleKind); 4] = [
 const RELEASED: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
 
 const WASI_0_1: &str = "wasi_snapshot_preview1";
-/// What core modules import besides, of hosts that have it: where it is not there is found when they are linked.
-const OF_EMBEDDERS: [&str; 1] = ["wasi-outbound-http"];
 /// Most exports that an error names.
 const NAMED_EXPORTS: usize = 8;
 /// Longest name from a module that an error repeats, in bytes.
 const NAME_LIMIT: usize = 128;
 /// Most imports, and most exports, that are among the facts.
 const FACTS_LIMIT: usize = 128;
+
+/// Whether core modules import this of hosts that have it, which is found out when they are linked: the functions of plugins'
+/// outgoing HTTP, and the one by which policies call their host.
+fn is_of_embedders(module: &str, name: &str) -> bool {
+    matches!((module, name), ("wasi-outbound-http", _) | ("host" | "kubewarden:javy/host", "call"))
+}
 
 /// What is known of a module that can run. Names are the module's own, cut to what is fit to be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,7 +196,7 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
                 for import in imports.into_imports() {
                     let import = import?;
                     imported.add(import.module);
-                    let is_known = import.module == WASI_0_1 || OF_EMBEDDERS.contains(&import.module);
+                    let is_known = import.module == WASI_0_1 || is_of_embedders(import.module, import.name);
                     if !is_known && refused.is_none() {
                         refused = Some(refused_import(import.module, import.name, is_shared(&import.ty)));
                     }

@@ -6,7 +6,7 @@ use wasmtime::component::Linker;
 
 use crate::{setup::Setup, state::GuestState};
 
-/// A host interface for components: it is linked once for each engine, and has a state of its own in each guest.
+/// A host interface: it is linked once for each engine, and has a state of its own in each guest.
 ///
 /// `link` gets a [`PluginState`], by which host functions find that state in the [`GuestState`] that they are handed; with
 /// bindings that wasmtime's `bindgen!` makes, that is

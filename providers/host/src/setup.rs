@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     account::{Account, Exceeded},
     http::InvalidCertificate,
+    input::InputSource,
     listen::{self, ListenPort},
     lookup::NameFiles,
     network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
@@ -56,7 +57,7 @@ pub struct Setup<'a> {
     /// hold back their lines otherwise, and some programs colour theirs.
     pub terminal: bool,
     /// What it reads at its standard input.
-    pub input: Input,
+    pub input: Input<'a>,
     /// What it uses goes on this account, and its limits are this account's.
     pub account: &'a Arc<Account>,
     /// Its standard input, if there is nothing else at it, ends when this is cancelled; without it, it is at its end from the
@@ -65,13 +66,15 @@ pub struct Setup<'a> {
 }
 
 /// What a guest reads at its standard input.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Input {
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Input<'a> {
     /// Nothing ever comes.
     #[default]
     Nothing,
     /// What comes at this process' own, for a host with one guest. It is read when the guest wants to read.
     Process,
+    /// What the embedder has for it.
+    From(&'a Arc<dyn InputSource>),
 }
 
 /// A directory that a guest is given.

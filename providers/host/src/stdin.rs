@@ -1,17 +1,29 @@
 //! Standard input of a guest.
 //!
 //! WASI has no signals. A guest that wants to know when it is to end reads its standard input, on which
-//! nothing ever comes until it ends: that is the notice. Everybody else's is at its end from the beginning.
+//! nothing ever comes until it ends: that is the notice. Others have what their embedder gives them, or an input that is at its end
+//! from the beginning.
 
 use std::{
     io,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use wasmtime_wasi::cli::{IsTerminal, StdinStream};
+use wasmtime_wasi::{
+    cli::{IsTerminal, StdinStream},
+    p2::{InputStream, Pollable, StreamError, StreamResult},
+};
+
+use crate::input::{Chunk, InputSource};
+
+/// Most bytes that are read at once, 64 KiB.
+const LARGEST_READ: usize = 64 << 10;
 
 /// Input that ends when the token is cancelled, and holds nothing until then.
 #[derive(Clone, Debug)]
@@ -46,6 +58,93 @@ impl AsyncRead for Silence {
     }
 }
 
+/// Input from an embedder's source.
+#[derive(Clone, Debug)]
+pub(super) struct GuestInput(Arc<dyn InputSource>);
+
+impl GuestInput {
+    pub(super) fn new(source: &Arc<dyn InputSource>) -> Self {
+        Self(Arc::clone(source))
+    }
+}
+
+impl IsTerminal for GuestInput {
+    fn is_terminal(&self) -> bool {
+        self.0.is_terminal()
+    }
+}
+
+impl StdinStream for GuestInput {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(AsyncInput { source: Arc::clone(&self.0), waiting: Mutex::new(None) })
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for GuestInput {
+    async fn ready(&mut self) {
+        self.0.ready().await;
+    }
+}
+
+impl InputStream for GuestInput {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        match self.0.read(size.min(LARGEST_READ)) {
+            Chunk::Bytes(bytes) => Ok(bytes),
+            Chunk::NothingYet => Ok(Bytes::new()),
+            // It is not remembered: there may be more the next time.
+            Chunk::End => Err(StreamError::Closed),
+        }
+    }
+}
+
+/// The same for those who poll.
+struct AsyncInput {
+    source: Arc<dyn InputSource>,
+    /// In a mutex because the trait wants `Sync`, which the future is not.
+    waiting: Mutex<Option<BoxFuture<'static, ()>>>,
+}
+
+impl AsyncRead for AsyncInput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match self.source.read(buffer.remaining().min(LARGEST_READ)) {
+                Chunk::Bytes(bytes) => {
+                    // A source that gives more than it was asked for would lose the rest here.
+                    let (now, _) = bytes.split_at(bytes.len().min(buffer.remaining()));
+                    buffer.put_slice(now);
+                    return Poll::Ready(Ok(()));
+                }
+                Chunk::End => return Poll::Ready(Ok(())),
+                Chunk::NothingYet => {}
+            }
+            let this = &mut *self;
+            let waiting = this.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let source = &this.source;
+            let future = waiting.get_or_insert_with(|| {
+                let source = Arc::clone(source);
+                Box::pin(async move { source.ready().await })
+            });
+            ready!(future.as_mut().poll(cx));
+            *waiting = None;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -66,5 +165,68 @@ mod tests {
         assert_eq!(input.read(&mut buffer).await.unwrap(), 0);
         let mut late = Box::into_pin(Notice(token).async_stream());
         assert_eq!(late.read(&mut buffer).await.unwrap(), 0);
+    }
+
+    /// Text that comes in pieces, and an end after each.
+    #[derive(Debug, Default)]
+    struct Pieces {
+        left: Mutex<Vec<Chunk>>,
+        more: tokio::sync::Notify,
+    }
+
+    impl Pieces {
+        fn push(&self, chunk: Chunk) {
+            self.left.lock().unwrap().push(chunk);
+            self.more.notify_one();
+        }
+    }
+
+    impl InputSource for Pieces {
+        fn is_terminal(&self) -> bool {
+            true
+        }
+
+        fn read(&self, most: usize) -> Chunk {
+            let mut left = self.left.lock().unwrap();
+            match left.first_mut() {
+                None => Chunk::NothingYet,
+                Some(Chunk::Bytes(bytes)) if bytes.len() > most => Chunk::Bytes(bytes.split_to(most)),
+                Some(_) => left.remove(0),
+            }
+        }
+
+        fn ready(&self) -> BoxFuture<'_, ()> {
+            Box::pin(async {
+                while self.left.lock().unwrap().is_empty() {
+                    self.more.notified().await;
+                }
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_is_read_as_it_comes_and_beyond_its_ends() {
+        let pieces = Arc::new(Pieces::default());
+        let source: Arc<dyn InputSource> = Arc::<Pieces>::clone(&pieces);
+        let input = GuestInput::new(&source);
+        assert!(input.is_terminal());
+        let (mut stream, mut polled) = (input.p2_stream(), Box::into_pin(input.async_stream()));
+        assert_eq!(stream.read(8).unwrap(), "", "nothing yet");
+        pieces.push(Chunk::Bytes("abc".into()));
+        pieces.push(Chunk::End);
+        assert_eq!(stream.blocking_read(2).await.unwrap(), "ab");
+        let mut buffer = [0; 8];
+        assert_eq!(polled.read(&mut buffer).await.unwrap(), 1, "both handles read one source");
+        assert!(matches!(stream.read(8), Err(StreamError::Closed)));
+        let later = tokio::spawn({
+            let pieces = Arc::clone(&pieces);
+            async move {
+                pieces.push(Chunk::Bytes("d".into()));
+                pieces.push(Chunk::End);
+            }
+        });
+        assert_eq!(stream.blocking_read(8).await.unwrap(), "d");
+        assert_eq!(polled.read(&mut buffer).await.unwrap(), 0);
+        later.await.unwrap();
     }
 }

@@ -11,7 +11,7 @@ use super::{
     short,
 };
 
-pub(super) fn run(session: &ModuleSession) -> anyhow::Result<()> {
+pub(crate) fn run(session: &ModuleSession) -> anyhow::Result<()> {
     let shape = ListShape { images: session.store.uses()?.iter().map(UseShape::from).collect() };
     let now = Timestamp::now();
     session.say(&shape, |out| table(out, &shape, now))

@@ -5,12 +5,12 @@
 
 pub(crate) mod candidates;
 pub(crate) mod inspect;
-mod list;
-mod precompile;
+pub(crate) mod list;
+pub(crate) mod precompile;
 pub(crate) mod progress;
-mod pull;
-mod push;
-mod remove;
+pub(crate) mod pull;
+pub(crate) mod push;
+pub(crate) mod remove;
 mod shapes;
 
 use std::{
@@ -65,6 +65,19 @@ pub(crate) struct StoreArgs {
     #[arg(short, long, global = true, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
     output: OutputFormat,
 
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
+}
+
+impl From<RegistryArgs> for StoreArgs {
+    fn from(registries: RegistryArgs) -> Self {
+        Self { output: OutputFormat::default(), registries }
+    }
+}
+
+/// Where modules come from.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct RegistryArgs {
     /// A registry that is spoken to without TLS, besides those on this machine. May be repeated.
     #[arg(long, global = true, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
@@ -175,6 +188,7 @@ pub(crate) struct ModuleSession {
 impl ModuleSession {
     /// Opens the store below `root`.
     pub(crate) fn open(root: &Path, args: StoreArgs) -> anyhow::Result<Self> {
+        let StoreArgs { output, registries: args } = args;
         agent::check_root(root)?;
         let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
         let options = StoreOptions {
@@ -188,7 +202,7 @@ impl ModuleSession {
             ..StoreOptions::default()
         };
         let store = Store::open(&root.join("modules"), options).context("cannot open the module store")?;
-        Ok(Self { store, output: args.output })
+        Ok(Self { store, output })
     }
 
     /// The image of that name, which must be here.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use indicatif::HumanBytes;
 use kubewasm_host::{compile::ChildCompiler, program::Program};
-use kubewasm_modules::{Image, ImageName, PullProgress, PushedCode, Store};
+use kubewasm_modules::{Image, ImageName, Module, Precompiled, PullProgress, PushedCode, Store};
 use kubewasm_wasi::provider::StoreCompiler;
 
 use super::{
@@ -46,12 +46,9 @@ pub(super) async fn run(session: &ModuleSession, args: &PrecompileArgs) -> anyho
     let command = command_of(&image, args.command.as_deref())?;
     let module = store.module(&image, command).await?;
     let compiler = StoreCompiler::from(ChildCompiler::new(Program::current())?);
-    let spinner = Spinner::new(session, format!("compiling {}", args.name));
     // Only what was compiled here is pushed.
     let trusting = (!args.push).then_some(&image.reference);
-    let compiled = store.precompiled(trusting, &module, &compiler, "").await;
-    drop(spinner);
-    let compiled = compiled.with_context(|| format!("cannot compile {}", args.name))?;
+    let compiled = compile(session, &image, trusting, &module, &compiler).await?;
     let size_bytes = std::fs::metadata(&compiled.path).map_or(0, |metadata| metadata.len());
     let pushed = match args.push {
         true => Some(push(session, &image, command, &compiler).await?),
@@ -74,6 +71,20 @@ pub(super) async fn run(session: &ModuleSession, args: &PrecompileArgs) -> anyho
             writeln!(out, "{}: {}, compiled ({})", shape.reference, shape.kind, HumanBytes(shape.size_bytes))
         }
     })
+}
+
+/// Compiles the module of an image, unless that was done before, here or by whom the policy trusts with this name.
+pub(crate) async fn compile(
+    session: &ModuleSession,
+    image: &Image,
+    trusting: Option<&ImageName>,
+    module: &Module,
+    compiler: &StoreCompiler,
+) -> anyhow::Result<Precompiled> {
+    let spinner = Spinner::new(session, format!("compiling {}", image.reference));
+    let compiled = session.store.precompiled(trusting, module, compiler, "").await;
+    drop(spinner);
+    compiled.with_context(|| format!("cannot compile {}", image.reference))
 }
 
 async fn push(

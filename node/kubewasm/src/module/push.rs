@@ -1,6 +1,9 @@
 //! `kubewasm module push`
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 use indicatif::HumanBytes;
@@ -45,11 +48,21 @@ pub(super) async fn run(session: &ModuleSession, args: &PushArgs) -> anyhow::Res
             bail!("the annotation {key} is there twice");
         }
     }
+    send(session, file, reference, annotations).await
+}
+
+/// Pushes a module with these annotations, and says what became of it.
+pub(crate) async fn send(
+    session: &ModuleSession,
+    file: &Path,
+    reference: &Reference,
+    annotations: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
     let surface = super::inspect::surface_of(file).await?;
     let title =
         file.file_name().map_or_else(|| "module.wasm".to_owned(), |name| name.to_string_lossy().into_owned());
     let config = config(surface, created()?);
-    let artifact = Artifact { module: file.clone(), title, config, annotations };
+    let artifact = Artifact { module: file.to_owned(), title, config, annotations };
 
     let name = ImageName::Reference(reference.clone());
     let credentials = credentials(&name).await;

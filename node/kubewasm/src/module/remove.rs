@@ -13,7 +13,7 @@ use super::{
 
 /// Arguments of `kubewasm module rm`.
 #[derive(Debug, clap::Args)]
-pub(super) struct RemoveArgs {
+pub(crate) struct RemoveArgs {
     /// Images that are here, by tag or by digest, or files that were run.
     #[arg(required = true, value_name = "IMAGE", add = super::candidates::images())]
     names: Vec<ImageName>,
@@ -37,7 +37,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     parsed.or_else(days).ok_or_else(|| "a duration is 30m, 24h or 7d".to_owned())
 }
 
-pub(super) fn run(session: &ModuleSession, args: &RemoveArgs) -> anyhow::Result<()> {
+pub(crate) fn run(session: &ModuleSession, args: &RemoveArgs) -> anyhow::Result<()> {
     let mut removed = Vec::new();
     for name in &args.names {
         // Whatever becomes of the next one, this one is gone; `rm` of what is gone fails, and harms nobody.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use kubewasm_host::{compile::ChildCompiler, program::Program};
-use kubewasm_modules::{Facts, Image, ImageName, Module, PullProgress};
+use kubewasm_modules::{Facts, Image, ImageName, Module};
 use kubewasm_plugin::{
     AccessRules, FoundPlugin, Grants, HomeError, Linked, PluginName, PluginProgram, PluginRecord,
     PluginWishes,
@@ -10,12 +10,7 @@ use kubewasm_plugin::{
 use kubewasm_wasi::provider::StoreCompiler;
 
 use super::{PluginSession, consent};
-use crate::module::{
-    credentials,
-    inspect::command_of,
-    progress::{Spinner, TransferBar},
-    refused,
-};
+use crate::module::{inspect::command_of, precompile, pull::fetch as fetch_image};
 
 /// What is to become a plugin.
 pub(super) struct Wanted {
@@ -148,12 +143,7 @@ async fn fetch(session: &PluginSession, source: &ImageName) -> anyhow::Result<Im
     if let ImageName::Path(path) = source {
         return Ok(store.import(path).await?);
     }
-    let credentials = credentials(source).await;
-    let bar = TransferBar::new(&session.modules, format!("pulling {source}"));
-    let listener = |state: PullProgress| bar.update(state);
-    let pulled = store.pull(source.clone(), &credentials, Some(&listener)).await;
-    drop(bar);
-    Ok(pulled.map_err(|error| refused(error, source, credentials.len()))?.image)
+    fetch_image(&session.modules, source).await
 }
 
 /// The module of an image, compiled, and how it is run as a plugin.
@@ -164,10 +154,8 @@ pub(super) async fn compile(
     let store = &session.modules.store;
     let module = store.module(image, command_of(image, None)?).await?;
     let compiler = StoreCompiler::from(ChildCompiler::new(self_as_compiler())?);
-    let spinner = Spinner::new(&session.modules, format!("compiling {}", image.reference));
-    let compiled = store.precompiled(Some(&image.reference), &module, &compiler, "").await;
-    drop(spinner);
-    let compiled = compiled.with_context(|| format!("cannot compile {}", image.reference))?;
+    let modules = &session.modules;
+    let compiled = precompile::compile(modules, image, Some(&image.reference), &module, &compiler).await?;
     let Facts { kind, other_kinds, imports, .. } = compiled.facts;
     let kinds = std::iter::once(&kind).chain(&other_kinds).filter_map(|kind| kind.parse().ok());
     let program = PluginProgram::new(compiled.path, kinds, &imports).with_context(|| {

@@ -109,13 +109,14 @@ impl PluginSession {
     /// The same, by the policy for signatures that a plugin was pulled by, unless there is another one now.
     fn of_record(&self, record: &PluginRecord) -> anyhow::Result<Self> {
         let mut args = self.args.clone();
-        args.image_signature_policy = args.image_signature_policy.or_else(|| record.signature_policy.clone());
+        args.registries.image_signature_policy =
+            args.registries.image_signature_policy.or_else(|| record.signature_policy.clone());
         Self::open(args)
     }
 
     /// The policy for signatures, which is noted down with what is pulled by it.
     fn signature_policy(&self) -> anyhow::Result<Option<PathBuf>> {
-        Ok(self.args.image_signature_policy.as_ref().map(std::path::absolute).transpose()?)
+        Ok(self.args.registries.image_signature_policy.as_ref().map(std::path::absolute).transpose()?)
     }
 
     /// Removes an image that no plugin is, unless somebody holds it, or the name means another one by now.

@@ -8,7 +8,7 @@ use kubewasm_plugin::{PluginName, StartedAs};
 use super::{PluginSession, plugin_home, prepare, run};
 use crate::{
     log,
-    module::{self, StoreArgs},
+    module::{self, RegistryArgs},
 };
 
 /// What Cobra's programs are asked for completions by.
@@ -52,9 +52,9 @@ async fn run_plugin(name: &PluginName, args: Vec<String>) -> anyhow::Result<Exit
     let plugins = plugin_home()?;
     let record =
         plugins.find(name)?.ok_or_else(|| kubewasm_plugin::HomeError::Unknown { name: name.clone() })?;
-    let mut store = StoreArgs::default();
-    store.image_signature_policy.clone_from(&record.signature_policy);
-    let session = PluginSession::open(store)?;
+    let mut registries = RegistryArgs::default();
+    registries.image_signature_policy.clone_from(&record.signature_policy);
+    let session = PluginSession::open(registries.into())?;
     let prepared = prepare::of_record(&session, &record).await?;
     run::start(prepared, name.clone(), args, record.grants, record.access).await
 }

@@ -1,0 +1,165 @@
+//! Where a policy comes from: a file, a name, or the beginning of a digest.
+
+use std::{path::Path, str::FromStr};
+
+use anyhow::{Context as _, bail, ensure};
+use kubewasm_host::{
+    compile::{ChildCompiler, MODULE_LIMIT},
+    program::Program,
+};
+use kubewasm_modules::{Hold, Image, ImageName, Module, Precompiled};
+use kubewasm_policy::metadata::{ExecutionMode, Metadata, section};
+use kubewasm_wasi::provider::StoreCompiler;
+
+use crate::module::{ModuleSession, inspect::command_of, precompile, pull};
+
+/// A policy, as a user names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum PolicySource {
+    /// A file, an image or a URL.
+    Name(ImageName),
+    /// The beginning of the digest of one that is here.
+    DigestPrefix(String),
+}
+
+/// The least characters of a digest that name a policy.
+const SHORTEST_PREFIX: usize = 6;
+
+impl FromStr for PolicySource {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_hex = |text: &str| text.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+        let hex = text.strip_prefix("sha256:").unwrap_or(text);
+        if (SHORTEST_PREFIX..=64).contains(&hex.len()) && is_hex(hex) && !Path::new(text).exists() {
+            return Ok(Self::DigestPrefix(hex.to_owned()));
+        }
+        // What kwctl calls a registry is what everybody else calls by its name.
+        let name = match text.split_once("://") {
+            Some(("registry", reference)) => reference.parse::<ImageName>()?,
+            Some(("file", path)) => ImageName::Path(path.into()),
+            None if Path::new(text).is_file() => ImageName::Path(text.into()),
+            _ => text.parse()?,
+        };
+        Ok(Self::Name(name))
+    }
+}
+
+/// A policy that is here.
+pub(super) struct Found {
+    /// The image that it is of.
+    pub(super) image: Image,
+    /// Its file.
+    pub(super) module: Module,
+    /// What it says of itself.
+    pub(super) metadata: Option<Metadata>,
+    /// It is not removed meanwhile.
+    _hold: Hold,
+}
+
+/// Finds a policy, and pulls it when it is not here.
+pub(super) async fn find(session: &ModuleSession, source: &PolicySource) -> anyhow::Result<Found> {
+    let store = &session.store;
+    let image = match source {
+        PolicySource::DigestPrefix(prefix) => by_digest(session, prefix)?,
+        PolicySource::Name(ImageName::Path(path)) => store.import(path).await?,
+        PolicySource::Name(name) => match store.get(name)? {
+            Some(image) => image,
+            None => pull::fetch(session, name).await?,
+        },
+    };
+    let hold = store.hold(&image)?;
+    let module = store.module(&image, command_of(&image, None)?).await?;
+    let size = tokio::fs::metadata(&module.path).await.map(|metadata| metadata.len());
+    let read = || format!("cannot read {}", image.reference);
+    ensure!(
+        size.with_context(read)? <= MODULE_LIMIT,
+        "{} has more than {MODULE_LIMIT} bytes",
+        image.reference
+    );
+    let bytes = tokio::fs::read(&module.path).await.with_context(read)?;
+    let metadata = section::read(&bytes).with_context(|| format!("cannot use {}", image.reference))?;
+    Ok(Found { image, module, metadata, _hold: hold })
+}
+
+fn by_digest(session: &ModuleSession, prefix: &str) -> anyhow::Result<Image> {
+    let images = session.store.list()?;
+    let mut matching = images
+        .into_iter()
+        .filter(|image| image.digest.hex().starts_with(prefix) || image.manifest.hex().starts_with(prefix));
+    match (matching.next(), matching.next()) {
+        (Some(image), None) => Ok(image),
+        (None, _) => bail!(
+            "no policy that is here has a digest that begins with {prefix}; `kubewasm policy ls` lists them"
+        ),
+        (Some(one), Some(other)) => bail!(
+            "several policies have a digest that begins with {prefix}, {} and {} among them; give more of it",
+            one.reference,
+            other.reference
+        ),
+    }
+}
+
+impl Found {
+    /// Checks that it is called as a program, which `asked` may say where it says nothing of itself.
+    pub(super) fn check_mode(&self, asked: Option<ExecutionMode>) -> anyhow::Result<()> {
+        let said = self.metadata.as_ref().map(|metadata| metadata.execution_mode);
+        match asked.or(said) {
+            Some(ExecutionMode::Wasi) => Ok(()),
+            Some(other) => bail!(
+                "{} is a policy of executionMode {}, which is not run here: policies are programs of WASI (executionMode wasi)",
+                self.image.reference,
+                other.name()
+            ),
+            None => bail!(
+                "{} does not say how it is called; say it with `--execution-mode wasi`, or once and for all with `kubewasm policy annotate`",
+                self.image.reference
+            ),
+        }
+    }
+
+    /// Its machine code, compiled now if need be.
+    pub(super) async fn compiled(&self, session: &ModuleSession) -> anyhow::Result<Precompiled> {
+        let compiler = StoreCompiler::from(ChildCompiler::new(Program::current())?);
+        precompile::compile(session, &self.image, Some(&self.image.reference), &self.module, &compiler).await
+    }
+}
+
+/// Arguments of `kubewasm policy digest`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DigestArgs {
+    /// The policy: an image, or registry://….
+    #[arg(value_name = "URI")]
+    policy: PolicySource,
+}
+
+/// Prints the name of a policy with its digest.
+pub(super) async fn digest(session: &ModuleSession, args: &DigestArgs) -> anyhow::Result<()> {
+    let found = find(session, &args.policy).await?;
+    println!("{}", found.image.id());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_kwctl_and_ours() {
+        let name = |text: &str| PolicySource::Name(text.parse().unwrap());
+        for (text, expected) in [
+            ("registry://example.dev/p:v1", name("example.dev/p:v1")),
+            ("oci://example.dev/p:v1", name("example.dev/p:v1")),
+            ("example.dev/p", name("example.dev/p")),
+            ("https://example.dev/p.wasm", name("https://example.dev/p.wasm")),
+            ("file:///srv/p.wasm", name("/srv/p.wasm")),
+            ("./p.wasm", name("./p.wasm")),
+            ("0123abcd", PolicySource::DigestPrefix("0123abcd".into())),
+            ("sha256:0123abcd", PolicySource::DigestPrefix("0123abcd".into())),
+            ("0123a", name("0123a")),
+        ] {
+            assert_eq!(text.parse::<PolicySource>().unwrap(), expected, "{text}");
+        }
+        assert!("gopher://x".parse::<PolicySource>().is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! Admission policies as WebAssembly: programs that judge the requests to an API server, or any JSON.
+//!
+//! ```text
+//!   request, settings ─[request]─► one document ─► Evaluator: a fresh instance, under bounds ─► stdout, exit
+//!                                                        ▲ host.call [host_call, capabilities]      │
+//!   module ─[metadata]─► what it says of itself          └─ HostCapabilities                        ▼
+//!                                       AdmissionResponse ◄─[response]─ Verdict ◄─[verdict]──────── Ended
+//! ```
+//!
+//! The protocol is that of Kubewarden's policies of plain WASI, so that those run unchanged. This crate names no cluster: who asks,
+//! and what a policy may ask its host for, is for whoever embeds it.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod answer;
+pub mod capabilities;
+pub mod evaluator;
+pub mod host;
+pub mod host_call;
+mod input;
+pub mod metadata;
+pub mod request;
+pub mod response;
+pub mod verdict;

@@ -1,0 +1,130 @@
+//! What a policy is asked: a request and settings, as one document.
+
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, value::RawValue};
+
+use crate::{response::AdmissionResponse, verdict::Ended};
+
+/// What a policy is to judge. The text of the request is kept as it came, because a reader of it would lose what it does not know.
+#[derive(Debug)]
+pub struct Question {
+    /// Names the request in the answer and in logs.
+    uid: String,
+    request: Box<RawValue>,
+    /// What the policy may change; none where it is null.
+    object: Value,
+}
+
+/// A request that cannot be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidRequest {
+    /// It is no JSON, or not of the fields that it must have.
+    #[error("it is no AdmissionReview and no request of one: {0}")]
+    Json(#[from] serde_json::Error),
+    /// There is no request in a review.
+    #[error("the AdmissionReview has no request")]
+    NoRequest,
+}
+
+#[derive(Deserialize)]
+struct Review {
+    kind: Option<Value>,
+    request: Option<Box<RawValue>>,
+}
+
+/// What is looked at of a request.
+#[derive(Deserialize)]
+struct Known {
+    uid: String,
+    #[serde(default)]
+    object: Value,
+}
+
+impl Question {
+    /// Reads an AdmissionReview, or its request alone.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`].
+    pub fn review(text: &[u8]) -> Result<Self, InvalidRequest> {
+        let review: Review = serde_json::from_slice(text)?;
+        let request = match (review.request, review.kind) {
+            (Some(request), _) => request,
+            // A request has a kind too, which is no text.
+            (None, Some(Value::String(_))) => return Err(InvalidRequest::NoRequest),
+            (None, _) => serde_json::from_slice(text)?,
+        };
+        let Known { uid, object } = serde_json::from_str(request.get())?;
+        Ok(Self { uid, request, object })
+    }
+
+    /// Reads any JSON; with a `uid` where it is an object that has one.
+    ///
+    /// # Errors
+    /// [`InvalidRequest::Json`].
+    pub fn raw(text: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: Box<RawValue> = serde_json::from_slice(text)?;
+        let object: Value = serde_json::from_str(request.get())?;
+        let uid = object.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(Self { uid, request, object })
+    }
+
+    /// Names the request.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// What goes to the policy's standard input.
+    #[must_use]
+    pub fn document(&self, settings: &Settings) -> Vec<u8> {
+        let mut document = b"{\"request\":".to_vec();
+        document.extend_from_slice(self.request.get().as_bytes());
+        document.extend_from_slice(b",\"settings\":");
+        document.extend(settings.document());
+        document.push(b'}');
+        document
+    }
+
+    /// What comes of how a policy ended.
+    #[must_use]
+    pub fn response(&self, ended: &Ended) -> AdmissionResponse {
+        AdmissionResponse::of(&self.uid, ended, Some(&self.object))
+    }
+}
+
+/// What a policy is told each time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Settings(Map<String, Value>);
+
+/// Settings that are none.
+#[derive(Debug, thiserror::Error)]
+#[error("settings are an object of YAML or JSON: {0}")]
+pub struct InvalidSettings(#[from] serde_yaml_ng::Error);
+
+impl Settings {
+    /// Reads settings of YAML, and with that of JSON. An empty text is none.
+    ///
+    /// # Errors
+    /// [`InvalidSettings`].
+    pub fn parse(text: &[u8]) -> Result<Self, InvalidSettings> {
+        let read: Option<Map<String, Value>> = serde_yaml_ng::from_slice(text)?;
+        Ok(Self(read.unwrap_or_default()))
+    }
+
+    /// What goes to the policy's standard input when they are to be judged.
+    #[must_use]
+    pub fn document(&self) -> Vec<u8> {
+        // What was read from a text can be written as one.
+        Value::Object(self.0.clone()).to_string().into_bytes()
+    }
+}
+
+impl From<Map<String, Value>> for Settings {
+    fn from(settings: Map<String, Value>) -> Self {
+        Self(settings)
+    }
+}
