@@ -3,7 +3,9 @@
 #[cfg(test)]
 mod tests;
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{response::AdmissionResponse, verdict::Ended};
@@ -24,24 +26,16 @@ pub enum InvalidRequest {
     /// It is no JSON, or not of the fields that it must have.
     #[error("it is no AdmissionReview and no request of one: {0}")]
     Json(#[from] serde_json::Error),
+    /// It is not named.
+    #[error("it is no AdmissionReview and no request of one: there is no `uid`")]
+    NoUid,
     /// There is no request in a review.
     #[error("the AdmissionReview has no request")]
     NoRequest,
 }
 
-#[derive(Deserialize)]
-struct Review {
-    kind: Option<Value>,
-    request: Option<Box<RawValue>>,
-}
-
-/// What is looked at of a request.
-#[derive(Deserialize)]
-struct Known {
-    uid: String,
-    #[serde(default)]
-    object: Value,
-}
+/// An object, each field as it came.
+type Fields = BTreeMap<String, Box<RawValue>>;
 
 impl Question {
     /// Reads an AdmissionReview, or its request alone.
@@ -49,14 +43,19 @@ impl Question {
     /// # Errors
     /// [`InvalidRequest`].
     pub fn review(text: &[u8]) -> Result<Self, InvalidRequest> {
-        let review: Review = serde_json::from_slice(text)?;
-        let request = match (review.request, review.kind) {
-            (Some(request), _) => request,
-            // A request has a kind too, which is no text.
-            (None, Some(Value::String(_))) => return Err(InvalidRequest::NoRequest),
-            (None, _) => serde_json::from_slice(text)?,
+        let mut review: Fields = serde_json::from_slice(text)?;
+        // A request has a kind too, which is no text.
+        let is_review = review.get("kind").is_some_and(|kind| kind.get().starts_with('"'));
+        let request = match review.remove("request") {
+            Some(request) => request,
+            None if is_review => return Err(InvalidRequest::NoRequest),
+            None => serde_json::from_slice(text)?,
         };
-        let Known { uid, object } = serde_json::from_str(request.get())?;
+        let known: Fields = serde_json::from_str(request.get())?;
+        let uid = known.get("uid").ok_or(InvalidRequest::NoUid)?;
+        let uid = serde_json::from_str(uid.get())?;
+        let object = known.get("object").map(|object| serde_json::from_str(object.get())).transpose()?;
+        let object = object.unwrap_or_default();
         Ok(Self { uid, request, object })
     }
 

@@ -35,9 +35,11 @@ fn what_is_no_request_is_told() {
     );
     for (text, expected) in [
         ("", "EOF while parsing"),
-        ("{}", "missing field `uid`"),
-        (r#"{"request":{"object":{}}}"#, "missing field `uid`"),
-        ("[1]", "invalid type"),
+        ("{}", "there is no `uid`"),
+        (r#"{"request":{"object":{}}}"#, "there is no `uid`"),
+        (r#"{"request":["u1",{}]}"#, "invalid type: sequence"),
+        (r#"{"request":{"uid":7}}"#, "invalid type: integer"),
+        ("[1]", "invalid type: sequence"),
     ] {
         let error = error(text);
         assert!(
