@@ -21,6 +21,7 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 /// How long an API server may say nothing before all objects have come. One that does not know streaming lists takes the
 /// request for a watch like any other, and never says that they have.
@@ -28,6 +29,9 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// Seconds after which a watch is asked for anew. Nodes that have begun together do not go on doing so together.
 const PERIOD: std::ops::RangeInclusive<u32> = 200..=290;
+
+/// How often a watch may begin anew at once because what it goes on from is forgotten.
+const ANEW: Duration = Duration::from_secs(60);
 
 /// Follows a collection for ever. What goes wrong is told, and then tried again, as [`watcher()`] does it: callers put a
 /// back-off on top.
@@ -42,15 +46,20 @@ where
     let config = config.timeout(PERIOD.start() + rand::random::<u32>() % span);
     let streaming = watcher(api.clone(), config.clone().streaming_lists()).boxed();
     let listing = move || watcher(api.clone(), config.clone()).boxed();
-    stream::unfold(Collection { events: streaming, phase: Phase::Asked }, move |mut collection| {
-        let listing = listing.clone();
-        async move { Some((collection.next(listing).await?, collection)) }
-    })
+    stream::unfold(
+        Collection { events: streaming, phase: Phase::Asked, anew: None },
+        move |mut collection| {
+            let listing = listing.clone();
+            async move { Some((collection.next(listing).await?, collection)) }
+        },
+    )
 }
 
 struct Collection<K> {
     events: BoxStream<'static, watcher::Result<Event<K>>>,
     phase: Phase,
+    /// When it began anew last because what it went on from was forgotten.
+    anew: Option<Instant>,
 }
 
 /// Where a streaming list is.
@@ -83,6 +92,12 @@ impl<K> Collection<K> {
                 _ => {
                     let event = event.ok().flatten()?;
                     self.note(&event);
+                    if event.as_ref().is_err_and(is_forgotten) && self.may_begin_anew() {
+                        tracing::debug!(
+                            "the API server has forgotten what the watch goes on from; it begins anew"
+                        );
+                        continue;
+                    }
                     return Some(event);
                 }
             };
@@ -90,6 +105,16 @@ impl<K> Collection<K> {
             self.phase = Phase::GivenUp;
             self.events = listing();
         }
+    }
+
+    /// An API server that answers is no trouble, and nobody is to back off from it: one that was started again has forgotten
+    /// what was before. One that forgets all the time is.
+    fn may_begin_anew(&mut self) -> bool {
+        let may = self.anew.is_none_or(|last| last.elapsed() >= ANEW);
+        if may {
+            self.anew = Some(Instant::now());
+        }
+        may
     }
 
     fn note(&mut self, event: &watcher::Result<Event<K>>) {
@@ -107,6 +132,15 @@ impl<K> Collection<K> {
 /// The API server does not take the parameters of a streaming list: 400 or 422, by its version.
 fn refuses(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if matches!(status.code, 400 | 422))
+}
+
+/// The API server does not know the version any more that a watch is to go on from: 410.
+fn is_forgotten(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        _ => false,
+    }
 }
 
 /// A request for a streaming list that asks for how things are now, as lists do.

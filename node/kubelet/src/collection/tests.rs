@@ -23,6 +23,8 @@ enum Streams {
     Unknown,
     /// It ends before all has come.
     Cut,
+    /// All has come; then what it would go on from is forgotten.
+    Forgotten,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -74,6 +76,10 @@ impl ApiServer {
                 Streams::Well => watch(&[added, end], true),
                 Streams::Unknown => watch(&[added], true),
                 Streams::Cut => watch(&[added], false),
+                Streams::Forgotten => {
+                    let status = json!({ "kind": "Status", "status": "Failure", "message": "too old", "reason": "Expired", "code": 410 });
+                    watch(&[added, end, json!({ "type": "ERROR", "object": status })], true)
+                }
                 Streams::Refused(code) => {
                     whole(code, &json!({ "status": "Failure", "message": "no", "reason": "", "code": code }))
                 }
@@ -88,6 +94,11 @@ impl ApiServer {
 
     /// What is told until all objects have come, and what was asked for.
     async fn follow(&self) -> (Vec<&'static str>, Vec<&'static str>) {
+        self.follow_for(1).await
+    }
+
+    /// The same, until all objects have come so often.
+    async fn follow_for(&self, times: usize) -> (Vec<&'static str>, Vec<&'static str>) {
         let server = self.clone();
         let answer = move |request: Request<Body>| {
             let server = server.clone();
@@ -102,6 +113,9 @@ impl ApiServer {
                 Ok(Event::InitApply(_)) => "object",
                 Ok(Event::InitDone) => {
                     told.push("done");
+                    if told.iter().filter(|what| **what == "done").count() < times {
+                        continue;
+                    }
                     return (told, self.asked.lock().unwrap().clone());
                 }
                 Ok(_) => "change",
@@ -151,4 +165,18 @@ fn a_streaming_list_says_how_things_are_now() {
     {
         assert_eq!(asked(other), other);
     }
+}
+
+#[tokio::test]
+async fn a_watch_begins_anew_at_once_when_what_it_goes_on_from_is_forgotten() {
+    let (told, asked) = ApiServer::new(&[Streams::Forgotten, Streams::Well]).follow_for(2).await;
+    assert_eq!(told, ["init", "object", "done", "init", "object", "done"], "nobody has to back off");
+    assert_eq!(asked, ["stream", "stream"]);
+    let forgets = ApiServer::new(&[Streams::Forgotten, Streams::Forgotten, Streams::Well]);
+    let (told, _) = forgets.follow_for(3).await;
+    assert_eq!(
+        told.iter().filter(|what| **what == "error").count(),
+        1,
+        "again and again is trouble: {told:?}"
+    );
 }
