@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use kubewasm_host::{
-    Capture, CpuShare, DeniedNetworks, GuestLimits, GuestState, Host, HostOptions, Input, Network, Output,
-    Plugin, PluginState, Setup, Stack, compile,
+    Capture, CpuShare, GuestLimits, GuestState, Host, HostOptions, Output, Plugin, PluginState, Setup, Stack,
+    compile,
 };
 use wasmtime::{StoreContextMut, component::Linker};
 
@@ -75,32 +75,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loaded = host.load(&code, kind, Stack::DEFAULT).await?;
     let account = host.account(GuestLimits { memory_bytes: 16 << 20, cpu: CpuShare::default() });
     let output: Arc<dyn Output> = Arc::new(Capture::new(1 << 10));
-    let guest = host.prepare(
-        loaded,
-        Setup {
-            argv: &["guest".to_owned()],
-            env: &[],
-            working_dir: None,
-            preopens: &[],
-            has_volumes: false,
-            network: &Network::Outgoing,
-            pod_ports: None,
-            denied_networks: &DeniedNetworks::default(),
-            firewall: None,
-            egress: None,
-            http_connections: None,
-            authorities: None,
-            http_proxy: None,
-            http_sender: None,
-            name_files: None,
-            listen_ports: &[],
-            output: &output,
-            terminal: false,
-            input: Input::Nothing,
-            account: &account,
-            notice: None,
-        },
-    )?;
+    let argv = ["guest".to_owned()];
+    let guest = host.prepare(loaded, Setup { argv: &argv, ..Setup::isolated(&output, &account) })?;
     let exit = guest.run().await;
     let count = highest.load(Ordering::Relaxed);
     println!("The guest exited with {}, after the host had counted to {count} for it.", exit.code);

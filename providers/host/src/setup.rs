@@ -65,6 +65,39 @@ pub struct Setup<'a> {
     pub notice: Option<&'a CancellationToken>,
 }
 
+impl<'a> Setup<'a> {
+    /// A guest that has nothing but somewhere to write to and an account: no arguments, environment or files, nothing that it
+    /// listens on or reaches, no name that it looks up. The others are made of it: `Setup { argv, ..Setup::isolated(…) }`.
+    #[must_use]
+    pub fn isolated(output: &'a Arc<dyn Output>, account: &'a Arc<Account>) -> Self {
+        static NOTHING_DENIED: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
+        static NOTHING_REACHED: EgressList = EgressList::NOTHING;
+        Self {
+            argv: &[],
+            env: &[],
+            working_dir: None,
+            preopens: &[],
+            has_volumes: false,
+            network: &Network::Outgoing,
+            pod_ports: None,
+            denied_networks: &NOTHING_DENIED,
+            firewall: None,
+            egress: Some(&NOTHING_REACHED),
+            http_connections: None,
+            authorities: None,
+            http_proxy: None,
+            http_sender: None,
+            name_files: None,
+            listen_ports: &[],
+            output,
+            terminal: false,
+            input: Input::Nothing,
+            account,
+            notice: None,
+        }
+    }
+}
+
 /// What a guest reads at its standard input.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Input<'a> {

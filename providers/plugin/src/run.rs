@@ -7,8 +7,8 @@ use std::{
 };
 
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressList, GuestLimits, Host, HostError, HostOptions, HttpSender, Input,
-    LoadError, ModuleKind, Network, Output, PrepareError, Resolver, Setup, Stack,
+    CpuShare, GuestLimits, Host, HostError, HostOptions, HttpSender, Input, LoadError, ModuleKind, Output,
+    PrepareError, Setup, Stack,
     exit::{Exit, ExitReason},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -132,8 +132,6 @@ pub async fn run(program: &PluginProgram, setup: PluginSetup) -> Result<u8, RunE
     let output: Arc<dyn Output> = Arc::new(console.clone());
 
     let mut options = HostOptions::new(empty_root);
-    // Names are for sockets, and there are none.
-    options.resolver = Resolver::new(|_| Err(io::ErrorKind::PermissionDenied.into()));
     options.plugins.push(Arc::new(OutboundHttp));
     let host = Arc::new(Host::new(options)?);
     let loaded = host.load(&program.code, program.kind, Stack::DEFAULT).await?;
@@ -141,26 +139,11 @@ pub async fn run(program: &PluginProgram, setup: PluginSetup) -> Result<u8, RunE
     let setup = Setup {
         argv: &argv,
         env: &env,
-        working_dir: None,
         preopens: &preopens,
         has_volumes: !preopens.is_empty(),
-        // Nothing listens, and the list of what is reached is empty.
-        network: &Network::Outgoing,
-        egress: Some(&EgressList::default()),
-        pod_ports: None,
-        denied_networks: &DeniedNetworks::default(),
-        firewall: None,
-        http_connections: None,
-        authorities: None,
-        http_proxy: None,
         http_sender: Some(&sender),
-        name_files: None,
-        listen_ports: &[],
-        output: &output,
-        terminal: false,
         input: Input::Process,
-        account: &account,
-        notice: None,
+        ..Setup::isolated(&output, &account)
     };
     let guest = host.prepare(loaded, setup)?;
     let raw = match grants.include(&Grant::RawTerminal) {

@@ -6,8 +6,8 @@ mod tests;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use kubewasm_host::{
-    CpuShare, DeniedNetworks, EgressList, GuestLimits, Host, HostError, HostOptions, Input, InputSource,
-    LoadError, Loaded, ModuleKind, Network, Output, PrepareError, Setup, Stack, exit::ExitReason,
+    CpuShare, GuestLimits, Host, HostError, HostOptions, Input, InputSource, LoadError, Loaded, ModuleKind,
+    Output, PrepareError, Setup, Stack, exit::ExitReason,
 };
 use tokio::sync::Semaphore;
 
@@ -180,33 +180,9 @@ impl Evaluator {
             granted: Arc::clone(&program.granted),
             host: Arc::clone(&self.capabilities),
         };
-        let mut guest = self.host.prepare(
-            Arc::clone(&program.loaded),
-            Setup {
-                argv: &["policy.wasm".to_owned(), call.argument().to_owned()],
-                env: &[],
-                working_dir: None,
-                preopens: &[],
-                has_volumes: false,
-                network: &Network::Outgoing,
-                pod_ports: None,
-                denied_networks: &DeniedNetworks::default(),
-                firewall: None,
-                // An empty list: nothing is reached, and nothing looked up.
-                egress: Some(&EgressList::default()),
-                http_connections: None,
-                authorities: None,
-                http_proxy: None,
-                http_sender: None,
-                name_files: None,
-                listen_ports: &[],
-                output: &output,
-                terminal: false,
-                input: Input::From(&source),
-                account: &account,
-                notice: None,
-            },
-        )?;
+        let argv = ["policy.wasm".to_owned(), call.argument().to_owned()];
+        let setup = Setup { argv: &argv, input: Input::From(&source), ..Setup::isolated(&output, &account) };
+        let mut guest = self.host.prepare(Arc::clone(&program.loaded), setup)?;
         self.host_call.give(guest.state_mut(), context);
         Ok(guest)
     }

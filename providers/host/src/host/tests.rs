@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::{
-    Capture, CpuShare, DeniedNetworks, Input, LARGEST_WRITE, Network, Output, Preopen, Stream,
+    Capture, CpuShare, DeniedNetworks, LARGEST_WRITE, Network, Output, Preopen, Stream,
     exit::{Exit, ExitReason},
     inspect,
 };
@@ -115,8 +115,6 @@ impl Bench {
     }
 }
 
-static NOTHING_DENIED: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
-
 /// Keeps every write.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<(Stream, Bytes)>>);
@@ -154,25 +152,10 @@ fn setup<'a>(spec: &'a GuestSpec, output: &'a Arc<dyn Output>, account: &'a Arc<
     Setup {
         argv: &spec.argv,
         env: &spec.env,
-        working_dir: None,
         preopens: &spec.preopens,
-        has_volumes: false,
-        network: &Network::Outgoing,
-        pod_ports: None,
-        denied_networks: &NOTHING_DENIED,
-        firewall: None,
         egress: None,
-        http_connections: None,
-        authorities: None,
-        http_proxy: None,
-        http_sender: None,
-        name_files: None,
-        listen_ports: &[],
-        output,
         terminal: spec.terminal,
-        input: Input::Nothing,
-        account,
-        notice: None,
+        ..Setup::isolated(output, account)
     }
 }
 

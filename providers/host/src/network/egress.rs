@@ -31,6 +31,11 @@ pub struct EgressList {
     has_names: bool,
 }
 
+impl EgressList {
+    /// The list without entries.
+    pub const NOTHING: Self = Self { entries: Vec::new(), has_names: false };
+}
+
 /// One entry of an [`EgressList`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressEntry {

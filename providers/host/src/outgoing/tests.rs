@@ -24,8 +24,8 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
 use super::{Deadlines, HttpConnections, HttpProxy, OutgoingHost, OutgoingWay, PrivateAuthorities, exchange};
 use crate::{
-    Account, Capture, CpuShare, DeniedNetworks, EgressList, Firewall, GuestLimits, Input, Network, Output,
-    Resolver, Setup,
+    Account, Capture, CpuShare, DeniedNetworks, EgressList, Firewall, GuestLimits, Network, Output, Resolver,
+    Setup,
     lookup::Lookups,
     network::{NetworkTables, PodPorts, egress::NameGrants, guard::Guard},
     sockets::{GuestSockets, NodeSockets, Pod},
@@ -118,27 +118,14 @@ impl GuestOf {
         let lookups = Lookups::new(resolver).of_guest(Arc::clone(&guard), None, sockets.pod());
         let output: Arc<dyn Output> = Arc::new(Capture::new(0));
         let setup = Setup {
-            argv: &[],
-            env: &[],
-            working_dir: None,
-            preopens: &[],
-            has_volumes: false,
             network: &self.network,
-            pod_ports: None,
             denied_networks: &self.denied,
-            firewall: None,
             egress: None,
             http_connections: Some(connections),
             authorities: self.authorities.as_ref(),
             http_proxy: self.proxy.as_ref(),
-            http_sender: None,
-            name_files: None,
-            listen_ports: &[],
-            output: &output,
             terminal: true,
-            input: Input::Nothing,
-            account: &account,
-            notice: None,
+            ..Setup::isolated(&output, &account)
         };
         let way = OutgoingHost::new(1 << 20).way(&setup, lookups, &sockets);
         Client { connections: Arc::clone(connections), way, account }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use kubewasm_host::{
-    Account, Capture, CpuShare, DeniedNetworks, GuestLimits, Host, HostOptions, Input, ListenPort,
-    ModuleKind, Network, Output, PrepareError, Setup, Stack, engine,
+    Account, Capture, CpuShare, GuestLimits, Host, HostOptions, ListenPort, ModuleKind, Network, Output,
+    PrepareError, Setup, Stack, engine,
     exit::Exit,
     http::{CertificateOutcome, HttpMonitor, HttpServing, HttpSettings, HttpStats, ServerCertificate},
     inspect,
@@ -57,30 +57,7 @@ pub(crate) async fn run_guest(guest: &str, argv: &[String], network: &Network, m
 
 /// What the guests of these tests have in common.
 fn setup<'a>(output: &'a Arc<dyn Output>, account: &'a Arc<Account>) -> Setup<'a> {
-    static NONE: DeniedNetworks = DeniedNetworks { networks: Vec::new(), host: false };
-    Setup {
-        argv: &[],
-        env: &[],
-        working_dir: None,
-        preopens: &[],
-        has_volumes: false,
-        network: &Network::Host,
-        pod_ports: None,
-        denied_networks: &NONE,
-        firewall: None,
-        egress: None,
-        name_files: None,
-        http_connections: None,
-        authorities: None,
-        http_proxy: None,
-        http_sender: None,
-        listen_ports: &[],
-        output,
-        terminal: false,
-        input: Input::Nothing,
-        account,
-        notice: None,
-    }
+    Setup { network: &Network::Host, egress: None, ..Setup::isolated(output, account) }
 }
 
 /// A guest's machine code, and what it is.
