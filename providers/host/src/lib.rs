@@ -64,6 +64,7 @@ mod stdin;
 mod stdio;
 mod text;
 mod traffic;
+mod waiting;
 
 pub use account::{Account, BelowUse, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};

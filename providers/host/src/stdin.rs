@@ -7,12 +7,11 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wasmtime_wasi::{
@@ -20,7 +19,10 @@ use wasmtime_wasi::{
     p2::{InputStream, Pollable, StreamError, StreamResult},
 };
 
-use crate::input::{Chunk, InputSource};
+use crate::{
+    input::{Chunk, InputSource},
+    waiting::Waiting,
+};
 
 /// Most bytes that are read at once, 64 KiB.
 const LARGEST_READ: usize = 64 << 10;
@@ -76,7 +78,7 @@ impl IsTerminal for GuestInput {
 
 impl StdinStream for GuestInput {
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(AsyncInput { source: Arc::clone(&self.0), waiting: Mutex::new(None) })
+        Box::new(AsyncInput { source: Arc::clone(&self.0), waiting: Waiting::default() })
     }
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
@@ -108,8 +110,7 @@ impl InputStream for GuestInput {
 /// The same for those who poll.
 struct AsyncInput {
     source: Arc<dyn InputSource>,
-    /// In a mutex because the trait wants `Sync`, which the future is not.
-    waiting: Mutex<Option<BoxFuture<'static, ()>>>,
+    waiting: Waiting,
 }
 
 impl AsyncRead for AsyncInput {
@@ -133,22 +134,20 @@ impl AsyncRead for AsyncInput {
                 Chunk::NothingYet => {}
             }
             let this = &mut *self;
-            let waiting = this.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
             let source = &this.source;
-            let future = waiting.get_or_insert_with(|| {
+            ready!(this.waiting.poll(cx, || {
                 let source = Arc::clone(source);
                 Box::pin(async move { source.ready().await })
-            });
-            ready!(future.as_mut().poll(cx));
-            *waiting = None;
+            }));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Mutex, time::Duration};
 
+    use futures::future::BoxFuture;
     use tokio::io::AsyncReadExt as _;
 
     use super::*;

@@ -3,19 +3,21 @@
 use std::{
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::{
     cli::{IsTerminal, StdoutStream},
     p2::{OutputStream, Pollable, StreamError, StreamResult},
 };
 
-use crate::output::{LARGEST_WRITE, Output, Stream};
+use crate::{
+    output::{LARGEST_WRITE, Output, Stream},
+    waiting::Waiting,
+};
 
 /// One output stream of one guest, and every handle of it.
 #[derive(Clone)]
@@ -48,7 +50,7 @@ impl IsTerminal for GuestStream {
 
 impl StdoutStream for GuestStream {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(AsyncGuestStream { stream: self.clone(), waiting: Mutex::new(None) })
+        Box::new(AsyncGuestStream { stream: self.clone(), waiting: Waiting::default() })
     }
 
     fn p2_stream(&self) -> Box<dyn OutputStream> {
@@ -84,23 +86,16 @@ impl OutputStream for GuestStream {
 /// The same stream for those who poll.
 struct AsyncGuestStream {
     stream: GuestStream,
-    /// In a mutex because the trait wants `Sync`, which the future is not.
-    waiting: Mutex<Option<BoxFuture<'static, ()>>>,
+    waiting: Waiting,
 }
 
 impl AsyncGuestStream {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let waiting = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner);
         let output = &self.stream.output;
-        let future = waiting.get_or_insert_with(|| {
+        self.waiting.poll(cx, || {
             let output = Arc::clone(output);
             Box::pin(async move { output.ready().await })
-        });
-        let poll = future.as_mut().poll(cx);
-        if poll.is_ready() {
-            *waiting = None;
-        }
-        poll
+        })
     }
 }
 
@@ -127,6 +122,8 @@ impl AsyncWrite for AsyncGuestStream {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use futures::future::BoxFuture;
     use tokio::{io::AsyncWriteExt, sync::Semaphore};
 
