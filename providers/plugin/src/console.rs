@@ -6,20 +6,22 @@
 use std::{
     collections::VecDeque,
     io::{self, IsTerminal as _, Write},
+    os::fd::AsFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kubewasm_host::{LARGEST_WRITE, Output, Stream};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that wait to be written; beyond them the guest waits.
 const LIMIT: usize = 256 << 10;
-/// How long to wait where somebody has made a stream one that does not wait.
-const AGAIN: Duration = Duration::from_millis(5);
 
 /// Where a guest's output goes. Clones are the same.
 #[derive(Clone, Debug)]
@@ -152,21 +154,30 @@ impl ConsoleState {
     }
 }
 
-fn write(mut stream: impl Write, mut bytes: &[u8]) -> io::Result<()> {
+fn write(mut stream: impl Write + AsFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => has_room(&stream)?,
             Err(error) => return Err(error),
         }
     }
     loop {
         match stream.flush() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(AGAIN),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => has_room(&stream)?,
             other => return other,
         }
+    }
+}
+
+/// Waits where somebody has made a stream one that does not wait by itself.
+fn has_room(stream: &impl AsFd) -> io::Result<()> {
+    let mut stream = [PollFd::new(stream, PollFlags::OUT)];
+    match poll(&mut stream, None) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
