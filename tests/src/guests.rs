@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 use tokio::process::Command;
+use wasm_encoder::{CustomSection, Encode as _, Section as _};
 
 use crate::process;
 
@@ -82,31 +83,20 @@ fn enclose(program: &[u8], component: &Path) -> Result<Vec<u8>> {
     let place = text.windows(EMPTY.len()).position(|bytes| bytes == EMPTY);
     let place = place.with_context(|| format!("{} has no empty module", component.display()))?;
     let (before, after) = text.split_at(place);
-    let size = leb128(program.len());
-    Ok([before, &EMPTY[..1], &size, program, after.get(EMPTY.len()..).unwrap_or_default()].concat())
+    let mut component = [before, &EMPTY[..1]].concat();
+    // With its size.
+    program.encode(&mut component);
+    component.extend(after.get(EMPTY.len()..).unwrap_or_default());
+    Ok(component)
 }
 
 /// A module with one more custom section at its end: it does what it did, and is another module to whoever keeps it.
 #[must_use]
 pub fn with_section(module: &[u8], content: &[u8]) -> Vec<u8> {
-    const NAME: &[u8] = b"\x08kubewasm";
-    let size = leb128(NAME.len() + content.len());
-    [module, b"\0", &size, NAME, content].concat()
-}
-
-/// A size as WebAssembly's binary format writes it.
-fn leb128(mut size: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let [low, ..] = size.to_le_bytes();
-        let low = low & 0x7f;
-        size >>= 7;
-        if size == 0 {
-            bytes.push(low);
-            return bytes;
-        }
-        bytes.push(low | 0x80);
-    }
+    let section = CustomSection { name: "kubewasm".into(), data: content.into() };
+    let mut module = module.to_vec();
+    section.append_to(&mut module);
+    module
 }
 
 /// Builds one of `tests/guests`, named with its extension.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use wasm_encoder::{CustomSection, Section as _};
 use wasmparser::{Parser, Payload};
 
 use super::Metadata;
@@ -44,26 +45,20 @@ pub fn write(module: &[u8], metadata: &Metadata) -> Result<Vec<u8>, SectionError
         from = section.whole.end;
     }
     written.extend_from_slice(module.get(from..).unwrap_or_default());
-    let mut content = leb128(SECTION.len());
-    content.extend_from_slice(SECTION.as_bytes());
-    content.extend(json);
-    written.push(CUSTOM);
-    written.extend(leb128(content.len()));
-    written.extend(content);
+    let section = CustomSection { name: SECTION.into(), data: json.into() };
+    // It is the same in modules and in components.
+    section.append_to(&mut written);
     Ok(written)
 }
 
-/// The identifier of custom sections, in modules and components alike.
-const CUSTOM: u8 = 0;
-
 /// A section of metadata, and where all of it is in the file.
-struct Section<'a> {
+struct Found<'a> {
     data: &'a [u8],
     whole: Range<usize>,
 }
 
 /// The sections of metadata of the module itself, and not of one within it.
-fn find(module: &[u8]) -> Result<Vec<Section<'_>>, SectionError> {
+fn find(module: &[u8]) -> Result<Vec<Found<'_>>, SectionError> {
     let mut found = Vec::new();
     let mut within = 0_usize;
     // A section begins where the one before it ends: its own range does not hold its head.
@@ -83,7 +78,7 @@ fn find(module: &[u8]) -> Result<Vec<Section<'_>>, SectionError> {
             Payload::Version { range, .. } => end = range.end,
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => within = 1,
             Payload::CustomSection(section) if section.name() == SECTION => {
-                found.push(Section { data: section.data(), whole: end..section.range().end });
+                found.push(Found { data: section.data(), whole: end..section.range().end });
             }
             _ => {}
         }
@@ -92,18 +87,4 @@ fn find(module: &[u8]) -> Result<Vec<Section<'_>>, SectionError> {
         }
     }
     Ok(found)
-}
-
-/// A number as modules have it: seven bits a byte, the lowest first.
-pub(super) fn leb128(mut number: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let [byte, ..] = (number & 0x7f).to_le_bytes();
-        number >>= 7;
-        if number == 0 {
-            bytes.push(byte);
-            return bytes;
-        }
-        bytes.push(byte | 0x80);
-    }
 }

@@ -117,6 +117,7 @@ fn annotations_of_one_line_go_to_a_manifest() {
 }
 
 mod sections {
+    use wasm_encoder::Encode as _;
     use wasmparser::{Parser, Payload};
 
     use super::*;
@@ -167,8 +168,7 @@ mod sections {
         let inner = section::write(&wat::parse_str("(module)").unwrap(), &titled("inner")).unwrap();
         let mut component = wat::parse_str("(component)").unwrap();
         component.push(1);
-        component.extend(section::leb128(inner.len()));
-        component.extend(&inner);
+        inner.encode(&mut component);
         assert_eq!(section::read(&component).unwrap(), None);
         let written = section::write(&component, &titled("outer")).unwrap();
         assert_eq!(section::read(&written).unwrap(), Some(titled("outer")));
