@@ -196,14 +196,12 @@ async fn main() -> ExitCode {
 async fn run(args: &Args) -> Result<()> {
     let home = Home::temporary()?;
     if args.only_cpu {
-        let mut registry = Registry::open(&home, "registry")?;
-        registry.start().await?;
+        let registry = start_registry(&home).await?;
         println!("\n{}", report::cpu(&measure_cpu(&home, &registry, args).await?));
         return Ok(());
     }
     if args.only_files {
-        let mut registry = Registry::open(&home, "registry")?;
-        registry.start().await?;
+        let registry = start_registry(&home).await?;
         println!("\n{}", report::files(&measure_files(&home, &registry, args).await?));
         return Ok(());
     }
@@ -258,12 +256,9 @@ fn with_logs<T>(home: &Home, outcome: Result<T>) -> Result<T> {
 }
 
 async fn measure(home: &Home, args: &Args) -> Result<Report> {
-    let cluster = Cluster::start(home).await?;
+    let (cluster, registry) = start(home).await?;
     let client = cluster.client().await?;
-    let mut registry = Registry::open(home, "registry")?;
-    registry.start().await?;
-    let guest = Content::program("actor", guests::guest("actor.c").await?);
-    let image = registry.push("actor:v1", &guest).await?.tagged;
+    let image = actor(&registry).await?;
     let pods = Pods::new(&client, &image);
 
     let (starts, churn, versions) = measure_speed(home, &cluster, &pods, args).await?;
@@ -293,12 +288,26 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     })
 }
 
-async fn measure_logs_alone(home: &Home) -> Result<Logs> {
-    let cluster = Cluster::start(home).await?;
+/// A control plane, and a registry.
+async fn start(home: &Home) -> Result<(Cluster, Registry)> {
+    Ok((Cluster::start(home).await?, start_registry(home).await?))
+}
+
+async fn start_registry(home: &Home) -> Result<Registry> {
     let mut registry = Registry::open(home, "registry")?;
     registry.start().await?;
+    Ok(registry)
+}
+
+/// The name of the guest that most is measured with.
+async fn actor(registry: &Registry) -> Result<String> {
     let guest = Content::program("actor", guests::guest("actor.c").await?);
-    let image = registry.push("actor:v1", &guest).await?.tagged;
+    Ok(registry.push("actor:v1", &guest).await?.tagged)
+}
+
+async fn measure_logs_alone(home: &Home) -> Result<Logs> {
+    let (cluster, registry) = start(home).await?;
+    let image = actor(&registry).await?;
     measure_logs(home, &cluster, &image).await
 }
 
@@ -313,19 +322,14 @@ async fn measure_plugins_alone(home: &Home) -> Result<Plugins> {
 }
 
 async fn measure_memory_alone(home: &Home, args: &Args) -> Result<Vec<Memory>> {
-    let cluster = Cluster::start(home).await?;
-    let mut registry = Registry::open(home, "registry")?;
-    registry.start().await?;
-    let guest = Content::program("actor", guests::guest("actor.c").await?);
-    let image = registry.push("actor:v1", &guest).await?.tagged;
+    let (cluster, registry) = start(home).await?;
+    let image = actor(&registry).await?;
     let pods = Pods::new(&cluster.client().await?, &image);
     measure_memory(home, &cluster, &pods, args).await
 }
 
 async fn measure_images_alone(home: &Home) -> Result<Images> {
-    let cluster = Cluster::start(home).await?;
-    let mut registry = Registry::open(home, "registry")?;
-    registry.start().await?;
+    let (cluster, registry) = start(home).await?;
     measure_images(home, &cluster, &registry).await
 }
 
@@ -337,9 +341,7 @@ async fn measure_images(home: &Home, cluster: &Cluster, registry: &Registry) -> 
 }
 
 async fn measure_http_alone(home: &Home, args: &Args) -> Result<Http> {
-    let cluster = Cluster::start(home).await?;
-    let mut registry = Registry::open(home, "registry")?;
-    registry.start().await?;
+    let (cluster, registry) = start(home).await?;
     measure_http(home, &cluster, &registry, args).await
 }
 
@@ -357,9 +359,7 @@ async fn measure_http(home: &Home, cluster: &Cluster, registry: &Registry, args:
 }
 
 async fn measure_network_alone(home: &Home, args: &Args) -> Result<Option<Network>> {
-    let cluster = Cluster::start(home).await?;
-    let mut registry = Registry::open(home, "registry")?;
-    registry.start().await?;
+    let (cluster, registry) = start(home).await?;
     measure_network(home, &cluster, &registry, args).await
 }
 
