@@ -132,7 +132,8 @@ pub(super) async fn surface_of(path: &Path) -> anyhow::Result<Surface> {
     inspect::surface(&read(path).await?).with_context(|| format!("cannot use {}", path.display()))
 }
 
-async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// A module file, which is no larger than what is compiled.
+pub(crate) async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let failed = || format!("cannot read {}", path.display());
     let size = tokio::fs::metadata(path).await.with_context(failed)?.len();
     anyhow::ensure!(size <= MODULE_LIMIT, "{} has more than {MODULE_LIMIT} bytes", path.display());

@@ -127,9 +127,7 @@ enum ModuleCommand {
 /// Runs the command. Exit codes besides the program's own: 3 for what is not there, 4 for a registry that refuses, 5 for
 /// one that does not answer.
 pub(crate) fn main(args: ModuleArgs) -> anyhow::Result<ExitCode> {
-    // Another part of the program may have chosen already; both choices are fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let tokio = tokio_runtime()?;
     let ModuleArgs { common, command } = args;
     let outcome = tokio.block_on(async {
         let root = common.root_dir.map_or_else(home::default_root, Ok)?;
@@ -217,23 +215,34 @@ impl ModuleSession {
         value: &impl Serialize,
         text: impl FnOnce(&mut dyn io::Write) -> io::Result<()>,
     ) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        let written = match self.output {
-            OutputFormat::Json => serde_json::to_writer_pretty(&mut out, value)
-                .map_err(io::Error::from)
-                .and_then(|()| writeln!(out)),
-            OutputFormat::Text => text(&mut out),
-        };
-        match written.and_then(|()| out.flush()) {
-            // A reader that has seen enough, as `head` has.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.context("cannot write the result"),
-        }
+        print(|out| match self.output {
+            OutputFormat::Json => {
+                serde_json::to_writer_pretty(&mut *out, value)?;
+                writeln!(out)
+            }
+            OutputFormat::Text => text(out),
+        })
     }
 
     pub(crate) fn is_for_people(&self) -> bool {
         self.output == OutputFormat::Text
     }
+}
+
+/// Prints a result. A reader that has seen enough, as `head` has, is fine.
+pub(crate) fn print(write: impl FnOnce(&mut dyn io::Write) -> io::Result<()>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write the result"),
+    }
+}
+
+/// What commands that fetch modules are run on.
+pub(crate) fn tokio_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // Another part of the program may have chosen already; both choices are fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")
 }
 
 /// What this user has for the registry of an image.

@@ -66,9 +66,7 @@ enum PluginCommand {
 
 /// Runs the command. Exit codes are those of `kubewasm module`; that of `run` is the plugin's.
 pub(crate) fn main(args: PluginArgs) -> anyhow::Result<ExitCode> {
-    // Another part of the program may have chosen already; both choices are fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let tokio = module::tokio_runtime()?;
     let PluginArgs { store, command } = args;
     let outcome = tokio.block_on(async {
         let session = PluginSession::open(store)?;

@@ -2,7 +2,6 @@
 
 use std::{env, ffi::OsString, process::ExitCode};
 
-use anyhow::Context as _;
 use kubewasm_plugin::{PluginName, StartedAs};
 
 use super::{PluginSession, plugin_home, prepare, run};
@@ -34,14 +33,12 @@ pub(crate) fn run_started(started: &StartedAs) -> ExitCode {
 }
 
 fn block_on(started: &StartedAs) -> anyhow::Result<ExitCode> {
-    // Nothing has chosen before.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let args = env::args_os().skip(1).map(text).collect::<anyhow::Result<Vec<_>>>()?;
     let (name, args) = match started {
         StartedAs::Plugin(name) => (name, args),
         StartedAs::Companion(name) => (name, std::iter::once(COMPLETE.to_owned()).chain(args).collect()),
     };
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let tokio = module::tokio_runtime()?;
     let outcome = tokio.block_on(run_plugin(name, args));
     // A plugin that was interrupted may have left a look-up behind, for which nobody waits.
     tokio.shutdown_background();

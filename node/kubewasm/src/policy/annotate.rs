@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use kubewasm_modules::Reference;
 use kubewasm_policy::metadata::{Metadata, USAGE, section};
 
-use crate::module::{ModuleSession, push};
+use super::{settings::document, source::said};
+use crate::module::{ModuleSession, inspect::read, push};
 
 /// The annotation that tells which program has written the metadata.
 const WRITTEN_BY: &str = "kubewasm.dev/version";
@@ -32,25 +33,21 @@ pub(super) struct AnnotateArgs {
 }
 
 pub(super) async fn run(args: &AnnotateArgs) -> anyhow::Result<()> {
-    let text = read(&args.metadata_path).await?;
+    let text = document(&args.metadata_path).await?;
     let mut metadata: Metadata = serde_yaml_ng::from_slice(&text)
         .with_context(|| format!("{} is no metadata of a policy", args.metadata_path.display()))?;
     metadata.validate().with_context(|| format!("the metadata in {}", args.metadata_path.display()))?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     metadata.annotations.insert(WRITTEN_BY.to_owned(), version);
     if let Some(path) = &args.usage_path {
-        let usage =
-            String::from_utf8(read(path).await?).with_context(|| format!("{} is no text", path.display()))?;
+        let usage = String::from_utf8(document(path).await?)
+            .with_context(|| format!("{} is no text", path.display()))?;
         metadata.annotations.insert(USAGE.to_owned(), usage);
     }
     let module = read(&args.module).await?;
     let written = section::write(&module, &metadata)
         .with_context(|| format!("cannot use {}", args.module.display()))?;
     write(&args.output_path, written).await
-}
-
-async fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Writes a file whole: who reads it meanwhile has all of the old one or all of the new one.
@@ -87,12 +84,7 @@ fn reference(text: &str) -> Result<Reference, kubewasm_modules::InvalidReference
 pub(super) async fn push(session: &ModuleSession, args: &PushArgs) -> anyhow::Result<()> {
     let module = read(&args.module).await?;
     let metadata = section::read(&module).with_context(|| format!("cannot use {}", args.module.display()))?;
-    let metadata = metadata.with_context(|| {
-        format!(
-            "{} says nothing of itself; write it into it with `kubewasm policy annotate`",
-            args.module.display()
-        )
-    })?;
+    let metadata = said(metadata, args.module.display())?;
     metadata.validate().with_context(|| format!("the metadata in {}", args.module.display()))?;
     push::send(session, &args.module, &args.reference, metadata.manifest_annotations()).await
 }

@@ -1,13 +1,10 @@
 //! `kubewasm policy inspect`
 
-use std::io::{self, Write as _};
-
-use anyhow::Context as _;
 use clap::ValueEnum;
 use kubewasm_policy::metadata::{Metadata, PolicyType, Rule, USAGE};
 
 use super::source::{PolicySource, find};
-use crate::module::ModuleSession;
+use crate::module::{self, ModuleSession};
 
 /// Arguments of `kubewasm policy inspect`.
 #[derive(Debug, clap::Args)]
@@ -33,19 +30,13 @@ enum Format {
 
 pub(super) async fn run(session: &ModuleSession, args: &InspectArgs) -> anyhow::Result<()> {
     let found = find(session, &args.policy).await?;
-    let reference = &found.image.reference;
-    let metadata = found.metadata.as_ref().with_context(|| {
-        format!("{reference} says nothing of itself; write it into it with `kubewasm policy annotate`")
-    })?;
+    let metadata = found.metadata()?;
     let text = match args.output {
         Format::Json => serde_json::to_string_pretty(metadata)? + "\n",
         Format::Yaml => serde_yaml_ng::to_string(metadata)?,
         Format::Text => text(&found.image.id(), metadata),
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write the result"),
-    }
+    module::print(|out| out.write_all(text.as_bytes()))
 }
 
 fn text(id: &str, metadata: &Metadata) -> String {

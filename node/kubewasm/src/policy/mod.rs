@@ -7,11 +7,11 @@ mod annotate;
 mod inspect;
 mod run;
 mod scaffold;
+mod settings;
 mod source;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use clap::Subcommand;
 
 use crate::{
@@ -59,9 +59,7 @@ enum PolicyCommand {
 /// Runs the command. 0 where it did what it was to do, also where a policy has refused what it judged; else 1, and those of
 /// `kubewasm module` for policies that are not there.
 pub(crate) fn main(args: PolicyArgs) -> anyhow::Result<ExitCode> {
-    // Another part of the program may have chosen already; both choices are fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let tokio = module::tokio_runtime()?;
     let PolicyArgs { root_dir, registries, command } = args;
     let outcome = tokio.block_on(async {
         let root = root_dir.map_or_else(home::default_root, Ok)?;

@@ -1,27 +1,22 @@
 //! `kubewasm policy run`
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use kubewasm_policy::{
     capabilities::{Capabilities, Pattern},
     evaluator::{Bounds, Call, Evaluator},
     host::LocalHost,
-    metadata::{ExecutionMode, PolicyType},
-    request::{Question, Settings},
+    metadata::ExecutionMode,
+    request::Question,
 };
-use tokio::io::AsyncReadExt as _;
 
-use super::source::{PolicySource, find};
-use crate::module::ModuleSession;
-
-/// Most bytes of a request, and of settings.
-const LONGEST_DOCUMENT: u64 = 16 << 20;
+use super::{
+    settings::{SettingsArgs, document},
+    source::{PolicySource, find},
+};
+use crate::module::{self, ModuleSession};
 
 /// Arguments of `kubewasm policy run`.
 #[derive(Debug, clap::Args)]
@@ -34,13 +29,8 @@ pub(super) struct RunArgs {
     #[arg(short, long, value_name = "FILE")]
     request_path: PathBuf,
 
-    /// The settings, in YAML or JSON.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "settings_json")]
-    settings_path: Option<PathBuf>,
-
-    /// The settings as such.
-    #[arg(long, value_name = "JSON")]
-    settings_json: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 
     /// How the policy is called, where it does not say so itself.
     #[arg(short, long, value_enum, value_name = "MODE")]
@@ -88,12 +78,11 @@ pub(super) async fn run(session: &ModuleSession, args: RunArgs) -> anyhow::Resul
     let Some(timeout) = timeout else {
         bail!("--timeout is a number of seconds above 0, not {}", args.timeout)
     };
-    let settings = settings(&args).await?;
+    let settings = args.settings.read().await?;
     let text = document(&args.request_path).await?;
     let found = find(session, &args.policy).await?;
     found.check_mode(args.execution_mode.map(Into::into))?;
-    let is_raw =
-        args.raw || found.metadata.as_ref().is_some_and(|metadata| metadata.policy_type == PolicyType::Raw);
+    let is_raw = args.raw || found.is_raw();
     let read = || format!("cannot read the request in {}", args.request_path.display());
     let question = if is_raw { Question::raw(&text) } else { Question::review(&text) }.with_context(read)?;
 
@@ -114,36 +103,6 @@ pub(super) async fn run(session: &ModuleSession, args: RunArgs) -> anyhow::Resul
         );
     }
     let ended = evaluator.call(&policy, Call::Validate, &question.document(&settings)).await;
-    println!("{}", serde_json::to_string(&question.response(&ended))?);
-    Ok(())
-}
-
-async fn settings(args: &RunArgs) -> anyhow::Result<Settings> {
-    match (&args.settings_path, &args.settings_json) {
-        (Some(path), _) => {
-            let text = document(path).await?;
-            Settings::parse(&text).with_context(|| format!("cannot read the settings in {}", path.display()))
-        }
-        (None, Some(json)) => Settings::parse(json.as_bytes()).context("cannot read --settings-json"),
-        (None, None) => Ok(Settings::default()),
-    }
-}
-
-async fn document(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let failed = || format!("cannot read {}", path.display());
-    let mut text = Vec::new();
-    let limit = LONGEST_DOCUMENT + 1;
-    if path == Path::new("-") {
-        tokio::io::stdin().take(limit).read_to_end(&mut text).await.context("cannot read standard input")?;
-    } else {
-        let file = tokio::fs::File::open(path).await.with_context(failed)?;
-        file.take(limit).read_to_end(&mut text).await.with_context(failed)?;
-    }
-    ensure!(
-        text.len() as u64 <= LONGEST_DOCUMENT,
-        "{} has more than {} MiB",
-        path.display(),
-        LONGEST_DOCUMENT >> 20
-    );
-    Ok(text)
+    let response = serde_json::to_string(&question.response(&ended))?;
+    module::print(|out| writeln!(out, "{response}"))
 }

@@ -1,7 +1,5 @@
 //! `kubewasm policy scaffold`
 
-use std::path::PathBuf;
-
 use anyhow::{Context as _, ensure};
 use clap::{Subcommand, ValueEnum};
 use kubewasm_modules::ImageName;
@@ -11,8 +9,11 @@ use kubewasm_policy::{
 };
 use serde_json::{Value, json};
 
-use super::source::{PolicySource, find};
-use crate::module::ModuleSession;
+use super::{
+    settings::SettingsArgs,
+    source::{PolicySource, find},
+};
+use crate::module::{self, ModuleSession};
 
 /// Arguments of `kubewasm policy scaffold`.
 #[derive(Debug, clap::Args)]
@@ -37,13 +38,8 @@ struct ManifestArgs {
     #[arg(short = 't', long = "type", value_enum, value_name = "KIND")]
     kind: Kind,
 
-    /// Settings, in YAML or JSON.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "settings_json")]
-    settings_path: Option<PathBuf>,
-
-    /// Settings as such.
-    #[arg(long, value_name = "JSON")]
-    settings_json: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
 
     /// Name of the resource [default: the policy's title].
     #[arg(long, value_name = "NAME")]
@@ -66,21 +62,9 @@ enum Kind {
 
 pub(super) async fn run(session: &ModuleSession, args: ScaffoldArgs) -> anyhow::Result<()> {
     let What::Manifest(args) = args.what;
-    let settings = match (&args.settings_path, &args.settings_json) {
-        (Some(path), _) => {
-            let text =
-                tokio::fs::read(path).await.with_context(|| format!("cannot read {}", path.display()))?;
-            Settings::parse(&text)
-                .with_context(|| format!("cannot read the settings in {}", path.display()))?
-        }
-        (None, Some(json)) => Settings::parse(json.as_bytes()).context("cannot read --settings-json")?,
-        (None, None) => Settings::default(),
-    };
+    let settings = args.settings.read().await?;
     let found = find(session, &args.policy).await?;
-    let reference = &found.image.reference;
-    let metadata = found.metadata.as_ref().with_context(|| {
-        format!("{reference} says nothing of itself; write it into it with `kubewasm policy annotate`")
-    })?;
+    let (reference, metadata) = (&found.image.reference, found.metadata()?);
     metadata.validate().with_context(|| format!("the metadata of {reference}"))?;
     ensure!(
         metadata.policy_type == PolicyType::Kubernetes,
@@ -95,8 +79,8 @@ pub(super) async fn run(session: &ModuleSession, args: ScaffoldArgs) -> anyhow::
         &settings,
         args.allow_context_aware,
     );
-    print!("{}", serde_yaml_ng::to_string(&manifest)?);
-    Ok(())
+    let manifest = serde_yaml_ng::to_string(&manifest)?;
+    module::print(|out| out.write_all(manifest.as_bytes()))
 }
 
 fn title(metadata: &Metadata) -> Option<&str> {

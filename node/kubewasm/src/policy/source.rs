@@ -1,17 +1,18 @@
 //! Where a policy comes from: a file, a name, or the beginning of a digest.
 
-use std::{path::Path, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
-use anyhow::{Context as _, bail, ensure};
-use kubewasm_host::{
-    compile::{ChildCompiler, MODULE_LIMIT},
-    program::Program,
-};
+use anyhow::{Context as _, bail};
+use kubewasm_host::{compile::ChildCompiler, program::Program};
 use kubewasm_modules::{Hold, Image, ImageName, Module, Precompiled};
-use kubewasm_policy::metadata::{ExecutionMode, Metadata, section};
+use kubewasm_policy::metadata::{ExecutionMode, Metadata, PolicyType, section};
 use kubewasm_wasi::provider::StoreCompiler;
 
-use crate::module::{ModuleSession, inspect::command_of, precompile, pull};
+use crate::module::{
+    ModuleSession,
+    inspect::{command_of, read},
+    precompile, print, pull,
+};
 
 /// A policy, as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(super) struct Found {
     /// Its file.
     pub(super) module: Module,
     /// What it says of itself.
-    pub(super) metadata: Option<Metadata>,
+    metadata: Option<Metadata>,
     /// It is not removed meanwhile.
     _hold: Hold,
 }
@@ -70,14 +71,7 @@ pub(super) async fn find(session: &ModuleSession, source: &PolicySource) -> anyh
     };
     let hold = store.hold(&image)?;
     let module = store.module(&image, command_of(&image, None)?).await?;
-    let size = tokio::fs::metadata(&module.path).await.map(|metadata| metadata.len());
-    let read = || format!("cannot read {}", image.reference);
-    ensure!(
-        size.with_context(read)? <= MODULE_LIMIT,
-        "{} has more than {MODULE_LIMIT} bytes",
-        image.reference
-    );
-    let bytes = tokio::fs::read(&module.path).await.with_context(read)?;
+    let bytes = read(&module.path).await?;
     let metadata = section::read(&bytes).with_context(|| format!("cannot use {}", image.reference))?;
     Ok(Found { image, module, metadata, _hold: hold })
 }
@@ -100,7 +94,24 @@ fn by_digest(session: &ModuleSession, prefix: &str) -> anyhow::Result<Image> {
     }
 }
 
+/// What a module says of itself, which it has to.
+pub(super) fn said<M>(metadata: Option<M>, of: impl fmt::Display) -> anyhow::Result<M> {
+    metadata.with_context(|| {
+        format!("{of} says nothing of itself; write it into it with `kubewasm policy annotate`")
+    })
+}
+
 impl Found {
+    /// What it says of itself, which it has to.
+    pub(super) fn metadata(&self) -> anyhow::Result<&Metadata> {
+        said(self.metadata.as_ref(), &self.image.reference)
+    }
+
+    /// Whether it says that it judges any JSON.
+    pub(super) fn is_raw(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|metadata| metadata.policy_type == PolicyType::Raw)
+    }
+
     /// Checks that it is called as a program, which `asked` may say where it says nothing of itself.
     pub(super) fn check_mode(&self, asked: Option<ExecutionMode>) -> anyhow::Result<()> {
         let said = self.metadata.as_ref().map(|metadata| metadata.execution_mode);
@@ -136,8 +147,7 @@ pub(super) struct DigestArgs {
 /// Prints the name of a policy with its digest.
 pub(super) async fn digest(session: &ModuleSession, args: &DigestArgs) -> anyhow::Result<()> {
     let found = find(session, &args.policy).await?;
-    println!("{}", found.image.id());
-    Ok(())
+    print(|out| writeln!(out, "{}", found.image.id()))
 }
 
 #[cfg(test)]
