@@ -8,7 +8,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 use tokio::{
     pin,
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use wasmtime_wasi_http::{Error, WasiBody};
 
@@ -25,6 +25,8 @@ use super::{
 
 /// Connections on which a request is tried that none of them has taken.
 const TRIES: usize = 4;
+/// How long a connection is waited for that is about to be free, before another one is made.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// Headers of a response that are about the connection that it came over, and mean nothing to a guest.
 const OF_CONNECTION: [header::HeaderName; 5] = [
@@ -119,13 +121,19 @@ async fn lease(
     origin: &Origin,
     by: Instant,
 ) -> Result<Lease, Error> {
+    let mut has_waited = false;
     loop {
         let freed = connections.freed();
         pin!(freed);
         freed.as_mut().enable();
         match connections.check_out(origin, |route| way.fitness(origin, route)) {
             Checkout::Open(lease) => return Ok(*lease),
-            Checkout::Room => {
+            // A guest that asks again as soon as a body ends is often quicker than the connection's own task.
+            Checkout::Room { is_settling: true } if !has_waited => {
+                has_waited = true;
+                let _ = timeout(MOMENT, freed).await;
+            }
+            Checkout::Room { .. } => {
                 if let Some(place) = place(connections, way, origin)? {
                     let opening = handshake::open(connections, way, origin, place);
                     return timeout_at(by, opening).await.unwrap_or(Err(Error::ConnectionTimeout));

@@ -88,7 +88,10 @@ pub(super) struct Place {
 pub(super) enum Checkout {
     Open(Box<Lease>),
     /// A connection can be made, by whoever gets a [`Place`].
-    Room,
+    Room {
+        /// One is about to be free, which [`HttpConnections::freed`] tells.
+        is_settling: bool,
+    },
     /// Nothing. Something will be free, which [`HttpConnections::freed`] tells.
     Nothing,
 }
@@ -146,7 +149,9 @@ impl HttpConnections {
             true => fitness(route),
             false => Fitness::Stale,
         };
+        let mut is_settling = false;
         if let Some(known) = state.origins.get_mut(origin) {
+            is_settling = known.settling > 0;
             if let Some(carrier) = known.take_open(fitness, &mut dropped) {
                 let connections = Arc::downgrade(self);
                 let lease = Lease { carrier, is_used: true, origin: origin.clone(), connections };
@@ -165,7 +170,7 @@ impl HttpConnections {
             state.drop_oldest(&mut dropped);
             return Checkout::Nothing;
         }
-        Checkout::Room
+        Checkout::Room { is_settling }
     }
 
     /// Takes a place for a connection to an origin. `None`: somebody else has taken it.
@@ -227,6 +232,13 @@ impl HttpConnections {
         let mut state = self.lock();
         if let Some(known) = state.origins.get_mut(origin) {
             known.shared.retain(|shared| !Arc::ptr_eq(shared, retired));
+        }
+    }
+
+    /// A connection is about to be free, or not any more.
+    fn settles(&self, origin: &Origin, settles: bool) {
+        if let Some(known) = self.lock().origins.get_mut(origin) {
+            known.settling = if settles { known.settling + 1 } else { known.settling.saturating_sub(1) };
         }
     }
 
@@ -346,12 +358,15 @@ impl Lease {
             }
             Carrier::Exclusive(mut connection) => {
                 let Ok(runtime) = Handle::try_current() else { return };
+                connections.settles(&origin, true);
                 let connections = Arc::downgrade(&connections);
                 runtime.spawn(async move {
                     let ready = tokio::time::timeout(SETTLES, connection.sender.ready()).await;
-                    if let (Ok(Ok(())), Some(connections)) = (ready, connections.upgrade()) {
+                    let Some(connections) = connections.upgrade() else { return };
+                    if let Ok(Ok(())) = ready {
                         connections.park(&origin, connection);
                     }
+                    connections.settles(&origin, false);
                 });
             }
         }

@@ -19,6 +19,8 @@ pub(super) struct OriginPool {
     pub(super) taken: usize,
     /// Those of them whose connections are being made.
     pub(super) connecting: usize,
+    /// Those of HTTP/1.1 whose response has ended, and that are not free yet.
+    pub(super) settling: usize,
     /// It has spoken HTTP/2: one connection is enough for many requests.
     pub(super) speaks_h2: bool,
     /// The one that was used last at the end.
