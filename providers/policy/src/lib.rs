@@ -21,4 +21,5 @@ mod input;
 pub mod metadata;
 pub mod request;
 pub mod response;
+pub mod spec;
 pub mod verdict;
