@@ -9,6 +9,7 @@
  *   alloc MB          allocate memory, and write to all of it
  *   sleep S           sleep
  *   wait              read standard input to its end
+ *   key               read one byte of standard input, and print its number
  *   spin              never end, never yield
  *   compute N         do N million steps of arithmetic
  *   race FROM TO      compute from one time to another (seconds since 1970), and print how far it came
@@ -257,6 +258,12 @@ static int alone(const char *verb, int argc, char **argv) {
     } else if (!strcmp(verb, "wait")) {
         while (getchar() != EOF)
             ;
+    } else if (!strcmp(verb, "key")) {
+        unsigned char key;
+        fflush(NULL);
+        if (read(0, &key, 1) != 1)
+            give_up("read", "a key");
+        printf("key %d\n", key);
     } else if (!strcmp(verb, "trap")) {
         fflush(NULL);
         __builtin_trap();

@@ -4,9 +4,10 @@
 //   <address>: refused 6
 //
 // The number is the position of the error in wasi:http's error-code; the text is the first line of the body. An argument like
-// +65536 makes of the next request a POST with so many bytes. One like <https://... has the body printed as it comes, and
-// nothing else; one like ~terces says how often its reverse, secret, is in the memory of the program. Flags are for others. The
-// program has no libc; its imports are those of outgoing-0.2.wat, as the canonical ABI has them.
+// +65536 makes of the next request a POST with so many bytes, and one like ^name:value is a header of all that follow. One like
+// <https://... has the body printed as it comes, and nothing else; one like ~terces says how often its reverse, secret, is in the
+// memory of the program. Flags are for others. The program has no libc; its imports are those of outgoing-0.2.wat, as the
+// canonical ABI has them.
 
 #define LINE 4096
 #include "component.h"
@@ -59,6 +60,7 @@ IMPORT(V("wasi:io/streams"), "[method]output-stream.blocking-write-and-flush")
 void write_stream(int32_t, const void *, size_t, void *);
 IMPORT(V("wasi:io/streams"), "[resource-drop]output-stream") void output_drop(int32_t);
 TYPES("[constructor]fields") int32_t fields_new(void);
+TYPES("[method]fields.append") void fields_append(int32_t, const void *, size_t, const void *, size_t, void *);
 TYPES("[constructor]outgoing-request") int32_t request_new(int32_t);
 TYPES("[method]outgoing-request.set-method") int32_t request_method(int32_t, int32_t, const void *, size_t);
 TYPES("[method]outgoing-request.set-scheme") int32_t request_scheme(int32_t, int32_t, int32_t, const void *, size_t);
@@ -89,6 +91,25 @@ static List without(List text, size_t count) {
     return (List){text.data + count, text.size - count};
 }
 
+// Headers of requests.
+static List headers[8];
+static size_t header_count;
+
+// Makes the headers of a request.
+static int32_t fields(void) {
+    int32_t fields = fields_new();
+    for (size_t n = 0; n < header_count; n++) {
+        size_t name = 0;
+        uint8_t failed[2];
+        while (name + 1 < headers[n].size && headers[n].data[name] != ':') {
+            name++;
+        }
+        List value = without(headers[n], name + 1);
+        fields_append(fields, headers[n].data, name, value.data, value.size, failed);
+    }
+    return fields;
+}
+
 // A request for an address; 0 if it is none.
 static int32_t request_for(List address) {
     int32_t is_tls = begins(address, "https://");
@@ -101,7 +122,7 @@ static int32_t request_for(List address) {
         authority++;
     }
     List path = without(rest, authority);
-    int32_t request = request_new(fields_new());
+    int32_t request = request_new(fields());
     int32_t failed = request_scheme(request, 1, is_tls, 0, 0) | request_authority(request, 1, rest.data, authority) |
                      request_path(request, 1, path.data, path.size);
     return failed ? 0 : request;
@@ -249,6 +270,12 @@ EXPORT("run") int32_t run(void) {
             size = 0;
             for (size_t c = 1; c < argument.size; c++) {
                 size = size * 10 + (argument.data[c] - '0');
+            }
+            continue;
+        }
+        if (begins(argument, "^")) {
+            if (header_count < sizeof headers / sizeof *headers) {
+                headers[header_count++] = without(argument, 1);
             }
             continue;
         }

@@ -69,7 +69,12 @@
     (export "incoming-response" (type $incoming-response (sub resource)))
     (export "incoming-body" (type $incoming-body (sub resource)))
     (export "future-incoming-response" (type $future (sub resource)))
+    (type $any-header-error (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+    (export "header-error" (type $header-error (eq $any-header-error)))
     (export "[constructor]fields" (func (result (own $fields))))
+    (export "[method]fields.append" (func
+      (param "self" (borrow $fields)) (param "name" string) (param "value" (list u8))
+      (result (result (error $header-error)))))
     (export "[constructor]outgoing-request" (func
       (param "headers" (own $fields)) (result (own $outgoing-request))))
     (export "[method]outgoing-request.set-method" (func
@@ -143,6 +148,7 @@
     (memory (core memory $memory "memory"))))
   (core func $streams.drop-output (canon resource.drop $output-stream))
   (core func $fields.new (canon lower (func $types "[constructor]fields")))
+  (core func $fields.append (canon lower (func $types "[method]fields.append") (memory (core memory $memory "memory"))))
   (core func $request.new (canon lower (func $types "[constructor]outgoing-request")))
   (core func $request.method (canon lower (func $types "[method]outgoing-request.set-method")
     (memory (core memory $memory "memory"))))
@@ -190,6 +196,7 @@
       (export "[resource-drop]output-stream" (func $streams.drop-output))))
     (with "wasi:http/types@0.2.0" (instance
       (export "[constructor]fields" (func $fields.new))
+      (export "[method]fields.append" (func $fields.append))
       (export "[constructor]outgoing-request" (func $request.new))
       (export "[method]outgoing-request.set-method" (func $request.method))
       (export "[method]outgoing-request.set-scheme" (func $request.scheme))

@@ -5,8 +5,8 @@
 //   <address>: refused 6
 //
 // The number is the position of the error in wasi:http's error-code; the text is the first line of the body. An argument like
-// +65536 makes of the next request a POST with so many bytes. There is no libc for WASI 0.3 here: these are the functions that
-// outgoing-0.3.wat imports, as the canonical ABI has them.
+// +65536 makes of the next request a POST with so many bytes, and one like ^name:value is a header of all that follow. There is
+// no libc for WASI 0.3 here: these are the functions that outgoing-0.3.wat imports, as the canonical ABI has them.
 
 #define LINE 4096
 #include "component.h"
@@ -16,6 +16,7 @@
 
 IMPORT("wasi:cli/environment@0.3.0", "get-arguments") void get_arguments(void *);
 TYPES("[constructor]fields") int32_t fields_new(void);
+TYPES("[method]fields.append") void fields_append(int32_t, const void *, size_t, const void *, size_t, void *);
 TYPES("[static]request.new") void request_new(int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, void *);
 TYPES("[method]request.set-method") int32_t request_method(int32_t, int32_t, const void *, size_t);
 TYPES("[method]request.set-scheme") int32_t request_scheme(int32_t, int32_t, int32_t, const void *, size_t);
@@ -60,6 +61,25 @@ static List without(List text, size_t count) {
     return (List){text.data + count, text.size - count};
 }
 
+// Headers of requests.
+static List headers[8];
+static size_t header_count;
+
+// Makes the headers of a request.
+static int32_t fields(void) {
+    int32_t fields = fields_new();
+    for (size_t n = 0; n < header_count; n++) {
+        size_t name = 0;
+        int32_t failed[5];
+        while (name + 1 < headers[n].size && headers[n].data[name] != ':') {
+            name++;
+        }
+        List value = without(headers[n], name + 1);
+        fields_append(fields, headers[n].data, name, value.data, value.size, failed);
+    }
+    return fields;
+}
+
 // A request for an address; false if it is none.
 static int request_for(List address, int32_t method, Request *made) {
     int32_t is_tls = begins(address, "https://"), result[2];
@@ -73,7 +93,7 @@ static int request_for(List address, int32_t method, Request *made) {
     }
     List path = without(rest, authority);
     int64_t body = bytes_new(), end = ends_new();
-    request_new(fields_new(), method == POST, (int32_t)body, (int32_t)end, 0, 0, result);
+    request_new(fields(), method == POST, (int32_t)body, (int32_t)end, 0, 0, result);
     if (method != POST) {
         bytes_drop((int32_t)body);
     }
@@ -162,6 +182,12 @@ EXPORT("run") int32_t run(void) {
             size = 0;
             for (size_t c = 1; c < argument.size; c++) {
                 size = size * 10 + (argument.data[c] - '0');
+            }
+            continue;
+        }
+        if (begins(argument, "^")) {
+            if (header_count < sizeof headers / sizeof *headers) {
+                headers[header_count++] = without(argument, 1);
             }
             continue;
         }

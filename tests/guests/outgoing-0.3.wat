@@ -51,7 +51,13 @@
     (type $any-scheme (variant (case "HTTP") (case "HTTPS") (case "other" string)))
     (export "scheme" (type $scheme (eq $any-scheme)))
     (export "request-options" (type $options (sub resource)))
+    (type $any-header-error (variant
+      (case "invalid-syntax") (case "forbidden") (case "immutable") (case "size-exceeded") (case "other" (option string))))
+    (export "header-error" (type $header-error (eq $any-header-error)))
     (export "[constructor]fields" (func (result (own $fields))))
+    (export "[method]fields.append" (func
+      (param "self" (borrow $fields)) (param "name" string) (param "value" (list u8))
+      (result (result (error $header-error)))))
     (export "[static]request.new" (func
       (param "headers" (own $headers)) (param "contents" (option $contents)) (param "trailers" $ends)
       (param "options" (option (own $options))) (result (tuple (own $request) $is-sent))))
@@ -114,6 +120,7 @@
   (core func $set.wait (canon waitable-set.wait (memory $m)))
   (core func $join (canon waitable.join))
   (core func $fields (canon lower (func $http "[constructor]fields")))
+  (core func $fields.append (canon lower (func $http "[method]fields.append") (memory $m) (realloc $r)))
   (core func $request.new (canon lower (func $http "[static]request.new") (memory $m)))
   (core func $request.method (canon lower (func $http "[method]request.set-method") (memory $m)))
   (core func $request.scheme (canon lower (func $http "[method]request.set-scheme") (memory $m)))
@@ -141,6 +148,7 @@
     (with "wasi:http/client@0.3.0" (instance (export "send" (func $send))))
     (with "wasi:http/types@0.3.0" (instance
       (export "[constructor]fields" (func $fields))
+      (export "[method]fields.append" (func $fields.append))
       (export "[static]request.new" (func $request.new))
       (export "[method]request.set-method" (func $request.method))
       (export "[method]request.set-scheme" (func $request.scheme))

@@ -6,4 +6,5 @@ mod consent;
 mod demos;
 mod ends;
 mod hostile;
+mod proxies;
 mod user;

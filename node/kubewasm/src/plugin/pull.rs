@@ -45,8 +45,15 @@ pub(super) struct PullArgs {
     yes: bool,
 }
 
-/// The name of an image, with what others write in front of it.
+/// The name of an image, with what others write in front of it. A file is named as one, so that nobody is given an image in
+/// the place of the file that was meant.
 fn uri(text: &str) -> Result<ImageName, String> {
+    let is_plain = !text.contains("://") && !text.starts_with(['.', '/']);
+    if is_plain && Path::new(text).is_file() {
+        return Err(format!(
+            "it is a file here, and the name of an image: write ./{text} for the file, oci://{text} for the image"
+        ));
+    }
     let text = text.strip_prefix("registry://").unwrap_or(text);
     text.parse().map_err(|error: kubewasm_modules::InvalidReference| error.to_string())
 }

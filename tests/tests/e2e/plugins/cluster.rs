@@ -20,19 +20,19 @@ use k8s_openapi::api::core::v1::ConfigMap;
 const API: &str = "https://kubernetes.default.svc";
 
 /// The kubeconfig of the cluster's administrator, to be changed.
-fn admin(cluster: &Cluster) -> Value {
+pub(super) fn admin(cluster: &Cluster) -> Value {
     serde_yaml_ng::from_str(&fs::read_to_string(cluster.admin_kubeconfig()).unwrap()).unwrap()
 }
 
 /// Writes a kubeconfig for a user.
-fn write(user: &User, name: &str, config: &Value) -> PathBuf {
+pub(super) fn write(user: &User, name: &str, config: &Value) -> PathBuf {
     let path = user.home().join(name);
     fs::write(&path, serde_yaml_ng::to_string(config).unwrap()).unwrap();
     path
 }
 
 /// A token of the namespace's default service account.
-async fn token(cluster: &Cluster, namespace: &str) -> String {
+pub(super) async fn token(cluster: &Cluster, namespace: &str) -> String {
     let token = cluster.kubectl(&["create", "token", "default", "--namespace", namespace]).await.unwrap();
     token.trim().to_owned()
 }

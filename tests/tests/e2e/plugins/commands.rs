@@ -114,6 +114,9 @@ async fn a_file_is_a_plugin_and_what_it_has_become_is_another() {
     let user = User::new().await;
     let module = guests::guest("actor.c").await.unwrap();
     fs::write(user.work().join("mine.wasm"), &module).unwrap();
+    let either = user.plugin(&["pull", "mine.wasm"]).await;
+    assert_eq!(either.status.code(), Some(2));
+    assert!(errors(&either).contains("write ./mine.wasm for the file, oci://mine.wasm"), "{either:?}");
     user.json(&["pull", "./mine.wasm"]).await;
     assert_eq!(user.kubectl_prints(&["mine", "say", "a"]).await, "a\n");
     let text = user.plugin(&["list"]).await;

@@ -106,3 +106,28 @@ async fn a_terminal_is_a_terminal() {
     assert!(seen.contains("COLUMNS=77\r\n") && seen.contains("LINES=33\r\n"), "{seen}");
     assert!(seen.contains(" icanon") && seen.contains(" echo "), "what was set is set back: {seen}");
 }
+
+/// Where that was granted, a key is the plugin's once it is pressed, without a line's end; Ctrl-C still ends the plugin.
+#[tokio::test]
+async fn keys_come_as_they_are_pressed() {
+    let user = User::new().await;
+    user.has("actor.c", "actor", &["--grant", "tty=raw"]).await;
+    let mut command = user.command("/usr/bin/script".as_ref());
+    let line = format!("{} say begun key key wait", user.bin().join("kubectl-actor").display());
+    command.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped()).env("TERM", "xterm");
+    let mut child = command.spawn().unwrap();
+    let mut keyboard = child.stdin.take().unwrap();
+    let mut screen = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut shows = async |wanted: &str| {
+        let line = tokio::time::timeout(SOON, screen.next_line()).await.expect("a line").unwrap();
+        assert_eq!(line.as_deref().map(str::trim_end), Some(wanted), "and no key itself");
+    };
+    shows("begun").await;
+    for (key, shown) in [(b'x', "key 120"), (b'\r', "key 10")] {
+        keyboard.write_all(&[key]).await.unwrap();
+        shows(shown).await;
+    }
+    keyboard.write_all(b"\x03").await.unwrap();
+    let ended = tokio::time::timeout(SOON, child.wait()).await.expect("an end").unwrap();
+    assert_eq!(ended.code(), Some(130));
+}

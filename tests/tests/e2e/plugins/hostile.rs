@@ -10,7 +10,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::user::User;
+use super::{
+    cluster::{admin, token, write},
+    user::User,
+};
 use crate::{desk::errors, suite::suite};
 
 /// `wasi:http`'s error-code for a request that is denied.
@@ -130,6 +133,29 @@ async fn a_request_outside_of_the_manifest_is_refused() {
         let output = user.kubectl(&["narrow", &at(path)]).await;
         assert!(String::from_utf8_lossy(&output.stdout).contains(DENIED), "{path}");
         assert!(errors(&output).contains(&format!("does not permit it to {said}")), "{}", errors(&output));
+    }
+}
+
+/// What a plugin says of who it is counts for nothing: neither a token of its own nor whom it asks as arrives.
+#[tokio::test]
+async fn a_plugin_does_not_say_who_asks() {
+    let cluster = &suite().await.cluster;
+    let (all, token) = ("https://kubernetes.default.svc/api/v1/secrets", token(cluster, "default").await);
+    let user = User::new().await.with_kubeconfig(cluster.admin_kubeconfig());
+    let mut nobody = admin(cluster);
+    nobody["users"][0]["user"] = json!({});
+    let nobody = format!("--kubeconfig={}", write(&user, "nobody", &nobody).display());
+    for (guest, name) in [("outgoing-0.2.c", "older"), ("outgoing-0.3.c", "newer")] {
+        user.has(guest, name, &[]).await;
+        // With the token, the server would know a service account.
+        let printed = user.kubectl_prints(&[name, &nobody, &format!("^authorization:Bearer {token}"), all]).await;
+        assert!(printed.contains(": 401, ") || printed.contains("system:anonymous"), "{name}: {printed}");
+        // It would refuse her.
+        let printed = user.kubectl_prints(&[name, "^impersonate-user:jane", all]).await;
+        assert!(printed.contains(": 200, "), "{name}: {printed}");
+        // What else it says arrives: the server answers in the format that it is asked for.
+        let printed = user.kubectl_prints(&[name, "^accept:application/vnd.kubernetes.protobuf", all]).await;
+        assert!(printed.contains(" bytes: k8s"), "{name}: {printed}");
     }
 }
 
