@@ -12,7 +12,7 @@
 //!
 //! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; `images`: what it takes to bring
 //! a module to a node; `network`: connections, Services and addresses; `logs`: what it takes to follow guests
-//! that talk; and `plugins`: what a kubectl plugin takes.
+//! that talk; `plugins`: what a kubectl plugin takes; and `policies`: what a server of admission policies takes.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -33,6 +33,7 @@ mod network;
 mod observer;
 mod peer;
 mod plugins;
+mod policies;
 mod pods;
 mod processes;
 mod procfs;
@@ -76,6 +77,7 @@ use self::{
     network::Network,
     peer::Peer,
     plugins::Plugins,
+    policies::Policies,
     pods::Pods,
     report::{Peers, Report, Versions},
     starts::{Sizes, Starts},
@@ -177,6 +179,10 @@ struct Args {
     #[arg(long)]
     only_plugins: bool,
 
+    /// Measure the server of admission policies alone.
+    #[arg(long)]
+    only_policies: bool,
+
     /// Measure idle pods alone.
     #[arg(long)]
     only_idle: bool,
@@ -230,6 +236,10 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}", plugins::table(&measured));
         return Ok(());
     }
+    if args.only_policies {
+        println!("\n{}", policies::table(&policies::measure().await?));
+        return Ok(());
+    }
     if args.only_idle {
         let measured = with_logs(&home, measure_memory_alone(&home, args).await)?;
         println!("\n{}", report::memory(&measured));
@@ -271,6 +281,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let network = measure_network(home, &cluster, &registry, args).await?;
     let logs = measure_logs(home, &cluster, &image).await?;
     let plugins = plugins::measure(&cluster).await?;
+    let policies = policies::measure().await?;
     Ok(Report {
         machine: Machine::look(),
         versions,
@@ -285,6 +296,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
         network,
         logs,
         plugins,
+        policies,
     })
 }
 

@@ -21,6 +21,7 @@ use crate::{
     memory::Memory,
     network::Network,
     plugins::{self, Plugins},
+    policies::{self, Policies},
     starts::Starts,
     table::{Table, number},
 };
@@ -54,6 +55,8 @@ pub(crate) struct Report {
     pub(crate) logs: Logs,
     /// What kubectl plugins take.
     pub(crate) plugins: Plugins,
+    /// What a server of admission policies takes.
+    pub(crate) policies: Policies,
 }
 
 /// The programs that took part.
@@ -83,7 +86,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -96,7 +99,8 @@ pub(crate) fn text(report: &Report) -> String {
         http(&report.http),
         report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default(),
         logs::table(&report.logs),
-        plugins::table(&report.plugins)
+        plugins::table(&report.plugins),
+        policies::table(&report.policies)
     )
 }
 

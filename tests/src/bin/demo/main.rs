@@ -2,6 +2,7 @@
 //! end-to-end tests use. What it starts stays when this program ends; `down` ends it.
 
 mod http;
+mod policies;
 
 use std::{
     fs::{self, File},
@@ -37,7 +38,7 @@ const LAST_OF_FIRST_WORDS: &str = "Waiting 10 seconds (1)...";
 #[derive(Debug, Parser)]
 #[command(name = "kubewasm-demo", about = "A cluster with a WebAssembly node on this machine")]
 enum Command {
-    /// Start everything, and run demos/hello-wasm and demos/http-hello on it. Starts afresh when it runs already.
+    /// Start everything, and run demos/hello-wasm, demos/http-hello and demos/policies on it. Starts afresh when it runs already.
     Up,
     /// Stop everything and remove its files. Fine when nothing runs.
     Down,
@@ -134,6 +135,7 @@ async fn start(home: &Home) -> Result<()> {
         true => http::run(home, &cluster, &registry).await?,
         false => say("http-hello is left out: pods with addresses of their own take the rights of root."),
     }
+    policies::run(home, &cluster, &registry, &image).await?;
     say_how_to_go_on(&cluster);
     Ok(())
 }
