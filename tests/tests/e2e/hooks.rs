@@ -45,7 +45,9 @@ async fn a_post_start_hook_holds_back_its_container_and_the_next() {
         endpoint.until_asked("/started", 1).await;
         assert!(endpoint.asked()[0].agent.starts_with("kube-lifecycle/"), "{:?}", endpoint.asked());
         // The hook may be asked before the API server has been told of anything but the sidecar's start.
-        let held_back = |pod: &Pod| ["first", "second"].map(|name| status::waiting_reason(pod, name)) == ["ContainerCreating"; 2];
+        let held_back = |pod: &Pod| {
+            ["first", "second"].map(|name| status::waiting_reason(pod, name)) == ["ContainerCreating"; 2]
+        };
         pods.until("slow", "both containers ContainerCreating", held_back).await;
         endpoint.answer(Answer::Http(500));
         pods.until("slow", "Ready", |pod| is(pod, "Ready")).await;

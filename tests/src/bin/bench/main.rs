@@ -33,8 +33,8 @@ mod network;
 mod observer;
 mod peer;
 mod plugins;
-mod policies;
 mod pods;
+mod policies;
 mod processes;
 mod procfs;
 mod quantiles;
@@ -77,7 +77,6 @@ use self::{
     network::Network,
     peer::Peer,
     plugins::Plugins,
-    policies::Policies,
     pods::Pods,
     report::{Peers, Report, Versions},
     starts::{Sizes, Starts},

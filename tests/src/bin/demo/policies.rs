@@ -1,10 +1,6 @@
 //! demos/policies: a policy of Go that refuses pods, and one of Rust that changes them.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kubewasm_tests::{
@@ -97,7 +93,13 @@ fn serve(home: &Home, cluster: &Cluster) -> Result<Process> {
     let (port, health) = (ports::free()?, ports::free()?);
     let mut command = Command::new(node::program()?);
     command.arg("policy").arg("--root-dir").arg(home.folder("policies")?);
-    command.args(["serve", "--cluster", "--namespace=default", "--addr=127.0.0.1", "--webhook-settle-time=1"]);
+    command.args([
+        "serve",
+        "--cluster",
+        "--namespace=default",
+        "--addr=127.0.0.1",
+        "--webhook-settle-time=1",
+    ]);
     command.arg("--kubeconfig").arg(cluster.admin_kubeconfig());
     command.arg(format!("--port={port}")).arg(format!("--readiness-probe-port={health}"));
     command.arg(format!("--webhook-url=https://127.0.0.1:{port}"));

@@ -114,7 +114,11 @@ async fn keys_come_as_they_are_pressed() {
     user.has("actor.c", "actor", &["--grant", "tty=raw"]).await;
     let mut command = user.command("/usr/bin/script".as_ref());
     let line = format!("{} say begun key key wait", user.bin().join("kubectl-actor").display());
-    command.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped()).env("TERM", "xterm");
+    command
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .env("TERM", "xterm");
     let mut child = command.spawn().unwrap();
     let mut keyboard = child.stdin.take().unwrap();
     let mut screen = BufReader::new(child.stdout.take().unwrap()).lines();

@@ -148,7 +148,8 @@ async fn a_plugin_does_not_say_who_asks() {
     for (guest, name) in [("outgoing-0.2.c", "older"), ("outgoing-0.3.c", "newer")] {
         user.has(guest, name, &[]).await;
         // With the token, the server would know a service account.
-        let printed = user.kubectl_prints(&[name, &nobody, &format!("^authorization:Bearer {token}"), all]).await;
+        let printed =
+            user.kubectl_prints(&[name, &nobody, &format!("^authorization:Bearer {token}"), all]).await;
         assert!(printed.contains(": 401, ") || printed.contains("system:anonymous"), "{name}: {printed}");
         // It would refuse her.
         let printed = user.kubectl_prints(&[name, "^impersonate-user:jane", all]).await;

@@ -130,7 +130,8 @@ fn body(answer: &[u8]) -> Result<Option<&[u8]>> {
     let (head, body) = answer.split_at(end + 4);
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
     ensure!(head.starts_with("http/1.1 200 "), "the answer is {head}");
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
     let length = length.context("the answer has no length")?;
     Ok((body.len() >= length).then_some(body))
 }
