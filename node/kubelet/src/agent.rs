@@ -35,6 +35,7 @@ use crate::{
     node::{self, address},
     node_health::NodeHealth,
     node_metrics::NodeMetrics,
+    oom_events::OomEvents,
     pod_ranges,
     pods::{
         EvictionCandidates, HostPorts, ImageAccess, LogKeeper, NodeFacts, PodAddresses, PodIndex, PodManager,
@@ -53,8 +54,9 @@ use crate::{
     server::{self, Ports, Server},
     services::{Follower, FollowerParts, ServicesMode},
     shutdown::{ShutdownManager, ShutdownMetrics, ShutdownParts},
-    static_pods::{FileSource, Mirrors},
+    static_pods::{FileSource, Mirrors, UrlSource},
     stats::{NodeStats, StatsParts},
+    system_oom,
     traces::{TraceEndpoint, TraceExporter, TraceMetrics, Tracer},
 };
 
@@ -239,6 +241,7 @@ impl Agent {
             },
             probes,
             metrics,
+            oom_events: OomEvents::default(),
             pull_limit: PullLimit::new(config.kubelet.registry_pull_qps, config.kubelet.registry_burst),
             tracer,
             desk,
@@ -249,6 +252,7 @@ impl Agent {
             index: shared.index.clone(),
             records: shared.records.clone(),
             volumes: Arc::clone(&shared.volumes),
+            oom_events: shared.oom_events.clone(),
             logs_dir: shared.logs_dir.clone(),
             root_dir: config.root_dir.clone(),
             storage_period: config.kubelet.volume_stats_period(),
@@ -375,6 +379,9 @@ impl Agent {
         let failures =
             RequestFailureWatch::new(Arc::clone(&runtime), self.shared.index.clone(), recorder.clone());
         tasks.spawn(stop_at(cancel.clone(), failures.run()));
+        let name = self.config.node_name.clone();
+        let ooms = system_oom::watch(Arc::clone(&runtime), recorder.clone(), name);
+        tasks.spawn(stop_at(cancel.clone(), ooms));
         let http = self.http.follow(Arc::clone(&runtime), self.shared.index.clone());
         tasks.spawn(stop_at(cancel.clone(), http));
         tasks.spawn(stop_at(cancel.clone(), self.stats.follow()));
@@ -395,7 +402,13 @@ impl Agent {
             });
             tasks.spawn(stop_at(cancel.clone(), shutdown.run()));
         }
-        let manager = PodManager::new(self.shared).with_static_pods(board).with_resize_metrics(self.resizes);
+        let pods_of_url = UrlSource::new(&self.config.kubelet, &self.config.node_name);
+        let mut manager =
+            PodManager::new(self.shared).with_static_pods(board).with_resize_metrics(self.resizes);
+        if let Some(pods) = pods_of_url {
+            manager = manager.with_pods_of_url();
+            tasks.spawn(stop_at(cancel.clone(), pods.run(updates.clone())));
+        }
         tasks.spawn(manager.run(receiver, cancel.clone()));
         let mirrors = Mirrors::new(self.connection.client(), shown, self.handle.node());
         tasks.spawn(stop_at(cancel.clone(), mirrors.run()));

@@ -93,6 +93,11 @@ struct EvictionSignal {
     eviction_signal: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PreemptionSignal {
+    preemption_signal: String,
+}
+
 /// `true` for pods that are not of the API server, and else empty.
 type StaticLabel = [(&'static str, &'static str); 1];
 
@@ -129,6 +134,8 @@ pub struct NodeMetrics {
     pulls: Histograms<ImageSize>,
     /// A counter by its meaning. Its name has no `_total`, which one of OpenMetrics cannot be without.
     evictions: Family<EvictionSignal, Gauge>,
+    /// Likewise.
+    preemptions: Family<PreemptionSignal, Gauge>,
     rejections: Counters<Reason>,
     pre_registration: Gauge<f64, std::sync::atomic::AtomicU64>,
     registration: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -157,6 +164,7 @@ impl Default for NodeMetrics {
             terminated: Family::default(),
             pulls: Family::new_with_constructor(|| Histogram::new(IMAGE_PULL)),
             evictions: Family::default(),
+            preemptions: Family::default(),
             rejections: Family::default(),
             pre_registration: Gauge::default(),
             registration: Gauge::default(),
@@ -251,6 +259,11 @@ impl NodeMetrics {
         add("kubelet_terminated_containers", "Cumulative number of container terminations", &self.terminated);
         add("kubelet_image_pull_duration_seconds", "Duration in seconds to pull an image", &self.pulls);
         add("kubelet_evictions", "Cumulative number of pod evictions by eviction signal", &self.evictions);
+        add(
+            "kubelet_preemptions",
+            "Cumulative number of pod preemptions by preemption resource",
+            &self.preemptions,
+        );
         add(
             "kubelet_admission_rejections",
             "Cumulative number pod admission rejections by the Kubelet",
@@ -361,6 +374,11 @@ impl NodeMetrics {
     /// A pod was evicted for this.
     pub(crate) fn evicted(&self, eviction_signal: &'static str) {
         self.evictions.get_or_create(&EvictionSignal { eviction_signal }).inc();
+    }
+
+    /// A pod has made room for a critical one that lacked this resource.
+    pub(crate) fn preempted(&self, resource: &str) {
+        self.preemptions.get_or_create(&PreemptionSignal { preemption_signal: resource.to_owned() }).inc();
     }
 
     /// A pod was not taken for this reason.

@@ -60,7 +60,12 @@ impl Backoff {
 
 /// `duration`, up to `fraction` of it longer.
 pub(crate) fn jittered(duration: Duration, fraction: f64) -> Duration {
-    duration.mul_f64(1.0 + fraction * rand::random::<f64>())
+    duration.mul_f64(1.0 + share(fraction))
+}
+
+/// A share between none and `most`, by chance.
+pub(crate) fn share(most: f64) -> f64 {
+    most * rand::random::<f64>()
 }
 
 /// Waits; false when the work was cancelled meanwhile.

@@ -41,7 +41,9 @@ pub use objects::{ObjectContents, ObjectNames, ObjectUpdate, SecretContent, Upda
 pub use resize::{ContainerLimits, ResizeError};
 pub use sandbox::{PodSandbox, SandboxAddresses, SandboxError, SandboxPort};
 pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
-pub use stats::{ContainerStats, ContainerTraffic, FailedRequests, HttpContainerStats};
+pub use stats::{
+    ContainerFileIo, ContainerStats, ContainerTraffic, FailedRequests, HttpContainerStats, SystemOom,
+};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
@@ -308,6 +310,11 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
 
     /// Waits until requests of containers that serve HTTP have failed, and takes what is to be told of that.
     async fn failed_requests(&self) -> Vec<FailedRequests> {
+        std::future::pending().await
+    }
+
+    /// Waits until the kernel has ended a process of this provider's for want of memory of the machine.
+    async fn system_oom(&self) -> SystemOom {
         std::future::pending().await
     }
 

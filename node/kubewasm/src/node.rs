@@ -9,7 +9,7 @@ use kubewasm_cni::SandboxOptions;
 use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
 use kubewasm_kubelet::{
     agent::{self, Agent},
-    config::{Config, Flags, secret_files},
+    config::{Config, Flags, MASKED, flags::SECRET_FLAGS, secret_files},
     node::{Machine, allocatable_memory},
     quantity,
     services::ServicesMode,
@@ -289,7 +289,9 @@ fn shown_flags(arguments: impl Iterator<Item = OsString>) -> BTreeMap<String, St
     let shown = |argument: &clap::Arg| {
         let values = matches.get_raw(argument.get_id().as_str()).into_iter().flatten();
         let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
-        Some((argument.get_long()?.to_owned(), values.join(",")))
+        let name = argument.get_long()?;
+        let is_secret = SECRET_FLAGS.contains(&name) && !values.is_empty();
+        Some((name.to_owned(), if is_secret { MASKED.to_owned() } else { values.join(",") }))
     };
     command.get_arguments().filter_map(shown).collect()
 }

@@ -166,6 +166,7 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
         limits: LifecycleLimits::default(),
         probes: ProbeMetrics::default(),
         metrics: NodeMetrics::default(),
+        oom_events: Default::default(),
         pull_limit: PullLimit::default(),
         tracer: Tracer::off(),
         desk: EvictionDesk::default(),

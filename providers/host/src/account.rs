@@ -38,6 +38,8 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// What has gone through its sockets since it started.
     pub traffic: TrafficUsage,
+    /// What its guests have read from files and written to them since it started.
+    pub files: TrafficUsage,
 }
 
 /// The account of one container.
@@ -51,6 +53,7 @@ pub struct Account {
     /// Bytes that may be used.
     memory_limit: AtomicU64,
     traffic: Arc<Traffic>,
+    files: Arc<Traffic>,
 }
 
 #[derive(Debug)]
@@ -102,6 +105,7 @@ impl Account {
             memory_limit: AtomicU64::new(limits.memory_bytes),
             yields: AtomicU64::new(0),
             traffic: Arc::default(),
+            files: Arc::default(),
         }
     }
 
@@ -109,6 +113,12 @@ impl Account {
     #[must_use]
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
+    }
+
+    /// Where the container's files are counted.
+    #[must_use]
+    pub fn files(&self) -> &Arc<Traffic> {
+        &self.files
     }
 
     /// What is used now.
@@ -121,6 +131,7 @@ impl Account {
             yields: self.yields.load(Ordering::Relaxed),
             memory_bytes: self.memory.load(Ordering::Relaxed),
             traffic: self.traffic.usage(),
+            files: self.files.usage(),
         }
     }
 

@@ -27,7 +27,7 @@ use crate::{
     cache::{self, LoadError, Loaded},
     common::{self, Common},
     cpu::{self, InstantiationStats},
-    engine, errno,
+    engine, errno, file_streams,
     guest::Guest,
     kind::{Generation, ModuleKind},
     listen::{self, OpenListener},
@@ -127,6 +127,7 @@ impl Linked {
         p2::add_to_linker_async(&mut component).map_err(link_error)?;
         component.allow_shadowing(true);
         errno::wrap_component(&mut component).map_err(link_error)?;
+        file_streams::wrap(&mut component).map_err(link_error)?;
         lookup::link(&mut component).map_err(link_error)?;
         sockets::link(&mut component).map_err(link_error)?;
         component.allow_shadowing(false);

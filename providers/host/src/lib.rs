@@ -34,6 +34,7 @@ pub mod engine;
 mod errno;
 pub mod exit;
 mod features;
+mod file_streams;
 mod guest;
 mod host;
 pub mod http;

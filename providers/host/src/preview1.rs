@@ -8,10 +8,12 @@
 //!   are here to count.
 //! - Sockets are ours: those that a guest has from its start ([`crate::listen`]), and those that it accepts. wasmtime-wasi
 //!   answers that nothing is a socket.
+//! - What is read from files and written to them is counted.
 //! - `random_get` takes any length. wasmtime-wasi makes all bytes at once, with everybody waiting, and ends
 //!   the guest that wants too many.
 
 mod bytes;
+mod file_calls;
 mod poll;
 mod socket_calls;
 pub(super) mod sockets;
@@ -43,6 +45,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     })?;
     errno::wrap_core(&mut linker)?;
     socket_calls::link(&mut linker)?;
+    file_calls::link(&mut linker)?;
     poll::link(&mut linker)?;
     linker.func_wrap_async(
         MODULE,

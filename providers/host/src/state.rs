@@ -35,6 +35,11 @@ impl GuestState {
     pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         self.memory.account().traffic()
     }
+
+    /// Where what it reads from files and writes to them is counted.
+    pub(crate) fn files(&self) -> &Arc<Traffic> {
+        self.memory.account().files()
+    }
 }
 
 impl std::fmt::Debug for GuestState {

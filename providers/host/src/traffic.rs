@@ -1,7 +1,8 @@
-//! What goes through the sockets of a container, counted where it does.
+//! What goes through the sockets of a container, and through its files, counted where it does.
 //!
 //! Guests of several pods share network namespaces and the processes in them, so that no interface could tell whose bytes it has
-//! passed on. Each socket adds to the account of the container that it is of: a relaxed addition for each read and write.
+//! passed on; and no device could tell whose file a block is of. Each socket and each file adds to the account of the container
+//! that it is of: relaxed additions for each read and write.
 
 use std::{
     io,
@@ -20,39 +21,52 @@ use wasmtime_wasi::{
     p2::{DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamResult},
 };
 
-/// Counts the bytes of a container's sockets.
+/// Counts the bytes of a container's sockets, or of its files.
 #[derive(Debug, Default)]
 pub struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
+    reads: AtomicU64,
+    writes: AtomicU64,
     has_uncounted: AtomicBool,
 }
 
 /// What has gone through the sockets of a container since it started: of TCP what was read and written, of UDP what was in
-/// datagrams. Headers are the kernel's, and not in it; nor is what names took to be looked up.
+/// datagrams. Headers are the kernel's, and not in it; nor is what names took to be looked up. Or what its guests have read from
+/// files and written to them, wherever these are: in its root, in volumes, on a disk, in the page cache or in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrafficUsage {
     /// Bytes that guests have read.
     pub received_bytes: u64,
     /// Bytes that guests have written.
     pub sent_bytes: u64,
-    /// Some have gone through a connection that cannot be counted: a socket of TCP of WASI 0.3, whose streams are
-    /// wasmtime-wasi's alone.
+    /// Reads that have brought something.
+    pub reads: u64,
+    /// Writes that have taken something.
+    pub writes: u64,
+    /// Some have gone through a connection, or a file, that cannot be counted: a socket of TCP or a file of WASI 0.3, whose
+    /// streams are wasmtime-wasi's alone.
     pub has_uncounted: bool,
 }
 
 impl Traffic {
     /// Takes note of bytes that were read.
     pub(crate) fn received(&self, bytes: usize) {
-        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        if bytes > 0 {
+            self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.reads.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Takes note of bytes that were written.
     pub(crate) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if bytes > 0 {
+            self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    /// Takes note of a connection whose bytes are not known.
+    /// Takes note of a connection, or a file, whose bytes are not known.
     pub(crate) fn is_not_counted(&self) {
         self.has_uncounted.store(true, Ordering::Relaxed);
     }
@@ -63,12 +77,14 @@ impl Traffic {
         TrafficUsage {
             received_bytes: self.received.load(Ordering::Relaxed),
             sent_bytes: self.sent.load(Ordering::Relaxed),
+            reads: self.reads.load(Ordering::Relaxed),
+            writes: self.writes.load(Ordering::Relaxed),
             has_uncounted: self.has_uncounted.load(Ordering::Relaxed),
         }
     }
 }
 
-/// A connection, or one direction of it, whose bytes are counted.
+/// A connection, or one direction of it or of a file, whose bytes are counted.
 #[derive(Debug)]
 pub(crate) struct Counted<S> {
     inner: S,
@@ -214,6 +230,8 @@ mod tests {
         assert_eq!(near.read_to_end(&mut Vec::new()).await.unwrap(), 2);
         near.write(b"x").await.unwrap_err();
         assert_eq!(usage(&traffic), (5, 16));
+        let TrafficUsage { reads, writes, .. } = traffic.usage();
+        assert_eq!((reads, writes), (2, 1), "what brings nothing is none");
         assert!(!traffic.usage().has_uncounted);
         traffic.is_not_counted();
         assert!(traffic.usage().has_uncounted);

@@ -60,6 +60,16 @@ impl Cgroup {
         plan::kills(&fs::read_to_string(self.dir.join(file)).ok()?)
     }
 
+    /// How often it, and each of those that it is in, had no more to give by a limit of its own. Empty where the kernel does not
+    /// tell these apart, as version 1 does not. Of those above the top that is mounted here nothing is seen.
+    pub(crate) fn shortages(&self) -> Vec<(PathBuf, u64)> {
+        let count = |dir: &Path| {
+            let text = fs::read_to_string(dir.join("memory.events.local")).ok()?;
+            Some((dir.to_owned(), plan::shortages(&text)?))
+        };
+        self.dir.ancestors().filter(|_| self.unified).map_while(count).collect()
+    }
+
     /// Takes a process in, with all its threads.
     pub(crate) fn add(&self, pid: u32) -> Result<(), CgroupError> {
         self.write("cgroup.procs", &pid.to_string())
@@ -106,6 +116,20 @@ impl Cgroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_ran_short_is_told_of_each_level_as_far_as_the_kernel_does() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("node/worker");
+        fs::create_dir_all(&dir).unwrap();
+        for (level, count) in [("node", 3), ("node/worker", 0)] {
+            let text = format!("low 0\nhigh 0\nmax 9\noom {count}\noom_kill 7\noom_group_kill 0\n");
+            fs::write(top.path().join(level).join("memory.events.local"), text).unwrap();
+        }
+        let cgroup = Cgroup { dir: dir.clone(), unified: true };
+        assert_eq!(cgroup.shortages(), [(dir.clone(), 0), (top.path().join("node"), 3)]);
+        assert!(Cgroup { dir, unified: false }.shortages().is_empty());
+    }
 
     #[test]
     fn the_cgroup_of_this_process_can_be_read_where_there_is_one() {

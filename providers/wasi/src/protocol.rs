@@ -173,6 +173,11 @@ impl From<&InstanceStats> for wire::InstanceStats {
             received_bytes: stats.usage.traffic.received_bytes,
             sent_bytes: stats.usage.traffic.sent_bytes,
             has_uncounted_traffic: stats.usage.traffic.has_uncounted,
+            file_read_bytes: stats.usage.files.received_bytes,
+            file_written_bytes: stats.usage.files.sent_bytes,
+            file_reads: stats.usage.files.reads,
+            file_writes: stats.usage.files.writes,
+            has_uncounted_files: stats.usage.files.has_uncounted,
             http: stats.http.as_ref().map(Into::into),
         }
     }
@@ -195,6 +200,15 @@ impl TryFrom<wire::InstanceStats> for InstanceStats {
                     received_bytes: stats.received_bytes,
                     sent_bytes: stats.sent_bytes,
                     has_uncounted: stats.has_uncounted_traffic,
+                    // Of sockets, nobody asks.
+                    ..TrafficUsage::default()
+                },
+                files: TrafficUsage {
+                    received_bytes: stats.file_read_bytes,
+                    sent_bytes: stats.file_written_bytes,
+                    reads: stats.file_reads,
+                    writes: stats.file_writes,
+                    has_uncounted: stats.has_uncounted_files,
                 },
             },
             http: stats.http.map(Into::into),
@@ -269,7 +283,19 @@ mod tests {
                 throttled: Duration::from_millis(7),
                 yields: 8,
                 memory_bytes: 64 << 20,
-                traffic: TrafficUsage { received_bytes: 9, sent_bytes: 10, has_uncounted: true },
+                traffic: TrafficUsage {
+                    received_bytes: 9,
+                    sent_bytes: 10,
+                    has_uncounted: true,
+                    ..TrafficUsage::default()
+                },
+                files: TrafficUsage {
+                    received_bytes: 11,
+                    sent_bytes: 12,
+                    reads: 13,
+                    writes: 14,
+                    has_uncounted: true,
+                },
             },
             http: Some(kubewasm_host::http::HttpStats {
                 answers: [0, 3, 0, 1, 2],

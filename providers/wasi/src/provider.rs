@@ -48,7 +48,7 @@ use kubewasm_kubelet::{
         ExecError, ExecIo, FailedRequests, HostPort, HttpContainerStats, Image, ImageError, ImageUse,
         NetworkRefusals, NetworkRules, ObjectNames, ObjectUpdate, PodSandbox, Presence, PulledImage,
         ResizeError, Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
-        UpdateError,
+        SystemOom, UpdateError,
     },
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
@@ -72,6 +72,8 @@ use preparing::Preparing;
 
 /// Between the digests of a container's images in its label.
 const LABEL_SEPARATOR: &str = ",";
+/// What a worker is called, for people.
+const WORKER: &str = "kubewasm";
 
 /// How containers are run.
 #[derive(Clone, Debug)]
@@ -625,6 +627,10 @@ impl Runtime for WasiRuntime {
             return Vec::new();
         }
         self.supervisor.stats().await.into_iter().filter_map(convert::http_stats).collect()
+    }
+
+    async fn system_oom(&self) -> SystemOom {
+        SystemOom { process: WORKER.to_owned(), pid: self.supervisor.system_oom().await }
     }
 
     async fn failed_requests(&self) -> Vec<FailedRequests> {

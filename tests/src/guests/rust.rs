@@ -211,6 +211,14 @@ fn debian(kind: GuestKind) -> Command {
     command
 }
 
+/// Makes a command of WASI 0.1 a component of 0.2.
+///
+/// # Errors
+/// When it is no such command.
+pub fn as_command_component(module: &[u8]) -> Result<Vec<u8>> {
+    encode(module, WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER)
+}
+
 fn encode(module: &[u8], adapter: &[u8]) -> Result<Vec<u8>> {
     let encoder = ComponentEncoder::default().validate(true).module(module)?;
     encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter)?.encode()

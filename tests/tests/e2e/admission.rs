@@ -1,13 +1,14 @@
 //! Pods that the node does not take, or takes and does not start. They are bound by hand here: the scheduler
 //! would not send most of them.
 
-use k8s_openapi::api::core::v1::Node as NodeObject;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::{Api, api::DeleteParams};
 use kubewasm_tests::node::Options;
 use serde_json::{Value, json};
 
 use crate::{
     pods::{Pods, container, phase, running},
+    pressure::is_target,
     status::{self, says},
     suite::{NODE, own_node, suite, with_temp_ns},
 };
@@ -149,6 +150,51 @@ async fn a_full_node_takes_no_more_pods() {
         pods.gone("first").await;
         pods.create("fourth", bound(json!({ "args": ["say", "room"] }), here).await).await;
         pods.phase("fourth", "Succeeded").await;
+        let name = node.name().to_owned();
+        drop(node);
+        Api::<NodeObject>::all(client).delete(&name, &DeleteParams::default()).await.unwrap();
+    })
+    .await;
+}
+
+/// A critical pod that finds the node full has room made for it by the one that has asked for the least, and starts when that
+/// has ended. Where nobody's end would be enough, it is told what is missing, and nobody goes for it.
+#[tokio::test]
+async fn a_critical_pod_has_room_made_for_it() {
+    with_temp_ns(async |client, ns| {
+        let pods = Pods::new(&client, ns);
+        let node = own_node("preempting-node", &Options::default().config("maxPods", json!(2))).await;
+        let here = json!({ "nodeName": node.name(), "nodeSelector": null });
+        let asking = json!({ "resources": { "requests": { "cpu": "10m", "memory": "1Mi" } } });
+        pods.create("asking", bound(asking, here.clone()).await).await;
+        pods.create("modest", bound(json!({}), here.clone()).await).await;
+        for name in ["asking", "modest"] {
+            pods.until(name, "running", running).await;
+        }
+        let mut critical = here.clone();
+        critical["priorityClassName"] = json!("system-node-critical");
+        let too_much = json!({ "resources": { "requests": { "cpu": "1000" } } });
+        pods.create("too-much", bound(too_much, critical.clone()).await).await;
+        let why = "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of \
+                   pods to preempt: no set of running pods found to reclaim resources: [(res: cpu, q: ";
+        let pod = pods.phase("too-much", "Failed").await;
+        let status = pod.status.as_ref().unwrap();
+        assert_eq!(status.reason.as_deref(), Some("UnexpectedAdmissionError"));
+        let message = status.message.as_deref().unwrap();
+        assert!(message.starts_with(&format!("Pod was rejected: {why}")), "{message}");
+
+        pods.create("critical", bound(json!({}), critical).await).await;
+        let gone = pods.phase("modest", "Failed").await;
+        let status = gone.status.as_ref().unwrap();
+        let told = "Preempted in order to admit critical pod";
+        assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Preempting"), Some(told)));
+        is_target(&gone, "Pod was preempted by Kubelet to accommodate a critical pod.");
+        pods.event("modest", "the preemption", |event| says(event, "Preempting", told)).await;
+        let pod = pods.until("critical", "running", running).await;
+        let started = |pod: &Pod| container(pod).unwrap().state.clone().unwrap().running.unwrap().started_at;
+        let ended = container(&gone).unwrap().state.clone().unwrap().terminated.unwrap().finished_at;
+        assert!(started(&pod) >= ended, "it waits for the end of the other: {ended:?} {pod:?}");
+        assert!(running(&pods.api().get("asking").await.unwrap()), "nobody goes for nothing");
         let name = node.name().to_owned();
         drop(node);
         Api::<NodeObject>::all(client).delete(&name, &DeleteParams::default()).await.unwrap();

@@ -215,3 +215,42 @@ async fn the_guest_that_is_furthest_beyond_its_request_goes_when_memory_runs_sho
     })
     .await;
 }
+
+/// Pods have no more memory together than is not reserved: whoever is furthest beyond its request goes when they take more,
+/// however much the machine has left.
+#[tokio::test]
+async fn the_greediest_goes_when_pods_take_more_than_there_is_for_them() {
+    with_temp_ns(async |client, ns| {
+        let total = fs::read_to_string("/proc/meminfo").unwrap();
+        let total = total.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap().trim();
+        let total = total.strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024;
+        let reserved = total - 600 * MEBIBYTE;
+        let name = "reserved-memory-node";
+        let options = Options::default()
+            .config("systemReserved", json!({ "memory": reserved.to_string() }))
+            .config("evictionHard", json!({ "allocatableMemory.available": "500Mi" }))
+            .config("evictionPressureTransitionPeriod", json!("10s"));
+        let node = own_node(name, &options).await;
+        let pods = Pods::new(&client, ns);
+        let image = &suite().await.actor.tagged;
+        let bound = |args: &[&str]| {
+            json!({
+                "nodeName": node.name(),
+                "nodeSelector": { "kubernetes.io/hostname": node.name() },
+                "containers": [{ "name": "main", "image": image, "args": args }],
+            })
+        };
+        pods.create("small", bound(&["alloc", "1", "sleep", "600"])).await;
+        pods.until("small", "running", running).await;
+        pods.create("greedy", bound(&["alloc", "180", "sleep", "600"])).await;
+        await_pressure(&client, name, "Memory", "True").await;
+        let pod = pods.phase("greedy", "Failed").await;
+        let told = evicted(&pod);
+        let beginning = "The node was low on resource: memory. Threshold quantity: 500Mi, available: ";
+        assert!(told.starts_with(beginning), "{told}");
+        await_pressure(&client, name, "Memory", "False").await;
+        let pod = pods.api().get("small").await.unwrap();
+        assert!(running(&pod) && restarts(&pod) == 0, "{:?}", pod.status);
+    })
+    .await;
+}

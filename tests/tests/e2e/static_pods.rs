@@ -1,6 +1,6 @@
 //! Pods that are described by files on the node, and the mirrors by which the cluster sees them.
 
-use std::{fs, path::PathBuf};
+use std::{fs, net::SocketAddr, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::{
@@ -14,6 +14,12 @@ use kubewasm_tests::{
     wait,
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    sync::watch,
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     pods::{Pods, container, restarts, running},
@@ -154,6 +160,53 @@ async fn a_static_pod_has_volumes_of_its_node() {
     .await;
 }
 
+/// The pods of a URL are static pods as those of files are: they come, change and go with its answer, and an answer that is
+/// none changes nothing. The headers that it is asked with are shown to nobody.
+#[tokio::test]
+async fn a_static_pod_goes_by_its_url() {
+    with_temp_ns(async |client, ns| {
+        let image = &suite().await.actor.tagged;
+        let manifests = Manifests::serve("s3cret").await;
+        let list =
+            |pods: &[Value]| json!({ "apiVersion": "v1", "kind": "PodList", "items": pods }).to_string();
+        let web = |says: &str| pod("web", ns, image, &["say", says, "sleep", "600"]);
+        manifests.say(&list(&[web("one"), pod("other", ns, image, &["sleep", "600"])]));
+        let options = Options::default()
+            .config("staticPodURL", json!(format!("http://{}/pods", manifests.address)))
+            .config("httpCheckFrequency", json!("1s"))
+            .flag("--manifest-url-header=X-Token:s3cret".to_owned());
+        let node = own_node("url-node", &options).await;
+        let pods = Pods::new(&client, ns);
+        let name = "web-url-node";
+        let one = pods.until(name, "running", running).await;
+        let source = one.metadata.annotations.as_ref().unwrap()["kubernetes.io/config.source"].clone();
+        assert_eq!(source, "http");
+        let other = pods.until("other-url-node", "running", running).await;
+
+        manifests.say("kind: [");
+        manifests.is_asked_again().await;
+        manifests.say(&list(&[web("two"), pod("other", ns, image, &["sleep", "600"])]));
+        let is_second = |pod: &Pod| mirrored(pod) != mirrored(&one) && running(pod);
+        pods.until(name, "the second version", is_second).await;
+        let still = pods.api().get("other-url-node").await.unwrap();
+        assert_eq!(container(&still).unwrap().container_id, container(&other).unwrap().container_id);
+
+        let raw = |what: &str| format!("/api/v1/nodes/{}/proxy/{what}", node.name());
+        for what in ["configz", "flagz"] {
+            let shown = suite().await.cluster.kubectl(&["get", "--raw", &raw(what)]).await.unwrap();
+            assert!(shown.contains("<masked>") && !shown.contains("s3cret"), "{shown}");
+        }
+        manifests.say("");
+        for gone in [name, "other-url-node"] {
+            pods.gone(gone).await;
+        }
+        let log = fs::read_to_string(suite().await.home.log(node.name())).unwrap();
+        assert!(log.contains("static pods stay as they are") && !log.contains("s3cret"), "{log}");
+        remove(&client, node).await;
+    })
+    .await;
+}
+
 /// A mirror whose file was removed while the node was down goes when the node is back; a pod whose file is
 /// still there has gone on meanwhile.
 #[tokio::test]
@@ -242,6 +295,58 @@ fn pod(name: &str, namespace: &str, image: &str, args: &[&str]) -> Value {
         "metadata": { "name": name, "namespace": namespace },
         "spec": { "containers": [{ "name": "main", "image": image, "args": args }] },
     })
+}
+
+/// A server whose answer describes static pods, for those who show its token.
+struct Manifests {
+    address: SocketAddr,
+    text: watch::Sender<String>,
+    asked: watch::Receiver<usize>,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl Manifests {
+    async fn serve(token: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (text, said) = watch::channel(String::new());
+        let (count, asked) = watch::channel(0);
+        let server = tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    match connection.read_u8().await {
+                        Ok(byte) => head.push(byte),
+                        Err(_) => break,
+                    }
+                }
+                let may =
+                    String::from_utf8_lossy(&head).lines().any(|line| line == format!("x-token: {token}"));
+                let text = if may { said.borrow().clone() } else { "who is there?".to_owned() };
+                let status = if may { "200 OK" } else { "401 Unauthorized" };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{text}",
+                    text.len()
+                );
+                // Whoever has gone does not hear it.
+                let _ = connection.write_all(answer.as_bytes()).await;
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Self { address, text, asked, _server: AbortOnDropHandle::new(server) }
+    }
+
+    fn say(&self, text: &str) {
+        self.text.send_replace(text.to_owned());
+    }
+
+    /// Waits until what is said now was heard.
+    async fn is_asked_again(&self) {
+        let mut asked = self.asked.clone();
+        let before = *asked.borrow();
+        let again = asked.wait_for(|count| *count >= before + 2);
+        tokio::time::timeout(SOON, again).await.expect("nobody asks").unwrap();
+    }
 }
 
 /// A node's folder of static pods.

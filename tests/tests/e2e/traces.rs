@@ -3,6 +3,7 @@
 use std::fs;
 
 use http::Request;
+use kube::api::DeleteParams;
 use kubewasm_tests::{
     node::{Node, Options},
     ports, wait,
@@ -102,6 +103,20 @@ async fn the_start_of_a_pod_is_one_trace_and_requests_belong_to_their_callers() 
         let path = format!("/api/v1/namespaces/{ns}/pods/starts/status");
         assert!(writes.iter().all(|write| write.attributes["url.path"] == path), "{writes:#?}");
         assert!(trace.0.iter().all(|span| span.error.is_none()), "{:#?}", trace.0);
+
+        let first_of = |name: &'static str| {
+            let uid = uid.clone();
+            move |span: &CollectedSpan| span.name == name && span.attributes["k8s.pod.uid"] == uid
+        };
+        pods.api().delete("starts", &DeleteParams::default()).await.unwrap();
+        pods.gone("starts").await;
+        let what = "the trace of what stops a pod";
+        let stopping = Trace::wait_for(&collector, what, first_of("syncTerminatingPod")).await;
+        assert_eq!(stopping.first().attributes["k8s.pod"], format!("{ns}/starts"));
+        let what = "the trace of what comes after the end of a pod";
+        let after = Trace::wait_for(&collector, what, first_of("syncTerminatedPod")).await;
+        let delete = after.part(after.first(), "HTTP DELETE");
+        assert_eq!(delete.attributes["url.path"], format!("/api/v1/namespaces/{ns}/pods/starts"));
 
         pods.create("fails", on(&node, &suite.registry.name("nowhere:v1"))).await;
         let uid = pods.until("fails", "its uid", |_| true).await.metadata.uid.unwrap();

@@ -59,10 +59,10 @@ pub(super) fn document(text: &str, must_say_kind: bool) -> Result<Document, Stri
     let mut without_effect = decoded.without_effect;
     without_effect.retain(|name| !raw.get(*name).is_none_or(Yaml::is_null));
     let mut effective = decoded.configuration.effective();
-    // Not shown, and needed to be refused.
-    let headers = &decoded.configuration.without_effect.static_pod_url_header;
+    // What is shown is without the values.
+    let headers = &decoded.configuration.static_pod_url_header;
     if !headers.is_empty() {
-        effective["staticPodURLHeader"] = serde_json::json!(headers);
+        effective["staticPodURLHeader"] = serde_json::json!(headers.revealed());
     }
     let fields = match said(&raw, effective) {
         Value::Object(fields) => fields,
@@ -316,7 +316,7 @@ mod tests {
             ..WithoutEffect::default()
         };
         let Value::Object(fields) = serde_json::to_value(all).unwrap() else { panic!("it has fields") };
-        let typed: Vec<_> = fields.keys().map(String::as_str).chain(["staticPodURLHeader"]).collect();
+        let typed: Vec<_> = fields.keys().map(String::as_str).collect();
         let difference = |of: &[&str], from: &[&str]| {
             of.iter().filter(|name| !from.contains(name)).map(|name| (*name).to_owned()).collect::<Vec<_>>()
         };

@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::without_effect::WithoutEffect;
+use super::{headers::SecretHeaders, without_effect::WithoutEffect};
 use crate::{
     duration, pods::image_access::verification::ImagePullCredentialsVerificationPolicy,
     shutdown::plan::ShutdownGracePeriodByPodPriority,
@@ -81,6 +81,9 @@ pub struct KubeletConfiguration {
     pub kube_reserved: BTreeMap<String, String>,
     /// Resources kept from pods for the operating system.
     pub system_reserved: BTreeMap<String, String>,
+    /// Who is held to what is allocatable: `pods`, which has evictions go by what pods take together, too, or `none`. The
+    /// words for the system's own cgroups mean nothing here.
+    pub enforce_node_allocatable: Vec<String>,
     /// What must be left, by signal: less of it is pressure, and costs pods their place at once. Those of memory
     /// and of the root directory are subtracted from what pods may have.
     pub eviction_hard: BTreeMap<String, String>,
@@ -173,6 +176,15 @@ pub struct KubeletConfiguration {
     /// How often [`Self::static_pod_path`] is read again.
     #[serde(with = "duration")]
     pub file_check_frequency: Duration,
+    /// URL of a Pod or a PodList that are this node's static pods, too. Empty: none.
+    #[serde(rename = "staticPodURL")]
+    pub static_pod_url: String,
+    /// Headers of the requests to it.
+    #[serde(rename = "staticPodURLHeader", skip_serializing_if = "SecretHeaders::is_empty")]
+    pub static_pod_url_header: SecretHeaders,
+    /// How often it is asked.
+    #[serde(with = "duration")]
+    pub http_check_frequency: Duration,
     /// DNS domain of the cluster, for pods' resolv.conf.
     pub cluster_domain: String,
     /// DNS servers of the cluster, for pods' resolv.conf.
@@ -252,6 +264,7 @@ impl Default for KubeletConfiguration {
             pods_per_core: 0,
             kube_reserved: BTreeMap::new(),
             system_reserved: BTreeMap::new(),
+            enforce_node_allocatable: vec!["pods".to_owned()],
             eviction_hard: default_eviction_hard(),
             merge_default_eviction_settings: false,
             eviction_soft: BTreeMap::new(),
@@ -286,6 +299,9 @@ impl Default for KubeletConfiguration {
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),
+            static_pod_url: String::new(),
+            static_pod_url_header: SecretHeaders::default(),
+            http_check_frequency: Duration::from_secs(20),
             cluster_domain: String::new(),
             cluster_dns: Vec::new(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),

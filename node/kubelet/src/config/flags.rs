@@ -180,6 +180,9 @@ pub const IDLE_FLAGS: [&str; 33] = [
     "vmodule",
 ];
 
+/// Flags whose values may be secrets, and are shown to nobody.
+pub const SECRET_FLAGS: [&str; 1] = ["manifest-url-header"];
+
 /// A flag as it was given, each time that it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenFlag {

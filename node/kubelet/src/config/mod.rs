@@ -13,6 +13,7 @@
 mod decode;
 mod file;
 pub mod flags;
+mod headers;
 pub mod labels;
 mod layers;
 mod secrets;
@@ -39,6 +40,7 @@ pub use self::file::{
     KubeletConfiguration, TracingConfiguration, WebhookAuthentication, WebhookAuthorization,
     X509Authentication,
 };
+pub use self::headers::{MASKED, SecretHeaders};
 pub use self::secrets::{HOME_REGISTRY_CONFIG, IMAGE_ACCESS, REGISTRY_CONFIG, secret_files};
 pub use self::without_effect::{Logging, MemorySwap, ReservedMemory, UserNamespaces, WithoutEffect};
 
@@ -55,6 +57,7 @@ use crate::{
     server::cipher_suites,
     services::ServicesMode,
     shutdown::{self, plan::ShutdownPeriod},
+    static_pods,
     traces::TraceEndpoint,
 };
 
@@ -437,6 +440,9 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), String> {
     within("nodeStatusReportFrequency", kubelet.node_status_report_frequency, SECOND, DAY)?;
     within("syncFrequency", kubelet.sync_frequency, SECOND, DAY)?;
     within("fileCheckFrequency", kubelet.file_check_frequency, SECOND, DAY)?;
+    within("httpCheckFrequency", kubelet.http_check_frequency, SECOND, DAY)?;
+    static_pods::check_url(&kubelet.static_pod_url).map_err(|message| format!("staticPodURL {message}"))?;
+    kubelet.static_pod_url_header.to_map().map_err(|message| format!("staticPodURLHeader: {message}"))?;
     within(
         "crashLoopBackOff.maxContainerRestartPeriod",
         kubelet.crash_loop_back_off.max_container_restart_period,
@@ -475,6 +481,20 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), String> {
                 return invalid(format!("{name}.{resource}: {err}"));
             }
         }
+    }
+    const ENFORCED: [&str; 6] = [
+        "pods",
+        "system-reserved",
+        "kube-reserved",
+        "system-reserved-compressible",
+        "kube-reserved-compressible",
+        "none",
+    ];
+    if let Some(word) = kubelet.enforce_node_allocatable.iter().find(|w| !ENFORCED.contains(&w.as_str())) {
+        return invalid(format!(
+            "enforceNodeAllocatable has {word:?}; there are {}",
+            ENFORCED.map(|word| format!("{word:?}")).join(", ")
+        ));
     }
     thresholds::thresholds(kubelet)?;
     let (high, low) = (kubelet.image_gc_high_threshold_percent, kubelet.image_gc_low_threshold_percent);

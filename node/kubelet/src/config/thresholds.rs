@@ -11,7 +11,7 @@ use crate::{duration, quantity};
 pub(crate) enum Signal {
     /// Memory that the machine has left.
     MemoryAvailable,
-    /// Memory that is left of what pods may have. Not observed here.
+    /// Memory that is left of what is not reserved when all pods have what they take.
     AllocatableMemoryAvailable,
     /// Bytes free on the file system of the root directory.
     NodefsAvailable,
@@ -97,7 +97,11 @@ pub(crate) struct Threshold {
     pub(crate) minimum_reclaim: Option<ThresholdValue>,
 }
 
-/// All thresholds that a configuration has, the hard ones first, in the order of signals.
+/// Word of `enforceNodeAllocatable` by which what pods take together is held to what there is for them.
+const PODS: &str = "pods";
+
+/// All thresholds that a configuration has, the hard ones first, in the order of signals. Where `enforceNodeAllocatable`
+/// has `pods`, the hard one of `memory.available` is one of `allocatableMemory.available`, too, as upstream has it.
 ///
 /// # Errors
 /// What is wrong, with the path of the field.
@@ -106,6 +110,8 @@ pub(crate) fn thresholds(config: &KubeletConfiguration) -> Result<Vec<Threshold>
     let soft = values("evictionSoft", &config.eviction_soft, Zero::Refused)?;
     let reclaims = values("evictionMinimumReclaim", &config.eviction_minimum_reclaim, Zero::Fine)?;
     let graces = graces(&config.eviction_soft_grace_period)?;
+    let enforces_pods = config.enforce_node_allocatable.iter().any(|word| word == PODS);
+    let of_memory = hard.get(&Signal::MemoryAvailable).copied().filter(|_| enforces_pods);
     let threshold = |(signal, value): (Signal, ThresholdValue), soft| Threshold {
         signal,
         value,
@@ -113,6 +119,14 @@ pub(crate) fn thresholds(config: &KubeletConfiguration) -> Result<Vec<Threshold>
         minimum_reclaim: reclaims.get(&signal).copied(),
     };
     let mut all: Vec<Threshold> = hard.into_iter().map(|entry| threshold(entry, None)).collect();
+    if let Some(value) = of_memory {
+        let copy = Threshold {
+            signal: Signal::AllocatableMemoryAvailable,
+            ..threshold((Signal::MemoryAvailable, value), None)
+        };
+        let at = all.partition_point(|threshold| threshold.signal <= copy.signal);
+        all.insert(at, copy);
+    }
     for entry in soft {
         let signal = entry.0.as_str();
         let grace = graces.get(&entry.0).ok_or_else(|| {
@@ -208,6 +222,7 @@ mod tests {
             shown,
             [
                 ("memory.available", 100 << 20, None),
+                ("allocatableMemory.available", 100 << 20, None),
                 ("nodefs.available", 100, None),
                 ("nodefs.inodesFree", 50, None),
                 ("imagefs.available", 150, None),
@@ -241,6 +256,31 @@ mod tests {
         );
         assert_eq!(hard(&config, Signal::NodefsAvailable), Some(ThresholdValue::Quantity(1 << 30)));
         assert_eq!(hard(&config, Signal::ImagefsAvailable), None, "it is switched off");
+    }
+
+    /// What holds for the machine's memory holds for what pods may have of it, unless nobody enforces that.
+    #[test]
+    fn memory_of_pods_has_the_threshold_of_memory() {
+        let of = |words: &[&str], hard: &[(&str, &str)]| {
+            let config = KubeletConfiguration {
+                enforce_node_allocatable: words.iter().map(|word| (*word).to_owned()).collect(),
+                eviction_hard: map(hard),
+                eviction_minimum_reclaim: map(&[("memory.available", "7")]),
+                ..KubeletConfiguration::default()
+            };
+            let shown = |t: Threshold| {
+                (t.signal.as_str(), t.value.of(1000), t.minimum_reclaim.map_or(0, |value| value.of(1000)))
+            };
+            thresholds(&config).unwrap().into_iter().map(shown).collect::<Vec<_>>()
+        };
+        let (memory, pods) = ("memory.available", "allocatableMemory.available");
+        assert_eq!(of(&["pods"], &[(memory, "50")]), [(memory, 50, 7), (pods, 50, 7)]);
+        assert_eq!(of(&["none"], &[(memory, "50")]), [(memory, 50, 7)]);
+        assert_eq!(of(&["none"], &[(pods, "10%")]), [(pods, 100, 0)]);
+        assert_eq!(
+            of(&["pods"], &[(memory, "50"), (pods, "10%")]),
+            [(memory, 50, 7), (pods, 100, 0), (pods, 50, 7)]
+        );
     }
 
     #[test]

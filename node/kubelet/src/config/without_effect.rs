@@ -28,12 +28,10 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "enableControllerAttachDetach",
     "enableDebugFlagsHandler",
     "enableProfilingHandler",
-    "enforceNodeAllocatable",
     "failCgroupV1",
     "failSwapOn",
     "featureGates",
     "hairpinMode",
-    "httpCheckFrequency",
     "imageServiceEndpoint",
     "iptablesDropBit",
     "iptablesMasqueradeBit",
@@ -62,8 +60,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "serializeImagePulls",
     "showHiddenMetricsForVersion",
     "singleProcessOOMKill",
-    "staticPodURL",
-    "staticPodURLHeader",
     "streamingConnectionIdleTimeout",
     "systemCgroups",
     "systemReservedCgroup",
@@ -101,13 +97,10 @@ pub struct WithoutEffect {
     pub enable_controller_attach_detach: bool,
     pub enable_debug_flags_handler: bool,
     pub enable_profiling_handler: bool,
-    pub enforce_node_allocatable: Vec<String>,
     pub fail_cgroup_v1: bool,
     pub fail_swap_on: bool,
     pub feature_gates: BTreeMap<String, bool>,
     pub hairpin_mode: String,
-    #[serde(with = "duration")]
-    pub http_check_frequency: Duration,
     pub image_service_endpoint: String,
     pub iptables_drop_bit: u32,
     pub iptables_masquerade_bit: u32,
@@ -141,11 +134,6 @@ pub struct WithoutEffect {
     pub show_hidden_metrics_for_version: String,
     #[serde(rename = "singleProcessOOMKill", skip_serializing_if = "Option::is_none")]
     pub single_process_oom_kill: Option<bool>,
-    #[serde(rename = "staticPodURL")]
-    pub static_pod_url: String,
-    /// May hold credentials; nothing but the absence of any gets past the checks.
-    #[serde(rename = "staticPodURLHeader", skip_serializing)]
-    pub static_pod_url_header: BTreeMap<String, Vec<String>>,
     #[serde(with = "duration")]
     pub streaming_connection_idle_timeout: Duration,
     pub system_cgroups: String,
@@ -177,12 +165,10 @@ impl Default for WithoutEffect {
             enable_controller_attach_detach: true,
             enable_debug_flags_handler: true,
             enable_profiling_handler: true,
-            enforce_node_allocatable: vec!["pods".to_owned()],
             fail_cgroup_v1: true,
             fail_swap_on: true,
             feature_gates: BTreeMap::new(),
             hairpin_mode: "promiscuous-bridge".to_owned(),
-            http_check_frequency: Duration::from_secs(20),
             image_service_endpoint: String::new(),
             iptables_drop_bit: 15,
             iptables_masquerade_bit: 14,
@@ -211,8 +197,6 @@ impl Default for WithoutEffect {
             serialize_image_pulls: true,
             show_hidden_metrics_for_version: String::new(),
             single_process_oom_kill: None,
-            static_pod_url: String::new(),
-            static_pod_url_header: BTreeMap::new(),
             streaming_connection_idle_timeout: Duration::from_hours(4),
             system_cgroups: String::new(),
             system_reserved_cgroup: String::new(),
@@ -287,11 +271,6 @@ pub struct UserNamespaces {
 pub(super) fn check(fields: &WithoutEffect) -> Result<(), String> {
     if fields.run_once {
         return Err("runOnce is true, and there is no such mode: leave it out".to_owned());
-    }
-    if !fields.static_pod_url.is_empty() || !fields.static_pod_url_header.is_empty() {
-        return Err("staticPodURL and staticPodURLHeader are not supported, and the pods that they describe would be \
-                    missing: put the manifests into a directory, and name that in staticPodPath"
-            .to_owned());
     }
     let words: [(&str, &str, &[&str]); 8] = [
         ("cgroupDriver", &fields.cgroup_driver, &["cgroupfs", "systemd"]),

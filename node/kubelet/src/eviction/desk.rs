@@ -23,12 +23,23 @@ pub struct EvictionOrder {
     pub message: String,
     /// Annotations of the Event: what the message says, for programs.
     pub annotations: BTreeMap<String, String>,
-    /// What it was decided by, as upstream's `kubelet_evictions` names it; the end of the machine is no eviction.
-    pub signal: Option<&'static str>,
+    /// What it was decided by.
+    pub cause: EvictionCause,
     /// What is left of the pod's grace.
     pub grace: Duration,
     /// The node had to, rather than the pod has done something that it may not: condition `DisruptionTarget`.
     pub disrupts: bool,
+}
+
+/// What has decided that a pod has to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EvictionCause {
+    /// A threshold, or a limit of the pod's own, as upstream's `kubelet_evictions` names it.
+    Signal(&'static str),
+    /// A critical pod lacks this resource.
+    Preemption(String),
+    /// The end of the machine. The Event of the node tells of it.
+    Shutdown,
 }
 
 /// Where the watcher leaves its orders and each pod's task finds its own. Clones share it.
@@ -127,7 +138,7 @@ mod tests {
             reason: PodReason::Evicted,
             message: "why".to_owned(),
             annotations: BTreeMap::new(),
-            signal: Some("memory.available"),
+            cause: EvictionCause::Signal("memory.available"),
             grace: Duration::from_secs(1),
             disrupts: true,
         };

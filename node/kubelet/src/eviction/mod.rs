@@ -29,7 +29,7 @@ mod watcher;
 pub(crate) use self::desk::Orders;
 pub use self::{
     candidate::{Candidate, ContainerClaims, DiskUsage, PodDiskUsage, PodMemoryUsage, StatedAmount},
-    desk::{EvictionDesk, EvictionOrder},
+    desk::{EvictionCause, EvictionDesk, EvictionOrder},
     pressure::Pressure,
     watcher::{CandidateSource, Watcher, WatcherParts},
 };

@@ -95,6 +95,11 @@ impl PressureTracker {
         (pressure, met)
     }
 
+    /// Whether one of the thresholds is about this.
+    pub(crate) fn asks_for(&self, signal: Signal) -> bool {
+        self.thresholds.iter().any(|threshold| threshold.signal == signal)
+    }
+
     /// When something changes without a new observation: a grace or a condition is over.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let graces = self.since.iter().filter(|(index, _)| !self.met.contains(index));

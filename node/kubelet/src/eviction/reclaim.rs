@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     candidate::{Candidate, PodMemoryUsage},
-    desk::EvictionOrder,
+    desk::{EvictionCause, EvictionOrder},
     measure::{self, Measured},
     pace,
     pressure::{Observation, Observations, is_crossed},
@@ -112,7 +112,7 @@ impl Watcher {
                 reason: PodReason::Evicted,
                 message: told.message,
                 annotations: told.annotations,
-                signal: Some(first.signal.as_str()),
+                cause: EvictionCause::Signal(first.signal.as_str()),
                 grace,
                 disrupts: true,
             };

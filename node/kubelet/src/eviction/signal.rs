@@ -36,13 +36,10 @@ pub(crate) enum PressureCondition {
 /// The resource that pods are evicted for; `None` for what costs no pod its place here.
 pub(crate) fn resource(signal: Signal) -> Option<Resource> {
     match signal {
-        Signal::MemoryAvailable => Some(Resource::Memory),
+        Signal::MemoryAvailable | Signal::AllocatableMemoryAvailable => Some(Resource::Memory),
         Signal::NodefsAvailable | Signal::ImagefsAvailable => Some(Resource::EphemeralStorage),
         Signal::NodefsInodesFree | Signal::ImagefsInodesFree => Some(Resource::Inodes),
-        Signal::AllocatableMemoryAvailable
-        | Signal::ContainerfsAvailable
-        | Signal::ContainerfsInodesFree
-        | Signal::PidAvailable => None,
+        Signal::ContainerfsAvailable | Signal::ContainerfsInodesFree | Signal::PidAvailable => None,
     }
 }
 

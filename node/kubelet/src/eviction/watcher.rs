@@ -10,7 +10,7 @@ use std::{
 use super::{
     candidate::Candidate,
     collector::ImageCollector,
-    desk::{EvictionDesk, EvictionOrder},
+    desk::{EvictionCause, EvictionDesk, EvictionOrder},
     images::ImagePolicy,
     limits,
     measure::{Measured, Measuring},
@@ -24,6 +24,7 @@ use crate::{
         thresholds::{self, Signal, Threshold},
     },
     events::Recorder,
+    node::reserved_memory,
     pods::reason::PodReason,
     runtime::Runtime,
     stats::NodeStats,
@@ -79,6 +80,8 @@ pub struct Watcher {
     pub(super) pods: Arc<dyn CandidateSource>,
     pub(super) stats: NodeStats,
     tracker: PressureTracker,
+    /// Bytes of the machine's memory that are kept from pods.
+    reserved_memory: u64,
     pub(super) images: ImageCollector,
     images_due: Instant,
     measuring: Measuring,
@@ -118,6 +121,7 @@ impl Watcher {
         };
         Self {
             tracker: PressureTracker::new(thresholds, kubelet.eviction_pressure_transition_period),
+            reserved_memory: reserved_memory(kubelet),
             longest_grace: Duration::from_secs(kubelet.eviction_max_pod_grace_period.into()),
             root_dir: config.root_dir,
             node_name: config.node_name,
@@ -186,6 +190,11 @@ impl Watcher {
     }
 
     pub(super) async fn observe(&self) -> (Observations, Disk) {
+        let reserved = self.reserved_memory;
+        let of_pods = match self.tracker.asks_for(Signal::AllocatableMemoryAvailable) {
+            true => Some(self.stats.pods_memory().await),
+            false => None,
+        };
         let (root, images) = (self.root_dir.clone(), self.images.dir.clone());
         let look = move || {
             let read = |dir: &PathBuf| {
@@ -196,8 +205,12 @@ impl Watcher {
             };
             let memory = MemoryInfo::read();
             let (nodefs, imagefs) = (read(&root), read(&images));
+            // A kubelet asks the cgroup of all pods, whose limit this is; here the accounts of containers say it.
+            let allocatable = memory.total.saturating_sub(reserved);
+            let left = of_pods.map_or(0, |taken| allocatable.saturating_sub(taken));
             let seen = [
                 (Signal::MemoryAvailable, memory.available(), memory.total),
+                (Signal::AllocatableMemoryAvailable, left, if of_pods.is_some() { allocatable } else { 0 }),
                 (Signal::NodefsAvailable, nodefs.available, nodefs.capacity),
                 (Signal::NodefsInodesFree, nodefs.inodes_free, nodefs.inodes),
                 (Signal::ImagefsAvailable, imagefs.available, imagefs.capacity),
@@ -241,7 +254,7 @@ impl Watcher {
                         reason: PodReason::Evicted,
                         message,
                         annotations: BTreeMap::new(),
-                        signal: Some(signal),
+                        cause: EvictionCause::Signal(signal),
                         grace: IMMEDIATELY,
                         disrupts: false,
                     },

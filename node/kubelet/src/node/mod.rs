@@ -25,6 +25,7 @@ mod register;
 mod resources;
 mod status;
 
+pub(crate) use self::resources::reserved_memory;
 pub use self::{
     agent::{NodeAgent, NodeHandle, NodeParts},
     machine::Machine,

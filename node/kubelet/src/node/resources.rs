@@ -47,9 +47,14 @@ pub(super) fn allocatable(machine: &Machine, config: &KubeletConfiguration) -> R
 /// Bytes of memory that pods may have of the machine, as the Node says it in `status.allocatable`.
 #[must_use]
 pub fn allocatable_memory(machine: &Machine, config: &KubeletConfiguration) -> u64 {
-    machine.memory.saturating_sub(reserved(config, "memory", quantity::units)).saturating_sub(
+    machine.memory.saturating_sub(reserved_memory(config)).saturating_sub(
         thresholds::hard(config, Signal::MemoryAvailable).map_or(0, |value| value.of(machine.memory)),
     )
+}
+
+/// Bytes of memory that `kubeReserved` and `systemReserved` keep from pods.
+pub(crate) fn reserved_memory(config: &KubeletConfiguration) -> u64 {
+    reserved(config, "memory", quantity::units)
 }
 
 /// What `kubeReserved` and `systemReserved` keep of a resource.

@@ -28,6 +28,7 @@ async fn what_is_done_is_counted_by_upstreams_names() {
     metrics.resized(true, Duration::from_millis(20));
     metrics.resized(false, second);
     metrics.evicted("memory.available");
+    metrics.preempted("pods");
     let text = exposition::registry(&registry, Format::Classic).unwrap();
     for line in [
         "kubelet_runtime_operations_total{operation_type=\"start_container\"} 2",
@@ -48,6 +49,7 @@ async fn what_is_done_is_counted_by_upstreams_names() {
         "kubelet_pod_resize_duration_milliseconds_bucket{le=\"50.0\",success=\"true\"} 1",
         "kubelet_pod_resize_duration_milliseconds_sum{success=\"false\"} 1000.0",
         "kubelet_evictions{eviction_signal=\"memory.available\"} 1",
+        "kubelet_preemptions{preemption_signal=\"pods\"} 1",
     ] {
         assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
     }

@@ -48,6 +48,8 @@ impl fmt::Display for FullName {
 pub struct Board {
     pub(crate) pods: BTreeMap<FullName, StaticPod>,
     pub(crate) mirrors: BTreeMap<FullName, Arc<Pod>>,
+    /// The API server has told of all it has: a mirror that is not here does not exist.
+    pub(crate) mirrors_known: bool,
     /// All sources have told of all they have: what is not here does not exist.
     pub(crate) complete: bool,
 }
@@ -101,9 +103,14 @@ impl Board {
         lost
     }
 
+    /// The API server has told of all it has.
+    pub(crate) fn set_mirrors_known(&mut self) {
+        self.mirrors_known = true;
+    }
+
     /// All sources have told of all they have.
     pub(crate) fn set_complete(&mut self) {
-        self.complete = true;
+        (self.mirrors_known, self.complete) = (true, true);
     }
 
     /// The mirror of this version of the static pod.

@@ -18,16 +18,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod preempting;
 mod resizes;
 
+use preempting::RoomMaking;
 use resizes::RetryTrigger;
 
 use super::{
-    admission::{self, Amounts, Rejection, resources},
+    admission::{self, Amounts, Rejection, preemption::Occupant, resources},
     allocation::Allocation,
     board::{Board, FullName, is_mirror},
     cleanup::remove_pod,
-    lifecycle::spec::is_static,
+    lifecycle::spec::{CONFIG_SOURCE_ANNOTATION, HTTP_SOURCE, is_static},
     panics::{self, caught},
     reason::EventReason,
     resize_metrics::ResizeMetrics,
@@ -51,11 +53,17 @@ pub enum PodSource {
     Api,
     /// A file on the node.
     File,
+    /// The URL of `staticPodURL`.
+    Http,
 }
 
 impl PodSource {
     fn of(pod: &Pod) -> Self {
-        if is_static(pod) { Self::File } else { Self::Api }
+        match pod.metadata.annotations.as_ref().and_then(|all| all.get(CONFIG_SOURCE_ANNOTATION)) {
+            Some(source) if source == HTTP_SOURCE => Self::Http,
+            _ if is_static(pod) => Self::File,
+            _ => Self::Api,
+        }
     }
 }
 
@@ -148,6 +156,13 @@ impl PodManager {
         self
     }
 
+    /// There are static pods of a URL, too.
+    #[must_use]
+    pub fn with_pods_of_url(mut self) -> Self {
+        self.unsynced.insert(PodSource::Http);
+        self
+    }
+
     /// Counts resizes on `metrics`.
     #[must_use]
     pub fn with_resize_metrics(self, metrics: ResizeMetrics) -> Self {
@@ -197,6 +212,7 @@ impl PodManager {
                 }
                 if source == PodSource::Api {
                     self.retain_mirrors(|mirror| present.contains(mirror));
+                    self.show(Board::set_mirrors_known);
                 }
                 self.unsynced.remove(&source);
                 if self.unsynced.is_empty() {
@@ -245,7 +261,10 @@ impl PodManager {
         let object = self.object_of(wanted);
         let allocation = self.allocation_of(&uid, wanted);
         let pod = &allocation.applied_to(wanted);
-        let rejection = self.admit(&uid, pod).err();
+        let (room, rejection) = match self.admit(&uid, pod) {
+            Ok(room) => (room, None),
+            Err(rejection) => (None, Some(rejection)),
+        };
         let resize = ResizeDecision::NotYet;
         let (desired, _) =
             watch::channel(Desired::Pod { pod: Arc::clone(pod), object, resize: resize.clone() });
@@ -265,17 +284,20 @@ impl PodManager {
             restarts: Backoff::new(FIRST_RESTART, LATEST_RESTART),
             begun: Instant::now(),
         };
-        self.begin_task(uid.clone(), &handle, Duration::ZERO);
+        self.begin_task(uid.clone(), &handle, Duration::ZERO, room);
         self.handles.insert(uid.clone(), handle);
         self.settle_resize(&uid, RetryTrigger::PodsAdded);
     }
 
-    fn begin_task(&mut self, uid: String, handle: &PodHandle, delay: Duration) {
+    fn begin_task(&mut self, uid: String, handle: &PodHandle, delay: Duration, room: Option<RoomMaking>) {
         let (shared, pod, wake) =
             (Arc::clone(&self.shared), Arc::clone(&handle.pod), Arc::clone(&handle.wake));
         let (desired, rejection, seen) = (handle.desired.subscribe(), handle.rejection.clone(), handle.begun);
         let task = async move {
             tokio::time::sleep(delay).await;
+            if let Some(room) = room {
+                room.make(&shared, desired.clone()).await;
+            }
             // What is remembered of the pod is read from disk.
             let take_up = move || PodTask::new(shared, pod, desired, wake, rejection, seen);
             match tokio::task::spawn_blocking(take_up).await {
@@ -331,19 +353,25 @@ impl PodManager {
         }
     }
 
-    /// Whether the node takes a pod that it has not taken yet. Pods come here one at a time, so two of them
-    /// can never be given the same room.
-    fn admit(&self, uid: &str, pod: &Pod) -> Result<(), Rejection> {
-        let Some(view) = &self.shared.admission else { return Ok(()) };
+    /// Whether the node takes a pod that it has not taken yet, and who has to make room for it first. Pods come here one at
+    /// a time, so two of them can never be given the same room.
+    fn admit(&self, uid: &str, pod: &Pod) -> Result<Option<RoomMaking>, Rejection> {
+        let Some(view) = &self.shared.admission else { return Ok(None) };
         if self.shared.records.knows(uid) || pod.metadata.deletion_timestamp.is_some() || is_over(pod) {
-            return Ok(());
+            return Ok(None);
         }
         admission::admit_under(pod, *self.shared.desk.pressure().borrow())?;
         let taken = self.taken();
         let mut used = Amounts::new();
         taken.clone().for_each(|(_, handle)| resources::add(&mut used, &handle.footprint));
-        admission::admit(pod, &view.borrow(), &used, taken.map(|(_, handle)| &*handle.pod))?;
-        if self.shared.desk.is_shutting_down() { Err(admission::node_shuts_down()) } else { Ok(()) }
+        let lacking =
+            admission::admit(pod, &view.borrow(), &used, taken.clone().map(|(_, handle)| &*handle.pod))?;
+        if self.shared.desk.is_shutting_down() {
+            return Err(admission::node_shuts_down());
+        }
+        let occupants =
+            taken.map(|(uid, handle)| Occupant { uid, pod: &handle.pod, footprint: &handle.footprint });
+        RoomMaking::plan(pod, &occupants.collect::<Vec<_>>(), &lacking)
     }
 
     /// The pods that take room on the node: those that are not over.
@@ -407,7 +435,7 @@ impl PodManager {
             EventReason::FailedSync.as_str(),
             message,
         );
-        self.begin_task(uid.clone(), &handle, delay);
+        self.begin_task(uid.clone(), &handle, delay, None);
         self.handles.insert(uid, handle);
     }
 

@@ -99,6 +99,10 @@ reasons! {
         DeadlineExceeded,
         /// It took more of the node's disk than it may.
         Evicted,
+        /// It had to make room for a critical pod.
+        Preempting,
+        /// It is critical, and no room could be made for it.
+        UnexpectedAdmissionError,
         /// The machine was shut down.
         Terminated,
         /// The machine was being shut down when it came.

@@ -24,8 +24,8 @@ use super::{
     volumes::Volumes,
 };
 use crate::{
-    events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, policies::Policies,
-    registry_auth::NodeCredentials, runtime::Runtime, traces::Tracer,
+    events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, oom_events::OomEvents,
+    policies::Policies, registry_auth::NodeCredentials, runtime::Runtime, traces::Tracer,
 };
 
 /// What all pod tasks share.
@@ -67,6 +67,8 @@ pub struct Shared {
     pub probes: ProbeMetrics,
     /// What is counted of the work for pods.
     pub metrics: NodeMetrics,
+    /// How often containers have ended by their memory limit.
+    pub oom_events: OomEvents,
     /// How often registries are asked for images.
     pub pull_limit: PullLimit,
     /// Records where the time of starts goes.

@@ -252,6 +252,7 @@ impl PodTask {
                 wake_at = wake_at.min(at);
             }
             self.follow_objects();
+            self.trace_end();
             self.publish(now);
             self.settle_trace();
             let why = if self.state.ending.is_some() { "kill" } else { self.sync };
@@ -405,6 +406,9 @@ impl PodTask {
                 if let Presence::Known(ContainerState::Exited(exit)) = &presence {
                     let (kind, reason) = (self.container_type(&name), TerminatedReason::of(exit));
                     self.shared.metrics.container_terminated(kind, exit.exit_code, &reason.to_string());
+                    if reason == TerminatedReason::OOMKilled {
+                        self.shared.oom_events.note(&self.name.uid, &name);
+                    }
                 }
                 self.ongoing.end(&id);
                 self.ended.push((name, attempt));
@@ -447,6 +451,7 @@ impl PodTask {
         let logs = logs::pod_dir(&self.shared.logs_dir, namespace, name, uid);
         cleanup::remove_pod(&self.shared, uid, Some(logs)).await;
         self.shared.policies.note(uid, None);
+        self.shared.oom_events.forget(uid);
         self.shared.index.remove(uid);
     }
 }

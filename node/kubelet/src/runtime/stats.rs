@@ -23,6 +23,24 @@ pub struct ContainerStats {
     pub memory_bytes: u64,
     /// What has gone through its sockets.
     pub traffic: ContainerTraffic,
+    /// What it has read from files and written to them.
+    pub files: ContainerFileIo,
+}
+
+/// What a container has read from files and written to them by its own calls since it started, wherever they are: what of that
+/// has reached a disk is the kernel's matter. Never falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContainerFileIo {
+    /// Bytes that it has read.
+    pub read_bytes: u64,
+    /// Bytes that it has written.
+    pub written_bytes: u64,
+    /// Calls by which it has read any.
+    pub reads: u64,
+    /// Calls by which it has written any.
+    pub writes: u64,
+    /// Some of it was not counted, so that there is more than this.
+    pub has_uncounted: bool,
 }
 
 /// What has gone through the sockets of a container since it started, without headers; never falls.
@@ -77,6 +95,15 @@ pub struct HttpContainerStats {
     pub timeouts: u64,
     /// Handshakes of TLS that failed.
     pub handshake_failures: u64,
+}
+
+/// The kernel has ended a process of the provider's because the machine had no memory left, and not because of any limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemOom {
+    /// What was ended, for people.
+    pub process: String,
+    /// Its process id.
+    pub pid: u32,
 }
 
 /// Requests of a container that have failed and that nobody was told of yet.

@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     events::{Recorder, node_reference},
-    eviction::{EvictionDesk, EvictionOrder},
+    eviction::{EvictionCause, EvictionDesk, EvictionOrder},
     node::NodeHandle,
     pods::{PodIndex, reason::PodReason, status::is_terminal},
     retry::Backoff,
@@ -144,7 +144,7 @@ impl ShutdownManager {
                     reason: PodReason::Terminated,
                     message: MESSAGE.to_owned(),
                     annotations: BTreeMap::new(),
-                    signal: None,
+                    cause: EvictionCause::Shutdown,
                     grace: period.grace.min(plan::grace(pod)),
                     disrupts: true,
                 };

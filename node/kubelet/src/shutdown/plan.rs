@@ -91,7 +91,7 @@ pub(super) fn groups(
 }
 
 /// What a pod wants at the most.
-pub(super) fn grace(pod: &Pod) -> Duration {
+pub(crate) fn grace(pod: &Pod) -> Duration {
     let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
     Duration::from_secs(u64::try_from(seconds.unwrap_or(30)).unwrap_or(0))
 }

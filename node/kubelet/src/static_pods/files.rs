@@ -13,7 +13,12 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{SEEN_ANNOTATION, folder::Stamp, manifest, normalize::normalize};
+use super::{
+    SEEN_ANNOTATION,
+    folder::Stamp,
+    manifest,
+    normalize::{Origin, normalize},
+};
 use crate::pods::board::FullName;
 
 /// The files that were seen.
@@ -85,7 +90,7 @@ impl ManifestFiles {
         let file = self.files.get_mut(path)?;
         let read = text
             .and_then(|text| manifest::parse(&text))
-            .and_then(|pod| normalize(pod, &self.node, path, now));
+            .and_then(|pod| normalize(pod, &self.node, Origin::File(path), now));
         file.read = file.seen;
         match read {
             Ok(mut pod) => {
@@ -132,7 +137,7 @@ impl ManifestFiles {
 }
 
 /// A pod that is read again was not first seen just now.
-fn keep_first_sight(before: &Pod, pod: &mut Pod) {
+pub(super) fn keep_first_sight(before: &Pod, pod: &mut Pod) {
     let seen = before.metadata.annotations.as_ref().and_then(|a| a.get(SEEN_ANNOTATION)).cloned();
     if let (Some(seen), Some(annotations)) = (seen, &mut pod.metadata.annotations) {
         annotations.insert(SEEN_ANNOTATION.to_owned(), seen);

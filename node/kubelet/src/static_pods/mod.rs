@@ -1,10 +1,11 @@
-//! Static pods: pods that are described by files on the node, and their mirrors in the API.
+//! Static pods: pods that are described by files on the node, or by a URL, and their mirrors in the API.
 //!
 //! ```text
 //! staticPodPath ─ folder (looks, reads) ─► files (pure: what has settled, what is unique)
 //!                                            │  manifest: text ─► Pod, errors with their line        (pure)
 //!                                            │  normalize, defaults, references, check               (pure)
 //!                                            ▼
+//! staticPodURL ── url (asks) ──────────► the same, all or none
 //!                                          source ─ Update ─► manager ─► one task per UID
 //!                                                               │
 //!                    pods::board: static pods and mirrors seen ◄┘◄── mirrors, from the API server's pods
@@ -30,8 +31,11 @@ mod normalize;
 mod plan;
 mod references;
 mod source;
+mod told;
+mod url;
 
-pub use self::{mirrors::Mirrors, source::FileSource};
+pub(crate) use self::url::check_url;
+pub use self::{mirrors::Mirrors, source::FileSource, url::UrlSource};
 
-/// When the node first saw the pod's file.
+/// When the node first saw what describes the pod.
 const SEEN_ANNOTATION: &str = "kubernetes.io/config.seen";

@@ -12,19 +12,42 @@ use k8s_openapi::{
 use super::{SEEN_ANNOTATION, check, defaults, digest::Fnv128a, references};
 use crate::pods::{
     board::{HASH_ANNOTATION, MIRROR_ANNOTATION},
-    lifecycle::spec::CONFIG_SOURCE_ANNOTATION,
+    lifecycle::spec::{CONFIG_SOURCE_ANNOTATION, HTTP_SOURCE},
 };
 
-/// The static pod of the node `node` that the file `path` describes, first seen at `seen`.
+/// What describes a static pod.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin<'a> {
+    /// A file.
+    File(&'a Path),
+    /// What a URL is answered with.
+    Url(&'a str),
+}
+
+impl Origin<'_> {
+    fn source(self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Url(_) => HTTP_SOURCE,
+        }
+    }
+}
+
+/// The static pod of the node `node` that `origin` describes, first seen at `seen`.
 ///
 /// Of the metadata, name, namespace, UID, labels and annotations are taken; the rest is for an API server to
-/// give. The UID, where the file names none, is a digest of the pod as it is written, the node and the path:
+/// give. The UID, where none is given, is a digest of the pod as it is written, the node and the path or URL:
 /// it stays the same for as long as these do, and differs between nodes.
 ///
 /// # Errors
 /// A sentence that says what the pod cannot have.
-pub(super) fn normalize(written: Pod, node: &str, path: &Path, seen: Timestamp) -> Result<Pod, String> {
-    let digest = digest(&written, node, path)?;
+pub(super) fn normalize(
+    written: Pod,
+    node: &str,
+    origin: Origin<'_>,
+    seen: Timestamp,
+) -> Result<Pod, String> {
+    let digest = digest(&written, node, origin)?;
     let given = |field: Option<String>| field.filter(|text| !text.is_empty());
     let ObjectMeta { name, namespace, uid, labels, annotations, .. } = written.metadata;
     let name = given(name).ok_or("metadata.name: the pod needs a name")?;
@@ -34,7 +57,7 @@ pub(super) fn normalize(written: Pod, node: &str, path: &Path, seen: Timestamp) 
     annotations.remove(MIRROR_ANNOTATION);
     annotations.extend(BTreeMap::from([
         (HASH_ANNOTATION.to_owned(), uid.clone()),
-        (CONFIG_SOURCE_ANNOTATION.to_owned(), "file".to_owned()),
+        (CONFIG_SOURCE_ANNOTATION.to_owned(), origin.source().to_owned()),
         (SEEN_ANNOTATION.to_owned(), seen.to_string()),
     ]));
     let mut spec = written.spec.ok_or("the Pod has no spec")?;
@@ -70,15 +93,23 @@ pub(super) fn normalize(written: Pod, node: &str, path: &Path, seen: Timestamp) 
     }
 }
 
-fn digest(pod: &Pod, node: &str, path: &Path) -> Result<String, String> {
+fn digest(pod: &Pod, node: &str, origin: Origin<'_>) -> Result<String, String> {
     // Fields have an order and maps are sorted, so that equal pods are equal text.
     let text =
         serde_json::to_vec(pod).map_err(|error| format!("the Pod cannot be written as JSON: {error}"))?;
     let mut digest = Fnv128a::new();
     digest.write(&text);
     digest.write(format!("host:{node}").as_bytes());
-    digest.write(b"file:");
-    digest.write(path.as_os_str().as_encoded_bytes());
+    match origin {
+        Origin::File(path) => {
+            digest.write(b"file:");
+            digest.write(path.as_os_str().as_encoded_bytes());
+        }
+        Origin::Url(url) => {
+            digest.write(b"url:");
+            digest.write(url.as_bytes());
+        }
+    }
     Ok(digest.hex())
 }
 
@@ -95,7 +126,7 @@ mod tests {
     }
 
     fn at(pod: Pod, node: &str, path: &str) -> Result<Value, String> {
-        let pod = normalize(pod, node, Path::new(path), Timestamp::UNIX_EPOCH)?;
+        let pod = normalize(pod, node, Origin::File(Path::new(path)), Timestamp::UNIX_EPOCH)?;
         Ok(serde_json::to_value(pod).unwrap())
     }
 
@@ -199,7 +230,8 @@ mod tests {
             let message = normal(metadata, spec).unwrap_err();
             assert!(message.starts_with(expected) || message.contains(expected), "{message}");
         }
-        let without = normalize(Pod::default(), "edge", Path::new("/p"), Timestamp::UNIX_EPOCH);
+        let origin = Origin::File(Path::new("/p"));
+        let without = normalize(Pod::default(), "edge", origin, Timestamp::UNIX_EPOCH);
         assert!(without.is_err());
     }
 }

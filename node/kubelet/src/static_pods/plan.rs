@@ -15,16 +15,17 @@ pub(super) enum MirrorAction {
     Delete(Arc<Pod>),
 }
 
-/// The requests that are due. Nothing is, before all static pods and all mirrors are known.
+/// The requests that are due. Nothing is, before all mirrors are known; and none is taken for one of a pod that is gone
+/// before all static pods are known: a URL that describes some may be out of reach for long.
 ///
 /// A mirror that is to be replaced is first deleted; that it is gone is seen before the new one is created.
 /// The mirror of a pod that is being stopped stays until the pod has ended, because it is still there.
 pub(super) fn plan(board: &Board) -> Vec<MirrorAction> {
-    if !board.complete {
+    if !board.mirrors_known {
         return Vec::new();
     }
     let surplus = board.mirrors.iter().filter(|(name, mirror)| match board.pods.get(*name) {
-        None => true,
+        None => board.complete,
         Some(here) if here.ending => false,
         Some(here) => mirror.metadata.deletion_timestamp.is_some() || !shows(mirror, &here.pod),
     });
@@ -97,11 +98,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_due_before_everything_is_known() {
+    fn nothing_is_due_before_what_it_depends_on_is_known() {
         for (pod, mirror) in [(Some(pod("v1")), None), (None, Some(mirror("v1", false)))] {
             let mut board = board(pod, false, mirror);
-            board.complete = false;
+            (board.mirrors_known, board.complete) = (false, false);
             assert_eq!(plan(&board), []);
+            board.set_mirrors_known();
+            let expected: Vec<_> =
+                board.pods.values().map(|p| MirrorAction::Create(Arc::clone(&p.pod))).collect();
+            assert_eq!(plan(&board), expected, "what runs is shown, and nothing is taken for gone");
         }
     }
 

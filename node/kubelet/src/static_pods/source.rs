@@ -1,21 +1,12 @@
 //! Static pods as a source of pods: looks at the files again and again, and tells what has changed.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, path::PathBuf, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use tokio::{sync::mpsc, time::Instant};
 
-use super::{files::ManifestFiles, folder};
-use crate::pods::{
-    board::FullName,
-    manager::{PodSource, Update},
-};
+use super::{files::ManifestFiles, folder, told::Told};
+use crate::pods::manager::{PodSource, Update};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -31,14 +22,6 @@ pub struct FileSource {
     reread: Duration,
     look: Duration,
     settle: Duration,
-}
-
-/// What was told of the files so far.
-#[derive(Debug, Default)]
-struct Told {
-    pods: HashMap<String, Arc<Pod>>,
-    conflicts: Vec<String>,
-    synced: bool,
 }
 
 impl FileSource {
@@ -58,7 +41,7 @@ impl FileSource {
             return;
         }
         let mut files = ManifestFiles::new(&self.node);
-        let (mut told, mut trouble) = (Told::default(), None);
+        let (mut told, mut trouble) = (Told::of(PodSource::File), None);
         let mut reread_at = Instant::now();
         loop {
             let all = Instant::now() >= reread_at;
@@ -69,7 +52,8 @@ impl FileSource {
             match self.look(&mut files, all).await {
                 Ok(changing) => {
                     (trouble, unsettled) = (None, changing);
-                    if told.tell(&files, &updates).await.is_err() {
+                    let (pods, conflicts) = files.pods();
+                    if told.tell(pods, conflicts, &updates).await.is_err() {
                         return;
                     }
                 }
@@ -104,38 +88,6 @@ impl FileSource {
             }
         }
         Ok(wanted.unsettled)
-    }
-}
-
-impl Told {
-    /// Tells what has changed since the last time.
-    async fn tell(
-        &mut self,
-        files: &ManifestFiles,
-        updates: &mpsc::Sender<Update>,
-    ) -> Result<(), mpsc::error::SendError<Update>> {
-        let (pods, conflicts) = files.pods();
-        for conflict in conflicts.iter().filter(|conflict| !self.conflicts.contains(conflict)) {
-            tracing::error!("static pod: {conflict}");
-        }
-        self.conflicts = conflicts;
-        let by_uid = pods.into_iter().filter_map(|pod| Some((pod.metadata.uid.clone()?, pod)));
-        let pods: HashMap<String, Arc<Pod>> = by_uid.collect();
-        if self.synced && pods == self.pods {
-            return Ok(());
-        }
-        for (uid, pod) in &pods {
-            if self.pods.get(uid) != Some(pod) {
-                tracing::info!(uid, "a file describes the static pod {}", FullName::of(pod));
-                updates.send(Update::Set(Box::new(Pod::clone(pod)))).await?;
-            }
-        }
-        for (uid, pod) in self.pods.iter().filter(|(uid, _)| !pods.contains_key(*uid)) {
-            tracing::info!(uid, "no file describes this static pod {} any more", FullName::of(pod));
-        }
-        updates.send(Update::Synced(PodSource::File, pods.keys().cloned().collect())).await?;
-        (self.pods, self.synced) = (pods, true);
-        Ok(())
     }
 }
 

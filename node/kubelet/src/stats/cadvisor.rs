@@ -3,16 +3,25 @@
 //! Dashboards tell containers by `container!=""` and `image!=""`; the sums of a pod have neither. There is no row for what a
 //! guest does not have: no page cache, no resident set of its own, no periods of a quota (it is held back to the
 //! microsecond, not by periods), no devices, no packets: what
-//! goes through the sockets of guests is counted in bytes.
+//! goes through the sockets and the files of guests is counted in bytes.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
 
 use super::{
     as_f64,
     resource::{seconds, unix_seconds},
     usage::{ContainerUsage, NodeUsage, PodUsage},
 };
-use crate::exposition::{
-    Family,
-    Kind::{self, Counter, Gauge},
+use crate::{
+    exposition::{
+        Family,
+        Kind::{self, Counter, Gauge},
+    },
+    oom_events::OomEvents,
+    pods::status::is_terminal,
+    runtime::ContainerFileIo,
 };
 
 /// The period in which a quota of the processors is told, in microseconds; that of cgroups.
@@ -50,6 +59,16 @@ const ROWS: [Row; 9] = [
     }),
 ];
 
+/// A row of what a container does with files: of no device, since nobody knows what has reached one.
+type FileRow = (&'static str, &'static str, fn(&ContainerFileIo) -> u64);
+
+const FILE_ROWS: [FileRow; 4] = [
+    ("container_fs_reads_bytes_total", "Cumulative count of bytes read", |io| io.read_bytes),
+    ("container_fs_writes_bytes_total", "Cumulative count of bytes written", |io| io.written_bytes),
+    ("container_fs_reads_total", "Cumulative count of reads completed", |io| io.reads),
+    ("container_fs_writes_total", "Cumulative count of writes completed", |io| io.writes),
+];
+
 pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
     let mut families: Vec<Family> =
         ROWS.into_iter().map(|(name, kind, help, _)| Family::new(name, kind, help)).collect();
@@ -63,9 +82,18 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
     let traffic = |name, help| Family::new(name, Counter, help);
     let mut received = traffic("container_network_receive_bytes_total", "Cumulative count of bytes received");
     let mut sent = traffic("container_network_transmit_bytes_total", "Cumulative count of bytes transmitted");
+    let mut io: Vec<Family> =
+        FILE_ROWS.iter().map(|(name, help, _)| Family::new(name, Counter, help)).collect();
     for pod in &usage.pods {
         for container in &pod.containers {
             let labels = labels(pod, Some(container));
+            for (family, (_, _, value)) in io.iter_mut().zip(FILE_ROWS) {
+                // Less than there was would be taken for all there was.
+                if !container.files.has_uncounted {
+                    let value = as_f64(value(&container.files));
+                    family.add(&with(&labels, ("device", "")), value, Some(container.at));
+                }
+            }
             cpu.add(&with(&labels, ("cpu", "total")), seconds(container.cpu), Some(container.at));
             for (family, (_, _, _, value)) in families.iter_mut().zip(ROWS) {
                 if let Some(value) = value(container) {
@@ -95,6 +123,7 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
         family
     };
     let processors = u64::try_from(usage.machine.processors).unwrap_or(u64::MAX);
+    families.extend(io);
     families.extend([
         cpu,
         written,
@@ -108,6 +137,31 @@ pub(super) fn families(usage: &NodeUsage) -> Vec<Family> {
         ),
     ]);
     families
+}
+
+/// How often containers have ended by their memory limit, of all pods that are not over. What ends in a container that goes on,
+/// such as an instance that answers a request, is not among it. The series of a container go on over its restarts, which an id
+/// would not: it is left empty.
+pub(super) fn oom_events(pods: &[Arc<Pod>], events: &OomEvents) -> Family {
+    let help = "Count of out of memory events observed for the container";
+    let mut family = Family::new("container_oom_events_total", Counter, help);
+    for pod in pods.iter().filter(|pod| !is_terminal(pod.status.as_ref())) {
+        let (meta, Some(spec)) = (&pod.metadata, &pod.spec) else { continue };
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (uid, namespace, name) = (text(&meta.uid), text(&meta.namespace), text(&meta.name));
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+            let labels = [
+                ("container", &*container.name),
+                ("id", ""),
+                ("image", container.image.as_deref().unwrap_or_default()),
+                ("name", ""),
+                ("namespace", &*namespace),
+                ("pod", &*name),
+            ];
+            family.add(&labels, as_f64(events.of(&uid, &container.name)), None);
+        }
+    }
+    family
 }
 
 /// The labels that all rows have; those of the pod as a whole are without a container.

@@ -39,6 +39,7 @@ use self::{
 use crate::{
     eviction::PodMemoryUsage,
     exposition::{Family, Kind},
+    oom_events::OomEvents,
     pods::{PodIndex, Records, Volumes},
     runtime::Runtime,
     supply::Disk,
@@ -62,6 +63,8 @@ pub struct StatsParts {
     pub records: Records,
     /// Their volumes.
     pub volumes: Arc<Volumes>,
+    /// How often their containers have ended by their memory limit.
+    pub oom_events: OomEvents,
     /// Where their logs are.
     pub logs_dir: PathBuf,
     /// Where the node keeps all else.
@@ -79,6 +82,7 @@ pub struct NodeStats {
     logs_dir: PathBuf,
     root_dir: PathBuf,
     storage: StorageMeter,
+    oom_events: OomEvents,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -96,10 +100,19 @@ impl NodeStats {
     /// Puts them together; nothing is measured yet.
     #[must_use]
     pub fn new(parts: StatsParts) -> Self {
-        let StatsParts { node_name, runtime, index, records, volumes, logs_dir, root_dir, storage_period } =
-            parts;
+        let StatsParts {
+            node_name,
+            runtime,
+            index,
+            records,
+            volumes,
+            oom_events,
+            logs_dir,
+            root_dir,
+            storage_period,
+        } = parts;
         let storage = StorageMeter::new(records, volumes, logs_dir.clone(), storage_period);
-        Self { node_name, runtime, index, logs_dir, root_dir, storage, seen: Arc::default() }
+        Self { node_name, runtime, index, logs_dir, root_dir, storage, oom_events, seen: Arc::default() }
     }
 
     /// Looks again and again, for ever.
@@ -137,7 +150,11 @@ impl NodeStats {
         for pod in &mut usage.pods {
             pod.storage = storage.remove(&pod.uid).map(Arc::unwrap_or_clone);
         }
+        let pods = self.index.pods();
         cadvisor::families(&usage)
+            .into_iter()
+            .chain([cadvisor::oom_events(&pods, &self.oom_events)])
+            .collect()
     }
 
     /// Those of `/metrics` that are of pods: what their claims and logs take, and what holds their containers up.
@@ -153,15 +170,16 @@ impl NodeStats {
     /// whoever has asked a moment ago: a pod that has just been started is not to be taken for one that nobody knows.
     pub(crate) async fn memory(&self) -> HashMap<String, PodMemoryUsage> {
         let usage = self.look(&mut *self.seen.lock().await).await;
-        let (storage, pods) = (self.storage.clone(), self.index.pods());
-        let volumes = tokio::task::spawn_blocking(move || storage.in_memory(&pods)).await;
-        let mut volumes = volumes.unwrap_or_default();
         let of = |pod: PodUsage| {
             let containers = pod.containers.into_iter().map(|container| (container.name, container.memory));
-            let volumes = volumes.remove(&pod.uid).unwrap_or(0);
-            (pod.uid, PodMemoryUsage { containers: containers.collect(), volumes })
+            (pod.uid, PodMemoryUsage { containers: containers.collect(), volumes: pod.volumes_in_memory })
         };
         usage.pods.into_iter().map(of).collect()
+    }
+
+    /// Bytes of memory that all pods take together, now or a moment ago.
+    pub(crate) async fn pods_memory(&self) -> u64 {
+        self.usage().await.pods_memory()
     }
 
     /// What is used now, or was a moment ago.
@@ -175,11 +193,16 @@ impl NodeStats {
 
     async fn look(&self, seen: &mut Seen) -> NodeUsage {
         let stats = self.runtime.stats().await;
-        let kernel = tokio::task::spawn_blocking(|| (machine::machine(), machine::agent())).await;
-        let (mut machine, mut agent) = kernel.unwrap_or_default();
+        let (storage, all) = (self.storage.clone(), self.index.pods());
+        let kernel = move || (machine::machine(), machine::agent(), storage.in_memory(&all));
+        let (mut machine, mut agent, mut volumes) =
+            tokio::task::spawn_blocking(kernel).await.unwrap_or_default();
         let now = Timestamp::now();
         seen.sampler.take_in(stats);
-        let (pods, pods_cpu) = seen.sampler.usage(&self.index.pods(), now);
+        let (mut pods, pods_cpu) = seen.sampler.usage(&self.index.pods(), now);
+        for pod in &mut pods {
+            pod.volumes_in_memory = volumes.remove(&pod.uid).unwrap_or(0);
+        }
         machine.cpu = seen.node.observe(machine.at, machine.cpu.used);
         agent.cpu = seen.agent.observe(now, agent.cpu.used);
         let name = self.node_name.clone();

@@ -121,6 +121,7 @@ impl Sampler {
                 started_at: status.and_then(|status| status.start_time.as_ref()).map(|time| time.0),
                 cpu,
                 containers,
+                volumes_in_memory: 0,
                 storage: None,
             });
         }
@@ -170,6 +171,7 @@ fn container(pod: &Pod, status: &ContainerStatus, started_at: Timestamp, known: 
         throttled: known.stats.throttled,
         yields: known.stats.yields,
         memory: known.stats.memory_bytes.max(1),
+        files: known.stats.files,
         memory_limit: amount(true, "memory", quantity::units),
         cpu_limit: amount(true, "cpu", quantity::millis),
         cpu_request: amount(false, "cpu", quantity::millis),
@@ -195,6 +197,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::runtime::ContainerFileIo;
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_700_000_000 + second).unwrap()
@@ -210,6 +213,7 @@ mod tests {
             yields: 0,
             memory_bytes: 100,
             traffic: ContainerTraffic { received_bytes: 10, sent_bytes: 1, has_uncounted: false },
+            files: ContainerFileIo::default(),
         }
     }
 

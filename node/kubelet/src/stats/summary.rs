@@ -229,7 +229,6 @@ fn node(usage: &NodeUsage, disks: Option<&NodeDisks>, only_cpu_and_memory: bool)
     let machine = &usage.machine;
     let whole = !only_cpu_and_memory;
     let psi = |pressure: Option<Pressure>| pressure.filter(|_| whole).map(psi);
-    let pods_memory = usage.pods.iter().map(PodUsage::memory).fold(0, u64::saturating_add);
     NodeSummary {
         node_name: usage.name.clone(),
         system_containers: vec![
@@ -246,7 +245,7 @@ fn node(usage: &NodeUsage, disks: Option<&NodeDisks>, only_cpu_and_memory: bool)
                 name: "pods",
                 start_time: usage.agent.started_at.map(Seconds),
                 cpu: cpu(usage.pods_cpu, at),
-                memory: memory_summary(pods_memory, at),
+                memory: memory_summary(usage.pods_memory(), at),
             },
         ],
         start_time: machine.booted_at.map(Seconds),

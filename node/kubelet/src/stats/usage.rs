@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::{
-    runtime::ContainerTraffic,
+    runtime::{ContainerFileIo, ContainerTraffic},
     supply::{Disk, MemoryInfo},
 };
 
@@ -21,6 +21,13 @@ pub(crate) struct NodeUsage {
     pub(crate) pods_cpu: CpuUsage,
     pub(crate) pods: Vec<PodUsage>,
     pub(crate) disks: Option<NodeDisks>,
+}
+
+impl NodeUsage {
+    /// Bytes of memory that all pods take.
+    pub(crate) fn pods_memory(&self) -> u64 {
+        self.pods.iter().map(PodUsage::memory).fold(0, u64::saturating_add)
+    }
 }
 
 /// The machine as a whole.
@@ -138,6 +145,8 @@ pub(crate) struct PodUsage {
     pub(crate) traffic: ContainerTraffic,
     /// Those that run.
     pub(crate) containers: Vec<ContainerUsage>,
+    /// Bytes that its volumes of medium Memory hold.
+    pub(crate) volumes_in_memory: u64,
     pub(crate) storage: Option<PodStorage>,
 }
 
@@ -150,9 +159,11 @@ impl PodUsage {
         Some(self.traffic).filter(|traffic| !traffic.has_uncounted)
     }
 
-    /// Bytes of all containers.
+    /// Bytes of all containers, and of its volumes of medium Memory: pages of a tmpfs are charged to the pod that has written
+    /// them. Which of its containers that was, nobody knows.
     pub(crate) fn memory(&self) -> u64 {
-        self.containers.iter().map(|container| container.memory).fold(0, u64::saturating_add)
+        let containers = self.containers.iter().map(|container| container.memory);
+        containers.fold(self.volumes_in_memory, u64::saturating_add)
     }
 
     /// When the newest of what is said of its containers was so.
@@ -174,6 +185,8 @@ pub(crate) struct ContainerUsage {
     pub(crate) yields: u64,
     /// Bytes.
     pub(crate) memory: u64,
+    /// What its guests have read from files and written to them.
+    pub(crate) files: ContainerFileIo,
     /// Bytes; 0 where it has none.
     pub(crate) memory_limit: u64,
     /// Thousandths of a core; 0 where it has none.

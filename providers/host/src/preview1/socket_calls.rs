@@ -14,6 +14,7 @@ use wiggle::GuestMemory;
 use super::{
     MODULE, SUCCESS,
     bytes::Bytes,
+    file_calls,
     sockets::{CoreSocket, SocketKind, receive, send},
 };
 use crate::{errno, state::GuestState};
@@ -89,8 +90,31 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
         };
         (@i32 $arg:ident) => { i32 };
     }
-    either!(fd_read(list, count, result), await);
-    either!(fd_write(list, count, result), await);
+    /// A call that is counted where the descriptor is a file.
+    macro_rules! counted {
+        ($name:ident, $count:ident) => {
+            linker.func_wrap_async(
+                MODULE,
+                stringify!($name),
+                |mut caller: Caller<'_, GuestState>, (fd, list, count, result): (i32, i32, i32, i32)| {
+                    Box::new(async move {
+                        let (mut memory, state) = errno::guest(&mut caller)?;
+                        if let Some(socket) = state.core_sockets.get(fd) {
+                            let (list, count) = (list.cast_unsigned(), count.cast_unsigned());
+                            let answer = $name(socket, &mut memory, list, count, result.cast_unsigned());
+                            return Ok(number(answer.await));
+                        }
+                        let errno =
+                            wasi::$name(&mut state.wasi, &mut memory, fd, list, count, result).await?;
+                        file_calls::$count(state, &memory, fd, errno, result);
+                        Ok(errno)
+                    })
+                },
+            )?;
+        };
+    }
+    counted!(fd_read, count_read);
+    counted!(fd_write, count_written);
     either!(fd_fdstat_get(result), await);
     either!(fd_filestat_get(result), await);
     either!(fd_fdstat_set_flags(flags),);

@@ -60,7 +60,16 @@ pub(super) fn base(mount: &CgroupMount, own: Option<&Path>, is_delegated: impl F
 
 /// The count in `memory.events` (version 2) or `memory.oom_control` (version 1).
 pub(super) fn kills(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|count| count.trim().parse().ok())
+    count(text, "oom_kill ")
+}
+
+/// The count in `memory.events.local` of how often a cgroup itself had no more to give.
+pub(super) fn shortages(text: &str) -> Option<u64> {
+    count(text, "oom ")
+}
+
+fn count(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)).and_then(|count| count.trim().parse().ok())
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use kubewasm_host::{
     TrafficUsage, Usage, exit, http::DURATION_BUCKETS_MILLIS,
 };
 use kubewasm_kubelet::runtime::{
-    ContainerLimits, ContainerSpec, ContainerState, ContainerStats, ContainerTraffic, Credential, ExecEnd,
-    ExecError, Exit, ExitReason, HostPort, HostPortProtocol, HttpContainerStats, Image, ImageError, ImageUse,
-    Presence, ResizeError, RuntimeError, StartError, TcpPort,
+    ContainerFileIo, ContainerLimits, ContainerSpec, ContainerState, ContainerStats, ContainerTraffic,
+    Credential, ExecEnd, ExecError, Exit, ExitReason, HostPort, HostPortProtocol, HttpContainerStats, Image,
+    ImageError, ImageUse, Presence, ResizeError, RuntimeError, StartError, TcpPort,
 };
 use kubewasm_modules::{ModuleError, PrecompileError, PullError, PullFailure, StoreError};
 use kubewasm_network::{self as network, Loopback};
@@ -210,10 +210,17 @@ fn container_state(instance: Instance) -> ContainerState {
 
 pub(super) fn container_stats(stats: InstanceStats) -> ContainerStats {
     let InstanceStats { id, pod_uid, at, usage, .. } = stats;
-    let Usage { cpu, throttled, yields, memory_bytes, traffic } = usage;
-    let TrafficUsage { received_bytes, sent_bytes, has_uncounted } = traffic;
+    let Usage { cpu, throttled, yields, memory_bytes, traffic, files } = usage;
+    let TrafficUsage { received_bytes, sent_bytes, has_uncounted, .. } = traffic;
     let traffic = ContainerTraffic { received_bytes, sent_bytes, has_uncounted };
-    ContainerStats { id, pod_uid, at, cpu, throttled, yields, memory_bytes, traffic }
+    let files = ContainerFileIo {
+        read_bytes: files.received_bytes,
+        written_bytes: files.sent_bytes,
+        reads: files.reads,
+        writes: files.writes,
+        has_uncounted: files.has_uncounted,
+    };
+    ContainerStats { id, pod_uid, at, cpu, throttled, yields, memory_bytes, traffic, files }
 }
 
 /// What a container has answered, if it serves HTTP.

@@ -1,17 +1,21 @@
 //! What the end of a worker means for what it hosted.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::unix::process::ExitStatusExt,
+    path::PathBuf,
     process::ExitStatus,
     sync::{Mutex, PoisonError},
 };
 
 use kubewasm_host::exit::{CODE_KILLED, Exit, ExitReason};
+use tokio::sync::Notify;
 
 use crate::cgroup::Cgroup;
 
 const SIGKILL: i32 = 9;
+/// Kills that wait to be told of, at the most.
+const UNTOLD: usize = 64;
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +33,15 @@ impl Death {
         self.status.is_some_and(|status| status.success())
     }
 
+    /// The kernel has killed it for want of memory.
+    pub(super) fn is_out_of_memory(self) -> bool {
+        self.out_of_memory && self.status.is_none_or(|status| status.signal() == Some(SIGKILL))
+    }
+
     /// How what it hosted ended.
     pub(super) fn exit(self) -> Exit {
         let pid = self.pid;
-        let killed = self.status.is_none_or(|status| status.signal() == Some(SIGKILL));
-        if killed && self.out_of_memory {
+        if self.is_out_of_memory() {
             let message = format!(
                 "the worker that hosted it (process {pid}) was killed by the kernel, which had no memory left for it"
             );
@@ -54,7 +62,11 @@ pub(super) fn describe(status: Option<ExitStatus>) -> String {
 /// The kernel's kills that have been noted, by cgroup: several workers may share one, and a kill is one
 /// worker's only.
 #[derive(Debug, Default)]
-pub(super) struct Kills(Mutex<HashMap<String, u64>>);
+pub(super) struct Kills {
+    noted: Mutex<HashMap<String, u64>>,
+    shortages: Mutex<HashMap<PathBuf, u64>>,
+    system: SystemOoms,
+}
 
 impl Kills {
     /// Notes what has been so far.
@@ -62,6 +74,31 @@ impl Kills {
         if let Some(count) = cgroup.kills() {
             self.set(&key(cgroup), count);
         }
+        self.were_limits(&cgroup.shortages());
+    }
+
+    /// A worker was killed for want of memory. If no cgroup that it was in had run short by a limit of its own, it was the
+    /// machine that had no memory left, and that is to be told of.
+    pub(super) fn took(&self, cgroup: &Cgroup, pid: u32) {
+        let shortages = cgroup.shortages();
+        if !shortages.is_empty() && !self.were_limits(&shortages) {
+            self.system.put(pid);
+        }
+    }
+
+    /// Process ids of workers that were killed because the machine had no memory left.
+    pub(super) fn system(&self) -> &SystemOoms {
+        &self.system
+    }
+
+    /// Whether one of these cgroups has run short since it was noted, or was not noted; it is noted then.
+    fn were_limits(&self, shortages: &[(PathBuf, u64)]) -> bool {
+        let mut noted = self.shortages.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut any = false;
+        for (dir, count) in shortages {
+            any |= noted.insert(dir.clone(), *count) != Some(*count);
+        }
+        any
     }
 
     /// Whether there has been one more than was noted; it is noted then.
@@ -71,21 +108,51 @@ impl Kills {
 
     /// Forgets a cgroup that is gone.
     pub(super) fn forget(&self, cgroup: &Cgroup) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(cgroup));
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(cgroup));
+        self.shortages.lock().unwrap_or_else(PoisonError::into_inner).remove(cgroup.dir());
     }
 
     fn set(&self, key: &str, count: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), count);
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), count);
     }
 
     fn take_of(&self, key: &str, count: u64) -> bool {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
         let noted = noted.entry(key.to_owned()).or_insert(count);
         let more = count > *noted;
         if more {
             *noted += 1;
         }
         more
+    }
+}
+
+/// Kills of the machine's that nobody was told of yet.
+#[derive(Debug, Default)]
+pub(super) struct SystemOoms {
+    pids: Mutex<VecDeque<u32>>,
+    more: Notify,
+}
+
+impl SystemOoms {
+    fn put(&self, pid: u32) {
+        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+        if pids.len() < UNTOLD {
+            pids.push_back(pid);
+        }
+        drop(pids);
+        self.more.notify_one();
+    }
+
+    /// Waits for one.
+    pub(super) async fn take(&self) -> u32 {
+        loop {
+            let next = self.pids.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match next {
+                Some(pid) => return pid,
+                None => self.more.notified().await,
+            }
+        }
     }
 }
 
@@ -119,6 +186,20 @@ mod tests {
         }
         assert!(death(Some(0), false).is_clean());
         assert!(!death(Some(SIGKILL), false).is_clean() && !death(None, false).is_clean());
+    }
+
+    #[tokio::test]
+    async fn a_kill_is_the_machines_where_no_cgroup_had_run_short() {
+        let kills = Kills::default();
+        let levels = |worker, node| [(PathBuf::from("/node/worker"), worker), (PathBuf::from("/node"), node)];
+        assert!(kills.were_limits(&levels(0, 3)), "what was before is not known");
+        assert!(!kills.were_limits(&levels(0, 3)));
+        assert!(kills.were_limits(&levels(1, 3)), "its own limit");
+        assert!(kills.were_limits(&levels(1, 4)), "that of all workers");
+        assert!(!kills.were_limits(&levels(1, 4)), "both are known now");
+        kills.system().put(7);
+        kills.system().put(8);
+        assert_eq!((kills.system().take().await, kills.system().take().await), (7, 8));
     }
 
     #[test]

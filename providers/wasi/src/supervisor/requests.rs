@@ -74,6 +74,11 @@ impl Supervisor {
         Err(of_status(Status::aborted("its sessions do not last")))
     }
 
+    /// Waits until the kernel has killed a worker because the machine had no memory left; returns its process id.
+    pub async fn system_oom(&self) -> u32 {
+        self.common.kills.system().take().await
+    }
+
     /// Waits until workers tell of requests that have failed, and takes what they have told of.
     pub async fn failed_requests(&self) -> Vec<FailedRequests> {
         let taken = self.view().failures.take().await.into_iter();

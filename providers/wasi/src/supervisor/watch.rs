@@ -73,6 +73,9 @@ impl Watch {
         };
         let out_of_memory = self.cgroup.as_ref().is_some_and(|cgroup| self.kills.take(cgroup));
         let death = Death { pid: self.client.pid, status: how, out_of_memory };
+        if let Some(cgroup) = self.cgroup.as_ref().filter(|_| death.is_out_of_memory()) {
+            self.kills.took(cgroup, death.pid);
+        }
         // One that ends well takes its socket away; of an adopted one, nothing else is known.
         if death.is_clean() || how.is_none() && !self.socket.exists() {
             tracing::debug!(group = %self.group, pid = death.pid, "a worker has ended");

@@ -4,7 +4,7 @@ use std::fs;
 
 use kubewasm_host::{ModuleKind, engine};
 use kubewasm_tests::guests;
-use kubewasm_wasi::spec::InstanceSpec;
+use kubewasm_wasi::spec::{InstanceSpec, RootSpec};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::world::{World, mount, mounts, ok, read_only};
@@ -35,5 +35,44 @@ async fn components_are_told_why_not() {
         assert!(data.join("new").exists() && data.join("file").exists());
         fs::remove_file(data.join("new")).unwrap();
         assert_eq!(fs::read_to_string(closed.join("file")).unwrap(), "y");
+    }
+}
+
+/// What guests read from files and write to them is counted to the byte, whichever calls they make, those that are run in a
+/// container among them; what they print is not.
+#[tokio::test]
+async fn what_guests_read_and_write_is_counted() {
+    let world = World::new().await;
+    let module = guests::guest("actor.c").await.unwrap();
+    let component = guests::rust::as_command_component(&module).unwrap();
+    let engine = engine::new(ModuleKind::CliComponent.generation()).unwrap();
+    let code = world.path().join("actor.component");
+    fs::write(&code, engine.precompile_component(&component).unwrap()).unwrap();
+    let data = world.tree("counted", &[]);
+    let argv = ["write", "/data/file", "hello", "append", "/data/file", " there", "drain", "/data/file"];
+    let core = world.spec(mounts(vec![mount(&data, "/data")]), &[&argv[..], &["sleep", "600"]].concat());
+    let (id, scratch) = world.container();
+    let as_component = InstanceSpec {
+        pod_uid: format!("pod-{id}"),
+        log_path: world.path().join(format!("{id}.log")),
+        id,
+        module: code,
+        kind: ModuleKind::CliComponent,
+        root: RootSpec { scratch: Some(scratch), ..core.root.clone() },
+        ..core.clone()
+    };
+    for spec in [core, as_component] {
+        world.agent.start("node", &spec).await.unwrap();
+        world.until_printed(&spec, "11 bytes\n").await;
+        let files = async || {
+            let stats = world.agent.stats().await;
+            let files = stats.into_iter().find(|stats| stats.id == spec.id).unwrap().usage.files;
+            assert!(files.reads > 0 && files.writes > 0 && !files.has_uncounted, "{files:?}");
+            (files.received_bytes, files.sent_bytes)
+        };
+        assert_eq!(files().await, (11, 11), "{:?}", spec.kind);
+        assert_eq!(world.exec(&spec, &["drain", "/data/file"]).await, ok("11 bytes\n"));
+        assert_eq!(files().await, (22, 11), "{:?}", spec.kind);
+        world.agent.remove(&spec.id).await.unwrap();
     }
 }

@@ -4,6 +4,8 @@
 //! hand, or a node that has changed since.
 
 mod affinity;
+pub(crate) mod preemption;
+mod qos;
 pub mod resources;
 pub mod sysctls;
 
@@ -11,8 +13,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelector, Pod, Taint, Toleration};
 
-pub use self::resources::Amounts;
 use self::sysctls::SysctlAllowlist;
+pub use self::{preemption::Shortage, resources::Amounts};
 use super::{
     lifecycle::{Verdict, spec::is_static},
     reason::PodReason,
@@ -72,7 +74,8 @@ impl Rejection {
 }
 
 /// Whether the node takes `pod` beside `others`, the pods it has taken and that are not over. `used` is what
-/// these request in all, and how many they are, as `pods`.
+/// these request in all, and how many they are, as `pods`. A critical pod is not refused for what it lacks of resources:
+/// that is returned, and others have to [make room](preemption::victims).
 ///
 /// # Errors
 /// [`Rejection`], with the first reason found.
@@ -81,12 +84,15 @@ pub fn admit<'a>(
     node: &NodeView,
     used: &Amounts,
     others: impl IntoIterator<Item = &'a Pod>,
-) -> Result<(), Rejection> {
+) -> Result<Vec<Shortage>, Rejection> {
     if let Some(why) = node.sysctls.forbids(pod) {
         return Err(Rejection::new(PodReason::SysctlForbidden.as_str(), why));
     }
     admit_os(pod, node)?;
-    admit_resources(pod, node, used)?;
+    let lacking = lacking(pod, node, used);
+    if let Some(first) = lacking.first().filter(|_| !is_critical(pod)) {
+        return Err(Rejection::new(&format!("OutOf{}", first.resource), first.message()));
+    }
     if !affinity::matches(pod, &node.name, &node.labels) {
         return Err(Rejection::predicate(
             PodReason::NodeAffinity,
@@ -115,7 +121,18 @@ pub fn admit<'a>(
         let why = "node(s) had taints that the pod didn't tolerate";
         return Err(Rejection::predicate(PodReason::TaintToleration, why));
     }
-    Ok(())
+    Ok(lacking.iter().map(Lack::shortage).collect())
+}
+
+/// Why a critical pod is not taken for which no room can be made.
+pub(crate) fn no_room(why: &str) -> Rejection {
+    Rejection::new(
+        PodReason::UnexpectedAdmissionError.as_str(),
+        format!(
+            "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to \
+             preempt: {why}"
+        ),
+    )
 }
 
 /// Why a pod does not get the resources that it asks for.
@@ -222,21 +239,46 @@ fn admit_os(pod: &Pod, node: &NodeView) -> Result<(), Rejection> {
     Ok(())
 }
 
-fn admit_resources(pod: &Pod, node: &NodeView, used: &Amounts) -> Result<(), Rejection> {
-    let wanted = resources::footprint(pod);
-    // The number of pods first, then by name, as upstream reports them.
-    let mut names: Vec<&String> = wanted.keys().collect();
-    names.sort_by_key(|name| (*name != "pods", name.as_str()));
-    for name in names {
-        let requested = wanted.get(name).copied().unwrap_or(0);
-        // A resource that the node says nothing about is the business of whoever invented it.
-        let Some(capacity) = node.allocatable.get(name).copied() else { continue };
-        let used = used.get(name).copied().unwrap_or(0);
-        if requested > 0 && used.saturating_add(requested) > capacity {
-            return Err(Rejection::new(&format!("OutOf{name}"), lack(name, requested, used, capacity)));
-        }
+/// A resource of which a pod asks for more than is left.
+struct Lack<'a> {
+    resource: &'a str,
+    requested: u64,
+    used: u64,
+    capacity: u64,
+}
+
+impl Lack<'_> {
+    fn message(&self) -> String {
+        lack(self.resource, self.requested, self.used, self.capacity)
     }
-    Ok(())
+
+    fn shortage(&self) -> Shortage {
+        let missing = self.used.saturating_add(self.requested).saturating_sub(self.capacity);
+        Shortage { resource: self.resource.to_owned(), missing }
+    }
+}
+
+/// What there is not enough of for a pod.
+fn lacking<'a>(pod: &Pod, node: &'a NodeView, used: &Amounts) -> Vec<Lack<'a>> {
+    let wanted = resources::footprint(pod);
+    // A resource that the node says nothing about is the business of whoever invented it.
+    let mut lacking: Vec<_> = node
+        .allocatable
+        .iter()
+        .filter_map(|(name, capacity)| {
+            let requested = wanted.get(name).copied().filter(|requested| *requested > 0)?;
+            let used = used.get(name).copied().unwrap_or(0);
+            (used.saturating_add(requested) > *capacity).then_some(Lack {
+                resource: name,
+                requested,
+                used,
+                capacity: *capacity,
+            })
+        })
+        .collect();
+    // The number of pods first, then by name, as upstream reports them.
+    lacking.sort_by_key(|lack| (lack.resource != "pods", lack.resource));
+    lacking
 }
 
 #[derive(Debug, PartialEq, Eq)]

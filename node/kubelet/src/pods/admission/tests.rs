@@ -129,7 +129,25 @@ fn every_reason_in_its_words() {
 fn a_static_pod_stays_whatever_the_taints() {
     let mut pod = pod(json!({"tolerations": []}));
     pod.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
-    assert_eq!(admit(&pod, &node(), &Amounts::new(), &[]), Ok(()));
+    assert_eq!(admit(&pod, &node(), &Amounts::new(), &[]), Ok(vec![]));
+}
+
+/// A critical pod is told what it lacks, all of it, and refused for what no other pod could give it.
+#[test]
+fn a_critical_pod_is_not_refused_for_resources() {
+    let critical = |more: Value| {
+        let mut pod = pod(more);
+        pod.spec.get_or_insert_default().priority = Some(SYSTEM_CRITICAL);
+        pod
+    };
+    let full = [pod(asking("3800m")), pod(json!({}))];
+    let shortage = |resource: &str, missing| Shortage { resource: resource.to_owned(), missing };
+    let lacks = admit(&critical(asking("500m")), &node(), &used(&full), &full);
+    assert_eq!(lacks, Ok(vec![shortage("pods", 1), shortage("cpu", 300)]));
+    let mut elsewhere = critical(asking("500m"));
+    elsewhere.spec.get_or_insert_default().node_selector = Some([("zone".to_owned(), "b".to_owned())].into());
+    let refusal = admit(&elsewhere, &node(), &used(&full), &full).unwrap_err();
+    assert_eq!(refusal.reason, "NodeAffinity");
 }
 
 #[test]

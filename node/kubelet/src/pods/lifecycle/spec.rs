@@ -11,6 +11,9 @@ use crate::pods::{container_resources::ContainerResources, ephemeral::plain, sid
 /// Annotation that names the source of a pod that does not come from the API server.
 pub const CONFIG_SOURCE_ANNOTATION: &str = "kubernetes.io/config.source";
 
+/// What it says of pods of a URL.
+pub const HTTP_SOURCE: &str = "http";
+
 /// The part of a pod's specification (and deletion request) that the lifecycle acts on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {

@@ -425,6 +425,14 @@ impl PodState {
         }
     }
 
+    /// Puts the next pull of an image that could not be had off by this share of its delay: nodes whose pulls have failed
+    /// together do not try again together.
+    pub fn spread_pull(&mut self, name: &str, share: f64) {
+        if let Stage::Held { since, until, image: true } = &mut self.container(name).stage {
+            *until = until.after(until.since(*since).mul_f64(share.clamp(0.0, 1.0)));
+        }
+    }
+
     /// Takes in what the provider says of a container's newest attempt. What it cannot tell changes nothing.
     /// `termination` is what the guest left as termination message.
     pub fn record_observation(

@@ -368,6 +368,7 @@ impl World {
             limits: LifecycleLimits::default(),
             probes: ProbeMetrics::default(),
             metrics: crate::node_metrics::NodeMetrics::default(),
+            oom_events: Default::default(),
             pull_limit: Default::default(),
             tracer: Default::default(),
             desk: crate::eviction::EvictionDesk::default(),

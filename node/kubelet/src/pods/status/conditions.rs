@@ -15,8 +15,11 @@ use crate::pods::{
         restarts_all,
         spec::Container,
     },
-    reason::ConditionReason,
+    reason::{ConditionReason, PodReason},
 };
+
+/// What the condition of a pod says that has made room for another one.
+const PREEMPTED: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 
 /// A condition before it is compared with the previous one.
 struct ComputedCondition {
@@ -70,8 +73,11 @@ pub(super) fn of(
             .any(|c| c.restart.rules.iter().any(|rule| rule.all))
             .then(|| restarting(spec, state, phase)),
         state.verdict.as_ref().filter(|verdict| verdict.disrupts).map(|verdict| {
+            // Upstream has other words here for those that make room.
+            let is_preempted = verdict.reason == PodReason::Preempting.as_str();
+            let message = if is_preempted { PREEMPTED.to_owned() } else { verdict.message.clone() };
             ComputedCondition::new("DisruptionTarget", true)
-                .because(ConditionReason::TerminationByKubelet, verdict.message.clone())
+                .because(ConditionReason::TerminationByKubelet, message)
         }),
     ];
     conditions

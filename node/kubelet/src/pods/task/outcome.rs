@@ -20,8 +20,12 @@ use crate::{
         panics::caught,
         reason::WaitingReason,
     },
+    retry,
     runtime::{Image, Presence, SandboxAddresses, SandboxError},
 };
+
+/// By how much of its delay the next pull of an image that could not be had is put off at the most.
+const PULL_JITTER: f64 = 0.2;
 
 /// What a task has spawned, when it has ended.
 pub(super) struct Spawned {
@@ -132,6 +136,7 @@ impl PodTask {
                 self.start_clock.pulled(begun, Instant::now());
                 self.trace_failure(result.as_ref().err());
                 self.state.record_pull(&container, result, now);
+                self.state.spread_pull(&container, retry::share(PULL_JITTER));
             }
             TaskOutcome::Started { container, result } => {
                 self.starting.remove(&container);

@@ -79,16 +79,27 @@ impl PodTask {
         self.status = Some(status);
     }
 
-    /// Ends the trace that the task is in, if nothing belongs to it any more.
-    pub(super) fn settle_trace(&mut self) {
-        if self.state.ending.is_some() || self.foreign {
-            return self.trace.end();
+    /// Begins the traces of the pod's end when their time has come.
+    pub(super) fn trace_end(&mut self) {
+        match self.state.ending {
+            _ if self.foreign => self.trace.close(),
+            None => {}
+            Some(_) if self.state.all_stopped() => self.trace.terminated(&self.name),
+            Some(_) => self.trace.terminating(&self.name),
         }
+    }
+
+    /// Ends the trace that the task is in, if nothing belongs to it any more. That of a deleted pod lasts as long as the task.
+    pub(super) fn settle_trace(&mut self) {
         let is_told = match &self.object {
             Some(_) => self.status.as_ref().is_some_and(|status| self.publisher.is_settled(status)),
             None => true,
         };
-        self.trace.settle(!self.pulls.is_empty() || !self.starting.is_empty(), is_told);
+        if self.state.ending.is_none() {
+            self.trace.settle(!self.pulls.is_empty() || !self.starting.is_empty(), is_told);
+        } else if self.state.is_over() && self.is_unmounted() && is_told && self.spec.deletion.is_none() {
+            self.trace.close();
+        }
     }
 
     /// A status was written: if it is the newest one, the API server is up to date.
@@ -111,7 +122,8 @@ impl PodTask {
             self.finalize = Finalize::InFlight;
             let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
             let failed = |panic| TaskOutcome::Finalized(Err(ApiError::Later(panic)));
-            let work = async move { TaskOutcome::Finalized(shared.api.finalize(&pod).await) };
+            let trace = self.trace.current();
+            let work = async move { TaskOutcome::Finalized(within(trace, shared.api.finalize(&pod)).await) };
             self.spawn("the final DELETE", failed, work);
         }
         match self.finalize {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
 use super::{PodTask, TaskOutcome};
 use crate::{
-    eviction::EvictionOrder,
+    eviction::{EvictionCause, EvictionOrder},
     pods::{
         cleanup, clock,
         files::resolv_conf::Dns,
@@ -81,7 +81,7 @@ impl Storage {
                     reason: PodReason::Evicted,
                     message,
                     annotations: BTreeMap::new(),
-                    signal: Some("emptydirfs.limit"),
+                    cause: EvictionCause::Signal("emptydirfs.limit"),
                     grace: EVICTED_GRACE,
                     disrupts: false,
                 }
@@ -115,10 +115,13 @@ impl PodTask {
 
     /// The pod has to go: it has taken more than it may, or the node runs short.
     pub(super) fn evict(&mut self, order: EvictionOrder) {
-        let EvictionOrder { reason, message, annotations, signal, grace, disrupts } = order;
-        // Of the end of the machine, the Event of the node tells.
-        if let Some(signal) = signal {
-            self.shared.metrics.evicted(signal);
+        let EvictionOrder { reason, message, annotations, cause, grace, disrupts } = order;
+        match &cause {
+            EvictionCause::Signal(signal) => self.shared.metrics.evicted(signal),
+            EvictionCause::Preemption(resource) => self.shared.metrics.preempted(resource),
+            EvictionCause::Shutdown => {}
+        }
+        if cause != EvictionCause::Shutdown {
             let recorder = &self.shared.recorder;
             recorder.annotated_warning(&self.reference, reason.as_str(), message.clone(), annotations);
         }

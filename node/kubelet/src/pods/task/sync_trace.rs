@@ -1,9 +1,10 @@
-//! The traces of what is done to have a pod run: upstream's span `syncPod`, with the pulls, the starts and the writes of the
-//! status in it.
+//! The traces of what is done to have a pod run, and to have it end: upstream's spans `syncPod`, with the pulls, the starts and
+//! the writes of the status in it, `syncTerminatingPod` and `syncTerminatedPod`.
 //!
 //! The first one lasts from when the pod was seen until all its containers have started and the API server has been told of
 //! it. One that comes later, because of a container that is started again, lasts until nothing is under way and that has been
-//! told. What fails ends it, and what is tried again is in another.
+//! told. What fails ends it, and what is tried again is in another. The end of a pod is in two: one until nothing of it runs any
+//! more, and one until its volumes are gone and the API server has its last status and has let go of it, if it was deleted.
 
 use std::time::Instant;
 
@@ -19,12 +20,24 @@ pub(super) struct SyncTrace {
     span: Option<Span>,
     /// Not all containers have started yet.
     is_first: bool,
+    end: EndStage,
+}
+
+/// How far the end of a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum EndStage {
+    /// It is to run.
+    No,
+    /// Something of it runs that is to be stopped.
+    Terminating,
+    /// Nothing of it runs.
+    Terminated,
 }
 
 impl SyncTrace {
     /// That of a pod that was seen then. One that an earlier agent has begun to start is in none before something is done.
     pub(super) fn new(tracer: Tracer, pod: &PodName, seen: Instant, is_known: bool) -> Self {
-        let mut trace = Self { tracer, span: None, is_first: !is_known };
+        let mut trace = Self { tracer, span: None, is_first: !is_known, end: EndStage::No };
         if !is_known {
             trace.span = Some(trace.begin(pod, "create").since(seen));
         }
@@ -32,11 +45,16 @@ impl SyncTrace {
     }
 
     fn begin(&self, pod: &PodName, update: &'static str) -> Span {
-        let mut span = self.tracer.root("syncPod", SpanKind::Internal);
+        let mut span = self.root("syncPod", pod);
+        span.set("k8s.pod.update_type", update);
+        span
+    }
+
+    fn root(&self, name: &'static str, pod: &PodName) -> Span {
+        let mut span = self.tracer.root(name, SpanKind::Internal);
         span.set("k8s.pod.uid", pod.uid.as_str());
         span.set("k8s.pod", format!("{}/{}", pod.namespace, pod.name).as_str());
         span.set("k8s.pod.name", pod.name.as_str());
-        span.set("k8s.pod.update_type", update);
         span.set("k8s.namespace.name", pod.namespace.as_str());
         span
     }
@@ -73,8 +91,28 @@ impl SyncTrace {
         }
     }
 
-    /// The pod is to end: it is not started any more.
-    pub(super) fn end(&mut self) {
+    /// The pod is to end, and something of it runs still.
+    pub(super) fn terminating(&mut self, pod: &PodName) {
+        self.end_at(EndStage::Terminating, "syncTerminatingPod", pod);
+    }
+
+    /// The pod has ended, and nothing of it runs.
+    pub(super) fn terminated(&mut self, pod: &PodName) {
+        self.end_at(EndStage::Terminated, "syncTerminatedPod", pod);
+    }
+
+    fn end_at(&mut self, stage: EndStage, name: &'static str, pod: &PodName) {
+        if self.end >= stage {
+            return;
+        }
+        // Each ends before the next one begins.
+        self.close();
+        self.end = stage;
+        self.span = Some(self.root(name, pod));
+    }
+
+    /// Nothing more is done for it.
+    pub(super) fn close(&mut self) {
         self.is_first = false;
         self.span = None;
     }
@@ -125,10 +163,35 @@ mod tests {
         let failed = kept.take();
         assert_eq!(failed[0].error.as_deref(), Some("ErrImagePull: away"));
         let place = trace.place(&pod()).unwrap();
-        trace.end();
+        trace.close();
         let next = kept.take();
         assert_eq!((next[0].context, next[0].error.clone()), (place.context(), None));
         assert_eq!(update_type(&next[0]), "sync".into());
+    }
+
+    #[test]
+    fn the_end_of_a_pod_is_in_two_traces() {
+        let (mut trace, kept) = begun(false);
+        let names = || kept.take().into_iter().map(|span| span.name.to_string()).collect::<Vec<_>>();
+        trace.terminating(&pod());
+        assert_eq!(names(), ["syncPod"]);
+        trace.terminating(&pod());
+        let stopping = trace.current().unwrap().context();
+        trace.terminated(&pod());
+        let ended = kept.take();
+        assert_eq!(
+            (ended.len(), ended[0].name.as_str(), ended[0].context),
+            (1, "syncTerminatingPod", stopping)
+        );
+        let uid = ended[0].attributes.iter().find(|(name, _)| *name == "k8s.pod.uid");
+        assert_eq!(uid.unwrap().1, "u".into());
+        trace.terminated(&pod());
+        trace.terminating(&pod());
+        assert!(names().is_empty(), "it does not begin to end again");
+        trace.close();
+        assert_eq!(names(), ["syncTerminatedPod"]);
+        trace.terminated(&pod());
+        assert!(trace.current().is_none(), "once it is over, it is");
     }
 
     #[test]

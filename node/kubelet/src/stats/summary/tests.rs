@@ -1,11 +1,13 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::exposition::{self, Format};
 use crate::{
-    runtime::ContainerTraffic,
+    oom_events::OomEvents,
+    runtime::{ContainerFileIo, ContainerTraffic},
     stats::{
         cadvisor, resource,
         usage::{ContainerStorage, Processes, Traffic},
@@ -32,6 +34,13 @@ fn usage() -> NodeUsage {
         throttled: Duration::from_millis(250),
         yields: 3,
         memory: 100,
+        files: ContainerFileIo {
+            read_bytes: 31,
+            written_bytes: 32,
+            reads: 3,
+            writes: 4,
+            has_uncounted: false,
+        },
         memory_limit: 160,
         cpu_limit: 250,
         cpu_request: 100,
@@ -81,6 +90,7 @@ fn usage() -> NodeUsage {
             cpu: cpu(2500, None),
             traffic: ContainerTraffic { received_bytes: 70, sent_bytes: 8, has_uncounted: false },
             containers: vec![container],
+            volumes_in_memory: 25,
             storage: Some(storage),
         }],
         disks: Some(NodeDisks {
@@ -109,7 +119,9 @@ fn the_whole_summary_has_upstreams_fields() {
     let cpu = json!({"time": "2023-11-14T22:13:21Z", "usageNanoCores": 20_000_000, "usageCoreNanoSeconds": 1_500_000_000_u64});
     assert_eq!(container["cpu"], cpu);
     let memory = json!({"time": "2023-11-14T22:13:21Z", "availableBytes": 60, "usageBytes": 100, "workingSetBytes": 100});
-    assert_eq!((&container["memory"], &pod["memory"]), (&memory, &memory));
+    assert_eq!(container["memory"], memory);
+    let with_volumes = json!({"time": "2023-11-14T22:13:21Z", "availableBytes": 35, "usageBytes": 125, "workingSetBytes": 125});
+    assert_eq!(pod["memory"], with_volumes);
     assert_eq!(
         (&container["rootfs"]["usedBytes"], &container["logs"]["usedBytes"]),
         (&json!(10), &json!(20))
@@ -136,6 +148,7 @@ fn the_whole_summary_has_upstreams_fields() {
     assert_eq!(node["swap"]["swapUsageBytes"], 5);
     let names: Vec<_> = node["systemContainers"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
     assert_eq!(names, ["kubelet", "pods"]);
+    assert_eq!(node["systemContainers"][1]["memory"]["workingSetBytes"], 125);
 }
 
 #[test]
@@ -163,6 +176,7 @@ fn resource_metrics_have_times() {
         format!("container_cpu_usage_seconds_total{labels} 1.5 1700000001000"),
         format!("container_memory_working_set_bytes{labels} 100 1700000001000"),
         format!("container_start_time_seconds{labels} 1699999900"),
+        "pod_memory_working_set_bytes{pod=\"p\",namespace=\"ns\"} 125 1700000001000".to_owned(),
         "pod_cpu_usage_seconds_total{pod=\"p\",namespace=\"ns\"} 2.5 1700000001000".to_owned(),
         "resource_scrape_error 0".to_owned(),
     ] {
@@ -178,12 +192,16 @@ fn cadvisors_rows_tell_containers_from_pods() {
     for line in [
         format!("container_cpu_usage_seconds_total{{{container},cpu=\"total\"}} 1.5 1700000001000"),
         format!("container_cpu_usage_seconds_total{{{pod},cpu=\"total\"}} 2.5 1700000001000"),
-        format!("container_memory_working_set_bytes{{{pod}}} 100 1700000001000"),
+        format!("container_memory_working_set_bytes{{{pod}}} 125 1700000001000"),
         format!("container_network_receive_bytes_total{{{pod},interface=\"eth0\"}} 70 1700000001000"),
         format!("container_network_transmit_bytes_total{{{pod},interface=\"eth0\"}} 8 1700000001000"),
         format!("container_spec_cpu_quota{{{container}}} 25000 1700000001000"),
         format!("container_spec_cpu_shares{{{container}}} 102 1700000001000"),
         format!("container_fs_usage_bytes{{{container},device=\"\"}} 10"),
+        format!("container_fs_reads_bytes_total{{{container},device=\"\"}} 31 1700000001000"),
+        format!("container_fs_writes_bytes_total{{{container},device=\"\"}} 32 1700000001000"),
+        format!("container_fs_reads_total{{{container},device=\"\"}} 3 1700000001000"),
+        format!("container_fs_writes_total{{{container},device=\"\"}} 4 1700000001000"),
         "machine_cpu_cores 2".to_owned(),
     ] {
         assert!(text.contains(&format!("{line}\n")), "{line} in {text}");
@@ -196,8 +214,34 @@ fn cadvisors_rows_tell_containers_from_pods() {
 fn traffic_that_is_not_counted_as_a_whole_is_not_told() {
     let mut usage = usage();
     usage.pods[0].traffic.has_uncounted = true;
+    usage.pods[0].containers[0].files.has_uncounted = true;
     let summary = serde_json::to_value(Summary::of(&usage, false)).unwrap();
     assert_eq!(summary["pods"][0]["network"], Value::Null);
     let text = exposition::families(&cadvisor::families(&usage), Format::Classic).unwrap();
-    assert!(!text.contains("container_network_receive_bytes_total{"), "{text}");
+    for family in ["container_network_receive_bytes_total", "container_fs_reads_bytes_total"] {
+        assert!(text.contains(family) && !text.contains(&format!("{family}{{")), "{text}");
+    }
+}
+
+/// The count is there before anything has happened, so that what happens first is an increase, and goes on over restarts.
+#[test]
+fn ends_for_want_of_memory_are_counted_over_restarts() {
+    let pod = |uid: &str, phase: &str| {
+        let container = json!({"name": "c", "image": "i"});
+        let pod = json!({
+            "metadata": {"name": uid, "namespace": "ns", "uid": uid},
+            "spec": {"containers": [container]}, "status": {"phase": phase},
+        });
+        Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
+    };
+    let events = OomEvents::default();
+    events.note("a", "c");
+    events.note("a", "c");
+    let pods = [pod("a", "Running"), pod("b", "Pending"), pod("over", "Failed")];
+    let text = exposition::families(&[cadvisor::oom_events(&pods, &events)], Format::Classic).unwrap();
+    let line = |name: &str, count: u64| {
+        let labels = format!("container=\"c\",id=\"\",image=\"i\",name=\"\",namespace=\"ns\",pod=\"{name}\"");
+        format!("container_oom_events_total{{{labels}}} {count}\n")
+    };
+    assert!(text.contains(&line("a", 2)) && text.contains(&line("b", 0)) && !text.contains("over"), "{text}");
 }

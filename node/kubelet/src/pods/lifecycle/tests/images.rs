@@ -29,6 +29,21 @@ fn pulls_are_tried_again_less_and_less_often() {
     assert_eq!(delays, [11, 21, 41, 81, 161, 301, 301, 301]);
 }
 
+/// Nodes that have failed together do not try again together; what the next delay grows from is not touched.
+#[test]
+fn the_next_pull_is_put_off_by_a_share_of_its_delay() {
+    let script = failing("ErrImagePull", 3);
+    let mut world = World::new(pod(RestartPolicy::Always, &["c"])).with("c", script).run(2);
+    world.state.spread_pull("c", 0.5);
+    let Stage::Held { since, until, .. } = world.state.containers["c"].stage else { panic!("it has failed") };
+    assert_eq!(until.since(since), secs(15));
+    assert_eq!(world.state.containers["c"].pull.delay(), secs(10));
+    let mut running = World::new(pod(RestartPolicy::Always, &["c"])).run(5);
+    let before = running.state.clone();
+    running.state.spread_pull("c", 0.5);
+    assert_eq!(running.state, before);
+}
+
 #[test]
 fn a_pull_that_succeeds_is_the_end_of_the_delay() {
     let failure = (secs(0), Some("ErrImagePull"));
