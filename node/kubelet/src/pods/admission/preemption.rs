@@ -168,7 +168,9 @@ mod tests {
         ];
         let mebibytes = |amount: u64| amount << 20;
         let critical = pod("new", CRITICAL, json!({}));
-        let table: [(&[(&str, u64)], &[&str]); 9] = [
+        /// What is missing of each resource, and who goes.
+        type Case<'a> = (&'a [(&'a str, u64)], &'a [&'a str]);
+        let table: [Case<'_>; 9] = [
             (&[], &[]),
             (&[("pods", 1)], &["best-effort"]),
             (&[("pods", 2)], &["best-effort", "small"]),
