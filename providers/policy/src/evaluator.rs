@@ -63,9 +63,17 @@ pub struct Program {
     loaded: Arc<Loaded>,
     granted: Arc<Capabilities>,
     bounds: Bounds,
+    /// Places of its own, of which it takes one with each of the evaluator's.
+    share: Arc<Semaphore>,
 }
 
 impl Program {
+    /// What bounds every call of it.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// The same with other bounds.
     #[must_use]
     pub fn bounded(self, bounds: Bounds) -> Self {
@@ -86,6 +94,8 @@ pub struct Evaluator {
     host_call: Arc<HostCall>,
     capabilities: Arc<dyn HostCapabilities>,
     places: Semaphore,
+    /// Most places that one program takes.
+    share: usize,
 }
 
 /// Calls at once for each processor: some of them wait for what they have asked their host for.
@@ -101,12 +111,22 @@ impl Evaluator {
         let host_call = Arc::new(HostCall::default());
         options.plugins.push(Arc::<HostCall>::clone(&host_call));
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let places = processors.saturating_mul(CALLS_PER_PROCESSOR);
         Ok(Self {
             host: Arc::new(Host::new(options)?),
             host_call,
             capabilities,
-            places: Semaphore::new(processors.saturating_mul(CALLS_PER_PROCESSOR)),
+            places: Semaphore::new(places),
+            // A policy that never comes to an end leaves the others room.
+            share: (places / 2).max(1),
         })
+    }
+
+    /// The same program, with places of its own: calls of it wait for each other, and not for those of others that share its
+    /// module.
+    #[must_use]
+    pub fn apart(&self, program: Program) -> Program {
+        Program { share: Arc::new(Semaphore::new(self.share)), ..program }
     }
 
     /// Makes a policy ready whose machine code is in this file.
@@ -115,14 +135,16 @@ impl Evaluator {
     /// [`LoadError`], for instance where it imports what nobody provides.
     pub async fn load(&self, code: &Path, kind: ModuleKind) -> Result<Program, LoadError> {
         let loaded = self.host.load(code, kind, Stack::DEFAULT).await?;
-        Ok(Program { loaded, granted: Arc::default(), bounds: Bounds::default() })
+        let share = Arc::new(Semaphore::new(self.share));
+        Ok(Program { loaded, granted: Arc::default(), bounds: Bounds::default(), share })
     }
 
     /// Calls a policy with a document on its standard input.
     pub async fn call(&self, program: &Program, call: Call, document: &[u8]) -> Ended {
         let timeout = program.bounds.timeout;
         let called = async {
-            // It is never closed.
+            // They are never closed.
+            let _share = program.share.acquire().await;
             let _place = self.places.acquire().await;
             self.call_now(program, call, document).await
         };

@@ -7,6 +7,9 @@
 //!                                       AdmissionResponse ◄─[response]─ Verdict ◄─[verdict]──────── Ended
 //! ```
 //!
+//! [`server`] puts policies and groups of them ([`expression`]) to work behind HTTPS, as a file ([`policies`]) or whoever embeds it
+//! says ([`spec`]).
+//!
 //! The protocol is that of Kubewarden's policies of plain WASI, so that those run unchanged. This crate names no cluster: who asks,
 //! and what a policy may ask its host for, is for whoever embeds it.
 
@@ -15,11 +18,15 @@
 mod answer;
 pub mod capabilities;
 pub mod evaluator;
+pub mod expression;
 pub mod host;
 pub mod host_call;
 mod input;
 pub mod metadata;
+pub mod modules;
+pub mod policies;
 pub mod request;
 pub mod response;
+pub mod server;
 pub mod spec;
 pub mod verdict;

@@ -18,6 +18,31 @@ pub struct Question {
     request: Box<RawValue>,
     /// What the policy may change; none where it is null.
     object: Value,
+    subject: Subject,
+}
+
+/// What a request to Kubernetes is about, as far as it says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    /// Kind of the object.
+    pub kind: Option<String>,
+    /// Where it is, if it is in a namespace.
+    pub namespace: Option<String>,
+    /// What is to be done with it.
+    pub operation: Option<String>,
+}
+
+impl Subject {
+    /// What is not a text where one should be is for the policy to judge.
+    fn of(request: &Fields) -> Self {
+        let text = |field: &Box<RawValue>| serde_json::from_str::<String>(field.get()).ok();
+        let kind = request.get("kind").and_then(|kind| serde_json::from_str::<Fields>(kind.get()).ok());
+        Self {
+            kind: kind.as_ref().and_then(|kind| kind.get("kind")).and_then(text),
+            namespace: request.get("namespace").and_then(text),
+            operation: request.get("operation").and_then(text),
+        }
+    }
 }
 
 /// A request that cannot be judged.
@@ -56,7 +81,18 @@ impl Question {
         let uid = serde_json::from_str(uid.get())?;
         let object = known.get("object").map(|object| serde_json::from_str(object.get())).transpose()?;
         let object = object.unwrap_or_default();
-        Ok(Self { uid, request, object })
+        let subject = Subject::of(&known);
+        Ok(Self { uid, request, object, subject })
+    }
+
+    /// Reads `{"request": …}`, whose request is any JSON, as a server is sent it.
+    ///
+    /// # Errors
+    /// [`InvalidRequest::Json`] and [`InvalidRequest::NoRequest`].
+    pub fn raw_review(text: &[u8]) -> Result<Self, InvalidRequest> {
+        let mut review: Fields = serde_json::from_slice(text)?;
+        let request = review.remove("request").ok_or(InvalidRequest::NoRequest)?;
+        Self::raw(request.get().as_bytes())
     }
 
     /// Reads any JSON; with a `uid` where it is an object that has one.
@@ -67,7 +103,13 @@ impl Question {
         let request: Box<RawValue> = serde_json::from_slice(text)?;
         let object: Value = serde_json::from_str(request.get())?;
         let uid = object.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned();
-        Ok(Self { uid, request, object })
+        Ok(Self { uid, request, object, subject: Subject::default() })
+    }
+
+    /// What it is about; nothing of a raw request.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// Names the request.

@@ -178,6 +178,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// What every command works with.
+#[derive(Debug)]
 pub(crate) struct ModuleSession {
     pub(crate) store: Store,
     output: OutputFormat,
@@ -201,6 +202,12 @@ impl ModuleSession {
         };
         let store = Store::open(&root.join("modules"), options).context("cannot open the module store")?;
         Ok(Self { store, output })
+    }
+
+    /// The same for work that nobody looks at: no bars are drawn.
+    #[cfg(feature = "policy")]
+    pub(crate) fn quiet(self) -> Self {
+        Self { output: OutputFormat::Json, ..self }
     }
 
     /// The image of that name, which must be here.

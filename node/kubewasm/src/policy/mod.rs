@@ -1,12 +1,14 @@
-//! `kubewasm policy`: admission policies, by hand.
+//! `kubewasm policy`: admission policies, by hand and as a service.
 //!
-//! Flags, output and exit codes are those of kwctl, so that scripts carry over. Policies are in the module store that `kubewasm module`
+//! Flags, output and exit codes are those of kwctl and policy-server, so that scripts carry over. Policies are in the module store that `kubewasm module`
 //! has.
 
 mod annotate;
 mod inspect;
+mod modules;
 mod run;
 mod scaffold;
+mod serve;
 mod settings;
 mod source;
 
@@ -37,6 +39,8 @@ pub(crate) struct PolicyArgs {
 enum PolicyCommand {
     /// Let a policy judge a request.
     Run(run::RunArgs),
+    /// Serve policies, as admission webhooks of an API server or to anybody.
+    Serve(Box<serve::ServeArgs>),
     /// Say what a policy says of itself.
     Inspect(inspect::InspectArgs),
     /// Write into a policy what it says of itself.
@@ -66,6 +70,7 @@ pub(crate) fn main(args: PolicyArgs) -> anyhow::Result<ExitCode> {
         let session = ModuleSession::open(&root, registries.into())?;
         match command {
             PolicyCommand::Run(args) => run::run(&session, args).await,
+            PolicyCommand::Serve(args) => serve::run(session, *args).await,
             PolicyCommand::Inspect(args) => inspect::run(&session, &args).await,
             PolicyCommand::Annotate(args) => annotate::run(&args).await,
             PolicyCommand::Scaffold(args) => scaffold::run(&session, args).await,

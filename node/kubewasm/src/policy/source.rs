@@ -53,7 +53,7 @@ pub(super) struct Found {
     /// Its file.
     pub(super) module: Module,
     /// What it says of itself.
-    metadata: Option<Metadata>,
+    pub(super) metadata: Option<Metadata>,
     /// It is not removed meanwhile.
     _hold: Hold,
 }

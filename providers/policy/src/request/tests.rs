@@ -63,6 +63,25 @@ fn a_raw_request_is_any_json() {
 }
 
 #[test]
+fn a_raw_request_is_within_a_review() {
+    let review = Question::raw_review(br#"{"request":{"user":"tonio"},"more":1}"#).unwrap();
+    assert_eq!(text(review.document(&Settings::default())), r#"{"request":{"user":"tonio"},"settings":{}}"#);
+    for (text, expected) in [("{}", "has no request"), ("[]", "invalid type"), ("", "EOF")] {
+        let error = Question::raw_review(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_request_says_what_it_is_about() {
+    let of = |request: &str| Question::review(request.as_bytes()).unwrap().subject().clone();
+    let whole = of(r#"{"uid":"u1","kind":{"kind":"Pod"},"namespace":"ns","operation":"CREATE"}"#);
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(whole, Subject { kind: text("Pod"), namespace: text("ns"), operation: text("CREATE") });
+    assert_eq!(of(r#"{"uid":"u1","kind":{"kind":1},"namespace":{},"operation":null}"#), Subject::default());
+}
+
+#[test]
 fn a_policy_changes_the_object_and_of_a_raw_request_all() {
     let said = Ended::Done {
         stdout: json!({ "accepted": true, "mutated_object": { "a": 2 } }).to_string().into_bytes(),
