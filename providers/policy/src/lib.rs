@@ -8,15 +8,16 @@
 //! ```
 //!
 //! [`server`] puts policies and groups of them ([`expression`]) to work behind HTTPS, as a file ([`policies`]) or whoever embeds it
-//! says ([`spec`]).
+//! says ([`spec`]); [`cluster`] brings those of a cluster to it.
 //!
-//! The protocol is that of Kubewarden's policies of plain WASI, so that those run unchanged. This crate names no cluster: who asks,
-//! and what a policy may ask its host for, is for whoever embeds it.
+//! The protocol is that of Kubewarden's policies of plain WASI, so that those run unchanged. What a policy may ask its host for is
+//! for whoever embeds this.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod answer;
 pub mod capabilities;
+pub mod cluster;
 pub mod evaluator;
 pub mod expression;
 pub mod host;

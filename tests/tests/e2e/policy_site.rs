@@ -221,7 +221,7 @@ impl Drop for PolicySite {
     }
 }
 
-async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;

@@ -5,8 +5,11 @@
 //!   certificates ─[certificates]─► TLS ───────────┴─► PolicyServer
 //!        ▲ looked at every two seconds, and at SIGHUP
 //! ```
+//!
+//! With `--cluster`, both come from a cluster: see the `cluster` module.
 
 mod certificates;
+mod cluster;
 mod policy_file;
 
 use std::{
@@ -35,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     certificates::{CertificateFiles, TlsFiles},
+    cluster::ClusterArgs,
     policy_file::PolicyFile,
 };
 use super::modules::StoreModules;
@@ -42,6 +46,8 @@ use crate::{module::ModuleSession, signals};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long a request waits for a policy of the cluster that this server has not heard of.
+const WAIT: Duration = Duration::from_secs(5);
 /// How long requests that are under way may go on after the stop: no API server waits for longer.
 const GOODBYE: Duration = Duration::from_secs(30);
 
@@ -49,8 +55,11 @@ const GOODBYE: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
     /// Which policies there are. Read again when it changes, and at SIGHUP.
-    #[arg(long, value_name = "FILE", default_value = "policies.yml")]
+    #[arg(long, value_name = "FILE", default_value = "policies.yml", conflicts_with = "cluster")]
     policies: PathBuf,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// The address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
@@ -66,7 +75,7 @@ pub(super) struct ServeArgs {
 
     /// The certificate and what leads from it to an authority, in PEM. Read again when it changes
     /// [default: one that has signed itself, for localhost].
-    #[arg(long, value_name = "FILE", requires = "key_file")]
+    #[arg(long, value_name = "FILE", requires = "key_file", conflicts_with = "cluster")]
     cert_file: Option<PathBuf>,
 
     /// The certificate's key, in PEM.
@@ -74,7 +83,7 @@ pub(super) struct ServeArgs {
     key_file: Option<PathBuf>,
 
     /// Authorities in PEM: nobody is served without a certificate of one of them. Read again when it changes.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
     client_ca_file: Option<PathBuf>,
 
     /// How long a call of a policy may take that does not say so itself, in seconds.
@@ -82,7 +91,7 @@ pub(super) struct ServeArgs {
     policy_timeout: f64,
 
     /// Refuse what policies would judge that cannot be loaded, in place of not serving at all.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cluster")]
     continue_on_errors: bool,
 
     /// What policies may ask their host for, such as net/v1/dns_lookup_host, oci/* or *. May be repeated, or several with
@@ -96,32 +105,36 @@ pub(super) struct ServeArgs {
 }
 
 pub(super) async fn run(session: ModuleSession, args: ServeArgs) -> anyhow::Result<()> {
+    let cluster = args.cluster.replica()?;
     let timeout = seconds("--policy-timeout", args.policy_timeout)?;
     if timeout.is_zero() {
         bail!("--policy-timeout is a number of seconds above 0");
     }
-    let options = PolicyServerOptions {
+    let server = PolicyServerOptions {
         address: SocketAddr::new(args.addr, args.port),
         health_address: SocketAddr::new(args.addr, args.readiness_probe_port),
-        // The file is all that there is.
-        wait: Duration::ZERO,
+        // A file is all that there is.
+        wait: if cluster.is_some() { WAIT } else { Duration::ZERO },
         lame_duck: seconds("--shutdown-delay", args.shutdown_delay)?,
         goodbye: GOODBYE,
     };
-    let files = args.cert_file.zip(args.key_file);
-    let (certificates, tls) =
-        TlsFiles::open(CertificateFiles { pair: files, client_ca: args.client_ca_file })?;
-    let mut policies = PolicyFile::new(args.policies, args.continue_on_errors);
-    let specs = policies.read().await?;
-
     let empty = tempfile::tempdir().context("cannot make an empty directory")?;
     let evaluator = Arc::new(Evaluator::new(empty.path(), Arc::new(LocalHost))?);
     let granted = args.allowed_host_capabilities.into_iter().collect();
     let bounds = Bounds { timeout, ..Bounds::default() };
     let modules = Arc::new(StoreModules::new(session));
     let registry = Arc::new(PolicyRegistry::new(evaluator, modules, RegistryOptions { granted, bounds }));
+    if let Some(options) = cluster {
+        return cluster::run(server, registry, &args.cluster, options).await;
+    }
+    let files = args.cert_file.zip(args.key_file);
+    let (certificates, tls) =
+        TlsFiles::open(CertificateFiles { pair: files, client_ca: args.client_ca_file })?;
+    let mut policies = PolicyFile::new(args.policies, args.continue_on_errors);
+    let specs = policies.read().await?;
+
     let (ready, is_ready) = watch::channel(false);
-    let server = PolicyServer::bind(options, Arc::clone(&registry), tls, is_ready)?;
+    let server = PolicyServer::bind(server, Arc::clone(&registry), tls, is_ready)?;
     tracing::info!(address = %server.address(), readiness = %server.health_address(), "listening");
 
     let cancel = CancellationToken::new();
