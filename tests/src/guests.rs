@@ -192,6 +192,7 @@ mod tests {
             "drip-0.3.wat",
             "reactor.wat",
             "unknown-world.wat",
+            "moody-policy.wat",
         ] {
             let module = guest(name).await.unwrap();
             wasmparser::validate(&module).unwrap_or_else(|error| panic!("{name}: {error}"));

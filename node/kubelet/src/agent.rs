@@ -24,6 +24,7 @@ use self::{
     folders::{log_links, real_logs_dir},
 };
 use crate::{
+    admitter::PodAdmitter,
     config::Config,
     events::{EventLimits, Recorder},
     eviction::{EvictionDesk, Watcher, WatcherParts},
@@ -118,13 +119,14 @@ pub struct Agent {
 
 impl Agent {
     /// Gets the node its address, its ports and then its identity. This may take as long as the approval of its
-    /// certificate takes.
+    /// certificate takes. `admitter` is asked about each pod besides.
     ///
     /// # Errors
     /// [`AgentError`].
     pub async fn new(
         mut config: Config,
         runtime: Arc<dyn Runtime>,
+        admitter: Option<Arc<dyn PodAdmitter>>,
         cancel: &CancellationToken,
     ) -> Result<Self, AgentError> {
         let begun = Instant::now();
@@ -171,6 +173,7 @@ impl Agent {
             trace_metrics.register(registry);
             connection.renewals().register(registry);
             runtime.register_metrics(registry);
+            admitter.iter().for_each(|admitter| admitter.register_metrics(registry));
         });
 
         let shutdowns = ShutdownMetrics::open(&config.root_dir);
@@ -225,6 +228,7 @@ impl Agent {
             volumes: Arc::new(volumes),
             index,
             admission: Some(admission),
+            admitter,
             addresses,
             host_ports: HostPorts::default(),
             policies,

@@ -381,6 +381,12 @@ pub struct ContainerSpec {
     pub argv: Vec<String>,
     /// The whole environment, in order, without duplicates.
     pub env: Vec<(String, String)>,
+    /// Labels of the pod, for who judges what it runs.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The pod's service account, for the same; empty where it has none.
+    #[serde(default)]
+    pub service_account: String,
     /// Annotations of the pod, for what a provider understands beyond Kubernetes' fields.
     pub annotations: BTreeMap<String, String>,
     /// Names of all containers of the pod, for what annotations say of them.
@@ -553,6 +559,9 @@ pub enum StartError {
     /// The module cannot be run: not Wasm, no entry point, unknown imports: `CreateContainerError`.
     #[error(transparent)]
     Create(RuntimeCause),
+    /// Whoever has a say in what runs on this node refuses it for good: `PolicyViolation`, and the pod fails.
+    #[error(transparent)]
+    Refused(RuntimeCause),
     /// The provider failed while starting it: `RunContainerError`.
     #[error(transparent)]
     Run(RuntimeCause),

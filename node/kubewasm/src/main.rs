@@ -2,6 +2,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+#[cfg(feature = "policy")]
+mod admission;
 mod approver;
 mod cli;
 mod complete;

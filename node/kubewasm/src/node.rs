@@ -7,6 +7,8 @@ use clap::Args as _;
 use ipnet::IpNet;
 use kubewasm_cni::SandboxOptions;
 use kubewasm_host::{DeniedNetwork, DeniedNetworks, capacity};
+#[cfg(feature = "policy")]
+use kubewasm_kubelet::registry_auth::NodeCredentials;
 use kubewasm_kubelet::{
     agent::{self, Agent},
     config::{Config, Flags, MASKED, flags::SECRET_FLAGS, secret_files},
@@ -17,6 +19,8 @@ use kubewasm_kubelet::{
 use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "policy")]
+use crate::admission::{AdmissionArgs, AdmissionParts, NodeModules};
 use crate::{
     kubelet_flags::KubeletFlagArgs,
     network_mode::{NetworkMode, NetworkPolicyMode},
@@ -189,6 +193,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "FILE")]
     image_signature_policy: Option<PathBuf>,
 
+    #[cfg(feature = "policy")]
+    #[command(flatten)]
+    admission: AdmissionArgs,
+
     #[command(flatten)]
     kubelet: KubeletFlagArgs,
 }
@@ -202,6 +210,8 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
         dirs: args.allow_image_dir.clone(),
         signature_policy: runtime::signature_policy(args.image_signature_policy.as_deref())?,
     };
+    #[cfg(feature = "policy")]
+    let admission = args.admission.clone();
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
     let denied_networks = args.deny_network.iter().copied().collect();
@@ -221,6 +231,8 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     tokio.block_on(run(
         config,
         images,
+        #[cfg(feature = "policy")]
+        admission,
         isolation,
         confinement,
         default_memory_limit,
@@ -309,6 +321,7 @@ struct NetworkSettings {
 async fn run(
     mut config: Config,
     images: ImageSettings,
+    #[cfg(feature = "policy")] admission: AdmissionArgs,
     isolation: Isolation,
     confinement: Confinement,
     default_memory_limit: u64,
@@ -338,15 +351,34 @@ async fn run(
     // Networks keep their own keys for the API server beside their configuration.
     hidden.extend(cni.is_some().then_some(network.cni_conf_dir));
     hidden.extend(network.proxy.credentials_file().map(PathBuf::from));
+    let store = runtime::open_store(&config.root_dir.join("modules"), images)?;
+    #[cfg(feature = "policy")]
+    let judges = {
+        // Settings may be nobody else's business.
+        let file = admission.admission_policies.as_deref();
+        hidden.extend(file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.to_owned())));
+        let parts = || {
+            let files = config.registry_configs.clone();
+            let credentials = NodeCredentials::new(files, config.credential_providers.clone());
+            Ok(AdmissionParts {
+                node: config.node_name.clone(),
+                empty: config.root_dir.join("admission"),
+                modules: NodeModules::new(store.clone(), credentials, confinement)?,
+            })
+        };
+        admission.judges(parts, &cancel).await?
+    };
+    #[cfg(not(feature = "policy"))]
+    let judges = runtime::Judges::default();
     let runtime = runtime::open(runtime::ProviderSettings {
-        store: config.root_dir.join("modules"),
+        store,
         workers: config.root_dir.join("workers"),
         with_parent: false,
         isolation,
         hidden,
         confinement,
         allow_paths: false,
-        images,
+        judge: judges.of_modules,
         default_memory_limit,
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
@@ -362,7 +394,9 @@ async fn run(
     })
     .await?;
     let name = config.node_name.clone();
-    let agent = Agent::new(config, runtime as Arc<dyn kubewasm_kubelet::runtime::Runtime>, &cancel).await?;
+    let agent =
+        Agent::new(config, runtime as Arc<dyn kubewasm_kubelet::runtime::Runtime>, judges.of_pods, &cancel)
+            .await?;
     tracing::info!(
         node = name,
         port = agent.port(),

@@ -33,6 +33,8 @@ use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "policy")]
+use crate::admission::{AdmissionArgs, AdmissionParts, NodeModules};
 use crate::{
     folder::Folder,
     home,
@@ -81,6 +83,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     image_signature_policy: Option<PathBuf>,
 
+    #[cfg(feature = "policy")]
+    #[command(flatten)]
+    admission: AdmissionArgs,
+
     /// Say what happens to the pod, not only what goes wrong.
     #[arg(long)]
     events: bool,
@@ -104,8 +110,30 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
     let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
     let state = Folder::make().context("cannot make a folder for the pod")?;
     let protected = ProtectedPaths::with([root.clone(), state.path().to_owned()]);
+    let images = ImageSettings {
+        registry_config_dirs: args.registry_config_dir,
+        signature_policy,
+        // They are the user's own, like the paths.
+        dirs: vec![PathBuf::from("/")],
+        ..ImageSettings::default()
+    };
+    let store = runtime::open_store(&root.join("modules"), images)?;
+    let cancel = CancellationToken::new();
+    #[cfg(feature = "policy")]
+    let judges = {
+        let parts = || {
+            Ok(AdmissionParts {
+                node: facts().hostname,
+                empty: state.path().join("admission"),
+                modules: NodeModules::new(store.clone(), home::credentials(), Confinement::default())?,
+            })
+        };
+        args.admission.judges(parts, &cancel).await?
+    };
+    #[cfg(not(feature = "policy"))]
+    let judges = runtime::Judges::default();
     let runtime = runtime::open(runtime::ProviderSettings {
-        store: root.join("modules"),
+        store,
         workers: state.path().join("workers"),
         with_parent: true,
         isolation: Isolation::Node,
@@ -113,13 +141,7 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
         hidden: vec![state.path().to_owned()],
         confinement: Confinement::default(),
         allow_paths: true,
-        images: ImageSettings {
-            registry_config_dirs: args.registry_config_dir,
-            signature_policy,
-            // They are the user's own, like the paths.
-            dirs: vec![PathBuf::from("/")],
-            ..ImageSettings::default()
-        },
+        judge: judges.of_modules,
         default_memory_limit: DEFAULT_MEMORY_LIMIT,
         allocatable_memory: None,
         denied_networks: DeniedNetworks::default(),
@@ -154,6 +176,7 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
         volumes: Arc::new(volumes),
         index: PodIndex::default(),
         admission: None,
+        admitter: judges.of_pods,
         addresses: PodAddresses::shared(),
         host_ports: HostPorts::default(),
         policies: Policies::off(),
@@ -172,7 +195,6 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
         desk: EvictionDesk::default(),
     });
 
-    let cancel = CancellationToken::new();
     let (updates, receiver) = mpsc::channel(4);
     let manager = tokio::spawn(PodManager::new(shared).run(receiver, cancel.clone()));
     updates.send(Update::Set(Box::new(pod.clone()))).await.context("the pod's task did not start")?;

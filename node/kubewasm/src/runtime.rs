@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use ipnet::IpNet;
 use kubewasm_cni::SandboxOptions;
 use kubewasm_host::{DeniedNetworks, HttpProxy, compile::ChildCompiler, program::Program};
+use kubewasm_kubelet::admitter::PodAdmitter;
 use kubewasm_modules::{InvalidSignaturePolicy, SignaturePolicy, Store, StoreOptions};
 use kubewasm_wasi::{
     confine::Confinement,
     isolation::Isolation,
     logs::LogOptions,
-    provider::{WasiOptions, WasiRuntime},
+    provider::{ModuleJudge, WasiOptions, WasiRuntime},
 };
 
 /// What guests get to end in when everything is ended at once.
@@ -24,8 +25,8 @@ const LAST_GRACE: Duration = Duration::from_secs(1);
 /// What differs between a node and a single pod.
 #[derive(Debug)]
 pub(crate) struct ProviderSettings {
-    /// Folder of the module store.
-    pub(crate) store: PathBuf,
+    /// Where modules are kept.
+    pub(crate) store: Store,
     /// Folder of the workers' sockets.
     pub(crate) workers: PathBuf,
     /// Workers end with this process.
@@ -38,8 +39,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) confinement: Confinement,
     /// Images may be paths.
     pub(crate) allow_paths: bool,
-    /// Where images come from.
-    pub(crate) images: ImageSettings,
+    /// Who is asked whether a module may run.
+    pub(crate) judge: Option<Arc<dyn ModuleJudge>>,
     /// Bytes, for containers without a limit of their own.
     pub(crate) default_memory_limit: u64,
     /// Bytes that all containers may have together, where that is limited.
@@ -56,6 +57,15 @@ pub(crate) struct ProviderSettings {
     pub(crate) cni: Option<SandboxOptions>,
     /// When and how logs are rotated.
     pub(crate) log: LogOptions,
+}
+
+/// Who has a say in what runs here, besides the kubelet's own rules.
+#[derive(Debug, Default)]
+pub(crate) struct Judges {
+    /// In which pods are taken.
+    pub(crate) of_pods: Option<Arc<dyn PodAdmitter>>,
+    /// In which modules are started.
+    pub(crate) of_modules: Option<Arc<dyn ModuleJudge>>,
 }
 
 /// Where images come from: what an operator says of it.
@@ -84,17 +94,21 @@ pub(crate) fn compiler_key(policy: &SignaturePolicy) -> anyhow::Result<Option<St
     }
 }
 
-/// Opens the module store, and adopts the workers that are there.
-pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiRuntime>> {
+/// Opens the module store in this folder.
+pub(crate) fn open_store(folder: &Path, images: ImageSettings) -> anyhow::Result<Store> {
     let options = StoreOptions {
-        insecure_registries: settings.images.insecure_registries,
-        registry_config_directories: settings.images.registry_config_dirs,
-        file_directories: settings.images.dirs,
-        compiler_key: compiler_key(&settings.images.signature_policy)?,
-        signature_policy: settings.images.signature_policy,
+        insecure_registries: images.insecure_registries,
+        registry_config_directories: images.registry_config_dirs,
+        file_directories: images.dirs,
+        compiler_key: compiler_key(&images.signature_policy)?,
+        signature_policy: images.signature_policy,
         ..StoreOptions::default()
     };
-    let store = Store::open(&settings.store, options).context("cannot open the module store")?;
+    Store::open(folder, options).context("cannot open the module store")
+}
+
+/// Adopts the workers that are there.
+pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiRuntime>> {
     let options = WasiOptions {
         allow_paths: settings.allow_paths,
         with_parent: settings.with_parent,
@@ -107,10 +121,11 @@ pub(crate) async fn open(settings: ProviderSettings) -> anyhow::Result<Arc<WasiR
         cni: settings.cni,
         isolation: settings.isolation,
         hidden: settings.hidden,
-        shown: vec![settings.store],
+        shown: vec![settings.store.root().to_owned()],
+        judge: settings.judge,
         confinement: settings.confinement,
         log: settings.log,
-        ..WasiOptions::new(store, settings.workers, Program::current())
+        ..WasiOptions::new(settings.store, settings.workers, Program::current())
     };
     Ok(Arc::new(WasiRuntime::new(options).await.context("cannot run containers")?))
 }

@@ -70,6 +70,9 @@ pub struct Facts {
     pub other_kinds: Vec<String>,
     /// What it wants of its host: the first ones, where they are many. Interfaces, or modules of imports.
     pub imports: Vec<String>,
+    /// What it wants of modules, as `module::name`: the first ones, where they are many.
+    #[serde(default)]
+    pub functions: Vec<String>,
     /// What it offers: the first ones, where they are many.
     pub exports: Vec<String>,
 }

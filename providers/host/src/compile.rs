@@ -52,7 +52,7 @@ const ANSWER_LIMIT: u64 = 256 << 10;
 /// How much of an error is kept, in bytes.
 const ERROR_LIMIT: usize = 4096;
 /// Counted up when the same module is found to be something else than before.
-const FACTS_REVISION: u32 = 2;
+const FACTS_REVISION: u32 = 3;
 
 /// Where the children of a compiler are kept besides the limits that they take upon themselves: a cgroup, say.
 pub trait Enclosure: fmt::Debug + Send + Sync {
@@ -270,6 +270,7 @@ mod tests {
                 kind: ModuleKind::CoreCommand,
                 other_kinds: Vec::new(),
                 imports: vec!["a".to_owned()],
+                functions: Vec::new(),
                 exports: Vec::new()
             }
         );

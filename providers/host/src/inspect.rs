@@ -106,8 +106,8 @@ const WASI_0_1: &str = "wasi_snapshot_preview1";
 const NAMED_EXPORTS: usize = 8;
 /// Longest name from a module that an error repeats, in bytes.
 const NAME_LIMIT: usize = 128;
-/// Most imports, and most exports, that are among the facts.
-const FACTS_LIMIT: usize = 128;
+/// Most imports, and most exports, that are among the facts: who has as many may have more.
+pub const FACTS_LIMIT: usize = 128;
 
 /// Whether core modules import this of hosts that have it, which is found out when they are linked: the functions of plugins'
 /// outgoing HTTP, and the one by which policies call their host.
@@ -126,6 +126,9 @@ pub struct Facts {
     /// What it wants of its host, each once: interfaces of a component, modules of a core module's imports. The first
     /// ones, where they are many.
     pub imports: Vec<String>,
+    /// What a core module imports of those, each once, as `module::name`. The first ones, where they are many.
+    #[serde(default)]
+    pub functions: Vec<String>,
     /// What it offers, each once. The first ones, where they are many.
     pub exports: Vec<String>,
 }
@@ -188,6 +191,7 @@ fn is_wat(bytes: &[u8]) -> bool {
 
 fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
     let (mut imported, mut exported) = (Names::default(), Names::default());
+    let mut functions = Names::default();
     let mut starts = false;
     let mut refused = None;
     top_level(bytes, |payload| {
@@ -196,6 +200,7 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
                 for import in imports.into_imports() {
                     let import = import?;
                     imported.add(import.module);
+                    functions.add(&format!("{}::{}", import.module, import.name));
                     let is_known = import.module == WASI_0_1 || is_of_embedders(import.module, import.name);
                     if !is_known && refused.is_none() {
                         refused = Some(refused_import(import.module, import.name, is_shared(&import.ty)));
@@ -220,6 +225,7 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
             kind: ModuleKind::CoreCommand,
             other_kinds: Vec::new(),
             imports: imported.0,
+            functions: functions.0,
             exports: exported.0,
         }),
     }
@@ -289,7 +295,8 @@ fn component(bytes: &[u8]) -> Result<Facts, InspectError> {
     let mut kinds = ranks.into_iter().filter_map(|rank| ENTRIES.get(rank)).map(|(_, _, kind)| *kind);
     match kinds.next() {
         Some(kind) => {
-            Ok(Facts { kind, other_kinds: kinds.collect(), imports: imported.0, exports: exported.0 })
+            let other_kinds = kinds.collect();
+            Ok(Facts { kind, other_kinds, imports: imported.0, functions: Vec::new(), exports: exported.0 })
         }
         None => Err(InspectError::NoEntry { exports: list(&exported.0, count) }),
     }

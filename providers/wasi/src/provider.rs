@@ -3,6 +3,7 @@
 //! ```text
 //!   image, pull, images ─► module store
 //!   start ─► store: which module? ─► store: precompiled? ─► compiling child, which also says what the module is
+//!        ├─► judge: may it run?
 //!        └─► supervisor ─► worker of the pod's group
 //!   stop, remove, exec ─► supervisor;   observe, containers, wakeups ◄─ its view
 //! ```
@@ -13,6 +14,7 @@
 pub(crate) mod annotations;
 mod compiler;
 mod convert;
+mod judge;
 mod metrics;
 mod network;
 mod preparing;
@@ -67,6 +69,7 @@ use crate::{
 };
 use annotations::Wishes;
 pub use compiler::StoreCompiler;
+pub use judge::{ModuleJudge, ModuleQuestion, ModuleVerdict};
 use metrics::{MeasuredCompiler, ProviderMetrics};
 use preparing::Preparing;
 
@@ -110,6 +113,8 @@ pub struct WasiOptions {
     pub cluster_networks: Vec<IpNet>,
     /// CNI plugins make a network namespace for each pod, with addresses of its own.
     pub cni: Option<SandboxOptions>,
+    /// Who is asked whether a module may run; `None` lets every module.
+    pub judge: Option<Arc<dyn ModuleJudge>>,
     /// When log files are rotated.
     pub log: LogOptions,
     /// Versions of the protocol that are spoken with workers; for tests.
@@ -136,6 +141,7 @@ impl WasiOptions {
             pod_network: false,
             cluster_networks: Vec::new(),
             cni: None,
+            judge: None,
             log: LogOptions::default(),
             versions: Versions::OURS,
         }
@@ -165,6 +171,7 @@ pub struct WasiRuntime {
     store: Store,
     compiler: StoreCompiler,
     supervisor: Supervisor,
+    judge: Option<Arc<dyn ModuleJudge>>,
     metrics: ProviderMetrics,
     allow_paths: bool,
     denied_networks: DeniedNetworks,
@@ -231,6 +238,7 @@ impl WasiRuntime {
             store: options.store,
             compiler,
             supervisor,
+            judge: options.judge,
             metrics: ProviderMetrics::default(),
             allow_paths: options.allow_paths,
             denied_networks: options.denied_networks,
@@ -336,6 +344,15 @@ impl WasiRuntime {
             self.store.precompiled(Some(&image.reference), &module, &compiler, &spec.pod_namespace).await;
         self.metrics.looked_up(compiler.was_asked());
         let Precompiled { path: code, facts } = compiled.map_err(convert::compile_error)?;
+        if let Some(judge) = &self.judge {
+            let question = ModuleQuestion {
+                container: spec,
+                image: &image.digest,
+                module: &module.digest,
+                facts: &facts,
+            };
+            judge.judge(question).await.into_result()?;
+        }
         let label = label(image.digest, &volumes);
         let notice = convert::stop_notice(spec)?;
         let Wishes { stack, terminal, egress, http, serve, authorities, tls } = annotations::of(spec)?;

@@ -49,6 +49,7 @@ mod long_logs;
 mod module_command;
 mod monitoring;
 mod names;
+mod node_admission;
 mod notice;
 mod outage;
 mod outgoing;

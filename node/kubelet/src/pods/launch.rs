@@ -67,6 +67,10 @@ pub(super) fn note(container: &str, trouble: &Trouble) -> Note {
         return Note { container: None, warning: true, reason: EventReason::FailedCreatePodSandBox, message };
     }
     let container = Some(container.to_owned());
+    if *reason == WaitingReason::PolicyViolation {
+        let (reason, message) = (EventReason::PolicyViolation, message.clone());
+        return Note { container, warning: true, reason, message };
+    }
     Note { container, warning: true, reason: EventReason::Failed, message: format!("Error: {message}") }
 }
 
@@ -257,6 +261,8 @@ impl Launch<'_> {
             image: image.reference.clone(),
             argv,
             env,
+            labels: meta.labels.clone().unwrap_or_default(),
+            service_account: spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
             annotations,
             pod_containers: container_names(pod),
             objects: provided,

@@ -71,6 +71,8 @@ reasons! {
         PostStartHookError,
         /// It has ended too often.
         CrashLoopBackOff,
+        /// A policy of the node's operator has refused its module.
+        PolicyViolation,
     }
 }
 
@@ -121,6 +123,8 @@ reasons! {
         PodOSSelectorNodeLabelDoesNotMatch,
         /// It is for another operating system.
         PodOSNotSupported,
+        /// A policy of the node's operator has refused it, or a module of it.
+        PolicyViolation,
     }
 }
 
@@ -147,6 +151,10 @@ reasons! {
         Infeasible,
         /// Containers could not be given what a resize has brought their pod.
         Error,
+        /// A policy of the node's operator has refused the pod, or a module of it.
+        PolicyViolation,
+        /// Not all policies of the node's operator are there yet: the pod waits.
+        PoliciesNotReady,
     }
 }
 
@@ -168,6 +176,8 @@ reasons! {
         BackOff,
         /// A container, or what it takes to run it, is not to be had.
         Failed,
+        /// A policy of the node's operator has refused the module of a container.
+        PolicyViolation,
         /// `image` is no image reference.
         InspectFailed,
         /// It is not here, and may not be pulled.
@@ -250,6 +260,7 @@ impl WaitingReason {
         match error {
             StartError::Config(_) => Self::CreateContainerConfigError,
             StartError::Create(_) => Self::CreateContainerError,
+            StartError::Refused(_) => Self::PolicyViolation,
             StartError::Run(_) => Self::RunContainerError,
         }
     }

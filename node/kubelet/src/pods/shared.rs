@@ -24,7 +24,7 @@ use super::{
     volumes::Volumes,
 };
 use crate::{
-    events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, oom_events::OomEvents,
+    admitter::PodAdmitter, events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, oom_events::OomEvents,
     policies::Policies, registry_auth::NodeCredentials, runtime::Runtime, traces::Tracer,
 };
 
@@ -45,6 +45,8 @@ pub struct Shared {
     pub index: PodIndex,
     /// The node as admission sees it; `None` takes every pod.
     pub admission: Option<watch::Receiver<NodeView>>,
+    /// Who else is asked about each pod; `None` lets every pod in.
+    pub admitter: Option<Arc<dyn PodAdmitter>>,
     /// Addresses of pods.
     pub addresses: PodAddresses,
     /// Ports of the node that lead to pods.

@@ -11,11 +11,12 @@
 //! taken up by the next agent, and one that cannot save comes to the same decision again. What has happened (an
 //! exit, the outcome of an action) is taken in at once; the provider keeps an exit until it is on disk.
 //!
-//! `actions` begins what the lifecycle asks for, `following` keeps providers up to date with objects, `outcome` takes in what has come of it, `storage` sees to the
+//! `admitting` asks who else has a say in it, `actions` begins what the lifecycle asks for, `following` keeps providers up to date with objects, `outcome` takes in what has come of it, `storage` sees to the
 //! volumes, `sandbox` to a network of the pod's own, `resize` to what containers are given while they run, and `report` tells the world. All are parts of [`PodTask`]; nothing else has hold of it. `journal`
 //! writes the record, `strays` ends what runs and should not.
 
 mod actions;
+mod admitting;
 mod following;
 mod journal;
 mod network;
@@ -41,6 +42,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use admitting::Admitting;
 use following::Following;
 use journal::Journal;
 use outcome::{Spawned, TaskOutcome};
@@ -140,6 +142,7 @@ pub(super) struct PodTask {
     sync: &'static str,
     status: Option<PodStatus>,
     finalize: Finalize,
+    admitting: Admitting,
     storage: Storage,
     sandbox: Sandbox,
     /// To be told to go.
@@ -179,9 +182,10 @@ impl PodTask {
             tracing::error!(pod = %name, %error, "cannot read the pod's record; going by its status");
             None
         });
-        let start_clock = StartClock::new(seen, record.is_some());
-        let trace = SyncTrace::new(shared.tracer.clone(), &name, seen, record.is_some());
-        let foreign = record.is_none() && status::is_terminal(pod.status.as_ref());
+        let has_record = record.is_some();
+        let start_clock = StartClock::new(seen, has_record);
+        let trace = SyncTrace::new(shared.tracer.clone(), &name, seen, has_record);
+        let foreign = !has_record && status::is_terminal(pod.status.as_ref());
         let mut state = record.unwrap_or_else(|| adopt::state_of(&pod, now));
         if spec.is_static {
             state.begin_after_shutdown();
@@ -202,13 +206,19 @@ impl PodTask {
             state.record_vanished(now);
         }
         state.record_allocation(Allocation::of(&pod), pod.metadata.generation);
-        let storage = if foreign { Storage::Gone } else { Storage::begin(&shared, &pod, &reference, &state) };
+        let admitting = if foreign { Admitting::Done } else { Admitting::begin(&shared, has_record, &state) };
+        let storage = match foreign {
+            true => Storage::Gone,
+            false if admitting.is_done() => Storage::begin(&shared, &pod, &reference, &state),
+            false => Storage::Held,
+        };
         let mut task = Self {
             journal: Journal::new(shared.records.clone(), name.uid.clone()),
             on_disk: false,
             save_backoff: Backoff::new(FIRST_SAVE_DELAY, LONGEST_SAVE_DELAY),
             told_of_disk: false,
             ended: Vec::new(),
+            admitting,
             storage,
             sandbox: Sandbox::default(),
             orders: shared.desk.orders(&name.uid),
@@ -275,7 +285,8 @@ impl PodTask {
 
     /// Decides, saves and acts; returns when to look again.
     async fn turn(&mut self, now: Now) -> Option<Moment> {
-        let has_addresses = self.settle_addresses(now.steady).await;
+        let is_admitted = self.settle_admission(now.steady);
+        let has_addresses = is_admitted && self.settle_addresses(now.steady).await;
         let stray = self.end_strays(now.steady) || !has_addresses;
         if self.state.ending.is_some() {
             self.starting.values().for_each(CancellationToken::cancel);

@@ -16,6 +16,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 
+pub(crate) use self::{
+    modules::failure,
+    settings::document,
+    source::{Found, PolicySource},
+};
 use crate::{
     home,
     module::{self, ModuleSession, RegistryArgs, list, pull, remove},

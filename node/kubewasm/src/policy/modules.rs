@@ -64,7 +64,8 @@ impl FoundModule for StoreModule {
     }
 }
 
-fn failure(module: impl fmt::Display, error: &anyhow::Error) -> ModuleFailure {
+/// Why a module is not to be had.
+pub(crate) fn failure(module: impl fmt::Display, error: &anyhow::Error) -> ModuleFailure {
     let (text, module) = (module::text(error), module.to_string());
     let message = if text.contains(&module) { text } else { format!("{module}: {text}") };
     let pull = error.downcast_ref::<PullError>();

@@ -37,7 +37,7 @@ impl SettingsArgs {
 }
 
 /// What is in a file, or at standard input where that is `-`.
-pub(super) async fn document(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) async fn document(path: &Path) -> anyhow::Result<Vec<u8>> {
     let failed = || format!("cannot read {}", path.display());
     let mut text = Vec::new();
     let limit = LONGEST_DOCUMENT + 1;

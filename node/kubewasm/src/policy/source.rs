@@ -4,7 +4,7 @@ use std::{fmt, path::Path, str::FromStr};
 
 use anyhow::{Context as _, bail};
 use kubewasm_host::{compile::ChildCompiler, program::Program};
-use kubewasm_modules::{Hold, Image, ImageName, Module, Precompiled};
+use kubewasm_modules::{Hold, Image, ImageName, Module, Precompiled, Store};
 use kubewasm_policy::metadata::{ExecutionMode, Metadata, PolicyType, section};
 use kubewasm_wasi::provider::StoreCompiler;
 
@@ -16,7 +16,7 @@ use crate::module::{
 
 /// A policy, as a user names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PolicySource {
+pub(crate) enum PolicySource {
     /// A file, an image or a URL.
     Name(ImageName),
     /// The beginning of the digest of one that is here.
@@ -47,13 +47,13 @@ impl FromStr for PolicySource {
 }
 
 /// A policy that is here.
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The image that it is of.
-    pub(super) image: Image,
+    pub(crate) image: Image,
     /// Its file.
-    pub(super) module: Module,
+    pub(crate) module: Module,
     /// What it says of itself.
-    pub(super) metadata: Option<Metadata>,
+    pub(crate) metadata: Option<Metadata>,
     /// It is not removed meanwhile.
     _hold: Hold,
 }
@@ -69,11 +69,7 @@ pub(super) async fn find(session: &ModuleSession, source: &PolicySource) -> anyh
             None => pull::fetch(session, name).await?,
         },
     };
-    let hold = store.hold(&image)?;
-    let module = store.module(&image, command_of(&image, None)?).await?;
-    let bytes = read(&module.path).await?;
-    let metadata = section::read(&bytes).with_context(|| format!("cannot use {}", image.reference))?;
-    Ok(Found { image, module, metadata, _hold: hold })
+    Found::of(store, image).await
 }
 
 fn by_digest(session: &ModuleSession, prefix: &str) -> anyhow::Result<Image> {
@@ -102,6 +98,15 @@ pub(super) fn said<M>(metadata: Option<M>, of: impl fmt::Display) -> anyhow::Res
 }
 
 impl Found {
+    /// The policy that an image is.
+    pub(crate) async fn of(store: &Store, image: Image) -> anyhow::Result<Self> {
+        let hold = store.hold(&image)?;
+        let module = store.module(&image, command_of(&image, None)?).await?;
+        let bytes = read(&module.path).await?;
+        let metadata = section::read(&bytes).with_context(|| format!("cannot use {}", image.reference))?;
+        Ok(Self { image, module, metadata, _hold: hold })
+    }
+
     /// What it says of itself, which it has to.
     pub(super) fn metadata(&self) -> anyhow::Result<&Metadata> {
         said(self.metadata.as_ref(), &self.image.reference)

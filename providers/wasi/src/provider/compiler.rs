@@ -34,6 +34,7 @@ impl Compiler for StoreCompiler {
             kind: facts.kind.to_string(),
             other_kinds: facts.other_kinds.iter().map(ToString::to_string).collect(),
             imports: facts.imports,
+            functions: facts.functions,
             exports: facts.exports,
         })
     }

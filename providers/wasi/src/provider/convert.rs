@@ -353,6 +353,8 @@ mod tests {
             image: "r.io/web:v1".into(),
             argv: vec!["web".into()],
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            labels: Default::default(),
+            service_account: String::new(),
             annotations: Default::default(),
             pod_containers: Vec::new(),
             objects: Default::default(),

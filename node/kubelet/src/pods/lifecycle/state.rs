@@ -43,6 +43,12 @@ pub struct PodState {
     pub round: u32,
     /// Set when the pod is on its way out; never unset. Nothing is started any more.
     pub ending: Option<Ending>,
+    /// Whoever else has a say in it has let it in.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_admitted: bool,
+    /// They cannot tell yet, and why.
+    #[serde(skip)]
+    pub admission_waits_for: Option<String>,
     /// Phase `Failed` for a reason of the pod rather than of a container; never unset.
     pub verdict: Option<Verdict>,
     /// What the pod was given; nothing as long as the node has not taken it, and in records of agents that gave nothing
@@ -322,6 +328,7 @@ impl PodState {
             }
         }
         state.resize_begins = false;
+        state.admission_waits_for = None;
         state
     }
 

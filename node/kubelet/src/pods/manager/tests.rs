@@ -1,5 +1,6 @@
 //! Pods of two sources, on a provider that runs everything at once and stops only when it is told to.
 
+mod admitting;
 mod following;
 mod sandboxes;
 
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    admitter::PodAdmitter,
     events::{Occurrence, Recorder},
     pods::{
         LogLinks, NodeFacts, PodAddresses, PodIndex, ProbeMetrics, Records,
@@ -315,6 +317,16 @@ impl World {
 
     /// The same, with addresses of pods from there.
     fn with_addresses(running: &[&str], in_memory: bool, addresses: PodAddresses) -> Self {
+        Self::build(running, in_memory, addresses, None)
+    }
+
+    /// The same, with somebody who has a say in pods.
+    fn build(
+        running: &[&str],
+        in_memory: bool,
+        addresses: PodAddresses,
+        admitter: Option<Arc<dyn PodAdmitter>>,
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let memory = in_memory.then(|| Memory::open(root.path()).ok()).flatten();
         let (wake, wakeups) = mpsc::channel(10);
@@ -357,6 +369,7 @@ impl World {
             )),
             index: PodIndex::default(),
             admission: None,
+            admitter,
             addresses,
             host_ports: HostPorts::default(),
             policies: crate::policies::Policies::off(),

@@ -20,6 +20,8 @@ use crate::pods::{
 
 /// What the condition of a pod says that has made room for another one.
 const PREEMPTED: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
+/// The condition that tells whether a pod was let in by the policies of its node.
+const ADMITTED: &str = "kubewasm.dev/AdmittedByPolicies";
 
 /// A condition before it is compared with the previous one.
 struct ComputedCondition {
@@ -69,6 +71,7 @@ pub(super) fn of(
         Some(ready(pod, &containers_ready)),
         Some(containers_ready),
         Some(ComputedCondition::new("PodScheduled", true)),
+        admitted(state),
         spec.all()
             .any(|c| c.restart.rules.iter().any(|rule| rule.all))
             .then(|| restarting(spec, state, phase)),
@@ -99,6 +102,19 @@ pub(super) fn of(
             }
         })
         .collect()
+}
+
+/// What those have said of the pod who have a say in it besides the kubelet; only where there are any.
+fn admitted(state: &PodState) -> Option<ComputedCondition> {
+    let condition = |status| ComputedCondition::new(ADMITTED, status);
+    let refused = PodReason::PolicyViolation.as_str();
+    if let Some(verdict) = state.verdict.as_ref().filter(|verdict| verdict.reason == refused) {
+        return Some(condition(false).because(ConditionReason::PolicyViolation, verdict.message.clone()));
+    }
+    if let Some(message) = &state.admission_waits_for {
+        return Some(condition(false).because(ConditionReason::PoliciesNotReady, message.clone()));
+    }
+    state.is_admitted.then(|| condition(true))
 }
 
 fn resize_pending(pending: &PendingResize) -> ComputedCondition {

@@ -128,12 +128,14 @@ impl Statuses<'_> {
         record: &'r ContainerRecord,
     ) -> (ContainerState, Option<&'r Finished>) {
         let newest = record.finished.last();
+        // It was never to run, and says why.
+        let is_refused = record.trouble.as_ref().is_some_and(|t| t.reason == WaitingReason::PolicyViolation);
         match newest.filter(|finished| finished.round == self.state.round) {
             Some(finished) => {
                 let before = record.finished.iter().rev().nth(1);
                 (terminated(self.runtime, self.uid, &container.name, finished), before)
             }
-            None if self.state.initialized && container.kind == ContainerKind::Regular => {
+            None if self.state.initialized && container.kind == ContainerKind::Regular && !is_refused => {
                 let terminated = ContainerStateTerminated {
                     exit_code: 137,
                     reason: Some(TerminatedReason::ContainerStatusUnknown.to_string()),

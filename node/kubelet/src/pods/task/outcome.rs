@@ -1,6 +1,9 @@
 //! What comes back from what a task has spawned, and how it is taken in.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -11,12 +14,13 @@ use super::{
     report::{FINALIZE_RETRY, Finalize},
 };
 use crate::{
+    admitter::Admission,
     pods::{
         api::ApiError,
         clock,
         container_id::container_id,
         container_resources::ContainerResources,
-        lifecycle::{ProbeKind, Trouble},
+        lifecycle::{ContainerKind, ProbeKind, Trouble},
         panics::caught,
         reason::WaitingReason,
     },
@@ -81,6 +85,8 @@ pub(super) enum TaskOutcome {
         result: Result<Box<Pod>, ApiError>,
     },
     Finalized(Result<(), ApiError>),
+    /// The pod is the one that was judged.
+    Judged(Arc<Pod>, Admission),
     SandboxSetUp(Result<SandboxAddresses, SandboxError>),
     Unmounted(Result<(), String>),
     Done,
@@ -144,7 +150,13 @@ impl PodTask {
                     self.doubt_sandbox();
                     self.trace_failure(Some(trouble));
                 }
+                let refusal = result.as_ref().err().filter(|t| t.reason == WaitingReason::PolicyViolation);
+                // Somebody who looks into a pod is no reason to end it.
+                let is_ephemeral =
+                    self.spec.container(&container).is_some_and(|c| c.kind == ContainerKind::Ephemeral);
+                let refusal = refusal.filter(|_| !is_ephemeral).map(|trouble| trouble.message.clone());
                 self.state.record_start(&self.spec, &container, result, now);
+                refusal.into_iter().for_each(|message| self.refuse(message));
             }
             TaskOutcome::StartPanicked { container, attempt, trouble } => {
                 // What has become of it otherwise is seen by the next look.
@@ -188,6 +200,7 @@ impl PodTask {
                 tracing::debug!(pod = %self.name, error, "the pod could not be let go; trying again");
                 self.finalize = Finalize::RetryAt(now.steady.after(FINALIZE_RETRY));
             }
+            TaskOutcome::Judged(judged, admission) => self.record_admission(&judged, admission),
             TaskOutcome::SandboxSetUp(result) => self.record_sandbox(result, now.steady),
             TaskOutcome::Unmounted(result) => self.record_unmounted(result, now.steady),
             TaskOutcome::Done => {}

@@ -25,6 +25,8 @@ const EVICTED_GRACE: Duration = Duration::from_secs(1);
 
 /// How far a pod's volumes are.
 pub(super) enum Storage {
+    /// They are not set up before the pod is taken.
+    Held,
     /// They are being set up, or are there.
     Kept(Keeper),
     /// They are to be removed; not before this.
@@ -86,7 +88,7 @@ impl Storage {
                     disrupts: false,
                 }
             }
-            Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
+            Self::Held | Self::Ending(_) | Self::Unmounting | Self::Gone => std::future::pending().await,
         }
     }
 
@@ -103,7 +105,7 @@ impl PodTask {
     pub(super) fn places(&self) -> impl Future<Output = VolumePlaces> + Send + use<> {
         let ready = match &self.storage {
             Storage::Kept(keeper) => Some(keeper.ready()),
-            Storage::Ending(_) | Storage::Unmounting | Storage::Gone => None,
+            Storage::Held | Storage::Ending(_) | Storage::Unmounting | Storage::Gone => None,
         };
         async move {
             match ready {
@@ -137,7 +139,7 @@ impl PodTask {
         match &self.storage {
             Storage::Ending(at) if *at > now => return Some(*at),
             Storage::Unmounting | Storage::Gone => return None,
-            Storage::Kept(_) | Storage::Ending(_) => {}
+            Storage::Held | Storage::Kept(_) | Storage::Ending(_) => {}
         }
         let kept = std::mem::replace(&mut self.storage, Storage::Unmounting);
         let (shared, uid) = (Arc::clone(&self.shared), self.name.uid.clone());
