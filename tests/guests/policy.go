@@ -1,5 +1,5 @@
 // An admission policy of the standard library alone. It wants the annotations that its settings name, refuses those that they forbid,
-// sets those that they have for everybody, and looks up a host if they say so.
+// sets those that they have for everybody, and looks up a host or asks its own for whatever they say.
 package main
 
 import (
@@ -14,6 +14,13 @@ type settings struct {
 	Required  map[string]string `json:"requiredAnnotations"`
 	Forbidden []string          `json:"forbiddenAnnotations"`
 	Lookup    string            `json:"lookUp"`
+	Ask       *question         `json:"ask"`
+}
+
+type question struct {
+	Namespace string          `json:"namespace"`
+	Operation string          `json:"operation"`
+	Payload   json.RawMessage `json:"payload"`
 }
 
 type request struct {
@@ -94,6 +101,11 @@ func validate(input []byte) {
 	}
 	if asked.Settings.Lookup != "" {
 		answer, ok := ask("net", "v1/dns_lookup_host", fmt.Sprintf("%q", asked.Settings.Lookup))
+		say(map[string]any{"accepted": ok, "message": answer})
+		return
+	}
+	if question := asked.Settings.Ask; question != nil {
+		answer, ok := ask(question.Namespace, question.Operation, string(question.Payload))
 		say(map[string]any{"accepted": ok, "message": answer})
 		return
 	}

@@ -16,6 +16,7 @@
 //!   bounded and verified. See the `source` module for what a source is.
 //! - [`SignaturePolicy`] says which images must be signed and by whom. What does not meet it is not kept, and what is
 //!   kept already is not found.
+//! - [`Store::look_up`] and [`Store::verify_remote`] ask a registry about any image, of which nothing is kept.
 //! - [`Store::push`] sends a module file to a registry, as the kind of artifact that all tools pull.
 //! - [`Store::module`] finds the module that a command starts, [`Store::precompiled`] its compiled form, with the
 //!   [`Facts`] that its compiler has found out. Where the policy trusts somebody with that, a pull brings such forms along,
@@ -47,6 +48,7 @@ mod record;
 mod reference;
 mod referrers;
 mod registry;
+mod remote;
 mod removal;
 mod rootpath;
 mod shared_code;
@@ -70,6 +72,7 @@ pub use progress::{Progress, PullProgress};
 pub use pull::Fetched;
 pub use push::{Artifact, ArtifactConfig, ComponentInterfaces, PushedArtifact};
 pub use reference::{InvalidReference, Reference};
+pub use remote::{RemoteImage, RemoteManifest};
 pub use shared_code::PushedCode;
 pub use signature::{InvalidSignaturePolicy, SignaturePolicy};
 pub use store::{Hold, Store};

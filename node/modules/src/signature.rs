@@ -28,7 +28,7 @@ pub(crate) use self::{key::TrustedKey, policy::Ruling};
 #[cfg(fuzzing)]
 pub(crate) use policy::read_policy;
 pub use policy::{InvalidSignaturePolicy, SignaturePolicy};
-pub(crate) use verify::{SignatureSource, verify};
+pub(crate) use verify::{SignatureDemand, SignatureSource, verify};
 
 use self::{evidence::Evidence, policy::Requirement};
 use crate::{
@@ -125,7 +125,7 @@ impl StoreInner {
         let Some(source) = source.signatures() else {
             return Err(PullFailure::SignatureInvalid("its source has no signatures".to_owned()));
         };
-        let verified = verify(source, &images, keys, rule).await?;
+        let verified = verify(source, &images, SignatureDemand::of_rule(rule, keys)).await?;
         tracing::info!(image = %reference, signer = %verified.signer, "the image has a good signature");
         Ok(verified.evidence)
     }
@@ -159,6 +159,6 @@ pub(crate) fn read_signature(data: &[u8], key: &[u8]) {
     let (payload, signature) = text.split_once('\n').unwrap_or((text, ""));
     for parsed in [bundle::parse(text), simple::parse(payload, signature)].into_iter().flatten() {
         let about = parsed.subjects();
-        assert!(parsed.check(about, &keys).is_err(), "nobody has the key, and yet it has signed this");
+        assert!(parsed.check(&about, &keys).is_err(), "nobody has the key, and yet it has signed this");
     }
 }

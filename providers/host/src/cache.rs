@@ -44,6 +44,10 @@ pub(super) enum EntryPoint {
     Http(wasi_http::p2::bindings::ProxyPre<GuestState>),
     /// `wasi:http/handler@0.3` of a component, for each request.
     HttpP3(wasi_http::p3::bindings::ServicePre<GuestState>),
+    /// What its embedder calls of a core module.
+    EmbeddedCore(InstancePre<GuestState>),
+    /// The same of a component.
+    EmbeddedComponent(component::InstancePre<GuestState>),
 }
 
 impl std::fmt::Debug for Loaded {
@@ -54,6 +58,8 @@ impl std::fmt::Debug for Loaded {
             EntryPoint::ComponentP3(_) => "Loaded(component of WASI 0.3)",
             EntryPoint::Http(_) => "Loaded(component that serves HTTP)",
             EntryPoint::HttpP3(_) => "Loaded(component of WASI 0.3 that serves HTTP)",
+            EntryPoint::EmbeddedCore(_) => "Loaded(core module that is called)",
+            EntryPoint::EmbeddedComponent(_) => "Loaded(component that is called)",
         })
     }
 }
@@ -142,7 +148,11 @@ fn resolve(linked: &Linked, component: &Component) -> Result<component::Instance
 
 fn load(host: &Host, path: &Path, kind: ModuleKind, stack: Stack) -> Result<Loaded, LoadError> {
     match kind {
-        ModuleKind::CoreCommand | ModuleKind::CliComponent | ModuleKind::CliComponentP3 => {
+        ModuleKind::CoreCommand
+        | ModuleKind::CliComponent
+        | ModuleKind::CliComponentP3
+        | ModuleKind::EmbeddedCore
+        | ModuleKind::EmbeddedComponent => {
             load_on(host, path, kind, stack, Allocation::OnDemand)
         }
         ModuleKind::HttpComponent | ModuleKind::HttpComponentP3 => {
@@ -201,6 +211,16 @@ fn load_on(
             let pre = linked.component.instantiate_pre(&component).map_err(link_error)?;
             let pre = wasi_http::p3::bindings::ServicePre::new(pre).map_err(link_error)?;
             Ok(Loaded { entry: EntryPoint::HttpP3(pre), linked, accepts: false })
+        }
+        ModuleKind::EmbeddedCore => {
+            let module = precompiled::module(&linked.engine, path)?;
+            let pre = linked.core.instantiate_pre(&module).map_err(link_error)?;
+            Ok(Loaded { entry: EntryPoint::EmbeddedCore(pre), linked, accepts: false })
+        }
+        ModuleKind::EmbeddedComponent => {
+            let component = precompiled::component(&linked.engine, path)?;
+            let pre = resolve(&linked, &component)?;
+            Ok(Loaded { entry: EntryPoint::EmbeddedComponent(pre), linked, accepts: false })
         }
     }
 }

@@ -126,11 +126,12 @@ pub(crate) fn ticking(
 /// What wasmtime says: the module is not valid, or asks for what is switched off.
 pub fn precompile(engine: &Engine, kind: ModuleKind, bytes: &[u8]) -> wasmtime::Result<Vec<u8>> {
     match kind {
-        ModuleKind::CoreCommand => engine.precompile_module(bytes),
+        ModuleKind::CoreCommand | ModuleKind::EmbeddedCore => engine.precompile_module(bytes),
         ModuleKind::CliComponent
         | ModuleKind::CliComponentP3
         | ModuleKind::HttpComponent
-        | ModuleKind::HttpComponentP3 => engine.precompile_component(bytes),
+        | ModuleKind::HttpComponentP3
+        | ModuleKind::EmbeddedComponent => engine.precompile_component(bytes),
     }
 }
 

@@ -82,7 +82,7 @@ pub enum InspectError {
     },
     /// A component without any entry.
     #[error(
-        "the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run` and the handlers of `wasi:http` are run"
+        "the component exports no entry point that could be run: it exports {exports}; `wasi:cli/run` and the handlers of `wasi:http` are run, and `kubewasm:policy/validation` is called for policies"
     )]
     NoEntry {
         /// Names of the exports, for people.
@@ -91,7 +91,8 @@ pub enum InspectError {
 }
 
 /// Entries of components, in the order in which they count: interface and version prefix.
-const ENTRIES: [(&str, &str, ModuleKind); 4] = [
+const ENTRIES: [(&str, &str, ModuleKind); 5] = [
+    ("kubewasm:policy/validation", "0.1.", ModuleKind::EmbeddedComponent),
     ("wasi:http/handler", "0.3.", ModuleKind::HttpComponentP3),
     ("wasi:http/incoming-handler", "0.2.", ModuleKind::HttpComponent),
     ("wasi:cli/run", "0.3.", ModuleKind::CliComponentP3),
@@ -100,6 +101,9 @@ const ENTRIES: [(&str, &str, ModuleKind); 4] = [
 
 /// Packages of `wasi:` that have been released; those of others have drafts only, which a host may have.
 const RELEASED: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
+
+/// The entry of a core module by which its embedder calls it, instead of running it as a command.
+const EMBEDDED_ENTRY: &str = "__guest_call";
 
 const WASI_0_1: &str = "wasi_snapshot_preview1";
 /// Most exports that an error names.
@@ -110,9 +114,9 @@ const NAME_LIMIT: usize = 128;
 pub const FACTS_LIMIT: usize = 128;
 
 /// Whether core modules import this of hosts that have it, which is found out when they are linked: the functions of plugins'
-/// outgoing HTTP, and the one by which policies call their host.
+/// outgoing HTTP, and those by which policies call their host.
 fn is_of_embedders(module: &str, name: &str) -> bool {
-    matches!((module, name), ("wasi-outbound-http", _) | ("host" | "kubewarden:javy/host", "call"))
+    matches!((module, name), ("wasi-outbound-http" | "wapc", _) | ("host" | "kubewarden:javy/host", "call"))
 }
 
 /// What is known of a module that can run. Names are the module's own, cut to what is fit to be shown.
@@ -192,7 +196,7 @@ fn is_wat(bytes: &[u8]) -> bool {
 fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
     let (mut imported, mut exported) = (Names::default(), Names::default());
     let mut functions = Names::default();
-    let mut starts = false;
+    let (mut starts, mut is_embedded) = (false, false);
     let mut refused = None;
     top_level(bytes, |payload| {
         match payload {
@@ -212,23 +216,26 @@ fn core(bytes: &[u8]) -> Result<Facts, InspectError> {
                     let export = export?;
                     exported.add(export.name);
                     starts |= export.name == "_start" && export.kind == ExternalKind::Func;
+                    is_embedded |= export.name == EMBEDDED_ENTRY && export.kind == ExternalKind::Func;
                 }
             }
             _ => {}
         }
         Ok(())
     })?;
-    match (refused, starts) {
-        (Some(refused), _) => Err(refused),
-        (None, false) => Err(InspectError::NoStart),
-        (None, true) => Ok(Facts {
-            kind: ModuleKind::CoreCommand,
-            other_kinds: Vec::new(),
-            imports: imported.0,
-            functions: functions.0,
-            exports: exported.0,
-        }),
-    }
+    let kind = match (refused, is_embedded, starts) {
+        (Some(refused), ..) => return Err(refused),
+        (None, true, _) => ModuleKind::EmbeddedCore,
+        (None, false, true) => ModuleKind::CoreCommand,
+        (None, false, false) => return Err(InspectError::NoStart),
+    };
+    Ok(Facts {
+        kind,
+        other_kinds: Vec::new(),
+        imports: imported.0,
+        functions: functions.0,
+        exports: exported.0,
+    })
 }
 
 fn refused_import(module: &str, name: &str, is_shared: bool) -> InspectError {
@@ -408,6 +415,11 @@ mod tests {
         for (text, kind) in [
             (format!("(module {start})"), ModuleKind::CoreCommand),
             (format!("(module {import} {start} (memory (export \"memory\") 1))"), ModuleKind::CoreCommand),
+            (
+                r#"(module (import "wapc" "__host_call" (func)) (func (export "__guest_call")))"#.to_owned(),
+                ModuleKind::EmbeddedCore,
+            ),
+            (format!(r#"(module {start} (func (export "__guest_call")))"#), ModuleKind::EmbeddedCore),
         ] {
             assert_eq!(inspect(&wat(&text)), Ok(kind), "{text}");
         }
@@ -418,6 +430,8 @@ mod tests {
         }
         let both = ["wasi:cli/run@0.2.0", "wasi:cli/run@0.3.0"];
         assert_eq!(inspect(&exporting(&both)), Ok(ModuleKind::CliComponentP3));
+        let policy = ["wasi:cli/run@0.2.0", "kubewasm:policy/validation@0.1.0"];
+        assert_eq!(inspect(&exporting(&policy)), Ok(ModuleKind::EmbeddedComponent));
     }
 
     #[test]

@@ -18,6 +18,10 @@ pub enum ModuleKind {
     HttpComponent,
     /// A component that exports `wasi:http/handler@0.3`.
     HttpComponentP3,
+    /// A core module of WASI 0.1 whose entry its embedder calls: `__guest_call`, that of waPC.
+    EmbeddedCore,
+    /// A component of WASI 0.2 whose entry its embedder calls: `kubewasm:policy/validation@0.1`, that of policies.
+    EmbeddedComponent,
 }
 
 /// A text that names no kind.
@@ -33,6 +37,8 @@ impl fmt::Display for ModuleKind {
             Self::CliComponentP3 => "cli-component-p3",
             Self::HttpComponent => "http-component",
             Self::HttpComponentP3 => "http-component-p3",
+            Self::EmbeddedCore => "embedded-core",
+            Self::EmbeddedComponent => "embedded-component",
         })
     }
 }
@@ -50,19 +56,31 @@ impl FromStr for ModuleKind {
 
 impl ModuleKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::CoreCommand,
         Self::CliComponent,
         Self::CliComponentP3,
         Self::HttpComponent,
         Self::HttpComponentP3,
+        Self::EmbeddedCore,
+        Self::EmbeddedComponent,
     ];
+
+    /// Whether it is called by who embeds the host, and not run.
+    #[must_use]
+    pub fn is_embedded(self) -> bool {
+        matches!(self, Self::EmbeddedCore | Self::EmbeddedComponent)
+    }
 
     /// The engine that compiles and runs it.
     #[must_use]
     pub fn generation(self) -> Generation {
         match self {
-            Self::CoreCommand | Self::CliComponent | Self::HttpComponent => Generation::Blocking,
+            Self::CoreCommand
+            | Self::CliComponent
+            | Self::HttpComponent
+            | Self::EmbeddedCore
+            | Self::EmbeddedComponent => Generation::Blocking,
             Self::CliComponentP3 | Self::HttpComponentP3 => Generation::Concurrent,
         }
     }

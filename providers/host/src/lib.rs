@@ -70,7 +70,7 @@ mod waiting;
 pub use account::{Account, BelowUse, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};
 pub use cpu::{CpuShare, INSTANTIATION_BUCKETS_MICROS, InstantiationStats};
-pub use guest::Guest;
+pub use guest::{CalledInstance, Guest, GuestCall, exited_with};
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
 pub use input::{Chunk, InputSource};
 pub use kind::{Generation, ModuleKind, UnknownKind};

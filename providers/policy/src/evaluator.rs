@@ -3,20 +3,25 @@
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use kubewasm_host::{
-    CpuShare, GuestLimits, Host, HostError, HostOptions, Input, InputSource, LoadError, Loaded, ModuleKind,
-    Output, PrepareError, Setup, Stack, exit::ExitReason,
+    CpuShare, Guest, GuestLimits, Host, HostError, HostOptions, Input, InputSource, LoadError, Loaded,
+    ModuleKind, Output, PrepareError, Setup, Stack,
+    exit::{Exit, ExitReason},
 };
 use tokio::sync::Semaphore;
 
 use crate::{
     answer::{Answer, MOST_OUTPUT},
+    asked::Granted,
     capabilities::Capabilities,
-    host_call::{CallContext, HostCall, HostCapabilities},
+    host_call::{CallState, HostCall, HostCapabilities},
     input::Document,
+    metadata::{ContextAwareResource, ExecutionMode},
+    typed::TypedCall,
     verdict::Ended,
+    wapc::{WapcCall, WapcState},
 };
 
 /// How long a call may take, where nothing else is said.
@@ -61,7 +66,9 @@ impl Default for Bounds {
 #[derive(Clone, Debug)]
 pub struct Program {
     loaded: Arc<Loaded>,
+    kind: ModuleKind,
     granted: Arc<Capabilities>,
+    resources: Arc<BTreeSet<ContextAwareResource>>,
     bounds: Bounds,
     /// Places of its own, of which it takes one with each of the evaluator's.
     share: Arc<Semaphore>,
@@ -84,6 +91,67 @@ impl Program {
     #[must_use]
     pub fn granted(self, granted: Capabilities) -> Self {
         Self { granted: Arc::new(granted), ..self }
+    }
+
+    /// The same with the kinds of objects that it may ask its cluster for: those that are granted to it of those that it says it
+    /// needs.
+    #[must_use]
+    pub fn aware_of(self, resources: impl IntoIterator<Item = ContextAwareResource>) -> Self {
+        Self { resources: Arc::new(resources.into_iter().collect()), ..self }
+    }
+}
+
+/// A module that is not of the kind that it says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ModeError {
+    /// Of an engine that there is none of.
+    #[error(
+        "it is a policy of executionMode {0}, which is not run here; policies are programs of WASI (executionMode wasi), components of kubewasm:policy, or called by waPC (kubewarden-wapc)"
+    )]
+    Unsupported(&'static str),
+    /// It says waPC, and has nothing that waPC calls.
+    #[error(
+        "its executionMode is kubewarden-wapc, and it exports no `__guest_call`; say executionMode wasi for a program"
+    )]
+    NoGuestCall,
+    /// It says WASI, and is called by waPC.
+    #[error(
+        "its executionMode is wasi, and it exports the `__guest_call` of waPC; say executionMode kubewarden-wapc"
+    )]
+    GuestCall,
+    /// It does not say, and cannot be told by its exports.
+    #[error(
+        "it does not say how it is called; say it with `--execution-mode wasi`, or once and for all with `kubewasm policy annotate`"
+    )]
+    Unsaid,
+}
+
+/// Whether policies that say this of how they are called are run here at all. It is known before a module is compiled, which one
+/// for another engine may not be.
+///
+/// # Errors
+/// [`ModeError::Unsupported`].
+pub fn check_engine(said: Option<ExecutionMode>) -> Result<(), ModeError> {
+    match said {
+        Some(other @ (ExecutionMode::Opa | ExecutionMode::Gatekeeper)) => {
+            Err(ModeError::Unsupported(other.name()))
+        }
+        Some(ExecutionMode::Wasi | ExecutionMode::KubewardenWapc) | None => Ok(()),
+    }
+}
+
+/// Holds what is said of how a policy is called against what its module is.
+///
+/// # Errors
+/// [`ModeError`].
+pub fn check_mode(said: Option<ExecutionMode>, kind: ModuleKind) -> Result<(), ModeError> {
+    check_engine(said)?;
+    match (said, kind) {
+        (Some(ExecutionMode::KubewardenWapc) | None, ModuleKind::EmbeddedCore) => Ok(()),
+        (Some(ExecutionMode::KubewardenWapc), _) => Err(ModeError::NoGuestCall),
+        (Some(ExecutionMode::Wasi), ModuleKind::EmbeddedCore) => Err(ModeError::GuestCall),
+        (Some(_), _) | (None, ModuleKind::EmbeddedComponent) => Ok(()),
+        (None, _) => Err(ModeError::Unsaid),
     }
 }
 
@@ -136,7 +204,8 @@ impl Evaluator {
     pub async fn load(&self, code: &Path, kind: ModuleKind) -> Result<Program, LoadError> {
         let loaded = self.host.load(code, kind, Stack::DEFAULT).await?;
         let share = Arc::new(Semaphore::new(self.share));
-        Ok(Program { loaded, granted: Arc::default(), bounds: Bounds::default(), share })
+        let bounds = Bounds::default();
+        Ok(Program { loaded, kind, granted: Arc::default(), resources: Arc::default(), bounds, share })
     }
 
     /// Calls a policy with a document on its standard input.
@@ -158,31 +227,46 @@ impl Evaluator {
 
     async fn call_now(&self, program: &Program, call: Call, document: &[u8]) -> Ended {
         let answer = Answer::new();
-        let guest = match self.guest(program, call, Document::new(document), &answer) {
+        let guest = match self.guest(program, call, document, &answer) {
             Ok(guest) => guest,
             Err(error) => return Ended::Failed { reason: error.to_string() },
         };
-        let exit = tokio::select! {
-            exit = guest.run() => exit,
+        let ended = tokio::select! {
+            ended = self.outcome(guest, program.kind, call, document, &answer) => ended,
             () = answer.too_long() => return too_long(),
         };
         // It may have ended in the same moment.
-        if answer.is_too_long() {
-            return too_long();
-        }
-        let said = answer.stderr();
-        match (exit.code, exit.reason) {
-            (0, ExitReason::Exited) => {
-                if !said.is_empty() {
-                    tracing::warn!(%said, "the policy wrote to its standard error");
-                }
-                Ended::Done { stdout: answer.stdout() }
+        if answer.is_too_long() { too_long() } else { ended }
+    }
+
+    /// Calls a policy as it is called.
+    async fn outcome(
+        &self,
+        guest: Guest,
+        kind: ModuleKind,
+        call: Call,
+        document: &[u8],
+        answer: &Answer,
+    ) -> Ended {
+        let called = match (kind, self.host_call.place()) {
+            (ModuleKind::EmbeddedCore, Some(place)) => guest.call(WapcCall(place)).await,
+            (ModuleKind::EmbeddedComponent, _) => match TypedCall::new(call, document) {
+                Ok(typed) => guest.call(typed).await,
+                Err(reason) => return Ended::Failed { reason },
+            },
+            _ => {
+                let exit = guest.run().await;
+                return match (exit.code, exit.reason) {
+                    (0, ExitReason::Exited) => done(answer, answer.stdout()),
+                    _ => failed(answer, exit),
+                };
             }
-            (code, ExitReason::Exited) if said.is_empty() && exit.message.is_empty() => {
-                Ended::Failed { reason: format!("the policy exited with {code} and said nothing") }
-            }
-            _ if said.is_empty() => Ended::Failed { reason: exit.message },
-            _ => Ended::Failed { reason: said },
+        };
+        match called {
+            Ok(Ok(said)) if said.len() > MOST_OUTPUT => too_long(),
+            Ok(Ok(said)) => done(answer, said),
+            Ok(Err(reason)) => Ended::Failed { reason },
+            Err(exit) => failed(answer, exit),
         }
     }
 
@@ -190,24 +274,51 @@ impl Evaluator {
         &self,
         program: &Program,
         call: Call,
-        input: Document,
+        document: &[u8],
         answer: &Answer,
-    ) -> Result<kubewasm_host::Guest, PrepareError> {
+    ) -> Result<Guest, PrepareError> {
         let limits = GuestLimits { memory_bytes: program.bounds.memory, cpu: CpuShare::default() };
         let account = self.host.account(limits);
         let output: Arc<dyn Output> = Arc::new(answer.clone());
+        // What is called has its document handed over, and nothing to read.
+        let (input, wapc) = match program.kind {
+            ModuleKind::EmbeddedCore => (Document::default(), WapcState::new(call, document)),
+            ModuleKind::EmbeddedComponent => (Document::default(), WapcState::default()),
+            _ => (Document::new(document), WapcState::default()),
+        };
         let source: Arc<dyn InputSource> = Arc::new(input.clone());
-        let context = CallContext {
-            input,
-            granted: Arc::clone(&program.granted),
+        let granted = Granted {
+            capabilities: Arc::clone(&program.granted),
+            resources: Arc::clone(&program.resources),
             host: Arc::clone(&self.capabilities),
         };
         let argv = ["policy.wasm".to_owned(), call.argument().to_owned()];
         let setup = Setup { argv: &argv, input: Input::From(&source), ..Setup::isolated(&output, &account) };
         let mut guest = self.host.prepare(Arc::clone(&program.loaded), setup)?;
-        self.host_call.give(guest.state_mut(), context);
+        self.host_call.give(guest.state_mut(), CallState { granted, input, wapc });
         Ok(guest)
     }
+}
+
+/// It has answered, and whatever it wrote to its standard error is no failure.
+fn done(answer: &Answer, stdout: Vec<u8>) -> Ended {
+    let said = answer.stderr();
+    if !said.is_empty() {
+        tracing::warn!(%said, "the policy wrote to its standard error");
+    }
+    Ended::Done { stdout }
+}
+
+fn failed(answer: &Answer, exit: Exit) -> Ended {
+    let said = answer.stderr();
+    let reason = match exit {
+        _ if !said.is_empty() => said,
+        Exit { code, reason: ExitReason::Exited, message } if message.is_empty() => {
+            format!("the policy exited with {code} and said nothing")
+        }
+        Exit { message, .. } => message,
+    };
+    Ended::Failed { reason }
 }
 
 fn too_long() -> Ended {

@@ -1,4 +1,25 @@
-//! What a policy's host can do without a cluster and without a registry.
+//! Who answers policies: this machine ([`LocalHost`]), and with it a cluster, registries, or a session that was recorded.
+//!
+//! ```text
+//!   ComposedHost ─► LocalHost      tracing, net
+//!              │ ─► certificates   crypto
+//!              │ ─► Cluster        kubernetes: the API server, by a client that was handed in ─┐
+//!              └ ─► Images         oci: registries, by the module store                      ─┴─► answers, kept for a moment
+//!   RecordingHost ─► any of them, and a session in a file ─► ReplayingHost
+//! ```
+
+mod answers;
+mod certificates;
+mod cluster;
+mod composed;
+mod images;
+mod session;
+
+pub use self::{
+    composed::ComposedHost,
+    images::ImageCredentials,
+    session::{InvalidSession, RecordingHost, ReplayingHost},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -3,10 +3,7 @@
 //! A policy hands over four texts in its memory, and finds the answer at the end of its standard input. Everything that it hands over
 //! is checked: the memory it exports, both ends of each text, and their lengths.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-};
+use std::{fmt, sync::OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,20 +11,23 @@ use kubewasm_host::{GuestState, Plugin, PluginState, Setup};
 use wasmtime::{Caller, Linker, component};
 
 use crate::{
-    capabilities::{Capabilities, Capability},
+    asked::Granted,
+    capabilities::Capability,
     input::Document,
+    memory::GuestTexts,
+    typed,
+    wapc::{self, WapcState},
 };
 
 /// The modules that the function is imported from: that of programs, and that of what a JavaScript builder leaves.
 const MODULES: [&str; 2] = ["host", "kubewarden:javy/host"];
-/// The only binding that there is.
-const BINDING: &str = "kubewarden";
-/// Most bytes of a name.
-const LONGEST_NAME: u32 = 256;
 /// Most bytes of what is asked, 4 MiB.
-const LONGEST_PAYLOAD: u32 = 4 << 20;
+pub(crate) const LONGEST_PAYLOAD: u32 = 4 << 20;
 /// Most bytes of an answer, 16 MiB; it goes into the policy's input, which is not its memory.
 pub const LONGEST_ANSWER: usize = 16 << 20;
+
+/// Most bytes that a policy leaves unread, 48 MiB: its document, and answers that it has asked for.
+const MOST_UNREAD: usize = 48 << 20;
 
 /// Answers what policies ask for.
 #[async_trait]
@@ -40,47 +40,49 @@ pub trait HostCapabilities: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What one call of a policy has to do with its host.
-#[derive(Clone, Debug)]
-pub(crate) struct CallContext {
+#[derive(Debug)]
+pub(crate) struct CallState {
+    pub(crate) granted: Granted,
+    /// Standard input, of a program.
     pub(crate) input: Document,
-    pub(crate) granted: Arc<Capabilities>,
-    pub(crate) host: Arc<dyn HostCapabilities>,
+    /// What was said by waPC.
+    pub(crate) wapc: WapcState,
 }
 
-/// The import, as an interface of the WASI host.
+/// Where the state of a call is; there is none of guests that are no policies.
+pub(crate) type CallPlace = PluginState<Option<CallState>>;
+
+/// The imports, as an interface of the WASI host.
 #[derive(Debug, Default)]
 pub(crate) struct HostCall {
-    /// Where the state of a guest is; the same for all engines of a host.
-    place: OnceLock<PluginState<Option<CallContext>>>,
+    /// The same for all engines of a host.
+    place: OnceLock<CallPlace>,
 }
 
 impl HostCall {
     /// Gives a guest of the host what its calls are answered with.
-    pub(crate) fn give(&self, guest: &mut GuestState, context: CallContext) {
+    pub(crate) fn give(&self, guest: &mut GuestState, state: CallState) {
         // It is linked when the host is made, and there are no guests before.
         if let Some(place) = self.place.get() {
-            *place.of(guest) = Some(context);
+            *place.of(guest) = Some(state);
         }
+    }
+
+    /// Where guests of the host have their state.
+    pub(crate) fn place(&self) -> Option<CallPlace> {
+        self.place.get().copied()
     }
 }
 
 impl Plugin for HostCall {
     /// There is none before [`HostCall::give`].
-    type State = Option<CallContext>;
+    type State = Option<CallState>;
 
-    fn link(
-        &self,
-        _: &mut component::Linker<GuestState>,
-        _: PluginState<Self::State>,
-    ) -> wasmtime::Result<()> {
-        Ok(())
+    fn link(&self, linker: &mut component::Linker<GuestState>, state: CallPlace) -> wasmtime::Result<()> {
+        typed::link(linker, state)
     }
 
-    fn link_core(
-        &self,
-        linker: &mut Linker<GuestState>,
-        state: PluginState<Self::State>,
-    ) -> wasmtime::Result<()> {
+    fn link_core(&self, linker: &mut Linker<GuestState>, state: CallPlace) -> wasmtime::Result<()> {
         self.place.get_or_init(|| state);
         for module in MODULES {
             linker.func_wrap_async(
@@ -91,7 +93,7 @@ impl Plugin for HostCall {
                 },
             )?;
         }
-        Ok(())
+        wapc::link(linker, state)
     }
 
     fn state(&self, _: &Setup<'_>) -> Self::State {
@@ -102,7 +104,7 @@ impl Plugin for HostCall {
 /// 0 for an answer, 1 for an error; both texts are in the input then.
 async fn call(
     caller: &mut Caller<'_, GuestState>,
-    state: PluginState<Option<CallContext>>,
+    state: CallPlace,
     (
         binding,
         binding_length,
@@ -114,68 +116,28 @@ async fn call(
         payload_length,
     ): (i32, i32, i32, i32, i32, i32, i32, i32),
 ) -> wasmtime::Result<i32> {
-    let binding = name(caller, "binding", binding, binding_length)?;
-    let namespace = name(caller, "namespace", namespace, namespace_length)?;
-    let operation = name(caller, "operation", operation, operation_length)?;
-    let payload = read(caller, "payload", payload, payload_length, LONGEST_PAYLOAD)?;
-    let Some(context) = state.of(caller.data_mut()).clone() else {
+    let texts = GuestTexts { function: "host.call" };
+    let binding = texts.name(caller, "binding", binding, binding_length)?;
+    let namespace = texts.name(caller, "namespace", namespace, namespace_length)?;
+    let operation = texts.name(caller, "operation", operation, operation_length)?;
+    let payload = texts.read(caller, "payload", (payload, payload_length), LONGEST_PAYLOAD)?;
+    let Some(CallState { granted, input, .. }) = state.of(caller.data_mut()) else {
         wasmtime::bail!("host.call is for policies");
     };
-    let answered = if binding == BINDING {
-        let capability = Capability { namespace: &namespace, operation: &operation };
-        match context.granted.check(capability) {
-            Ok(()) => context.host.call(capability, payload).await,
-            Err(denied) => {
-                tracing::warn!(%capability, "a policy asked for what it is not granted");
-                Err(denied.to_string())
-            }
-        }
-    } else {
-        Err(format!("there is no binding {binding:?}; it is {BINDING:?}"))
-    };
-    let answered = answered.and_then(|answer| match answer.len() {
-        0..=LONGEST_ANSWER => Ok(answer),
-        length => Err(format!("the answer has {length} bytes, and may have {LONGEST_ANSWER}; ask for less")),
-    });
+    let (granted, input) = (granted.clone(), input.clone());
+    if input.unread() > MOST_UNREAD {
+        wasmtime::bail!("host.call: the policy leaves more than {MOST_UNREAD} bytes of its input unread");
+    }
+    let capability = Capability { namespace: &namespace, operation: &operation };
+    let answered = granted.ask_by(&binding, capability, payload).await;
     Ok(match answered {
         Ok(answer) => {
-            context.input.append(&answer);
+            input.append(&answer);
             0
         }
         Err(text) => {
-            context.input.append(text.as_bytes());
+            input.append(text.as_bytes());
             1
         }
     })
-}
-
-fn name(caller: &mut Caller<'_, GuestState>, what: &str, at: i32, length: i32) -> wasmtime::Result<String> {
-    let bytes = read(caller, what, at, length, LONGEST_NAME)?;
-    String::from_utf8(bytes.into())
-        .map_err(|_| wasmtime::format_err!("host.call: the {what} is no text of UTF-8"))
-}
-
-fn read(
-    caller: &mut Caller<'_, GuestState>,
-    what: &str,
-    at: i32,
-    length: i32,
-    most: u32,
-) -> wasmtime::Result<Bytes> {
-    let (at, length) = (at.cast_unsigned(), length.cast_unsigned());
-    if length > most {
-        wasmtime::bail!("host.call: the {what} has {length} bytes, and may have {most}");
-    }
-    let Some(memory) = caller.get_export("memory").and_then(wasmtime::Extern::into_memory) else {
-        wasmtime::bail!("host.call: the policy exports no memory by the name of \"memory\"");
-    };
-    let end = u64::from(at) + u64::from(length);
-    let range = usize::try_from(at).ok().zip(usize::try_from(end).ok());
-    let bytes = range.and_then(|(at, end)| memory.data(&*caller).get(at..end));
-    match bytes {
-        Some(bytes) => Ok(Bytes::copy_from_slice(bytes)),
-        None => wasmtime::bail!(
-            "host.call: the {what} of {length} bytes at {at} is not all within the policy's memory"
-        ),
-    }
 }

@@ -21,6 +21,11 @@ impl Document {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
     }
 
+    /// Bytes that are there to be read.
+    pub(crate) fn unread(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     fn take(&self, most: usize) -> Bytes {
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let length = left.len().min(most);
@@ -54,8 +59,9 @@ mod tests {
         let document = Document::new(b"{}");
         assert_eq!(document.read(1), Chunk::Bytes("{".into()));
         assert_eq!(document.read(9), Chunk::Bytes("}".into()));
-        assert_eq!(document.read(9), Chunk::End);
+        assert_eq!((document.read(9), document.unread()), (Chunk::End, 0));
         document.append(b"answer");
+        assert_eq!(document.unread(), 6);
         assert_eq!(document.read(9), Chunk::Bytes("answer".into()));
         assert_eq!(document.read(9), Chunk::End);
     }

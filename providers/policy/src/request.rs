@@ -60,7 +60,7 @@ pub enum InvalidRequest {
 }
 
 /// An object, each field as it came.
-type Fields = BTreeMap<String, Box<RawValue>>;
+pub(crate) type Fields = BTreeMap<String, Box<RawValue>>;
 
 impl Question {
     /// Reads an AdmissionReview, or its request alone.

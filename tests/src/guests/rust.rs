@@ -48,13 +48,15 @@ enum GuestKind {
     Program,
     /// The same, as the module of WASI 0.1 that it is at first.
     Module,
+    /// It exports functions, as a module of WASI 0.1.
+    LibraryModule,
 }
 
 impl GuestKind {
     /// What Debian's libc has for the beginning of it.
     fn start(self) -> &'static str {
         match self {
-            Self::Library => "crt1-reactor.o",
+            Self::Library | Self::LibraryModule => "crt1-reactor.o",
             Self::Program | Self::Module => "crt1-command.o",
         }
     }
@@ -64,7 +66,7 @@ impl GuestKind {
         match self {
             Self::Library => Some(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER),
             Self::Program => Some(WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER),
-            Self::Module => None,
+            Self::Module | Self::LibraryModule => None,
         }
     }
 }
@@ -87,6 +89,17 @@ pub async fn module(folder: &str) -> Result<Vec<u8>> {
     let source = repository().join(folder);
     let package = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
     build(GuestCrate { source: &source, package: &package, kind: GuestKind::Module, is_locked: true }).await
+}
+
+/// Builds the library crate in a folder of the repository, and returns it as a module of WASI 0.1.
+///
+/// # Errors
+/// See [`component`].
+pub async fn library(folder: &str) -> Result<Vec<u8>> {
+    let source = repository().join(folder);
+    let package = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let kind = GuestKind::LibraryModule;
+    build(GuestCrate { source: &source, package: &package, kind, is_locked: true }).await
 }
 
 /// Builds one of `demos/plugins`.
@@ -179,7 +192,7 @@ async fn compile(guest: &GuestCrate<'_>, target: &Path) -> Result<PathBuf> {
         format!("cannot compile {} (`make setup` installs what it takes)", guest.source.display())
     })?;
     let package = match guest.kind {
-        GuestKind::Library => guest.package.replace('-', "_"),
+        GuestKind::Library | GuestKind::LibraryModule => guest.package.replace('-', "_"),
         GuestKind::Program | GuestKind::Module => guest.package.to_owned(),
     };
     Ok(target.join(TARGET).join("release").join(format!("{package}.wasm")))

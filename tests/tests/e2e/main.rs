@@ -62,6 +62,7 @@ mod policy_changes;
 mod policy_cluster;
 mod policy_command;
 mod policy_controller;
+mod policy_host_calls;
 mod policy_leader;
 mod policy_resources;
 mod policy_server;

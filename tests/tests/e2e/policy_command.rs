@@ -48,7 +48,7 @@ async fn desk() -> Desk {
     desk
 }
 
-fn review(metadata: Value) -> Value {
+pub(crate) fn review(metadata: Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {
@@ -58,7 +58,7 @@ fn review(metadata: Value) -> Value {
     })
 }
 
-async fn run(desk: &Desk, args: &[&str]) -> Output {
+pub(crate) async fn run(desk: &Desk, args: &[&str]) -> Output {
     let mut command = Command::new(node::program().unwrap());
     command.arg("policy").args(args).arg("--root-dir=root").current_dir(desk.path()).kill_on_drop(true);
     command.env("DOCKER_CONFIG", desk.path().join("docker")).env("PATH", desk.path());
@@ -66,13 +66,14 @@ async fn run(desk: &Desk, args: &[&str]) -> Output {
 }
 
 /// The JSON of a command that succeeds.
-async fn says(desk: &Desk, args: &[&str]) -> Value {
+pub(crate) async fn says(desk: &Desk, args: &[&str]) -> Value {
     let output = run(desk, args).await;
     assert!(output.status.success(), "{args:?}: {}", errors(&output));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-async fn fails(desk: &Desk, code: i32, args: &[&str]) -> String {
+/// What a command says that fails with this code, and prints nothing.
+pub(crate) async fn fails(desk: &Desk, code: i32, args: &[&str]) -> String {
     let output = run(desk, args).await;
     let text = errors(&output);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
@@ -81,7 +82,7 @@ async fn fails(desk: &Desk, code: i32, args: &[&str]) -> String {
     text
 }
 
-const RUN: [&str; 3] = ["run", "-r", "request.json"];
+pub(crate) const RUN: [&str; 3] = ["run", "-r", "request.json"];
 
 /// A request is let through, refused and changed, as the protocol has it.
 #[tokio::test]
@@ -220,7 +221,7 @@ async fn mistakes_are_told() {
         "{unsaid}"
     );
     let by_wapc = fails(&desk, 1, &[&RUN[..], &["-e", "kubewarden-wapc", "policy.wasm"]].concat()).await;
-    assert!(by_wapc.contains("executionMode kubewarden-wapc, which is not run here"), "{by_wapc}");
+    assert!(by_wapc.contains("exports no `__guest_call`"), "{by_wapc}");
     fs::write(desk.path().join("wapc.yml"), "{ protocolVersion: Unknown, rules: [] }").unwrap();
     let contradiction =
         fails(&desk, 1, &["annotate", "-m", "wapc.yml", "-o", "out.wasm", "plain.wasm"]).await;

@@ -24,8 +24,9 @@ use super::{
     volumes::Volumes,
 };
 use crate::{
-    admitter::PodAdmitter, events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics, oom_events::OomEvents,
-    policies::Policies, registry_auth::NodeCredentials, runtime::Runtime, traces::Tracer,
+    admitter::PodAdmitter, events::Recorder, eviction::EvictionDesk, node_metrics::NodeMetrics,
+    oom_events::OomEvents, policies::Policies, registry_auth::NodeCredentials, runtime::Runtime,
+    traces::Tracer,
 };
 
 /// What all pod tasks share.

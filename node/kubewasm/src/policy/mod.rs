@@ -4,6 +4,9 @@
 //! has.
 
 mod annotate;
+mod bench;
+mod cluster;
+mod evaluation;
 mod inspect;
 mod modules;
 mod run;
@@ -46,6 +49,8 @@ enum PolicyCommand {
     Run(run::RunArgs),
     /// Serve policies, as admission webhooks of an API server or to anybody.
     Serve(Box<serve::ServeArgs>),
+    /// Measure how long a policy takes.
+    Bench(bench::BenchArgs),
     /// Say what a policy says of itself.
     Inspect(inspect::InspectArgs),
     /// Write into a policy what it says of itself.
@@ -76,6 +81,7 @@ pub(crate) fn main(args: PolicyArgs) -> anyhow::Result<ExitCode> {
         match command {
             PolicyCommand::Run(args) => run::run(&session, args).await,
             PolicyCommand::Serve(args) => serve::run(session, *args).await,
+            PolicyCommand::Bench(args) => bench::run(&session, args).await,
             PolicyCommand::Inspect(args) => inspect::run(&session, &args).await,
             PolicyCommand::Annotate(args) => annotate::run(&args).await,
             PolicyCommand::Scaffold(args) => scaffold::run(&session, args).await,

@@ -3,13 +3,17 @@
 use std::{fmt, path::Path, str::FromStr};
 
 use anyhow::{Context as _, bail};
+use async_trait::async_trait;
 use kubewasm_host::{compile::ChildCompiler, program::Program};
-use kubewasm_modules::{Hold, Image, ImageName, Module, Precompiled, Store};
-use kubewasm_policy::metadata::{ExecutionMode, Metadata, PolicyType, section};
+use kubewasm_modules::{Credential, Hold, Image, ImageName, Module, Precompiled, Reference, Store};
+use kubewasm_policy::{
+    host::ImageCredentials,
+    metadata::{ContextAwareResource, ExecutionMode, Metadata, PolicyType, section},
+};
 use kubewasm_wasi::provider::StoreCompiler;
 
 use crate::module::{
-    ModuleSession,
+    ModuleSession, credentials,
     inspect::{command_of, read},
     precompile, print, pull,
 };
@@ -117,27 +121,32 @@ impl Found {
         self.metadata.as_ref().is_some_and(|metadata| metadata.policy_type == PolicyType::Raw)
     }
 
-    /// Checks that it is called as a program, which `asked` may say where it says nothing of itself.
-    pub(super) fn check_mode(&self, asked: Option<ExecutionMode>) -> anyhow::Result<()> {
-        let said = self.metadata.as_ref().map(|metadata| metadata.execution_mode);
-        match asked.or(said) {
-            Some(ExecutionMode::Wasi) => Ok(()),
-            Some(other) => bail!(
-                "{} is a policy of executionMode {}, which is not run here: policies are programs of WASI (executionMode wasi)",
-                self.image.reference,
-                other.name()
-            ),
-            None => bail!(
-                "{} does not say how it is called; say it with `--execution-mode wasi`, or once and for all with `kubewasm policy annotate`",
-                self.image.reference
-            ),
-        }
+    /// How it says that it is called.
+    pub(super) fn mode(&self) -> Option<ExecutionMode> {
+        self.metadata.as_ref().map(|metadata| metadata.execution_mode)
+    }
+
+    /// What it says that it needs of a cluster.
+    pub(super) fn context_aware_resources(&self) -> Vec<ContextAwareResource> {
+        let metadata = self.metadata.as_ref();
+        metadata.map(|metadata| metadata.context_aware_resources.clone()).unwrap_or_default()
     }
 
     /// Its machine code, compiled now if need be.
     pub(super) async fn compiled(&self, session: &ModuleSession) -> anyhow::Result<Precompiled> {
         let compiler = StoreCompiler::from(ChildCompiler::new(Program::current())?);
         precompile::compile(session, &self.image, Some(&self.image.reference), &self.module, &compiler).await
+    }
+}
+
+/// What this user has for registries.
+#[derive(Debug)]
+pub(super) struct UserCredentials;
+
+#[async_trait]
+impl ImageCredentials for UserCredentials {
+    async fn of(&self, image: &Reference) -> Vec<Credential> {
+        credentials(&ImageName::Reference(image.clone())).await
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
         KeptCode,
         artifact::{self, CodeManifest},
     },
-    signature::{self, Ruling, SignatureSource, TrustedKey},
+    signature::{self, Ruling, SignatureDemand, SignatureSource, TrustedKey},
     source::{ModuleSource, Part},
     store::StoreInner,
 };
@@ -141,7 +141,9 @@ impl CodeSearch<'_> {
                 manifest.code.size, manifest.facts.size
             )));
         }
-        let mut verified = signature::verify(self.registry, &[*digest], self.keys, self.rule).await?;
+        let mut verified =
+            signature::verify(self.registry, &[*digest], SignatureDemand::of_rule(self.rule, self.keys))
+                .await?;
         let signer = verified.signer.to_string();
         // The good one comes first.
         verified.evidence.truncate(signature::evidence::KEPT_LIMIT);

@@ -16,8 +16,12 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
-use super::parsed::{ParsedSignature, SignatureFlaw};
+use super::{
+    parsed::{ParsedSignature, SignatureFlaw, Subject},
+    simple::annotations,
+};
 use crate::{
     digest::Digest,
     manifest::null_is_default,
@@ -130,19 +134,21 @@ pub(super) fn parse(bundle: &str) -> Result<ParsedSignature, SignatureFlaw> {
     })
 }
 
-/// The digests of what a statement says to be signed.
-fn subjects(statement: &[u8]) -> Result<Vec<Digest>, SignatureFlaw> {
+/// What a statement says to be signed.
+fn subjects(statement: &[u8]) -> Result<Vec<Subject>, SignatureFlaw> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Statement {
         #[serde(rename = "_type")]
         kind: String,
         predicate_type: String,
-        subject: Vec<Subject>,
+        subject: Vec<SubjectOfStatement>,
     }
     #[derive(Deserialize)]
-    struct Subject {
+    struct SubjectOfStatement {
         digest: BTreeMap<String, String>,
+        #[serde(default)]
+        annotations: Option<BTreeMap<String, Value>>,
     }
     let statement: Statement = serde_json::from_slice(statement).map_err(SignatureFlaw::malformed)?;
     for (found, expected) in [(&statement.kind, STATEMENT_TYPE), (&statement.predicate_type, PREDICATE_TYPE)]
@@ -152,8 +158,11 @@ fn subjects(statement: &[u8]) -> Result<Vec<Digest>, SignatureFlaw> {
         }
     }
     // A digest of another algorithm names nothing here.
-    let digest = |subject: Subject| format!("sha256:{}", subject.digest.get("sha256")?).parse().ok();
-    Ok(statement.subject.into_iter().filter_map(digest).collect())
+    let named = |subject: SubjectOfStatement| {
+        let digest = format!("sha256:{}", subject.digest.get("sha256")?).parse().ok()?;
+        Some(Subject { digest, annotations: annotations(subject.annotations.unwrap_or_default()) })
+    };
+    Ok(statement.subject.into_iter().filter_map(named).collect())
 }
 
 /// DSSE's pre-authentication encoding: what is signed, so that the type of a payload is signed with it.

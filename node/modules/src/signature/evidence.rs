@@ -4,7 +4,7 @@
 //! Nothing here is believed for being here. A signature that is read is verified anew each time, which takes some ten
 //! microseconds.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,18 @@ pub(crate) fn signer<'a>(
     keys: &'a [TrustedKey],
 ) -> Option<&'a TrustedKey> {
     kept.iter().find_map(|evidence| evidence.parse().ok()?.check(images, keys).ok())
+}
+
+/// Whether one of `keys` has made one of `kept` over `image`, and has noted all of `annotations` of it.
+pub(crate) fn noted_by(
+    kept: &[Evidence],
+    image: Digest,
+    keys: &[TrustedKey],
+    annotations: &BTreeMap<String, String>,
+) -> bool {
+    kept.iter()
+        .filter_map(|evidence| evidence.parse().ok())
+        .any(|parsed| parsed.check(&[image], keys).is_ok() && parsed.notes(&[image], annotations))
 }
 
 /// The signatures that are kept of the image `digest`.

@@ -1,5 +1,7 @@
 //! A signature of either form, taken apart, and what makes it good.
 
+use std::collections::BTreeMap;
+
 use super::key::TrustedKey;
 use crate::{digest::Digest, text::printable};
 
@@ -10,10 +12,17 @@ pub(crate) struct ParsedSignature {
     pub(super) message: Vec<u8>,
     /// One of these must be a trusted key's.
     pub(super) signatures: Vec<Vec<u8>>,
-    /// Digests of what the signed text says that it is about.
-    pub(super) subjects: Vec<Digest>,
+    /// What the signed text says that it is about.
+    pub(super) subjects: Vec<Subject>,
     /// A certificate came with it, which says nothing here but why no key of the operator's has made it.
     pub(super) has_certificate: bool,
+}
+
+/// What a signed text is about, and what its signer has noted of it (`cosign sign -a key=value`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Subject {
+    pub(super) digest: Digest,
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// Why a signature does not count.
@@ -34,6 +43,9 @@ pub(crate) enum SignatureFlaw {
     /// It was made with a certificate, which is not understood here.
     #[error("made with a certificate and not with a key (keyless)")]
     Certificate,
+    /// The key is right, and its owner has not noted what is asked for.
+    #[error("without the annotations that are asked for")]
+    Annotations,
     /// It cannot be had.
     #[error("not to be had ({0})")]
     Unreachable(String),
@@ -48,13 +60,20 @@ impl SignatureFlaw {
 impl ParsedSignature {
     /// Whether it is about one of `images`.
     pub(super) fn is_about(&self, images: &[Digest]) -> bool {
-        self.subjects.iter().any(|subject| images.contains(subject))
+        self.subjects.iter().any(|subject| images.contains(&subject.digest))
+    }
+
+    /// Whether its signer has noted all of `annotations` of one of `images`.
+    pub(super) fn notes(&self, images: &[Digest], annotations: &BTreeMap<String, String>) -> bool {
+        self.subjects.iter().filter(|subject| images.contains(&subject.digest)).any(|subject| {
+            annotations.iter().all(|(name, value)| subject.annotations.get(name) == Some(value))
+        })
     }
 
     /// Whatever it says that it is about.
     #[cfg(fuzzing)]
-    pub(super) fn subjects(&self) -> &[Digest] {
-        &self.subjects
+    pub(super) fn subjects(&self) -> Vec<Digest> {
+        self.subjects.iter().map(|subject| subject.digest).collect()
     }
 
     /// The key of `keys` by which one of `images` is signed.
@@ -64,7 +83,8 @@ impl ParsedSignature {
         keys: &'a [TrustedKey],
     ) -> Result<&'a TrustedKey, SignatureFlaw> {
         if !self.is_about(images) {
-            let subject = self.subjects.first().map_or_else(|| "none".to_owned(), Digest::to_string);
+            let subject =
+                self.subjects.first().map_or_else(|| "none".to_owned(), |subject| subject.digest.to_string());
             return Err(SignatureFlaw::OtherImage(subject));
         }
         let is_signer = |key: &&TrustedKey| {

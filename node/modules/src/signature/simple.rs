@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::parsed::{ParsedSignature, SignatureFlaw};
+use super::parsed::{ParsedSignature, SignatureFlaw, Subject};
 use crate::{digest::Digest, manifest::null_is_default};
 
 const LAYER_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -71,6 +72,9 @@ pub(super) fn parse(payload: &str, signature: &str) -> Result<ParsedSignature, S
     #[derive(Deserialize)]
     struct Payload {
         critical: Critical,
+        /// What the signer has noted, if anything.
+        #[serde(default)]
+        optional: Option<BTreeMap<String, Value>>,
     }
     #[derive(Deserialize)]
     struct Critical {
@@ -97,9 +101,21 @@ pub(super) fn parse(payload: &str, signature: &str) -> Result<ParsedSignature, S
     Ok(ParsedSignature {
         message: payload.as_bytes().to_vec(),
         signatures: vec![signature],
-        subjects: vec![parsed.critical.image.digest],
+        subjects: vec![Subject {
+            digest: parsed.critical.image.digest,
+            annotations: annotations(parsed.optional.unwrap_or_default()),
+        }],
         has_certificate: false,
     })
+}
+
+/// Those of what a signer has noted that are texts.
+pub(super) fn annotations(noted: BTreeMap<String, Value>) -> BTreeMap<String, String> {
+    let text = |(name, value)| match value {
+        Value::String(value) => Some((name, value)),
+        _ => None,
+    };
+    noted.into_iter().filter_map(text).collect()
 }
 
 #[cfg(test)]

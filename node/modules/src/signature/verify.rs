@@ -54,32 +54,49 @@ pub(crate) struct Verified<'a> {
     pub(crate) evidence: Vec<Evidence>,
 }
 
-/// Finds a signature by one of `keys` over one of `images`.
+/// What is asked of a signature, and by whom.
+#[derive(Clone, Debug)]
+pub(crate) struct SignatureDemand<'a> {
+    /// A key of these has made it.
+    pub(crate) keys: &'a [TrustedKey],
+    /// What the signer has to have noted.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// For messages: "… asks for it".
+    pub(crate) asker: String,
+}
+
+impl<'a> SignatureDemand<'a> {
+    /// What a rule of the node's policy asks for, which it has this name for.
+    pub(crate) fn of_rule(rule: &str, keys: &'a [TrustedKey]) -> Self {
+        let asker = format!("the rule {rule:?} of the node's signature policy");
+        Self { keys, annotations: BTreeMap::new(), asker }
+    }
+}
+
+/// Finds a signature over one of `images` that is as demanded.
 ///
 /// # Errors
 /// [`PullFailure::SignatureInvalid`] when there is none, [`PullFailure::Unavailable`] when there may be one and the
-/// registry did not answer. `rule` is what the policy calls the rule that asks for it.
+/// registry did not answer.
 pub(crate) async fn verify<'a>(
     source: &dyn SignatureSource,
     images: &[Digest],
-    keys: &'a [TrustedKey],
-    rule: &str,
+    demand: SignatureDemand<'a>,
 ) -> Result<Verified<'a>, PullFailure> {
-    verify_within(TIME_LIMIT, source, images, keys, rule).await
+    verify_within(TIME_LIMIT, source, images, demand).await
 }
 
 async fn verify_within<'a>(
     limit: Duration,
     source: &dyn SignatureSource,
     images: &[Digest],
-    keys: &'a [TrustedKey],
-    rule: &str,
+    demand: SignatureDemand<'a>,
 ) -> Result<Verified<'a>, PullFailure> {
-    let mut search = Search::new(source, images, keys);
+    let mut search = Search::new(source, images, demand);
     let found = tokio::time::timeout(limit, search.run()).await;
     match found {
         Ok(Some(signer)) => Ok(Verified { signer, evidence: search.evidence }),
-        Ok(None) => Err(search.failure(rule)),
+        Ok(None) => Err(search.failure()),
         Err(_) => Err(PullFailure::Unavailable(format!(
             "its signatures did not come within {} seconds",
             limit.as_secs()
@@ -90,7 +107,7 @@ async fn verify_within<'a>(
 struct Search<'a, 's> {
     source: &'s dyn SignatureSource,
     images: &'s [Digest],
-    keys: &'a [TrustedKey],
+    demand: SignatureDemand<'a>,
     /// More that may be looked at, of those that are being looked at.
     left: usize,
     /// Some were not looked at.
@@ -103,11 +120,11 @@ struct Search<'a, 's> {
 }
 
 impl<'a, 's> Search<'a, 's> {
-    fn new(source: &'s dyn SignatureSource, images: &'s [Digest], keys: &'a [TrustedKey]) -> Self {
+    fn new(source: &'s dyn SignatureSource, images: &'s [Digest], demand: SignatureDemand<'a>) -> Self {
         Self {
             source,
             images,
-            keys,
+            demand,
             left: 0,
             is_cut: false,
             evidence: Vec::new(),
@@ -210,7 +227,11 @@ impl<'a, 's> Search<'a, 's> {
         if parsed.is_about(self.images) {
             self.evidence.insert(0, evidence);
         }
-        self.sound(parsed.check(self.images, self.keys))
+        let signer = self.sound(parsed.check(self.images, self.demand.keys))?;
+        match parsed.notes(self.images, &self.demand.annotations) {
+            true => Some(signer),
+            false => self.sound(Err(SignatureFlaw::Annotations)),
+        }
     }
 
     /// The answer of the registry, if there is one; else notes why there is none.
@@ -248,11 +269,11 @@ impl<'a, 's> Search<'a, 's> {
     }
 
     /// Why no good signature was found.
-    fn failure(self, rule: &str) -> PullFailure {
+    fn failure(self) -> PullFailure {
         if let Some(detail) = self.unavailable {
             return PullFailure::Unavailable(format!("while its signatures were asked for: {detail}"));
         }
-        let asked = format!("the rule {rule:?} of the node's signature policy");
+        let asked = self.demand.asker;
         if self.flaws.is_empty() {
             return PullFailure::SignatureInvalid(format!(
                 "it is not signed, and {asked} asks for it; sign it with `cosign sign --key`, in the same repository"

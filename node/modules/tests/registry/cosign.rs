@@ -45,6 +45,18 @@ impl Cosign {
 
     /// Signs the image `digest` of the repository of `reference` with the key `name`.
     pub(crate) fn sign(&self, form: Form, name: &str, reference: &Reference, digest: &str) {
+        self.sign_noting(form, name, reference, digest, &[]);
+    }
+
+    /// The same, with these arguments besides.
+    pub(crate) fn sign_noting(
+        &self,
+        form: Form,
+        name: &str,
+        reference: &Reference,
+        digest: &str,
+        more: &[&str],
+    ) {
         let key = format!("{name}.key");
         let image = format!("{}@{digest}", reference.name());
         let mut arguments = vec!["sign", "--yes", "--key", &key];
@@ -56,6 +68,7 @@ impl Cosign {
             ],
             Form::Tag => ["--new-bundle-format=false", "--use-signing-config=false", "--tlog-upload=false"],
         });
+        arguments.extend(more);
         // A registry that wants to know nobody does not look at them.
         arguments.extend(["--registry-username", USER, "--registry-password", PASSWORD, &image]);
         self.run(&arguments);

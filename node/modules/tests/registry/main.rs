@@ -16,6 +16,7 @@ mod mirrors;
 mod proxies;
 mod pushes;
 mod refusals;
+mod remote;
 mod shared_code;
 mod signatures;
 mod support;

@@ -205,7 +205,11 @@ impl Served {
                 let began = Arc::clone(&began);
                 InTurn { began, work: Box::pin(pre.instantiate_async(&mut store)) }.await.map(Handler::P3)
             }
-            EntryPoint::Core(_) | EntryPoint::Component(_) | EntryPoint::ComponentP3(_) => {
+            EntryPoint::Core(_)
+            | EntryPoint::Component(_)
+            | EntryPoint::ComponentP3(_)
+            | EntryPoint::EmbeddedCore(_)
+            | EntryPoint::EmbeddedComponent(_) => {
                 return Err(NoInstance::Failed("the module does not serve HTTP".to_owned()));
             }
         };

@@ -1,3 +1,7 @@
+mod components;
+mod modes;
+mod wapc;
+
 use kubewasm_host::compile;
 use serde_json::json;
 
@@ -40,17 +44,25 @@ async fn case(texts: &[&str], body: &str) -> Case {
 }
 
 async fn case_of(texts: &[&str], body: &str, host: Arc<dyn HostCapabilities>) -> Case {
-    let dir = tempfile::tempdir().unwrap();
-    let (module, code) = (dir.path().join("policy.wasm"), dir.path().join("policy.code"));
-    let data: String = texts
+    case_text(&format!("(module {HEAD} {} (func (export \"_start\") {body}))", data(texts)), host).await
+}
+
+/// Texts at 1024, 1280, 1536, ….
+fn data(texts: &[&str]) -> String {
+    texts
         .iter()
         .enumerate()
         .map(|(index, text)| {
             let escaped: String = text.bytes().map(|byte| format!("\\{byte:02x}")).collect();
             format!("(data (i32.const {}) \"{escaped}\")", 1024 + 256 * index)
         })
-        .collect();
-    let text = format!("(module {HEAD} {data} (func (export \"_start\") {body}))");
+        .collect()
+}
+
+/// A policy of this text.
+async fn case_text(text: &str, host: Arc<dyn HostCapabilities>) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let (module, code) = (dir.path().join("policy.wasm"), dir.path().join("policy.code"));
     std::fs::write(&module, wat::parse_str(text).unwrap()).unwrap();
     let kind = compile::compile_file(&module, &code).unwrap();
     let evaluator = Evaluator::new(&dir.path().join("empty"), host).unwrap();
@@ -250,6 +262,52 @@ async fn texts_beyond_the_memory_end_the_policy() {
       (drop (call $call (i32.const 1024) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)))");
     let reason = text.await.fails("{}").await;
     assert!(reason.contains("the binding is no text of UTF-8"), "{reason}");
+}
+
+/// Kinds of objects are answered as far as they are granted, whatever the operations are.
+#[tokio::test]
+async fn a_policy_sees_no_kind_that_it_is_not_granted() {
+    let ask = |payload: &str| {
+        let texts = ["kubewarden", "kubernetes", "list_resources_all", payload].map(str::to_owned);
+        async move {
+            let texts = texts.each_ref().map(String::as_str);
+            let case = case_of(&texts, &calls(texts), Arc::new(Echo)).await.granted(&["kubernetes/*"]);
+            let resource = |kind: &str| ContextAwareResource { api_version: "v1".into(), kind: kind.into() };
+            let policy = case.policy.clone().aware_of([resource("Pod"), resource("Node")]);
+            Case { policy, ..case }.says("{}").await
+        }
+    };
+    let pods = r#"{"api_version":"v1","kind":"Pod"}"#;
+    assert_eq!(ask(pods).await, format!("0{pods}"));
+    let secrets = r#"{"api_version":"v1","kind":"Secret"}"#;
+    let denied = "1Policy has not been granted access to Kubernetes v1/Secret resources. The violation has been reported.";
+    assert_eq!(ask(secrets).await, denied);
+    let nonsense = ask("no JSON").await;
+    assert!(nonsense.starts_with("1the payload of list_resources_all cannot be read"), "{nonsense}");
+}
+
+/// Answers with what it is asked.
+#[derive(Debug)]
+struct Echo;
+
+#[async_trait::async_trait]
+impl HostCapabilities for Echo {
+    async fn call(&self, _: Capability<'_>, payload: bytes::Bytes) -> Result<Vec<u8>, String> {
+        Ok(payload.into())
+    }
+}
+
+/// Each answer waits in the policy's input, which is its host's memory.
+#[tokio::test]
+async fn answers_that_nobody_reads_do_not_pile_up() {
+    let body = "(loop $again
+      (drop (call $call (i32.const 1024) (i32.const 10) (i32.const 1280) (i32.const 1) (i32.const 1280) (i32.const 1)
+        (i32.const 0) (i32.const 262144)))
+      (br $again))";
+    let bounds = Bounds { timeout: Duration::from_secs(60), ..Bounds::default() };
+    let case = case_of(&["kubewarden", "x"], body, Arc::new(Echo)).await.granted(&["*"]).bounded(bounds);
+    let reason = case.fails("{}").await;
+    assert!(reason.contains("leaves more than 50331648 bytes of its input unread"), "{reason}");
 }
 
 /// Answers with more than is taken, or never.

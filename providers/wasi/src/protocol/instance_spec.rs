@@ -19,6 +19,8 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             ModuleKind::CliComponentP3 => wire::Kind::CliComponentP3,
             ModuleKind::HttpComponent => wire::Kind::HttpComponent,
             ModuleKind::HttpComponentP3 => wire::Kind::HttpComponentP3,
+            // No container is one, and a worker refuses it.
+            ModuleKind::EmbeddedCore | ModuleKind::EmbeddedComponent => wire::Kind::Unspecified,
         };
         let network = match spec.network {
             Network::Outgoing | Network::Exposed(_) => wire::Network::Outgoing,

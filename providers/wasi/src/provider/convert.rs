@@ -142,7 +142,11 @@ pub(super) fn instance_spec(
 /// otherwise; those of 0.3 write them when they have them, and a terminal is what the pod asks for with `tty`.
 fn is_terminal(kind: ModuleKind, tty: bool) -> bool {
     match kind {
-        ModuleKind::CoreCommand | ModuleKind::CliComponent | ModuleKind::HttpComponent => true,
+        ModuleKind::CoreCommand
+        | ModuleKind::CliComponent
+        | ModuleKind::HttpComponent
+        | ModuleKind::EmbeddedCore
+        | ModuleKind::EmbeddedComponent => true,
         ModuleKind::CliComponentP3 | ModuleKind::HttpComponentP3 => tty,
     }
 }

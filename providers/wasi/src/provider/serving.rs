@@ -24,6 +24,11 @@ const PORT_VARIABLE: &str = "PORT";
 pub(super) fn kind(facts: &Facts, wanted: Option<Serve>) -> Result<ModuleKind, StartError> {
     let read = |kind: &String| kind.parse().map_err(|error: UnknownKind| StartError::Run(error.into()));
     let best: ModuleKind = read(&facts.kind)?;
+    if best.is_embedded() {
+        return Err(config(format!(
+            "its module is a {best}, which is called and not run: it is an admission policy, say; see docs/policies.md"
+        )));
+    }
     let Some(wanted) = wanted else { return Ok(best) };
     let is_wanted = |kind: &ModuleKind| serves(*kind) == (wanted == Serve::Http);
     if is_wanted(&best) {
@@ -98,7 +103,11 @@ pub(super) fn with_port(mut spec: InstanceSpec) -> InstanceSpec {
 fn serves(kind: ModuleKind) -> bool {
     match kind {
         ModuleKind::HttpComponent | ModuleKind::HttpComponentP3 => true,
-        ModuleKind::CoreCommand | ModuleKind::CliComponent | ModuleKind::CliComponentP3 => false,
+        ModuleKind::CoreCommand
+        | ModuleKind::CliComponent
+        | ModuleKind::CliComponentP3
+        | ModuleKind::EmbeddedCore
+        | ModuleKind::EmbeddedComponent => false,
     }
 }
 
@@ -136,6 +145,16 @@ mod tests {
             let found = kind(&facts(kinds), wanted);
             assert_eq!(found.as_ref().ok(), expected.as_ref(), "{kinds:?} {wanted:?}");
             assert!(found.err().is_none_or(|error| error.to_string().contains("serve.kubewasm.dev")));
+        }
+    }
+
+    #[test]
+    fn what_is_called_is_no_container() {
+        for embedded in [ModuleKind::EmbeddedCore, ModuleKind::EmbeddedComponent] {
+            for wanted in [None, Some(Serve::Command)] {
+                let error = kind(&facts(&[embedded, ModuleKind::CliComponent]), wanted).unwrap_err();
+                assert!(error.to_string().contains("is called and not run"), "{error}");
+            }
         }
     }
 

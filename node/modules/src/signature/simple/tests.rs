@@ -48,7 +48,7 @@ fn a_payload_that_was_tampered_with_is_not_by_the_key() {
 #[test]
 fn only_what_says_that_an_image_is_signed_counts_however_well_it_is_signed() {
     let (signer, image) = (Signer::new(), digest("image"));
-    let with = |pointer: &str, value: serde_json::Value| {
+    let with = |pointer: &str, value: Value| {
         let mut payload = payload(&image);
         *payload.pointer_mut(pointer).unwrap() = value;
         outcome(&signer.simple(&payload), &image, &signer.key())
@@ -99,7 +99,7 @@ fn signatures_that_are_none_are_flaws() {
 
 #[test]
 fn layers_are_those_with_a_signature_the_newest_first() {
-    let layer = |media_type: &str, annotations: serde_json::Value| json!({"mediaType": media_type, "digest": digest("x"), "size": 1, "annotations": annotations});
+    let layer = |media_type: &str, annotations: Value| json!({"mediaType": media_type, "digest": digest("x"), "size": 1, "annotations": annotations});
     let manifest = json!({"layers": [
         layer(LAYER_TYPE, json!({SIGNATURE: "first"})),
         layer("text/plain", json!({SIGNATURE: "of text"})),

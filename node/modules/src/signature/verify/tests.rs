@@ -102,7 +102,9 @@ async fn run(
     images: &[Digest],
     keys: &[TrustedKey],
 ) -> Result<Vec<Evidence>, PullFailure> {
-    verify(source, images, keys, "r.io/team").await.map(|verified| verified.evidence)
+    verify(source, images, SignatureDemand::of_rule("r.io/team", keys))
+        .await
+        .map(|verified| verified.evidence)
 }
 
 async fn invalid(source: &Documents, images: &[Digest], keys: &[TrustedKey]) -> String {
@@ -297,7 +299,8 @@ async fn a_registry_that_never_answers_is_given_up() {
         }
     }
     let (limit, keys) = (Duration::from_millis(1), [Signer::new().key()]);
-    let failure = verify_within(limit, &Silent, &[digest("image")], &keys, "default").await.unwrap_err();
+    let (images, demand) = ([digest("image")], SignatureDemand::of_rule("default", &keys));
+    let failure = verify_within(limit, &Silent, &images, demand).await.unwrap_err();
     assert!(matches!(&failure, PullFailure::Unavailable(text) if text.contains("did not come")), "{failure}");
 }
 
