@@ -214,9 +214,9 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
     let admission = args.admission.clone();
     let confinement = args.confinement;
     let default_memory_limit = args.default_memory_limit;
-    let denied_networks = args.deny_network.iter().copied().collect();
     let network = NetworkSettings {
         mode: args.network,
+        denied: args.deny_network.iter().copied().collect(),
         cluster_networks: args.cluster_network.clone(),
         cni_conf_dir: args.cni_conf_dir.clone(),
         cni_bin_dirs: args.cni_bin_dir.clone(),
@@ -236,7 +236,6 @@ pub(crate) fn main(args: NodeArgs) -> anyhow::Result<ExitCode> {
         isolation,
         confinement,
         default_memory_limit,
-        denied_networks,
         network,
     ))
 }
@@ -312,6 +311,8 @@ fn shown_flags(arguments: impl Iterator<Item = OsString>) -> BTreeMap<String, St
 #[derive(Debug)]
 struct NetworkSettings {
     mode: NetworkMode,
+    /// What pods do not reach.
+    denied: DeniedNetworks,
     cluster_networks: Vec<IpNet>,
     cni_conf_dir: PathBuf,
     cni_bin_dirs: Vec<PathBuf>,
@@ -325,7 +326,6 @@ async fn run(
     isolation: Isolation,
     confinement: Confinement,
     default_memory_limit: u64,
-    denied_networks: DeniedNetworks,
     network: NetworkSettings,
 ) -> anyhow::Result<ExitCode> {
     // Another part of the program may have chosen already; both choices are fine.
@@ -382,7 +382,7 @@ async fn run(
         default_memory_limit,
         // Of a machine that could not be read, nothing is known.
         allocatable_memory: Some(allocatable_memory(&machine, &config.kubelet)).filter(|bytes| *bytes > 0),
-        denied_networks,
+        denied_networks: network.denied,
         http_proxy: network.proxy.read(&config.kubelet.cluster_domain, network.mode)?,
         pod_network,
         cluster_networks: network.cluster_networks,

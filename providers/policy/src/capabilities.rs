@@ -75,6 +75,13 @@ impl Capabilities {
         Self(vec![Pattern { text: "*".to_owned() }])
     }
 
+    /// The same, and all that is asked of a cluster.
+    #[must_use]
+    pub fn with_cluster(mut self) -> Self {
+        self.0.push(Pattern { text: "kubernetes/*".to_owned() });
+        self
+    }
+
     /// Whether this is granted.
     ///
     /// # Errors
@@ -118,6 +125,17 @@ mod tests {
             (&["ocid/*"], "v1/verify", false),
         ] {
             assert_eq!(granted(patterns, "oci", operation), expected, "{patterns:?} {operation}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_granted_beside_the_rest() {
+        let both: Capabilities = ["net/*".parse::<Pattern>().unwrap()].into_iter().collect();
+        let both = both.with_cluster();
+        for (namespace, operation, expected) in
+            [("net", "v1/x", true), ("kubernetes", "can_i", true), ("oci", "v1/verify", false)]
+        {
+            assert_eq!(both.check(Capability { namespace, operation }).is_ok(), expected, "{namespace}");
         }
     }
 

@@ -35,12 +35,12 @@ pub struct Subject {
 impl Subject {
     /// What is not a text where one should be is for the policy to judge.
     fn of(request: &Fields) -> Self {
-        let text = |field: &Box<RawValue>| serde_json::from_str::<String>(field.get()).ok();
+        let text = |fields: &Fields, name: &str| serde_json::from_str(fields.get(name)?.get()).ok();
         let kind = request.get("kind").and_then(|kind| serde_json::from_str::<Fields>(kind.get()).ok());
         Self {
-            kind: kind.as_ref().and_then(|kind| kind.get("kind")).and_then(text),
-            namespace: request.get("namespace").and_then(text),
-            operation: request.get("operation").and_then(text),
+            kind: kind.and_then(|kind| text(&kind, "kind")),
+            namespace: text(request, "namespace"),
+            operation: text(request, "operation"),
         }
     }
 }

@@ -25,7 +25,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kubewasm_kubelet::{
     admitter::{Admission, PodAdmitter},
@@ -44,7 +43,7 @@ use kubewasm_policy::{
 };
 use kubewasm_wasi::provider::{ModuleJudge, ModuleQuestion, ModuleVerdict};
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::modules::NodeModules;
@@ -57,6 +56,9 @@ use crate::{policy::document, runtime::Judges};
 
 /// How soon the program of a policy is looked for again whose registry does not answer.
 const RELOAD: RetryDelays = RetryDelays::new(Duration::from_secs(2), Duration::from_secs(60));
+/// How long the start of the node waits for programs: what takes longer to fetch or to compile is waited for by pods, and not by
+/// whoever looks whether the node is healthy.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Modules that are remembered to have been let through. Those of more containers are judged once more.
 const MOST_REMEMBERED: usize = 16_384;
 
@@ -157,24 +159,45 @@ impl NodeAdmission {
             judged: Mutex::default(),
             metrics: AdmissionMetrics::default(),
         });
+        let mut loads: JoinSet<_> = (0..admission.policies.len())
+            .map(|index| {
+                let admission = Arc::clone(&admission);
+                async move { (index, admission.load_nth(index).await) }
+            })
+            .collect();
         let mut is_complete = true;
-        let loads = join_all(admission.policies.iter().map(|policy| admission.load(policy))).await;
-        for (policy, loaded) in admission.policies.iter().zip(loads) {
-            match loaded {
-                Ok(()) => {}
-                Err(failure) if failure.is_transient() => {
-                    tracing::warn!(policy = policy.id, %failure, "a policy is not here yet; pods wait for it");
-                    is_complete = false;
-                }
-                Err(failure) => bail!("{}: {failure}", policy.id),
+        let deadline = Instant::now() + PATIENCE;
+        // A task that was lost has left its policy unloaded, which is seen below.
+        while let Ok(Some(loaded)) = tokio::time::timeout_at(deadline, loads.join_next()).await {
+            let Ok((index, Err(failure))) = loaded else { continue };
+            let id = admission.policies.get(index).map_or("", |policy| &policy.id);
+            if !failure.is_transient() {
+                bail!("{id}: {failure}");
             }
+            tracing::warn!(policy = id, %failure, "a policy is not here yet; pods wait for it");
+            is_complete = false;
+        }
+        if !loads.is_empty() {
+            tracing::warn!("policies are still being compiled; pods wait for them");
+            is_complete = false;
         }
         if !is_complete {
             let (admission, cancel) = (Arc::clone(&admission), cancel.clone());
-            tokio::spawn(async move { cancel.run_until_cancelled(admission.load_rest()).await });
+            let rest = async move {
+                while loads.join_next().await.is_some() {}
+                admission.load_rest().await;
+            };
+            tokio::spawn(async move { cancel.run_until_cancelled(rest).await });
         }
         tracing::info!(policies = admission.policies.len(), "the node's own policies judge pods and modules");
         Ok(admission)
+    }
+
+    async fn load_nth(&self, index: usize) -> Result<(), LoadFailure> {
+        match self.policies.get(index) {
+            Some(policy) => self.load(policy).await,
+            None => Ok(()),
+        }
     }
 
     /// Loads the program of a policy, if it takes one.
@@ -187,26 +210,20 @@ impl NodeAdmission {
     /// Loads what could not be loaded at first, until all of it is here.
     async fn load_rest(&self) {
         let mut delay = Duration::ZERO;
-        loop {
+        while self.policies.iter().any(|policy| !self.is_here(policy)) {
             delay = RELOAD.next_after(delay);
             tokio::time::sleep(delay).await;
-            let mut is_complete = true;
             for policy in self.policies.iter().filter(|policy| !self.is_here(policy)) {
                 match self.load(policy).await {
                     Ok(()) => tracing::info!(policy = policy.id, "a policy is here now"),
                     Err(failure) if failure.is_transient() => {
                         tracing::debug!(policy = policy.id, %failure, "a policy is not here yet");
-                        is_complete = false;
                     }
                     // Its registry may have another one tomorrow.
                     Err(failure) => {
                         tracing::error!(policy = policy.id, %failure, "a policy cannot be used; pods wait for it");
-                        is_complete = false;
                     }
                 }
-            }
-            if is_complete {
-                return;
             }
         }
     }

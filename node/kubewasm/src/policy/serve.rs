@@ -23,7 +23,7 @@ use anyhow::{Context as _, bail};
 use kubewasm_policy::{
     capabilities::Pattern,
     evaluator::{Bounds, Evaluator},
-    host::LocalHost,
+    host::ComposedHost,
     server::{
         PolicyServer, PolicyServerOptions,
         registry::{PolicyRegistry, RegistryOptions},
@@ -41,7 +41,7 @@ use self::{
     cluster::ClusterArgs,
     policy_file::PolicyFile,
 };
-use super::modules::StoreModules;
+use super::{modules::StoreModules, source::UserCredentials};
 use crate::{module::ModuleSession, signals};
 
 /// How often files are looked at.
@@ -119,13 +119,18 @@ pub(super) async fn run(session: ModuleSession, args: ServeArgs) -> anyhow::Resu
         goodbye: GOODBYE,
     };
     let empty = tempfile::tempdir().context("cannot make an empty directory")?;
-    let evaluator = Arc::new(Evaluator::new(empty.path(), Arc::new(LocalHost))?);
+    let client = args.cluster.client(cluster.is_some()).await?;
+    let mut host = ComposedHost::default().with_images(session.store.clone(), Arc::new(UserCredentials));
+    if let Some(client) = &client {
+        host = host.with_cluster(client.clone());
+    }
+    let evaluator = Arc::new(Evaluator::new(empty.path(), Arc::new(host))?);
     let granted = args.allowed_host_capabilities.into_iter().collect();
     let bounds = Bounds { timeout, ..Bounds::default() };
     let modules = Arc::new(StoreModules::new(session));
     let registry = Arc::new(PolicyRegistry::new(evaluator, modules, RegistryOptions { granted, bounds }));
-    if let Some(options) = cluster {
-        return cluster::run(server, registry, &args.cluster, options).await;
+    if let Some((options, client)) = cluster.zip(client) {
+        return cluster::run(server, registry, client, options).await;
     }
     let files = args.cert_file.zip(args.key_file);
     let (certificates, tls) =

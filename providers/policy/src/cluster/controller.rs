@@ -323,11 +323,10 @@ impl Controller {
                 }
                 PolicyStep::Apply(webhook) => {
                     let is_new = view.webhooks.iter().flatten().all(|there| there.kind != webhook.kind);
-                    self.apply(*webhook, is_new).await.map_err(|error| {
+                    self.apply(*webhook, is_new).await.inspect_err(|error| {
                         if error.is_refusal() {
                             refused = Some(error.to_string());
                         }
-                        error
                     })
                 }
             };

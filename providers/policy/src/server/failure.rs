@@ -1,6 +1,6 @@
 //! Why a policy is not served.
 
-use crate::{expression::InvalidExpression, modules::ModuleFailure};
+use crate::{evaluator::ModeError, expression::InvalidExpression, modules::ModuleFailure};
 
 /// Why a policy is not served, or not in its new version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,23 +16,13 @@ pub enum LoadFailure {
         /// What is the matter.
         reason: String,
     },
-    /// Its module is a policy of another kind.
-    #[error(
-        "{module} is a policy of executionMode {mode}, which is not run here: policies are programs of WASI (executionMode wasi)"
-    )]
-    ExecutionMode {
+    /// Its module is not called in a way that there is here, or does not say how.
+    #[error("{module}: {error}")]
+    Mode {
         /// As the policy names it.
         module: String,
-        /// What it says of itself.
-        mode: &'static str,
-    },
-    /// Its module does not say how it is called.
-    #[error(
-        "{module} does not say how it is called; write it into the module with `kubewasm policy annotate` (executionMode: wasi)"
-    )]
-    NoMetadata {
-        /// As the policy names it.
-        module: String,
+        /// What is the matter.
+        error: ModeError,
     },
     /// The policy does not take the settings.
     #[error("Policy settings are invalid: {0}")]

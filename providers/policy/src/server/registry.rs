@@ -26,9 +26,8 @@ use super::{
 };
 use crate::{
     capabilities::Capabilities,
-    evaluator::{Bounds, Call, Evaluator, Program},
+    evaluator::{Bounds, Call, Evaluator, Program, check_engine, check_mode},
     expression::Expression,
-    metadata::ExecutionMode,
     modules::{FoundModule, Modules},
     spec::{GroupSpec, PolicySpec, ProgramSpec, Spec},
 };
@@ -197,14 +196,19 @@ impl PolicyRegistry {
 
     /// A program whose settings the policy takes.
     async fn program(&self, spec: ProgramSpec) -> Result<ServedProgram, LoadFailure> {
-        let ProgramSpec { module, settings, context_aware_resources: _, timeout } = spec;
+        let ProgramSpec { module, settings, context_aware_resources, timeout } = spec;
         let code = self.code(&module).await?;
         let Some(Code { program, .. }) = code.get() else {
             return Err(LoadFailure::Unusable { module, reason: "it was not loaded".to_owned() });
         };
         let bounds =
             Bounds { timeout: timeout.unwrap_or(self.options.bounds.timeout), ..self.options.bounds };
-        let program = program.clone().granted(self.options.granted.clone()).bounded(bounds);
+        let mut granted = self.options.granted.clone();
+        // Whoever names kinds of objects means the policy to see them.
+        if !context_aware_resources.is_empty() {
+            granted = granted.with_cluster();
+        }
+        let program = program.clone().granted(granted).aware_of(context_aware_resources).bounded(bounds);
         let program = self.evaluator.apart(program);
         let called = self.evaluator.call(&program, Call::ValidateSettings, &settings.document()).await;
         let verdict = called.settings();
@@ -218,17 +222,14 @@ impl PolicyRegistry {
     /// The code of a module, loaded once for all policies that have it.
     async fn code(&self, name: &str) -> Result<SharedCode, LoadFailure> {
         let module = self.modules.find(name).await?;
-        match module.metadata() {
-            None => return Err(LoadFailure::NoMetadata { module: name.to_owned() }),
-            Some(metadata) if metadata.execution_mode != ExecutionMode::Wasi => {
-                let mode = metadata.execution_mode.name();
-                return Err(LoadFailure::ExecutionMode { module: name.to_owned(), mode });
-            }
-            Some(_) => {}
-        }
+        let said = module.metadata().map(|metadata| metadata.execution_mode);
+        let mode = |error| LoadFailure::Mode { module: name.to_owned(), error };
+        // One for another engine may not even compile.
+        check_engine(said).map_err(mode)?;
         let code = self.cell(&module.digest());
         code.get_or_try_init(|| async {
             let compiled = module.compile().await?;
+            check_mode(said, compiled.kind).map_err(mode)?;
             let loaded = self.evaluator.load(&compiled.path, compiled.kind).await;
             let program = loaded.map_err(|error| LoadFailure::Unusable {
                 module: name.to_owned(),

@@ -143,6 +143,8 @@ impl Node {
             argv: ["sockets", what, address].map(str::to_owned).into(),
             env: Vec::new(),
             annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            service_account: String::new(),
             pod_containers: Vec::new(),
             objects: Default::default(),
             working_dir: None,

@@ -68,6 +68,8 @@ impl Node {
             argv: vec!["main".into()],
             env: Vec::new(),
             annotations: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            service_account: String::new(),
             pod_containers: Vec::new(),
             objects: Default::default(),
             working_dir: None,

@@ -32,8 +32,9 @@ pub(super) struct ClusterArgs {
     #[arg(long, requires = "namespace")]
     cluster: bool,
 
-    /// Credentials for the API server [default: those of the pod that this runs in].
-    #[arg(long, value_name = "FILE", requires = "cluster")]
+    /// Credentials for the API server: that of the cluster, or the one that policies of a file ask for objects
+    /// [default: those of the pod that this runs in].
+    #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
 
     /// Name of this policy server: policies of others are left alone.
@@ -74,6 +75,23 @@ pub(super) struct ClusterArgs {
 }
 
 impl ClusterArgs {
+    /// The cluster that policies ask, and whose they are. Policies of a file may do without.
+    pub(super) async fn client(&self, is_needed: bool) -> anyhow::Result<Option<Client>> {
+        // Another part of the program may have chosen already; both choices are fine.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = match (&self.kubeconfig, Config::incluster()) {
+            (Some(file), _) => read_kubeconfig(file).await?,
+            (None, Ok(config)) => config,
+            (None, Err(_)) if !is_needed => return Ok(None),
+            (None, Err(error)) => {
+                return Err(error).context(
+                    "this is no pod of a cluster with a service account; name credentials with --kubeconfig",
+                );
+            }
+        };
+        Client::try_from(config).context("cannot make a client of the API server").map(Some)
+    }
+
     /// How the replica is run; none where the policies are those of a file.
     pub(super) fn replica(&self) -> anyhow::Result<Option<ClusterOptions>> {
         let Some(namespace) = self.namespace.clone().filter(|_| self.cluster) else { return Ok(None) };
@@ -144,18 +162,9 @@ fn is_name(name: &str, longest: usize) -> bool {
 pub(super) async fn run(
     server: PolicyServerOptions,
     registry: Arc<PolicyRegistry>,
-    args: &ClusterArgs,
+    client: Client,
     options: ClusterOptions,
 ) -> anyhow::Result<()> {
-    // Another part of the program may have chosen already; both choices are fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let config = match &args.kubeconfig {
-        Some(file) => read_kubeconfig(file).await?,
-        None => Config::incluster().context(
-            "this is no pod of a cluster with a service account; name credentials with --kubeconfig",
-        )?,
-    };
-    let client = Client::try_from(config).context("cannot make a client of the API server")?;
     let sink = Arc::<PolicyRegistry>::clone(&registry);
     let replica = ClusterReplica::new(client, sink, options)?;
     let server = PolicyServer::bind(server, registry, replica.tls.clone(), replica.ready.clone())?;

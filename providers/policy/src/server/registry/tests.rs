@@ -5,6 +5,7 @@ use super::{
     *,
 };
 use crate::{
+    metadata::ExecutionMode,
     request::Question,
     response::{AdmissionResponse, Cause},
     spec::Mode,
@@ -75,8 +76,8 @@ async fn a_version_that_fails_replaces_nothing() {
     for (module, expected, is_transient) in [
         ("wants", "Policy settings are invalid: x is missing", false),
         ("traps", "Policy settings are invalid: Cannot deserialize settings validation response: ", false),
-        ("opa", "opa is a policy of executionMode opa, which is not run here", false),
-        ("silent", "silent does not say how it is called", false),
+        ("opa", "opa: it is a policy of executionMode opa, which is not run here", false),
+        ("silent", "silent: it does not say how it is called", false),
         ("strange", "strange cannot be run: ", false),
         ("nowhere", "nowhere is not there", false),
         ("later", "later is not there", true),
