@@ -20,7 +20,7 @@ use kubewasm_wasi::{confine::Confinement, isolation::Isolation, logs::LogOptions
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "policy")]
-use crate::admission::{AdmissionArgs, AdmissionParts, NodeModules};
+use crate::admission::{AdmissionArgs, AdmissionParts, NodeModules, PATIENCE};
 use crate::{
     kubelet_flags::KubeletFlagArgs,
     network_mode::{NetworkMode, NetworkPolicyMode},
@@ -364,6 +364,7 @@ async fn run(
                 node: config.node_name.clone(),
                 empty: config.root_dir.join("admission"),
                 modules: NodeModules::new(store.clone(), credentials, confinement)?,
+                patience: PATIENCE,
             })
         };
         admission.judges(parts, &cancel).await?

@@ -126,6 +126,8 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
                 node: facts().hostname,
                 empty: state.path().join("admission"),
                 modules: NodeModules::new(store.clone(), home::credentials(), Confinement::default())?,
+                // Nobody wants the pod without them, and nobody looks at its health meanwhile.
+                patience: Duration::from_hours(1),
             })
         };
         args.admission.judges(parts, &cancel).await?

@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_no_manifest_is_told() {
-        for text in ["", "[]", "{\"config\":{\"digest\":\"md5:1\"}}"] {
+        for text in ["", "{", "null", "{\"config\":{\"digest\":\"md5:1\"}}"] {
             assert!(matches!(read(text.as_bytes()), Err(PullFailure::Malformed(_))), "{text}");
         }
     }

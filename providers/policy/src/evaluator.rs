@@ -121,7 +121,7 @@ pub enum ModeError {
     GuestCall,
     /// It does not say, and cannot be told by its exports.
     #[error(
-        "it does not say how it is called; say it with `--execution-mode wasi`, or once and for all with `kubewasm policy annotate`"
+        "it does not say how it is called; write it into the module with `kubewasm policy annotate` (executionMode: wasi), or say `--execution-mode wasi` where it is called by hand"
     )]
     Unsaid,
 }

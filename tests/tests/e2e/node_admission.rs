@@ -417,7 +417,7 @@ async fn a_broken_file_is_an_error_that_names_it() {
         ),
         (
             json!({ "p": { "module": format!("file://{}", policies.0.join("moody.plain.wasm").display()) } }),
-            "does not say how it is called; write it into the module with `kubewasm policy annotate`",
+            "it does not say how it is called; write it into the module with `kubewasm policy annotate`",
         ),
     ] {
         policies.write(&file);

@@ -56,9 +56,9 @@ use crate::{policy::document, runtime::Judges};
 
 /// How soon the program of a policy is looked for again whose registry does not answer.
 const RELOAD: RetryDelays = RetryDelays::new(Duration::from_secs(2), Duration::from_secs(60));
-/// How long the start of the node waits for programs: what takes longer to fetch or to compile is waited for by pods, and not by
+/// How long the start of a node waits for programs: what takes longer to fetch or to compile is waited for by pods, and not by
 /// whoever looks whether the node is healthy.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Modules that are remembered to have been let through. Those of more containers are judged once more.
 const MOST_REMEMBERED: usize = 16_384;
 
@@ -95,6 +95,8 @@ pub(crate) struct AdmissionParts {
     pub(crate) empty: PathBuf,
     /// Where the modules of policies are.
     pub(crate) modules: NodeModules,
+    /// How long programs are waited for, before pods wait for them.
+    pub(crate) patience: Duration,
 }
 
 /// The policies of a node.
@@ -142,7 +144,7 @@ impl NodeAdmission {
         parts: AdmissionParts,
         cancel: &CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        let AdmissionParts { node, empty, modules } = parts;
+        let AdmissionParts { node, empty, modules, patience } = parts;
         let entries = file::parse(&document(file).await?)?;
         let evaluator = Arc::new(Evaluator::new(&empty, Arc::new(LocalHost))?);
         let policy = |(id, entry)| NodePolicy {
@@ -166,7 +168,7 @@ impl NodeAdmission {
             })
             .collect();
         let mut is_complete = true;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         // A task that was lost has left its policy unloaded, which is seen below.
         while let Ok(Some(loaded)) = tokio::time::timeout_at(deadline, loads.join_next()).await {
             let Ok((index, Err(failure))) = loaded else { continue };

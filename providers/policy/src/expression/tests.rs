@@ -95,7 +95,7 @@ fn depth_and_length_are_bounded() {
     assert!(parse(&nested(DEEPEST)).is_ok());
     assert_eq!(parse(&nested(DEEPEST + 1)), Err(InvalidExpression::Deep { at: DEEPEST + 1 }));
     assert_eq!(parse(&"!".repeat(10_000)), Err(InvalidExpression::Deep { at: DEEPEST + 1 }));
-    let long = "a()||".repeat(LONGEST_EXPRESSION / 5) + "a()";
+    let long = "a()||".repeat(LONGEST_EXPRESSION / 5 + 1) + "a()";
     assert_eq!(parse(&long), Err(InvalidExpression::Long(long.len())));
     assert!(parse(&("a()||".repeat(3000) + "a()")).is_ok(), "a long row is not deep");
 }

@@ -1,8 +1,8 @@
 //! Bodies of requests: how large each may be, and all that are held.
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Body;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -15,6 +15,8 @@ use super::routes::Refusal;
 pub(super) const MOST_BODY: usize = 16 << 20;
 /// Most bytes of all, 128 MiB.
 const MOST_BODIES: usize = 128 << 20;
+/// Most bytes beyond that which are read and thrown away, 16 MiB: who still sends does not read why not to.
+const MOST_DISCARDED: usize = 16 << 20;
 /// What is counted in, 64 KiB.
 const PIECE: usize = 64 << 10;
 
@@ -55,20 +57,39 @@ impl Bodies {
             headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         // What does not say how long it is may be as long as it may.
         let length: usize = announced.unwrap_or(MOST_BODY);
-        if length > MOST_BODY {
+        if length > MOST_BODY + MOST_DISCARDED {
             return Err(too_large());
         }
-        let pieces = u32::try_from(length.div_ceil(PIECE)).unwrap_or(u32::MAX);
+        let pieces = u32::try_from(length.min(MOST_BODY).div_ceil(PIECE)).unwrap_or(u32::MAX);
         let room = tokio::time::timeout_at(deadline, self.0.acquire_many(pieces)).await.map_err(|_| {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many requests are under way; try again")
         })?;
-        match tokio::time::timeout_at(deadline, Limited::new(body, MOST_BODY).collect()).await {
-            Ok(Ok(collected)) => Ok(HeldBody { bytes: collected.to_bytes(), _room: room.ok() }),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        match tokio::time::timeout_at(deadline, collect(body)).await {
+            Ok(Ok(Some(bytes))) => Ok(HeldBody { bytes, _room: room.ok() }),
+            Ok(Ok(None)) => Err(too_large()),
             Ok(Err(_)) => Err(Refusal::new(StatusCode::BAD_REQUEST, "the request was not sent to its end")),
             Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request was not sent in time")),
         }
     }
+}
+
+/// All of a body; `None` of one that is too large.
+async fn collect<B: Body>(body: B) -> Result<Option<Bytes>, B::Error> {
+    let mut body = std::pin::pin!(body);
+    let (mut held, mut size) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(mut data) = frame?.into_data() else { continue };
+        size = size.saturating_add(data.remaining());
+        if size > MOST_BODY + MOST_DISCARDED {
+            return Ok(None);
+        }
+        if size <= MOST_BODY {
+            held.put(&mut data);
+        } else {
+            held = BytesMut::new();
+        }
+    }
+    Ok((size <= MOST_BODY).then(|| held.freeze()))
 }
 
 fn too_large() -> Refusal {
@@ -102,7 +123,8 @@ mod tests {
         assert_eq!(read.bytes, "{}");
         let largest = full(vec![b' '; MOST_BODY]);
         assert_eq!(bodies.read(&HeaderMap::new(), largest, soon()).await.unwrap().bytes.len(), MOST_BODY);
-        let announced = bodies.read(&length(MOST_BODY + 1), full("{}"), soon()).await.unwrap_err();
+        let most = MOST_BODY + MOST_DISCARDED;
+        let announced = bodies.read(&length(most + 1), full("{}"), soon()).await.unwrap_err();
         let sent = bodies.read(&HeaderMap::new(), full(vec![b' '; MOST_BODY + 1]), soon()).await.unwrap_err();
         assert_eq!(
             (announced.status, sent.status),

@@ -17,7 +17,8 @@ fn command(payload: &str) -> String {
     (func (export "realloc") (param i32 i32 i32 i32) (result i32)
       (global.get $free) (global.set $free (i32.add (global.get $free) (local.get 3)))))
   (core instance $libc (instantiate $libc))
-  (core func $call (canon lower (func $host "call") (memory $libc "memory") (realloc (func $libc "realloc"))))
+  (core func $call (canon lower (func $host "call") 
+    (memory (core memory $libc "memory")) (realloc (core func $libc "realloc"))))
   (core module $m
     (import "libc" "memory" (memory 1))
     (import "host" "call" (func $call (param i32 i32 i32 i32 i32 i32 i32)))

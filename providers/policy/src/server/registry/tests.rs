@@ -66,7 +66,7 @@ async fn a_version_that_fails_replaces_nothing() {
         .with("silent", says(ACCEPTS), None)
         .with(
             "strange",
-            r#"(module (import "env" "f" (func)) (memory (export "memory") 1) (func (export "_start")))"#
+            r#"(module (import "wasi_snapshot_preview1" "fd_write" (func)) (memory (export "memory") 1) (func (export "_start")))"#
                 .into(),
             Some(metadata(ExecutionMode::Wasi)),
         );

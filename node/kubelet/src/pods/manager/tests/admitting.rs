@@ -33,7 +33,10 @@ fn world(answer: Admission) -> (World, Arc<Doorkeeper>) {
         holding: tokio::sync::Mutex::default(),
     });
     let admitter = Some(Arc::clone(&doorkeeper) as Arc<dyn PodAdmitter>);
-    (World::build(&[], false, PodAddresses::shared(), admitter), doorkeeper)
+    let world = World::build(&[], false, PodAddresses::shared(), admitter);
+    // Nothing but the doorkeeper holds a pod up.
+    *world.api.services.lock().unwrap() = Some(Vec::new());
+    (world, doorkeeper)
 }
 
 /// Waits until the status of a pod has the condition with these; returns its message.
