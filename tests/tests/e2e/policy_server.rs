@@ -2,10 +2,11 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use http::Version;
-use kubewasm_tests::wait;
+use kubewasm_tests::{ports, wait};
 use serde_json::{Value, json};
 
 use crate::{
+    collector::Collector,
     policy_site::{
         Asker, PolicySite, accepts, annotations, identity, logged, loops, refuses, review, says, sleeps,
     },
@@ -271,4 +272,34 @@ fn connections(port: u16) -> usize {
         Some((columns.next()?, columns.nth(1)?))
     });
     rows.filter(|(address, state)| address.ends_with(&local) && *state == "01").count()
+}
+
+/// Each request is a span at a collector, which says what came of it.
+#[tokio::test]
+async fn requests_are_traced() {
+    let (identity, port) = (identity(), ports::free().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let collector = Collector::of_traces(folder.path(), port).await;
+    let modules = [("refuses", says(&json!({ "accepted": false, "message": "no" })))];
+    let site = PolicySite::new(&modules, &identity);
+    site.policies(&json!({ "refuses": { "module": site.module("refuses") } }));
+    let mut site = site.flag(format!("--otlp-endpoint=127.0.0.1:{port}"));
+    site.start().await;
+    let judged = site.asker(&[&identity]).judge("/validate/refuses", &review(&json!({ "name": "a" }))).await;
+    assert_eq!(judged["allowed"], json!(false));
+    let span = wait::until("a span", SOON, async || {
+        let spans = collector.spans();
+        spans.into_iter().find(|span| span.name == "evaluatePolicy").ok_or_else(|| collector.log())
+    })
+    .await
+    .unwrap();
+    for (name, value) in
+        [("policy.id", "refuses"), ("policy.allowed", "false"), ("service.name", "kubewasm-policy-server")]
+    {
+        assert_eq!(span.attributes.get(name).map(String::as_str), Some(value), "{span:#?}");
+    }
+    assert_eq!(
+        (span.attributes.get("request.uid").map(String::as_str), span.error),
+        (judged["uid"].as_str(), None)
+    );
 }

@@ -1,7 +1,10 @@
 //! Bars for long work, on a terminal and for people.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kubewasm_modules::PullProgress;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::ModuleSession;
 
@@ -31,21 +34,35 @@ impl Drop for TransferBar {
     }
 }
 
+/// How long work takes of which nothing is shown: most of it was done before, and then a terminal would only flicker.
+const UNSEEN: Duration = Duration::from_millis(300);
+
 /// The same for work whose length nobody knows.
-pub(crate) struct Spinner(ProgressBar);
+pub(crate) struct Spinner {
+    bar: ProgressBar,
+    _showing: Option<AbortOnDropHandle<()>>,
+}
 
 impl Spinner {
+    /// Must be called within a tokio runtime.
     pub(crate) fn new(session: &ModuleSession, what: String) -> Self {
-        let target =
-            if session.is_for_people() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(None, target).with_message(what);
-        bar.enable_steady_tick(std::time::Duration::from_millis(100));
-        Self(bar)
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden())
+            .with_style(ProgressStyle::default_spinner())
+            .with_message(what);
+        let showing = session.is_for_people().then(|| {
+            let bar = bar.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(UNSEEN).await;
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+                bar.enable_steady_tick(Duration::from_millis(100));
+            })
+        });
+        Self { bar, _showing: showing.map(AbortOnDropHandle::new) }
     }
 }
 
 impl Drop for Spinner {
     fn drop(&mut self) {
-        self.0.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }

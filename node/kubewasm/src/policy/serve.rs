@@ -11,6 +11,7 @@
 mod certificates;
 mod cluster;
 mod policy_file;
+mod traces;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -26,6 +27,7 @@ use kubewasm_policy::{
     host::ComposedHost,
     server::{
         PolicyServer, PolicyServerOptions,
+        observer::EvaluationObserver,
         registry::{PolicyRegistry, RegistryOptions},
     },
 };
@@ -40,6 +42,7 @@ use self::{
     certificates::{CertificateFiles, TlsFiles},
     cluster::ClusterArgs,
     policy_file::PolicyFile,
+    traces::TraceArgs,
 };
 use super::{modules::StoreModules, source::UserCredentials};
 use crate::{module::ModuleSession, signals};
@@ -99,6 +102,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
     allowed_host_capabilities: Vec<Pattern>,
 
+    #[command(flatten)]
+    traces: TraceArgs,
+
     /// How long requests are still taken in after SIGTERM, in seconds: until everybody has heard that this server is not ready.
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     shutdown_delay: f64,
@@ -129,20 +135,44 @@ pub(super) async fn run(session: ModuleSession, args: ServeArgs) -> anyhow::Resu
     let bounds = Bounds { timeout, ..Bounds::default() };
     let modules = Arc::new(StoreModules::new(session));
     let registry = Arc::new(PolicyRegistry::new(evaluator, modules, RegistryOptions { granted, bounds }));
-    if let Some((options, client)) = cluster.zip(client) {
-        return cluster::run(server, registry, client, options).await;
+    let cancel = CancellationToken::new();
+    let (observer, exporter) = args.traces.open()?;
+    // The last spans are those of requests that were answered after the stop.
+    let exported = CancellationToken::new();
+    let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(exported.clone())));
+    let outcome = match cluster.zip(client) {
+        Some((options, client)) => cluster::run(server, registry, observer, client, options, cancel).await,
+        None => {
+            let files =
+                CertificateFiles { pair: args.cert_file.zip(args.key_file), client_ca: args.client_ca_file };
+            let policies = PolicyFile::new(args.policies, args.continue_on_errors);
+            run_file(server, registry, observer, files, policies, cancel).await
+        }
+    };
+    exported.cancel();
+    if let Some(exporting) = exporting {
+        // One that was lost has told nobody anything, and there is nothing to be done about it at the end.
+        let _ = exporting.await;
     }
-    let files = args.cert_file.zip(args.key_file);
-    let (certificates, tls) =
-        TlsFiles::open(CertificateFiles { pair: files, client_ca: args.client_ca_file })?;
-    let mut policies = PolicyFile::new(args.policies, args.continue_on_errors);
+    outcome
+}
+
+/// Serves the policies of a file until it is told to stop.
+async fn run_file(
+    server: PolicyServerOptions,
+    registry: Arc<PolicyRegistry>,
+    observer: Option<Arc<dyn EvaluationObserver>>,
+    files: CertificateFiles,
+    mut policies: PolicyFile,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let (certificates, tls) = TlsFiles::open(files)?;
     let specs = policies.read().await?;
 
     let (ready, is_ready) = watch::channel(false);
-    let server = PolicyServer::bind(server, Arc::clone(&registry), tls, is_ready)?;
+    let server = PolicyServer::bind(server, Arc::clone(&registry), observer, tls, is_ready)?;
     tracing::info!(address = %server.address(), readiness = %server.health_address(), "listening");
 
-    let cancel = CancellationToken::new();
     signals::stop(&cancel)?;
     let serving = tokio::spawn(server.run(cancel.clone()));
     let kept = async {

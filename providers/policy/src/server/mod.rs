@@ -16,6 +16,7 @@ pub mod failure;
 mod health;
 mod listener;
 mod metrics;
+pub mod observer;
 pub mod registry;
 mod routes;
 pub mod served;
@@ -32,7 +33,10 @@ use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{body::Bodies, listener::Listener, metrics::ServerMetrics, registry::PolicyRegistry};
+use self::{
+    body::Bodies, listener::Listener, metrics::ServerMetrics, observer::EvaluationObserver,
+    registry::PolicyRegistry,
+};
 
 /// Why a request is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +90,8 @@ struct ServerState {
     metrics: ServerMetrics,
     bodies: Bodies,
     wait: Duration,
+    /// Whoever else wants to know.
+    observer: Option<Arc<dyn EvaluationObserver>>,
     /// What whoever fills the registry says.
     ready: watch::Receiver<bool>,
     /// Cancelled at the stop.
@@ -117,6 +123,7 @@ impl PolicyServer {
     pub fn bind(
         options: PolicyServerOptions,
         policies: Arc<PolicyRegistry>,
+        observer: Option<Arc<dyn EvaluationObserver>>,
         tls: watch::Receiver<Arc<ServerConfig>>,
         ready: watch::Receiver<bool>,
     ) -> Result<Self, ListenFailure> {
@@ -127,6 +134,7 @@ impl PolicyServer {
             metrics: ServerMetrics::default(),
             bodies: Bodies::default(),
             wait: options.wait,
+            observer,
             ready,
             stopping: CancellationToken::new(),
         };

@@ -129,6 +129,7 @@ where
         Some(policy) => Some(policy),
         None => policies.wait_for(route.id, deadline.min(begun + state.wait)).await,
     };
+    let observed = state.observer.as_ref().map(|observer| observer.begin(route.id, &parts.headers));
     let policy = policy
         .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, format!("there is no policy {}", route.id)))?;
     let body = state.bodies.read(&parts.headers, body, deadline).await?;
@@ -147,6 +148,9 @@ where
     };
     state.metrics.record(&evaluation);
     log(&evaluation);
+    if let Some(observed) = observed {
+        observed.judged(&response);
+    }
     let response = match route.origin {
         Origin::Validate => policy.constrain(route.id, response),
         // Nothing was changed, and nobody is kept from anything.

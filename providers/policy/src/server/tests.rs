@@ -28,6 +28,7 @@ async fn state() -> Arc<ServerState> {
         metrics: ServerMetrics::default(),
         bodies: Bodies::default(),
         wait: Duration::ZERO,
+        observer: None,
         ready: watch::channel(true).1,
         stopping: CancellationToken::new(),
     })

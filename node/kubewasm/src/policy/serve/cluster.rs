@@ -17,7 +17,7 @@ use kubewasm_policy::{
         rotation::RotationTimes,
         run::{ClusterOptions, ClusterReplica},
     },
-    server::{PolicyServer, PolicyServerOptions, registry::PolicyRegistry},
+    server::{PolicyServer, PolicyServerOptions, observer::EvaluationObserver, registry::PolicyRegistry},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -162,14 +162,15 @@ fn is_name(name: &str, longest: usize) -> bool {
 pub(super) async fn run(
     server: PolicyServerOptions,
     registry: Arc<PolicyRegistry>,
+    observer: Option<Arc<dyn EvaluationObserver>>,
     client: Client,
     options: ClusterOptions,
+    cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     let sink = Arc::<PolicyRegistry>::clone(&registry);
     let replica = ClusterReplica::new(client, sink, options)?;
-    let server = PolicyServer::bind(server, registry, replica.tls.clone(), replica.ready.clone())?;
+    let server = PolicyServer::bind(server, registry, observer, replica.tls.clone(), replica.ready.clone())?;
     tracing::info!(address = %server.address(), readiness = %server.health_address(), "listening");
-    let cancel = CancellationToken::new();
     signals::stop(&cancel)?;
     // Of both, so that a replica that stops is none to wait for.
     tokio::join!(replica.run(cancel.clone()), server.run(cancel));
