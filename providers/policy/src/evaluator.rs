@@ -70,7 +70,9 @@ pub struct Program {
     granted: Arc<Capabilities>,
     resources: Arc<BTreeSet<ContextAwareResource>>,
     bounds: Bounds,
-    /// Places of its own, of which it takes one with each of the evaluator's.
+    /// The place for one call that nobody takes from it, however many others never come to an end.
+    own: Arc<Semaphore>,
+    /// How many of the evaluator's places it takes beside that.
     share: Arc<Semaphore>,
 }
 
@@ -194,7 +196,7 @@ impl Evaluator {
     /// module.
     #[must_use]
     pub fn apart(&self, program: Program) -> Program {
-        Program { share: Arc::new(Semaphore::new(self.share)), ..program }
+        Program { own: own_place(), share: Arc::new(Semaphore::new(self.share)), ..program }
     }
 
     /// Makes a policy ready whose machine code is in this file.
@@ -205,16 +207,15 @@ impl Evaluator {
         let loaded = self.host.load(code, kind, Stack::DEFAULT).await?;
         let share = Arc::new(Semaphore::new(self.share));
         let bounds = Bounds::default();
-        Ok(Program { loaded, kind, granted: Arc::default(), resources: Arc::default(), bounds, share })
+        let (granted, resources) = (Arc::default(), Arc::default());
+        Ok(Program { loaded, kind, granted, resources, bounds, own: own_place(), share })
     }
 
     /// Calls a policy with a document on its standard input.
     pub async fn call(&self, program: &Program, call: Call, document: &[u8]) -> Ended {
         let timeout = program.bounds.timeout;
         let called = async {
-            // They are never closed.
-            let _share = program.share.acquire().await;
-            let _place = self.places.acquire().await;
+            let _place = self.place(program).await;
             self.call_now(program, call, document).await
         };
         match tokio::time::timeout(timeout, called).await {
@@ -222,6 +223,20 @@ impl Evaluator {
             Err(_) => {
                 Ended::Failed { reason: format!("the policy came to no answer within {}", seconds(timeout)) }
             }
+        }
+    }
+
+    /// Waits for the place that the program has for itself, or for one of those that all share, whichever is free first.
+    async fn place<'a>(&'a self, program: &'a Program) -> impl Send + use<'a> {
+        let shared = async {
+            // They are never closed.
+            let share = program.share.acquire().await;
+            (share, self.places.acquire().await)
+        };
+        tokio::select! {
+            biased;
+            own = program.own.acquire() => (Some(own), None),
+            shared = shared => (None, Some(shared)),
         }
     }
 
@@ -319,6 +334,10 @@ fn failed(answer: &Answer, exit: Exit) -> Ended {
         Exit { message, .. } => message,
     };
     Ended::Failed { reason }
+}
+
+fn own_place() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
 }
 
 fn too_long() -> Ended {

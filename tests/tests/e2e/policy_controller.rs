@@ -73,9 +73,9 @@ async fn a_policy_is_enforced_and_changed_live() {
             assert_eq!((&*state.phase, state.webhook()), ("active", "WebhookOfFormerGeneration"));
             assert_eq!(tried(&client, ns, json!({ "worse": "1" })).await.unwrap_err(), worse);
         }
-        cluster
-            .change(&name, json!({ "module": module, "settings": forbids("worst"), "message": "not here" }))
-            .await;
+        // A change is merged with what is there.
+        let worst = json!({ "forbiddenAnnotations": ["worst"], "requiredAnnotations": null });
+        cluster.change(&name, json!({ "module": module, "settings": worst, "message": "not here" })).await;
         cluster.active(CLUSTER, ns, &name).await;
         assert_eq!(
             tried(&client, ns, json!({ "worst": "1" })).await.unwrap_err(),
