@@ -1,6 +1,6 @@
 //! demos/policies: a policy of Go that refuses pods, and one of Rust that changes them.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kubewasm_tests::{
@@ -11,6 +11,7 @@ use kubewasm_tests::{
     process::{self, Process},
     progress::Step,
     registry::{Pushed, Registry},
+    wait,
 };
 
 use crate::{ROLLOUT, text};
@@ -18,6 +19,10 @@ use crate::{ROLLOUT, text};
 /// Image names that the demo's manifests hold in the repository begin with that.
 const MANIFEST_REGISTRY: &str = "127.0.0.1:5000";
 const FOLDER: &str = "demos/policies";
+/// The server's own, in which no policy of the cluster holds.
+const NAMESPACE: &str = "kubewasm-system";
+/// Time for the API server to know of a policy.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Serves both policies, and shows what they do to pods of `hello`.
 pub(crate) async fn run(home: &Home, cluster: &Cluster, registry: &Registry, hello: &Pushed) -> Result<()> {
@@ -32,17 +37,27 @@ pub(crate) async fn run(home: &Home, cluster: &Cluster, registry: &Registry, hel
     let definitions = guests::repository().join("manifests/policy/crds.yaml");
     cluster.kubectl(&["apply", "-f", text(&definitions)?]).await?;
     cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", ROLLOUT]).await?;
+    cluster.kubectl(&["create", "namespace", NAMESPACE]).await?;
     let server = serve(home, cluster)?;
     let policies = manifest(home, registry, "policies.yaml")?;
     cluster.kubectl(&["apply", "-f", text(&policies)?]).await?;
     let reachable = "--for=condition=PolicyUniquelyReachable";
     let waited = cluster.kubectl(&["wait", reachable, "clusteradmissionpolicies", "--all", ROLLOUT]).await;
     waited.with_context(|| server.log_tail())?;
+    let untagged = format!("--image={}", hello.tagged.trim_end_matches(":v1"));
+    let run = ["run", "refused", "--labels=policies=demo", &untagged];
+    // The API server reads what was written to it a moment later.
+    wait::until("a policy that holds", SOON, async || {
+        match cluster.kubectl(&[&run[..], &["--dry-run=server"]].concat()).await {
+            Ok(_) => Err("the pod is let through".to_owned()),
+            Err(_) => Ok(()),
+        }
+    })
+    .await?;
     step.done();
 
-    let untagged = format!("--image={}", hello.tagged.trim_end_matches(":v1"));
-    println!("\n$ kubectl run refused --labels=policies=demo {untagged}");
-    match cluster.kubectl(&["run", "refused", "--labels=policies=demo", &untagged]).await {
+    println!("\n$ kubectl {}", run.join(" "));
+    match cluster.kubectl(&run).await {
         Ok(_) => bail!("the pod without a tag was let through"),
         // What kubectl itself has said stands below a line about the command.
         Err(refusal) => refusal.to_string().lines().skip(1).for_each(|line| println!("{line}")),
@@ -96,7 +111,8 @@ fn serve(home: &Home, cluster: &Cluster) -> Result<Process> {
     command.args([
         "serve",
         "--cluster",
-        "--namespace=default",
+        "--namespace",
+        NAMESPACE,
         "--addr=127.0.0.1",
         "--webhook-settle-time=1",
     ]);
