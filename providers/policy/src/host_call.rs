@@ -14,7 +14,7 @@ use crate::{
     asked::Granted,
     capabilities::Capability,
     input::Document,
-    memory::GuestTexts,
+    memory::{FourTexts, GuestTexts},
     typed,
     wapc::{self, WapcState},
 };
@@ -88,7 +88,7 @@ impl Plugin for HostCall {
             linker.func_wrap_async(
                 module,
                 "call",
-                move |mut caller: Caller<'_, GuestState>, texts: (i32, i32, i32, i32, i32, i32, i32, i32)| {
+                move |mut caller: Caller<'_, GuestState>, texts: FourTexts| {
                     Box::new(async move { call(&mut caller, state, texts).await })
                 },
             )?;
@@ -105,22 +105,9 @@ impl Plugin for HostCall {
 async fn call(
     caller: &mut Caller<'_, GuestState>,
     state: CallPlace,
-    (
-        binding,
-        binding_length,
-        namespace,
-        namespace_length,
-        operation,
-        operation_length,
-        payload,
-        payload_length,
-    ): (i32, i32, i32, i32, i32, i32, i32, i32),
+    texts: FourTexts,
 ) -> wasmtime::Result<i32> {
-    let texts = GuestTexts { function: "host.call" };
-    let binding = texts.name(caller, "binding", binding, binding_length)?;
-    let namespace = texts.name(caller, "namespace", namespace, namespace_length)?;
-    let operation = texts.name(caller, "operation", operation, operation_length)?;
-    let payload = texts.read(caller, "payload", (payload, payload_length), LONGEST_PAYLOAD)?;
+    let request = GuestTexts { function: "host.call" }.request(caller, texts)?;
     let Some(CallState { granted, input, .. }) = state.of(caller.data_mut()) else {
         wasmtime::bail!("host.call is for policies");
     };
@@ -128,8 +115,7 @@ async fn call(
     if input.unread() > MOST_UNREAD {
         wasmtime::bail!("host.call: the policy leaves more than {MOST_UNREAD} bytes of its input unread");
     }
-    let capability = Capability { namespace: &namespace, operation: &operation };
-    let answered = granted.ask_by(&binding, capability, payload).await;
+    let answered = granted.ask_by(&request.binding, request.capability(), request.payload.clone()).await;
     Ok(match answered {
         Ok(answer) => {
             input.append(&answer);

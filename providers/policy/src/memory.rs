@@ -4,8 +4,29 @@ use bytes::Bytes;
 use kubewasm_host::GuestState;
 use wasmtime::{Caller, Memory};
 
+use crate::{capabilities::Capability, host_call::LONGEST_PAYLOAD};
+
 /// Most bytes of a name.
 const LONGEST_NAME: u32 = 256;
+
+/// Addresses and lengths of four texts, each after the other: what a policy asks its host by.
+pub(crate) type FourTexts = (i32, i32, i32, i32, i32, i32, i32, i32);
+
+/// What a policy asks its host.
+#[derive(Debug)]
+pub(crate) struct HostRequest {
+    pub(crate) binding: String,
+    pub(crate) namespace: String,
+    pub(crate) operation: String,
+    pub(crate) payload: Bytes,
+}
+
+impl HostRequest {
+    /// What is asked for.
+    pub(crate) fn capability(&self) -> Capability<'_> {
+        Capability { namespace: &self.namespace, operation: &self.operation }
+    }
+}
 
 /// The memory of a policy, by which errors are told.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +37,7 @@ pub(crate) struct GuestTexts {
 
 impl GuestTexts {
     /// A short text.
-    pub(crate) fn name(
+    fn name(
         self,
         caller: &mut Caller<'_, GuestState>,
         what: &str,
@@ -26,6 +47,20 @@ impl GuestTexts {
         let bytes = self.read(caller, what, (at, length), LONGEST_NAME)?;
         String::from_utf8(bytes.into())
             .map_err(|_| wasmtime::format_err!("{}: the {what} is no text of UTF-8", self.function))
+    }
+
+    /// What a policy asks its host.
+    pub(crate) fn request(
+        self,
+        caller: &mut Caller<'_, GuestState>,
+        (binding, binding_size, namespace, namespace_size, operation, operation_size, payload, payload_size): FourTexts,
+    ) -> wasmtime::Result<HostRequest> {
+        Ok(HostRequest {
+            binding: self.name(caller, "binding", binding, binding_size)?,
+            namespace: self.name(caller, "namespace", namespace, namespace_size)?,
+            operation: self.name(caller, "operation", operation, operation_size)?,
+            payload: self.read(caller, "payload", (payload, payload_size), LONGEST_PAYLOAD)?,
+        })
     }
 
     /// What is at an address, of `most` bytes at most.

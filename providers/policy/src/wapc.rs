@@ -16,10 +16,9 @@ use wasmtime::{Caller, Instance, Linker, Store};
 
 use crate::{
     answer::MOST_OUTPUT,
-    capabilities::Capability,
     evaluator::Call,
-    host_call::{CallPlace, CallState, LONGEST_PAYLOAD},
-    memory::GuestTexts,
+    host_call::{CallPlace, CallState},
+    memory::{FourTexts, GuestTexts},
 };
 
 /// The module that a guest imports its functions from.
@@ -156,7 +155,7 @@ pub(crate) fn link(linker: &mut Linker<GuestState>, place: CallPlace) -> wasmtim
     linker.func_wrap_async(
         MODULE,
         "__host_call",
-        move |mut caller: Caller<'_, GuestState>, asked: (i32, i32, i32, i32, i32, i32, i32, i32)| {
+        move |mut caller: Caller<'_, GuestState>, asked: FourTexts| {
             Box::new(async move { ask(&mut caller, place, asked).await })
         },
     )?;
@@ -187,28 +186,14 @@ fn link_answers(linker: &mut Linker<GuestState>, place: CallPlace) -> wasmtime::
 async fn ask(
     caller: &mut Caller<'_, GuestState>,
     place: CallPlace,
-    (
-        binding,
-        binding_length,
-        namespace,
-        namespace_length,
-        operation,
-        operation_length,
-        payload,
-        payload_length,
-    ): (i32, i32, i32, i32, i32, i32, i32, i32),
+    texts: FourTexts,
 ) -> wasmtime::Result<i32> {
-    let texts = GuestTexts { function: "__host_call" };
-    let binding = texts.name(caller, "binding", binding, binding_length)?;
-    let namespace = texts.name(caller, "namespace", namespace, namespace_length)?;
-    let operation = texts.name(caller, "operation", operation, operation_length)?;
-    let payload = texts.read(caller, "payload", (payload, payload_length), LONGEST_PAYLOAD)?;
+    let request = GuestTexts { function: "__host_call" }.request(caller, texts)?;
     let Some(CallState { granted, .. }) = place.of(caller.data_mut()) else {
         wasmtime::bail!("waPC is for policies");
     };
     let granted = granted.clone();
-    let capability = Capability { namespace: &namespace, operation: &operation };
-    let answered = granted.ask_by(&binding, capability, payload).await;
+    let answered = granted.ask_by(&request.binding, request.capability(), request.payload.clone()).await;
     let state = said(place, caller.data_mut())?;
     let (code, response, error) = match answered {
         Ok(answer) => (1, Bytes::from(answer), Bytes::new()),
