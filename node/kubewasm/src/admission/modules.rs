@@ -1,20 +1,20 @@
 //! How the module of a policy comes to the node: from its module store, with the node's own credentials and under its policy for
 //! signatures, as an image of a pod would.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::bail;
 use async_trait::async_trait;
 use kubewasm_host::{compile::ChildCompiler, program::Program};
 use kubewasm_kubelet::registry_auth::NodeCredentials;
-use kubewasm_modules::{Credential, Image, ImageName, Store, StoreError};
-use kubewasm_policy::{
-    metadata::Metadata,
-    modules::{FoundModule, MachineCode, ModuleFailure, Modules},
-};
+use kubewasm_modules::{Image, ImageName, Store, StoreError};
+use kubewasm_policy::modules::{FoundModule, ModuleFailure, Modules};
 use kubewasm_wasi::{confine::Confinement, provider::StoreCompiler};
 
-use crate::policy::{Found, PolicySource, failure};
+use crate::{
+    module,
+    policy::{Found, PolicySource, StoreModule, failure},
+};
 
 /// Finds the modules of a node's policies in its store, and pulls those that are not there.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ impl NodeModules {
         Ok(Self { store, compiler: compiler.into(), credentials })
     }
 
-    async fn image(&self, module: &str) -> anyhow::Result<Image> {
-        let PolicySource::Name(name) = module.parse()? else {
-            bail!("{module} is the beginning of a digest; name an image, a URL or a file");
+    async fn image(&self, text: &str) -> anyhow::Result<Image> {
+        let PolicySource::Name(name) = text.parse()? else {
+            bail!("{text} is the beginning of a digest; name an image, a URL or a file");
         };
         if let ImageName::Path(path) = &name {
             return Ok(self.store.import(path).await?);
@@ -52,56 +52,16 @@ impl NodeModules {
             Ok(None) | Err(StoreError::SignatureInvalid { .. }) => {}
             Err(error) => return Err(error.into()),
         }
-        let found = self.credentials.for_image(&name.to_string()).await;
-        let plain = |c: kubewasm_kubelet::runtime::Credential| Credential {
-            username: c.username,
-            password: c.password,
-        };
-        let credentials: Vec<_> = found.credentials.into_iter().map(plain).collect();
+        let credentials = module::credentials_of(&self.credentials, &name).await;
         Ok(self.store.pull(&name, &credentials, None).await?.image)
     }
 }
 
 #[async_trait]
 impl Modules for NodeModules {
-    async fn find(&self, module: &str) -> Result<Arc<dyn FoundModule>, ModuleFailure> {
-        let found = async { Found::of(&self.store, self.image(module).await?).await };
-        let found = found.await.map_err(|error| failure(module, &error))?;
-        Ok(Arc::new(NodeModule { store: self.store.clone(), compiler: self.compiler.clone(), found }))
-    }
-}
-
-/// A module of the store, which is held.
-struct NodeModule {
-    store: Store,
-    compiler: StoreCompiler,
-    found: Found,
-}
-
-impl fmt::Debug for NodeModule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("NodeModule").field(&self.found.module).finish()
-    }
-}
-
-#[async_trait]
-impl FoundModule for NodeModule {
-    fn digest(&self) -> String {
-        self.found.module.digest.to_string()
-    }
-
-    fn metadata(&self) -> Option<&Metadata> {
-        self.found.metadata.as_ref()
-    }
-
-    async fn compile(&self) -> Result<MachineCode, ModuleFailure> {
-        let name = &self.found.image.reference;
-        let compiled = async {
-            let module = &self.found.module;
-            let compiled = self.store.precompiled(Some(name), module, &self.compiler, "").await?;
-            let kind = compiled.facts.kind.parse()?;
-            Ok(MachineCode { path: compiled.path, kind })
-        };
-        compiled.await.map_err(|error: anyhow::Error| failure(name, &error))
+    async fn find(&self, name: &str) -> Result<Arc<dyn FoundModule>, ModuleFailure> {
+        let found = async { Found::of(&self.store, self.image(name).await?).await };
+        let found = found.await.map_err(|error| failure(name, &error))?;
+        Ok(Arc::new(StoreModule { store: self.store.clone(), compiler: self.compiler.clone(), found }))
     }
 }

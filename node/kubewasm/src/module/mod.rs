@@ -21,7 +21,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use kubewasm_kubelet::agent;
+use kubewasm_kubelet::{agent, registry_auth::NodeCredentials};
 use kubewasm_modules::{
     Credential, Image, ImageName, PullError, PullFailure, Store, StoreError, StoreOptions,
 };
@@ -254,7 +254,12 @@ pub(crate) fn tokio_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 /// What this user has for the registry of an image.
 pub(crate) async fn credentials(image: &ImageName) -> Vec<Credential> {
-    let found = home::credentials().for_image(&image.to_string()).await;
+    credentials_of(&home::credentials(), image).await
+}
+
+/// What these have for the registry of an image.
+pub(crate) async fn credentials_of(known: &NodeCredentials, image: &ImageName) -> Vec<Credential> {
+    let found = known.for_image(&image.to_string()).await;
     let plain =
         |c: kubewasm_kubelet::runtime::Credential| Credential { username: c.username, password: c.password };
     found.credentials.into_iter().map(plain).collect()

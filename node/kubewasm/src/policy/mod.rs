@@ -20,7 +20,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Subcommand;
 
 pub(crate) use self::{
-    modules::failure,
+    modules::{StoreModule, failure},
     settings::document,
     source::{Found, PolicySource},
 };

@@ -2,40 +2,52 @@
 
 use std::{fmt, sync::Arc};
 
+use anyhow::Context as _;
 use async_trait::async_trait;
-use kubewasm_modules::{PullError, PullFailure};
+use kubewasm_host::{compile::ChildCompiler, program::Program};
+use kubewasm_modules::{PullError, PullFailure, Store};
 use kubewasm_policy::{
     metadata::Metadata,
     modules::{FoundModule, MachineCode, ModuleFailure, Modules},
 };
+use kubewasm_wasi::provider::StoreCompiler;
 
 use super::source::{Found, PolicySource, find};
 use crate::module::{self, ModuleSession};
 
 /// Finds the modules of policies in the store, and pulls those that are not there.
 #[derive(Debug)]
-pub(super) struct StoreModules(Arc<ModuleSession>);
+pub(super) struct StoreModules {
+    session: ModuleSession,
+    compiler: StoreCompiler,
+}
 
 impl StoreModules {
     /// Nobody looks at how far transfers are.
-    pub(super) fn new(session: ModuleSession) -> Self {
-        Self(Arc::new(session.quiet()))
+    pub(super) fn new(session: ModuleSession) -> anyhow::Result<Self> {
+        let compiler = ChildCompiler::new(Program::current())?.into();
+        Ok(Self { session: session.quiet(), compiler })
     }
 }
 
 #[async_trait]
 impl Modules for StoreModules {
     async fn find(&self, name: &str) -> Result<Arc<dyn FoundModule>, ModuleFailure> {
-        let found = async { find(&self.0, &name.parse::<PolicySource>()?).await };
+        let found = async { find(&self.session, &name.parse::<PolicySource>()?).await };
         let found = found.await.map_err(|error| failure(name, &error))?;
-        Ok(Arc::new(StoreModule { session: Arc::clone(&self.0), found }))
+        let (store, compiler) = (self.session.store.clone(), self.compiler.clone());
+        Ok(Arc::new(StoreModule { store, compiler, found }))
     }
 }
 
 /// A module of the store, which is held.
-struct StoreModule {
-    session: Arc<ModuleSession>,
-    found: Found,
+pub(crate) struct StoreModule {
+    /// The store.
+    pub(crate) store: Store,
+    /// What compiles it, unless that was done before.
+    pub(crate) compiler: StoreCompiler,
+    /// The module.
+    pub(crate) found: Found,
 }
 
 impl fmt::Debug for StoreModule {
@@ -55,12 +67,14 @@ impl FoundModule for StoreModule {
     }
 
     async fn compile(&self) -> Result<MachineCode, ModuleFailure> {
+        let name = &self.found.image.reference;
         let compiled = async {
-            let compiled = self.found.compiled(&self.session).await?;
+            let compiled = self.store.precompiled(Some(name), &self.found.module, &self.compiler, "").await;
+            let compiled = compiled.with_context(|| format!("cannot compile {name}"))?;
             let kind = compiled.facts.kind.parse()?;
             Ok::<_, anyhow::Error>(MachineCode { path: compiled.path, kind })
         };
-        compiled.await.map_err(|error| failure(&self.found.image.reference, &error))
+        compiled.await.map_err(|error| failure(name, &error))
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) async fn run(session: ModuleSession, args: ServeArgs) -> anyhow::Resu
     let evaluator = Arc::new(Evaluator::new(empty.path(), Arc::new(host))?);
     let granted = args.allowed_host_capabilities.into_iter().collect();
     let bounds = Bounds { timeout, ..Bounds::default() };
-    let modules = Arc::new(StoreModules::new(session));
+    let modules = Arc::new(StoreModules::new(session)?);
     let registry = Arc::new(PolicyRegistry::new(evaluator, modules, RegistryOptions { granted, bounds }));
     let cancel = CancellationToken::new();
     let (observer, exporter) = args.traces.open()?;
