@@ -103,7 +103,7 @@ pub(crate) struct AdmissionParts {
 #[derive(Debug)]
 pub(crate) struct NodeAdmission {
     node: String,
-    policies: Vec<NodePolicy>,
+    policies: Vec<Arc<NodePolicy>>,
     /// What runs programs, by the names of their policies.
     registry: PolicyRegistry,
     /// Calls at once. Whoever waits for one of these places does not use up its time yet, however many pods come at once.
@@ -147,10 +147,9 @@ impl NodeAdmission {
         let AdmissionParts { node, empty, modules, patience } = parts;
         let entries = file::parse(&document(file).await?)?;
         let evaluator = Arc::new(Evaluator::new(&empty, Arc::new(LocalHost))?);
-        let policy = |(id, entry)| NodePolicy {
-            id,
-            entry,
-            problem: Mutex::new("it has not been loaded yet".to_owned()),
+        let policy = |(id, entry)| {
+            let problem = Mutex::new("it has not been loaded yet".to_owned());
+            Arc::new(NodePolicy { id, entry, problem })
         };
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let admission = Arc::new(Self {
@@ -161,29 +160,26 @@ impl NodeAdmission {
             judged: Mutex::default(),
             metrics: AdmissionMetrics::default(),
         });
-        let mut loads: JoinSet<_> = (0..admission.policies.len())
-            .map(|index| {
-                let admission = Arc::clone(&admission);
-                async move { (index, admission.load_nth(index).await) }
-            })
-            .collect();
-        let mut is_complete = true;
+        let mut loads = JoinSet::new();
+        for policy in &admission.policies {
+            let (admission, policy) = (Arc::clone(&admission), Arc::clone(policy));
+            loads.spawn(async move {
+                let loaded = admission.load(&policy).await;
+                (policy, loaded)
+            });
+        }
         let deadline = Instant::now() + patience;
-        // A task that was lost has left its policy unloaded, which is seen below.
         while let Ok(Some(loaded)) = tokio::time::timeout_at(deadline, loads.join_next()).await {
-            let Ok((index, Err(failure))) = loaded else { continue };
-            let id = admission.policies.get(index).map_or("", |policy| &policy.id);
+            let Ok((policy, Err(failure))) = loaded else { continue };
             if !failure.is_transient() {
-                bail!("{id}: {failure}");
+                bail!("{}: {failure}", policy.id);
             }
-            tracing::warn!(policy = id, %failure, "a policy is not here yet; pods wait for it");
-            is_complete = false;
+            tracing::warn!(policy = policy.id, %failure, "a policy is not here yet; pods wait for it");
         }
         if !loads.is_empty() {
             tracing::warn!("policies are still being compiled; pods wait for them");
-            is_complete = false;
         }
-        if !is_complete {
+        if !admission.is_complete() {
             let (admission, cancel) = (Arc::clone(&admission), cancel.clone());
             let rest = async move {
                 while loads.join_next().await.is_some() {}
@@ -193,13 +189,6 @@ impl NodeAdmission {
         }
         tracing::info!(policies = admission.policies.len(), "the node's own policies judge pods and modules");
         Ok(admission)
-    }
-
-    async fn load_nth(&self, index: usize) -> Result<(), LoadFailure> {
-        match self.policies.get(index) {
-            Some(policy) => self.load(policy).await,
-            None => Ok(()),
-        }
     }
 
     /// Loads the program of a policy, if it takes one.
@@ -212,7 +201,7 @@ impl NodeAdmission {
     /// Loads what could not be loaded at first, until all of it is here.
     async fn load_rest(&self) {
         let mut delay = Duration::ZERO;
-        while self.policies.iter().any(|policy| !self.is_here(policy)) {
+        while !self.is_complete() {
             delay = RELOAD.next_after(delay);
             tokio::time::sleep(delay).await;
             for policy in self.policies.iter().filter(|policy| !self.is_here(policy)) {
@@ -270,6 +259,11 @@ impl NodeAdmission {
         Judgement::Admitted
     }
 
+    /// All of them can judge.
+    fn is_complete(&self) -> bool {
+        self.policies.iter().all(|policy| self.is_here(policy))
+    }
+
     /// It can judge.
     fn is_here(&self, policy: &NodePolicy) -> bool {
         matches!(policy.entry.by, JudgedBy::Imports(_)) || self.registry.get(&policy.id).is_some()
@@ -286,11 +280,11 @@ impl NodeAdmission {
     }
 
     fn of_pods(&self) -> Vec<&NodePolicy> {
-        self.policies.iter().filter(|policy| policy.entry.judges_pods).collect()
+        self.policies.iter().filter(|policy| policy.entry.judges_pods).map(AsRef::as_ref).collect()
     }
 
     fn of_modules(&self) -> Vec<&NodePolicy> {
-        self.policies.iter().filter(|policy| policy.entry.judges_modules).collect()
+        self.policies.iter().filter(|policy| policy.entry.judges_modules).map(AsRef::as_ref).collect()
     }
 }
 
