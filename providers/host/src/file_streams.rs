@@ -12,13 +12,12 @@ use wasmtime_wasi::{
     p2::{
         DynInputStream, DynOutputStream, FsResult,
         bindings::filesystem::types::{ErrorCode, HostDescriptor as _},
-        pipe::{ClosedInputStream, ClosedOutputStream},
     },
 };
 
 use crate::{
     state::GuestState,
-    traffic::{Counted, Traffic},
+    traffic::{count_input, count_output},
 };
 
 /// Wraps the calls. The linker must allow shadowing.
@@ -80,16 +79,13 @@ fn answer<T>(result: FsResult<T>) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
     },))
 }
 
-/// Puts a counted stream in the place of one.
+/// Has counted what is read from a file by a stream.
 fn counted_input(
     state: &mut GuestState,
     stream: Resource<DynInputStream>,
 ) -> FsResult<Resource<DynInputStream>> {
-    let files: Arc<Traffic> = Arc::clone(state.files());
-    let view = state.filesystem();
-    let place: &mut DynInputStream = view.table.get_mut(&stream)?;
-    let inner = std::mem::replace(place, Box::new(ClosedInputStream));
-    *place = Box::new(Counted::new(inner, &files));
+    let files = Arc::clone(state.files());
+    count_input(state.filesystem().table.get_mut(&stream)?, &files);
     Ok(stream)
 }
 
@@ -98,10 +94,7 @@ fn counted_output(
     state: &mut GuestState,
     stream: Resource<DynOutputStream>,
 ) -> FsResult<Resource<DynOutputStream>> {
-    let files: Arc<Traffic> = Arc::clone(state.files());
-    let view = state.filesystem();
-    let place: &mut DynOutputStream = view.table.get_mut(&stream)?;
-    let inner = std::mem::replace(place, Box::new(ClosedOutputStream));
-    *place = Box::new(Counted::new(inner, &files));
+    let files = Arc::clone(state.files());
+    count_output(state.filesystem().table.get_mut(&stream)?, &files);
     Ok(stream)
 }

@@ -18,7 +18,10 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wasmtime_wasi::{
     async_trait,
-    p2::{DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamResult},
+    p2::{
+        DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamResult,
+        pipe::{ClosedInputStream, ClosedOutputStream},
+    },
 };
 
 /// Counts the bytes of a container's sockets, or of its files.
@@ -95,6 +98,18 @@ impl<S> Counted<S> {
     pub(crate) fn new(inner: S, traffic: &Arc<Traffic>) -> Self {
         Self { inner, traffic: Arc::clone(traffic) }
     }
+}
+
+/// Has counted what is read from a stream from now on.
+pub(crate) fn count_input(stream: &mut DynInputStream, traffic: &Arc<Traffic>) {
+    let inner = std::mem::replace(stream, Box::new(ClosedInputStream));
+    *stream = Box::new(Counted::new(inner, traffic));
+}
+
+/// Has counted what is written to a stream from now on.
+pub(crate) fn count_output(stream: &mut DynOutputStream, traffic: &Arc<Traffic>) {
+    let inner = std::mem::replace(stream, Box::new(ClosedOutputStream));
+    *stream = Box::new(Counted::new(inner, traffic));
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {

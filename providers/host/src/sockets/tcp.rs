@@ -13,13 +13,15 @@ use wasmtime_wasi::{
             network::{ErrorCode, IpSocketAddress},
             tcp::HostTcpSocket as _,
         },
-        pipe::{ClosedInputStream, ClosedOutputStream},
     },
     sockets::WasiSocketsView as _,
 };
 
 use super::{Binding, again, answer, node, routes::Connection};
-use crate::{state::GuestState, traffic::Counted};
+use crate::{
+    state::GuestState,
+    traffic::{count_input, count_output},
+};
 
 const INTERFACE: &str = "wasi:sockets/tcp@0.2.12";
 
@@ -135,12 +137,8 @@ fn accept(state: &mut GuestState, socket: Socket) -> SocketResult<(Socket, Input
 fn count(state: &mut GuestState, (input, output): (Input, Output)) -> SocketResult<(Input, Output)> {
     let traffic = Arc::clone(state.traffic());
     let table = state.sockets().table;
-    let stream = table.get_mut(&input)?;
-    let counted = Counted::new(std::mem::replace(stream, Box::new(ClosedInputStream)), &traffic);
-    *stream = Box::new(counted);
-    let stream = table.get_mut(&output)?;
-    let counted = Counted::new(std::mem::replace(stream, Box::new(ClosedOutputStream)), &traffic);
-    *stream = Box::new(counted);
+    count_input(table.get_mut(&input)?, &traffic);
+    count_output(table.get_mut(&output)?, &traffic);
     Ok((input, output))
 }
 
