@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 /// What is left of it for the answer's way back.
 const LEAST_MARGIN: Duration = Duration::from_millis(50);
 const MOST_MARGIN: Duration = Duration::from_millis(500);
@@ -19,30 +21,10 @@ pub(super) fn allowance(query: Option<&str>) -> Option<Duration> {
 
 /// A sum of numbers with units, such as `1m30s` or `1.5s`.
 fn duration(text: &str) -> Option<Duration> {
-    let mut left = text;
-    let mut sum = Duration::ZERO;
-    if left.is_empty() {
-        return None;
-    }
-    while !left.is_empty() {
-        let number_ends = left.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, rest) = left.split_at(number_ends);
-        let unit_ends = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let (unit, rest) = rest.split_at(unit_ends);
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        let number: f64 = number.parse().ok()?;
-        sum = sum.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        left = rest;
-    }
-    Some(sum)
+    // The parser knows more than Go does.
+    let is_go = text.chars().all(|c| c.is_ascii_digit() || ".hmsunµ".contains(c));
+    let signed: SignedDuration = if is_go { text.parse().ok()? } else { return None };
+    Duration::try_from(signed).ok()
 }
 
 #[cfg(test)]
