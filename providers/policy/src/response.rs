@@ -85,6 +85,8 @@ pub struct Cause {
     pub message: Option<String>,
 }
 
+/// The code of a policy that came to no verdict.
+const FAILURE: u16 = 500;
 /// Said of a mutation of an object that is to be deleted.
 const NO_OBJECT: &str = "the policy changes the object of a request that has none: a DELETE has a null object and cannot be mutated";
 
@@ -105,7 +107,13 @@ impl AdmissionResponse {
     /// The policy came to no verdict.
     #[must_use]
     pub fn fail(uid: &str, message: impl Into<String>) -> Self {
-        Self::reject(uid, message, 500)
+        Self::reject(uid, message, FAILURE)
+    }
+
+    /// Whether the policy came to no verdict: so the protocol tells that from a refusal.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.status.as_ref().and_then(|status| status.code) == Some(FAILURE)
     }
 
     /// What comes of how a policy ended. `object` is what it may have changed: the request's, or all of the request where it is

@@ -40,10 +40,9 @@ impl PolicyVerdict {
             text.push_str("; ");
             text.push_str(cause.message.as_deref().unwrap_or_default().trim());
         }
-        // So the protocol tells a policy that came to no verdict from one that refuses.
-        match status.and_then(|status| status.code) {
-            Some(500) => Self::Failed(bounded(&text)),
-            _ => Self::Refused(bounded(&text)),
+        match response.is_failure() {
+            true => Self::Failed(bounded(&text)),
+            false => Self::Refused(bounded(&text)),
         }
     }
 

@@ -148,7 +148,7 @@ impl ServedGroup {
             let decide = |failed: bool| {
                 self.expression.decide(&|member| {
                     let verdict = verdicts.get(member)?;
-                    Some(if has_failed(verdict) { failed } else { verdict.allowed })
+                    Some(if verdict.is_failure() { failed } else { verdict.allowed })
                 })
             };
             match (decide(false), decide(true)) {
@@ -197,9 +197,4 @@ impl ServedGroup {
             None => verdict,
         }
     }
-}
-
-/// Whether a policy came to no verdict.
-fn has_failed(verdict: &AdmissionResponse) -> bool {
-    verdict.status.as_ref().and_then(|status| status.code) == Some(500)
 }

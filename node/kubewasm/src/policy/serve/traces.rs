@@ -65,9 +65,8 @@ impl ObservedEvaluation for TracedEvaluation {
         span.set("request.uid", response.uid.as_str());
         span.set("policy.allowed", response.allowed);
         span.set("policy.mutated", response.patch.is_some());
-        let status = response.status.as_ref();
-        if !response.allowed && status.and_then(|status| status.code) == Some(500) {
-            let message = status.and_then(|status| status.message.as_deref());
+        if !response.allowed && response.is_failure() {
+            let message = response.status.as_ref().and_then(|status| status.message.as_deref());
             span.fail(message.unwrap_or("the policy came to no verdict"));
         }
     }
