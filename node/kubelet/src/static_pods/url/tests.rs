@@ -1,15 +1,13 @@
 //! The source against a server on the loopback.
 
-use std::{
-    net::SocketAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::net::SocketAddr;
 
 use http::HeaderName;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::watch,
 };
 
 use super::*;
@@ -28,16 +26,16 @@ struct Served {
 #[derive(Clone, Debug)]
 struct Server {
     address: SocketAddr,
-    served: Arc<Mutex<Served>>,
+    served: watch::Sender<Served>,
 }
 
 impl Server {
     async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let served: Arc<Mutex<Served>> = Arc::new(Mutex::new(Served { status: 200, ..Served::default() }));
+        let served = watch::Sender::new(Served { status: 200, ..Served::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let answers = Arc::clone(&served);
+        let answers = served.clone();
         tokio::spawn(async move {
             while let Ok((connection, _)) = listener.accept().await {
                 // Whoever has gone does not hear it.
@@ -48,12 +46,11 @@ impl Server {
     }
 
     fn says(&self, status: u16, text: &str) {
-        let mut served = self.served.lock().unwrap();
-        (served.status, served.text) = (status, text.to_owned());
+        self.served.send_modify(|served| (served.status, served.text) = (status, text.to_owned()));
     }
 
     fn asked(&self) -> Vec<HeaderMap> {
-        self.served.lock().unwrap().asked.clone()
+        self.served.borrow().asked.clone()
     }
 
     fn source(&self, headers: Value) -> UrlSource {
@@ -67,7 +64,7 @@ impl Server {
 }
 
 /// Answers one request.
-async fn answer(mut connection: TcpStream, served: &Mutex<Served>) -> std::io::Result<()> {
+async fn answer(mut connection: TcpStream, served: &watch::Sender<Served>) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(connection.read_u8().await?);
@@ -81,8 +78,8 @@ async fn answer(mut connection: TcpStream, served: &Mutex<Served>) -> std::io::R
         map.append(name, value);
     });
     let answer = {
-        let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.asked.push(map);
+        served.send_modify(|served| served.asked.push(map));
+        let served = served.borrow();
         let Served { status, location, text, .. } = &*served;
         let location = location.as_ref().map(|to| format!("location: {to}\r\n")).unwrap_or_default();
         let size = text.len();
@@ -120,13 +117,10 @@ async fn round(updates: &mut mpsc::Receiver<Update>) -> (Vec<String>, usize) {
 
 /// Waits until the server was asked so often again.
 async fn asked_again(server: &Server, times: usize) {
-    let before = server.asked().len();
-    let again = async {
-        while server.asked().len() < before + times {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, again).await.expect("it is not asked any more");
+    let mut changes = server.served.subscribe();
+    let enough = server.asked().len() + times;
+    let again = changes.wait_for(|served| served.asked.len() >= enough);
+    tokio::time::timeout(PATIENCE, again).await.expect("it is not asked any more").unwrap();
 }
 
 #[tokio::test]
@@ -166,7 +160,8 @@ async fn headers_go_to_no_other_server() {
     let (server, other) = (Server::start().await, Server::start().await);
     other.says(200, &list(&[("a", "one")]));
     server.says(302, "");
-    server.served.lock().unwrap().location = Some(format!("http://{}/pods", other.address));
+    let location = format!("http://{}/pods", other.address);
+    server.served.send_modify(|served| served.location = Some(location));
     let with = server.source(json!({"X-Token": ["hush"]}));
     let error = with.ask(&mut None).await.unwrap_err();
     assert!(error.contains("to another server") && !error.contains("hush"), "{error}");
