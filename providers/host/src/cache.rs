@@ -50,6 +50,13 @@ pub(super) enum EntryPoint {
     EmbeddedComponent(component::InstancePre<GuestState>),
 }
 
+impl Loaded {
+    /// Whether it is a module of WASI 0.1.
+    pub(super) fn is_core(&self) -> bool {
+        matches!(self.entry, EntryPoint::Core(_) | EntryPoint::EmbeddedCore(_))
+    }
+}
+
 impl std::fmt::Debug for Loaded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.entry {

@@ -6,6 +6,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder, filesystem::WasiFilesystemCtx};
 
 use crate::{
     lookup::GuestLookups,
+    preview1::files::OpenPreopen,
     setup::{Preopen, PrepareError},
     sockets::GuestSockets,
 };
@@ -17,7 +18,15 @@ pub(crate) struct Common {
     /// Those of a guest that asks for none.
     pub(crate) lookups: GuestLookups,
     /// The directories that they are given, which are open.
-    pub(crate) files: WasiFilesystemCtx,
+    pub(crate) files: CommonFiles,
+}
+
+/// The directories that guests are given.
+pub(crate) enum CommonFiles {
+    /// Modules of WASI 0.1.
+    Core(Vec<OpenPreopen>),
+    /// Components.
+    Component(WasiFilesystemCtx),
 }
 
 impl std::fmt::Debug for Common {
@@ -26,29 +35,24 @@ impl std::fmt::Debug for Common {
     }
 }
 
-/// Opens the directories of guests, who find them after so many listeners; one without any has an empty root.
-pub(crate) fn files(
-    empty_root: &Path,
-    preopens: &[Preopen],
-    listeners: usize,
-) -> Result<WasiFilesystemCtx, PrepareError> {
-    let mut builder = WasiCtxBuilder::new();
-    let mut open = |host: &Path, guest: &str, perms: FsPerms| {
-        let opened = builder.preopened_dir(host, guest, perms);
-        opened.map(drop).map_err(|error| PrepareError::Root {
-            path: host.display().to_string(),
-            reason: format!("{error:#}"),
-        })
-    };
-    // The places of the listeners among the descriptors.
-    for _ in 0..listeners {
-        open(empty_root, "", FsPerms::ReadOnly)?;
+impl CommonFiles {
+    /// Opens the directories of guests; one without any has an empty root.
+    pub(crate) fn open(is_core: bool, empty_root: &Path, preopens: &[Preopen]) -> Result<Self, PrepareError> {
+        let empty = [Preopen { host: empty_root.to_owned(), guest: "/".to_owned(), writable: false }];
+        let preopens = if preopens.is_empty() { &empty } else { preopens };
+        if is_core {
+            let open =
+                |Preopen { host, guest, writable }: &Preopen| OpenPreopen::open(host, guest, *writable);
+            return preopens.iter().map(open).collect::<Result<_, _>>().map(Self::Core);
+        }
+        let mut builder = WasiCtxBuilder::new();
+        for Preopen { host, guest, writable } in preopens {
+            let perms = if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };
+            builder.preopened_dir(host, guest, perms).map_err(|error| PrepareError::Root {
+                path: host.display().to_string(),
+                reason: format!("{error:#}"),
+            })?;
+        }
+        Ok(Self::Component(builder.build().filesystem().clone()))
     }
-    for Preopen { host, guest, writable } in preopens {
-        open(host, guest, if *writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly })?;
-    }
-    if preopens.is_empty() {
-        open(empty_root, "/", FsPerms::ReadOnly)?;
-    }
-    Ok(builder.build().filesystem().clone())
 }

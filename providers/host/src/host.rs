@@ -25,7 +25,7 @@ use crate::{
     account::{Account, BelowUse, GuestLimits, HeldMemory},
     bounds::Bounds,
     cache::{self, LoadError, Loaded},
-    common::{self, Common},
+    common::{Common, CommonFiles},
     cpu::{self, InstantiationStats},
     engine, errno, file_streams,
     guest::Guest,
@@ -43,7 +43,7 @@ use crate::{
     p3,
     plugin::{AnyPlugin, States},
     pool::Allocation,
-    preview1::{self, sockets::CoreSockets},
+    preview1::{self, files::CoreWasi, sockets::CoreSockets},
     setup::{Input, PrepareError, Setup},
     sockets::{self, GuestSockets, NodeSockets, Pod},
     stack::Stack,
@@ -273,7 +273,7 @@ impl Host {
             let (pod, node) = (sockets.pod(), sockets.node());
             listen::open(&ports, setup.network, pod.as_ref(), &node.ports, listen::BACKLOG)?
         };
-        let common = self.common(&setup, sockets, listeners.len())?;
+        let common = self.common(&loaded, &setup, sockets)?;
         if listeners.is_empty() {
             return Ok(self.guest(loaded, setup, &common, listeners, held));
         }
@@ -281,16 +281,16 @@ impl Host {
         Ok(self.guest(loaded, Setup { env: &env, ..setup }, &common, listeners, held))
     }
 
-    /// What guests of this setup have in common, who have so many listeners.
+    /// What guests of this module and setup have in common.
     pub(crate) fn common(
         &self,
+        loaded: &Loaded,
         setup: &Setup<'_>,
         sockets: GuestSockets,
-        listeners: usize,
     ) -> Result<Common, PrepareError> {
         let guard = Arc::clone(sockets.guard());
         let lookups = self.lookups.of_guest(guard, setup.name_files, sockets.pod());
-        let files = common::files(&self.options.empty_root, setup.preopens, listeners)?;
+        let files = CommonFiles::open(loaded.is_core(), &self.options.empty_root, setup.preopens)?;
         Ok(Common { sockets, lookups, files })
     }
 
@@ -303,7 +303,7 @@ impl Host {
         listeners: Vec<OpenListener>,
         held: HeldMemory,
     ) -> Guest {
-        let Setup { argv, env, working_dir, preopens, output, terminal, account, input, notice, .. } = setup;
+        let Setup { argv, env, working_dir, output, terminal, account, input, notice, .. } = setup;
         let bounds = Bounds::new(account.limits().memory_bytes, self.open_files);
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(argv).envs(env).max_random_size(bounds.random);
@@ -323,18 +323,20 @@ impl Host {
         SocketGuard::new(Arc::clone(guest_sockets.guard())).guard_all(&mut wasi);
         let mut wasi = wasi.build_p1();
         let context = wasi.ctx();
-        *context.ctx.filesystem() = common.files.clone();
         context.table.set_max_capacity(bounds.resources);
+        let preopens = match &common.files {
+            CommonFiles::Core(preopens) => &**preopens,
+            CommonFiles::Component(files) => {
+                *context.ctx.filesystem() = files.clone();
+                &[]
+            }
+        };
+        let core = CoreWasi::new(wasi, listeners.len(), preopens, bounds.files);
         let way = self.outgoing.way(&setup, lookups.clone(), &guest_sockets);
         let state = GuestState {
-            wasi,
+            core,
             memory: MemoryGuard::new(Arc::clone(account)),
-            directories: errno::Directories::new(
-                listeners.len(),
-                preopens.iter().map(|preopen| &*preopen.host),
-            ),
             bounds,
-            descriptors: preview1::STANDARD_STREAMS + listeners.len() + preopens.len().max(1),
             has_volumes: setup.has_volumes,
             lookups,
             guest_sockets,

@@ -112,7 +112,7 @@ impl Host {
         let sockets = self.sockets_of(setup);
         let (pod, node) = (sockets.pod(), sockets.node());
         let listeners = listen::open(&port, setup.network, pod.as_ref(), &node.ports, BACKLOG)?;
-        let common = self.common(setup, sockets, 0)?;
+        let common = self.common(&loaded, setup, sockets)?;
         let most = (settings.max_connections as usize).min(self.files_for_connections());
         let setup = OwnedSetup::from(setup);
         let mut served = Served::new(Arc::clone(self), loaded, settings, setup, common, held);

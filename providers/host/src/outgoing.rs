@@ -37,7 +37,6 @@ mod tunnel;
 
 use std::{sync::Arc, time::Duration};
 
-use wasmtime_wasi::WasiView;
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -138,6 +137,6 @@ impl WasiHttpHooks for OutgoingHttp {
 impl WasiHttpView for GuestState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         let GuestHttp { context, outgoing } = &mut self.http;
-        WasiHttpCtxView { hooks: outgoing, table: self.wasi.ctx().table, ctx: context }
+        WasiHttpCtxView { hooks: outgoing, table: self.core.context().table, ctx: context }
     }
 }

@@ -1,11 +1,8 @@
-//! WASI 0.1, as wasmtime-wasi has it, but for a few calls.
+//! WASI 0.1, as wasmtime-wasi has it, but for files, sockets, and a few calls.
 //!
 //! - `proc_exit` takes every code. wasmtime-wasi takes codes of 126 and above for an error, and they are
 //!   ordinary: 127 is a shell's command not found. As for any process, the lowest eight bits count.
-//! - Calls that change directories answer with true errors; see [`errno`].
-//! - `path_open` answers EMFILE when the guest has as many files open as it may. wasmtime-wasi has no such
-//!   bound but the one on all resources, and to run into that ends the guest. `fd_close` and `fd_renumber`
-//!   are here to count.
+//! - [`files`] are ours.
 //! - Sockets are ours: those that a guest has from its start ([`crate::listen`]), and those that it accepts. wasmtime-wasi
 //!   answers that nothing is a socket.
 //! - What is read from files and written to them is counted.
@@ -14,22 +11,26 @@
 
 mod bytes;
 mod file_calls;
+pub(super) mod files;
 mod poll;
 mod socket_calls;
 pub(super) mod sockets;
 
-use wasmtime::{Caller, Engine, Linker};
+use wasmtime::{AsContextMut as _, Caller, Engine, Extern, Linker};
 use wasmtime_wasi::{
     I32Exit,
-    p1::{self, types, wasi_snapshot_preview1 as wasi},
+    p1::{
+        types,
+        wasi_snapshot_preview1::{self as wasi, WasiSnapshotPreview1 as _},
+    },
 };
 
-use super::{errno, state::GuestState};
+use wiggle::GuestMemory;
+
+use super::state::GuestState;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 const SUCCESS: i32 = types::Errno::Success as i32;
-/// Standard input, output and error.
-pub(super) const STANDARD_STREAMS: usize = 3;
 /// The first descriptor after these.
 const STANDARD_STREAMS_END: i32 = 3;
 /// Random bytes that are made before others have a turn.
@@ -38,12 +39,11 @@ const RANDOM_PIECE: u32 = 64 << 10;
 /// Everything that a guest of WASI 0.1 imports.
 pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     let mut linker = Linker::new(engine);
-    p1::add_to_linker_async(&mut linker, |state: &mut GuestState| &mut state.wasi)?;
+    wasi::add_to_linker(&mut linker, |state: &mut GuestState| &mut state.core)?;
     linker.allow_shadowing(true);
     linker.func_wrap(MODULE, "proc_exit", |code: i32| -> wasmtime::Result<()> {
         Err(I32Exit(code & 0xff).into())
     })?;
-    errno::wrap_core(&mut linker)?;
     socket_calls::link(&mut linker)?;
     file_calls::link(&mut linker)?;
     poll::link(&mut linker)?;
@@ -72,23 +72,34 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<GuestState>> {
     Ok(linker)
 }
 
+/// Memory and state of the guest that calls, prepared as for any call of WASI 0.1.
+fn guest<'a>(
+    caller: &'a mut Caller<'_, GuestState>,
+) -> wasmtime::Result<(GuestMemory<'a>, &'a mut GuestState)> {
+    let fuel = caller.as_context_mut().hostcall_fuel();
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+        wasmtime::bail!("missing required memory export");
+    };
+    let (memory, state) = memory.data_and_store_mut(caller);
+    state.core.set_hostcall_fuel(fuel);
+    Ok((GuestMemory::Unshared(memory), state))
+}
+
 async fn fd_close(caller: &mut Caller<'_, GuestState>, descriptor: i32) -> wasmtime::Result<i32> {
-    let (mut memory, state) = errno::guest(caller)?;
-    let errno = wasi::fd_close(&mut state.wasi, &mut memory, descriptor).await?;
+    let (mut memory, state) = guest(caller)?;
+    let errno = wasi::fd_close(&mut state.core, &mut memory, descriptor).await?;
     if errno == SUCCESS {
         state.core_sockets.close(descriptor);
-        state.descriptors = state.descriptors.saturating_sub(1);
     }
     Ok(errno)
 }
 
 /// Closes `to` and gives its number to `from`.
 async fn fd_renumber(caller: &mut Caller<'_, GuestState>, from: i32, to: i32) -> wasmtime::Result<i32> {
-    let (mut memory, state) = errno::guest(caller)?;
-    let errno = wasi::fd_renumber(&mut state.wasi, &mut memory, from, to).await?;
+    let (mut memory, state) = guest(caller)?;
+    let errno = wasi::fd_renumber(&mut state.core, &mut memory, from, to).await?;
     if errno == SUCCESS && from != to {
         state.core_sockets.renumber(from, to);
-        state.descriptors = state.descriptors.saturating_sub(1);
     }
     Ok(errno)
 }
@@ -97,8 +108,8 @@ async fn random_get(caller: &mut Caller<'_, GuestState>, buffer: i32, length: i3
     let (mut at, mut left) = (buffer.cast_unsigned(), length.cast_unsigned());
     loop {
         let piece = left.min(RANDOM_PIECE);
-        let (mut memory, state) = errno::guest(caller)?;
-        let errno = wasi::random_get(&mut state.wasi, &mut memory, at.cast_signed(), piece.cast_signed())?;
+        let (mut memory, state) = guest(caller)?;
+        let errno = wasi::random_get(&mut state.core, &mut memory, at.cast_signed(), piece.cast_signed())?;
         left -= piece;
         if errno != SUCCESS || left == 0 {
             return Ok(errno);

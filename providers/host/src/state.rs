@@ -2,11 +2,17 @@
 
 use std::sync::Arc;
 
-use wasmtime_wasi::{WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use crate::{
-    bounds::Bounds, errno::Directories, lookup::GuestLookups, memory::MemoryGuard, outgoing::GuestHttp,
-    plugin::States, preview1::sockets::CoreSockets, sockets::GuestSockets, traffic::Traffic,
+    bounds::Bounds,
+    lookup::GuestLookups,
+    memory::MemoryGuard,
+    outgoing::GuestHttp,
+    plugin::States,
+    preview1::{files::CoreWasi, sockets::CoreSockets},
+    sockets::GuestSockets,
+    traffic::Traffic,
 };
 
 /// State of one guest, which host functions of a [`Plugin`](crate::Plugin) are handed.
@@ -15,12 +21,10 @@ use crate::{
 pub struct GuestState {
     /// Before its sockets themselves, so that what is known of who listens is given up before they are closed.
     pub(crate) guest_sockets: GuestSockets,
-    pub(crate) wasi: WasiP1Ctx,
+    /// What is WASI's. Components have only the part of it that wasmtime-wasi answers.
+    pub(crate) core: CoreWasi,
     pub(crate) memory: MemoryGuard,
-    pub(crate) directories: Directories,
     pub(crate) bounds: Bounds,
-    /// Open file descriptors of WASI 0.1.
-    pub(crate) descriptors: usize,
     /// See [`Setup::has_volumes`](crate::Setup::has_volumes).
     pub(crate) has_volumes: bool,
     pub(crate) lookups: GuestLookups,
@@ -50,6 +54,6 @@ impl std::fmt::Debug for GuestState {
 
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.ctx()
+        self.core.context()
     }
 }

@@ -1,13 +1,13 @@
-//! The calls of WASI 0.1 that read files and write them: wasmtime-wasi's own, and counted.
+//! The calls of WASI 0.1 that read files and write them, counted.
 
 use wasmtime::{Caller, Linker};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as wasi;
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::{MODULE, STANDARD_STREAMS_END, SUCCESS};
-use crate::{errno, state::GuestState};
+use crate::state::GuestState;
 
-/// Links the calls at a place in a file over wasmtime-wasi's own. The linker must allow shadowing. Those without a place are of
+/// Links the calls at a place in a file over those of [`files`](super::files). The linker must allow shadowing. Those without a place are of
 /// sockets, too: see [`super::socket_calls`].
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     macro_rules! counted {
@@ -18,9 +18,9 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
                 |mut caller: Caller<'_, GuestState>,
                  (fd, list, count, offset, result): (i32, i32, i32, i64, i32)| {
                     Box::new(async move {
-                        let (mut memory, state) = errno::guest(&mut caller)?;
+                        let (mut memory, state) = super::guest(&mut caller)?;
                         let errno =
-                            wasi::$name(&mut state.wasi, &mut memory, fd, list, count, offset, result)
+                            wasi::$name(&mut state.core, &mut memory, fd, list, count, offset, result)
                                 .await?;
                         $count(state, &memory, fd, errno, result);
                         Ok(errno)

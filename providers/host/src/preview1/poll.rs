@@ -1,4 +1,5 @@
-//! `poll_oneoff` where sockets are among what is waited for. wasmtime-wasi waits for the rest at the same time.
+//! `poll_oneoff`: sockets are waited for here, files are always ready, and wasmtime-wasi waits for clocks and standard streams
+//! at the same time.
 
 use std::{
     future::{Future as _, poll_fn},
@@ -18,7 +19,7 @@ use super::{
     bytes::Bytes,
     sockets::{CoreSockets, Readiness},
 };
-use crate::{errno, state::GuestState};
+use crate::state::GuestState;
 
 /// Bytes of a subscription and of an event, in WASI 0.1's layout.
 const SUBSCRIPTION_SIZE: u32 = 48;
@@ -60,6 +61,14 @@ impl Subscription {
     }
 }
 
+/// Of what a guest waits for, that which is not wasmtime-wasi's.
+#[derive(Clone, Copy, Debug)]
+enum Waited {
+    Socket(Subscription),
+    /// A file with so many bytes behind its position.
+    File(Subscription, u64),
+}
+
 /// Links the call over wasmtime-wasi's own. The linker must allow shadowing.
 pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
@@ -79,10 +88,7 @@ async fn poll_oneoff(
     count: i32,
     result: i32,
 ) -> wasmtime::Result<i32> {
-    let (mut memory, state) = errno::guest(caller)?;
-    if state.core_sockets.is_empty() {
-        return wasi::poll_oneoff(&mut state.wasi, &mut memory, subscriptions, events, count, result).await;
-    }
+    let (mut memory, state) = super::guest(caller)?;
     // What both are copied to is bounded as what the guest hands to any call.
     let size = count.cast_unsigned().checked_mul(SUBSCRIPTION_SIZE);
     let Some(size) = size.filter(|size| (*size as usize) < state.bounds.call / 2) else {
@@ -96,13 +102,25 @@ async fn poll_oneoff(
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for subscription in all.chunks_exact(SUBSCRIPTION) {
-        match Subscription::read(subscription).filter(|found| state.core_sockets.has(found.fd)) {
-            Some(found) => ours.push(found),
-            None => theirs.extend_from_slice(subscription),
+        let Some(found) = Subscription::read(subscription) else {
+            theirs.extend_from_slice(subscription);
+            continue;
+        };
+        if state.core_sockets.has(found.fd) {
+            ours.push(Waited::Socket(found));
+        } else if let Some(bytes) = state.core.readable_bytes(found.fd) {
+            ours.push(Waited::File(found, bytes));
+        } else if let Some(stream) = state.core.standard_stream(found.fd) {
+            theirs.extend_from_slice(&subscription[..16]);
+            theirs.extend_from_slice(&stream.to_le_bytes());
+            theirs.extend_from_slice(&subscription[20..]);
+        } else {
+            return Ok(Errno::Badf as i32);
         }
     }
-    if ours.is_empty() {
-        return wasi::poll_oneoff(&mut state.wasi, &mut memory, subscriptions, events, count, result).await;
+    if ours.is_empty() && theirs.is_empty() {
+        // Nothing would ever come.
+        return Ok(Errno::Inval as i32);
     }
     drop(all);
     let found = match wait(state, &ours, theirs).await? {
@@ -120,7 +138,7 @@ async fn poll_oneoff(
 /// answers for its part.
 async fn wait(
     state: &mut GuestState,
-    ours: &[Subscription],
+    ours: &[Waited],
     mut theirs: Vec<u8>,
 ) -> wasmtime::Result<Result<Vec<u8>, i32>> {
     // A memory for wasmtime-wasi: its subscriptions, room for their events, and for how many there are.
@@ -130,7 +148,7 @@ async fn wait(
     theirs.resize(at_count + 4, 0);
     let place = |at: usize| i32::try_from(at).map_err(|_| wasmtime::Error::msg("too many subscriptions"));
     let (events, number, found) = (place(at_events)?, place(count)?, place(at_count)?);
-    let (sockets, context) = (&mut state.core_sockets, &mut state.wasi);
+    let (sockets, context) = (&mut state.core_sockets, &mut state.core);
     let (others, ready) = {
         let mut memory = GuestMemory::Unshared(&mut theirs);
         let mut others = pin!(wasi::poll_oneoff(context, &mut memory, 0, events, number, found));
@@ -162,13 +180,22 @@ async fn wait(
 }
 
 /// The events of those that have come.
-fn ready(sockets: &mut CoreSockets, wanted: &[Subscription], context: &mut Context<'_>) -> Vec<u8> {
+fn ready(sockets: &mut CoreSockets, wanted: &[Waited], context: &mut Context<'_>) -> Vec<u8> {
     let mut events = Vec::new();
-    for subscription in wanted {
-        let Some(socket) = sockets.get(subscription.fd) else { continue };
-        let readiness = match subscription.write {
-            false => socket.poll_readable(context),
-            true => socket.poll_writable(context),
+    for waited in wanted {
+        let (subscription, readiness) = match waited {
+            Waited::File(subscription, bytes) => {
+                let hung_up = !subscription.write && *bytes == 0;
+                (subscription, Poll::Ready(Readiness { bytes: (*bytes).max(1), hung_up }))
+            }
+            Waited::Socket(subscription) => {
+                let Some(socket) = sockets.get(subscription.fd) else { continue };
+                let readiness = match subscription.write {
+                    false => socket.poll_readable(context),
+                    true => socket.poll_writable(context),
+                };
+                (subscription, readiness)
+            }
         };
         if let Poll::Ready(readiness) = readiness {
             events.extend(subscription.event(readiness));

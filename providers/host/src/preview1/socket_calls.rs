@@ -17,10 +17,8 @@ use super::{
     file_calls,
     sockets::{CoreSocket, SocketKind, receive, send},
 };
-use crate::{errno, state::GuestState};
+use crate::state::GuestState;
 
-/// Open flag of WASI 0.1: what is opened is a directory.
-const OPEN_DIRECTORY: i32 = 1 << 1;
 /// What a preopened descriptor is that is no directory: WASI 0.1 has a name for directories alone, and programs that look
 /// for theirs pass over what has another one.
 const PREOPENED_SOCKET: u8 = 1;
@@ -38,36 +36,18 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
                 stringify!($name),
                 |mut caller: Caller<'_, GuestState>, (fd, $($arg),*): (i32, $(either!(@i32 $arg)),*)| {
                     Box::new(async move {
-                        let (mut memory, state) = errno::guest(&mut caller)?;
+                        let (mut memory, state) = super::guest(&mut caller)?;
                         match state.core_sockets.get(fd) {
                             Some(socket) => {
                                 Ok(number($name(socket, &mut memory, $($arg.cast_unsigned()),*).await))
                             }
-                            None => wasi::$name(&mut state.wasi, &mut memory, fd, $($arg),*)$(.$wait)?,
+                            None => wasi::$name(&mut state.core, &mut memory, fd, $($arg),*)$(.$wait)?,
                         }
                     })
                 },
             )?;
         };
         (@i32 $arg:ident) => { i32 };
-    }
-    /// A call about what only files and directories have.
-    macro_rules! not_for_sockets {
-        ($name:ident($($arg:ident: $type:ty),*), $fd:ident, $errno:ident) => {
-            linker.func_wrap_async(
-                MODULE,
-                stringify!($name),
-                |mut caller: Caller<'_, GuestState>, ($($arg,)*): ($($type,)*)| {
-                    Box::new(async move {
-                        let (mut memory, state) = errno::guest(&mut caller)?;
-                        if state.core_sockets.has($fd) {
-                            return Ok(Errno::$errno as i32);
-                        }
-                        wasi::$name(&mut state.wasi, &mut memory, $($arg),*).await
-                    })
-                },
-            )?;
-        };
     }
     /// A call that only sockets have.
     macro_rules! only_for_sockets {
@@ -77,7 +57,7 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
                 stringify!($name),
                 |mut caller: Caller<'_, GuestState>, (fd, $($arg),*): (i32, $(only_for_sockets!(@i32 $arg)),*)| {
                     Box::new(async move {
-                        let (mut memory, state) = errno::guest(&mut caller)?;
+                        let (mut memory, state) = super::guest(&mut caller)?;
                         match state.core_sockets.get(fd) {
                             Some(socket) => {
                                 Ok(number($name(socket, &mut memory, $($arg.cast_unsigned()),*).await))
@@ -98,14 +78,14 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
                 stringify!($name),
                 |mut caller: Caller<'_, GuestState>, (fd, list, count, result): (i32, i32, i32, i32)| {
                     Box::new(async move {
-                        let (mut memory, state) = errno::guest(&mut caller)?;
+                        let (mut memory, state) = super::guest(&mut caller)?;
                         if let Some(socket) = state.core_sockets.get(fd) {
                             let (list, count) = (list.cast_unsigned(), count.cast_unsigned());
                             let answer = $name(socket, &mut memory, list, count, result.cast_unsigned());
                             return Ok(number(answer.await));
                         }
                         let errno =
-                            wasi::$name(&mut state.wasi, &mut memory, fd, list, count, result).await?;
+                            wasi::$name(&mut state.core, &mut memory, fd, list, count, result).await?;
                         file_calls::$count(state, &memory, fd, errno, result);
                         Ok(errno)
                     })
@@ -123,14 +103,6 @@ pub(super) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     only_for_sockets!(sock_recv(list, count, flags, result, out_flags));
     only_for_sockets!(sock_send(list, count, flags, result));
     only_for_sockets!(sock_shutdown(how));
-    not_for_sockets!(fd_readdir(fd: i32, at: i32, size: i32, cookie: i64, result: i32), fd, Notdir);
-    not_for_sockets!(
-        path_filestat_get(fd: i32, flags: i32, path: i32, size: i32, result: i32), fd, Notdir
-    );
-    not_for_sockets!(
-        path_readlink(fd: i32, path: i32, size: i32, at: i32, room: i32, result: i32), fd, Notdir
-    );
-    not_for_sockets!(fd_seek(fd: i32, offset: i64, whence: i32, result: i32), fd, Spipe);
     linker.func_wrap_async(
         MODULE,
         "sock_accept",
@@ -153,7 +125,7 @@ fn number(answer: Answer) -> i32 {
 /// What a call answers that only sockets have: whether the descriptor is something else, or nothing.
 async fn no_socket(state: &mut GuestState, fd: i32) -> wasmtime::Result<i32> {
     let mut nobody = [0; 24];
-    let status = wasi::fd_fdstat_get(&mut state.wasi, &mut GuestMemory::Unshared(&mut nobody), fd, 0).await?;
+    let status = wasi::fd_fdstat_get(&mut state.core, &mut GuestMemory::Unshared(&mut nobody), fd, 0).await?;
     Ok(if status == Errno::Badf as i32 { status } else { Errno::Notsock as i32 })
 }
 
@@ -348,7 +320,7 @@ async fn sock_accept(
     flags: u32,
     result: u32,
 ) -> wasmtime::Result<i32> {
-    let (mut memory, state) = errno::guest(caller)?;
+    let (mut memory, state) = super::guest(caller)?;
     let Some(flags) = u16::try_from(flags).ok().and_then(Fdflags::from_bits) else {
         return Ok(Errno::Inval as i32);
     };
@@ -358,7 +330,7 @@ async fn sock_accept(
     if !Fdflags::NONBLOCK.contains(flags) {
         return Ok(Errno::Inval as i32);
     }
-    if state.descriptors >= state.bounds.files {
+    if state.core.is_full() {
         return Ok(Errno::Mfile as i32);
     }
     let mut found = poll_fn(|context| listener.poll_waiting(context));
@@ -368,34 +340,11 @@ async fn sock_accept(
         Some(Err(error)) => return Ok(code(&error) as i32),
         None => return Ok(Errno::Again as i32),
     }
-    // Its place among wasmtime-wasi's descriptors: the directory of the listener's, once more.
-    let mut arguments = *b".\0\0\0\0\0\0\0";
-    let rights = Rights::FD_READ.bits().cast_signed();
-    let opened = wasi::path_open(
-        &mut state.wasi,
-        &mut GuestMemory::Unshared(&mut arguments),
-        fd,
-        0,
-        0,
-        1,
-        OPEN_DIRECTORY,
-        rights,
-        0,
-        0,
-        4,
-    )
-    .await?;
-    if opened != SUCCESS {
-        return Ok(opened);
-    }
-    let [.., a, b, c, d] = arguments;
-    let accepted = i32::from_le_bytes([a, b, c, d]);
-    state.directories.forget(accepted);
-    let Some(CoreSocket { kind: SocketKind::Listener(listener), .. }) = state.core_sockets.get(fd) else {
-        return Ok(Errno::Badf as i32);
-    };
     let Some(stream) = listener.take() else { return Ok(Errno::Again as i32) };
+    let accepted = match state.core.push_socket() {
+        Ok(number) => u32::from(number).cast_signed(),
+        Err(errno) => return Ok(errno as i32),
+    };
     state.core_sockets.insert(accepted, stream, flags.contains(Fdflags::NONBLOCK));
-    state.descriptors += 1;
     Ok(number(Bytes::of(&mut memory).and_then(|mut bytes| bytes.put(result, &accepted.to_le_bytes()))))
 }

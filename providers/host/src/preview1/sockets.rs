@@ -1,8 +1,6 @@
 //! The sockets of a guest of WASI 0.1: those on which it listens from its start, and those that it has accepted.
 //!
-//! wasmtime-wasi knows of no sockets there. It hands out the numbers of descriptors, so that each socket has a place among
-//! its own: a directory with nothing in it, which is closed and renumbered with the socket. Calls about such a number come
-//! here, and the directory is never seen.
+//! Each has its number among the [files](super::files)' as well, which hand the numbers out.
 
 use std::{
     collections::BTreeMap,
@@ -91,10 +89,6 @@ impl CoreSockets {
             self.sockets.insert(fd, CoreSocket { kind, nonblocking: false, traffic });
         }
         Ok(())
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.sockets.is_empty()
     }
 
     pub(crate) fn has(&self, fd: i32) -> bool {

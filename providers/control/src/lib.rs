@@ -1,0 +1,1 @@
+//! What controllers and their servers have in common: leader election, TLS, connections.

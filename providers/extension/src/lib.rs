@@ -1,0 +1,1 @@
+//! Serves Envoy extensions that are WebAssembly modules.

@@ -1,0 +1,1 @@
+//! Runs workloads: components that are linked to each other, over host interfaces.
