@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(feature = "extension")]
+use crate::extension;
 #[cfg(feature = "plugin")]
 use crate::plugin;
 #[cfg(feature = "policy")]
@@ -44,6 +46,9 @@ enum Command {
     /// Run, inspect and annotate admission policies that are WebAssembly.
     #[cfg(feature = "policy")]
     Policy(policy::PolicyArgs),
+    /// Serve Envoy extensions that are WebAssembly.
+    #[cfg(feature = "extension")]
+    Extension(extension::ExtensionArgs),
     /// Print completions for a shell.
     Completions(complete::CompletionArgs),
     /// Write manual pages.
@@ -81,6 +86,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Plugin(args) => plugin::main(args),
         #[cfg(feature = "policy")]
         Command::Policy(args) => policy::main(args),
+        #[cfg(feature = "extension")]
+        Command::Extension(args) => extension::main(args),
         Command::Completions(args) => complete::main(&args),
         Command::Manual(args) => manual::main(&args),
         Command::Worker(args) => processes::worker(args),

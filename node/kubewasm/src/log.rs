@@ -34,10 +34,10 @@ fn directives(verbosity: u8) -> &'static str {
     match verbosity {
         0 => "warn,kube_client=off,kube_runtime::watcher=off",
         1 | 2 => {
-            "warn,kube_client=off,kube_runtime::watcher=off,kubewasm=info,kubewasm_kubelet=info,kubewasm_modules=info,kubewasm_host=info,kubewasm_policy::server=info,kubewasm_wasi=info"
+            "warn,kube_client=off,kube_runtime::watcher=off,kubewasm=info,kubewasm_extension=info,kubewasm_kubelet=info,kubewasm_modules=info,kubewasm_host=info,kubewasm_policy::server=info,kubewasm_wasi=info"
         }
         3 | 4 => {
-            "info,kube_client=off,kube_runtime::watcher=off,kubewasm=debug,kubewasm_kubelet=debug,kubewasm_modules=debug,kubewasm_host=debug,kubewasm_policy=debug,kubewasm_wasi=debug"
+            "info,kube_client=off,kube_runtime::watcher=off,kubewasm=debug,kubewasm_control=debug,kubewasm_extension=debug,kubewasm_kubelet=debug,kubewasm_modules=debug,kubewasm_host=debug,kubewasm_policy=debug,kubewasm_wasi=debug"
         }
         5 => "debug,hyper=info,h2=info,rustls=info,tower=info,hyper_util=info",
         _ => "trace",

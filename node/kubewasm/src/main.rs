@@ -8,6 +8,8 @@ mod approver;
 mod cli;
 mod complete;
 mod doctor;
+#[cfg(feature = "extension")]
+mod extension;
 mod folder;
 mod home;
 mod kubelet_flags;
@@ -23,6 +25,8 @@ mod plugin;
 #[cfg(feature = "policy")]
 mod policy;
 mod processes;
+#[cfg(any(feature = "extension", feature = "policy"))]
+mod replica;
 mod resolvers;
 mod run;
 mod runtime;

@@ -17,9 +17,6 @@
 pub mod address;
 pub mod certificate;
 pub mod controller;
-pub mod elector;
-pub mod explain;
-pub mod follow;
 pub mod identity;
 pub mod loader;
 pub mod plan;

@@ -32,6 +32,8 @@ mod endings;
 mod endpoint;
 mod ephemeral_containers;
 mod exit_code;
+mod extension_controller;
+mod extension_resource;
 mod history;
 mod hooks;
 mod host_ports;

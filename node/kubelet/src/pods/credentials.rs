@@ -86,6 +86,16 @@ impl PodCredentials {
     }
 }
 
+/// What a Secret has for an image, for those who pull images without a pod: best first.
+///
+/// # Errors
+/// Why the Secret cannot be used, in words that go after its name and hold nothing of what is in it.
+pub fn pull_secret_credentials(image: &str, secret: &Arc<Secret>) -> Result<Vec<Credential>, String> {
+    entries(secret)?;
+    let found = PodCredentials::for_image(image, std::slice::from_ref(secret)).found;
+    Ok(found.into_iter().map(|found| found.credential).collect())
+}
+
 /// The credentials of a Secret, by key.
 fn entries(secret: &Secret) -> Result<Vec<(String, Credential)>, String> {
     let data =

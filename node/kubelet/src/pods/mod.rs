@@ -63,6 +63,7 @@ pub mod volumes;
 
 pub use self::{
     addresses::PodAddresses,
+    credentials::pull_secret_credentials,
     environment::NodeFacts,
     eviction_candidates::EvictionCandidates,
     host_ports::HostPorts,

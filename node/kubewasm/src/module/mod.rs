@@ -96,6 +96,21 @@ pub(crate) struct RegistryArgs {
     pub(crate) image_signature_policy: Option<PathBuf>,
 }
 
+impl RegistryArgs {
+    /// A store that takes images from there.
+    pub(crate) fn store_options(&self) -> anyhow::Result<StoreOptions> {
+        let signature_policy = runtime::signature_policy(self.image_signature_policy.as_deref())?;
+        Ok(StoreOptions {
+            insecure_registries: self.insecure_registry.clone(),
+            registry_config_directories: self.registry_config_dir.clone(),
+            certificate_authorities: self.ca_file.clone(),
+            compiler_key: runtime::compiler_key(&signature_policy)?,
+            signature_policy,
+            ..StoreOptions::default()
+        })
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum OutputFormat {
     /// For people.
@@ -189,16 +204,10 @@ impl ModuleSession {
     pub(crate) fn open(root: &Path, args: StoreArgs) -> anyhow::Result<Self> {
         let StoreArgs { output, registries: args } = args;
         agent::check_root(root)?;
-        let signature_policy = runtime::signature_policy(args.image_signature_policy.as_deref())?;
         let options = StoreOptions {
-            insecure_registries: args.insecure_registry,
-            registry_config_directories: args.registry_config_dir,
-            certificate_authorities: args.ca_file,
-            compiler_key: runtime::compiler_key(&signature_policy)?,
-            signature_policy,
             // One user's, who may read them all the same.
             file_directories: vec![PathBuf::from("/")],
-            ..StoreOptions::default()
+            ..args.store_options()?
         };
         let store = Store::open(&root.join("modules"), options).context("cannot open the module store")?;
         Ok(Self { store, output })

@@ -2,13 +2,12 @@
 //!
 //! ```text
 //!   policies.yml ─[policy_file]─► PolicyRegistry ─┐
-//!   certificates ─[certificates]─► TLS ───────────┴─► PolicyServer
+//!   certificates ─[tls_files]─► TLS ───────────┴─► PolicyServer
 //!        ▲ looked at every two seconds, and at SIGHUP
 //! ```
 //!
 //! With `--cluster`, both come from a cluster: see the `cluster` module.
 
-mod certificates;
 mod cluster;
 mod policy_file;
 mod traces;
@@ -21,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use kubewasm_control::tls_files::{CertificateFiles, TlsFiles};
 use kubewasm_policy::{
     capabilities::Pattern,
     evaluator::{Bounds, Evaluator},
@@ -38,12 +38,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    certificates::{CertificateFiles, TlsFiles},
-    cluster::ClusterArgs,
-    policy_file::PolicyFile,
-    traces::TraceArgs,
-};
+use self::{cluster::ClusterArgs, policy_file::PolicyFile, traces::TraceArgs};
 use super::{modules::StoreModules, source::UserCredentials};
 use crate::{module::ModuleSession, signals};
 
@@ -143,8 +138,11 @@ pub(super) async fn run(session: ModuleSession, args: ServeArgs) -> anyhow::Resu
     let outcome = match cluster.zip(client) {
         Some((options, client)) => cluster::run(server, registry, observer, client, options, cancel).await,
         None => {
-            let files =
-                CertificateFiles { pair: args.cert_file.zip(args.key_file), client_ca: args.client_ca_file };
+            let files = CertificateFiles {
+                pair: args.cert_file.zip(args.key_file),
+                client_authorities: args.client_ca_file.into_iter().collect(),
+                is_client_optional: false,
+            };
             let policies = PolicyFile::new(args.policies, args.continue_on_errors);
             run_file(server, registry, observer, files, policies, cancel).await
         }

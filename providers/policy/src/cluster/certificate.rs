@@ -13,6 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use kubewasm_control::tls::{self, ClientCertificates, TlsFailure};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, KeyPair, KeyUsagePurpose,
@@ -20,8 +21,6 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
-
-use crate::server::tls::{self, TlsFailure};
 
 /// Clocks differ: a certificate is good from so long before it is made.
 const SKEW: Duration = Duration::from_secs(300);
@@ -126,7 +125,7 @@ impl ServingPair {
     /// # Errors
     /// [`CertificateError::Tls`].
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, CertificateError> {
-        Ok(tls::server_config(self.certificate.as_bytes(), self.key.as_bytes(), None)?)
+        Ok(tls::server_config(self.certificate.as_bytes(), self.key.as_bytes(), ClientCertificates::Unasked)?)
     }
 
     /// From when to when the certificate is good.

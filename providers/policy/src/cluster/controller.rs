@@ -20,6 +20,11 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     core::DynamicObject,
 };
+use kubewasm_control::{
+    explain::{code, explain},
+    follow::Followed,
+    replicas::Heartbeats,
+};
 use serde_json::json;
 use tokio::{
     sync::watch,
@@ -28,13 +33,11 @@ use tokio::{
 
 use super::{
     FIELD_MANAGER, FINALIZER,
-    explain::{code, explain},
-    follow::Followed,
     identity::PolicyKind,
     loader::{ClusterPolicies, Progress},
     plan::{PolicyStep, PolicyView},
     policy::ClusterPolicy,
-    report::{Heartbeats, Replica},
+    report::Replica,
     resource::DEFAULT_SERVER,
     rotation::{Rotation, RotationStep, RotationTimes, Surroundings},
     secret::Certificates,

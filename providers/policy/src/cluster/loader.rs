@@ -14,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kubewasm_control::follow::Followed;
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
@@ -21,7 +22,6 @@ use tokio::{
 };
 
 use super::{
-    follow::Followed,
     identity::{PolicyKind, PolicyName},
     policy::{ClusterPolicy, PolicyVersion},
     status::Newest,

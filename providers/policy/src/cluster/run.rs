@@ -5,24 +5,29 @@ use std::{fmt, sync::Arc};
 use futures::future;
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{Api, Client, core::DynamicObject, runtime::watcher};
+use kubewasm_control::{
+    elector::{ElectionTimes, Elector, LeaseName},
+    follow::follow,
+    replicas::Reporter,
+    tls::{self, ClientCertificates, TlsFailure},
+};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    FIELD_MANAGER,
     address::ServerAddress,
     controller::{Controller, ControllerInputs, Replicas, SecretState, ServerSecret, Webhooks},
-    elector::{ElectionTimes, Elector},
-    follow::follow,
     identity::PolicyKind,
+    labels,
     loader::{ClusterPolicies, Loader, PolicySink, Progress},
     policy::ClusterPolicy,
-    report::{Replica, ReplicaReport, Reporter},
+    report::{self, Replica, ReplicaReport},
     rotation::RotationTimes,
     selector,
     webhook::{WebhookConfiguration, WebhookKind, WebhookTarget},
 };
-use crate::server::tls::{self, TlsFailure};
 
 /// How a replica is run.
 #[derive(Clone, Debug)]
@@ -78,7 +83,7 @@ impl ClusterReplica {
         options: ClusterOptions,
     ) -> Result<Self, TlsFailure> {
         let (certificate, key) = tls::self_signed(options.address.hosts())?;
-        let config = tls::server_config(certificate.as_bytes(), key.as_bytes(), None)?;
+        let config = tls::server_config(certificate.as_bytes(), key.as_bytes(), ClientCertificates::Unasked)?;
         let (tls, tls_receiver) = watch::channel(config);
         let (ready, ready_receiver) = watch::channel(false);
         let parts = Parts { client, sink, options, tls, ready };
@@ -126,10 +131,16 @@ impl Parts {
         let load = Loader::new(sink, &server).run(policies.clone(), progress_sender);
         let show = show(secrets.clone(), &tls, &shown_sender);
         let sum_up = sum_up(progress.clone(), shown, &report_sender, &ready);
+        let replica = report::lease(&namespace, &server, &identity);
         let report =
-            Reporter::new(client.clone(), &namespace, &server, &identity).run(report, cancel.clone());
-        let elect = Elector::new(client.clone(), &namespace, &server, &identity, election)
-            .run(leading_sender, cancel.clone());
+            Reporter::new(client.clone(), replica, &identity, FIELD_MANAGER).run(report, cancel.clone());
+        let lease = LeaseName {
+            namespace: namespace.clone(),
+            name: format!("kubewasm-policy-{server}"),
+            labels: labels(&server),
+        };
+        let elect =
+            Elector::new(client.clone(), lease, &identity, election).run(leading_sender, cancel.clone());
 
         let target = WebhookTarget { server, address, namespace };
         let inputs = ControllerInputs { policies, progress, webhooks, replicas, secret: secrets };

@@ -11,10 +11,8 @@
 //! is ready, and hands over certificates.
 
 mod body;
-mod connections;
 pub mod failure;
 mod health;
-mod listener;
 mod metrics;
 pub mod observer;
 pub mod registry;
@@ -25,18 +23,15 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod timeout;
-pub mod tls;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use kubewasm_control::listener::{Listener, ListenerBounds};
 use rustls::ServerConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    body::Bodies, listener::Listener, metrics::ServerMetrics, observer::EvaluationObserver,
-    registry::PolicyRegistry,
-};
+use self::{body::Bodies, metrics::ServerMetrics, observer::EvaluationObserver, registry::PolicyRegistry};
 
 /// Why a request is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +110,7 @@ pub struct PolicyServer {
 }
 
 impl PolicyServer {
-    /// Takes the ports. Connections get the TLS of the moment at which they come ([`tls`]); readiness is what `ready` says.
+    /// Takes the ports. Connections get the TLS of the moment at which they come; readiness is what `ready` says.
     /// Must be called within a tokio runtime.
     ///
     /// # Errors
@@ -127,8 +122,13 @@ impl PolicyServer {
         tls: watch::Receiver<Arc<ServerConfig>>,
         ready: watch::Receiver<bool>,
     ) -> Result<Self, ListenFailure> {
-        let bind =
-            |address, what| Listener::bind(address).map_err(|source| ListenFailure { address, what, source });
+        let bind = |address, what| {
+            Listener::bind(address, ListenerBounds::default()).map_err(|source| ListenFailure {
+                address,
+                what,
+                source,
+            })
+        };
         let state = ServerState {
             policies,
             metrics: ServerMetrics::default(),

@@ -1,19 +1,12 @@
 //! `kubewasm policy serve --cluster`: the policies of a cluster.
 
-use std::{
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use kube::{Client, Config};
-use kubewasm_kubelet::identity::read_kubeconfig;
 use kubewasm_policy::{
     cluster::{
         address::{ServerAddress, WebhookUrl},
-        elector::ElectionTimes,
         rotation::RotationTimes,
         run::{ClusterOptions, ClusterReplica},
     },
@@ -22,7 +15,7 @@ use kubewasm_policy::{
 use tokio_util::sync::CancellationToken;
 
 use super::seconds;
-use crate::signals;
+use crate::{replica, signals};
 
 /// Arguments of `kubewasm policy serve` for a cluster.
 #[derive(Debug, clap::Args)]
@@ -77,25 +70,16 @@ pub(super) struct ClusterArgs {
 impl ClusterArgs {
     /// The cluster that policies ask, and whose they are. Policies of a file may do without.
     pub(super) async fn client(&self, is_needed: bool) -> anyhow::Result<Option<Client>> {
-        // Another part of the program may have chosen already; both choices are fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let config = match (&self.kubeconfig, Config::incluster()) {
-            (Some(file), _) => read_kubeconfig(file).await?,
-            (None, Ok(config)) => config,
-            (None, Err(_)) if !is_needed => return Ok(None),
-            (None, Err(error)) => {
-                return Err(error).context(
-                    "this is no pod of a cluster with a service account; name credentials with --kubeconfig",
-                );
-            }
-        };
-        Client::try_from(config).context("cannot make a client of the API server").map(Some)
+        if !is_needed && self.kubeconfig.is_none() && Config::incluster().is_err() {
+            return Ok(None);
+        }
+        replica::client(self.kubeconfig.as_deref()).await.map(Some)
     }
 
     /// How the replica is run; none where the policies are those of a file.
     pub(super) fn replica(&self) -> anyhow::Result<Option<ClusterOptions>> {
         let Some(namespace) = self.namespace.clone().filter(|_| self.cluster) else { return Ok(None) };
-        let identity = self.replica.clone().unwrap_or_else(random_identity);
+        let identity = self.replica.clone().unwrap_or_else(replica::random_identity);
         for (flag, name, longest) in [
             ("--policy-server", &self.policy_server, 63),
             ("--namespace", &namespace, 63),
@@ -103,7 +87,7 @@ impl ClusterArgs {
             ("--replica", &identity, 128),
         ] {
             ensure!(
-                is_name(name, longest),
+                replica::is_name(name, longest),
                 "{flag} is a name of lower-case letters, digits and dashes, not {name:?}"
             );
         }
@@ -119,14 +103,7 @@ impl ClusterArgs {
             rotation.life / 3 > rotation.settle.saturating_mul(2),
             "--certificate-lifetime is more than six times --webhook-settle-time: a new certificate takes that long"
         );
-        let election = ElectionTimes {
-            lease: Duration::from_secs(self.leader_elect_lease_duration.into()),
-            retry: Duration::from_secs(self.leader_elect_retry_period.into()),
-        };
-        ensure!(
-            !election.retry.is_zero() && election.lease > election.retry * 2,
-            "--leader-elect-lease-duration is more than twice --leader-elect-retry-period, which is not 0"
-        );
+        let election = replica::election(self.leader_elect_lease_duration, self.leader_elect_retry_period)?;
         Ok(Some(ClusterOptions {
             secret: format!("kubewasm-policy-{}", self.policy_server),
             server: self.policy_server.clone(),
@@ -137,25 +114,6 @@ impl ClusterArgs {
             election,
         }))
     }
-}
-
-/// Another one for each process: a replica that comes back is not taken for the one that was.
-fn random_identity() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    let host: String =
-        host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
-    // Each of them is seeded at random.
-    let random = RandomState::new().build_hasher().finish();
-    format!("{}-{random:016x}", host.trim_matches('-')).trim_matches('-').to_owned()
-}
-
-fn is_name(name: &str, longest: usize) -> bool {
-    let is_sign = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !name.is_empty()
-        && name.len() <= longest
-        && name.chars().all(is_sign)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 /// Serves the policies of the cluster until it is told to stop.
@@ -175,24 +133,4 @@ pub(super) async fn run(
     // Of both, so that a replica that stops is none to wait for.
     tokio::join!(replica.run(cancel.clone()), server.run(cancel));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_replica_has_a_name_of_its_own() {
-        let (one, other) = (random_identity(), random_identity());
-        assert_ne!(one, other);
-        assert!(is_name(&one, 128), "{one}");
-    }
-
-    #[test]
-    fn names_are_those_of_objects() {
-        for name in ["", "A", "a_b", "-a", "a-", "a.b", "ä"] {
-            assert!(!is_name(name, 63), "{name}");
-        }
-        assert!(is_name("a-1", 63) && !is_name("abcd", 3));
-    }
 }

@@ -10,7 +10,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::explain::explain_watch;
+use crate::explain::explain_watch;
 
 /// Where an object is, and its name there.
 pub type ObjectKey = (Option<String>, String);
@@ -46,7 +46,7 @@ impl<C: Ord + Copy, V> Followed<C, V> {
     }
 
     /// Puts a collection in place of what was there of it.
-    pub(crate) fn replace(&mut self, collection: C, objects: BTreeMap<ObjectKey, Arc<V>>) {
+    pub fn replace(&mut self, collection: C, objects: BTreeMap<ObjectKey, Arc<V>>) {
         self.collections.insert(collection, objects);
     }
 

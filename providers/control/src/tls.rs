@@ -34,30 +34,44 @@ pub enum TlsFailure {
     Provider(#[source] rustls::Error),
 }
 
-/// A server with this chain (PEM, leaf first) and key. With authorities of clients (PEM), nobody is served without a certificate
-/// of one of them.
+/// Which certificates clients have to show. Authorities are PEM, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub enum ClientCertificates<'a> {
+    /// None.
+    Unasked,
+    /// One of these authorities; nobody is served without.
+    Required(&'a [u8]),
+    /// One of these authorities, or none. A certificate of anybody else's is refused.
+    Optional(&'a [u8]),
+}
+
+/// A server with this chain (PEM, leaf first) and key, and with clients that have these certificates.
 ///
 /// # Errors
 /// [`TlsFailure`].
 pub fn server_config(
     chain: &[u8],
     key: &[u8],
-    client_authorities: Option<&[u8]>,
+    clients: ClientCertificates<'_>,
 ) -> Result<Arc<ServerConfig>, TlsFailure> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(TlsFailure::Provider)?;
-    let builder = match client_authorities {
-        None => builder.with_no_client_auth(),
-        Some(authorities) => {
+    let builder = match clients {
+        ClientCertificates::Unasked => builder.with_no_client_auth(),
+        ClientCertificates::Required(authorities) | ClientCertificates::Optional(authorities) => {
             let mut roots = RootCertStore::empty();
             for authority in certificates(authorities, "the file of clients' authorities")? {
                 roots.add(authority).map_err(|error| TlsFailure::Authority(error.to_string()))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = match clients {
+                ClientCertificates::Optional(_) => verifier.allow_unauthenticated(),
+                ClientCertificates::Required(_) | ClientCertificates::Unasked => verifier,
+            };
             builder.with_client_cert_verifier(
-                verifier.map_err(|error| TlsFailure::Authority(error.to_string()))?,
+                verifier.build().map_err(|error| TlsFailure::Authority(error.to_string()))?,
             )
         }
     };
@@ -98,22 +112,29 @@ mod tests {
     fn a_certificate_goes_with_its_key_alone() {
         let (one, key) = self_signed(names()).unwrap();
         let (other, _) = self_signed(names()).unwrap();
-        assert!(server_config(one.as_bytes(), key.as_bytes(), None).is_ok());
-        let both = server_config(one.as_bytes(), key.as_bytes(), Some(other.as_bytes())).unwrap();
+        assert!(server_config(one.as_bytes(), key.as_bytes(), ClientCertificates::Unasked).is_ok());
+        let clients = ClientCertificates::Required(other.as_bytes());
+        let both = server_config(one.as_bytes(), key.as_bytes(), clients).unwrap();
         assert_eq!(both.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
-        assert!(matches!(server_config(other.as_bytes(), key.as_bytes(), None), Err(TlsFailure::Pair(_))));
+        let wrong = server_config(other.as_bytes(), key.as_bytes(), ClientCertificates::Unasked);
+        assert!(matches!(wrong, Err(TlsFailure::Pair(_))));
     }
 
     #[test]
     fn what_is_no_pem_is_told_without_what_it_is() {
         let (chain, key) = self_signed(names()).unwrap();
-        for (chain, key, authorities, expected) in [
-            ("", &*key, None, "there is no certificate in the file of the certificate"),
-            (&*chain, "", None, "the file of the key cannot be read"),
-            (&chain, &key, Some(""), "there is no certificate in the file of clients' authorities"),
+        let unasked = ClientCertificates::Unasked;
+        for (chain, key, clients, expected) in [
+            ("", &*key, unasked, "there is no certificate in the file of the certificate"),
+            (&*chain, "", unasked, "the file of the key cannot be read"),
+            (
+                &chain,
+                &key,
+                ClientCertificates::Required(b""),
+                "there is no certificate in the file of clients' authorities",
+            ),
         ] {
-            let failed = server_config(chain.as_bytes(), key.as_bytes(), authorities.map(str::as_bytes));
-            let error = failed.unwrap_err().to_string();
+            let error = server_config(chain.as_bytes(), key.as_bytes(), clients).unwrap_err().to_string();
             assert!(error.starts_with(expected) && !error.contains("PRIVATE"), "{error}");
         }
     }

@@ -1,27 +1,53 @@
 //! The files of certificates, and the TLS that comes of them.
 
 use std::{
+    fmt,
     fs::File,
-    io::Read as _,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
-use kubewasm_policy::server::tls;
 use rustls::ServerConfig;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::MissedTickBehavior};
+
+use crate::tls::{self, ClientCertificates, TlsFailure};
 
 /// Most bytes of a file, 1 MiB.
 const LONGEST_FILE: u64 = 1 << 20;
 
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Where certificates are.
-#[derive(Debug)]
-pub(super) struct CertificateFiles {
-    /// That of the server, and its key; without, one is made.
-    pub(super) pair: Option<(PathBuf, PathBuf)>,
-    /// Authorities of clients.
-    pub(super) client_ca: Option<PathBuf>,
+#[derive(Clone, Debug)]
+pub struct CertificateFiles {
+    /// That of the server, and its key; without, one is made for localhost.
+    pub pair: Option<(PathBuf, PathBuf)>,
+    /// Authorities of clients: none of the files means that clients are not asked for certificates.
+    pub client_authorities: Vec<PathBuf>,
+    /// Whether clients may also come without a certificate.
+    pub is_client_optional: bool,
+}
+
+/// Why files of certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFilesFailure {
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", .path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is no file of certificates.
+    #[error("{} has more than {} MiB", .0.display(), LONGEST_FILE >> 20)]
+    TooLong(PathBuf),
+    /// What is in them is not usable.
+    #[error(transparent)]
+    Tls(#[from] TlsFailure),
 }
 
 /// What is in them.
@@ -29,17 +55,30 @@ pub(super) struct CertificateFiles {
 struct CertificateTexts {
     chain: Vec<u8>,
     key: Vec<u8>,
-    client_ca: Option<Vec<u8>>,
+    client_authorities: Vec<u8>,
+    clients: AskedClients,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AskedClients {
+    Unasked,
+    Required,
+    Optional,
 }
 
 impl CertificateTexts {
-    fn config(&self) -> Result<Arc<ServerConfig>, tls::TlsFailure> {
-        tls::server_config(&self.chain, &self.key, self.client_ca.as_deref())
+    fn config(&self) -> Result<Arc<ServerConfig>, TlsFailure> {
+        let clients = match self.clients {
+            AskedClients::Unasked => ClientCertificates::Unasked,
+            AskedClients::Required => ClientCertificates::Required(&self.client_authorities),
+            AskedClients::Optional => ClientCertificates::Optional(&self.client_authorities),
+        };
+        tls::server_config(&self.chain, &self.key, clients)
     }
 }
 
 /// The files, as they were last seen.
-pub(super) struct TlsFiles {
+pub struct TlsFiles {
     files: CertificateFiles,
     /// A pair that was made here.
     made: Option<(String, String)>,
@@ -48,11 +87,20 @@ pub(super) struct TlsFiles {
     tls: watch::Sender<Arc<ServerConfig>>,
 }
 
+impl fmt::Debug for TlsFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsFiles").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
 impl TlsFiles {
     /// Reads the files for the first time.
-    pub(super) fn open(
+    ///
+    /// # Errors
+    /// [`TlsFilesFailure`].
+    pub fn open(
         files: CertificateFiles,
-    ) -> anyhow::Result<(Self, watch::Receiver<Arc<ServerConfig>>)> {
+    ) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsFilesFailure> {
         let made = match files.pair {
             Some(_) => None,
             None => Some(tls::self_signed(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec())?),
@@ -62,15 +110,25 @@ impl TlsFiles {
         Ok((Self { files, made, seen: Some(texts), tls }, receiver))
     }
 
+    /// Looks at the files for ever, every two seconds.
+    pub async fn follow(mut self) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            self.look();
+        }
+    }
+
     /// Looks whether the files have changed. New connections get what they say then; what cannot be used is told, and the old
     /// certificate goes on.
-    pub(super) fn look(&mut self) {
+    pub fn look(&mut self) {
         let texts = match read(&self.files, self.made.as_ref()) {
             Ok(texts) => texts,
             Err(error) => {
                 // Once; they may be about to be replaced.
                 if self.seen.take().is_some() {
-                    tracing::error!(error = %format!("{error:#}"), "the old certificate goes on");
+                    tracing::error!(%error, "the old certificate goes on");
                 }
                 return;
             }
@@ -90,23 +148,36 @@ impl TlsFiles {
     }
 }
 
-fn read(files: &CertificateFiles, made: Option<&(String, String)>) -> anyhow::Result<CertificateTexts> {
+fn read(
+    files: &CertificateFiles,
+    made: Option<&(String, String)>,
+) -> Result<CertificateTexts, TlsFilesFailure> {
     let (chain, key) = match (&files.pair, made) {
         (Some((chain, key)), _) => (read_file(chain)?, read_file(key)?),
         (None, Some((chain, key))) => (chain.clone().into_bytes(), key.clone().into_bytes()),
         (None, None) => Default::default(),
     };
-    let client_ca = files.client_ca.as_deref().map(read_file).transpose()?;
-    Ok(CertificateTexts { chain, key, client_ca })
+    let mut client_authorities = Vec::new();
+    for file in &files.client_authorities {
+        client_authorities.extend(read_file(file)?);
+        client_authorities.push(b'\n');
+    }
+    let clients = match (&*files.client_authorities, files.is_client_optional) {
+        ([], _) => AskedClients::Unasked,
+        (_, true) => AskedClients::Optional,
+        (_, false) => AskedClients::Required,
+    };
+    Ok(CertificateTexts { chain, key, client_authorities, clients })
 }
 
-fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let failed = || format!("cannot read {}", path.display());
+fn read_file(path: &Path) -> Result<Vec<u8>, TlsFilesFailure> {
     let mut text = Vec::new();
     File::open(path)
         .and_then(|file| file.take(LONGEST_FILE + 1).read_to_end(&mut text))
-        .with_context(failed)?;
-    ensure!(text.len() as u64 <= LONGEST_FILE, "{} has more than {} MiB", path.display(), LONGEST_FILE >> 20);
+        .map_err(|source| TlsFilesFailure::Read { path: path.to_owned(), source })?;
+    if text.len() as u64 > LONGEST_FILE {
+        return Err(TlsFilesFailure::TooLong(path.to_owned()));
+    }
     Ok(text)
 }
 
@@ -138,7 +209,8 @@ mod tests {
         write(dir.path(), "ca.crt", &chain);
         let files = CertificateFiles {
             pair: Some((dir.path().join("tls.crt"), dir.path().join("tls.key"))),
-            client_ca: Some(dir.path().join("ca.crt")),
+            client_authorities: vec![dir.path().join("ca.crt")],
+            is_client_optional: false,
         };
         let (files, mut tls) = TlsFiles::open(files).unwrap();
         tls.mark_unchanged();
@@ -181,11 +253,13 @@ mod tests {
 
     #[test]
     fn one_is_made_where_there_is_none() {
-        let (mut files, tls) = TlsFiles::open(CertificateFiles { pair: None, client_ca: None }).unwrap();
+        let unasked =
+            CertificateFiles { pair: None, client_authorities: Vec::new(), is_client_optional: false };
+        let (mut files, tls) = TlsFiles::open(unasked.clone()).unwrap();
         files.look();
         assert!(!tls.has_changed().unwrap());
-        let missing = CertificateFiles { pair: None, client_ca: Some("/nowhere/ca.crt".into()) };
-        let error = TlsFiles::open(missing).err().unwrap();
-        assert!(format!("{error:#}").starts_with("cannot read /nowhere/ca.crt"), "{error:#}");
+        let missing = CertificateFiles { client_authorities: vec!["/nowhere/ca.crt".into()], ..unasked };
+        let error = TlsFiles::open(missing).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read /nowhere/ca.crt"), "{error}");
     }
 }

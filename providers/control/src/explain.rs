@@ -43,7 +43,8 @@ fn causes(error: &dyn Error) -> String {
 }
 
 /// The API server's code, where it answered.
-pub(crate) fn code(error: &kube::Error) -> Option<u16> {
+#[must_use]
+pub fn code(error: &kube::Error) -> Option<u16> {
     match error {
         kube::Error::Api(status) => Some(status.code),
         _ => None,

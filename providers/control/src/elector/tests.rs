@@ -6,7 +6,9 @@ const TIMES: ElectionTimes = ElectionTimes { lease: Duration::from_secs(15), ret
 
 fn elector() -> Elector {
     let (service, _) = tower_test::mock::pair::<http::Request<Body>, http::Response<Body>>();
-    Elector::new(Client::new(service, "default"), "ns", "default", "b", TIMES)
+    let lease =
+        LeaseName { namespace: "ns".to_owned(), name: "controller".to_owned(), labels: BTreeMap::new() };
+    Elector::new(Client::new(service, "default"), lease, "b", TIMES)
 }
 
 fn at(second: i64) -> Timestamp {

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{explain, labels};
+use crate::explain;
 
 /// How long things last.
 #[derive(Clone, Copy, Debug)]
@@ -37,15 +37,24 @@ impl Default for ElectionTimes {
     }
 }
 
+/// The Lease that replicas want.
+#[derive(Clone, Debug)]
+pub struct LeaseName {
+    /// Where it is.
+    pub namespace: String,
+    /// What it is called.
+    pub name: String,
+    /// Its labels, where it has to be made.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// Takes part in the election of a leader.
 #[derive(Debug)]
 pub struct Elector {
     api: Api<Lease>,
-    /// Of the Lease.
-    name: String,
+    lease: LeaseName,
     /// Of this replica.
     identity: String,
-    server: String,
     times: ElectionTimes,
     seen: Option<Seen>,
 }
@@ -69,17 +78,11 @@ enum Claim {
 }
 
 impl Elector {
-    /// One for the server of this name, in this namespace.
+    /// One that wants this Lease for the replica of this identity.
     #[must_use]
-    pub fn new(client: Client, namespace: &str, server: &str, identity: &str, times: ElectionTimes) -> Self {
-        Self {
-            api: Api::namespaced(client, namespace),
-            name: format!("kubewasm-policy-{server}"),
-            identity: identity.to_owned(),
-            server: server.to_owned(),
-            times,
-            seen: None,
-        }
+    pub fn new(client: Client, lease: LeaseName, identity: &str, times: ElectionTimes) -> Self {
+        let api = Api::namespaced(client, &lease.namespace);
+        Self { api, lease, identity: identity.to_owned(), times, seen: None }
     }
 
     /// Takes part until it is cancelled, and tells whether this replica is the leader. It then gives the Lease back, so that another
@@ -96,7 +99,7 @@ impl Elector {
                 // Somebody else was quicker.
                 Err(Refused::Conflict) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "cannot look after the Lease {}; trying again", self.name)
+                    tracing::warn!(%error, "cannot look after the Lease {}; trying again", self.lease.name)
                 }
             }
             // Before anybody else may take it to be over.
@@ -110,14 +113,14 @@ impl Elector {
         }
         let led = leading.send_replace(false);
         if led && let Err(error) = self.release().await {
-            tracing::debug!(%error, "cannot give the Lease {} back", self.name);
+            tracing::debug!(%error, "cannot give the Lease {} back", self.lease.name);
         }
     }
 
     fn tell(&self, leading: &watch::Sender<bool>, is_leader: bool) {
         let changed = leading.send_if_modified(|leading| std::mem::replace(leading, is_leader) != is_leader);
         if changed && is_leader {
-            tracing::info!("{} is the leader: it writes webhooks, certificates and statuses", self.identity);
+            tracing::info!("{} is the leader: it holds the Lease {}", self.identity, self.lease.name);
         } else if changed {
             tracing::warn!("{} is not the leader any more", self.identity);
         }
@@ -131,11 +134,11 @@ impl Elector {
     /// Looks at the Lease, and takes or renews it. True when it is ours.
     async fn turn(&mut self) -> Result<bool, Refused> {
         let params = PostParams::default();
-        let Some(lease) = self.api.get_opt(&self.name).await? else {
+        let Some(lease) = self.api.get_opt(&self.lease.name).await? else {
             let spec = self.spec(&LeaseSpec::default(), Timestamp::now());
             let metadata = ObjectMeta {
-                name: Some(self.name.clone()),
-                labels: Some(labels(&self.server)),
+                name: Some(self.lease.name.clone()),
+                labels: Some(self.lease.labels.clone()),
                 ..ObjectMeta::default()
             };
             self.api.create(&params, &Lease { metadata, spec: Some(spec) }).await?;
@@ -146,7 +149,7 @@ impl Elector {
             Claim::Wait => Ok(false),
             Claim::Write(spec) => {
                 // With the version that was read: of two that want it, one gets it.
-                self.api.replace(&self.name, &params, &Lease { spec: Some(spec), ..lease }).await?;
+                self.api.replace(&self.lease.name, &params, &Lease { spec: Some(spec), ..lease }).await?;
                 Ok(true)
             }
         }
@@ -191,12 +194,12 @@ impl Elector {
 
     async fn release(&self) -> Result<(), Refused> {
         let release = async {
-            let Some(lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+            let Some(lease) = self.api.get_opt(&self.lease.name).await? else { return Ok(()) };
             let mut spec = lease.spec.clone().unwrap_or_default();
             if spec.holder_identity.as_ref() == Some(&self.identity) {
                 spec.holder_identity = None;
                 let lease = Lease { spec: Some(spec), ..lease };
-                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+                self.api.replace(&self.lease.name, &PostParams::default(), &lease).await?;
             }
             Ok(())
         };
