@@ -71,7 +71,7 @@ e2e: test-build test-tools ## End-to-end tests on a real control plane (E2E=name
 	cargo test --workspace --test e2e -- --test-threads=$(E2E_THREADS) $(E2E)
 
 .PHONY: soak
-soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, a gigabyte through a guest, 600 kills in the middle of store work, a watch of a plugin for longer than one lasts, thousands of random lives (some 35 minutes)
+soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,000 with addresses, 1,000 that compute, hostile guests, a gigabyte through a guest and three through a command, 600 kills in the middle of store work, a watch of a plugin for longer than one lasts, thousands of random lives (some 35 minutes)
 	KUBEWASM_STORM_PODS=200 KUBEWASM_STORM_KILLS=200 cargo test --workspace --test e2e -- storm
 	KUBEWASM_TEST_PODS=1000 cargo test --workspace --test e2e -- many_pods_have_addresses
 	KUBEWASM_TEST_SPINNERS=1000 cargo test --workspace --test e2e -- many_pods_that_compute
@@ -79,6 +79,7 @@ soak: test-build ## The long tests: a storm of 200 pods and 200 kills each, 1,00
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test floods -- large_body
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test registry -- crashes
 	KUBEWASM_TEST_SIZE=full cargo test --workspace --test e2e -- podwatch_follows
+	KUBEWASM_TEST_SIZE=full cargo test --workspace --test e2e -- bytes_go_through_a_command
 	PROPTEST_CASES=4000 cargo test --workspace --lib -- lifecycle::tests::properties
 
 .PHONY: fuzz

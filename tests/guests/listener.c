@@ -21,7 +21,7 @@
 
 // Where the descriptors of LISTEN_FDS begin.
 #define FIRST 3
-#define MOST 64
+#define MOST 256
 
 static int fail(const char *what) {
     printf("%s: %s\n", what, strerror(errno));

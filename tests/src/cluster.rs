@@ -105,7 +105,6 @@ pub struct Cluster {
 struct Logs {
     etcd: PathBuf,
     apiserver: PathBuf,
-    second_apiserver: PathBuf,
     controller_manager: PathBuf,
     scheduler: PathBuf,
 }
@@ -141,14 +140,19 @@ impl Cluster {
         let logs = Logs {
             etcd: home.log("etcd"),
             apiserver: home.log("kube-apiserver"),
-            second_apiserver: home.log("kube-apiserver-2"),
             controller_manager: home.log("kube-controller-manager"),
             scheduler: home.log("kube-scheduler"),
         };
         start_etcd(&programs, &pki, &ports, &folder, &logs.etcd).await?;
         audit::write_policy(&audit_policy(&folder))?;
         let service = service_endpoint(node_address);
-        let site = ApiServerSite { programs: &programs, pki: &pki, folder: &folder, options: &options };
+        let site = ApiServerSite {
+            programs: &programs,
+            pki: &pki,
+            folder: &folder,
+            options: &options,
+            features: "",
+        };
         let apiserver = start_apiserver(&site, ports.etcd, ports.apiserver, service, &logs.apiserver).await?;
         let apiserver = Mutex::new(apiserver);
         let cluster = Self { programs, pki, ports, folder, logs, node_address, options, apiserver };
@@ -256,7 +260,7 @@ impl Cluster {
     pub async fn start_apiserver(&self) -> Result<()> {
         let mut apiserver = self.apiserver.lock().await;
         let (port, service) = (self.ports.apiserver, service_endpoint(self.node_address));
-        *apiserver = self.start_apiserver_at(port, service, &self.logs.apiserver).await?;
+        *apiserver = self.start_apiserver_at(port, service, "", &self.logs.apiserver).await?;
         Ok(())
     }
 
@@ -267,16 +271,31 @@ impl Cluster {
     /// # Errors
     /// When it does not become ready.
     pub async fn start_second_apiserver(&self) -> Result<Client> {
-        let port = ports::free()?;
-        self.start_apiserver_at(port, None, &self.logs.second_apiserver).await?;
-        let kubeconfig = self.write_kubeconfig("second-admin", port, self.as_admin())?;
+        let kubeconfig = self.start_apiserver_beside("2", "").await?;
         let config = config_of(&kubeconfig).await?;
         Client::try_from(config).with_context(|| format!("{} makes no client", kubeconfig.display()))
     }
 
-    async fn start_apiserver_at(&self, port: u16, service: Option<IpAddr>, log: &Path) -> Result<Process> {
+    /// The same with feature gates of its own (`,Name=false,…`) and the name `name`. Returns a kubeconfig with all rights.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn start_apiserver_beside(&self, name: &str, features: &str) -> Result<PathBuf> {
+        let port = ports::free()?;
+        let log = self.logs.apiserver.with_file_name(format!("kube-apiserver-{name}.log"));
+        self.start_apiserver_at(port, None, features, &log).await?;
+        self.write_kubeconfig(&format!("admin-{name}"), port, self.as_admin())
+    }
+
+    async fn start_apiserver_at(
+        &self,
+        port: u16,
+        service: Option<IpAddr>,
+        features: &str,
+        log: &Path,
+    ) -> Result<Process> {
         let Self { programs, pki, folder, options, .. } = self;
-        let site = ApiServerSite { programs, pki, folder, options };
+        let site = ApiServerSite { programs, pki, folder, options, features };
         start_apiserver(&site, self.ports.etcd, port, service, log).await
     }
 
@@ -397,6 +416,8 @@ struct ApiServerSite<'a> {
     pki: &'a Pki,
     folder: &'a Path,
     options: &'a ClusterOptions,
+    /// Feature gates of this one, besides [`FEATURES`]: empty, or each after a comma.
+    features: &'a str,
 }
 
 async fn start_apiserver(
@@ -406,7 +427,7 @@ async fn start_apiserver(
     service: Option<IpAddr>,
     log: &Path,
 ) -> Result<Process> {
-    let ApiServerSite { programs, pki, folder, options } = site;
+    let ApiServerSite { programs, pki, folder, options, features } = site;
     let mut command = Command::new(programs.path("kube-apiserver"));
     command
         .arg(flag("etcd-servers", local_url(etcd_port)))
@@ -436,7 +457,7 @@ async fn start_apiserver(
         .arg(flag("audit-policy-file", audit_policy(folder).display()))
         .arg(flag("audit-log-path", audit_log(folder).display()))
         .arg(flag("runtime-config", "certificates.k8s.io/v1beta1=true"))
-        .arg(flag("feature-gates", FEATURES))
+        .arg(flag("feature-gates", format!("{FEATURES}{features}")))
         .args(["--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction"])
         .args(["--bind-address=127.0.0.1", "--enable-bootstrap-token-auth", "--allow-privileged"]);
     match service {

@@ -262,6 +262,7 @@ impl Agent {
             storage_period: config.kubelet.volume_stats_period(),
         });
         server.serve_stats(stats.clone());
+        server.serve_streams(Arc::clone(&shared.runtime));
         let held = Held {
             index: shared.index.clone(),
             volumes: Arc::clone(&shared.volumes),

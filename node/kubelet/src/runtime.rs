@@ -17,6 +17,7 @@ mod resize;
 mod sandbox;
 mod service_table;
 mod stats;
+mod streams;
 
 use std::{
     collections::BTreeMap,
@@ -44,6 +45,7 @@ pub use service_table::{ServiceRoute, ServiceRoutes, ServiceTable};
 pub use stats::{
     ContainerFileIo, ContainerStats, ContainerTraffic, FailedRequests, HttpContainerStats, SystemOom,
 };
+pub use streams::{CallerStreams, Duplex, InputStream, OutputStream, PortForwardError, TerminalSize};
 
 /// Runs containers and keeps images. One per node; shared by all pod tasks.
 #[async_trait]
@@ -184,6 +186,43 @@ pub trait Runtime: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ExecError`] when the instance could not be started at all.
     async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError>;
+
+    /// The same, connected to a caller: the instance runs while the caller sends and is sent. Returns its exit code once it
+    /// has ended and everything that it wrote has been taken by the caller; what it died of, where it did, is the last of
+    /// stderr, or of the output of a terminal. Dropping the future ends the instance.
+    ///
+    /// # Errors
+    /// [`ExecError`] when the instance could not be started at all; the streams have not been used then.
+    async fn exec_stream(
+        &self,
+        _id: &str,
+        _argv: &[String],
+        _streams: CallerStreams,
+    ) -> Result<i32, ExecError> {
+        Err(ExecError::Failed("this provider connects nobody to its containers".into()))
+    }
+
+    /// Connects a caller to the standard streams of a running container, beside its log and beside other callers: what it
+    /// writes from now on goes to all of them, and one that does not read does not hold it up for good. What they send is its
+    /// input, in the order in which it comes, where [`ContainerSpec::stdin`] is set. Returns when the container has ended and
+    /// the caller has taken what it wrote, or, where the caller wants no output, when its input has ended. Dropping the future
+    /// takes the caller away. With [`ContainerSpec::stdin_once`], the container's input ends with that of the first caller who
+    /// was connected to it, and when that caller goes.
+    ///
+    /// # Errors
+    /// [`ExecError`] when there was nothing to connect to; the streams have not been used then.
+    async fn attach(&self, _id: &str, _streams: CallerStreams) -> Result<(), ExecError> {
+        Err(ExecError::Failed("this provider connects nobody to its containers".into()))
+    }
+
+    /// Connects to a TCP port of a pod that runs here, as a neighbour in the pod would: by its loopback, and else by its
+    /// address. Both directions end by themselves. Dropping the connection ends it.
+    ///
+    /// # Errors
+    /// [`PortForwardError`].
+    async fn port_forward(&self, _pod_uid: &str, _port: u16) -> Result<Box<dyn Duplex>, PortForwardError> {
+        Err(PortForwardError::Failed("this provider forwards no ports".into()))
+    }
 
     /// What the provider can say of a container now.
     fn observe(&self, id: &str) -> Presence;
@@ -424,6 +463,9 @@ pub struct ContainerSpec {
     pub name_files: Option<NameFiles>,
     /// stdin is kept open for an attach.
     pub stdin: bool,
+    /// stdin ends with the first attach that was connected to it.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// The guest's stdio is a terminal.
     pub tty: bool,
     /// Bytes; 0 is the node's default.

@@ -10,7 +10,7 @@ use crate::extension;
 use crate::plugin;
 #[cfg(feature = "policy")]
 use crate::policy;
-use crate::{approver, complete, doctor, log, manual, module, node, processes, run};
+use crate::{approver, complete, doctor, exec, log, manual, module, node, processes, run};
 
 /// A Kubernetes node whose containers are WebAssembly.
 #[derive(Debug, Parser)]
@@ -36,6 +36,8 @@ enum Command {
     Approver(approver::ApproverArgs),
     /// Run one pod from files, without any cluster.
     Run(run::RunArgs),
+    /// Run a command in a pod of `kubewasm run`.
+    Exec(exec::ExecArgs),
     /// Say what this machine can and cannot do as a node with these flags, and what to do about it.
     Doctor(Box<doctor::DoctorArgs>),
     /// Pull, push, list, inspect, remove and compile modules.
@@ -66,7 +68,8 @@ enum Command {
 }
 
 /// Runs the program. Exit codes: 0 is success, 1 a failure that was said, 2 a command line that was not
-/// understood; those of `kubewasm run` follow the pod, and `kubewasm module` has some of its own. Under the name of a kubectl
+/// understood; those of `kubewasm run` follow the pod, that of `kubewasm exec` is the
+/// command's, and `kubewasm module` has some of its own. Under the name of a kubectl
 /// plugin, it is that plugin.
 pub(crate) fn main() -> ExitCode {
     #[cfg(feature = "plugin")]
@@ -80,6 +83,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Node(args) => node::main(*args),
         Command::Approver(args) => approver::main(args),
         Command::Run(args) => run::main(args),
+        Command::Exec(args) => exec::main(args),
         Command::Doctor(args) => doctor::main(*args),
         Command::Module(args) => module::main(args),
         #[cfg(feature = "plugin")]

@@ -51,6 +51,27 @@ impl Folder {
     }
 }
 
+/// The folders of this user's runs that go on.
+pub(crate) fn running() -> Vec<PathBuf> {
+    running_in(&std::env::temp_dir())
+}
+
+fn running_in(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let named =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)));
+    let mut folders: Vec<_> = named.map(|entry| entry.path()).filter(|folder| is_held(folder)).collect();
+    folders.sort();
+    folders
+}
+
+/// A folder of ours that a run holds.
+fn is_held(folder: &Path) -> bool {
+    let is_ours = fs::symlink_metadata(folder)
+        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == rustix::process::geteuid().as_raw());
+    is_ours && File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_err())
+}
+
 /// Removes the folders of runs that are no more. What cannot be removed stays; it harms nobody.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
@@ -107,6 +128,7 @@ mod tests {
         fs::write(at("kubewasm-run-dead").join(LOCK), "").unwrap();
         let long_ago = SystemTime::now() - YOUNG * 2;
         File::open(at("kubewasm-run-old")).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(running_in(parent.path()), [at("kubewasm-run-alive")]);
         sweep(parent.path());
         let mut left: Vec<_> =
             fs::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -5,9 +5,12 @@
 #[cfg(feature = "policy")]
 mod admission;
 mod approver;
+mod attached;
 mod cli;
 mod complete;
+mod console;
 mod doctor;
+mod exec;
 #[cfg(feature = "extension")]
 mod extension;
 mod folder;
@@ -29,6 +32,7 @@ mod processes;
 mod replica;
 mod resolvers;
 mod run;
+mod run_socket;
 mod runtime;
 mod signals;
 mod terminal;

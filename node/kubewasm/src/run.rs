@@ -36,9 +36,11 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "policy")]
 use crate::admission::{AdmissionArgs, AdmissionParts, NodeModules};
 use crate::{
+    attached, console,
     folder::Folder,
     home,
     manifest::{self, Manifest, Publish},
+    run_socket::{RunSocket, RunningPod},
     runtime::{self, ImageSettings},
     terminal,
 };
@@ -87,6 +89,14 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     admission: AdmissionArgs,
 
+    /// Pass standard input on to the pod's container that asks for it (`stdin: true`), or to its first one.
+    #[arg(short = 'i', long)]
+    stdin: bool,
+
+    /// That container is at a terminal: this one.
+    #[arg(short, long, requires = "stdin")]
+    tty: bool,
+
     /// Say what happens to the pod, not only what goes wrong.
     #[arg(long)]
     events: bool,
@@ -96,11 +106,23 @@ pub(crate) struct RunArgs {
 pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
     let mut manifest = manifest::read(&args.files)?;
     manifest::publish(&mut manifest.pod, &args.publish, args.publish_all)?;
+    let tty = console::wants_terminal(args.tty);
+    let attached = if args.stdin { Some(attached::choose(&mut manifest.pod, tty)?) } else { None };
+    if args.stdin && args.files.iter().any(|file| file.as_os_str() == "-") {
+        anyhow::bail!("standard input cannot be both the manifest (-) and the input of a container (-i)");
+    }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    tokio.block_on(run(manifest, args))
+    let attached = attached.map(|container| Attached { container, tty });
+    tokio.block_on(run(manifest, attached, args))
 }
 
-async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
+/// The container that this terminal is connected to.
+struct Attached {
+    container: String,
+    tty: bool,
+}
+
+async fn run(manifest: Manifest, attached: Option<Attached>, args: RunArgs) -> anyhow::Result<ExitCode> {
     let Manifest { mut pod, config_maps, secrets } = manifest;
     let objects = LocalObjects::new(config_maps, secrets);
     // Another part of the program may have chosen already; both choices are fine.
@@ -200,7 +222,24 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
     let (updates, receiver) = mpsc::channel(4);
     let manager = tokio::spawn(PodManager::new(shared).run(receiver, cancel.clone()));
     updates.send(Update::Set(Box::new(pod.clone()))).await.context("the pod's task did not start")?;
-    let output = tokio::spawn(terminal::copy(Arc::new(pod.clone()), logs_dir, statuses.clone()));
+    let shown = Arc::new(pod.clone());
+    let running = RunningPod {
+        pod: Arc::clone(&shown),
+        runtime: Arc::clone(&runtime) as Arc<dyn kubewasm_kubelet::runtime::Runtime>,
+        statuses: statuses.clone(),
+    };
+    let socket = RunSocket::open(state.path(), running.clone())?;
+    let named = attached.as_ref().map(|attached| attached.container.clone());
+    let output = terminal::copy(shown, named, logs_dir.clone(), statuses.clone());
+    let (sizes, _follow) = console::sizes().context("cannot follow the terminal")?;
+    let output = tokio::spawn(async move {
+        let attach = async {
+            if let Some(Attached { container, tty }) = attached {
+                attached::attach(running, container, tty, sizes, logs_dir).await;
+            }
+        };
+        tokio::join!(output, attach);
+    });
 
     let mut interrupts = Interrupts::new().context("cannot listen for Ctrl-C")?;
     let status = loop {
@@ -225,6 +264,7 @@ async fn run(manifest: Manifest, args: RunArgs) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(LAST_LINES, output).await.is_err() {
         tracing::debug!("the pod's last output was not all printed");
     }
+    drop(socket);
     cancel.cancel();
     manager.await.context("the pod's task failed")?;
     runtime::shut_down(&runtime).await;

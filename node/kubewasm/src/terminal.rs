@@ -1,6 +1,10 @@
 //! The output of a pod's containers on the terminal.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -14,15 +18,31 @@ enum TerminalStream {
     Stderr,
 }
 
+impl TerminalStream {
+    /// As readers of logs call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "Stdout",
+            Self::Stderr => "Stderr",
+        }
+    }
+}
+
 /// Copies what every container of the pod writes to standard output and standard error, attempt after
 /// attempt, until `statuses` ends. Lines of a pod with several containers begin with the container's name.
-pub(crate) async fn copy(pod: Arc<Pod>, logs_dir: PathBuf, statuses: watch::Receiver<PodStatus>) {
+/// That which `attached` names is left out: it is shown as it comes.
+pub(crate) async fn copy(
+    pod: Arc<Pod>,
+    attached: Option<String>,
+    logs_dir: PathBuf,
+    statuses: watch::Receiver<PodStatus>,
+) {
     let Some(spec) = &pod.spec else { return };
     let names: Vec<_> =
         spec.init_containers.iter().flatten().chain(&spec.containers).map(|c| c.name.clone()).collect();
     let prefixed = names.len() > 1;
     let mut tasks = JoinSet::new();
-    for name in names {
+    for name in names.into_iter().filter(|name| Some(name) != attached.as_ref()) {
         for output in [TerminalStream::Stdout, TerminalStream::Stderr] {
             let (pod, name, logs_dir) = (Arc::clone(&pod), name.clone(), logs_dir.clone());
             tasks.spawn(copy_container(pod, name, output, prefixed, logs_dir, statuses.clone()));
@@ -60,15 +80,31 @@ async fn copy_container(
         }
         let options = logs::LogReadOptions {
             follow: true,
-            stream: Some(match output {
-                TerminalStream::Stdout => "Stdout".to_owned(),
-                TerminalStream::Stderr => "Stderr".to_owned(),
-            }),
+            stream: Some(output.name().to_owned()),
             ..logs::LogReadOptions::default()
         };
         let (watched, container) = (statuses.clone(), name.clone());
         let is_running = move || !has_ended(&watched, &container, attempt);
         let Ok(mut chunks) = logs::stream(path, &options, is_running).await else { continue };
+        while let Some(Ok(chunk)) = chunks.next().await {
+            line.write(&chunk);
+        }
+    }
+}
+
+/// Prints what an attempt of a container has logged that is over.
+pub(crate) async fn print(pod: &Pod, container: &str, attempt: u32, logs_dir: &Path) {
+    let meta = &pod.metadata;
+    let of = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (namespace, name, uid) = (of(&meta.namespace), of(&meta.name), of(&meta.uid));
+    let path = logs::file(logs_dir, &namespace, &name, &uid, container, attempt);
+    for output in [TerminalStream::Stdout, TerminalStream::Stderr] {
+        let mut line = LabelledLines { prefix: None, at_start: true, output };
+        let options = logs::LogReadOptions {
+            stream: Some(output.name().to_owned()),
+            ..logs::LogReadOptions::default()
+        };
+        let Ok(mut chunks) = logs::stream(path.clone(), &options, || false).await else { continue };
         while let Some(Ok(chunk)) = chunks.next().await {
             line.write(&chunk);
         }

@@ -116,17 +116,24 @@ impl Store {
         let mut images = Vec::new();
         for mut record in Record::all(&self.inner.layout)?.intact {
             record.settle_names(&self.inner.layout)?;
-            let name =
-                record.names.iter().find(|name| !record::is_digest_name(name)).or(record.names.first());
-            let Some(name) = name.and_then(|name| name.parse().ok()) else {
-                continue;
-            };
             if record.is_complete(&self.inner.layout) {
-                images.push(record.into_image(name));
+                images.extend(named(record));
             }
         }
         images.sort_by(|a, b| a.names.cmp(&b.names));
         Ok(images)
+    }
+
+    /// An image for those who have noted down its digest and nothing else, under its first tag, or else its first digest. No
+    /// signature is asked for: whoever uses it has been let.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the store cannot be read.
+    pub fn by_digest(&self, digest: &Digest) -> Result<Option<Image>, StoreError> {
+        let layout = &self.inner.layout;
+        let Some(mut record) = layout.read::<Record>(&layout.image(digest))? else { return Ok(None) };
+        record.settle_names(layout)?;
+        Ok(named(record))
     }
 
     /// The unpacked file system of a container image; `None` for a module alone.
@@ -220,6 +227,13 @@ impl Store {
         holds.insert(*digest, Arc::downgrade(&file));
         Ok(Hold { _file: file })
     }
+}
+
+/// An image under its first tag, or else its first digest.
+fn named(record: Record) -> Option<Image> {
+    let name = record.names.iter().find(|name| !record::is_digest_name(name)).or(record.names.first());
+    let name = name.and_then(|name| name.parse().ok())?;
+    Some(record.into_image(name))
 }
 
 impl StoreInner {

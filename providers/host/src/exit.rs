@@ -30,6 +30,8 @@ pub enum ExitReason {
 
 /// Code of a guest that could not be instantiated; what runc answers when it cannot start a process.
 pub const CODE_START_FAILED: i32 = 128;
+/// Code of a guest that somebody has ended at its terminal, with Ctrl-C: 128 + SIGINT.
+pub const CODE_INTERRUPTED: i32 = 130;
 /// Code of a guest that trapped: 128 + SIGABRT.
 pub const CODE_TRAPPED: i32 = 134;
 /// Code of a guest that was killed, by us or by its memory limit: 128 + SIGKILL.
@@ -54,6 +56,12 @@ impl Exit {
     #[must_use]
     pub fn stopped(killed: bool) -> Self {
         Self::new(if killed { CODE_KILLED } else { CODE_STOPPED }, ExitReason::Stopped, "")
+    }
+
+    /// Ended by Ctrl-C at its terminal, as a process ends that has nothing else to do then.
+    #[must_use]
+    pub fn interrupted() -> Self {
+        Self::new(CODE_INTERRUPTED, ExitReason::Exited, "")
     }
 
     /// Lost with its worker.

@@ -42,6 +42,7 @@ mod imports;
 mod input;
 pub mod inspect;
 mod kind;
+pub mod line_discipline;
 mod listen;
 mod lookup;
 mod memory;
@@ -51,6 +52,7 @@ mod outcome;
 mod outgoing;
 mod output;
 mod p3;
+mod pipe;
 mod plugin;
 mod pool;
 mod precompiled;
@@ -78,13 +80,15 @@ pub use listen::ListenPort;
 pub use lookup::{NameFiles, Resolver};
 pub use network::{
     DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, ExposedPort, ExposedPorts, Firewall, Firewalls,
-    InvalidEgress, Network, NetworkTables, PodAddresses, PodPorts, PodRuleKeys, Refusals, RuleChanges,
+    InvalidEgress, Network, NetworkTables, PodAddresses, PodPorts, PodRuleKeys, PortPath, Refusals,
+    RuleChanges,
 };
 pub use outgoing::{
     HttpConnections, HttpOutcome, HttpProxy, HttpSender, InvalidAuthorities, InvalidHttpProxy, PastProxy,
     PrivateAuthorities, ProxyCredentials,
 };
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
+pub use pipe::InputPipe;
 pub use plugin::{AnyPlugin, Plugin, PluginState};
 pub use setup::{Input, Preopen, PrepareError, Setup};
 pub use stack::Stack;

@@ -1,5 +1,6 @@
 //! The worker protocol as Rust values: generated types, and the way between them and ours.
 
+mod callers;
 mod exposed;
 mod http;
 mod instance_spec;
@@ -56,6 +57,8 @@ impl Versions {
     pub(crate) const CERTIFICATES: u32 = 5;
     /// The first version in which limits of instances that run can be changed.
     pub(crate) const RESIZE: u32 = 5;
+    /// The first version in which callers can be connected to what runs.
+    pub(crate) const STREAMS: u32 = 5;
 
     /// The newest version that both speak.
     #[must_use]
@@ -94,23 +97,31 @@ impl fmt::Debug for wire::HttpProxy {
     }
 }
 
+impl From<&Exit> for wire::Exit {
+    /// An end that has come now.
+    fn from(exit: &Exit) -> Self {
+        let reason = match exit.reason {
+            ExitReason::Exited => wire::ExitReason::Exited,
+            ExitReason::Trapped => wire::ExitReason::Trapped,
+            ExitReason::Stopped => wire::ExitReason::Stopped,
+            ExitReason::OutOfMemory => wire::ExitReason::OutOfMemory,
+            ExitReason::StartFailed => wire::ExitReason::StartFailed,
+            ExitReason::Lost => wire::ExitReason::Lost,
+        };
+        Self {
+            finished_at: nanoseconds(Timestamp::now()),
+            code: exit.code,
+            reason: reason.into(),
+            message: exit.message.clone(),
+        }
+    }
+}
+
 impl From<&Instance> for wire::Instance {
     fn from(instance: &Instance) -> Self {
-        let exit = instance.end.as_ref().map(|End { finished_at, exit }| {
-            let reason = match exit.reason {
-                ExitReason::Exited => wire::ExitReason::Exited,
-                ExitReason::Trapped => wire::ExitReason::Trapped,
-                ExitReason::Stopped => wire::ExitReason::Stopped,
-                ExitReason::OutOfMemory => wire::ExitReason::OutOfMemory,
-                ExitReason::StartFailed => wire::ExitReason::StartFailed,
-                ExitReason::Lost => wire::ExitReason::Lost,
-            };
-            wire::Exit {
-                finished_at: nanoseconds(*finished_at),
-                code: exit.code,
-                reason: reason.into(),
-                message: exit.message.clone(),
-            }
+        let exit = instance.end.as_ref().map(|End { finished_at, exit }| wire::Exit {
+            finished_at: nanoseconds(*finished_at),
+            ..exit.into()
         });
         Self {
             id: instance.id.clone(),

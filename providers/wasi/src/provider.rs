@@ -20,6 +20,7 @@ mod network;
 mod preparing;
 mod sandbox;
 mod serving;
+mod streams;
 mod tls;
 
 use std::{
@@ -46,11 +47,11 @@ use kubewasm_host::{
 use kubewasm_kubelet::{
     node_health::unwritable,
     runtime::{
-        ContainerLimits, ContainerList, ContainerRef, ContainerSpec, ContainerStats, Credential, ExecEnd,
-        ExecError, ExecIo, FailedRequests, HostPort, HttpContainerStats, Image, ImageError, ImageUse,
-        NetworkRefusals, NetworkRules, ObjectNames, ObjectUpdate, PodSandbox, Presence, PulledImage,
-        ResizeError, Runtime, RuntimeError, SandboxAddresses, SandboxError, ServiceTable, StartError,
-        SystemOom, UpdateError,
+        CallerStreams, ContainerLimits, ContainerList, ContainerRef, ContainerSpec, ContainerStats,
+        Credential, Duplex, ExecEnd, ExecError, ExecIo, FailedRequests, HostPort, HttpContainerStats, Image,
+        ImageError, ImageUse, NetworkRefusals, NetworkRules, ObjectNames, ObjectUpdate, PodSandbox,
+        PortForwardError, Presence, PulledImage, ResizeError, Runtime, RuntimeError, SandboxAddresses,
+        SandboxError, ServiceTable, StartError, SystemOom, UpdateError,
     },
 };
 use kubewasm_modules::{Digest, Fetched, Hold, ImageName, Precompiled, Store, StoreError};
@@ -190,6 +191,9 @@ pub struct WasiRuntime {
     preparing: Preparing,
     /// Keeps images of containers, and those that they mount, from being removed, by container.
     holds: Mutex<HashMap<String, Vec<Hold>>>,
+    /// The containers that this agent has started, for who judges other programs that are to run in them; none where nobody
+    /// does.
+    started: Mutex<HashMap<String, Arc<ContainerSpec>>>,
 }
 
 impl WasiRuntime {
@@ -251,6 +255,7 @@ impl WasiRuntime {
             serves,
             preparing: Preparing::default(),
             holds: Mutex::new(holds),
+            started: Mutex::default(),
         })
     }
 
@@ -494,8 +499,17 @@ impl Runtime for WasiRuntime {
         let place = self.place(spec)?;
         // Before the start, which may succeed although nobody waits for it any more.
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id.clone(), holds);
+        if self.judge.is_some() {
+            // What is secret stays where it is needed.
+            let known = ContainerSpec { objects: Default::default(), ..spec.clone() };
+            self.started
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(spec.id.clone(), Arc::new(known));
+        }
         let started = self.supervisor.start(place, &instance).await;
         started.map_err(|error| {
+            self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
             self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(&spec.id);
             convert::start_error(error)
         })
@@ -536,13 +550,26 @@ impl Runtime for WasiRuntime {
     async fn remove(&self, id: &str) -> Result<(), RuntimeError> {
         self.supervisor.remove(id).await.map_err(|error| RuntimeError(error.into()))?;
         self.holds.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         Ok(())
     }
 
     async fn exec(&self, id: &str, argv: &[String], io: ExecIo) -> Result<ExecEnd, ExecError> {
         let ExecIo::Collect { limit } = io;
-        let output = self.supervisor.exec(id, argv, limit).await;
-        output.map(convert::exec_end).map_err(|error| convert::exec_error(id, error))
+        self.exec_collected(id, argv, limit).await
+    }
+
+    async fn exec_stream(&self, id: &str, argv: &[String], streams: CallerStreams) -> Result<i32, ExecError> {
+        self.exec_connected(id, argv, streams).await
+    }
+
+    async fn attach(&self, id: &str, streams: CallerStreams) -> Result<(), ExecError> {
+        let ended = self.supervisor.attach(id, streams).await;
+        ended.map_err(|error| convert::exec_error(id, error))
+    }
+
+    async fn port_forward(&self, pod_uid: &str, port: u16) -> Result<Box<dyn Duplex>, PortForwardError> {
+        streams::forwarded(self.supervisor.forward(pod_uid, port).await)
     }
 
     fn observe(&self, id: &str) -> Presence {

@@ -64,6 +64,12 @@ pub struct InstanceSpec {
     pub stack: Stack,
     /// Its output streams say that they are terminals.
     pub terminal: bool,
+    /// Its standard input is open for callers that attach.
+    pub stdin: bool,
+    /// Its standard input ends with that of the first of them.
+    pub stdin_once: bool,
+    /// All its standard streams are one terminal: callers see lines and type them.
+    pub tty: bool,
     /// The guest is told to end by the end of its standard input, and given its grace. Without this, it is
     /// ended at once.
     pub stop_notice: bool,
@@ -101,6 +107,9 @@ impl InstanceSpec {
             cpu: CpuShare::default(),
             stack: Stack::DEFAULT,
             terminal: false,
+            stdin: false,
+            stdin_once: false,
+            tty: false,
             stop_notice: false,
             label: String::new(),
         }
@@ -135,6 +144,9 @@ impl fmt::Debug for InstanceSpec {
             .field("cpu", &self.cpu)
             .field("stack", &self.stack)
             .field("terminal", &self.terminal)
+            .field("stdin", &self.stdin)
+            .field("stdin_once", &self.stdin_once)
+            .field("tty", &self.tty)
             .field("stop_notice", &self.stop_notice)
             .field("label", &self.label)
             .finish()

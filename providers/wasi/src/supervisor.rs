@@ -34,6 +34,7 @@ mod requests;
 mod resize;
 mod start;
 mod stats;
+mod streams;
 mod tables;
 mod tally;
 mod view;
@@ -73,6 +74,7 @@ use crate::{
 pub use claims::{Claim, ClaimError};
 pub use error::GroupError;
 pub use resize::ResizeFailure;
+pub use streams::{ForwardedConnection, ImageProgram};
 pub(crate) use tally::WorkerTally;
 pub use view::Sighting;
 
@@ -222,6 +224,14 @@ pub enum SupervisorError {
     /// There is no such instance, or it does not run any more.
     #[error("container {0} does not run")]
     NotRunning(String),
+    /// Its worker was started by a kubewasm that connects nobody to what runs.
+    #[error(
+        "the container runs in a worker of an older version of kubewasm; restart the pod to connect to it"
+    )]
+    OldWorker,
+    /// Nobody takes a connection to a port of a pod, as its worker says.
+    #[error("{0}")]
+    Connection(String),
     /// The worker that may host it does not answer.
     #[error("it cannot be told whether container {0} runs: a worker does not answer")]
     CannotTell(String),
@@ -486,7 +496,8 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Runs one more instance of a running instance's module to its end. Dropping the future ends it.
+    /// Runs one more guest in a running container to its end: of the container's module, or of another program of its image.
+    /// Dropping the future ends it.
     ///
     /// # Errors
     /// [`SupervisorError`] when it could not be started.
@@ -494,24 +505,20 @@ impl Supervisor {
         &self,
         id: &str,
         argv: &[String],
+        program: Option<&ImageProgram>,
         output_limit: usize,
     ) -> Result<ExecOutput, SupervisorError> {
-        let not_running = || SupervisorError::NotRunning(id.to_owned());
-        let group = self.view().running_in(id).ok_or_else(not_running)?;
-        let mut client = match self.group(&group).await.client().await {
-            Ok(client) => client,
-            Err(GroupError::NoWorker { .. }) => return Err(not_running()),
-            Err(error) => return Err(error.into()),
-        };
+        let mut client = self.host_of(id).await?;
         let request = wire::ExecRequest {
             id: id.to_owned(),
             argv: argv.to_vec(),
             timeout_millis: u64::try_from(EXEC.as_millis()).unwrap_or(u64::MAX),
             output_limit: output_limit as u64,
+            program: program.map(Into::into),
         };
         let answer = client.worker.exec(request).await;
         let answer = answer.map_err(|status| match status.code() {
-            tonic::Code::NotFound => not_running(),
+            tonic::Code::NotFound => SupervisorError::NotRunning(id.to_owned()),
             _ => of_status(status),
         })?;
         let answer = answer.into_inner();
@@ -536,6 +543,12 @@ impl Supervisor {
     #[must_use]
     pub fn claims(&self) -> (Vec<(String, Claim)>, bool) {
         self.view().claims()
+    }
+
+    /// The claim on an id of which something may run or has ended.
+    #[must_use]
+    pub fn claim(&self, id: &str) -> Option<Claim> {
+        self.view().claim_on(id)
     }
 
     /// Errs when an id that is not claimed may be hosted by a worker that does not answer.

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, Result};
 use flate2::{Compression, write::GzEncoder};
 use oci_client::client::{Config, ImageLayer};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 /// Layer type of a bare module, of the CNCF's artifact layout
@@ -30,6 +30,15 @@ pub enum Content {
         cmd: Vec<String>,
         /// Environment, each `NAME=value`.
         env: Vec<String>,
+    },
+    /// A classic image of a program that does what the name says that it is called by, as busybox does.
+    MultiCall {
+        /// Its name in `/bin`, by which it is run.
+        name: String,
+        /// The program.
+        module: Vec<u8>,
+        /// Its other names: symbolic links beside it.
+        links: Vec<String>,
     },
 }
 
@@ -61,28 +70,47 @@ impl Content {
                 Ok((vec![layer], Config::new(config.to_string(), WASM_CONFIG.to_owned(), None)))
             }
             Self::Image { files, entrypoint, cmd, env } => {
-                let tar = pack(files).context("cannot pack the layer")?;
-                let config = json!({
-                    "architecture": "wasm",
-                    "os": "wasi",
-                    "config": { "Entrypoint": entrypoint, "Cmd": cmd, "Env": env },
-                    "rootfs": { "type": "layers", "diff_ids": [digest(&tar)] },
-                });
-                let layer =
-                    ImageLayer::oci_v1_gzip(compress(&tar).context("cannot compress the layer")?, None);
-                Ok((vec![layer], Config::oci_v1(config.to_string(), None)))
+                let tar = pack(files, &[]).context("cannot pack the layer")?;
+                classic(&tar, &json!({ "Entrypoint": entrypoint, "Cmd": cmd, "Env": env }))
+            }
+            Self::MultiCall { name, module, links } => {
+                let links: Vec<_> = links.iter().map(|link| (format!("bin/{link}"), name.clone())).collect();
+                let tar = pack(&[(format!("bin/{name}"), module.clone())], &links);
+                classic(
+                    &tar.context("cannot pack the layer")?,
+                    &json!({ "Entrypoint": [format!("/bin/{name}")] }),
+                )
             }
         }
     }
 }
 
-fn pack(files: &[(String, Vec<u8>)]) -> std::io::Result<Vec<u8>> {
+/// A classic image of one layer.
+fn classic(tar: &[u8], config: &Value) -> Result<(Vec<ImageLayer>, Config)> {
+    let config = json!({
+        "architecture": "wasm",
+        "os": "wasi",
+        "config": config,
+        "rootfs": { "type": "layers", "diff_ids": [digest(tar)] },
+    });
+    let layer = ImageLayer::oci_v1_gzip(compress(tar).context("cannot compress the layer")?, None);
+    Ok((vec![layer], Config::oci_v1(config.to_string(), None)))
+}
+
+/// An archive of files, and of symbolic links with what they lead to.
+fn pack(files: &[(String, Vec<u8>)], links: &[(String, String)]) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o755);
         header.set_size(content.len() as u64);
         archive.append_data(&mut header, name, content.as_slice())?;
+    }
+    for (name, target) in links {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Symlink);
+        header.set_size(0);
+        archive.append_link(&mut header, name, target)?;
     }
     archive.into_inner()
 }
@@ -110,7 +138,7 @@ mod tests {
         let (layers, config) = image.encode().unwrap();
         let mut tar = Vec::new();
         flate2::read::GzDecoder::new(layers[0].data.as_ref()).read_to_end(&mut tar).unwrap();
-        let config: serde_json::Value = serde_json::from_slice(&config.data).unwrap();
+        let config: Value = serde_json::from_slice(&config.data).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"][0], digest(&tar));
         assert_eq!(config["config"]["Entrypoint"][0], "/hello");
         let mut archive = tar::Archive::new(tar.as_slice());

@@ -103,7 +103,8 @@ async fn spec(node: &Node, policy: &str, args: &[&str]) -> Value {
 }
 
 /// Ends the node first: it would register again.
-async fn remove(client: &kube::Client, node: Node) {
+/// Ends a node, and removes its Node object.
+pub(crate) async fn remove(client: &kube::Client, node: Node) {
     let name = node.name().to_owned();
     drop(node);
     Api::<NodeObject>::all(client.clone()).delete(&name, &DeleteParams::default()).await.unwrap();

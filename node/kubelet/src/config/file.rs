@@ -168,6 +168,9 @@ pub struct KubeletConfiguration {
 
     /// How long a measurement of what pods have written is good for; below zero, nothing is measured.
     pub volume_stats_agg_period: String,
+    /// How long exec, attach and port-forward may do nothing before they are ended.
+    #[serde(with = "duration")]
+    pub streaming_connection_idle_timeout: Duration,
     /// How often every pod is looked at without a reason.
     #[serde(with = "duration")]
     pub sync_frequency: Duration,
@@ -296,6 +299,7 @@ impl Default for KubeletConfiguration {
             shutdown_grace_period_by_pod_priority: Vec::new(),
             tracing: None,
             volume_stats_agg_period: "1m0s".to_owned(),
+            streaming_connection_idle_timeout: Duration::from_hours(4),
             sync_frequency: Duration::from_mins(1),
             static_pod_path: PathBuf::new(),
             file_check_frequency: Duration::from_secs(20),

@@ -439,6 +439,8 @@ fn check(kubelet: &KubeletConfiguration) -> Result<(), String> {
     within("nodeStatusUpdateFrequency", kubelet.node_status_update_frequency, SECOND, DAY)?;
     within("nodeStatusReportFrequency", kubelet.node_status_report_frequency, SECOND, DAY)?;
     within("syncFrequency", kubelet.sync_frequency, SECOND, DAY)?;
+    let idle = kubelet.streaming_connection_idle_timeout;
+    within("streamingConnectionIdleTimeout", idle, SECOND, 30 * DAY)?;
     within("fileCheckFrequency", kubelet.file_check_frequency, SECOND, DAY)?;
     within("httpCheckFrequency", kubelet.http_check_frequency, SECOND, DAY)?;
     static_pods::check_url(&kubelet.static_pod_url).map_err(|message| format!("staticPodURL {message}"))?;

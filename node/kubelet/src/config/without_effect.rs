@@ -60,7 +60,6 @@ pub(super) const WITHOUT_EFFECT: &[&str] = &[
     "serializeImagePulls",
     "showHiddenMetricsForVersion",
     "singleProcessOOMKill",
-    "streamingConnectionIdleTimeout",
     "systemCgroups",
     "systemReservedCgroup",
     "tlsCurvePreferences",
@@ -134,8 +133,6 @@ pub struct WithoutEffect {
     pub show_hidden_metrics_for_version: String,
     #[serde(rename = "singleProcessOOMKill", skip_serializing_if = "Option::is_none")]
     pub single_process_oom_kill: Option<bool>,
-    #[serde(with = "duration")]
-    pub streaming_connection_idle_timeout: Duration,
     pub system_cgroups: String,
     pub system_reserved_cgroup: String,
     pub tls_curve_preferences: Vec<i32>,
@@ -197,7 +194,6 @@ impl Default for WithoutEffect {
             serialize_image_pulls: true,
             show_hidden_metrics_for_version: String::new(),
             single_process_oom_kill: None,
-            streaming_connection_idle_timeout: Duration::from_hours(4),
             system_cgroups: String::new(),
             system_reserved_cgroup: String::new(),
             tls_curve_preferences: Vec::new(),

@@ -31,7 +31,8 @@ const PROVIDED_NODE_IP: &str = "alpha.kubernetes.io/provided-node-ip";
 /// What this node can do that not every kubelet can. The scheduler keeps pods that need it from nodes that
 /// do not say that they have it; sorted, as the API wants it. See
 /// <https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/>.
-const FEATURES: [&str; 3] = [
+const FEATURES: [&str; 4] = [
+    "ExtendWebSocketsToKubelet",
     "InPlacePodLevelResourcesVerticalScaling",
     "InPlacePodVerticalScalingInitContainers",
     "RestartAllContainersOnContainerExits",

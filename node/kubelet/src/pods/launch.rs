@@ -277,6 +277,7 @@ impl Launch<'_> {
             exposed_ports: host_ports::exposed(pod),
             name_files: None,
             stdin: container.stdin.unwrap_or(false),
+            stdin_once: container.stdin_once.unwrap_or(false),
             tty: container.tty.unwrap_or(false),
             memory_limit_bytes: limits.memory_limit_bytes,
             cpu_limit_millis: limits.cpu_limit_millis,

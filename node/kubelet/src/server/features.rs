@@ -16,7 +16,7 @@ const FEATURES: [(&str, &str, bool); 37] = [
     ("ContainerRestartRules", "BETA", true),
     ("ContainerStopSignals", "ALPHA", false),
     ("EnvFiles", "BETA", true),
-    ("ExtendWebSocketsToKubelet", "BETA", false),
+    ("ExtendWebSocketsToKubelet", "BETA", true),
     ("GracefulNodeShutdown", "BETA", true),
     ("GracefulNodeShutdownBasedOnPodPriority", "BETA", true),
     ("HostnameOverride", "BETA", true),

@@ -28,6 +28,7 @@ use super::{
     connections::{Connections, Ticket},
     gate::Gate,
     routes::Routes,
+    upgrades::UpgradedConnection,
 };
 
 /// Connections that nobody vouches for: those of callers without rights, and of all callers of the plain port.
@@ -184,7 +185,7 @@ struct Guard {
     certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Serves one connection to its end, or to the end of its requests: once `stop` is cancelled, and where there is a
+/// Serves one connection to its end, whatever it is upgraded to, or to the end of its requests: once `stop` is cancelled, and where there is a
 /// gate that has let none of them through in time.
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -195,10 +196,12 @@ async fn serve(
     stop: CancellationToken,
 ) {
     let is_guarded = guard.is_some();
+    let upgraded = UpgradedConnection::default();
     let service = {
-        let ticket = Arc::clone(&ticket);
-        service_fn(move |request: Request<Incoming>| {
+        let (ticket, upgraded) = (Arc::clone(&ticket), upgraded.clone());
+        service_fn(move |mut request: Request<Incoming>| {
             let (guard, ticket, routes) = (guard.clone(), Arc::clone(&ticket), routes.clone());
+            request.extensions_mut().insert(upgraded.clone());
             async move {
                 ticket.progress();
                 if let Some(Guard { gate, certificates }) = &guard {
@@ -223,7 +226,8 @@ async fn serve(
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .keep_alive_interval(times.head);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let overdue = async {
         match is_guarded {
             true => ticket.unvouched_for(times.probation).await,
@@ -247,6 +251,10 @@ async fn serve(
         }
     };
     if let Err(err) = served {
-        tracing::debug!(error = %err, "a connection ended with an error");
+        return tracing::debug!(error = %err, "a connection ended with an error");
+    }
+    // What it has become is ended at once when the server stops.
+    if let Some(serving) = upgraded.take() {
+        stop.run_until_cancelled(serving).await;
     }
 }

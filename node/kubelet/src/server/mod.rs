@@ -4,6 +4,7 @@
 //! TCP ─ listener (limits, connections) ─ TLS (certificate asked for, not demanded)
 //!        └─ gate: who is it (authn) ─ may they (authz) ─► 401, 403, 500
 //!             └─ routes (warp) ─► handlers ─► Pods, logs, metrics
+//!                                    └─ upgrades ─► streams ─► Runtime: exec, attach, port-forward
 //! TCP, plain, on loopback ─► health
 //! ```
 //!
@@ -31,9 +32,11 @@ mod reviews;
 mod routes;
 mod slis;
 mod stats;
+mod streams;
 mod system_logs;
 mod tls;
 mod tokens;
+mod upgrades;
 mod user;
 mod x509;
 mod zpages;
@@ -48,7 +51,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::{gate::Gate, listener::Listener, routes::ServerState};
-use crate::{config::Config, stats::NodeStats, traces::Tracer};
+use crate::{config::Config, runtime::Runtime, stats::NodeStats, traces::Tracer};
 
 /// What the server shows of the node's pods.
 pub trait Pods: Send + Sync + 'static {
@@ -196,6 +199,11 @@ impl Server {
     /// What the paths of numbers are answered from, before the server runs.
     pub fn serve_stats(&mut self, stats: NodeStats) {
         self.state.set_stats(stats);
+    }
+
+    /// Who connects callers to containers, before the server runs.
+    pub fn serve_streams(&mut self, runtime: Arc<dyn Runtime>) {
+        self.state.set_runtime(runtime);
     }
 
     /// What records requests, before the server runs.

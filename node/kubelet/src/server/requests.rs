@@ -131,8 +131,8 @@ pub(super) struct RequestInFlight {
 }
 
 impl RequestInFlight {
-    /// It was answered; what is left is the sending of that.
-    pub(super) fn answered(mut self, status: StatusCode) {
+    /// It was answered; what is left is the sending of that, or what comes after an upgrade.
+    pub(super) fn answered(&mut self, status: StatusCode) {
         traces::requests::answered(&mut self.span, status, SpanKind::Server);
     }
 }
@@ -209,8 +209,9 @@ mod tests {
         metrics.begin(&Method::GET, "/pods", &headers, &tracer).answered(StatusCode::OK);
         assert_eq!(kept.take(), [], "nobody records it");
         headers.insert(traces::TRACEPARENT, caller.parse().unwrap());
-        let request = metrics.begin(&Method::GET, "/containerLogs/ns/p/secret", &headers, &tracer);
-        request.answered(StatusCode::INTERNAL_SERVER_ERROR);
+        metrics
+            .begin(&Method::GET, "/containerLogs/ns/p/secret", &headers, &tracer)
+            .answered(StatusCode::INTERNAL_SERVER_ERROR);
         let spans = kept.take();
         let [span] = &spans[..] else { panic!("{spans:?}") };
         let parent = traces::SpanContext::parse(caller).unwrap();

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, convert::Infallible, path::PathBuf, sync::Arc};
 
 use http::{HeaderMap, Method, StatusCode};
 use jiff::Timestamp;
+use kubewasm_streams::StreamTimes;
 use serde_json::{Value, json};
 use warp::{
     Filter, Rejection, Reply as _,
@@ -15,11 +16,12 @@ use warp::{
 };
 
 use super::{
-    Pods, container_logs, health, metrics::Metrics, reply::text, requests::RequestInFlight, stats,
-    system_logs::SystemLogs, zpages,
+    Pods, container_logs, health, metrics::Metrics, reply::text, requests::RequestInFlight, stats, streams,
+    system_logs::SystemLogs, upgrades::UpgradedConnection, zpages,
 };
 use crate::{
     config::{Config, KubeletConfiguration},
+    runtime::Runtime,
     stats::NodeStats,
     traces::Tracer,
 };
@@ -50,6 +52,7 @@ pub(super) struct ServerState {
     pub(super) metrics: Metrics,
     stats: Option<NodeStats>,
     tracer: Tracer,
+    runtime: Option<Arc<dyn Runtime>>,
 }
 
 impl ServerState {
@@ -70,6 +73,7 @@ impl ServerState {
             pods,
             stats: None,
             tracer: Tracer::off(),
+            runtime: None,
         }
     }
 
@@ -79,6 +83,22 @@ impl ServerState {
 
     pub(super) fn set_stats(&mut self, stats: NodeStats) {
         self.stats = Some(stats);
+    }
+
+    pub(super) fn set_runtime(&mut self, runtime: Arc<dyn Runtime>) {
+        self.runtime = Some(runtime);
+    }
+
+    pub(super) fn runtime(&self) -> Option<&Arc<dyn Runtime>> {
+        self.runtime.as_ref()
+    }
+
+    pub(super) fn pods(&self) -> &dyn Pods {
+        self.pods.as_ref()
+    }
+
+    pub(super) fn stream_times(&self) -> StreamTimes {
+        StreamTimes::new(self.configuration.streaming_connection_idle_timeout)
     }
 
     pub(super) fn stats(&self) -> Option<&NodeStats> {
@@ -141,17 +161,7 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .and(with)
         .map(|headers: HeaderMap, state: Arc<ServerState>| zpages::flagz(&state.flags, &headers));
     let system_logs = system_log_routes(Arc::clone(&state));
-    let unsupported = warp::path::param::<String>().and(warp::path::tail()).and_then(
-        |first: String, _| async move {
-            match first.as_str() {
-                "exec" | "attach" | "portForward" | "run" => Ok(text(
-                    StatusCode::NOT_IMPLEMENTED,
-                    format!("{first} is not supported by this version of the node: a module has no shell to enter\n"),
-                )),
-                _ => Err(warp::reject()),
-            }
-        },
-    );
+    let streams = streams::routes(&state);
 
     let counted = warp::method().and(warp::path::full()).and(warp::header::headers_cloned()).map(
         move |method: Method, path: FullPath, headers: HeaderMap| {
@@ -177,14 +187,18 @@ pub(super) fn service(state: Arc<ServerState>) -> Routes {
         .unify()
         .or(system_logs)
         .unify()
-        .or(unsupported)
+        .or(streams)
         .unify()
         .recover(rejected)
         .unify();
     counted
         .and(answers)
-        .map(|request: RequestInFlight, response: Response| {
+        .map(|mut request: RequestInFlight, response: Response| {
             request.answered(response.status());
+            // It is in flight for as long as what it has become.
+            if let Some(upgraded) = response.extensions().get::<UpgradedConnection>() {
+                upgraded.keep(request);
+            }
             response
         })
         .boxed()

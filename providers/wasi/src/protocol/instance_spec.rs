@@ -13,15 +13,6 @@ use crate::spec::{InstanceSpec, MemoryVolumes, Mount, RootSpec};
 impl From<&InstanceSpec> for wire::InstanceSpec {
     fn from(spec: &InstanceSpec) -> Self {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
-        let kind = match spec.kind {
-            ModuleKind::CoreCommand => wire::Kind::CoreCommand,
-            ModuleKind::CliComponent => wire::Kind::CliComponent,
-            ModuleKind::CliComponentP3 => wire::Kind::CliComponentP3,
-            ModuleKind::HttpComponent => wire::Kind::HttpComponent,
-            ModuleKind::HttpComponentP3 => wire::Kind::HttpComponentP3,
-            // No container is one, and a worker refuses it.
-            ModuleKind::EmbeddedCore | ModuleKind::EmbeddedComponent => wire::Kind::Unspecified,
-        };
         let network = match spec.network {
             Network::Outgoing | Network::Exposed(_) => wire::Network::Outgoing,
             Network::Host => wire::Network::Host,
@@ -46,7 +37,7 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             pod_uid: spec.pod_uid.clone(),
             name: spec.name.clone(),
             module: path(&spec.module),
-            kind: kind.into(),
+            kind: wire::Kind::from(spec.kind).into(),
             argv: spec.argv.clone(),
             env,
             working_dir: spec.working_dir.clone().unwrap_or_default(),
@@ -60,6 +51,9 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             stop_notice: spec.stop_notice,
             stack_bytes: spec.stack.bytes() as u64,
             not_a_terminal: !spec.terminal,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            tty: spec.tty,
             denied_networks: spec.denied_networks.networks.iter().map(ToString::to_string).collect(),
             host_denied: spec.denied_networks.host,
             egress: spec.egress.as_ref().map(Into::into),
@@ -78,6 +72,35 @@ impl From<&InstanceSpec> for wire::InstanceSpec {
             pod_addresses,
             exposed,
         }
+    }
+}
+
+impl From<ModuleKind> for wire::Kind {
+    fn from(kind: ModuleKind) -> Self {
+        match kind {
+            ModuleKind::CoreCommand => Self::CoreCommand,
+            ModuleKind::CliComponent => Self::CliComponent,
+            ModuleKind::CliComponentP3 => Self::CliComponentP3,
+            ModuleKind::HttpComponent => Self::HttpComponent,
+            ModuleKind::HttpComponentP3 => Self::HttpComponentP3,
+            // No container is one, and a worker refuses it.
+            ModuleKind::EmbeddedCore | ModuleKind::EmbeddedComponent => Self::Unspecified,
+        }
+    }
+}
+
+impl TryFrom<wire::Kind> for ModuleKind {
+    type Error = WireError;
+
+    fn try_from(kind: wire::Kind) -> Result<Self, WireError> {
+        Ok(match kind {
+            wire::Kind::CoreCommand => Self::CoreCommand,
+            wire::Kind::CliComponent => Self::CliComponent,
+            wire::Kind::CliComponentP3 => Self::CliComponentP3,
+            wire::Kind::HttpComponent => Self::HttpComponent,
+            wire::Kind::HttpComponentP3 => Self::HttpComponentP3,
+            wire::Kind::Unspecified => return Err(WireError("the kind of module is missing or unknown")),
+        })
     }
 }
 
@@ -183,16 +206,7 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
     type Error = WireError;
 
     fn try_from(spec: wire::InstanceSpec) -> Result<Self, WireError> {
-        let kind = match spec.kind() {
-            wire::Kind::CoreCommand => ModuleKind::CoreCommand,
-            wire::Kind::CliComponent => ModuleKind::CliComponent,
-            wire::Kind::CliComponentP3 => ModuleKind::CliComponentP3,
-            wire::Kind::HttpComponent => ModuleKind::HttpComponent,
-            wire::Kind::HttpComponentP3 => ModuleKind::HttpComponentP3,
-            wire::Kind::Unspecified => {
-                return Err(WireError("the kind of module is missing or unknown"));
-            }
-        };
+        let kind = spec.kind().try_into()?;
         let network = match spec.network() {
             wire::Network::Outgoing => match spec.exposed.clone() {
                 Some(exposed) => Network::Exposed(exposed.try_into()?),
@@ -251,6 +265,9 @@ impl TryFrom<wire::InstanceSpec> for InstanceSpec {
             stop_notice: spec.stop_notice,
             stack,
             terminal: !spec.not_a_terminal,
+            stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
+            tty: spec.tty,
             label: spec.label,
         })
     }

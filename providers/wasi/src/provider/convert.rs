@@ -133,6 +133,9 @@ pub(super) fn instance_spec(
         },
         cpu: CpuShare { limit_millis: spec.cpu_limit_millis, request_millis: spec.cpu_request_millis },
         terminal: is_terminal(kind, spec.tty),
+        stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
+        tty: spec.tty,
         stop_notice,
         ..InstanceSpec::new(&spec.id, module, kind, spec.log_path.clone())
     }
@@ -336,6 +339,8 @@ pub(super) fn start_error(error: SupervisorError) -> StartError {
         | SupervisorError::Claim(_)
         | SupervisorError::GivenUp
         | SupervisorError::NotRunning(_)
+        | SupervisorError::OldWorker
+        | SupervisorError::Connection(_)
         | SupervisorError::CannotTell(_)
         | SupervisorError::Confinement(_)
         | SupervisorError::Dir { .. } => StartError::Run(error.into()),
@@ -374,6 +379,7 @@ mod tests {
             exposed_ports: Vec::new(),
             name_files: None,
             stdin: false,
+            stdin_once: false,
             tty: false,
             memory_limit_bytes: 1,
             memory_volumes: Vec::new(),

@@ -48,6 +48,9 @@ use crate::{
 /// For a connection within this machine, of which nothing is read.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// Bytes that wait at most for a caller that does not read, in a connection that is its alone.
+const WINDOW: u32 = 256 << 10;
+
 /// A worker that answers.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -60,6 +63,8 @@ pub(super) struct Client {
     pub(super) died: Arc<OnceLock<Instant>>,
     /// The revision of the tables of the network that it has; 0 for none.
     pub(super) tables: Arc<watch::Sender<u64>>,
+    /// Where connections are made for calls that carry streams.
+    pub(super) streams: Endpoint,
     /// What the protocol that is spoken allows.
     versions: Versions,
     /// The session that the last Hello has begun.
@@ -168,7 +173,7 @@ impl Meeting<'_> {
             .http2_keep_alive_interval(self.options.keep_alive)
             .keep_alive_timeout(self.options.keep_alive)
             .keep_alive_while_idle(true);
-        let mut worker = WorkerClient::new(endpoint.connect_lazy());
+        let mut worker = WorkerClient::new(endpoint.clone().connect_lazy());
         let ours = self.options.versions;
         let hello = async {
             loop {
@@ -239,6 +244,7 @@ impl Meeting<'_> {
             version,
             died: Arc::default(),
             tables: Arc::new(watch::Sender::new(0)),
+            streams: endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW),
             versions: ours,
             session,
         };

@@ -22,6 +22,8 @@ use crate::{
     },
 };
 
+type ToCaller = Pin<Box<dyn Stream<Item = Result<wire::ToCaller, Status>> + Send>>;
+
 /// What a worker says, whatever it is asked.
 #[derive(Clone, Debug, Default)]
 struct Says {
@@ -85,6 +87,30 @@ impl worker_server::Worker for Says {
 
     async fn exec(&self, _: Request<wire::ExecRequest>) -> Result<Response<wire::ExecResponse>, Status> {
         Err(Status::unimplemented("exec"))
+    }
+
+    type ExecStreamStream = ToCaller;
+
+    async fn exec_stream(
+        &self,
+        _: Request<Streaming<wire::FromCaller>>,
+    ) -> Result<Response<ToCaller>, Status> {
+        Err(Status::unimplemented("exec_stream"))
+    }
+
+    type AttachStream = ToCaller;
+
+    async fn attach(&self, _: Request<Streaming<wire::FromCaller>>) -> Result<Response<ToCaller>, Status> {
+        Err(Status::unimplemented("attach"))
+    }
+
+    type ForwardStream = Pin<Box<dyn Stream<Item = Result<wire::ForwardMessage, Status>> + Send>>;
+
+    async fn forward(
+        &self,
+        _: Request<Streaming<wire::ForwardMessage>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        Err(Status::unimplemented("forward"))
     }
 
     async fn stats(&self, _: Request<wire::StatsRequest>) -> Result<Response<wire::StatsResponse>, Status> {

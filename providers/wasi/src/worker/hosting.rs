@@ -1,9 +1,16 @@
 //! Starting, stopping and accounting for instances.
 
+mod attach;
+mod backlog;
 mod ending;
+mod exec;
+mod forward;
+mod keyboard;
+mod outlet;
 mod pod_wide;
 mod resize;
 mod serving;
+mod stdio;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +23,8 @@ use std::{
 
 use jiff::Timestamp;
 use kubewasm_host::{
-    Account, Capture, Firewall, GuestLimits, Host, HttpConnections, Input, InstantiationStats, LoadError,
-    Loaded, Output, PodPorts, PrepareError, Refusals, Setup, capacity,
+    Account, Firewall, GuestLimits, Host, HttpConnections, Input, InstantiationStats, LoadError, Loaded,
+    Output, PodPorts, PrepareError, Refusals, Setup, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     http::{
         CertificateOutcome, FailureSink, HttpMonitor, HttpServing, InvalidCertificate, RequestFailures,
@@ -33,8 +40,19 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-pub(super) use self::resize::Resized;
-use self::{pod_wide::PodWide, serving::Work};
+pub(super) use self::{
+    attach::Attachment,
+    exec::{ConnectedCommand, ConnectedExec, ExecInput, ExecProgram},
+    forward::ForwardError,
+    outlet::Outlet,
+    resize::Resized,
+    stdio::AttachedInput,
+};
+use self::{
+    pod_wide::PodWide,
+    serving::Work,
+    stdio::{ContainerStdio, TooManyCallers},
+};
 use super::{
     charge::{self, Holder},
     handover::{Given, Handovers, HeldDirectories, Root},
@@ -93,19 +111,19 @@ pub(super) enum HostingError {
     #[error("the instance does not run")]
     NotRunning,
     /// Its guests answer requests, and run no commands.
-    #[error("the container serves HTTP, and runs no commands; use an httpGet probe or hook")]
+    #[error(
+        "the program serves HTTP, and runs no commands; name another program of the image, or use an httpGet probe or hook"
+    )]
     Serves,
+    /// It is called by programs, and runs no commands.
+    #[error("the program is no command: it exports neither _start nor wasi:cli/run")]
+    NoCommand,
+    /// No more callers are attached.
+    #[error(transparent)]
+    Callers(#[from] TooManyCallers),
     /// Too many execs at a time.
     #[error("{EXECS} execs run in this worker already; try again")]
     Busy,
-}
-
-/// How an exec ended.
-#[derive(Debug)]
-pub(super) struct ExecOutcome {
-    pub(super) exit_code: i32,
-    pub(super) output: Vec<u8>,
-    pub(super) timed_out: bool,
 }
 
 /// Who does the work.
@@ -129,7 +147,7 @@ struct HostingInner {
     log: LogOptions,
     most: usize,
     table: Table<HostedInstance>,
-    execs: Semaphore,
+    execs: Arc<Semaphore>,
     /// What guests listen on, by pod.
     pod_ports: PodWide<PodPorts>,
     /// Their connections for HTTP, by pod.
@@ -162,6 +180,8 @@ struct HostedInstance {
     loaded: Arc<Loaded>,
     root: Arc<Root>,
     account: Arc<Account>,
+    /// Where callers are connected.
+    stdio: Arc<ContainerStdio>,
     /// Its limits, which may be others than those in `spec`.
     limits: Arc<Mutex<InstanceLimits>>,
     /// Of a container that serves HTTP.
@@ -232,7 +252,7 @@ fn setup<'a>(
 impl Hosting {
     /// Hosts at most `most` instances.
     pub(super) fn new(host: Arc<Host>, threads: Threads, log: LogOptions, most: usize) -> Self {
-        let (table, execs, handovers) = (Table::new(), Semaphore::new(EXECS), Handovers::default());
+        let (table, execs, handovers) = (Table::new(), Arc::new(Semaphore::new(EXECS)), Handovers::default());
         Self(Arc::new(HostingInner {
             host,
             handovers,
@@ -374,11 +394,14 @@ impl Hosting {
         let spec = Arc::new(spec);
         let root = Arc::new(root);
         let held = root.held().ok_or(HostingError::NoFiles)?;
-        let output: Arc<dyn Output> = Arc::new(log.clone());
+        let stdio = ContainerStdio::new(log.clone(), &spec, notice.as_ref());
+        let output: Arc<dyn Output> = Arc::clone(&stdio) as Arc<dyn Output>;
+        let input = stdio.input();
         let pod = inner.pod_share(&spec.pod_uid);
         let setup = Setup {
             notice: notice.as_ref(),
             listen_ports: &spec.listen_ports,
+            input: input.as_ref().map_or(Input::Nothing, Input::From),
             ..setup(&spec, &held, &output, &account, &pod)
         };
         let work = match &spec.http {
@@ -404,6 +427,7 @@ impl Hosting {
             loaded,
             root: Arc::clone(&root),
             account,
+            stdio: Arc::clone(&stdio),
             http: work.monitor(),
             memory_volumes,
             stop,
@@ -427,7 +451,14 @@ impl Hosting {
                     let _ = guest.await;
                     Exit::new(CODE_KILLED, ExitReason::OutOfMemory, message)
                 }
+                () = stdio.interrupted() => {
+                    guest.abort();
+                    let _ = guest.await;
+                    Exit::interrupted()
+                }
             };
+            stdio.end(&exit.message);
+            drop(stdio);
             if let Some(monitor) = &monitor {
                 serving::end(monitor).await;
             }
@@ -538,44 +569,6 @@ impl Hosting {
         if tokio::time::timeout(grace.saturating_add(KILL_TIMEOUT), all).await.is_err() {
             tracing::error!("some guests did not end");
         }
-    }
-
-    /// Runs one more instance of a running instance's module. It ends with this future, with the instance it
-    /// belongs to, and when `timeout` is over.
-    pub(super) async fn exec(
-        &self,
-        id: &str,
-        argv: &[String],
-        timeout: Duration,
-        output_limit: usize,
-    ) -> Result<ExecOutcome, HostingError> {
-        let inner = &self.0;
-        let _permit = inner.execs.try_acquire().map_err(|_| HostingError::Busy)?;
-        let running = inner.table.running(id).ok_or(HostingError::NotRunning)?;
-        if running.http.is_some() {
-            return Err(HostingError::Serves);
-        }
-        let capture = Capture::new(output_limit);
-        let output: Arc<dyn Output> = Arc::new(capture.clone());
-        let HostedInstance { spec, loaded, root, account, .. } = &running;
-        // For as long as this one runs: the paths in it are numbers of descriptors.
-        let held = root.held().ok_or(HostingError::NotRunning)?;
-        let pod = inner.pod_share(&spec.pod_uid);
-        let setup = Setup { argv, ..setup(spec, &held, &output, account, &pod) };
-        let guest = inner.host.prepare(Arc::clone(loaded), setup)?;
-        let guest = AbortOnDropHandle::new(inner.threads.guests.spawn(guest.run()));
-        let (exit, timed_out) = tokio::select! {
-            exit = guest => (exit.unwrap_or_else(|_| fault_of_ours()), false),
-            () = running.ended.cancelled() => (Exit::stopped(true), false),
-            () = tokio::time::sleep(timeout) => (Exit::stopped(true), true),
-        };
-        let mut output = capture.take();
-        if !exit.message.is_empty() {
-            // Where a person looks who ran a command that crashed.
-            let room = output_limit.saturating_sub(output.len());
-            output.extend(format!("{}\n", exit.message).bytes().take(room));
-        }
-        Ok(ExecOutcome { exit_code: exit.code, output, timed_out })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The protocol's calls, each a few lines: read the message, ask [`Hosting`], answer.
 
+mod streams;
+
 use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
@@ -23,7 +25,7 @@ use super::{
 use crate::{
     protocol::{
         IncomingUpdate, Versions, WireError,
-        wire::{self, watch_event::Event, worker_server},
+        wire::{self, forward_message, from_caller, watch_event::Event, worker_server},
     },
     spec::{InstanceLimits, InstanceSpec},
 };
@@ -153,16 +155,70 @@ impl worker_server::Worker for Service {
         &self,
         request: Request<wire::ExecRequest>,
     ) -> Result<Response<wire::ExecResponse>, Status> {
-        let wire::ExecRequest { id, argv, timeout_millis, output_limit } = request.into_inner();
+        let wire::ExecRequest { id, argv, timeout_millis, output_limit, program } = request.into_inner();
         if argv.is_empty() {
             return Err(Status::invalid_argument("argv is empty"));
         }
         let output_limit = usize::try_from(output_limit).unwrap_or(usize::MAX).min(EXEC_OUTPUT_LIMIT);
         let timeout = Duration::from_millis(timeout_millis);
-        let outcome =
-            self.hosting.exec(&id, &argv, timeout, output_limit).await.map_err(|error| status(&error))?;
+        let program = program.map(streams::program).transpose()?;
+        let exec = self.hosting.exec(&id, &argv, program.as_ref(), timeout, output_limit);
+        let outcome = exec.await.map_err(|error| status(&error))?;
         let (exit_code, output, timed_out) = (outcome.exit_code, outcome.output, outcome.timed_out);
         Ok(Response::new(wire::ExecResponse { exit_code, output, timed_out }))
+    }
+
+    type ExecStreamStream = streams::Answers<wire::ToCaller>;
+
+    async fn exec_stream(
+        &self,
+        request: Request<Streaming<wire::FromCaller>>,
+    ) -> Result<Response<Self::ExecStreamStream>, Status> {
+        let mut incoming = request.into_inner();
+        let Some(from_caller::Message::Exec(start)) = streams::first(&mut incoming).await? else {
+            return Err(Status::invalid_argument("an exec begins with what is to be executed"));
+        };
+        let (id, command) = streams::command(start)?;
+        let exec = self.hosting.exec_connected(&id, &command).await.map_err(|error| status(&error))?;
+        let (to, answers) = streams::channel();
+        tokio::spawn(streams::exec(exec, command.tty, incoming, to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    type AttachStream = streams::Answers<wire::ToCaller>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<wire::FromCaller>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut incoming = request.into_inner();
+        let Some(from_caller::Message::Attach(start)) = streams::first(&mut incoming).await? else {
+            return Err(Status::invalid_argument("an attach begins with whom to"));
+        };
+        let wire::AttachStart { id, stdin, output, earlier } = start;
+        let attachment = self.hosting.attach(&id, stdin, output, earlier).map_err(|error| status(&error))?;
+        let (to, answers) = streams::channel();
+        tokio::spawn(streams::attach(attachment, incoming, to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    type ForwardStream = streams::Answers<wire::ForwardMessage>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<wire::ForwardMessage>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let mut incoming = request.into_inner();
+        let first = incoming.message().await?.and_then(|first| first.message);
+        let Some(forward_message::Message::Start(wire::ForwardStart { pod_uid, port })) = first else {
+            return Err(Status::invalid_argument("a connection begins with where to"));
+        };
+        let port = u16::try_from(port).map_err(|_| Status::invalid_argument("the port is none"))?;
+        let stream = self.hosting.connect(&pod_uid, port).await;
+        let stream = stream.map_err(|error| streams::forward_status(&error))?;
+        let (to, answers) = streams::channel();
+        tokio::spawn(streams::forward(stream, incoming, to));
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
     async fn stats(
@@ -332,9 +388,11 @@ fn status(error: &HostingError) -> Status {
         HostingError::Load(LoadError::Precompiled(_)) => Status::internal(text),
         HostingError::Prepare(PrepareError::Listen { .. }) => Status::unavailable(text),
         HostingError::Prepare(_) | HostingError::Spec(_) => Status::invalid_argument(text),
-        HostingError::Full(_) | HostingError::Busy => Status::resource_exhausted(text),
+        HostingError::Full(_) | HostingError::Busy | HostingError::Callers(_) => {
+            Status::resource_exhausted(text)
+        }
         HostingError::NotRunning => Status::not_found(text),
-        HostingError::Serves => Status::failed_precondition(text),
+        HostingError::Serves | HostingError::NoCommand => Status::failed_precondition(text),
         HostingError::GivenUp | HostingError::Stale => Status::aborted(text),
         HostingError::Fault => Status::internal(text),
         HostingError::Log { .. } | HostingError::NoFiles | HostingError::Closed => Status::unavailable(text),
@@ -356,6 +414,8 @@ fn failure_kind(error: &HostingError) -> wire::StartFailureKind {
         | HostingError::Busy
         | HostingError::NotRunning
         | HostingError::Serves
+        | HostingError::NoCommand
+        | HostingError::Callers(_)
         | HostingError::Fault
         | HostingError::Log { .. }
         | HostingError::Closed => wire::StartFailureKind::Worker,

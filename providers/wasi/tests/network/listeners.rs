@@ -5,7 +5,8 @@ use std::{
     net::{Shutdown, SocketAddr, TcpStream},
 };
 
-use kubewasm_kubelet::runtime::{ContainerSpec, TcpPort};
+use kubewasm_kubelet::runtime::{ContainerSpec, Runtime as _, TcpPort};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::world::{Node, PATIENCE, on_node};
 
@@ -237,5 +238,25 @@ fn a_listener_takes_no_connection_that_rules_forbid() {
         assert!(!node.lines("stranger").await.concat().contains("welcome"));
         let [last] = &node.refused("server", 1, 0).await[..] else { panic!("something else was refused") };
         assert!(last.contains("10.244.1.4"), "{last}");
+    });
+}
+
+/// Somebody who is forwarded to a port of the pod comes from the pod itself, whichever address the guest listens at.
+#[test]
+fn a_port_is_forwarded_to_as_from_within_the_pod() {
+    on_node(|| async {
+        let node = Node::new().await;
+        let image = node.have("listener.c").await;
+        let spec = listener(&node, &image, "a", "echo", &[(80, "http")]);
+        node.start_spec(Some(2), spec).await.unwrap();
+        let uid = node.spec("a", "a", "ns", "echo", "").pod_uid;
+        let mut connection = node.runtime().port_forward(&uid, 80).await.unwrap();
+        connection.write_all(b"hello").await.unwrap();
+        connection.shutdown().await.unwrap();
+        let mut said = String::new();
+        connection.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "hello5 bytes\n");
+        let error = node.runtime().port_forward(&uid, 81).await.err().unwrap().to_string();
+        assert!(error.contains("127.0.0.1:81: connect: connection refused"), "{error}");
     });
 }

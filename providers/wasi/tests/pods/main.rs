@@ -84,6 +84,7 @@ impl Node {
             exposed_ports: Vec::new(),
             name_files: None,
             stdin: false,
+            stdin_once: false,
             tty: false,
             memory_limit_bytes: 0,
             memory_volumes: Vec::new(),

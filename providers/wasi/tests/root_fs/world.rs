@@ -148,7 +148,7 @@ impl World {
     pub(crate) async fn exec(&self, spec: &InstanceSpec, argv: &[&str]) -> Ran {
         let argv: Vec<String> =
             std::iter::once("actor").chain(argv.iter().copied()).map(Into::into).collect();
-        let output = self.agent.exec(&spec.id, &argv, 1 << 16).await.unwrap();
+        let output = self.agent.exec(&spec.id, &argv, None, 1 << 16).await.unwrap();
         Ran { code: output.exit_code, text: String::from_utf8(output.output).unwrap() }
     }
 

@@ -319,16 +319,16 @@ async fn exec_runs_one_more_instance() {
     let agent = node.agent().await;
     let spec = node.spec("a", &sleeps(300, 9));
     let id = spec.id.clone();
-    let exec = async || agent.exec(&id, &["again".to_owned()], 1000).await;
+    let exec = async || agent.exec(&id, &["again".to_owned()], None, 1000).await;
     assert!(matches!(exec().await, Err(SupervisorError::NotRunning(_))), "not started");
     agent.start("node", &InstanceSpec { argv: vec!["first".into()], ..spec.clone() }).await.unwrap();
     assert_eq!(exit_of(&agent, "a").await, (9, ExitReason::Exited));
     assert!(matches!(exec().await, Err(SupervisorError::NotRunning(_))), "ended");
 
     agent.start("node", &node.spec("b", PRINTS_OR_SLEEPS)).await.unwrap();
-    let output = agent.exec("b", &["x".into(), "y".into()], 1000).await.unwrap();
+    let output = agent.exec("b", &["x".into(), "y".into()], None, 1000).await.unwrap();
     assert_eq!((output.exit_code, output.output.as_slice()), (2, &b"hello\n"[..]));
-    let output = agent.exec("b", &["x".into(), "y".into()], 3).await.unwrap();
+    let output = agent.exec("b", &["x".into(), "y".into()], None, 3).await.unwrap();
     assert_eq!(output.output, b"hel");
     agent.shutdown(NOW).await;
 }

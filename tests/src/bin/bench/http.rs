@@ -4,7 +4,7 @@
 
 mod heavy;
 mod hostile;
-mod load;
+pub(crate) mod load;
 mod starts;
 
 use std::{

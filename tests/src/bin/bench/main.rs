@@ -12,7 +12,8 @@
 //!
 //! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; `images`: what it takes to bring
 //! a module to a node; `network`: connections, Services and addresses; `logs`: what it takes to follow guests
-//! that talk; `plugins`: what a kubectl plugin takes; and `policies`: what a server of admission policies takes.
+//! that talk; `exec`: what commands in containers and forwarded ports take; `plugins`: what a kubectl plugin takes; and
+//! `policies`: what a server of admission policies takes.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -21,6 +22,7 @@
 mod calm;
 mod churn;
 mod cpu;
+mod exec;
 mod files;
 mod guest;
 mod http;
@@ -68,6 +70,7 @@ use serde_json::json;
 
 use self::{
     churn::{Churn, Subject},
+    exec::Exec,
     http::Http,
     images::{Images, Site},
     isolation::Isolated,
@@ -102,6 +105,9 @@ const HTTP_NODE: &str = "bench-http";
 
 /// Node on which following logs is measured.
 const LOGS_NODE: &str = "bench-logs";
+
+/// Node on which streams to containers are measured.
+const EXEC_NODE: &str = "bench-exec";
 
 /// Node on which the network is measured: one whose pods have addresses of their own.
 const NETWORK_NODE: &str = "bench-network";
@@ -174,6 +180,10 @@ struct Args {
     #[arg(long)]
     only_logs: bool,
 
+    /// Measure commands in containers and forwarded ports alone.
+    #[arg(long)]
+    only_exec: bool,
+
     /// Measure kubectl plugins alone.
     #[arg(long)]
     only_plugins: bool,
@@ -230,6 +240,11 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}", logs::table(&measured));
         return Ok(());
     }
+    if args.only_exec {
+        let measured = with_logs(&home, measure_exec_alone(&home).await)?;
+        println!("\n{}", exec::table(&measured));
+        return Ok(());
+    }
     if args.only_plugins {
         let measured = with_logs(&home, measure_plugins_alone(&home).await)?;
         println!("\n{}", plugins::table(&measured));
@@ -279,6 +294,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let http = measure_http(home, &cluster, &registry, args).await?;
     let network = measure_network(home, &cluster, &registry, args).await?;
     let logs = measure_logs(home, &cluster, &image).await?;
+    let exec = measure_exec(home, &cluster, &registry).await?;
     let plugins = plugins::measure(&cluster).await?;
     let policies = policies::measure().await?;
     Ok(Report {
@@ -294,6 +310,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
         http,
         network,
         logs,
+        exec,
         plugins,
         policies,
     })
@@ -326,6 +343,16 @@ async fn measure_logs(home: &Home, cluster: &Cluster, image: &str) -> Result<Log
     let options = Options::default().config("containerLogMaxSize", json!(logs::MAX_SIZE));
     let node = start_node(home, cluster, LOGS_NODE, 2 * SPARE_PODS, options).await?;
     logs::measure(cluster, &node, image).await
+}
+
+async fn measure_exec_alone(home: &Home) -> Result<Exec> {
+    let (cluster, registry) = start(home).await?;
+    measure_exec(home, &cluster, &registry).await
+}
+
+async fn measure_exec(home: &Home, cluster: &Cluster, registry: &Registry) -> Result<Exec> {
+    let node = start_node(home, cluster, EXEC_NODE, SPARE_PODS, Options::default()).await?;
+    exec::measure(cluster, registry, &node).await
 }
 
 async fn measure_plugins_alone(home: &Home) -> Result<Plugins> {

@@ -12,6 +12,7 @@ pub(crate) use self::{http::http, images::images, network::network};
 use crate::{
     churn::Churn,
     cpu::{Cpu, SHARING},
+    exec::{self, Exec},
     files::{Files, LARGE, SMALL, Sides},
     http::Http,
     images::Images,
@@ -53,6 +54,8 @@ pub(crate) struct Report {
     pub(crate) network: Option<Network>,
     /// What following logs takes.
     pub(crate) logs: Logs,
+    /// What streams to containers take.
+    pub(crate) exec: Exec,
     /// What kubectl plugins take.
     pub(crate) plugins: Plugins,
     /// What a server of admission policies takes.
@@ -86,7 +89,7 @@ pub(crate) struct Peers<T> {
 /// The report for people.
 pub(crate) fn text(report: &Report) -> String {
     format!(
-        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}\n{}\n{}",
+        "{}\n{}{}\n{}\n{}\n{}\n{}\n{}\n{}\n{}{}\n{}\n{}\n{}\n{}",
         head(&report.machine, &report.versions),
         starts(&report.starts),
         remark(&report.starts),
@@ -99,6 +102,7 @@ pub(crate) fn text(report: &Report) -> String {
         http(&report.http),
         report.network.as_ref().map(|measured| format!("\n{}", network(measured))).unwrap_or_default(),
         logs::table(&report.logs),
+        exec::table(&report.exec),
         plugins::table(&report.plugins),
         policies::table(&report.policies)
     )

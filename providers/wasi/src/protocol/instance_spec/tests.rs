@@ -42,6 +42,9 @@ fn spec() -> InstanceSpec {
         name_files: Some(Arc::new(NameFiles::new("nameserver 10.96.0.10\n", "127.0.0.1 localhost\n"))),
         stack: Stack::LARGEST,
         terminal: false,
+        stdin: true,
+        stdin_once: true,
+        tty: true,
         memory_limit_bytes: 64 << 20,
         memory_volumes: MemoryVolumes {
             guest_paths: vec!["/m/a".into(), "/m/b".into()],

@@ -68,7 +68,7 @@ async fn an_exec_ends_with_its_caller() {
     // The guest, and the task that waits for its end.
     bench.until_tasks(2).await;
     let argv = ["probe".to_owned()];
-    let exec = bench.hosting.exec("a", &argv, PATIENCE, 10);
+    let exec = bench.hosting.exec("a", &argv, None, PATIENCE, 10);
     assert!(tokio::time::timeout(Duration::from_millis(50), exec).await.is_err());
     bench.until_tasks(2).await;
 }
@@ -78,7 +78,7 @@ async fn an_exec_ends_with_its_container() {
     let bench = Bench::new(9);
     bench.start(bench.spins("a")).await.unwrap();
     let argv = ["probe".to_owned()];
-    let exec = bench.hosting.exec("a", &argv, PATIENCE * 2, 10);
+    let exec = bench.hosting.exec("a", &argv, None, PATIENCE * 2, 10);
     let (outcome, ()) = tokio::join!(exec, async {
         bench.until_tasks(3).await;
         bench.hosting.stop("a", Duration::ZERO);
@@ -162,8 +162,11 @@ async fn a_grace_is_shortened_and_never_lengthened() {
     let spec = Arc::new(bench.spins("a"));
     let root = Arc::new(bench.given(&spec).root);
     let account = bench.hosting.0.account(&spec);
+    let place = LogPlace::at(&spec.log_path).unwrap();
+    let log = Log::open(place, LogOptions::default(), &Handle::current(), Box::new(|_| {})).unwrap();
     let running = HostedInstance {
         limits: Arc::default(),
+        stdio: ContainerStdio::new(log, &spec, None),
         spec,
         loaded,
         root,

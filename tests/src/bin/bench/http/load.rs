@@ -22,7 +22,7 @@ pub(super) async fn one(to: SocketAddr) -> io::Result<()> {
 }
 
 /// Asks for so long, and returns how long each answer took, and how long it all did.
-pub(super) async fn ask(
+pub(crate) async fn ask(
     to: SocketAddr,
     connections: usize,
     window: Duration,
