@@ -37,7 +37,7 @@ man: ## Write the manual pages of kubewasm to target/man/man1
 	target/debug/kubewasm man target/man/man1
 
 .PHONY: demo
-demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm, demos/http-hello and demos/policies on it
+demo: setup build ## Start a cluster with a Wasm node here, and run demos/hello-wasm, demos/http-hello, demos/policies and demos/extensions on it
 	@target/debug/kubewasm-demo up
 
 .PHONY: demo-stop

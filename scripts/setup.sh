@@ -30,6 +30,7 @@ has promtool || missing+=(prometheus)                               # reads node
 has dbus-daemon || missing+=(dbus-daemon)                           # tells nodes of shutdowns
 has nft || missing+=(nftables)                                      # masquerades what pods send
 has dnsmasq || missing+=(dnsmasq-base)                              # answers guests' questions about names
+has redis-server || missing+=(redis-server)                         # keeps what guests keep
 has tinyproxy || missing+=(tinyproxy-bin)                           # leads guests' requests on
 has wasm-ld || missing+=(lld)                                       # links guests
 [ -e /usr/include/wasm32-wasi/stdio.h ] || missing+=(wasi-libc)     # their C library
@@ -70,9 +71,9 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 say "installing the Debian packages ${missing[*]} with ${sudo[*]:+sudo }apt-get ..."
 
-# The packages of docker-registry and prometheus start services of their own, which nobody here needs.
+# The packages of docker-registry, prometheus and redis-server start services of their own, which nobody here needs.
 services=()
-for package in docker-registry prometheus; do
+for package in docker-registry prometheus redis-server; do
   if [[ " ${missing[*]} " == *" $package "* ]] && [ -d /run/systemd/system ]; then
     services+=("$package.service")
     "${sudo[@]}" systemctl mask --quiet "$package.service"

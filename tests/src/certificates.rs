@@ -81,3 +81,77 @@ pub fn client(
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
+
+/// An authority, and what it signs for servers and for clients.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    /// Its certificate, PEM.
+    pub certificate: String,
+}
+
+impl Authority {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When a key cannot be made.
+    pub fn new() -> anyhow::Result<Self> {
+        let key = rcgen::KeyPair::generate()?;
+        let mut params = rcgen::CertificateParams::new(Vec::new())?;
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "authority");
+        let certificate = params.self_signed(&key)?.pem();
+        Ok(Self { issuer: rcgen::Issuer::new(params, key), certificate })
+    }
+
+    /// A server of these names.
+    ///
+    /// # Errors
+    /// When a name is none.
+    pub fn server(&self, names: &[&str]) -> anyhow::Result<ServerIdentity> {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.sign(rcgen::CertificateParams::new(names)?)
+    }
+
+    /// A client with this common name, and these URIs as what else it is called.
+    ///
+    /// # Errors
+    /// When a URI is none.
+    pub fn client(&self, common_name: &str, uris: &[&str]) -> anyhow::Result<ServerIdentity> {
+        let mut params = rcgen::CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        for &uri in uris {
+            params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into()?));
+        }
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(params)
+    }
+
+    fn sign(&self, params: rcgen::CertificateParams) -> anyhow::Result<ServerIdentity> {
+        let key = rcgen::KeyPair::generate()?;
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let (chain, der) = (certificate.pem(), certificate.der().clone());
+        Ok(ServerIdentity { chain, key: key.serialize_pem(), der })
+    }
+
+    /// A client of HTTP/2 that trusts whom this has signed, and shows a certificate or none.
+    ///
+    /// # Errors
+    /// When the key is not that of the certificate.
+    pub fn trusting(&self, identity: Option<&ServerIdentity>) -> anyhow::Result<Arc<ClientConfig>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.certificate.as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?;
+                builder.with_client_auth_cert(vec![identity.der.clone()], key)?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+}

@@ -25,6 +25,7 @@ pub mod beside;
 pub mod certificates;
 pub mod cluster;
 pub mod documented;
+pub mod envoy;
 pub mod guests;
 pub mod home;
 pub mod metrics_server;
@@ -33,7 +34,9 @@ pub mod ports;
 pub mod process;
 pub mod progress;
 pub mod registry;
+pub mod subscriber;
 pub mod wait;
+pub mod web;
 
 /// Makes the cryptography that this workspace uses (ring) the default of the process. Every user of this
 /// crate calls it once before anything that speaks TLS; later calls do nothing.

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::bail;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kubewasm_kubelet::runtime::{CallerStreams, ExecError};
+use kubewasm_kubelet::runtime::{CallerStreams, ExecError, TerminalSize};
 use tokio::sync::watch;
 
 use crate::{
@@ -52,7 +52,7 @@ pub(crate) async fn attach(
     pod: RunningPod,
     container: String,
     tty: bool,
-    size: watch::Receiver<Option<kubewasm_kubelet::runtime::TerminalSize>>,
+    size: watch::Receiver<Option<TerminalSize>>,
     logs_dir: PathBuf,
 ) {
     let input = ConsoleInput::open();
@@ -63,7 +63,15 @@ pub(crate) async fn attach(
         if attempt >= next {
             let running = pod.running(&container);
             let attached = match running {
-                Some(id) => connect(&pod, &id, tty, size.clone(), &input).await.is_ok(),
+                Some(id) => match connect(&pod, &id, tty, size.clone(), &input).await {
+                    Ok(()) => true,
+                    // Its status comes later than its end.
+                    Err(ExecError::NotRunning(_)) => false,
+                    Err(error) => {
+                        eprintln!("kubewasm: cannot connect to container {container}: {error}");
+                        true
+                    }
+                },
                 None => false,
             };
             if attached {
@@ -91,7 +99,7 @@ async fn connect(
     pod: &RunningPod,
     id: &str,
     tty: bool,
-    size: watch::Receiver<Option<kubewasm_kubelet::runtime::TerminalSize>>,
+    size: watch::Receiver<Option<TerminalSize>>,
     input: &ConsoleInput,
 ) -> Result<(), ExecError> {
     let (near, stdin) = tokio::io::duplex(BUFFER);
@@ -104,8 +112,8 @@ async fn connect(
         size,
     };
     // Before it is there, and when it has gone, Ctrl-C is about the pod.
-    let _raw =
-        if tty { RawConsole::set().map_err(|error| ExecError::Failed(error.into()))?.into() } else { None };
+    let raw = tty.then(RawConsole::set).transpose();
+    let _raw = raw.map_err(|error| ExecError::Failed(error.into()))?;
     let runtime = Arc::clone(&pod.runtime);
     let attached = runtime.attach(id, streams);
     let sent = async {

@@ -7,12 +7,11 @@ use std::{
 };
 
 use kubewasm_kubelet::runtime::TerminalSize;
-use rustix::termios::{self, OptionalActions, OutputModes, Termios};
+use rustix::termios::{self, OptionalActions, Termios};
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     signal::unix::{SignalKind, signal},
     sync::{Mutex, mpsc, watch},
-    task::JoinHandle,
 };
 
 /// Bytes that are read at once.
@@ -46,8 +45,6 @@ impl RawConsole {
         let before = termios::tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
-        // This program has something to say, too, and its lines begin at the left.
-        raw.output_modes.insert(OutputModes::OPOST);
         termios::tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         Ok(Self(before))
     }
@@ -60,16 +57,27 @@ impl Drop for RawConsole {
     }
 }
 
-/// The size of the terminal, now and whenever it changes. `None` where it is not known. Ends with what is returned.
-pub(crate) fn sizes() -> io::Result<(watch::Receiver<Option<TerminalSize>>, JoinHandle<()>)> {
+/// The size of the terminal, now and whenever it changes. `None` where it is not known.
+///
+/// # Errors
+/// When changes cannot be heard of.
+pub(crate) fn sizes() -> io::Result<watch::Receiver<Option<TerminalSize>>> {
     let mut changes = signal(SignalKind::window_change())?;
     let (sender, sizes) = watch::channel(size());
-    let follow = tokio::spawn(async move {
-        while changes.recv().await.is_some() {
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = sender.closed() => return,
+                change = changes.recv() => {
+                    if change.is_none() {
+                        return;
+                    }
+                }
+            }
             sender.send_replace(size());
         }
     });
-    Ok((sizes, follow))
+    Ok(sizes)
 }
 
 fn size() -> Option<TerminalSize> {

@@ -3,7 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use tokio::{io::AsyncWriteExt as _, sync::watch};
+use kubewasm_kubelet::runtime::TerminalSize;
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
 
 use crate::{
     console::{self, ConsoleInput, RawConsole},
@@ -41,15 +50,14 @@ pub(crate) fn main(args: ExecArgs) -> anyhow::Result<ExitCode> {
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     let tty = console::wants_terminal(args.tty);
     let code = tokio.block_on(async {
-        let (sizes, _follow) = console::sizes().context("cannot follow the terminal")?;
+        let sizes = console::sizes().context("cannot follow the terminal")?;
         let size = sizes.borrow().filter(|_| tty).map(|size| (size.cols, size.rows));
         let ExecArgs { stdin, container, command: argv, .. } = args;
         let ask = serde_json::to_vec(&Ask { container, argv, stdin, tty, size })?;
         let connection = run_socket::connect(&folder).await?;
         let _raw = tty.then(RawConsole::set).transpose().context("cannot use this terminal")?;
         let terminated = async {
-            let mut signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-            signal.recv().await;
+            signal(SignalKind::terminate())?.recv().await;
             anyhow::Ok(())
         };
         tokio::select! {
@@ -69,69 +77,69 @@ fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(last)
 }
 
-async fn talk(
-    connection: tokio::net::UnixStream,
-    ask: Vec<u8>,
-    stdin: bool,
-    sizes: Option<watch::Receiver<Option<kubewasm_kubelet::runtime::TerminalSize>>>,
-) -> anyhow::Result<i32> {
-    let (mut from, mut to) = connection.into_split();
+/// The sizes of a terminal, where there is one.
+type Sizes = Option<watch::Receiver<Option<TerminalSize>>>;
+
+async fn talk(connection: UnixStream, ask: Vec<u8>, stdin: bool, sizes: Sizes) -> anyhow::Result<i32> {
+    let (from, mut to) = connection.into_split();
     Frame::Ask(ask).write(&mut to).await?;
-    let send = async {
-        let input = stdin.then(ConsoleInput::open);
-        let mut is_open = input.is_some();
-        let mut sizes = sizes;
-        loop {
-            let piece = async {
-                match &input {
-                    Some(input) if is_open => input.next().await,
-                    _ => std::future::pending().await,
+    tokio::select! {
+        code = receive(from) => code,
+        () = send(to, stdin, sizes) => bail!("standard input cannot be sent"),
+    }
+}
+
+/// Sends what is typed, and how large the terminal is. Goes on for ever.
+async fn send(mut to: OwnedWriteHalf, stdin: bool, mut sizes: Sizes) {
+    let mut input = stdin.then(ConsoleInput::open);
+    loop {
+        let typed = async {
+            match &input {
+                Some(input) => input.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let frame = tokio::select! {
+            piece = typed => match piece {
+                Some(piece) => Frame::Stdin(piece),
+                None => {
+                    input = None;
+                    Frame::StdinEnd
                 }
-            };
-            let resized = async {
-                match &mut sizes {
-                    Some(sizes) => match sizes.changed().await {
-                        Ok(()) => *sizes.borrow_and_update(),
-                        Err(_) => std::future::pending().await,
-                    },
-                    None => std::future::pending().await,
-                }
-            };
-            let frame = tokio::select! {
-                piece = piece => match piece {
-                    Some(piece) => Frame::Stdin(piece),
-                    None => {
-                        is_open = false;
-                        Frame::StdinEnd
-                    }
-                },
-                size = resized => match size {
-                    Some(size) => Frame::Size(size.cols, size.rows),
-                    None => continue,
-                },
-            };
-            if frame.write(&mut to).await.is_err() {
-                // What has come of it is said by the other direction.
-                return std::future::pending::<()>().await;
+            },
+            size = resized(&mut sizes) => Frame::Size(size.cols, size.rows),
+        };
+        if frame.write(&mut to).await.is_err() {
+            // What has come of it is said by the other direction.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Waits until the terminal has another size.
+async fn resized(sizes: &mut Sizes) -> TerminalSize {
+    if let Some(sizes) = sizes {
+        while sizes.changed().await.is_ok() {
+            if let Some(size) = *sizes.borrow_and_update() {
+                return size;
             }
         }
-    };
-    let receive = async {
-        let (mut out, mut err) = (console::output(false), console::output(true));
-        loop {
-            let (to, bytes) = match Frame::read(&mut from).await? {
-                Some(Frame::Stdout(bytes)) => (&mut out, bytes),
-                Some(Frame::Stderr(bytes)) => (&mut err, bytes),
-                Some(Frame::Exit(code)) => return Ok(code),
-                Some(Frame::Failed(why)) => bail!("{why}"),
-                Some(_) | None => bail!("the `kubewasm run` of the pod has ended"),
-            };
-            to.write_all(&bytes).await?;
-            to.flush().await?;
-        }
-    };
-    tokio::select! {
-        code = receive => code,
-        () = send => bail!("standard input cannot be sent"),
+    }
+    std::future::pending().await
+}
+
+/// Shows what comes, to the end of the command.
+async fn receive(mut from: OwnedReadHalf) -> anyhow::Result<i32> {
+    let (mut out, mut err) = (console::output(false), console::output(true));
+    loop {
+        let (to, bytes) = match Frame::read(&mut from).await? {
+            Some(Frame::Stdout(bytes)) => (&mut out, bytes),
+            Some(Frame::Stderr(bytes)) => (&mut err, bytes),
+            Some(Frame::Exit(code)) => return Ok(code),
+            Some(Frame::Failed(why)) => bail!("{why}"),
+            Some(_) | None => bail!("the `kubewasm run` of the pod has ended"),
+        };
+        to.write_all(&bytes).await?;
+        to.flush().await?;
     }
 }

@@ -104,13 +104,13 @@ pub(crate) struct RunArgs {
 
 /// Runs the pod to its end, or until Ctrl-C.
 pub(crate) fn main(args: RunArgs) -> anyhow::Result<ExitCode> {
+    if args.stdin && args.files.iter().any(|file| file.as_os_str() == "-") {
+        anyhow::bail!("standard input cannot be both the manifest (-) and the input of a container (-i)");
+    }
     let mut manifest = manifest::read(&args.files)?;
     manifest::publish(&mut manifest.pod, &args.publish, args.publish_all)?;
     let tty = console::wants_terminal(args.tty);
     let attached = if args.stdin { Some(attached::choose(&mut manifest.pod, tty)?) } else { None };
-    if args.stdin && args.files.iter().any(|file| file.as_os_str() == "-") {
-        anyhow::bail!("standard input cannot be both the manifest (-) and the input of a container (-i)");
-    }
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
     let attached = attached.map(|container| Attached { container, tty });
     tokio.block_on(run(manifest, attached, args))
@@ -231,7 +231,7 @@ async fn run(manifest: Manifest, attached: Option<Attached>, args: RunArgs) -> a
     let socket = RunSocket::open(state.path(), running.clone())?;
     let named = attached.as_ref().map(|attached| attached.container.clone());
     let output = terminal::copy(shown, named, logs_dir.clone(), statuses.clone());
-    let (sizes, _follow) = console::sizes().context("cannot follow the terminal")?;
+    let sizes = console::sizes().context("cannot follow the terminal")?;
     let output = tokio::spawn(async move {
         let attach = async {
             if let Some(Attached { container, tty }) = attached {

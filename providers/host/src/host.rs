@@ -345,8 +345,10 @@ impl Host {
                 setup.http_connections.map_or_else(Arc::default, Arc::clone),
                 way,
                 setup.http_sender.map(Arc::clone),
+                setup.http_rule.map(Arc::clone),
             ),
             plugins: States::new(&self.options.plugins, &setup),
+            extension: setup.extension.map(|extension| extension.state()),
         };
         let mut store = wasmtime::Store::new(&loaded.linked.engine, state);
         store.limiter(|state| &mut state.memory);
@@ -388,7 +390,13 @@ impl Host {
     pub(crate) fn sockets_of(&self, setup: &Setup<'_>) -> GuestSockets {
         let (network, denied) = (setup.network, setup.denied_networks);
         let grants = setup.egress.cloned().map(NameGrants::new);
-        let guard = Guard::new(network.clone(), denied.clone(), setup.firewall.cloned(), grants);
+        let guard = Guard::with_rules(
+            network.clone(),
+            denied.clone(),
+            setup.firewall.cloned(),
+            grants,
+            setup.socket_rules.clone(),
+        );
         let ports = setup.pod_ports.map_or_else(Arc::default, Arc::clone);
         match network {
             Network::Pod(addresses) => {
@@ -397,6 +405,7 @@ impl Host {
                     ports,
                     denied: Arc::new(denied.clone()),
                     tables: Arc::clone(&self.tables),
+                    loopback_ports: setup.socket_rules.loopback_ports.as_slice().into(),
                 };
                 GuestSockets::of_pod(pod, guard)
             }

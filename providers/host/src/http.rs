@@ -30,6 +30,7 @@ mod connection;
 mod driver;
 mod failures;
 mod gate;
+mod handler;
 mod instances;
 mod metrics;
 mod occupancy;
@@ -49,9 +50,11 @@ use std::sync::Arc;
 
 pub use certificate::{InvalidCertificate, ServerCertificate};
 pub use failures::{FailureCount, FailureSink, RequestFailures};
+pub use handler::{BrokenAnswer, HttpAnswerBody, HttpHandler};
+pub(crate) use instances::InTurn;
 pub use metrics::{DURATION_BUCKETS_MILLIS, HttpStats};
 pub use served::HttpMonitor;
-use served::{OwnedSetup, Served};
+use served::Served;
 pub use server::HttpServer;
 pub use settings::{AccessLog, HttpSettings, InvalidHttpSettings};
 pub use tls::CertificateOutcome;
@@ -61,6 +64,7 @@ use crate::{
     cache::{EntryPoint, Loaded},
     host::Host,
     listen,
+    owned_setup::OwnedSetup,
     setup::{PrepareError, Setup},
 };
 

@@ -22,11 +22,13 @@ mod account;
 mod backtrace;
 mod bounds;
 mod cache;
+mod called;
 pub mod capacity;
 mod cause;
 pub mod clock;
 mod common;
 pub mod compile;
+mod component;
 pub mod confine;
 mod cpu;
 mod directory;
@@ -51,6 +53,7 @@ pub mod network;
 mod outcome;
 mod outgoing;
 mod output;
+mod owned_setup;
 mod p3;
 mod pipe;
 mod plugin;
@@ -71,6 +74,8 @@ mod waiting;
 
 pub use account::{Account, BelowUse, GuestLimits, Usage};
 pub use cache::{LoadError, Loaded};
+pub use called::{CallableInstance, InstanceMaker, NotInstantiated};
+pub use component::{ComponentUse, LoadedComponent};
 pub use cpu::{CpuShare, INSTANTIATION_BUCKETS_MICROS, InstantiationStats};
 pub use guest::{CalledInstance, Guest, GuestCall, exited_with};
 pub use host::{DEFAULT_MEMORY_LIMIT, Host, HostError, HostOptions};
@@ -81,16 +86,16 @@ pub use lookup::{NameFiles, Resolver};
 pub use network::{
     DeniedNetwork, DeniedNetworks, EgressEntry, EgressList, ExposedPort, ExposedPorts, Firewall, Firewalls,
     InvalidEgress, Network, NetworkTables, PodAddresses, PodPorts, PodRuleKeys, PortPath, Refusals,
-    RuleChanges,
+    RuleChanges, SocketRules,
 };
 pub use outgoing::{
-    HttpConnections, HttpOutcome, HttpProxy, HttpSender, InvalidAuthorities, InvalidHttpProxy, PastProxy,
-    PrivateAuthorities, ProxyCredentials,
+    HttpConnections, HttpOutcome, HttpProxy, HttpRule, HttpSender, InvalidAuthorities, InvalidHttpProxy,
+    PastProxy, PrivateAuthorities, ProxyCredentials,
 };
 pub use output::{Capture, LARGEST_WRITE, Output, Stream};
 pub use pipe::InputPipe;
 pub use plugin::{AnyPlugin, Plugin, PluginState};
-pub use setup::{Input, Preopen, PrepareError, Setup};
+pub use setup::{GuestExtension, Input, Preopen, PrepareError, Setup};
 pub use stack::Stack;
 pub use state::GuestState;
 pub use traffic::{Traffic, TrafficUsage};

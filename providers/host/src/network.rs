@@ -63,6 +63,28 @@ pub struct DeniedNetworks {
     pub host: bool,
 }
 
+/// What else holds for the sockets of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketRules {
+    /// It connects and sends, listens on nothing, and is bound to no port of its choice.
+    pub connects_only: bool,
+    /// Ports of this host's own loopback that it reaches, whatever list it has. Of those, there are none in its own.
+    pub loopback_ports: Vec<u16>,
+}
+
+impl SocketRules {
+    /// Nothing else.
+    #[must_use]
+    pub fn none() -> &'static Self {
+        static NONE: SocketRules = SocketRules { connects_only: false, loopback_ports: Vec::new() };
+        &NONE
+    }
+
+    fn opens(&self, to: SocketAddr) -> bool {
+        to.ip().is_loopback() && self.loopback_ports.contains(&to.port())
+    }
+}
+
 /// A text that names no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no network: write an address, a network such as 10.0.0.0/8, or `node`")]
@@ -139,7 +161,12 @@ fn allowed(network: &Network, denied: &DeniedNetworks, address: SocketAddr, what
                 pod.has(ip) || (is_open_to_pods(denied, ip) && !pod.is_anothers_loopback(ip))
             }
             // Nobody else's loopback, and never the wildcard, which would be everybody's.
-            TcpBind | UdpBind | TcpListen => pod.has(address.ip()),
+            TcpListen => pod.has(address.ip()),
+            TcpBind | UdpBind => {
+                // To connect or to send from.
+                let is_any = pod.own.is_empty() && address.ip().is_unspecified() && address.port() == 0;
+                pod.has(address.ip()) || is_any
+            }
             TcpAccept => !pod.is_anothers_loopback(address.ip()),
         },
         // The kernel knows which addresses these are, and that there are no others.

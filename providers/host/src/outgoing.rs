@@ -29,6 +29,7 @@ mod handshake;
 mod pool;
 mod proxy;
 mod request;
+mod rule;
 mod sender;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -44,6 +45,7 @@ use wasmtime_wasi_http::{
 pub(crate) use connect::{OutgoingHost, OutgoingWay};
 pub use pool::HttpConnections;
 pub use proxy::{HttpProxy, InvalidHttpProxy, PastProxy, ProxyCredentials};
+pub use rule::HttpRule;
 pub use sender::{HttpOutcome, HttpSender};
 pub use tls::{InvalidAuthorities, PrivateAuthorities};
 
@@ -73,6 +75,8 @@ struct OutgoingHttp {
     way: Arc<OutgoingWay>,
     /// Whoever sends them in the place of this host.
     sender: Option<Arc<dyn HttpSender>>,
+    /// Whoever is asked first.
+    rule: Option<Arc<dyn HttpRule>>,
 }
 
 /// How long what may take.
@@ -102,8 +106,9 @@ impl GuestHttp {
         connections: Arc<HttpConnections>,
         way: OutgoingWay,
         sender: Option<Arc<dyn HttpSender>>,
+        rule: Option<Arc<dyn HttpRule>>,
     ) -> Self {
-        let outgoing = OutgoingHttp { connections, way: Arc::new(way), sender };
+        let outgoing = OutgoingHttp { connections, way: Arc::new(way), sender, rule };
         Self { context: WasiHttpCtx::default(), outgoing }
     }
 }
@@ -120,6 +125,9 @@ impl WasiHttpHooks for OutgoingHttp {
     ) -> Box<dyn Future<Output = Sent> + Send> {
         let (connections, way) = (Arc::clone(&self.connections), Arc::clone(&self.way));
         let account = Arc::clone(&way.account);
+        if self.rule.as_ref().is_some_and(|rule| !rule.allows(request.uri())) {
+            return Box::new(std::future::ready(Err(Error::HttpRequestDenied)));
+        }
         if let Some(sender) = &self.sender {
             let sending = sender.send(request, options.unwrap_or_default());
             let sending = async move { Ok((sending.await?, Box::new(std::future::ready(Ok(()))) as Done)) };

@@ -1,6 +1,6 @@
 //! What makes a guest of a module: plain values.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{any::Any, fmt, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
@@ -10,8 +10,8 @@ use crate::{
     input::InputSource,
     listen::{self, ListenPort},
     lookup::NameFiles,
-    network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts},
-    outgoing::{HttpConnections, HttpProxy, HttpSender, PrivateAuthorities},
+    network::{DeniedNetworks, EgressList, Firewall, Network, PodPorts, SocketRules},
+    outgoing::{HttpConnections, HttpProxy, HttpRule, HttpSender, PrivateAuthorities},
     output::Output,
 };
 
@@ -38,6 +38,8 @@ pub struct Setup<'a> {
     pub firewall: Option<&'a Arc<Firewall>>,
     /// All that it may reach, if there is such a list.
     pub egress: Option<&'a EgressList>,
+    /// What else holds for its sockets.
+    pub socket_rules: &'a SocketRules,
     /// Connections of its pod for HTTP; the same for all guests of it. `None` for a guest that is alone.
     pub http_connections: Option<&'a Arc<HttpConnections>>,
     /// Whom it trusts for HTTPS besides those that this machine trusts.
@@ -46,6 +48,8 @@ pub struct Setup<'a> {
     pub http_proxy: Option<&'a Arc<HttpProxy>>,
     /// Who sends its requests for HTTP in the place of the host, which then asks nobody else about them.
     pub http_sender: Option<&'a Arc<dyn HttpSender>>,
+    /// Asked about each of its requests for HTTP before anything else is. `None`: the list above is all.
+    pub http_rule: Option<&'a Arc<dyn HttpRule>>,
     /// What its look-ups of names go by. `None`: by the host's [`Resolver`](crate::Resolver).
     pub name_files: Option<&'a Arc<NameFiles>>,
     /// Ports on which it listens from its start, if it is a module of WASI 0.1 that can accept connections, and its network
@@ -60,6 +64,8 @@ pub struct Setup<'a> {
     pub input: Input<'a>,
     /// What it uses goes on this account, and its limits are this account's.
     pub account: &'a Arc<Account>,
+    /// What its embedder has in it besides the states of plugins.
+    pub extension: Option<&'a Arc<dyn GuestExtension>>,
     /// Its standard input, if there is nothing else at it, ends when this is cancelled; without it, it is at its end from the
     /// start.
     pub notice: Option<&'a CancellationToken>,
@@ -83,19 +89,29 @@ impl<'a> Setup<'a> {
             denied_networks: &NOTHING_DENIED,
             firewall: None,
             egress: Some(&NOTHING_REACHED),
+            socket_rules: SocketRules::none(),
             http_connections: None,
             authorities: None,
             http_proxy: None,
             http_sender: None,
+            http_rule: None,
             name_files: None,
             listen_ports: &[],
             output,
             terminal: false,
             input: Input::Nothing,
             account,
+            extension: None,
             notice: None,
         }
     }
+}
+
+/// Makes what an embedder has in each guest of a setup, for host functions that it links itself: see
+/// [`GuestState::extension_mut`](crate::GuestState::extension_mut).
+pub trait GuestExtension: fmt::Debug + Send + Sync + 'static {
+    /// The state of a guest that is being made.
+    fn state(&self) -> Box<dyn Any + Send>;
 }
 
 /// What a guest reads at its standard input.

@@ -74,6 +74,8 @@ pub(crate) struct Pod {
     pub(crate) denied: Arc<DeniedNetworks>,
     /// What is known of the network that it is in.
     pub(crate) tables: Arc<NetworkTables>,
+    /// See [`SocketRules`](crate::SocketRules).
+    pub(crate) loopback_ports: Arc<[u16]>,
 }
 
 /// What is remembered of a socket.
@@ -224,6 +226,9 @@ impl Pod {
     /// Where a connection to `wanted` goes, or a datagram for it.
     pub(crate) fn destination(&self, tcp: bool, wanted: SocketAddr) -> Result<SocketAddr, ErrorCode> {
         let ip = wanted.ip();
+        if ip.is_loopback() && self.loopback_ports.contains(&wanted.port()) {
+            return Ok(wanted);
+        }
         if ip.is_loopback() {
             let transport = Transport { tcp, v4: wanted.is_ipv4() };
             let mapped = self.addresses.destination(wanted, |port| self.ports.has(transport, port));

@@ -1,7 +1,8 @@
 //! What a store holds besides the guest itself.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtxView, WasiView};
 
 use crate::{
@@ -32,9 +33,20 @@ pub struct GuestState {
     pub(crate) core_sockets: CoreSockets,
     pub(crate) http: GuestHttp,
     pub(crate) plugins: States,
+    pub(crate) extension: Option<Box<dyn Any + Send>>,
 }
 
 impl GuestState {
+    /// What its embedder has in it ([`Setup::extension`](crate::Setup::extension)), if that is of this type.
+    pub fn extension_mut<T: 'static>(&mut self) -> Option<&mut T> {
+        self.extension.as_mut()?.downcast_mut()
+    }
+
+    /// The same, of whatever type, and the table of its resources, which both are of use to a host function.
+    pub fn extension_and_table(&mut self) -> (Option<&mut (dyn Any + Send)>, &mut ResourceTable) {
+        (self.extension.as_deref_mut(), self.core.context().table)
+    }
+
     /// Where what goes through its sockets is counted.
     pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         self.memory.account().traffic()

@@ -16,7 +16,10 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use self::site::{ExtensionCluster, ModuleHost, condition};
-use crate::suite::{SOON, suite, with_temp_ns};
+use crate::{
+    extension_resource::grants_definition,
+    suite::{SOON, suite, with_temp_ns},
+};
 
 /// A filter of its own kind.
 fn filter(kind: u32) -> Vec<u8> {
@@ -193,36 +196,11 @@ async fn a_changed_secret_is_a_new_version() {
     .await;
 }
 
-/// A part of the definition that the Gateway API brings along.
-async fn install_grants() {
-    let definition = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": "referencegrants.gateway.networking.k8s.io",
-            "annotations": { "api-approved.kubernetes.io": "unapproved, a part of it for tests" },
-        },
-        "spec": {
-            "group": "gateway.networking.k8s.io", "scope": "Namespaced",
-            "names": { "kind": "ReferenceGrant", "plural": "referencegrants" },
-            "versions": [{
-                "name": "v1beta1", "served": true, "storage": true,
-                "schema": { "openAPIV3Schema": { "type": "object", "x-kubernetes-preserve-unknown-fields": true } },
-            }],
-        },
-    });
-    let suite = suite().await;
-    let file = suite.home.folder("grants").unwrap().join("definition.json");
-    std::fs::write(&file, definition.to_string()).unwrap();
-    suite.cluster.kubectl(&["apply", "-f", &file.to_string_lossy()]).await.unwrap();
-    let wait = ["wait", "--for=condition=Established", "crd/referencegrants.gateway.networking.k8s.io"];
-    suite.cluster.kubectl(&wait).await.unwrap();
-}
-
 /// What another namespace has is read only where somebody there allows it, for as long as that is so.
 #[tokio::test]
 async fn a_secret_of_another_namespace_needs_a_grant_there() {
     with_temp_ns(async |client, ns| {
-        install_grants().await;
+        grants_definition().await;
         let cluster = ExtensionCluster::new(&client, ns).await;
         let host = ModuleHost::start().await;
         host.put("/f", 200, &filter(1));

@@ -6,7 +6,7 @@ use kube::{
     Api, Client,
     api::{ApiResource, DynamicObject, PostParams},
 };
-use kubewasm_tests::guests;
+use kubewasm_tests::{cluster, guests};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -36,6 +36,52 @@ pub(crate) fn api(client: &Client, namespace: &str) -> Api<DynamicObject> {
         plural: "wasmextensions".to_owned(),
     };
     Api::namespaced_with(client.clone(), namespace, &resource)
+}
+
+/// The definition of ReferenceGrants, as far as it matters here: the Gateway API brings it along.
+pub(crate) async fn grants_definition() {
+    static APPLIED: OnceCell<()> = OnceCell::const_new();
+    APPLIED
+        .get_or_init(|| async {
+            let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+            let definition = json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {
+                    "name": "referencegrants.gateway.networking.k8s.io",
+                    "annotations": { "api-approved.kubernetes.io": "unapproved, a part of the definition for tests" },
+                },
+                "spec": {
+                    "group": "gateway.networking.k8s.io", "scope": "Namespaced",
+                    "names": { "kind": "ReferenceGrant", "plural": "referencegrants" },
+                    "versions": [{
+                        "name": "v1beta1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema },
+                    }],
+                },
+            });
+            let suite = suite().await;
+            let file = suite.home.path().join("referencegrants.json");
+            std::fs::write(&file, definition.to_string()).unwrap();
+            suite.cluster.kubectl(&["apply", "-f", &file.to_string_lossy()]).await.unwrap();
+            let wait = ["wait", "--for=condition=Established", "crd/referencegrants.gateway.networking.k8s.io"];
+            suite.cluster.kubectl(&wait).await.unwrap();
+        })
+        .await;
+}
+
+/// Credentials of the service account of the manifests.
+pub(crate) async fn kubeconfig_of(system: &str) -> Value {
+    let cluster = &suite().await.cluster;
+    let token = cluster.kubectl(&["create", "token", "kubewasm-extension", "-n", system]).await.unwrap();
+    let url = cluster::config_of(&cluster.admin_kubeconfig()).await.unwrap().cluster_url.to_string();
+    let authority = cluster.ca_certificate().to_string_lossy().into_owned();
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "extension",
+        "clusters": [{
+            "name": "this", "cluster": { "server": url.trim_end_matches('/'), "certificate-authority": authority },
+        }],
+        "users": [{ "name": "extension", "user": { "token": token.trim() } }],
+        "contexts": [{ "name": "extension", "context": { "cluster": "this", "user": "extension" } }],
+    })
 }
 
 /// An extension with what has to be there, and more.

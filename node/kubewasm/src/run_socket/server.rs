@@ -4,7 +4,7 @@ use std::{io, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use kubewasm_kubelet::runtime::{CallerStreams, Runtime, TerminalSize};
+use kubewasm_kubelet::runtime::{CallerStreams, InputStream, OutputStream, Runtime, TerminalSize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream},
     net::{
@@ -139,10 +139,12 @@ async fn executed(
     let (stderr, errors) = tokio::io::duplex(BUFFER);
     let size = ask.size.map(|(cols, rows)| TerminalSize { cols, rows });
     let (sizes, size) = watch::channel(size);
+    // Those that are not wanted end here, and with them what is copied.
+    let (stdin, stderr): (InputStream, OutputStream) = (Box::new(stdin), Box::new(stderr));
     let streams = CallerStreams {
-        stdin: ask.stdin.then(|| Box::new(stdin) as _),
+        stdin: ask.stdin.then_some(stdin),
         stdout: Some(Box::new(stdout)),
-        stderr: if ask.tty { None } else { Some(Box::new(stderr)) },
+        stderr: (!ask.tty).then_some(stderr),
         tty: ask.tty,
         earlier: false,
         size,

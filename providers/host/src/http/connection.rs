@@ -75,7 +75,7 @@ impl Drop for BusyConnection {
 }
 
 impl ConnectionState {
-    fn new(peer: IpAddr, most: u32) -> Arc<Self> {
+    pub(super) fn new(peer: IpAddr, most: u32) -> Arc<Self> {
         let (requests, busy) = (AtomicU32::new(0), AtomicUsize::new(0));
         let idle_since = Mutex::new(Instant::now());
         Arc::new(Self { peer, most, requests, busy, idle_since, turns: Notify::new() })

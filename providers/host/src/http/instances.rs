@@ -236,9 +236,9 @@ impl Served {
 }
 
 /// Polls something of a guest, whose turn begins with each poll.
-pub(super) struct InTurn<F> {
-    pub(super) began: Arc<TurnStart>,
-    pub(super) work: std::pin::Pin<Box<F>>,
+pub(crate) struct InTurn<F> {
+    pub(crate) began: Arc<TurnStart>,
+    pub(crate) work: std::pin::Pin<Box<F>>,
 }
 
 impl<F: Future> Future for InTurn<F> {

@@ -201,6 +201,7 @@ mod tests {
             ports: Arc::default(),
             denied: Arc::default(),
             tables: Arc::new(tables),
+            loopback_ports: Arc::default(),
         };
         Transport::new(Some(Sender { pod, guard }), 0)
     }

@@ -29,11 +29,16 @@ const LONGEST_GRANT: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct EgressList {
     entries: Vec<EgressEntry>,
     has_names: bool,
+    /// Names that are looked up besides those of the entries.
+    look_ups: Vec<EgressTarget>,
+    /// Any name is.
+    looks_up_any: bool,
 }
 
 impl EgressList {
     /// The list without entries.
-    pub const NOTHING: Self = Self { entries: Vec::new(), has_names: false };
+    pub const NOTHING: Self =
+        Self { entries: Vec::new(), has_names: false, look_ups: Vec::new(), looks_up_any: false };
 }
 
 /// One entry of an [`EgressList`].
@@ -145,7 +150,7 @@ impl FromIterator<EgressEntry> for EgressList {
     fn from_iter<I: IntoIterator<Item = EgressEntry>>(entries: I) -> Self {
         let entries: Vec<_> = entries.into_iter().collect();
         let has_names = entries.iter().any(|entry| !matches!(entry.target, EgressTarget::Network(_)));
-        Self { entries, has_names }
+        Self { entries, has_names, ..Self::NOTHING }
     }
 }
 
@@ -164,6 +169,32 @@ impl FromStr for EgressList {
 }
 
 impl EgressList {
+    /// The same list for a guest that also looks up other names, without reaching what is found for them by that. Ports of these
+    /// entries count for nothing.
+    #[must_use]
+    pub fn with_look_ups(mut self, names: impl IntoIterator<Item = EgressEntry>) -> Self {
+        self.look_ups.extend(names.into_iter().map(|entry| entry.target));
+        self
+    }
+
+    /// The same list for a guest that looks up any name.
+    #[must_use]
+    pub fn with_any_look_up(self) -> Self {
+        Self { looks_up_any: true, ..self }
+    }
+
+    /// Whether a name is looked up that no entry is about.
+    fn looks_up(&self, asked: &str) -> bool {
+        let is_meant = |asked: &str| {
+            self.look_ups.iter().any(|target| match target {
+                EgressTarget::Network(_) => false,
+                EgressTarget::Name(name) => name == asked,
+                EgressTarget::Below(parent) => is_below(asked, parent),
+            })
+        };
+        self.looks_up_any || name(asked).is_some_and(|asked| is_meant(&asked))
+    }
+
     /// Its entries.
     #[must_use]
     pub fn entries(&self) -> &[EgressEntry] {
@@ -210,7 +241,7 @@ impl NameGrants {
     /// Whether a name may be looked up: any where networks alone are listed, and none where nothing is.
     pub(crate) fn may_look_up(&self, name: &str) -> bool {
         let has_networks_alone = !self.list.has_names && !self.list.entries.is_empty();
-        has_networks_alone || self.list.ports_of(name).next().is_some()
+        has_networks_alone || self.list.ports_of(name).next().is_some() || self.list.looks_up(name)
     }
 
     /// A look-up was answered: the addresses of a name on the list may be reached for as long as the answer counts.
@@ -368,6 +399,25 @@ mod tests {
         let nothing = NameGrants::new("".parse().unwrap());
         assert!(!nothing.may_reach(at("192.0.2.1:1")));
         assert!(!nothing.may_look_up("anything.example"), "a question is a message");
+    }
+
+    #[test]
+    fn a_name_can_be_looked_up_without_being_reached() {
+        let list = "a.example".parse::<EgressList>().unwrap();
+        let names = ["b.example", "*.c.example"].map(|name| name.parse().unwrap());
+        let grants = NameGrants::new(list.clone().with_look_ups(names));
+        for (name, expected) in [
+            ("a.example", true),
+            ("B.example.", true),
+            ("x.c.example", true),
+            ("c.example", false),
+            ("d", false),
+        ] {
+            assert_eq!(grants.may_look_up(name), expected, "{name}");
+        }
+        grants.grant("b.example", &["192.0.2.1".parse().unwrap()], Duration::from_secs(60));
+        assert!(!grants.may_reach(at("192.0.2.1:80")));
+        assert!(NameGrants::new(list.with_any_look_up()).may_look_up("d"));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use wasmtime_wasi::{
 };
 
 use super::{
-    DeniedNetworks, Network, allowed,
+    DeniedNetworks, Network, SocketRules, allowed,
     egress::NameGrants,
     firewall::{Firewall, Refusal},
     flows::Flows,
@@ -39,6 +39,7 @@ pub(crate) struct Guard {
     denied: DeniedNetworks,
     firewall: Option<Arc<Firewall>>,
     grants: Option<NameGrants>,
+    rules: SocketRules,
 }
 
 /// The same, for one socket.
@@ -51,13 +52,24 @@ pub(crate) struct SocketGuard {
 }
 
 impl Guard {
+    #[cfg(test)]
     pub(crate) fn new(
         network: Network,
         denied: DeniedNetworks,
         firewall: Option<Arc<Firewall>>,
         grants: Option<NameGrants>,
     ) -> Arc<Self> {
-        Arc::new(Self { network, denied, firewall, grants })
+        Self::with_rules(network, denied, firewall, grants, SocketRules::default())
+    }
+
+    pub(crate) fn with_rules(
+        network: Network,
+        denied: DeniedNetworks,
+        firewall: Option<Arc<Firewall>>,
+        grants: Option<NameGrants>,
+        rules: SocketRules,
+    ) -> Arc<Self> {
+        Arc::new(Self { network, denied, firewall, grants, rules })
     }
 
     /// Whether it may ever be about more than what holds for any guest of its kind: rules are for pods with addresses of
@@ -71,6 +83,24 @@ impl Guard {
         matches!(&self.network, Network::Pod(pod) if pod.has(ip))
     }
 
+    /// Whether a guest of this kind, with these rules, may use an address so.
+    fn allowed(&self, address: SocketAddr, what: SocketAddrUse) -> bool {
+        match what {
+            SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend | SocketAddrUse::UdpReceive
+                if self.rules.opens(address) =>
+            {
+                true
+            }
+            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind
+                if self.rules.connects_only && address.port() != 0 =>
+            {
+                false
+            }
+            SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept if self.rules.connects_only => false,
+            what => allowed(&self.network, &self.denied, address, what),
+        }
+    }
+
     fn refuse(&self, refusal: Refusal) -> bool {
         if let Some(firewall) = &self.firewall {
             firewall.refused(refusal);
@@ -80,7 +110,7 @@ impl Guard {
 
     /// Whether something may be begun to `actual` of which the guest wants it to go to `wanted`.
     pub(crate) fn may_reach(&self, protocol: Protocol, actual: SocketAddr, wanted: SocketAddr) -> bool {
-        if self.is_own(actual.ip()) {
+        if self.is_own(actual.ip()) || self.rules.opens(actual) {
             return true;
         }
         if self.grants.as_ref().is_some_and(|grants| !grants.may_reach(wanted)) {
@@ -91,8 +121,7 @@ impl Guard {
 
     /// Whether the host may connect to `actual` for the guest, which wants something to go to `wanted`.
     pub(crate) fn may_connect(&self, actual: SocketAddr, wanted: SocketAddr) -> bool {
-        allowed(&self.network, &self.denied, actual, SocketAddrUse::TcpConnect)
-            && self.may_reach(Protocol::Tcp, actual, wanted)
+        self.allowed(actual, SocketAddrUse::TcpConnect) && self.may_reach(Protocol::Tcp, actual, wanted)
     }
 
     /// Whether a connection that the host has already made to `actual`, for something that was to go to `wanted`, may carry
@@ -102,8 +131,8 @@ impl Guard {
         let is_listed = || self.grants.as_ref().is_none_or(|grants| grants.lists(wanted, name));
         let may_go =
             || self.firewall.as_ref().is_none_or(|firewall| firewall.rules().may_go(actual, Protocol::Tcp));
-        allowed(&self.network, &self.denied, actual, SocketAddrUse::TcpConnect)
-            && (self.is_own(actual.ip()) || (is_listed() && may_go()))
+        self.allowed(actual, SocketAddrUse::TcpConnect)
+            && (self.is_own(actual.ip()) || self.rules.opens(actual) || (is_listed() && may_go()))
     }
 
     /// Whether the pod's rules let something go there that the host sends for the guest: questions about names. The guest's
@@ -199,7 +228,7 @@ impl SocketGuard {
         if matches!(guard.network, Network::Exposed(_)) && self.is_of_exposed(address, what) {
             return true;
         }
-        if !allowed(&guard.network, &guard.denied, address, what) {
+        if !guard.allowed(address, what) {
             return false;
         }
         match what {

@@ -10,7 +10,8 @@ use ipnet::Ipv4Net;
 /// The addresses of a pod, as the kernel has them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodAddresses {
-    /// One, or one of each family.
+    /// One, or one of each family. None: the guests have their loopback alone, listen there, and connect from whichever address
+    /// this host has.
     pub own: Vec<IpAddr>,
     /// Part of 127.0.0.0/8: its first addresses are those of the guest's 127.0.0.0/8, and the guest has no others.
     pub loopback: Ipv4Net,
@@ -72,6 +73,10 @@ impl PodAddresses {
     pub(crate) fn bind(&self, wanted: SocketAddr) -> Option<(SocketAddr, Binding)> {
         let ip = wanted.ip();
         let (ip, binding) = match ip {
+            ip if ip.is_unspecified() && self.own.is_empty() && wanted.port() == 0 => (ip, Binding::Single),
+            ip if ip.is_unspecified() && self.own.is_empty() => {
+                (self.of_loopback(localhost(ip))?, Binding::Wildcard)
+            }
             ip if ip.is_unspecified() => (self.own_like(ip)?, Binding::Wildcard),
             ip if ip.is_loopback() => (self.of_loopback(ip)?, Binding::Single),
             ip if self.own.contains(&ip) => (ip, Binding::Single),
@@ -96,6 +101,7 @@ impl PodAddresses {
     pub(crate) fn source(&self, wanted: SocketAddr) -> Option<SocketAddr> {
         let ip = match wanted.ip() {
             ip if ip.is_loopback() => self.of_loopback(localhost(ip))?,
+            ip if self.own.is_empty() => unspecified(ip),
             ip => self.own_like(ip)?,
         };
         Some(SocketAddr::new(ip, 0))
@@ -122,6 +128,11 @@ impl PodAddresses {
         }
         self.shown(local)
     }
+}
+
+/// All addresses of a family.
+fn unspecified(like: IpAddr) -> IpAddr {
+    if like.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }
 
 /// The usual loopback address of a family.
@@ -187,6 +198,29 @@ mod tests {
         ] {
             assert_eq!(pod().destination(at(wanted), |port| port == 80), expected.map(at), "{wanted}");
             assert_eq!(pod().source(at(wanted)), Some(at(source)), "{wanted}");
+        }
+    }
+
+    /// A socket for clients is bound to a port that the system chooses; to listen, there is the loopback.
+    #[test]
+    fn without_addresses_there_is_the_loopback() {
+        let alone = PodAddresses { own: Vec::new(), ..pod() };
+        for (wanted, expected) in [
+            ("0.0.0.0:80", Some(("127.0.28.1:80", Binding::Wildcard))),
+            ("0.0.0.0:0", Some(("0.0.0.0:0", Binding::Single))),
+            ("127.0.0.2:80", Some(("127.0.28.2:80", Binding::Single))),
+            ("10.244.1.7:80", None),
+        ] {
+            let expected = expected.map(|(address, binding)| (at(address), binding));
+            assert_eq!(alone.bind(at(wanted)), expected, "{wanted}");
+        }
+        for (wanted, destination, source) in [
+            ("192.0.2.1:80", "192.0.2.1:80", "0.0.0.0:0"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80", "[::]:0"),
+            ("127.0.0.1:80", "127.0.28.1:80", "127.0.28.1:0"),
+        ] {
+            assert_eq!(alone.destination(at(wanted), |_| true), Some(at(destination)), "{wanted}");
+            assert_eq!(alone.source(at(wanted)), Some(at(source)), "{wanted}");
         }
     }
 

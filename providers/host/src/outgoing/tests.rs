@@ -91,6 +91,7 @@ impl GuestOf {
                     ports: Arc::default(),
                     denied: Arc::new(self.denied.clone()),
                     tables: self.tables,
+                    loopback_ports: Arc::default(),
                 };
                 GuestSockets::of_pod(pod, Arc::clone(&guard))
             }

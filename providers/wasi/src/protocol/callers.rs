@@ -43,13 +43,13 @@ mod tests {
     #[test]
     fn no_message_is_small_and_no_large_one_grows() {
         for length in [0, 1, 200, 255, 256, 300, 64 << 10] {
-            let [least, most] = [length, length + 16].map(|length| length.max(SMALLEST));
+            let least = length.max(SMALLEST);
             for encoded in [
                 wire::FromCaller::of(from_caller::Message::Stdin(vec![1; length])).encoded_len(),
                 wire::ToCaller::of(to_caller::Message::Stdout(vec![1; length])).encoded_len(),
                 wire::ForwardMessage::of(forward_message::Message::Data(vec![1; length])).encoded_len(),
             ] {
-                assert!((least..=most).contains(&encoded), "{length}: {encoded}");
+                assert!((least..least + 16).contains(&encoded), "{length}: {encoded}");
             }
         }
     }

@@ -24,7 +24,7 @@ use std::{
 use jiff::Timestamp;
 use kubewasm_host::{
     Account, Firewall, GuestLimits, Host, HttpConnections, Input, InstantiationStats, LoadError, Loaded,
-    Output, PodPorts, PrepareError, Refusals, Setup, capacity,
+    Output, PodPorts, PrepareError, Refusals, Setup, SocketRules, capacity,
     exit::{CODE_KILLED, CODE_TRAPPED, Exit, ExitReason},
     http::{
         CertificateOutcome, FailureSink, HttpMonitor, HttpServing, InvalidCertificate, RequestFailures,
@@ -235,10 +235,13 @@ fn setup<'a>(
         denied_networks: &spec.denied_networks,
         firewall: Some(&pod.firewall),
         egress: spec.egress.as_ref(),
+        socket_rules: SocketRules::none(),
         http_connections: Some(&pod.http_connections),
         authorities: spec.authorities.as_ref(),
         http_proxy: spec.http_proxy.as_ref(),
         http_sender: None,
+        http_rule: None,
+        extension: None,
         listen_ports: &[],
         name_files: spec.name_files.as_ref(),
         output,

@@ -107,6 +107,10 @@ async fn a_caller_that_does_not_read_holds_up_its_own_guest_until_it_goes() {
     let node = with_cats().await;
     let yes = node.have("yes.wasm", &wat::parse_str(YES).unwrap()).await;
     node.start(&node.spec("yes", &yes)).await;
+    // Its own guest has its memory by then.
+    let log = node.dir.path().join("yes.log");
+    let has_begun = || std::fs::metadata(&log).ok().filter(|log| log.len() > 0).map(drop);
+    until("the container's output", PATIENCE, has_begun).await;
     let idle = node.memory("yes").await;
     let (_caller, streams) = caller();
     let argv = argv(&["yes"]);

@@ -12,8 +12,8 @@
 //!
 //! And `files`: a guest that reads and writes, on `kubewasm run` and on `wasmtime run`; `images`: what it takes to bring
 //! a module to a node; `network`: connections, Services and addresses; `logs`: what it takes to follow guests
-//! that talk; `exec`: what commands in containers and forwarded ports take; `plugins`: what a kubectl plugin takes; and
-//! `policies`: what a server of admission policies takes.
+//! that talk; `exec`: what commands in containers and forwarded ports take; `plugins`: what a kubectl plugin takes;
+//! `policies`: what a server of admission policies takes; and `extensions`: what a server of Envoy extensions takes.
 //!
 //! Nothing is asserted about time. A pod that does not come up ends the run with an error.
 
@@ -23,6 +23,7 @@ mod calm;
 mod churn;
 mod cpu;
 mod exec;
+mod extensions;
 mod files;
 mod guest;
 mod http;
@@ -71,6 +72,7 @@ use serde_json::json;
 use self::{
     churn::{Churn, Subject},
     exec::Exec,
+    extensions::Extensions,
     http::Http,
     images::{Images, Site},
     isolation::Isolated,
@@ -192,6 +194,10 @@ struct Args {
     #[arg(long)]
     only_policies: bool,
 
+    /// Measure the server of Envoy extensions alone.
+    #[arg(long)]
+    only_extensions: bool,
+
     /// Measure idle pods alone.
     #[arg(long)]
     only_idle: bool,
@@ -254,6 +260,11 @@ async fn run(args: &Args) -> Result<()> {
         println!("\n{}", policies::table(&policies::measure().await?));
         return Ok(());
     }
+    if args.only_extensions {
+        let measured = with_logs(&home, measure_extensions_alone(&home).await)?;
+        println!("\n{}", extensions::table(&measured));
+        return Ok(());
+    }
     if args.only_idle {
         let measured = with_logs(&home, measure_memory_alone(&home, args).await)?;
         println!("\n{}", report::memory(&measured));
@@ -297,6 +308,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
     let exec = measure_exec(home, &cluster, &registry).await?;
     let plugins = plugins::measure(&cluster).await?;
     let policies = policies::measure().await?;
+    let extensions = extensions::measure(home, &cluster).await?;
     Ok(Report {
         machine: Machine::look(),
         versions,
@@ -313,6 +325,7 @@ async fn measure(home: &Home, args: &Args) -> Result<Report> {
         exec,
         plugins,
         policies,
+        extensions,
     })
 }
 
@@ -357,6 +370,10 @@ async fn measure_exec(home: &Home, cluster: &Cluster, registry: &Registry) -> Re
 
 async fn measure_plugins_alone(home: &Home) -> Result<Plugins> {
     plugins::measure(&Cluster::start(home).await?).await
+}
+
+async fn measure_extensions_alone(home: &Home) -> Result<Extensions> {
+    extensions::measure(home, &Cluster::start(home).await?).await
 }
 
 async fn measure_memory_alone(home: &Home, args: &Args) -> Result<Vec<Memory>> {

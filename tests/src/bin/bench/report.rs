@@ -13,6 +13,7 @@ use crate::{
     churn::Churn,
     cpu::{Cpu, SHARING},
     exec::{self, Exec},
+    extensions::{self, Extensions},
     files::{Files, LARGE, SMALL, Sides},
     http::Http,
     images::Images,
@@ -60,6 +61,8 @@ pub(crate) struct Report {
     pub(crate) plugins: Plugins,
     /// What a server of admission policies takes.
     pub(crate) policies: Policies,
+    /// What a server of Envoy extensions takes.
+    pub(crate) extensions: Extensions,
 }
 
 /// The programs that took part.
@@ -104,7 +107,8 @@ pub(crate) fn text(report: &Report) -> String {
         logs::table(&report.logs),
         exec::table(&report.exec),
         plugins::table(&report.plugins),
-        policies::table(&report.policies)
+        policies::table(&report.policies),
+        extensions::table(&report.extensions)
     )
 }
 

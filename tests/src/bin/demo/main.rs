@@ -1,6 +1,7 @@
 //! `make demo` and `make demo-stop`: a cluster with a Wasm node on this machine, by the same code that the
 //! end-to-end tests use. What it starts stays when this program ends; `down` ends it.
 
+mod extensions;
 mod http;
 mod policies;
 
@@ -38,7 +39,8 @@ const LAST_OF_FIRST_WORDS: &str = "Waiting 10 seconds (1)...";
 #[derive(Debug, Parser)]
 #[command(name = "kubewasm-demo", about = "A cluster with a WebAssembly node on this machine")]
 enum Command {
-    /// Start everything, and run demos/hello-wasm, demos/http-hello and demos/policies on it. Starts afresh when it runs already.
+    /// Start everything, and run demos/hello-wasm, demos/http-hello, demos/policies and demos/extensions on it. Starts afresh when it
+    /// runs already.
     Up,
     /// Stop everything and remove its files. Fine when nothing runs.
     Down,
@@ -136,6 +138,7 @@ async fn start(home: &Home) -> Result<()> {
         false => say("http-hello is left out: pods with addresses of their own take the rights of root."),
     }
     policies::run(home, &cluster, &registry, &image).await?;
+    extensions::run(home, &cluster, &registry).await?;
     say_how_to_go_on(&cluster);
     Ok(())
 }

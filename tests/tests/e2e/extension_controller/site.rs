@@ -27,13 +27,13 @@ use kube::{
     Api, Client,
     api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
 };
-use kubewasm_tests::{cluster, guests, node, ports, process::Process, wait};
+use kubewasm_tests::{guests, node, ports, process::Process, wait};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    extension_resource::{api, definition, object},
+    extension_resource::{api, definition, kubeconfig_of, object},
     suite::{SOON, suite},
 };
 
@@ -257,20 +257,4 @@ impl ExtensionCluster {
 pub(super) fn condition(status: &Value, kind: &str) -> Value {
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
     conditions.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
-}
-
-/// Credentials of the service account of the manifests.
-async fn kubeconfig_of(system: &str) -> Value {
-    let cluster = &suite().await.cluster;
-    let token = cluster.kubectl(&["create", "token", "kubewasm-extension", "-n", system]).await.unwrap();
-    let url = cluster::config_of(&cluster.admin_kubeconfig()).await.unwrap().cluster_url.to_string();
-    let authority = cluster.ca_certificate().to_string_lossy().into_owned();
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "extension",
-        "clusters": [{
-            "name": "this", "cluster": { "server": url.trim_end_matches('/'), "certificate-authority": authority },
-        }],
-        "users": [{ "name": "extension", "user": { "token": token.trim() } }],
-        "contexts": [{ "name": "extension", "context": { "cluster": "this", "user": "extension" } }],
-    })
 }
