@@ -49,7 +49,7 @@ demo-stop: ## Stop what `make demo` started
 test: setup features fmt-check clippy unit e2e ## Formatting, lints, and all tests
 
 .PHONY: ci
-ci: test deny ## Everything that CI runs
+ci: test combinations deny ## Everything that CI runs
 
 .PHONY: test-build
 test-build:
@@ -120,6 +120,10 @@ clippy:
 .PHONY: features
 features: ## Check that programs and tests are built with the same features of all dependencies
 	@scripts/features.sh
+
+.PHONY: combinations
+combinations: ## Check that kubewasm-workload is built with any of its features left out
+	@scripts/combinations.sh
 
 .PHONY: lint
 lint: features fmt-check clippy deny ## Formatting, lints, and the licences and sources of dependencies

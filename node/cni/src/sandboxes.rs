@@ -61,8 +61,21 @@ struct Inner {
 #[derive(Clone, Debug)]
 struct KnownSandbox {
     namespace: PathBuf,
+    /// The pod's, once it has them.
+    addresses: Vec<IpAddr>,
     /// The pod has addresses in it, as far as this agent has seen.
     is_ready: bool,
+}
+
+impl KnownSandbox {
+    fn of(record: &SandboxRecord) -> Self {
+        let addresses = record.added.as_ref().and_then(|added| result::addresses(added).ok());
+        Self {
+            namespace: record.namespace.clone(),
+            addresses: addresses.unwrap_or_default(),
+            is_ready: record.added.is_some(),
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -91,7 +104,7 @@ impl Sandboxes {
         };
         let (records, all) = blocking(open).await?;
         let known = all.into_iter().map(|record| {
-            let sandbox = KnownSandbox { namespace: record.namespace, is_ready: false };
+            let sandbox = KnownSandbox { is_ready: false, ..KnownSandbox::of(&record) };
             (record.attachment.pod.uid, sandbox)
         });
         Ok(Self(Arc::new(Inner {
@@ -133,6 +146,14 @@ impl Sandboxes {
     pub fn namespace_of(&self, uid: &str) -> Option<PathBuf> {
         let known = lock(&self.0.known);
         known.get(uid).filter(|sandbox| sandbox.is_ready).map(|sandbox| sandbox.namespace.clone())
+    }
+
+    /// The addresses of a pod whose sandbox [`Sandboxes::set_up`] has made or found; none where there is no such.
+    #[must_use]
+    pub fn addresses_of(&self, uid: &str) -> Vec<IpAddr> {
+        let known = lock(&self.0.known);
+        let ready = known.get(uid).filter(|sandbox| sandbox.is_ready);
+        ready.map(|sandbox| sandbox.addresses.clone()).unwrap_or_default()
     }
 
     /// What keeps pods from getting sandboxes at present, for people.
@@ -288,8 +309,7 @@ impl Sandboxes {
     /// Takes over a sandbox of an earlier agent's, and has plugins look whether all of it is there, beside all else.
     fn adopt(&self, record: &SandboxRecord, added: &AddResult) {
         let uid = &record.attachment.pod.uid;
-        let sandbox = KnownSandbox { namespace: record.namespace.clone(), is_ready: true };
-        let before = lock(&self.0.known).insert(uid.clone(), sandbox);
+        let before = lock(&self.0.known).insert(uid.clone(), KnownSandbox::of(record));
         if before.is_some_and(|before| before.is_ready) {
             return;
         }
@@ -344,8 +364,7 @@ impl Sandboxes {
     async fn write_down(&self, record: &SandboxRecord) -> Result<(), SandboxError> {
         let (records, written) = (self.0.records.clone(), record.clone());
         blocking(move || records.put(&written)).await?;
-        let sandbox = KnownSandbox { namespace: record.namespace.clone(), is_ready: record.added.is_some() };
-        lock(&self.0.known).insert(record.attachment.pod.uid.clone(), sandbox);
+        lock(&self.0.known).insert(record.attachment.pod.uid.clone(), KnownSandbox::of(record));
         Ok(())
     }
 

@@ -499,6 +499,10 @@ impl server::Pods for PodIndex {
         Self::pod(self, namespace, name)
     }
 
+    fn is_mirror_of(&self, uid: &str, pod: &Pod) -> bool {
+        Self::is_mirror_of(self, uid, pod)
+    }
+
     fn pods(&self) -> Vec<Arc<Pod>> {
         Self::pods(self)
     }

@@ -41,13 +41,21 @@ pub struct StreamTimes {
     /// For the client to take what is under way, and to close the connection, once all streams have ended. The server does not
     /// close first: what the client still sends would make the system throw away what it has not yet read.
     pub farewell: Duration,
+    /// So often a client that cannot be heard, because nobody takes what it has sent before, is sent a ping: to one that is gone
+    /// it cannot be written.
+    pub unheard: Duration,
 }
 
 impl StreamTimes {
     /// Upstream's, with an idle timeout from the configuration (`streamingConnectionIdleTimeout`); none when that is zero.
     #[must_use]
     pub fn new(idle: Duration) -> Self {
-        Self { creation: Duration::from_secs(30), idle, farewell: Duration::from_mins(15) }
+        Self {
+            creation: Duration::from_secs(30),
+            idle,
+            farewell: Duration::from_mins(15),
+            unheard: Duration::from_secs(10),
+        }
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) enum Outgoing {
     Refused { id: u32, status: u32 },
     /// A ping is answered.
     Pong(u32),
+    /// The client is pinged. What it answers means nothing; that it can be written does.
+    Ping,
     /// The client is told that nothing more comes. With SPDY, because of an error, and with the last stream that was heeded.
     GoAway(u32),
 }
@@ -53,6 +55,13 @@ pub(crate) enum Outgoing {
 pub(crate) struct Queued {
     pub(crate) outgoing: Outgoing,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Queued {
+    /// It is nothing that anybody does.
+    pub(crate) fn is_ping(&self) -> bool {
+        matches!(self.outgoing, Outgoing::Ping)
+    }
 }
 
 /// The sending end of a connection. Clones are the same.
@@ -81,6 +90,11 @@ impl Outbox {
     /// Waits for a permit; `None` when the connection is gone.
     pub(crate) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).acquire_owned().await.ok()
+    }
+
+    /// A permit, if there is one.
+    pub(crate) fn free_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
     /// What closes it with the connection.

@@ -12,7 +12,8 @@ use crate::{
 
 /// Long enough never to be over.
 pub(crate) const NEVER: Duration = Duration::from_hours(1);
-pub(crate) const TIMES: StreamTimes = StreamTimes { creation: NEVER, idle: NEVER, farewell: NEVER };
+pub(crate) const TIMES: StreamTimes =
+    StreamTimes { creation: NEVER, idle: NEVER, farewell: NEVER, unheard: NEVER };
 
 /// A client of SPDY, which sends and receives frames one by one.
 pub(crate) struct SpdyClient<T = DuplexStream> {

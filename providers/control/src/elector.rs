@@ -91,7 +91,8 @@ impl Elector {
         let mut renewed: Option<Instant> = None;
         loop {
             let began = Instant::now();
-            let turn = tokio::time::timeout(self.deadline(), self.turn());
+            let patience = self.patience(renewed);
+            let turn = tokio::time::timeout(patience, self.turn());
             let Some(turn) = cancel.run_until_cancelled(turn).await else { break };
             match turn.unwrap_or(Err(Refused::Silent)) {
                 Ok(true) => renewed = Some(began),
@@ -102,9 +103,9 @@ impl Elector {
                     tracing::warn!(%error, "cannot look after the Lease {}; trying again", self.lease.name)
                 }
             }
-            // Before anybody else may take it to be over.
-            let is_leader = renewed.is_some_and(|renewed| renewed.elapsed() < self.deadline());
-            self.tell(&leading, is_leader);
+            // Before anybody else may take it to be over. After that it is no deadline to wake up for.
+            renewed = renewed.filter(|renewed| renewed.elapsed() < self.deadline());
+            self.tell(&leading, renewed.is_some());
             let until_deadline = renewed.map(|renewed| self.deadline().saturating_sub(renewed.elapsed()));
             let pause = until_deadline.map_or(self.times.retry, |left| left.min(self.times.retry));
             if cancel.run_until_cancelled(sleep(pause)).await.is_none() {
@@ -129,6 +130,13 @@ impl Elector {
     /// How long after a renewal this replica may take itself for the leader.
     fn deadline(&self) -> Duration {
         self.times.lease * 2 / 3
+    }
+
+    /// How long a look at the Lease may take. A leader that hears nothing has to say in time that it is none any more.
+    fn patience(&self, renewed: Option<Instant>) -> Duration {
+        let latest = self.times.lease * 11 / 12;
+        let left = renewed.map(|renewed| latest.saturating_sub(renewed.elapsed()));
+        left.map_or(self.deadline(), |left| left.min(self.deadline()))
     }
 
     /// Looks at the Lease, and takes or renews it. True when it is ours.

@@ -157,6 +157,7 @@ pub struct Published {
     /// Nothing is said of those that exist and are not published yet.
     extensions: HashMap<ExtensionName, Option<Arc<PublishedExtension>>>,
     is_complete: bool,
+    is_settled: bool,
 }
 
 impl Published {
@@ -176,6 +177,13 @@ impl Published {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.is_complete
+    }
+
+    /// Whether all that there was at first is published, as far as it can be. Before that, what exists and is not published may come
+    /// in a moment.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
     }
 
     /// All that is published, in no order.
@@ -232,6 +240,11 @@ impl ExtensionTable {
     /// deleted while this server did not run.
     pub fn complete(&self) {
         self.published.send_if_modified(|published| !std::mem::replace(&mut published.is_complete, true));
+    }
+
+    /// Says that all that there was at first was published, as far as it can be.
+    pub fn settle(&self) {
+        self.published.send_if_modified(|published| !std::mem::replace(&mut published.is_settled, true));
     }
 
     /// The extension of this name, where it is published.

@@ -569,7 +569,9 @@ impl Runtime for WasiRuntime {
     }
 
     async fn port_forward(&self, pod_uid: &str, port: u16) -> Result<Box<dyn Duplex>, PortForwardError> {
-        streams::forwarded(self.supervisor.forward(pod_uid, port).await)
+        let addresses = self.sandboxes.as_ref().map(|sandboxes| sandboxes.addresses_of(pod_uid));
+        let addresses = addresses.unwrap_or_default();
+        streams::forwarded(self.supervisor.forward(pod_uid, port, &addresses).await)
     }
 
     fn observe(&self, id: &str) -> Presence {

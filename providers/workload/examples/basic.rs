@@ -1,4 +1,4 @@
-//! A host with a plugin and an HTTP server, and a workload on it: the example of wash-runtime's README, line by line. What differs
+//! A host with an HTTP server and a plugin, and a workload on it: the example of wash-runtime's README, line by line. What differs
 //! is the name of the crate, the error type, and where a name was made up for each start (`uuid`): a host does that itself.
 //!
 //! ```console
@@ -14,6 +14,7 @@ use kubewasm_workload::{
         HostApi, HostBuilder,
         http::{DynamicRouter, HttpServer},
     },
+    interfaces::config::WasiConfig,
     types::{Workload, WorkloadStartRequest},
 };
 
@@ -25,9 +26,14 @@ pub(crate) async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Configure plugins
     let http_router = DynamicRouter::default();
     let http_handler = HttpServer::new(http_router, "127.0.0.1:0".parse()?);
+    let wasi_config_plugin = WasiConfig::default();
 
     // Build and start the host
-    let host = HostBuilder::new().with_engine(engine).with_http_handler(Arc::new(http_handler)).build()?;
+    let host = HostBuilder::new()
+        .with_engine(engine)
+        .with_http_handler(Arc::new(http_handler))
+        .with_plugin(Arc::new(wasi_config_plugin))?
+        .build()?;
 
     let host = host.start().await?;
 

@@ -7,7 +7,7 @@ use wasmtime::component::Linker;
 
 use crate::{
     call::Callee,
-    error::{CompileError, LinkError, LinkedItem, UnservedImport, WorkloadError},
+    error::{LinkError, LinkedItem, UnservedImport, WorkloadError},
     ground::{ComponentGround, Ground, SERVICE, call_settings, http_settings, invalid},
     host_interface::{ComponentBinding, LinkedImport},
     instance::InstanceTemplate,
@@ -105,7 +105,7 @@ pub(crate) async fn prepare<'a>(
         };
         let load = async {
             let compiled = engine.compile(bytes, digest).await?;
-            Ok::<_, CompileError>(engine.load(&compiled, part.component.is_some()).await?)
+            engine.load(&compiled, part.component.is_some()).await
         };
         let failed = |source| WorkloadError::Compile { component: part.name.to_string(), source };
         units.push(Unit::new(Arc::clone(&part.name), load.await.map_err(failed)?));

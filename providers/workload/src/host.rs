@@ -9,10 +9,13 @@
 //!        unbind (nobody calls it any more) ─► service ends ─► requests end ─► gone
 //! ```
 
+mod api;
 mod builder;
 #[cfg(feature = "wasi-http")]
 pub mod http;
 mod machine;
+mod replace;
+mod start;
 
 use std::{
     collections::HashMap,
@@ -24,21 +27,17 @@ use std::{
     time::Duration,
 };
 
+pub use api::HostApi;
 pub use builder::HostBuilder;
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use start::Bound;
 
 use crate::{
-    assemble::{self, AssembledService, Assembly},
     error::{HostError, WorkloadError},
-    ground::{Ground, HostShare},
-    host_interface::WorkloadIdentity,
+    ground::HostShare,
     loopback::Loopbacks,
-    record::{RunningService, RunningWorkload, WorkloadRecord},
-    resolved::ResolvedWorkload,
-    service,
-    volumes::Volumes,
+    record::{RunningWorkload, WorkloadRecord},
     workload::{
-        HostHeartbeat, Workload, WorkloadStartRequest, WorkloadStartResponse, WorkloadState, WorkloadStatus,
+        HostHeartbeat, WorkloadStartRequest, WorkloadStartResponse, WorkloadState, WorkloadStatus,
         WorkloadStatusRequest, WorkloadStatusResponse, WorkloadStopRequest, WorkloadStopResponse,
         WorkloadUpdateRequest, WorkloadUpdateResponse,
     },
@@ -46,52 +45,6 @@ use crate::{
 
 /// For how long requests that are under way are waited for when a workload is stopped.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// What can be asked of a host.
-pub trait HostApi: Send + Sync {
-    /// What it says of itself and of its machine.
-    ///
-    /// # Errors
-    /// [`HostError::Machine`].
-    fn heartbeat(&self) -> impl Future<Output = Result<HostHeartbeat, HostError>> + Send;
-
-    /// Starts a workload; returns when it can be called. Dropping the future gives the workload up.
-    ///
-    /// # Errors
-    /// [`WorkloadError`]; there is then no such workload.
-    fn workload_start(
-        &self,
-        request: WorkloadStartRequest,
-    ) -> impl Future<Output = Result<WorkloadStartResponse, WorkloadError>> + Send;
-
-    /// How a workload is. One that there is not is [`WorkloadState::NotFound`].
-    ///
-    /// # Errors
-    /// None now.
-    fn workload_status(
-        &self,
-        request: WorkloadStatusRequest,
-    ) -> impl Future<Output = Result<WorkloadStatusResponse, WorkloadError>> + Send;
-
-    /// Has another version of a workload take over. Requests and calls that are under way end in the old one, and no request is
-    /// lost; a service is started again only if it has changed.
-    ///
-    /// # Errors
-    /// [`WorkloadError`]; the old version goes on.
-    fn workload_update(
-        &self,
-        request: WorkloadUpdateRequest,
-    ) -> impl Future<Output = Result<WorkloadUpdateResponse, WorkloadError>> + Send;
-
-    /// Stops a workload; returns when nothing of it runs. Requests that are under way have ten seconds.
-    ///
-    /// # Errors
-    /// [`WorkloadError::NotFound`].
-    fn workload_stop(
-        &self,
-        request: WorkloadStopRequest,
-    ) -> impl Future<Output = Result<WorkloadStopResponse, WorkloadError>> + Send;
-}
 
 /// A host of workloads.
 pub struct Host {
@@ -193,169 +146,6 @@ impl Host {
             workloads.remove(&record.id);
         }
     }
-
-    async fn begin(
-        &self,
-        record: &Arc<WorkloadRecord>,
-        workload: Workload,
-    ) -> Result<RunningWorkload, WorkloadError> {
-        let loopback = self.loopbacks.take().ok_or_else(|| WorkloadError::Invalid {
-            what: "the host".to_owned(),
-            reason: "it has no loopback for one more workload: stop another one".to_owned(),
-        })?;
-        let identity = WorkloadIdentity {
-            id: format!("{}.{}", record.id, number()),
-            namespace: workload.namespace.clone(),
-            name: workload.name.clone(),
-            annotations: workload.annotations.clone(),
-        };
-        let ground = Arc::new(Ground::new(self.share.clone(), Arc::new(identity), loopback)?);
-        let mut bound = Bound { ground: Arc::clone(&ground), plugins: Vec::new(), is_kept: false };
-        let volumes = self.volumes(&workload)?;
-        let assembly = version(&mut bound, &workload, &volumes).await;
-        let assembly = match assembly {
-            Ok(assembly) => assembly,
-            Err(error) => {
-                bound.unbind().await;
-                return Err(error);
-            }
-        };
-        let (assembly, service) = take_over(&ground, assembly);
-        let service = service.map(|service| self.spawn(service, record));
-        bound.is_kept = true;
-        let bound = std::mem::take(&mut bound.plugins);
-        Ok(RunningWorkload { ground, workload, volumes, assembly, service, bound })
-    }
-
-    fn volumes(&self, workload: &Workload) -> Result<Arc<Volumes>, WorkloadError> {
-        let root = self.share.engine.volumes();
-        Volumes::make(&workload.volumes, &root, &format!("{}", number())).map(Arc::new)
-    }
-
-    fn spawn(&self, service: AssembledService, record: &Arc<WorkloadRecord>) -> RunningService {
-        let ends = CancellationToken::new();
-        let host = Arc::clone(self.share.engine.host());
-        let run = service::run(host, service, Arc::clone(record), ends.clone());
-        RunningService { ends, task: AbortOnDropHandle::new(tokio::spawn(run)) }
-    }
-
-    async fn replace(
-        &self,
-        record: &Arc<WorkloadRecord>,
-        running: &mut RunningWorkload,
-        workload: Workload,
-    ) -> Result<(), WorkloadError> {
-        let ground = Arc::clone(&running.ground);
-        let same_volumes = running.workload.volumes == workload.volumes;
-        let volumes = if same_volumes { Arc::clone(&running.volumes) } else { self.volumes(&workload)? };
-        let mut bound = Bound { ground: Arc::clone(&ground), plugins: running.bound.clone(), is_kept: true };
-        let assembly = version(&mut bound, &workload, &volumes).await;
-        running.bound = std::mem::take(&mut bound.plugins);
-        let assembly = match assembly {
-            Ok(assembly) => assembly,
-            Err(error) => {
-                // Some plugins may know the new version already.
-                for at in &running.bound {
-                    let told = self.share.plugins[*at].resolved(&running.assembly).await;
-                    drop(told.inspect_err(|error| tracing::warn!(%error, "a plugin has lost a workload")));
-                }
-                return Err(error);
-            }
-        };
-        let keeps_service =
-            same_volumes && running.workload.service == workload.service && running.service.is_some();
-        let (assembly, service) = take_over(&ground, assembly);
-        let old = std::mem::replace(&mut running.assembly, assembly);
-        (running.workload, running.volumes) = (workload, volumes);
-        if !keeps_service {
-            if let Some(service) = running.service.take() {
-                service.end().await;
-            }
-            record.set(WorkloadState::Running, "");
-            running.service = service.map(|service| self.spawn(service, record));
-        }
-        record.has_components(running.components());
-        // Its requests end by their deadlines.
-        tokio::spawn(async move {
-            for export in old.http() {
-                export.handler.is_done().await;
-            }
-        });
-        Ok(())
-    }
-}
-
-/// The plugins that a workload is bound to, in case it does not come to run.
-struct Bound {
-    ground: Arc<Ground>,
-    plugins: Vec<usize>,
-    /// It runs.
-    is_kept: bool,
-}
-
-impl Bound {
-    async fn unbind(&mut self) {
-        while let Some(at) = self.plugins.last() {
-            self.ground.host.plugins[*at].unbind(&self.ground.identity).await;
-            self.plugins.pop();
-        }
-    }
-}
-
-impl Drop for Bound {
-    /// Whoever wanted the workload has given it up half way.
-    fn drop(&mut self) {
-        if self.is_kept || self.plugins.is_empty() {
-            return;
-        }
-        let mut rest = Self {
-            ground: Arc::clone(&self.ground),
-            plugins: std::mem::take(&mut self.plugins),
-            is_kept: true,
-        };
-        if let Ok(executor) = tokio::runtime::Handle::try_current() {
-            executor.spawn(async move { rest.unbind().await });
-        }
-    }
-}
-
-/// Makes a version of a workload, and has its plugins know of it.
-async fn version(
-    bound: &mut Bound,
-    workload: &Workload,
-    volumes: &Arc<Volumes>,
-) -> Result<Assembly, WorkloadError> {
-    let ground = Arc::clone(&bound.ground);
-    let plugins = &ground.host.plugins;
-    let planned = assemble::prepare(&ground, workload).await?;
-    let error = |at: usize| move |source| WorkloadError::Plugin { plugin: plugins[at].id(), source };
-    for at in &planned.plugins {
-        if !bound.plugins.contains(at) {
-            let entries = assemble::entries_of(&plugins[*at].world(), workload);
-            // It may have begun to know of the workload.
-            bound.plugins.push(*at);
-            plugins[*at].bind(&ground.identity, &entries).await.map_err(error(*at))?;
-        }
-    }
-    let assembly = assemble::assemble(&ground, workload, &planned, volumes).await?;
-    for at in &bound.plugins {
-        plugins[*at].resolved(&assembly.resolved).await.map_err(error(*at))?;
-    }
-    Ok(assembly)
-}
-
-/// Has a version called from now on.
-fn take_over(ground: &Ground, assembly: Assembly) -> (ResolvedWorkload, Option<AssembledService>) {
-    let Assembly { resolved, service } = assembly;
-    for callee in &resolved.callees {
-        ground.slot(callee.name()).set(Some(Arc::clone(callee)));
-    }
-    for slot in ground.slots() {
-        if !resolved.callees.iter().any(|callee| callee.name() == slot.name()) {
-            slot.set(None);
-        }
-    }
-    (resolved, service)
 }
 
 impl HostApi for Host {
@@ -413,7 +203,7 @@ impl HostApi for Host {
             record.set_running_unless_over();
         }
         *running = Some(begun);
-        starting.is_done();
+        starting.keep();
         drop(running);
         Ok(WorkloadStartResponse { workload_status: record.status() })
     }
@@ -440,10 +230,7 @@ impl HostApi for Host {
     ) -> Result<WorkloadUpdateResponse, WorkloadError> {
         let WorkloadUpdateRequest { workload_id, workload } = request;
         let record = self.find(&workload_id)?;
-        let mut running = record.running.lock().await;
-        // It may have been stopped while this waited.
-        let running = running.as_mut().ok_or(WorkloadError::NotFound(workload_id))?;
-        self.replace(&record, running, workload).await?;
+        replace::update(self.share.clone(), Arc::clone(&record), workload).await?;
         Ok(WorkloadUpdateResponse { workload_status: record.status() })
     }
 
@@ -458,7 +245,7 @@ impl HostApi for Host {
         // Also if this is given up half way.
         let _gone = Listed { host: self, record: &record, is_started: false };
         let RunningWorkload { ground, volumes: _volumes, assembly, service, bound, .. } = running;
-        Bound { ground: Arc::clone(&ground), plugins: bound, is_kept: false }.unbind().await;
+        Bound { ground: Arc::clone(&ground), plugins: bound, kept: 0 }.unbind().await;
         if let Some(service) = service {
             service.end().await;
         }
@@ -488,7 +275,7 @@ struct Listed<'a> {
 }
 
 impl Listed<'_> {
-    fn is_done(mut self) {
+    fn keep(mut self) {
         self.is_started = true;
     }
 }
@@ -498,39 +285,5 @@ impl Drop for Listed<'_> {
         if !self.is_started {
             self.host.remove(self.record);
         }
-    }
-}
-
-impl<T: HostApi> HostApi for Arc<T> {
-    fn heartbeat(&self) -> impl Future<Output = Result<HostHeartbeat, HostError>> + Send {
-        T::heartbeat(self)
-    }
-
-    fn workload_start(
-        &self,
-        request: WorkloadStartRequest,
-    ) -> impl Future<Output = Result<WorkloadStartResponse, WorkloadError>> + Send {
-        T::workload_start(self, request)
-    }
-
-    fn workload_status(
-        &self,
-        request: WorkloadStatusRequest,
-    ) -> impl Future<Output = Result<WorkloadStatusResponse, WorkloadError>> + Send {
-        T::workload_status(self, request)
-    }
-
-    fn workload_update(
-        &self,
-        request: WorkloadUpdateRequest,
-    ) -> impl Future<Output = Result<WorkloadUpdateResponse, WorkloadError>> + Send {
-        T::workload_update(self, request)
-    }
-
-    fn workload_stop(
-        &self,
-        request: WorkloadStopRequest,
-    ) -> impl Future<Output = Result<WorkloadStopResponse, WorkloadError>> + Send {
-        T::workload_stop(self, request)
     }
 }

@@ -92,8 +92,7 @@ impl ComponentPlugin {
     /// # Errors
     /// [`WorkloadError::Compile`], and [`WorkloadError::Link`] where it imports something else.
     pub async fn new(engine: &Engine, id: &'static str, bytes: &Bytes) -> Result<Self, WorkloadError> {
-        let load =
-            async { Ok::<_, CompileError>(engine.load(&engine.compile(bytes, None).await?, true).await?) };
+        let load = async { engine.load(&engine.compile(bytes, None).await?, true).await };
         let failed = |source: CompileError| WorkloadError::Compile { component: id.to_owned(), source };
         let unit = Unit::new(id.into(), load.await.map_err(failed)?);
         let linker = unit.loaded.linker();

@@ -37,7 +37,7 @@ async fn a_program_is_left_and_found_again() {
                 session.hears_at_last(&format!("next {asked}")).await;
                 session.says("echo of this").await;
                 session.hears("of this").await;
-                session.is_killed().await;
+                session.killed().await;
             }
         }
         let log = pods.logs("talks").await;
@@ -102,7 +102,7 @@ async fn input_ends_with_the_first_caller_where_the_pod_says_so() {
                 session.says("echo first").await;
                 session.hears_at_last("first").await;
                 if is_killed {
-                    session.is_killed().await;
+                    session.killed().await;
                 } else {
                     session.closes_input();
                     let ended = session.ends().await;
@@ -291,7 +291,7 @@ async fn what_cannot_be_attached_to_is_told() {
             let first = session.next_line().await;
             let number: u64 = first.trim_end().strip_prefix("tick ").unwrap().parse().unwrap();
             session.hears(&format!("tick {}", number + 1)).await;
-            session.is_killed().await;
+            session.killed().await;
             for (container, part) in [
                 ("ended", format!("container ended not found in pod mixed_{ns}")),
                 ("none", "container none is not valid for pod mixed".to_owned()),

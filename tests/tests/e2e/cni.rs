@@ -24,6 +24,8 @@ use tokio::{io::AsyncReadExt as _, net::TcpStream, process::Command};
 
 use crate::{
     pods::{Pods, container, is, restarts, running},
+    port_forward::Forward,
+    sessions::ROUTES,
     suite::{SOON, own_node, suite, with_temp_ns},
 };
 
@@ -163,6 +165,7 @@ async fn pods_get_the_network_of_the_clusters_own_plugins() {
         loopback(&pods, &node, &image).await;
         denied(&pods, &node, &image, SocketAddr::new(host, port)).await;
         host_network(&pods, &node, host).await;
+        forwarded(&pods, &node, &image, ns).await;
 
         node.kill().unwrap();
         assert!(ask(address(&one), 8080).await.is_ok(), "it goes on without an agent");
@@ -248,6 +251,25 @@ async fn denied(pods: &Pods, node: &Node, image: &str, address: SocketAddr) {
     let printed = pods.logs_once_known("denied").await;
     assert!(printed.contains(&format!("refused {ACCESS_DENIED}")), "{printed}");
     end(pods, "denied").await;
+}
+
+/// A guest that listens at the pod's address alone is where `kubectl port-forward` leads.
+async fn forwarded(pods: &Pods, node: &Node, image: &str, ns: &str) {
+    let echo = json!({
+        "nodeSelector": { "kubernetes.io/hostname": node.name() },
+        "containers": [{
+            "name": "main", "image": image, "args": ["tcp-echo", "$(POD_IP):8080"],
+            "env": [{ "name": "POD_IP", "valueFrom": { "fieldRef": { "fieldPath": "status.podIP" } } }],
+            "readinessProbe": { "tcpSocket": { "port": 8080 }, "periodSeconds": 1 },
+        }],
+    });
+    pods.create("bound", echo).await;
+    pods.until("bound", "ready", |pod| is(pod, "Ready")).await;
+    for route in ROUTES {
+        let forward = Forward::start(route, ns, "bound", 8080).await;
+        assert_eq!(forward.exchange(b"at the address").await, b"at the address", "{route:?}");
+    }
+    end(pods, "bound").await;
 }
 
 /// Pods of the node's own network have nothing to do with plugins.

@@ -64,11 +64,19 @@ fn grant_resource() -> ApiResource {
     }
 }
 
-impl ExtensionSite {
-    /// A server for the extensions of this namespace, which runs nowhere yet.
+/// What a server of one test's extensions needs before it can start.
+pub(crate) struct ServerHome {
+    /// The namespace that the server itself is in.
+    pub(crate) system: String,
+    /// For its files, with `modules` for `local_fs`.
+    pub(crate) folder: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
+}
+
+impl ServerHome {
+    /// Makes the namespace of the server, and gives it the rights that the manifests give.
     pub(crate) async fn new(client: &Client, namespace: &str) -> Self {
         definition().await;
-        kubewasm_tests::init();
         let suite = suite().await;
         let system = format!("{namespace}-system");
         let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -93,6 +101,15 @@ impl ExtensionSite {
         suite.cluster.kubectl(&["apply", "-n", &system, "-f", &file.to_string_lossy()]).await.unwrap();
         let kubeconfig = folder.join("kubeconfig");
         fs::write(&kubeconfig, kubeconfig_of(&system).await.to_string()).unwrap();
+        Self { system, folder, kubeconfig }
+    }
+}
+
+impl ExtensionSite {
+    /// A server for the extensions of this namespace, which runs nowhere yet.
+    pub(crate) async fn new(client: &Client, namespace: &str) -> Self {
+        kubewasm_tests::init();
+        let ServerHome { system, folder, kubeconfig } = ServerHome::new(client, namespace).await;
         let authority = Authority::new().unwrap();
         let server = authority.server(&["127.0.0.1", "localhost"]).unwrap();
         let site = Self {

@@ -49,7 +49,7 @@ impl Forward {
     }
 
     /// What comes back to this until the other side has no more. It is told that there is no more to come.
-    async fn exchange(&self, sent: &[u8]) -> Vec<u8> {
+    pub(crate) async fn exchange(&self, sent: &[u8]) -> Vec<u8> {
         let (mut read, mut write) = self.connect().await.into_split();
         let mut answer = Vec::new();
         let whole = async {
@@ -83,7 +83,7 @@ async fn a_guest_that_serves_http_is_reached() {
             let answers = stream::iter(0..MANY).map(|_| forward.get()).buffer_unordered(MANY);
             let answers: Vec<String> = answers.collect().await;
             assert!(answers.iter().all(|answer| answer.ends_with("hello\n")), "{route:?}: {answers:?}");
-            forward.session.is_killed().await;
+            forward.session.killed().await;
         }
     })
     .await;
@@ -108,7 +108,7 @@ async fn a_guest_on_a_port_of_the_node_is_reached() {
         for route in ROUTES {
             let forward = Forward::start(route, ns, "echo", port).await;
             assert_eq!(forward.exchange(b"of the node").await, b"of the node", "{route:?}");
-            forward.session.is_killed().await;
+            forward.session.killed().await;
             let forward = Forward::start(route, ns, "echo", strange).await;
             drop(forward.connect().await);
             let ended = forward.session.ends().await;
@@ -172,8 +172,8 @@ async fn guests_are_reached_at_their_address_and_their_loopback() {
             assert!(answers.iter().all(|(answer, expected)| answer == expected), "{route:?}: {answers:?}");
             let loopback = Forward::start(route, ns, "both", 9000).await;
             assert_eq!(loopback.exchange(b"of the loopback").await, b"of the loopback", "{route:?}");
-            address.session.is_killed().await;
-            loopback.session.is_killed().await;
+            address.session.killed().await;
+            loopback.session.killed().await;
         }
         let forward = Forward::start(Route::WebSocket, ns, "both", 8080).await;
         let mut open = forward.connect().await;
@@ -194,7 +194,7 @@ async fn guests_are_reached_at_their_address_and_their_loopback() {
         assert_eq!(forward.exchange(b"y").await, b"y1 bytes\n");
         let after = pods.api().get("both").await.unwrap();
         assert!(running(&after) && restarts(&after) == 0 && restarts(&before) == 0);
-        forward.session.is_killed().await;
+        forward.session.killed().await;
         end(&client, &pods, node, &["both"]).await;
     })
     .await;
@@ -221,7 +221,7 @@ async fn a_closed_port_is_told() {
             // The pod is there as before.
             let forward = Forward::start(route, ns, "web", port).await;
             assert!(forward.get().await.ends_with("hello\n"));
-            forward.session.is_killed().await;
+            forward.session.killed().await;
         }
     })
     .await;

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    sessions::{Session, Terminal},
+    sessions::{Session, Terminal, run},
     suite::SOON,
 };
 
@@ -69,14 +69,9 @@ fn prepared(mut command: Command, folder: &Path, arguments: &[&str]) -> Command 
 }
 
 /// Sends this and the end of it, and reads all that comes: exit code, stdout and stderr.
-async fn talk(mut command: Command, text: &str) -> (Option<i32>, String, String) {
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(text.as_bytes()).await.unwrap();
-    drop(stdin);
-    let output = tokio::time::timeout(SOON, child.wait_with_output()).await.expect("an end").unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+async fn talk(command: Command, text: &str) -> (Option<i32>, String, String) {
+    let ended = run(command, text.as_bytes()).await;
+    (ended.code, ended.text(), ended.stderr)
 }
 
 /// What is sent to the command is sent to the guest, its end too, and nothing of what it says is missed.

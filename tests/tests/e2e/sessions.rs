@@ -194,7 +194,7 @@ impl Session {
     }
 
     /// Kills the command, and waits until it is gone.
-    pub(crate) async fn is_killed(mut self) {
+    pub(crate) async fn killed(mut self) {
         self.child.kill().await.unwrap();
     }
 

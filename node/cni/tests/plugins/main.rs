@@ -90,8 +90,9 @@ fn the_next_agent_finds_what_is_there() {
         let next = world.agent().await;
         assert_eq!((next.pods(), next.namespace_of(A)), (vec![A.to_owned()], None));
         assert!(!next.is_lost(A).await.unwrap());
+        assert_eq!(next.addresses_of(A), [] as [std::net::IpAddr; 0]);
         assert_eq!(next.set_up(request("a")).await.unwrap(), addresses);
-        assert_eq!(next.namespace_of(A), Some(namespace));
+        assert_eq!((next.namespace_of(A), next.addresses_of(A)), (Some(namespace), addresses.clone()));
         until("a look at what is there", || world.asked("look") == ["ADD", "CHECK"]).await;
         assert_eq!(next.set_up(request("a")).await.unwrap(), addresses);
         assert_eq!(world.leases(NETWORK).len(), 2);

@@ -12,10 +12,14 @@ use std::{
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::watch;
 
+use super::board::FullName;
+
 /// Pods by UID. Written by the pod tasks, each its own; read by the HTTPS server.
 #[derive(Clone, Debug, Default)]
 pub struct PodIndex {
     pods: Arc<RwLock<HashMap<String, Arc<Pod>>>>,
+    /// The pods that mirrors show, by UIDs of the mirrors.
+    mirrors: Arc<RwLock<HashMap<String, FullName>>>,
     all_known: Arc<AtomicBool>,
     /// When the manager's loop last began an iteration.
     round: Arc<RwLock<Option<Instant>>>,
@@ -30,6 +34,23 @@ impl PodIndex {
     pub(crate) fn put(&self, uid: &str, pod: Arc<Pod>) {
         self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), pod);
         self.changes.send_replace(());
+    }
+
+    /// The API server shows a static pod by a mirror of this UID.
+    pub(super) fn put_mirror(&self, uid: &str, of: FullName) {
+        self.mirrors.write().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), of);
+    }
+
+    /// The API server does not show the other mirrors any more.
+    pub(super) fn retain_mirrors(&self, keep: &impl Fn(&str) -> bool) {
+        self.mirrors.write().unwrap_or_else(PoisonError::into_inner).retain(|uid, _| keep(uid));
+    }
+
+    /// Whether the mirror of this UID shows the pod.
+    #[must_use]
+    pub fn is_mirror_of(&self, uid: &str, pod: &Pod) -> bool {
+        let mirrors = self.mirrors.read().unwrap_or_else(PoisonError::into_inner);
+        mirrors.get(uid).is_some_and(|name| *name == FullName::of(pod))
     }
 
     /// Told of every change from now on.
@@ -123,6 +144,22 @@ mod tests {
         changes.mark_unchanged();
         index.remove("u");
         assert!(changes.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_mirror_shows_its_pod_while_it_is_there() {
+        let pod = |name: &str| {
+            let mut pod = Pod::default();
+            pod.metadata.namespace = Some("ns".to_owned());
+            pod.metadata.name = Some(name.to_owned());
+            pod
+        };
+        let index = PodIndex::default();
+        index.put_mirror("m", FullName::of(&pod("a")));
+        assert!(index.is_mirror_of("m", &pod("a")));
+        assert!(!index.is_mirror_of("m", &pod("b")) && !index.is_mirror_of("n", &pod("a")));
+        index.retain_mirrors(&|uid: &str| uid != "m");
+        assert!(!index.is_mirror_of("m", &pod("a")));
     }
 
     #[test]

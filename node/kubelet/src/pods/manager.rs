@@ -326,12 +326,16 @@ impl PodManager {
 
     fn set_mirror(&mut self, mirror: Arc<Pod>) {
         let pod = self.board.as_ref().and_then(|board| board.borrow().pod_of(&mirror));
+        if let Some(uid) = &mirror.metadata.uid {
+            self.shared.index.put_mirror(uid, FullName::of(&mirror));
+        }
         self.show(|board| board.put_mirror(mirror));
         pod.into_iter().for_each(|pod| self.pass_on_mirror(&pod));
     }
 
     fn retain_mirrors(&mut self, keep: impl Fn(&str) -> bool) {
         let mut lost = Vec::new();
+        self.shared.index.retain_mirrors(&keep);
         self.show(|board| lost = board.retain_mirrors(keep));
         lost.iter().for_each(|pod| self.pass_on_mirror(pod));
     }

@@ -185,8 +185,8 @@ struct Guard {
     certificates: Option<Arc<[CertificateDer<'static>]>>,
 }
 
-/// Serves one connection to its end, whatever it is upgraded to, or to the end of its requests: once `stop` is cancelled, and where there is a
-/// gate that has let none of them through in time.
+/// Serves one connection to its end, whatever it is upgraded to, or to the end of its requests: once `stop` is cancelled, and
+/// where there is a gate that has let none of them through in time.
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     guard: Option<Guard>,

@@ -58,6 +58,9 @@ pub trait Pods: Send + Sync + 'static {
     /// A pod by name, with the status as it was last computed here.
     fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>>;
 
+    /// Whether a UID is that of the mirror by which the API server shows a static pod.
+    fn is_mirror_of(&self, uid: &str, pod: &Pod) -> bool;
+
     /// All pods, with the statuses as they were last computed here.
     fn pods(&self) -> Vec<Arc<Pod>>;
 

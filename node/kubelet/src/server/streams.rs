@@ -3,6 +3,8 @@
 //! What can be refused is refused in plain HTTP, before the connection is upgraded, in the kubelet's words and order: what is
 //! asked for, the pod, the container, the protocol. What goes wrong later is told on the stream of errors.
 
+#![expect(clippy::result_large_err, reason = "a refusal is the answer itself, made once for a connection")]
+
 mod attach;
 mod exec;
 mod port_forward;

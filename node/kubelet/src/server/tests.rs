@@ -136,6 +136,10 @@ impl Pods for FakePods {
         })
     }
 
+    fn is_mirror_of(&self, uid: &str, pod: &Pod) -> bool {
+        pod.metadata.uid.as_ref().is_some_and(|of| uid == format!("mirror-of-{of}"))
+    }
+
     fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.lock().unwrap().clone()
     }

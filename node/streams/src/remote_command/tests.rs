@@ -237,3 +237,28 @@ async fn a_websocket_that_goes_ends_its_command() {
         served.await.unwrap().unwrap();
     }
 }
+
+/// A ping that cannot be written tells that the client has gone, while nobody takes what it has sent.
+#[tokio::test]
+async fn a_client_of_websocket_that_cannot_be_heard_is_pinged() {
+    let protocol = RemoteCommandProtocol::WebSocket(ChannelVersion::V5, ChannelEncoding::Binary);
+    let times = StreamTimes { unheard: Duration::from_millis(10), ..TIMES };
+    let (client, served) = start(protocol, ALL, times, |streams| async move {
+        let _unread = streams;
+        std::future::pending::<Outcome>().await
+    });
+    let mut client = websocket(client).await;
+    for _ in 0..6 {
+        client.send(Message::Binary(vec![0; 16 * 1024].into())).await.unwrap();
+    }
+    loop {
+        match client.next().await.unwrap().unwrap() {
+            // That it is connected.
+            Message::Binary(_) => {}
+            Message::Ping(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    drop(client);
+    assert!(matches!(served.await.unwrap(), Err(ConnectionError::Io(_))));
+}

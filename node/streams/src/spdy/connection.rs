@@ -31,6 +31,8 @@ const FAREWELL_OF_STRANGERS: Duration = Duration::from_secs(1);
 const PROTOCOL_ERROR: u32 = 1;
 const REFUSED_STREAM: u32 = 3;
 const CANCEL: u32 = 5;
+/// The number of pings of the server's, which is even.
+const PING: u32 = 2;
 
 /// The streams that a client opens, in their order.
 #[derive(Debug)]
@@ -102,7 +104,7 @@ pub fn serve(
         let ended = tokio::select! {
             ended = connection.read(reader, sender) => ended,
             ended = &mut writing => ended.map_err(Into::into),
-            () = connection.activity.idle_for(times.idle) => Err(ConnectionError::Idle),
+            () = connection.activity.idle(times, &connection.outbox) => Err(ConnectionError::Idle),
             () = lingering => Err(ConnectionError::Lingering),
         };
         if let Err(ConnectionError::Protocol(_)) = &ended {
@@ -143,7 +145,7 @@ impl Connection {
                 if let Frame::GoAway { .. } = frame {
                     return Ok(());
                 }
-                self.receive(frame, &incoming).await;
+                self.activity.hand_on(self.receive(frame, &incoming)).await;
             }
             input.reserve(CHUNK);
             // No more than what a chunk may have.
@@ -231,7 +233,9 @@ impl Connection {
             }
             writer.write_all_buf(&mut output).await?;
             writer.flush().await?;
-            self.activity.note();
+            if !batch.iter().all(Queued::is_ping) {
+                self.activity.note();
+            }
             // With it, the permits of what has been written.
             batch.clear();
             if is_last {
@@ -256,6 +260,7 @@ impl Connection {
             }
             Outgoing::Refused { id, status } => Frame::RstStream { id: *id, status: *status },
             Outgoing::Pong(id) => Frame::Ping { id: *id },
+            Outgoing::Ping => Frame::Ping { id: PING },
             Outgoing::GoAway(last) => Frame::GoAway { last: *last, status: PROTOCOL_ERROR },
         }
     }

@@ -36,7 +36,7 @@ pub(super) enum Refusal {
 impl Table {
     /// Whether the client may open a stream by this number. It cannot again.
     pub(super) fn claim(&mut self, id: u32) -> Result<(), Refusal> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return Err(Refusal::InvalidId);
         }
         self.last = id;

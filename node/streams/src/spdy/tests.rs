@@ -165,6 +165,27 @@ async fn streams_fail_when_the_client_has_gone_or_the_connection_is_dropped() {
     }
 }
 
+/// Its end is behind what nobody takes; a ping that cannot be written is not.
+#[tokio::test]
+async fn a_client_that_has_gone_is_noticed_while_nobody_takes_what_it_has_sent() {
+    let unheard = Duration::from_millis(10);
+    let (mut client, mut incoming, served) = connect(StreamTimes { unheard, ..TIMES });
+    let _unread = stream(&mut client, &mut incoming, 1).await;
+    let fill = async {
+        loop {
+            client.data(1, &[0; 1000], false).await;
+        }
+    };
+    tokio::select! {
+        () = fill => {}
+        () = settle() => {}
+    }
+    assert_eq!(client.next().await, Some(Frame::Ping { id: 2 }), "it is asked");
+    assert!(!served.is_finished(), "and lives");
+    drop(client);
+    assert!(matches!(served.await.unwrap(), Err(ConnectionError::Io(_))));
+}
+
 #[tokio::test]
 async fn pings_of_the_client_are_answered_and_what_means_nothing_is_not() {
     let (mut client, _incoming, _served) = connect(TIMES);

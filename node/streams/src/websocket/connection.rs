@@ -63,7 +63,7 @@ pub fn serve(
             outbox.send(Outgoing::GoAway(0));
             tokio::time::sleep(times.farewell).await;
         };
-        let idle = activity.idle_for(times.idle);
+        let idle = activity.idle(times, &outbox);
         let others = async {
             tokio::select! {
                 () = idle => ConnectionError::Idle,
@@ -104,7 +104,7 @@ async fn read<T: AsyncRead + AsyncWrite + Unpin>(
         match codec.read(data).map_err(|error| ConnectionError::Protocol(error.to_owned()))? {
             Received::Data(channel, data) => {
                 if let Some(Some(feed)) = feeds.get(usize::from(channel)) {
-                    push(feed, data).await;
+                    activity.hand_on(push(feed, data)).await;
                 }
             }
             Received::End(channel) => match feeds.get_mut(usize::from(channel)) {
@@ -158,6 +158,10 @@ async fn write<T: AsyncRead + AsyncWrite + Unpin>(
                     let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
                     return sink.send(Message::Close(Some(close))).await.or_else(ended);
                 }
+                Outgoing::Ping => {
+                    sink.feed(Message::Ping(Bytes::new())).await.or_else(ended)?;
+                    continue;
+                }
                 // There are no messages for these.
                 Outgoing::Fin(_) | Outgoing::Reset { .. } | Outgoing::Refused { .. } | Outgoing::Pong(..) => {
                     continue;
@@ -167,7 +171,9 @@ async fn write<T: AsyncRead + AsyncWrite + Unpin>(
             sink.feed(codec.write(channel, &data)).await.or_else(ended)?;
         }
         sink.flush().await.or_else(ended)?;
-        activity.note();
+        if !batch.iter().all(Queued::is_ping) {
+            activity.note();
+        }
         // With it, the permits of what has been written.
         batch.clear();
     }

@@ -209,7 +209,9 @@ struct ExtensionTask {
     secret_version: Option<String>,
     failures: u32,
     due: Option<Instant>,
+    /// What is published is made of these.
     inputs: Option<PublishInputs>,
+    serving: Option<FetchedModule>,
     published: Option<PublishedFacts>,
 }
 
@@ -226,6 +228,7 @@ impl ExtensionTask {
             failures: 0,
             due: None,
             inputs: None,
+            serving: None,
             published: None,
         }
     }
@@ -346,6 +349,9 @@ impl Loader {
             !is_pending && progress.module != ModuleProgress::Fetching
         };
         self.progress.is_ready |= ready_at <= now || self.progress.extensions.values().all(is_tried);
+        if self.progress.is_ready {
+            self.table.settle();
+        }
     }
 
     fn advance(
@@ -391,10 +397,12 @@ impl Loader {
                             fetched,
                             &mut task.published,
                         );
-                        task.inputs = Some(inputs);
+                        (task.inputs, task.serving) = (Some(inputs), Some(fetched.clone()));
                     } else if let Some(published) = &mut task.published {
                         published.generation = extension.generation;
                     }
+                } else {
+                    follow_former(&self.table, name, task, objects, grants);
                 }
                 match plan.configurations {
                     Ok(_) => ConfigurationProgress::Resolved,
@@ -508,6 +516,23 @@ fn want(
         let kept = if is_out_of_reach { supply.kept(&namespace, &request).await } else { None };
         Fetch { name, request, outcome, kept }
     }));
+}
+
+/// Brings the version that goes on, while a newer one cannot be published, in line with what it refers to.
+fn follow_former(
+    table: &ExtensionTable,
+    name: &ExtensionName,
+    task: &mut ExtensionTask,
+    objects: &ReferencedObjects,
+    grants: &GrantState,
+) {
+    let (Some(before), Some(fetched)) = (&task.inputs, &task.serving) else { return };
+    let Some(generation) = task.published.as_ref().map(|published| published.generation) else { return };
+    let module = ModuleState::Fetched(fetched.clone());
+    let plan = PublishPlan::new(name, before.spec(), &module, objects, grants);
+    let Some(inputs) = plan.inputs.filter(|inputs| inputs != before) else { return };
+    publish(table, name, generation, &inputs, fetched, &mut task.published);
+    task.inputs = Some(inputs);
 }
 
 fn publish(

@@ -72,6 +72,12 @@ impl PublishPlan {
 }
 
 impl PublishInputs {
+    /// What was asked for.
+    #[must_use]
+    pub fn spec(&self) -> &WasmExtensionSpec {
+        &self.spec
+    }
+
     /// What Envoys get. The module is the one that it was made with.
     #[must_use]
     pub fn publish(&self, name: &ExtensionName, fetched: &FetchedModule) -> PublishedExtension {

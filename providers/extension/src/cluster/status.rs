@@ -6,7 +6,7 @@ mod tests;
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use serde_json::{Value, json};
 
-use super::loader::{ConfigurationProgress, ExtensionProgress, ModuleProgress, PublishedFacts};
+use super::loader::{ConfigurationProgress, ExtensionProgress, ModuleProgress};
 use crate::{
     fetch::FetchFailure,
     subscribers::ExtensionSubscribers,
@@ -21,7 +21,7 @@ pub const VERIFIED: &str = "Verified";
 pub const CONFIG_RESOLVED: &str = "ConfigResolved";
 /// Whether Envoys get the newest generation.
 pub const PUBLISHED: &str = "Published";
-/// Whether Envoys have accepted what they get.
+/// Whether Envoys have accepted the newest generation.
 pub const ACCEPTED: &str = "Accepted";
 
 /// Most bytes of a message.
@@ -93,7 +93,7 @@ pub fn status(
         verified(progress),
         config_resolved(progress),
         published_condition(progress, behind),
-        accepted(published, subscribers),
+        accepted(progress, subscribers),
     ];
     let said = before.map(|before| before.conditions.as_slice()).unwrap_or_default();
     let of_version = published.and_then(|published| subscribers.versions.get(&published.version));
@@ -228,15 +228,20 @@ fn published_condition(progress: &ExtensionProgress, behind: &[&str]) -> Said {
     }
 }
 
-fn accepted(published: Option<&PublishedFacts>, subscribers: &ExtensionSubscribers) -> Said {
+fn accepted(progress: &ExtensionProgress, subscribers: &ExtensionSubscribers) -> Said {
     let said = |verdict, reason, message: String| Said::new(ACCEPTED, verdict, reason, message);
-    let Some(published) = published else {
+    let Some(published) = &progress.published else {
         return said(
             Verdict::Unknown,
             "NotPublished",
             "Envoys get nothing that they could accept".to_owned(),
         );
     };
+    // What they have accepted of an earlier generation says nothing of the newest.
+    if !is_complete(progress) {
+        let message = format!("Envoys go on getting version {}, and have not been asked", published.version);
+        return said(Verdict::Unknown, "FormerVersion", message);
+    }
     let version = &published.version;
     let counts = subscribers.versions.get(version).copied().unwrap_or_default();
     let all = subscribers.count();

@@ -34,9 +34,11 @@ pub(super) struct Stores {
 struct Inner {
     root: PathBuf,
     options: StoreOptions,
-    /// With the number of the last use.
-    open: Mutex<(u64, HashMap<StoreKey, (u64, Store)>)>,
+    open: Mutex<OpenStores>,
 }
+
+/// The number of the last use of any of them, and each with that of its own.
+type OpenStores = (u64, HashMap<StoreKey, (u64, Store)>);
 
 impl Stores {
     pub(super) fn new(root: PathBuf, options: StoreOptions) -> Self {

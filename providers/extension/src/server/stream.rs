@@ -201,16 +201,22 @@ impl<V: StreamVariant> DiscoveryStream<V> {
 
     /// The response that is due.
     fn due(&mut self) -> Result<Option<MessageParts>, Status> {
-        let Some(node) = &self.node else { return Ok(None) };
-        let published = self.published.borrow();
-        let view = StreamView { published: &published, access: &self.client.access, node };
-        let due = self.variant.next(view);
-        drop(published);
-        let Some((update, event)) = due else { return Ok(None) };
-        let response = V::encode(&update)?;
-        self.state.metrics.pushed(V::NAME, response.iter().map(Bytes::len).sum());
-        self.note(event);
-        Ok(Some(response))
+        loop {
+            let Some(node) = &self.node else { return Ok(None) };
+            let published = self.published.borrow();
+            let view = StreamView { published: &published, access: &self.client.access, node };
+            let due = self.variant.next(view);
+            drop(published);
+            let Some((update, event)) = due else { return Ok(None) };
+            let response = update.as_ref().map(V::encode).transpose()?;
+            if let Some(response) = &response {
+                self.state.metrics.pushed(V::NAME, response.iter().map(Bytes::len).sum());
+            }
+            self.note(event);
+            if response.is_some() {
+                return Ok(response);
+            }
+        }
     }
 
     fn note(&mut self, event: StreamEvent) {

@@ -33,7 +33,7 @@ pub(super) trait StreamVariant: Send + 'static {
 
     fn look_at_all(&mut self);
 
-    fn next(&mut self, view: StreamView<'_>) -> Option<(StreamUpdate, StreamEvent)>;
+    fn next(&mut self, view: StreamView<'_>) -> Option<(Option<StreamUpdate>, StreamEvent)>;
 
     fn encode(update: &StreamUpdate) -> Result<MessageParts, Status>;
 
@@ -72,7 +72,7 @@ impl StreamVariant for SotwStream {
         self.look_at_all();
     }
 
-    fn next(&mut self, view: StreamView<'_>) -> Option<(StreamUpdate, StreamEvent)> {
+    fn next(&mut self, view: StreamView<'_>) -> Option<(Option<StreamUpdate>, StreamEvent)> {
         self.next(view)
     }
 
@@ -121,7 +121,7 @@ impl StreamVariant for DeltaStream {
         self.look_at_all();
     }
 
-    fn next(&mut self, view: StreamView<'_>) -> Option<(StreamUpdate, StreamEvent)> {
+    fn next(&mut self, view: StreamView<'_>) -> Option<(Option<StreamUpdate>, StreamEvent)> {
         self.next(view)
     }
 

@@ -73,11 +73,6 @@ impl DeltaStream {
             if !view.may_read(&name) {
                 events.push(StreamEvent::Forbidden(name.clone()));
             }
-            if let (Sight::Shown(extension), Some(claimed)) = (view.sight(&name), &claimed)
-                && extension.version() == claimed
-            {
-                events.push(StreamEvent::Held(name.clone(), claimed.clone()));
-            }
             self.names.add(name, claimed)?;
         }
         Ok(events)
@@ -88,14 +83,17 @@ impl DeltaStream {
         self.names.look_at_all();
     }
 
-    /// What is to be sent next.
-    pub(crate) fn next(&mut self, view: StreamView<'_>) -> Option<(StreamUpdate, StreamEvent)> {
+    /// What is to be sent next, or what has become known without that.
+    pub(crate) fn next(&mut self, view: StreamView<'_>) -> Option<(Option<StreamUpdate>, StreamEvent)> {
         while let Some((name, held)) = self.names.next_due() {
             let extension = match view.sight(&name) {
                 Sight::Shown(extension)
                     if !held.is_asked_again && held.version.as_ref() == Some(extension.version()) =>
                 {
-                    continue;
+                    match self.names.confirm(&name) {
+                        Some(event) => return Some((None, event)),
+                        None => continue,
+                    }
                 }
                 Sight::Shown(extension) => Arc::clone(extension),
                 Sight::Unsettled => continue,
@@ -105,7 +103,7 @@ impl DeltaStream {
                         let nonce = self.names.send(&name, None);
                         let content = UpdateContent::Removed(name.clone());
                         let update = StreamUpdate { content, version_info: String::new(), nonce };
-                        return Some((update, StreamEvent::Left(name)));
+                        return Some((Some(update), StreamEvent::Left(name)));
                     }
                     Some(Farewell::Silence) | None => continue,
                 },
@@ -114,7 +112,7 @@ impl DeltaStream {
             let nonce = self.names.send(&name, Some(version.clone()));
             let content = UpdateContent::Extension(extension);
             let update = StreamUpdate { content, version_info: version.to_string(), nonce };
-            return Some((update, StreamEvent::Sent(name, version)));
+            return Some((Some(update), StreamEvent::Sent(name, version)));
         }
         None
     }

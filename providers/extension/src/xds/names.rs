@@ -14,6 +14,8 @@ pub(super) struct Held {
     pub(super) is_refused: bool,
     /// Whether it has asked for it once more.
     pub(super) is_asked_again: bool,
+    /// Whether the version is what it has said, which was not yet seen to be what there is.
+    is_claimed: bool,
     /// Of the response with that version.
     nonce: Option<u64>,
 }
@@ -58,8 +60,26 @@ impl SubscribedNames {
         }
         self.forget_answer(&name);
         self.due.insert(name.clone());
-        self.names.insert(name, Held { version: claimed, ..Held::default() });
+        self.names.insert(name, Held { is_claimed: claimed.is_some(), version: claimed, ..Held::default() });
         Ok(())
+    }
+
+    /// Notes that the Envoy says to have this version of a name of which it was sent nothing.
+    pub(super) fn claim(&mut self, name: &ExtensionName, version: PublishedVersion) {
+        if let Some(held) = self.names.get_mut(name).filter(|held| held.version.is_none()) {
+            (held.version, held.is_claimed) = (Some(version), true);
+            self.due.insert(name.clone());
+        }
+    }
+
+    /// Notes that what the Envoy has is what there is. The event of that, the first time and where it was not sent it here.
+    pub(super) fn confirm(&mut self, name: &ExtensionName) -> Option<StreamEvent> {
+        let held = self.names.get_mut(name)?;
+        if !std::mem::take(&mut held.is_claimed) {
+            return None;
+        }
+        let version = held.version.clone()?;
+        Some(StreamEvent::Held(name.clone(), version))
     }
 
     /// Notes that the Envoy has asked once more for a name that is here. False where it is not.

@@ -2,7 +2,7 @@
 //!
 //! A response has one extension, which the protocol allows for all types but clusters and listeners. Its version is that of all
 //! that the Envoy then has: the extension's own where it has one alone, as it is without ADS. So an Envoy that comes back with that
-//! version has all of it, and is sent nothing.
+//! version has all of it, and is sent nothing. A server that has just begun does not know all of it yet, and waits for it.
 
 use std::{collections::BTreeSet, fmt::Write as _, sync::Arc};
 
@@ -34,12 +34,22 @@ pub(crate) struct SotwRequest {
 pub(crate) struct SotwStream {
     names: SubscribedNames,
     is_first: bool,
+    /// Nothing is sent for as long as there is one.
+    claim: Option<Claim>,
+}
+
+/// What an Envoy of several extensions says to have, before it is known whether it is what there is.
+#[derive(Debug)]
+struct Claim {
+    names: BTreeSet<ExtensionName>,
+    /// Of all of them together.
+    version: PublishedVersion,
 }
 
 impl SotwStream {
     /// One that may ask for so many names.
     pub(crate) fn new(most_names: usize) -> Self {
-        Self { names: SubscribedNames::new(most_names), is_first: true }
+        Self { names: SubscribedNames::new(most_names), is_first: true, claim: None }
     }
 
     /// Names that it asks for.
@@ -67,8 +77,14 @@ impl SotwStream {
             events.push(StreamEvent::Left(name));
         }
         let is_first = std::mem::take(&mut self.is_first);
-        let has_all = is_first && has_all(&wanted, &version_info, view);
-        let only = wanted.len() == 1;
+        let mut claimed = PublishedVersion::claimed(&version_info).filter(|_| is_first);
+        if wanted.len() > 1
+            && let Some(version) = claimed.take()
+        {
+            self.claim = Some(Claim { names: wanted.clone(), version });
+        }
+        // Without one of its names, it says nothing of the others.
+        self.claim = self.claim.take().filter(|claim| claim.names.is_subset(&wanted));
         for name in wanted {
             if self.names.contains(&name) {
                 continue;
@@ -76,18 +92,10 @@ impl SotwStream {
             if !view.may_read(&name) {
                 events.push(StreamEvent::Forbidden(name.clone()));
             }
-            let claimed = match view.sight(&name) {
-                Sight::Shown(extension) if has_all => {
-                    let version = extension.version().clone();
-                    events.push(StreamEvent::Held(name.clone(), version.clone()));
-                    Some(version)
-                }
-                // Its farewell is in it.
-                _ if only && is_first => PublishedVersion::claimed(&version_info),
-                _ => None,
-            };
-            self.names.add(name, claimed)?;
+            // That of one alone is its own, also when it is gone: its farewell is in it.
+            self.names.add(name, claimed.take())?;
         }
+        self.judge(view);
         Ok(events)
     }
 
@@ -96,11 +104,20 @@ impl SotwStream {
         self.names.look_at_all();
     }
 
-    /// What is to be sent next.
-    pub(crate) fn next(&mut self, view: StreamView<'_>) -> Option<(StreamUpdate, StreamEvent)> {
+    /// What is to be sent next, or what has become known without that.
+    pub(crate) fn next(&mut self, view: StreamView<'_>) -> Option<(Option<StreamUpdate>, StreamEvent)> {
+        self.judge(view);
+        if self.claim.is_some() {
+            return None;
+        }
         while let Some((name, held)) = self.names.next_due() {
             let extension = match view.sight(&name) {
-                Sight::Shown(extension) if held.version.as_ref() == Some(extension.version()) => continue,
+                Sight::Shown(extension) if held.version.as_ref() == Some(extension.version()) => {
+                    match self.names.confirm(&name) {
+                        Some(event) => return Some((None, event)),
+                        None => continue,
+                    }
+                }
                 Sight::Shown(extension) => Arc::clone(extension),
                 Sight::Unsettled => continue,
                 Sight::Absent => match held.version.as_ref().map(PublishedVersion::farewell) {
@@ -119,19 +136,37 @@ impl SotwStream {
                 content: UpdateContent::Extension(extension),
                 nonce,
             };
-            return Some((update, StreamEvent::Sent(name, version)));
+            return Some((Some(update), StreamEvent::Sent(name, version)));
         }
         None
     }
+
+    /// Sees whether the Envoy has what it says to have, as soon as that is certain.
+    fn judge(&mut self, view: StreamView<'_>) {
+        let Some(claim) = self.claim.take_if(|claim| claim.is_certain(view)) else { return };
+        for (name, version) in claim.held(view) {
+            self.names.claim(&name, version);
+        }
+    }
 }
 
-/// Whether an Envoy that says to have this version has all that there is of these names.
-fn has_all(names: &BTreeSet<ExtensionName>, version_info: &str, view: StreamView<'_>) -> bool {
-    let shown = names.iter().filter_map(|name| match view.sight(name) {
-        Sight::Shown(extension) => Some((name, extension.version(), false)),
-        Sight::Unsettled | Sight::Absent => None,
-    });
-    !version_info.is_empty() && version_of_all(shown) == version_info
+impl Claim {
+    /// Whether no name of it can become known that is not. What could not be published when all was tried is not waited for.
+    fn is_certain(&self, view: StreamView<'_>) -> bool {
+        let is_unsettled = |name: &ExtensionName| matches!(view.sight(name), Sight::Unsettled);
+        view.published.is_settled() || !self.names.iter().any(is_unsettled)
+    }
+
+    /// What the Envoy has of what there is: all or nothing.
+    fn held(&self, view: StreamView<'_>) -> Vec<(ExtensionName, PublishedVersion)> {
+        let shown = self.names.iter().filter_map(|name| match view.sight(name) {
+            Sight::Shown(extension) => Some((name.clone(), extension.version().clone())),
+            Sight::Unsettled | Sight::Absent => None,
+        });
+        let shown: Vec<_> = shown.collect();
+        let version = version_of_all(shown.iter().map(|(name, version)| (name, version, false)));
+        if version == self.version.as_str() { shown } else { Vec::new() }
+    }
 }
 
 /// The version of several extensions, in the order of their names: of one alone, its own. Those that were refused count as something

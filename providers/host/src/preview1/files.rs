@@ -11,13 +11,16 @@
 //!                       Socket    ─► CoreSockets
 //! ```
 
+mod arguments;
 mod calls;
+mod changes;
 mod code;
 mod descriptors;
 mod inline;
 mod listing;
 mod path;
 mod stat;
+mod status;
 mod transfer;
 
 use std::{os::fd::OwnedFd, path::Path, sync::Arc};

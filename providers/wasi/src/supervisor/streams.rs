@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -144,18 +145,25 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Connects to a TCP port of a pod. Dropping the connection ends it.
+    /// Connects to a TCP port of a pod; `addresses` are the pod's own, where its network is a namespace that others have made.
+    /// Dropping the connection ends it.
     ///
     /// # Errors
     /// [`SupervisorError::NotRunning`] when nothing of the pod runs, and others.
-    pub async fn forward(&self, pod_uid: &str, port: u16) -> Result<ForwardedConnection, SupervisorError> {
+    pub async fn forward(
+        &self,
+        pod_uid: &str,
+        port: u16,
+        addresses: &[IpAddr],
+    ) -> Result<ForwardedConnection, SupervisorError> {
         let not_running = || SupervisorError::NotRunning(pod_uid.to_owned());
         let of_pod = |claims: Vec<(String, super::Claim)>| {
             claims.into_iter().filter(|(_, claim)| claim.pod_uid == pod_uid).map(|(id, _)| id)
         };
         let running = of_pod(self.claims().0).find(|id| self.view().running_in(id).is_some());
         let client = self.host_of(&running.ok_or_else(not_running)?).await?;
-        let start = wire::ForwardStart { pod_uid: pod_uid.to_owned(), port: port.into() };
+        let addresses = addresses.iter().map(ToString::to_string).collect();
+        let start = wire::ForwardStart { pod_uid: pod_uid.to_owned(), port: port.into(), addresses };
         let (requests, receiver) = mpsc::channel(PIECES);
         let first = forward_message::Message::Start(start);
         // There is room for one.

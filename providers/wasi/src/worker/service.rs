@@ -2,7 +2,7 @@
 
 mod streams;
 
-use std::{pin::Pin, time::Duration};
+use std::{net::IpAddr, pin::Pin, time::Duration};
 
 use futures::Stream;
 use kubewasm_host::{
@@ -210,11 +210,14 @@ impl worker_server::Worker for Service {
     ) -> Result<Response<Self::ForwardStream>, Status> {
         let mut incoming = request.into_inner();
         let first = incoming.message().await?.and_then(|first| first.message);
-        let Some(forward_message::Message::Start(wire::ForwardStart { pod_uid, port })) = first else {
+        let Some(forward_message::Message::Start(wire::ForwardStart { pod_uid, port, addresses })) = first
+        else {
             return Err(Status::invalid_argument("a connection begins with where to"));
         };
         let port = u16::try_from(port).map_err(|_| Status::invalid_argument("the port is none"))?;
-        let stream = self.hosting.connect(&pod_uid, port).await;
+        let addresses = addresses.iter().map(|ip| ip.parse()).collect::<Result<Vec<IpAddr>, _>>();
+        let addresses = addresses.map_err(|_| Status::invalid_argument("an address of the pod is none"))?;
+        let stream = self.hosting.connect(&pod_uid, port, &addresses).await;
         let stream = stream.map_err(|error| streams::forward_status(&error))?;
         let (to, answers) = streams::channel();
         tokio::spawn(streams::forward(stream, incoming, to));

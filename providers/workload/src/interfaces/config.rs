@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use kubewasm_host::GuestState;
 use wasmtime::component::{HasData, Linker};
 
-use super::bindings::wasi::{config0_2_0_draft::runtime, config0_2_0_rc_1::store};
+use super::bindings::config::wasi::{config0_2_0_draft::runtime, config0_2_0_rc_1::store};
 use crate::{
     host_interface::{
         BoundInterface, ComponentBinding, GuestView, HostInterface, InterfaceError, LinkedImport,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use kubewasm_host::{GuestState, LARGEST_WRITE, Output, Stream};
 use wasmtime::component::{HasData, Linker};
 
-use super::bindings::wasi::logging::logging;
+use super::bindings::logging::wasi::logging::logging;
 use crate::{
     host_interface::{
         BoundInterface, ComponentBinding, GuestView, HostInterface, InterfaceError, LinkedImport, guest_view,

@@ -59,10 +59,8 @@ fn imports(interface: &dyn HostInterface) -> Vec<LinkedImport> {
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let guest = kubewasm_tests::guests::rust::program(
-            &kubewasm_tests::guests::repository().join("tests/guests/interfaces"),
-            "interfaces",
-        );
+        let source = kubewasm_tests::guests::repository().join("tests/guests/interfaces");
+        let guest = kubewasm_tests::guests::rust::program(&source, "interfaces");
         let (module, code) = (dir.path().join("guest.wasm"), dir.path().join("guest.code"));
         std::fs::write(&module, guest.await.unwrap()).unwrap();
         let kind = compile::compile_file(&module, &code).unwrap();

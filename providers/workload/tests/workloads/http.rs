@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use kubewasm_workload::types::{Component, Workload};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::world::{World, component, guest, http, workload};
 
@@ -153,15 +157,15 @@ async fn bodies_are_streamed_in_both_directions() {
 async fn what_is_under_way_when_a_workload_is_stopped_comes_to_its_end() {
     let world = World::new().await;
     world.start(serving("a", P2, "a", "").await).await.unwrap();
-    let slow = async {
-        let answer = world.get("a", "/drip?20").await;
-        (answer.0, answer.1.matches("drip").count())
-    };
-    let stop = async {
-        // It has begun when there is a request in flight that is not answered: the guest drips for 400 ms.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        world.stop("a").await.unwrap();
-    };
-    let (answer, ()) = futures::join!(slow, stop);
-    assert_eq!(answer, (200, 20));
+    let mut slow = TcpStream::connect(world.address()).await.unwrap();
+    slow.write_all(b"GET /drip?20 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
+    // The guest sends piece by piece: when the head is here, most of the body is still to come.
+    let mut begun = [0; 12];
+    slow.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
+    let mut rest = String::new();
+    let (stopped, read) = futures::join!(world.stop("a"), slow.read_to_string(&mut rest));
+    stopped.unwrap();
+    read.unwrap();
+    assert_eq!(rest.matches("drip").count(), 20);
 }

@@ -5,11 +5,22 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use kubewasm_workload::types::{Component, Service, Workload, WorkloadState};
+use async_trait::async_trait;
+use kubewasm_host::GuestState;
+use kubewasm_workload::{
+    host_interface::{
+        BoundInterface, ComponentBinding, HostInterface, InterfaceError, LinkedImport, Stateless,
+        WorkloadIdentity,
+    },
+    types::{Component, Service, Workload, WorkloadState},
+    wit::{WitInterface, WitWorld},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::TcpStream,
+    sync::Notify,
 };
+use wasmtime::component::Linker;
 
 use crate::{
     guests,
@@ -145,4 +156,91 @@ async fn a_service_that_has_not_changed_goes_on() {
     assert_eq!(world.status("w").await.workload_state, WorkloadState::Running);
     world.update(with(service(&guests::exits(0), 0), "1.1.0")).await.unwrap();
     world.until("w", WorkloadState::Completed).await;
+}
+
+/// A plugin that binds a workload when it is let.
+#[derive(Debug, Default)]
+struct Gate {
+    is_asked: Notify,
+    lets: Notify,
+    refuses: AtomicBool,
+    binds: AtomicUsize,
+    unbinds: AtomicUsize,
+}
+
+const GATE: &str = "test:gate/gate@1.0.0";
+
+#[async_trait]
+impl HostInterface for Gate {
+    fn id(&self) -> &'static str {
+        "gate"
+    }
+
+    fn world(&self) -> WitWorld {
+        WitWorld { imports: Vec::new(), exports: vec![WitInterface::from(GATE)] }
+    }
+
+    async fn bind(&self, _: &Arc<WorkloadIdentity>, _: &[WitInterface]) -> Result<(), InterfaceError> {
+        self.binds.fetch_add(1, Ordering::AcqRel);
+        self.is_asked.notify_one();
+        self.lets.notified().await;
+        if self.refuses.load(Ordering::Acquire) {
+            return Err(InterfaceError::Setting {
+                key: "gate".to_owned(),
+                reason: "it is closed".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn bind_component(&self, _: &ComponentBinding) -> Result<Arc<dyn BoundInterface>, InterfaceError> {
+        Ok(Arc::new(Stateless))
+    }
+
+    fn link(&self, _: &mut Linker<GuestState>, _: &[LinkedImport]) -> wasmtime::Result<()> {
+        Ok(())
+    }
+
+    async fn unbind(&self, _: &WorkloadIdentity) {
+        self.unbinds.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// A workload that runs without the plugin, on a host that has it, and a version that wants it.
+async fn at_the_gate() -> (World, Arc<Gate>, Workload) {
+    let gate = Arc::new(Gate::default());
+    let world = World::with(|builder| builder.with_plugin(Arc::<Gate>::clone(&gate)).unwrap()).await;
+    let older = caller_and(component("math", &guests::math("1.0.0")));
+    world.start(older.clone()).await.unwrap();
+    let newer = Workload { host_interfaces: vec![WitInterface::from(GATE)], ..older };
+    (world, gate, newer)
+}
+
+#[tokio::test]
+async fn a_version_takes_over_although_nobody_waits_for_it_any_more() {
+    let (world, gate, newer) = at_the_gate().await;
+    tokio::select! {
+        updated = world.update(newer.clone()) => panic!("the plugin has not bound it yet: {updated:?}"),
+        () = gate.is_asked.notified() => {}
+    }
+    gate.lets.notify_one();
+    // Its turn comes after that of the first one, whose plugins it finds bound.
+    world.update(newer).await.unwrap();
+    assert_eq!(gate.binds.load(Ordering::Acquire), 1);
+    world.stop("w").await.unwrap();
+    assert_eq!(gate.unbinds.load(Ordering::Acquire), 1);
+}
+
+#[tokio::test]
+async fn a_version_that_fails_leaves_no_plugin_bound_to_it() {
+    let (world, gate, newer) = at_the_gate().await;
+    gate.refuses.store(true, Ordering::Release);
+    gate.lets.notify_one();
+    let error = world.update(newer.clone()).await.unwrap_err().to_string();
+    assert!(error.contains("it is closed"), "{error}");
+    assert_eq!(gate.unbinds.load(Ordering::Acquire), 1);
+    gate.refuses.store(false, Ordering::Release);
+    gate.lets.notify_one();
+    world.update(newer).await.unwrap();
+    assert_eq!(gate.binds.load(Ordering::Acquire), 2, "it is bound anew");
 }

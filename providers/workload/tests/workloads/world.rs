@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     sync::{Arc, Mutex, OnceLock},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -185,17 +185,6 @@ impl World {
         let logs = self.logs.0.lock().unwrap();
         let capture = logs.get(&(workload.to_owned(), component.to_owned())).unwrap();
         String::from_utf8(capture.take()).unwrap()
-    }
-
-    /// Waits until a component has said something with this in it.
-    pub(crate) async fn until_said(&self, workload: &str, component: &str, what: &str) -> String {
-        let (began, mut all) = (Instant::now(), String::new());
-        while !all.contains(what) {
-            assert!(began.elapsed() < PATIENCE, "waited in vain for {what:?}: {all}");
-            all.push_str(&self.said(workload, component));
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        all
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -176,7 +176,7 @@ impl Site<'_> {
 
     /// Requests of a guest that serves HTTP, by the number of connections.
     async fn forward(&self, registry: &Registry, node: &Node) -> Result<Vec<(usize, f64, f64)>> {
-        let content = Content::program("http", guests::guest("http-0.2.c").await?);
+        let content = Content::program("http", guests::rust::component("demos/http-hello").await?);
         let image = registry.push("http:exec", &content).await?.tagged;
         let port = ports::free()?;
         let main = json!({

@@ -211,7 +211,7 @@ async fn commands_run_in_static_pods() {
             let mut session = Session::start(route.kubectl(ns, &["attach", "-iq", name]).await);
             session.says("echo to the main program").await;
             session.hears_at_last("to the main program").await;
-            session.is_killed().await;
+            session.killed().await;
         }
         remove(&client, node).await;
     })

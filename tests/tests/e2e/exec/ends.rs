@@ -86,7 +86,7 @@ async fn a_command_ends_with_its_client() {
                 let arguments = [flags, &witness.argv()].concat();
                 let session = Session::start(route.kubectl(ns, &arguments).await);
                 let connection = witness.sees_it().await;
-                session.is_killed().await;
+                session.killed().await;
                 Witness::sees_it_go(connection).await;
             }
         }

@@ -25,15 +25,16 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
 };
-use kubewasm_tests::{guests, node, ports, process::Process, wait};
+use kubewasm_tests::{node, ports, process::Process, wait};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    extension_resource::{api, definition, kubeconfig_of, object},
+    extension_resource::{api, object},
+    extension_site::ServerHome,
     suite::{SOON, suite},
 };
 
@@ -101,34 +102,7 @@ pub(super) struct ExtensionCluster {
 
 impl ExtensionCluster {
     pub(super) async fn new(client: &Client, namespace: &str) -> Self {
-        definition().await;
-        let suite = suite().await;
-        let system = format!("{namespace}-system");
-        let namespaces: Api<Namespace> = Api::all(client.clone());
-        let made = serde_json::from_value(json!({ "metadata": { "name": system } })).unwrap();
-        namespaces.create(&PostParams::default(), &made).await.unwrap();
-        let folder = suite.home.folder(&system).unwrap();
-        std::fs::create_dir_all(folder.join("modules")).unwrap();
-        let rbac =
-            std::fs::read_to_string(guests::repository().join("manifests/extension/rbac.yaml")).unwrap();
-        // Servers of several tests are there at once, each with the rights that the one of the manifests has.
-        let documents: Vec<String> = rbac
-            .replace("kubewasm-system", &system)
-            .split("\n---\n")
-            .map(|document| match document.contains("kind: ClusterRoleBinding") {
-                true => document.replacen(
-                    "name: kubewasm-extension",
-                    &format!("name: kubewasm-extension-{namespace}"),
-                    1,
-                ),
-                false => document.to_owned(),
-            })
-            .collect();
-        let file = folder.join("rbac.yaml");
-        std::fs::write(&file, documents.join("\n---\n")).unwrap();
-        suite.cluster.kubectl(&["apply", "-n", &system, "-f", &file.to_string_lossy()]).await.unwrap();
-        let kubeconfig = folder.join("kubeconfig");
-        std::fs::write(&kubeconfig, kubeconfig_of(&system).await.to_string()).unwrap();
+        let ServerHome { system, folder, kubeconfig } = ServerHome::new(client, namespace).await;
         Self {
             client: client.clone(),
             namespace: namespace.to_owned(),

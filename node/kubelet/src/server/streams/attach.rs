@@ -20,7 +20,7 @@ pub(super) fn answer(request: UpgradeRequest, pod: PodPath, container: String) -
 fn try_answer(mut request: UpgradeRequest, path: PodPath, container: &str) -> Result<Response, Response> {
     let wanted = target::wanted(&request.query)?;
     let pod = path.find(request.state.pods())?;
-    let running = path.running(&pod, container).zip(target::stdio(&pod, container));
+    let running = path.running(&pod, container, request.state.pods()).zip(target::stdio(&pod, container));
     let Some((id, stdio)) = running else {
         let message = format!("container {container} not found in pod {}", path.full_name());
         return Err(text(StatusCode::INTERNAL_SERVER_ERROR, message));

@@ -20,7 +20,7 @@ pub(super) fn answer(request: UpgradeRequest, pod: PodPath, container: String) -
 fn try_answer(mut request: UpgradeRequest, path: PodPath, container: &str) -> Result<Response, Response> {
     let wanted = target::wanted(&request.query)?;
     let pod = path.find(request.state.pods())?;
-    let Some(id) = path.running(&pod, container) else {
+    let Some(id) = path.running(&pod, container, request.state.pods()) else {
         let message = format!("container not found ({container:?})");
         return Err(text(StatusCode::INTERNAL_SERVER_ERROR, message));
     };

@@ -28,7 +28,7 @@ fn try_answer(mut request: UpgradeRequest, path: PodPath) -> Result<Response, Re
         false => Vec::new(),
     };
     let pod = path.find(request.state.pods())?;
-    if !path.is_of(&pod) {
+    if !path.is_of(&pod, request.state.pods()) {
         return Err(text(StatusCode::NOT_FOUND, "pod not found"));
     }
     if !target::has_running(&pod) {

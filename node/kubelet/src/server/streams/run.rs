@@ -25,7 +25,7 @@ async fn run(
 ) -> Result<Response, Response> {
     let failure = |message: String| text(StatusCode::INTERNAL_SERVER_ERROR, message);
     let pod = path.find(state.pods())?;
-    let Some(id) = path.running(&pod, container) else {
+    let Some(id) = path.running(&pod, container, state.pods()) else {
         return Err(failure(format!("container not found ({container:?})")));
     };
     let Some(command) = value(query, "cmd").filter(|command| !command.is_empty()) else {

@@ -40,8 +40,10 @@ impl PodPath {
         }
     }
 
-    pub(super) fn is_of(&self, pod: &Pod) -> bool {
-        self.uid.is_none() || self.uid == pod.metadata.uid
+    /// Whether the UID is the pod's; that of its mirror is as good, since the API server knows a static pod by no other.
+    pub(super) fn is_of(&self, pod: &Pod, pods: &dyn Pods) -> bool {
+        let Some(uid) = &self.uid else { return true };
+        pod.metadata.uid.as_ref() == Some(uid) || pods.is_mirror_of(uid, pod)
     }
 
     /// As upstream names pods in errors.
@@ -50,8 +52,8 @@ impl PodPath {
     }
 
     /// The id by which the runtime knows a container of the pod that runs; `None` where there is none.
-    pub(super) fn running(&self, pod: &Pod, container: &str) -> Option<String> {
-        let status = pod.status.as_ref().filter(|_| self.is_of(pod))?;
+    pub(super) fn running(&self, pod: &Pod, container: &str, pods: &dyn Pods) -> Option<String> {
+        let status = pod.status.as_ref().filter(|_| self.is_of(pod, pods))?;
         let PodStatus { container_statuses, init_container_statuses, ephemeral_container_statuses, .. } =
             status;
         let all = [container_statuses, init_container_statuses, ephemeral_container_statuses];

@@ -434,6 +434,19 @@ async fn ports_are_forwarded() {
 }
 
 #[tokio::test]
+async fn a_static_pod_goes_by_the_uid_of_its_mirror_too() {
+    let server = Running::with_pod();
+    let mut client = server.spdy("/portForward/ns/p/mirror-of-u1", &FORWARD).await;
+    client.open(&["error", "data"], &[("port", "7"), ("requestid", "0")]).await;
+    client.data(3, b"there and back", true).await;
+    assert_eq!(client.read_to_end(3).await, "there and back");
+    assert_eq!(server.runtime.asked().unwrap(), "port u1 7");
+    let refused = server.upgrade(Method::POST, "/exec/ns/p/mirror-of-u1/c?output=1", &SPDY).await;
+    let refused = refused.map(drop).unwrap_err();
+    assert_eq!(refused.0, 400, "the container is found, and the command is missing: {}", refused.1);
+}
+
+#[tokio::test]
 async fn a_command_without_streams_is_answered_with_its_output() {
     let server = Running::with_pod();
     for (path, expected) in [

@@ -192,6 +192,30 @@ async fn a_change_of_configuration_fetches_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_goes_on_while_a_newer_version_fails_follows_its_secret() {
+    let mut case = Case::start(Duration::ZERO);
+    let reference = json!({ "namespace": "team", "name": "s", "key": "k" });
+    let configured = json!({ "plugin_configuration": { "valueFrom": { "secretKeyRef": reference } } });
+    case.objects.send_modify(|objects| objects.extend([secret("s", "1")]));
+    case.set(&[&extension(1, json!({ "uri": "h/1" }), configured.clone())]);
+    let first = case.until(is_published(1)).await.published.unwrap().version;
+    // It is not tried again, as things are.
+    case.supply.next(Err(FetchReason::PullSecretUnusable));
+    case.set(&[&extension(2, json!({ "uri": "h/2" }), configured)]);
+    let failed = case.until(is_failed).await;
+    assert_eq!(failed.published.unwrap().version, first);
+    let (name, _) = secret("s", "2");
+    let changed = json!({ "metadata": { "resourceVersion": "2" }, "data": { "k": "dnY=" } });
+    let changed = ObjectState::Secret(Arc::new(serde_json::from_value(changed).unwrap()));
+    case.objects.send_modify(|objects| drop(objects.insert(name, changed)));
+    let is_another = |published: &PublishedFacts| published.version != first;
+    let followed = case.until(|progress| progress.published.as_ref().is_some_and(is_another)).await;
+    assert_eq!(followed.published.unwrap().generation, 1);
+    assert!(matches!(followed.module, ModuleProgress::Failed(_)));
+    assert_eq!(case.published().as_deref(), Some("https://h/1"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_source_is_asked_again_where_it_is_to_be_asked_each_time() {
     let mut case = Case::start(Duration::from_secs(60));
     for answer in [Ok(&b"1"[..]), Err(FetchReason::Unavailable), Ok(b"2")] {
@@ -259,12 +283,15 @@ async fn a_pull_secret_is_shown_and_a_new_one_at_once() {
 #[tokio::test(start_paused = true)]
 async fn it_is_ready_when_all_was_tried_and_tells_nobody_before_that_something_is_gone() {
     let mut case = Case::start(Duration::ZERO);
-    assert!(!case.table.subscribe().borrow().is_complete());
+    let begun = case.table.subscribe();
+    assert!(!begun.borrow().is_complete() && !begun.borrow().is_settled());
+    drop(begun);
     case.supply.next(Err(FetchReason::NotFound));
     case.set(&[&extension(1, json!({ "uri": "h/1" }), json!({}))]);
     case.until(is_failed).await;
     assert!(case.progress.borrow().is_ready);
     let published = case.table.subscribe();
+    assert!(published.borrow().is_settled());
     assert!(published.borrow().is_complete() && !published.borrow().is_gone("team/a"));
     assert!(published.borrow().is_gone("team/b"));
 }

@@ -2,7 +2,7 @@ use kubewasm_modules::Digest;
 
 use super::*;
 use crate::{
-    cluster::resolve::ConfigurationFailure,
+    cluster::{loader::PublishedFacts, resolve::ConfigurationFailure},
     fetch::{FetchReason, proxy_wasm::AbiVersion},
     table::PublishedVersion,
 };
@@ -225,4 +225,13 @@ fn what_is_still_so_has_been_so_since_then() {
     let long = ExtensionProgress { configuration: long, ..progress() };
     let message = condition(&say(&long, &ExtensionSubscribers::default(), &[]), CONFIG_RESOLVED).2;
     assert!(message.len() <= LONGEST_MESSAGE + 3 && message.ends_with('…'));
+}
+
+#[test]
+fn what_was_accepted_before_says_nothing_of_the_newest_generation() {
+    let fetching =
+        ExtensionProgress { module: ModuleProgress::Fetching, published: Some(facts("v1", 1)), ..progress() };
+    let status = say(&fetching, &subscribers(json!({ "v1": counts(0, 3, 0) }), None), &[]);
+    let (verdict, reason, _) = condition(&status, ACCEPTED);
+    assert_eq!((verdict.as_str(), reason.as_str(), status.acks), ("Unknown", "FormerVersion", 3));
 }

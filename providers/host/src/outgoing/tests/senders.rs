@@ -27,8 +27,12 @@ async fn a_sender_has_all_requests_of_its_guest_and_the_host_none() {
     let Client { connections, way, .. } = GuestOf::default().client();
     let sender = Arc::new(NotedDown::default());
     let way = Arc::new(way);
-    let mut outgoing =
-        OutgoingHttp { connections, way, sender: Some(Arc::clone(&sender) as Arc<dyn HttpSender>) };
+    let mut outgoing = OutgoingHttp {
+        connections,
+        way,
+        sender: Some(Arc::clone(&sender) as Arc<dyn HttpSender>),
+        rule: None,
+    };
     let (yes, no) = (server.url("/yes"), server.url("/no"));
     let mut send = async |url: &str| {
         let done = Box::new(std::future::ready(Ok(())));

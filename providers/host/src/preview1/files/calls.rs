@@ -1,39 +1,37 @@
 //! The calls of WASI 0.1.
 
-use std::{ffi::CString, num::NonZeroU64, os::fd::OwnedFd, sync::Arc};
+use std::{num::NonZeroU64, os::fd::OwnedFd, sync::Arc};
 
 use rustix::{
     fs::{
-        self, AtFlags, FileType, Mode, OFlags, fadvise, fcntl_getfl, fdatasync, fstat, fsync, ftruncate,
-        futimens, linkat, mkdirat, readlinkat, renameat, symlinkat, unlinkat, utimensat,
+        self, AtFlags, FileType, Mode, fadvise, fdatasync, fstat, fsync, ftruncate, futimens, linkat,
+        mkdirat, readlinkat, renameat, symlinkat, unlinkat, utimensat,
     },
     io::Errno as Kernel,
 };
 use wasmtime_wasi::p1::{
     types::{
         Advice, CiovecArray, Clockid, Dircookie, Errno, Error, Event, Exitcode, Fd, Fdflags, Fdstat,
-        Filedelta, Filesize, Filestat, Filetype, Fstflags, IovecArray, Lookupflags, Oflags, Prestat,
-        PrestatDir, Riflags, Rights, Roflags, Sdflags, Siflags, Signal, Size, Subscription, Timestamp,
-        Whence,
+        Filedelta, Filesize, Filestat, Fstflags, IovecArray, Lookupflags, Oflags, Prestat, PrestatDir,
+        Riflags, Rights, Roflags, Sdflags, Siflags, Signal, Size, Subscription, Timestamp, Whence,
     },
     wasi_snapshot_preview1::WasiSnapshotPreview1,
 };
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::{
-    CoreWasi, code,
+    CoreWasi,
+    arguments::{first_input, first_output, open_flags, text},
+    code,
     descriptors::{Descriptor, Directory, OpenFile},
     inline,
     listing::Listing,
-    path::{self, Entry, Opening},
-    stat,
+    path::Opening,
+    stat, status,
     transfer::{self, WriteAt},
 };
 
 type Answer<T = ()> = Result<T, Error>;
-
-/// Buffers that one call takes at most, as for `readv` on Linux.
-const BUFFERS: u32 = 1024;
 
 /// What is behind each call of wasmtime-wasi's.
 macro_rules! standard {
@@ -131,8 +129,8 @@ impl WasiSnapshotPreview1 for CoreWasi {
                 self.standard.fd_fdstat_get(memory, stream.into()).await
             }
             Descriptor::Socket => Err(Errno::Badf.into()),
-            Descriptor::Directory(directory) => Ok(directory_status(directory)),
-            Descriptor::File(file) => file_status(file).map_err(code::of),
+            Descriptor::Directory(directory) => Ok(status::of_directory(directory)),
+            Descriptor::File(file) => status::of_file(file).map_err(code::of),
         }
     }
 
@@ -569,192 +567,4 @@ impl WasiSnapshotPreview1 for CoreWasi {
         }
         self.change(memory, fd, path, move |directory, name| symlinkat(&target, directory, name)).await
     }
-}
-
-impl CoreWasi {
-    /// Gives up what had a number. A file is closed on a thread that may wait: that is when some file systems write.
-    async fn close(&mut self, memory: &mut GuestMemory<'_>, closed: Descriptor) -> Answer {
-        match closed {
-            Descriptor::Standard(stream) => self.standard.fd_close(memory, stream.into()).await,
-            Descriptor::File(_) | Descriptor::Directory(_) => inline::run(move || {
-                drop(closed);
-                Ok(())
-            })
-            .await
-            .map_err(code::of),
-            Descriptor::Socket => Ok(()),
-        }
-    }
-
-    /// Changes an entry of a directory.
-    async fn change(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        fd: Fd,
-        path: GuestPtr<str>,
-        change: impl FnOnce(&OwnedFd, &CString) -> rustix::io::Result<()> + Send + 'static,
-    ) -> Answer {
-        let from = Arc::clone(&self.descriptors.writable_directory(fd)?.directory);
-        let path = text(memory, path)?;
-        inline::run(move || {
-            let entry = Entry::find(from, &path)?;
-            let (directory, name) = entry.at();
-            change(directory, name)
-        })
-        .await
-        .map_err(code::of)
-    }
-
-    /// Changes two entries of directories together.
-    async fn move_entry(
-        &mut self,
-        memory: &mut GuestMemory<'_>,
-        (from, path): (Fd, GuestPtr<str>),
-        (to, new_path): (Fd, GuestPtr<str>),
-        change: impl FnOnce((&OwnedFd, &CString), (&OwnedFd, &CString)) -> rustix::io::Result<()> + Send + 'static,
-    ) -> Answer {
-        let from = Arc::clone(&self.descriptors.writable_directory(from)?.directory);
-        let to = Arc::clone(&self.descriptors.writable_directory(to)?.directory);
-        let (path, new_path) = (text(memory, path)?, text(memory, new_path)?);
-        inline::run(move || {
-            let (from, to) = (Entry::find(from, &path)?, Entry::find(to, &new_path)?);
-            change(from.at(), to.at())
-        })
-        .await
-        .map_err(code::of)
-    }
-}
-
-/// A path in the guest's memory.
-fn text(memory: &GuestMemory<'_>, path: GuestPtr<str>) -> Answer<CString> {
-    if path.len() as usize >= path::LONGEST {
-        return Err(Errno::Nametoolong.into());
-    }
-    let text = memory.as_cow_str(path)?.into_owned();
-    Ok(CString::new(text).map_err(|_| Errno::Inval)?)
-}
-
-/// The first buffer of a list that has room. A call may do less than it is asked for.
-fn first_input(memory: &GuestMemory<'_>, list: IovecArray) -> Answer<GuestPtr<[u8]>> {
-    if list.len() > BUFFERS {
-        return Err(Errno::Inval.into());
-    }
-    for entry in list.iter() {
-        let buffer = memory.read(entry?)?;
-        if buffer.buf_len > 0 {
-            return Ok(buffer.buf.as_array(buffer.buf_len));
-        }
-    }
-    Ok(GuestPtr::new((0, 0)))
-}
-
-/// The first buffer of a list that holds something.
-fn first_output(memory: &GuestMemory<'_>, list: CiovecArray) -> Answer<GuestPtr<[u8]>> {
-    if list.len() > BUFFERS {
-        return Err(Errno::Inval.into());
-    }
-    for entry in list.iter() {
-        let buffer = memory.read(entry?)?;
-        if buffer.buf_len > 0 {
-            return Ok(buffer.buf.as_array(buffer.buf_len));
-        }
-    }
-    Ok(GuestPtr::new((0, 0)))
-}
-
-fn open_flags(lookup: Lookupflags, open: Oflags, flags: Fdflags, readable: bool, writable: bool) -> OFlags {
-    let mut kernel = OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    kernel |= match (readable, writable) {
-        (true, true) => OFlags::RDWR,
-        (false, true) => OFlags::WRONLY,
-        (_, false) => OFlags::RDONLY,
-    };
-    let more = [
-        (!lookup.contains(Lookupflags::SYMLINK_FOLLOW), OFlags::NOFOLLOW),
-        (open.contains(Oflags::CREAT), OFlags::CREATE),
-        (open.contains(Oflags::DIRECTORY), OFlags::DIRECTORY),
-        (open.contains(Oflags::EXCL), OFlags::EXCL),
-        (open.contains(Oflags::TRUNC), OFlags::TRUNC),
-        (flags.contains(Fdflags::DSYNC), OFlags::DSYNC),
-        (flags.intersects(Fdflags::SYNC | Fdflags::RSYNC), OFlags::SYNC),
-    ];
-    for (_, flag) in more.into_iter().filter(|(wanted, _)| *wanted) {
-        kernel |= flag;
-    }
-    kernel
-}
-
-/// What programs expect to be allowed to do with a directory: what they are not, the call itself says.
-fn directory_status(directory: &Directory) -> Fdstat {
-    let file_rights = Rights::FD_SEEK | Rights::FD_FILESTAT_SET_SIZE | Rights::PATH_FILESTAT_SET_SIZE;
-    let (base, inheriting) = match &directory.preopen {
-        // wasi-libc looks at these before it uses a directory that it was given.
-        Some(_) => {
-            let of_directories = Rights::PATH_CREATE_DIRECTORY
-                | Rights::PATH_CREATE_FILE
-                | Rights::PATH_LINK_SOURCE
-                | Rights::PATH_LINK_TARGET
-                | Rights::PATH_OPEN
-                | Rights::FD_READDIR
-                | Rights::PATH_READLINK
-                | Rights::PATH_RENAME_SOURCE
-                | Rights::PATH_RENAME_TARGET
-                | Rights::PATH_SYMLINK
-                | Rights::PATH_REMOVE_DIRECTORY
-                | Rights::PATH_UNLINK_FILE
-                | Rights::PATH_FILESTAT_GET
-                | Rights::PATH_FILESTAT_SET_TIMES
-                | Rights::FD_FILESTAT_GET
-                | Rights::FD_FILESTAT_SET_TIMES;
-            let of_files = Rights::FD_DATASYNC
-                | Rights::FD_READ
-                | Rights::FD_SEEK
-                | Rights::FD_FDSTAT_SET_FLAGS
-                | Rights::FD_SYNC
-                | Rights::FD_TELL
-                | Rights::FD_WRITE
-                | Rights::FD_ADVISE
-                | Rights::FD_ALLOCATE
-                | Rights::FD_FILESTAT_SET_SIZE
-                | Rights::POLL_FD_READWRITE;
-            (of_directories, of_directories | of_files)
-        }
-        None => {
-            let mut rights = Rights::all() & !file_rights;
-            if !directory.writable {
-                rights &= !Rights::FD_WRITE;
-            }
-            (rights, rights)
-        }
-    };
-    Fdstat {
-        fs_filetype: Filetype::Directory,
-        fs_flags: Fdflags::empty(),
-        fs_rights_base: base,
-        fs_rights_inheriting: inheriting,
-    }
-}
-
-fn file_status(file: &OpenFile) -> rustix::io::Result<Fdstat> {
-    let kernel = fcntl_getfl(&file.file)?;
-    let mut rights = Rights::all();
-    if !file.readable {
-        rights &= !(Rights::FD_READ | Rights::FD_READDIR);
-    }
-    if !file.writable {
-        rights &= !Rights::FD_WRITE;
-    }
-    let mut flags = Fdflags::empty();
-    // The one of the kernel's includes the other.
-    flags.set(Fdflags::SYNC, kernel.contains(OFlags::SYNC));
-    flags.set(Fdflags::DSYNC, kernel.contains(OFlags::DSYNC));
-    flags.set(Fdflags::APPEND, file.append);
-    flags.set(Fdflags::NONBLOCK, file.nonblocking);
-    let kind = FileType::from_raw_mode(fstat(&file.file)?.st_mode);
-    Ok(Fdstat {
-        fs_filetype: stat::file_type(kind),
-        fs_flags: flags,
-        fs_rights_base: rights,
-        fs_rights_inheriting: rights,
-    })
 }

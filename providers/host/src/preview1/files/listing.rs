@@ -94,7 +94,7 @@ impl Listing {
         let mut buffer = [MaybeUninit::uninit(); BATCH];
         let mut entries = RawDir::new(&self.directory, &mut buffer);
         // One batch of the kernel's, and no look for another behind it.
-        while !(entries.is_buffer_empty() && !self.entries.is_empty()) {
+        while self.entries.is_empty() || !entries.is_buffer_empty() {
             let Some(entry) = entries.next().transpose()? else { return Ok(()) };
             let name = entry.file_name();
             let kind = match entry.file_type() {

@@ -23,7 +23,7 @@ pub(super) fn of(stat: &Stat) -> Filestat {
         dev: stat.st_dev,
         ino: stat.st_ino,
         filetype: file_type(FileType::from_raw_mode(stat.st_mode)),
-        nlink: u64::from(stat.st_nlink),
+        nlink: stat.st_nlink,
         size: stat.st_size.try_into().unwrap_or_default(),
         atim: nanoseconds(stat.st_atime, stat.st_atime_nsec),
         mtim: nanoseconds(stat.st_mtime, stat.st_mtime_nsec),

@@ -1,6 +1,10 @@
 //! Connections to ports of pods, as a neighbour in the pod makes them.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use kubewasm_host::{Network, PortPath};
 use tokio::net::{TcpSocket, TcpStream};
@@ -35,16 +39,21 @@ pub(in crate::worker) enum ForwardError {
 }
 
 impl Hosting {
-    /// Connects to a TCP port of a pod.
+    /// Connects to a TCP port of a pod; `own` are its addresses, as far as the agent has to say them.
     pub(in crate::worker) async fn connect(
         &self,
         pod_uid: &str,
         port: u16,
+        own: &[IpAddr],
     ) -> Result<TcpStream, ForwardError> {
         let inner = &self.0;
         let running = inner.table.all_running().into_iter().find(|running| running.spec.pod_uid == pod_uid);
         let network = running.ok_or(ForwardError::NotRunning)?.spec.network.clone();
-        let ways = PortPath::to(port, &network, &inner.pod_ports.of(pod_uid));
+        let mut ways = PortPath::to(port, &network, &inner.pod_ports.of(pod_uid));
+        if network == Network::Namespace {
+            // Whoever is in there is the pod.
+            ways.extend(own.iter().map(|ip| PortPath { from: None, to: SocketAddr::new(*ip, port) }));
+        }
         let mut first = None;
         for way in ways {
             match connect(way).await {
@@ -77,11 +86,7 @@ fn shown(network: &Network, to: SocketAddr, port: u16) -> SocketAddr {
         Network::Pod(addresses) => addresses.own.contains(&to.ip()),
         Network::Outgoing | Network::Exposed(_) | Network::Namespace | Network::Host => true,
     };
-    let loopback: std::net::IpAddr = if to.is_ipv4() {
-        std::net::Ipv4Addr::LOCALHOST.into()
-    } else {
-        std::net::Ipv6Addr::LOCALHOST.into()
-    };
+    let loopback: IpAddr = if to.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
     SocketAddr::new(if own { to.ip() } else { loopback }, port)
 }
 

@@ -190,21 +190,24 @@ pub(super) async fn exec(
     }
 }
 
-/// Serves a caller that is attached until the container has ended, or the caller has gone, or is too slow.
+/// Serves a caller that is attached until the container has ended, or the caller has gone, or is too slow. At a terminal, the end of
+/// input is how clients leave (kubectl's detach keys); elsewhere, a caller that has said all that it will listens on.
 pub(super) async fn attach(
     mut attachment: Attachment,
     incoming: Streaming<wire::FromCaller>,
     to: Sender<wire::ToCaller>,
 ) {
     let (said, stdin_ended) = tokio::sync::oneshot::channel();
+    let listens_on = attachment.outlet.is_some() && !(attachment.input.is_some() && attachment.is_terminal());
     let typed = take_input(incoming, attachment.input.take(), said);
+    let left = async {
+        if listens_on || stdin_ended.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
     let output = async {
         let Some(outlet) = &attachment.outlet else {
-            tokio::select! {
-                () = attachment.ended.cancelled() => {}
-                _ = stdin_ended => {}
-            }
-            return;
+            return attachment.ended.cancelled().await;
         };
         if send_output(outlet, attachment.is_terminal(), &to).await.is_ok() && outlet.was_given_up() {
             let text =
@@ -216,6 +219,7 @@ pub(super) async fn attach(
     };
     tokio::select! {
         () = output => {}
+        () = left => {}
         _ = typed => {}
         () = to.closed() => {}
     }

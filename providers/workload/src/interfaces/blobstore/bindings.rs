@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     host_interface::{GuestView, guest_view},
-    interfaces::bindings::wasi::blobstore::{blobstore, container, types},
+    interfaces::bindings::blobstore::wasi::blobstore::{blobstore, container, types},
 };
 
 /// The version of the interfaces.

@@ -11,7 +11,7 @@ use wasmtime::{
 use super::{KeyValueError, KeyValueStores, LimitedBucket};
 use crate::{
     host_interface::{GuestView, guest_view},
-    interfaces::bindings::wasi::keyvalue::{atomics, batch, store},
+    interfaces::bindings::keyvalue::wasi::keyvalue::{atomics, batch, store},
 };
 
 /// The interfaces, by their whole names.

@@ -19,7 +19,7 @@ use crate::{
     },
     interfaces::{
         Settings,
-        bindings::wasmcloud::messaging::{consumer, types},
+        bindings::messaging::wasmcloud::messaging::{consumer, types},
         text,
     },
     resolved::{ExportedInterface, ResolvedWorkload},

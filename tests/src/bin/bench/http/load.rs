@@ -45,6 +45,7 @@ pub(crate) async fn ask(
 }
 
 struct Connection {
+    to: SocketAddr,
     stream: TcpStream,
     answer: Vec<u8>,
 }
@@ -53,12 +54,23 @@ impl Connection {
     async fn open(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, answer: Vec::with_capacity(4096) })
+        Ok(Self { to, stream, answer: Vec::with_capacity(4096) })
     }
 
+    /// Asks, by another connection when the server has closed this one: it does so after some number of requests.
     async fn ask(&mut self) -> io::Result<()> {
-        self.stream.write_all(REQUEST).await?;
+        match self.try_ask().await {
+            Err(error) if self.answer.is_empty() && is_closed(&error) => {
+                *self = Self::open(self.to).await?;
+                self.try_ask().await
+            }
+            asked => asked,
+        }
+    }
+
+    async fn try_ask(&mut self) -> io::Result<()> {
         self.answer.clear();
+        self.stream.write_all(REQUEST).await?;
         while !is_whole(&self.answer)? {
             if self.stream.read_buf(&mut self.answer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -66,6 +78,11 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    let kind = error.kind();
+    matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Whether an answer has come to its end. One that is not well is an error.
