@@ -19,11 +19,25 @@ pub(crate) fn missing(linker: &Linker<GuestState>, component: &Component) -> Vec
     // A definition that does not clash is one that was not there.
     let mut probe = linker.clone();
     probe.allow_shadowing(false);
+    let mut resources = Vec::new();
+    let mut is_wanted = |ty: &ComponentItem| match ty {
+        ComponentItem::ComponentFunc(_) => true,
+        // One that an earlier import has brought is used under another name, and need not be there a second time.
+        ComponentItem::Resource(resource) => {
+            let is_new = !resources.contains(resource);
+            if is_new {
+                resources.push(*resource);
+            }
+            is_new
+        }
+        // Types are the component's own affair.
+        _ => false,
+    };
     for (name, import) in component.component_type().imports(engine) {
         match import.ty {
             ComponentItem::ComponentInstance(instance) => {
                 let wanted = instance.exports(engine).map(|(item, export)| (item, export.ty));
-                let wanted: Vec<_> = wanted.filter(|(_, ty)| is_defined_by_hosts(ty)).collect();
+                let wanted: Vec<_> = wanted.filter(|(_, ty)| is_wanted(ty)).collect();
                 let lacks: Vec<&str> = wanted
                     .iter()
                     .filter(|(item, ty)| !has(&mut probe, name, item, ty))
@@ -35,7 +49,7 @@ pub(crate) fn missing(linker: &Linker<GuestState>, component: &Component) -> Vec
                     missing.extend(lacks.into_iter().map(|item| format!("`{name}#{item}`")));
                 }
             }
-            ty if is_defined_by_hosts(&ty) && define(probe.root(), name, &ty).is_ok() => {
+            ty if is_wanted(&ty) && define(probe.root(), name, &ty).is_ok() => {
                 missing.push(format!("`{name}`"));
             }
             _ => {}
@@ -47,11 +61,6 @@ pub(crate) fn missing(linker: &Linker<GuestState>, component: &Component) -> Vec
         missing.push(format!("{more} more"));
     }
     missing
-}
-
-/// Types are the component's own affair.
-fn is_defined_by_hosts(ty: &ComponentItem) -> bool {
-    matches!(ty, ComponentItem::ComponentFunc(_) | ComponentItem::Resource(_))
 }
 
 fn has(probe: &mut Linker<GuestState>, interface: &str, item: &str, ty: &ComponentItem) -> bool {

@@ -96,7 +96,12 @@ async fn a_config_map_is_followed() {
             ],
         });
         pods.create("reader", spec).await;
-        pods.until("reader", "running", running).await;
+        // Both of them: what a subPath shows is settled when its container starts.
+        let both_run = |pod: &Pod| {
+            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            statuses.filter(|status| status.started == Some(true)).count() == 2
+        };
+        pods.until("reader", "running", both_run).await;
         // Each change as soon as the one before is there: the reader meets them at every moment.
         let folder = folder(&pods.api().get("reader").await.unwrap(), "configmap", "v").await;
         let mut changes = 0;

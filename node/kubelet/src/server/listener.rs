@@ -32,9 +32,9 @@ use super::{
 };
 
 /// Connections that nobody vouches for: those of callers without rights, and of all callers of the plain port.
-const STRANGERS: usize = 256;
-/// Those from one address.
-const STRANGERS_OF_PEER: usize = 64;
+const STRANGERS: usize = 512;
+/// Those from one address. An API server makes a connection for each command, and hundreds may be begun at once.
+const STRANGERS_OF_PEER: usize = 256;
 /// Bytes that the head of a request may have; a token is one or two thousand.
 const HEAD_SIZE: usize = 32 * 1024;
 /// Requests at once on one HTTP/2 connection.

@@ -142,8 +142,13 @@ fn the_pod_says_which_export_of_a_component_runs() {
         assert_eq!(exit.exit_code, 0);
         node.start_spec(Some(3), server(&node, &image, "b", &[80], "")).await.unwrap();
         assert_eq!(get("10.244.1.3:80", "/").await.unwrap().0, 200);
+        // What is run in it is its command; one that has none cannot be run.
         let argv = ["anything".to_owned()];
-        let error = runtime.exec("b", &argv, ExecIo::Collect { limit: 100 }).await.unwrap_err().to_string();
+        let end = runtime.exec("b", &argv, ExecIo::Collect { limit: 100 }).await.unwrap();
+        assert_eq!((end.exit_code, end.output.as_slice()), (0, b"a command\n".as_slice()));
+        let serves = server(&node, &node.have("http-0.3.wat").await, "c", &[80], "");
+        node.start_spec(Some(4), serves).await.unwrap();
+        let error = runtime.exec("c", &argv, ExecIo::Collect { limit: 100 }).await.unwrap_err().to_string();
         assert!(error.contains("serves HTTP") && error.contains("httpGet"), "{error}");
     });
 }

@@ -168,7 +168,7 @@ async fn nats_behaves_and_others_read_it() {
     container.create().await.unwrap();
     let written = bytes(MIB + 1);
     write(&container, "a/b.txt", &written).await.unwrap();
-    let client = async_nats::connect(server.url()).await.unwrap();
+    let client = server.nats_client().await;
     let jetstream = async_nats::jetstream::new(client);
     let raw = jetstream.get_object_store("shared").await.unwrap();
     let mut read_by_others = Vec::new();

@@ -58,7 +58,7 @@ async fn host(log: &Arc<Log>) -> Arc<Host> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_uses_several_servers_at_once() {
     let (redis, nats, s3) = (Server::redis().await, Server::nats().await, Server::s3().await);
-    let client = async_nats::connect(nats.url()).await.unwrap();
+    let client = nats.nats_client().await;
     let jetstream = async_nats::jetstream::new(client.clone());
     let config = async_nats::jetstream::kv::Config { bucket: "values".to_owned(), ..Default::default() };
     let values = jetstream.create_key_value(config).await.unwrap();

@@ -68,9 +68,12 @@ async fn messages_arrive_and_are_answered() {
         assert!(messenger.publish(message(subject, "x")).await.is_err(), "{subject}");
     }
 
-    let client = async_nats::connect(&url).await.unwrap();
+    let client = server.nats_client().await;
     let mut questions = client.subscribe("questions").await.unwrap();
-    client.flush().await.unwrap();
+    // A server does what one connection asks for in order: it knows of the questions once this is back.
+    let mut echo = client.subscribe("echo").await.unwrap();
+    client.publish("echo", "".into()).await.unwrap();
+    echo.next().await.unwrap();
     let answering = tokio::spawn(async move {
         let question = questions.next().await.unwrap();
         client.publish(question.reply.unwrap(), "42".into()).await.unwrap();

@@ -15,11 +15,15 @@ use tokio::{
 
 /// The password of all of them that have one.
 pub(crate) const PASSWORD: &str = "s3cret-password";
+/// The user of NATS, which a URL holds percent-encoded.
+const USER: &str = "us@er";
 
 #[derive(Clone, Copy)]
 enum Kind {
     Redis,
     Nats,
+    /// Asks for a token in place of a user and a password.
+    NatsWithToken,
     S3,
 }
 
@@ -27,6 +31,8 @@ enum Kind {
 pub(crate) struct Server {
     kind: Kind,
     port: u16,
+    /// What it asks for when it is started the next time.
+    password: &'static str,
     dir: TempDir,
     child: Option<Child>,
 }
@@ -40,13 +46,18 @@ impl Server {
         Self::new(Kind::Nats).await
     }
 
+    pub(crate) async fn nats_with_token() -> Self {
+        Self::new(Kind::NatsWithToken).await
+    }
+
     pub(crate) async fn s3() -> Self {
         Self::new(Kind::S3).await
     }
 
     async fn new(kind: Kind) -> Self {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let mut server = Self { kind, port, dir: tempfile::tempdir().unwrap(), child: None };
+        let mut server =
+            Self { kind, port, password: PASSWORD, dir: tempfile::tempdir().unwrap(), child: None };
         server.start().await;
         server
     }
@@ -54,9 +65,29 @@ impl Server {
     pub(crate) fn url(&self) -> String {
         match self.kind {
             Kind::Redis => format!("redis://:{PASSWORD}@127.0.0.1:{}", self.port),
-            Kind::Nats => format!("nats://user:{PASSWORD}@127.0.0.1:{}", self.port),
+            Kind::Nats => self.url_of(&format!("us%40er:{PASSWORD}@")),
+            Kind::NatsWithToken => self.url_of(&format!("{PASSWORD}@")),
             Kind::S3 => format!("http://127.0.0.1:{}", self.port),
         }
+    }
+
+    /// The URL of a server of NATS for this user, with what parts a user from a host.
+    pub(crate) fn url_of(&self, user: &str) -> String {
+        format!("nats://{user}127.0.0.1:{}", self.port)
+    }
+
+    /// A client of a server of NATS that knows nothing of back ends.
+    pub(crate) async fn nats_client(&self) -> async_nats::Client {
+        let options =
+            async_nats::ConnectOptions::with_user_and_password(USER.to_owned(), PASSWORD.to_owned());
+        options.connect(self.url_of("")).await.unwrap()
+    }
+
+    /// Takes this password alone, and nobody who is connected is any more.
+    pub(crate) async fn restart_with_password(&mut self, password: &'static str) {
+        self.kill();
+        self.password = password;
+        self.start().await;
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -77,26 +108,18 @@ impl Server {
                     "--save",
                     "",
                     "--requirepass",
-                    PASSWORD,
+                    self.password,
                 ]);
                 command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(dir);
                 command
             }
-            Kind::Nats => {
+            Kind::Nats | Kind::NatsWithToken => {
                 let mut command = Command::new(tool("nats-server").join("nats-server"));
-                command.args([
-                    "-a",
-                    "127.0.0.1",
-                    "-p",
-                    &port,
-                    "--user",
-                    "user",
-                    "--pass",
-                    PASSWORD,
-                    "-js",
-                    "-sd",
-                ]);
-                command.arg(dir);
+                command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]).arg(dir);
+                match self.kind {
+                    Kind::NatsWithToken => command.args(["--auth", self.password]),
+                    _ => command.args(["--user", USER, "--pass", self.password]),
+                };
                 command
             }
             Kind::S3 => {
@@ -117,8 +140,8 @@ impl Server {
 
     async fn answers(&self) -> bool {
         let (question, answer) = match self.kind {
-            Kind::Redis => (format!("AUTH {PASSWORD}\r\nPING\r\n"), "+PONG"),
-            Kind::Nats => (String::new(), "INFO"),
+            Kind::Redis => (format!("AUTH {}\r\nPING\r\n", self.password), "+PONG"),
+            Kind::Nats | Kind::NatsWithToken => (String::new(), "INFO"),
             Kind::S3 => ("GET / HTTP/1.0\r\n\r\n".to_owned(), "HTTP/1"),
         };
         let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await else { return false };

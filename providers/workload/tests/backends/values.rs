@@ -27,7 +27,7 @@ async fn on(server: &Server, bucket: &str) -> LimitedBucket {
 }
 
 async fn nats_client(server: &Server) -> async_nats::jetstream::Context {
-    async_nats::jetstream::new(async_nats::connect(server.url()).await.unwrap())
+    async_nats::jetstream::new(server.nats_client().await)
 }
 
 async fn make_bucket(server: &Server, bucket: &str) -> async_nats::jetstream::kv::Store {
@@ -231,6 +231,59 @@ async fn nats_may_go_and_come_back() {
     let quick = settings(&[("url", &server.url()), ("timeout_ms", "1000")]);
     let bucket = stores(&quick).open(None, "b").await.unwrap();
     survives(server, bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_that_refuses_says_so() {
+    let refuses = |error: &KeyValueError| {
+        let text = error.to_string();
+        assert!(!text.contains(PASSWORD) && !text.contains("wr0ng"), "{text}");
+        text.contains("refuses who asks")
+    };
+    let mut server = Server::nats().await;
+    let token = ("token", "wr0ng");
+    let nobody = server.url_of("");
+    for pairs in [
+        &[("url", server.url_of("us%40er:wr0ng@").as_str())][..],
+        &[("url", server.url_of(&format!("user:{PASSWORD}@")).as_str())],
+        &[("url", server.url_of("wr0ng@").as_str())],
+        &[("url", nobody.as_str())],
+        &[("url", nobody.as_str()), token],
+    ] {
+        let stores = stores(&settings(pairs));
+        // One that waits for the connection, and one that finds it refused.
+        for _ in 0..2 {
+            let error = stores.open(None, "b").await.unwrap_err();
+            assert!(refuses(&error), "{error}");
+        }
+    }
+
+    // A password that is taken back, and given again.
+    make_bucket(&server, "b").await;
+    let bucket = on(&server, "b").await;
+    bucket.set("kept", b"1".to_vec()).await.unwrap();
+    server.restart_with_password("an0ther").await;
+    let refused = async {
+        while !bucket.get("kept").await.is_err_and(|error| refuses(&error)) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, refused).await.expect("it is refused");
+    server.restart_with_password(PASSWORD).await;
+    recovers(&bucket).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_takes_tokens() {
+    let server = Server::nats_with_token().await;
+    let nobody = server.url_of("");
+    for pairs in [&[("url", server.url().as_str())][..], &[("url", nobody.as_str()), ("token", PASSWORD)]] {
+        // It gets as far as to ask for a bucket, of which there is none.
+        let missing = stores(&settings(pairs)).open(None, "values").await.unwrap_err();
+        assert!(missing.to_string().starts_with("failed to get keyvalue from JetStream"), "{missing}");
+    }
+    let error = stores(&settings(&[("url", nobody.as_str())])).open(None, "values").await.unwrap_err();
+    assert!(error.to_string().contains("refuses who asks"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ pub(crate) fn math(version: &str) -> Bytes {
           (func $add (param "a" u32) (param "b" u32) (result u32) (canon lift (core func $i "add")))
           (func $count (result u32) (canon lift (core func $i "count")))
           (func $echo (param "text" (list string)) (result (list string))
-            (canon lift (core func $i "echo") (memory $i "memory") (realloc (func $i "realloc"))))
+            (canon lift (core func $i "echo") (memory (core memory $i "memory")) (realloc (core func $i "realloc"))))
           (func $loop (canon lift (core func $i "loop")))
           (func $trap (canon lift (core func $i "trap")))
           (instance $ops
@@ -62,7 +62,7 @@ pub(crate) fn caller() -> Bytes {
           (core instance $memory (instantiate $memory))
           (core func $add (canon lower (func $ops "add")))
           (core func $count (canon lower (func $ops "count")))
-          (core func $echo (canon lower (func $ops "echo") (memory $memory "memory") (realloc (func $memory "realloc"))))
+          (core func $echo (canon lower (func $ops "echo") (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
           (core func $loop (canon lower (func $ops "loop")))
           (core func $trap (canon lower (func $ops "trap")))
           (core module $m
@@ -85,7 +85,7 @@ pub(crate) fn caller() -> Bytes {
           (func $add-out (param "a" u32) (param "b" u32) (result u32) (canon lift (core func $i "add")))
           (func $count-out (result u32) (canon lift (core func $i "count")))
           (func $echo-out (param "text" (list string)) (result (list string))
-            (canon lift (core func $i "echo") (memory $memory "memory") (realloc (func $memory "realloc"))))
+            (canon lift (core func $i "echo") (memory (core memory $memory "memory")) (realloc (core func $memory "realloc"))))
           (func $loop-out (canon lift (core func $i "loop")))
           (func $trap-out (canon lift (core func $i "trap")))
           (instance $entry
@@ -106,7 +106,7 @@ pub(crate) fn counters() -> Bytes {
             (func (export "dtor") (param i32) (global.set 0 (i32.sub (global.get 0) (i32.const 1)))))
           (core instance $state (instantiate $state))
           (alias core export $state "dtor" (core func $dtor))
-          (type $counter (resource (rep i32) (dtor (func $dtor))))
+          (type $counter (resource (rep i32) (dtor (core func $dtor))))
           (core func $new (canon resource.new $counter))
           (core func $rep (canon resource.rep $counter))
           (core func $drop (canon resource.drop $counter))

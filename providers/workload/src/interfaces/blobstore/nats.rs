@@ -22,7 +22,7 @@ use async_nats::{
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE};
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, stream, stream::BoxStream};
+use futures::{StreamExt as _, future::join_all, stream, stream::BoxStream};
 use sha2::{Digest as _, Sha256};
 
 use super::{Blob, BlobError, BlobRange, BlobStore, BlobWriter, ObjectInfo};
@@ -380,8 +380,10 @@ impl BlobWriter for NatsWriter {
         kept
     }
 
-    async fn abort(self: Box<Self>) {
+    async fn abort(mut self: Box<Self>) {
         if self.pieces > 0 {
+            // A piece that is still on its way would come after the others were deleted, and stay.
+            join_all(self.sent.drain(..)).await;
             let _ = self.container.stream.purge().filter(self.subject()).await;
         }
     }
